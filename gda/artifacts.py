@@ -1,0 +1,249 @@
+"""What the stages hand to each other: typed indexes of the files on disk. No torch, no IO beyond small JSON files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gda.config import Arm
+from gda.errors import DataError
+
+SCHEMA_VERSION = 1
+
+
+class Document(BaseModel):
+    """Base of every JSON document we write: frozen, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ClassInfo(Document):
+    """A class: its stable name (the folder's) and the name that prompts use."""
+
+    name: str
+    prompt_name: str
+
+
+class ShardInfo(Document):
+    """One tar: file name, the split it holds, image count, sha256 of the file."""
+
+    name: str
+    split: Literal["train", "val", "test"]
+    count: int = Field(ge=1)
+    sha256: str
+
+
+class SnapshotIndex(Document):
+    """`snapshot.json`: written last, so its presence is the commit."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["real", "synthetic"]
+    classes: tuple[ClassInfo, ...]
+    counts: dict[str, dict[str, int]] = Field(description="split -> class name -> images")
+    shards: tuple[ShardInfo, ...]
+    manifest_sha256: str
+    digest: str = Field(description="content: key, split, label, pixel hash of every image")
+    plan_digest: str | None = Field(None, description="synthetic only: what was asked for")
+    provenance: dict[str, str] = Field(default_factory=dict, description="where the images come from, e.g. source, generator digest")
+    licence: str = "unknown"
+    quarantined: tuple[dict[str, str], ...] = Field((), description="unreadable images left out: file and reason")
+
+
+class Measure(Document):
+    """One metric of a verdict: its value with interval, floor and limit, and what it was measured with."""
+
+    value: float | None = Field(description="null when it could not be measured, which fails the gate")
+    low: float | None = Field(None, description="lower end of the 95% interval")
+    high: float | None = Field(None, description="upper end of the 95% interval")
+    floor: float | None = Field(None, description="the same metric, real against real, at equal N")
+    limit: float | None = Field(None, description="the threshold it was judged by; null when only reported")
+    passed: bool | None = Field(None, description="null when only reported")
+    n: int | None = Field(None, description="images it was measured on")
+    extractor: str | None = None
+    reference_digest: str | None = None
+
+
+class Verdict(Document):
+    """`verdict.json`: may this synthetic set be used, and why."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    passed: bool
+    reasons: tuple[str, ...] = Field(description="one sentence each; why it was refused, empty when passed")
+    metrics: dict[str, Measure]
+    synthetic_digest: str
+    real_digest: str
+
+
+class ArmResult(Document):
+    """One arm on the test split; accuracies are fractions in [0, 1]."""
+
+    seeds: tuple[int, ...]
+    top1: tuple[float, ...] = Field(description="by seed")
+    top5: tuple[float, ...] = Field(description="by seed")
+    mean: float | None
+    ci95: tuple[float, float] | None
+    per_class: tuple[float, ...] = Field(description="mean top-1 over seeds by class index")
+    val_top1: tuple[float, ...] = Field((), description="by seed, on the validation split")
+    num_updates: int | None = None
+    skipped: str | None = Field(None, description="why the arm did not run")
+
+
+class ClassHarm(Document):
+    """A class on which an arm is significantly worse than its rival (Holm-corrected)."""
+
+    class_name: str
+    change: float
+    p_value: float
+
+
+class Gain(Document):
+    """Accuracy of an arm minus its rival's, paired by seed and image; fractions, not points."""
+
+    mean: float
+    ci95: tuple[float, float] = Field(description="crossed bootstrap over seeds and images: the gating interval")
+    ci95_seeds: tuple[float, float] | None = Field(None, description="over seeds alone")
+    ci95_images: tuple[float, float] | None = Field(None, description="over images alone")
+    p_value: float = Field(description="two-sided sign-flip test over paired seeds")
+    mcnemar_p: float | None = None
+    seeds: int = Field(ge=0, description="paired seeds")
+    differences: tuple[float, ...] = Field((), description="by seed")
+    harmed_classes: tuple[ClassHarm, ...] = ()
+    smallest_visible_harm: float | None = Field(None, description="smallest per-class drop that could have been found significant")
+    minimal_detectable_effect: float | None = Field(None, description="smallest gain that this many seeds could have shown")
+
+
+class Candidate(Document):
+    """The classifier that promotion is about: chosen on validation among the seeds of the declared arm."""
+
+    arm: Arm
+    seed: int
+    path: str
+    digest: str
+
+
+class Metrics(Document):
+    """`metrics.json` of evaluate."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    arms: dict[Arm, ArmResult]
+    cas: float | None = Field(description="top-1 of the synthetic arm on real test images, mean over seeds")
+    cas_ci95: tuple[float, float] | None = None
+    cas_zero_shot: float | None = None
+    gain: dict[Arm, Gain] = Field(description="over real")
+    gain_over_rivals: dict[Arm, Gain] = Field(default_factory=dict, description="the declared arm over each real-only rival")
+    candidate: Candidate | None = None
+    num_test: int = Field(ge=0)
+    classes: tuple[str, ...]
+    snapshot_digest: str
+    test_digest: str = Field(description="digest of the test split alone")
+    synthetic_digest: str | None = None
+    verdict_passed: bool | None = None
+    measured_with: dict[str, str] = Field(default_factory=dict)
+
+
+class ClassifierCard(Document):
+    """`classifier.json` beside timm's `config.json` and `model.safetensors`; a skipped arm has this file alone."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    arm: Arm
+    seed: int
+    skipped: str | None = Field(None, description="why there are no weights")
+    model: str
+    image_size: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    classes: tuple[str, ...]
+    num_updates: int = 0
+    val_top1: float | None = None
+    digest: str = Field("", description="content digest of the weights and what they were trained from")
+    snapshot_digest: str
+    synthetic_digest: str | None = None
+    base_licence: str = "unknown"
+
+
+class TuningPoint(Document):
+    """One setting of the sweep; CAS is on the validation split and only for the survivors."""
+
+    guidance_scale: float
+    fid: float
+    cas: float | None = None
+    cas_by_seed: tuple[float, ...] = ()
+
+
+class Settings(Document):
+    """`settings.json` of tune: the sampling settings chosen, with the full table."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    guidance_scale: float
+    num_inference_steps: int
+    points: tuple[TuningPoint, ...]
+    extractor: str
+    fid_floor: float | None
+    num_images: int = Field(description="images a FID point")
+    generator_digest: str
+    snapshot_digest: str
+
+
+class GeneratorCard(Document):
+    """`generator.json` of an exported generator."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    family: Literal["pixel_cascade"]
+    digest: str = Field(description="tensors and allow-listed configuration of every stage")
+    base_digest: str | None = Field(None, description="the base it was fine-tuned from; null for a base")
+    snapshot_digest: str | None = None
+    prompts: dict[str, str] = Field(default_factory=dict, description="class name -> prompt")
+    licence: str = "unknown"
+    num_train_steps: dict[str, int] = Field(default_factory=dict)
+
+
+class Decision(Document):
+    """`decision.json` of promote: pure outcome of the gate, and what was done in the registry."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    promoted: bool
+    reasons: tuple[str, ...]
+    candidate: Candidate | None
+    rival: str = Field(description="what the candidate was compared with: champion version or 'real'")
+    model_name: str
+    model_version: str | None = None
+    aliases: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a stage's `run` returns: where the output is, its content digest, and what to print and track."""
+
+    output: Path
+    digest: str
+    summary: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    reused: bool = False
+    refused: bool = False
+
+
+D = TypeVar("D", bound=Document)
+
+
+def read_document(path: Path, kind: type[D]) -> D:
+    """Read and validate a JSON document. Raises `DataError` naming the file when it is missing, cut short or not of this kind."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; it is written last, so its absence means unfinished or not a {kind.__name__}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: not a valid {kind.__name__} ({where}: {first['msg']})") from None
+
+
+def dump_document(document: Document) -> bytes:
+    """The bytes we store: indented, sorted keys, newline at the end; equal documents give equal bytes."""
+    content: dict[str, Any] = document.model_dump(mode="json")
+    return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()

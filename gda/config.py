@@ -1,0 +1,233 @@
+"""Configuration: one strict, frozen section a stage, each field with its range, unit and one line of documentation.
+
+Defaults documented here are the schema's; `params.yaml` holds what a project's own run says. Files are read as YAML 1.2
+(in PyYAML `1e-4` is a string) and validated through JSON, so that tuples and enums accept what YAML can write.
+"""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gda.errors import ConfigError
+
+
+class Arm(StrEnum):
+    """One training condition of the comparison."""
+
+    REAL = "real"
+    REAL_LONG = "real_long"
+    REAL_STRONG = "real_strong"
+    ZERO_SHOT = "zero_shot"
+    SYNTHETIC = "synthetic"
+    MIXED = "real+synthetic"
+
+
+class Section(BaseModel):
+    """Base of every section: strict types, frozen, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Guidance = Annotated[float, Field(ge=1.0, le=100.0)]
+
+
+class SnapshotConfig(Section):
+    source: str = Field("demo://mnist", description="image folder, tar pattern, Hugging Face imagefolder, .npz or demo://mnist")
+    val_fraction: float = Field(0.15, gt=0.0, lt=0.9, description="share of images that fall to val where the source has no splits")
+    test_fraction: float = Field(0.25, gt=0.0, lt=0.9, description="share of images that fall to test where the source has no splits")
+    split_key: str = Field("gda", min_length=1, description="key of the hash that assigns splits")
+    image_size: int | None = Field(None, ge=8, le=4096, description="resize the short side to this and crop the centre, pixels; null keeps sizes")
+    shard_size: int = Field(1000, ge=1, le=1_000_000, description="images a tar shard")
+    max_bad_fraction: Fraction = Field(0.01, description="highest share of unreadable images before the source is refused")
+    demo_train_per_class: int = Field(20, ge=2, le=400, description="training images a class of demo://mnist")
+    demo_val_per_class: int = Field(50, ge=2, le=100, description="validation images a class of demo://mnist")
+
+
+class ReferenceConfig(Section):
+    folds: int = Field(4, ge=2, le=20, description="cross-fitting folds of the label classifier")
+    num_updates: int = Field(300, ge=1, description="optimizer updates of each fold's classifier")
+
+
+class FinetuneConfig(Section):
+    base: str = Field("demo://glyphs", description="base weights: demo://glyphs, a local directory or a hub id")
+    method: Literal["full"] = Field("full", description="what is trained")
+    num_train_steps: int = Field(300, ge=1, le=10_000_000, description="optimizer steps of the base stage")
+    sr_num_train_steps: int = Field(200, ge=0, le=10_000_000, description="optimizer steps of the super-resolution stage; 0 keeps it frozen")
+    train_batch_size: int = Field(64, ge=1, le=65536, description="images a step")
+    learning_rate: float = Field(5e-4, gt=0.0, le=1.0, description="peak learning rate (AdamW, cosine decay)")
+    lr_warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(0.01, ge=0.0, le=10.0)
+    max_grad_norm: float = Field(1.0, gt=0.0, description="gradient norm is clipped to this")
+    ema_decay: float = Field(0.99, ge=0.0, lt=1.0, description="decay of averaged weights, per step")
+    prompt_dropout: Fraction = Field(0.1, description="share of prompts replaced by the empty one, for guidance")
+    prompt_template: str = Field("{class_name}", description="prompt of a class; {class_name} is replaced")
+    jitter: Fraction = Field(0.5, description="strength of random affine jitter of training images, 0 is off")
+    checkpointing_steps: int = Field(50, ge=1, description="steps between resumable checkpoints")
+    checkpoints_total_limit: int = Field(2, ge=1, le=100, description="checkpoints kept")
+
+
+class TuneConfig(Section):
+    guidance_scales: tuple[Guidance, ...] = Field((1.0, 1.5, 2.0, 3.0), min_length=1, description="guidance scales of the FID pass")
+    images_per_class: int = Field(20, ge=2, description="images a class at each point of the FID pass")
+    survivors: int = Field(2, ge=1, description="points that go on to the CAS pass, best FID first")
+    cas_images_per_class: int = Field(40, ge=2, description="images a class of the CAS pass")
+    cas_num_updates: int = Field(300, ge=1, description="optimizer updates of each CAS classifier")
+    cas_seeds: int = Field(2, ge=1, le=100, description="classifiers a survivor")
+    num_inference_steps: int = Field(16, ge=1, le=1000, description="denoising steps of the base stage")
+
+
+class SampleConfig(Section):
+    images_per_class: int = Field(100, ge=1, le=10_000_000, description="synthetic images a class")
+    guidance_scale: Guidance | None = Field(None, description="guidance of the base stage; null means the tuned setting, 1 is off")
+    num_inference_steps: int = Field(16, ge=1, le=1000, description="denoising steps of the base stage")
+    scheduler: Literal["dpmsolver++", "ddim", "ddpm"] = Field("dpmsolver++", description="sampler of both stages")
+    sr_guidance_scale: Guidance = Field(1.0, description="guidance of the super-resolution stage, 1 is off")
+    sr_num_inference_steps: int = Field(6, ge=1, le=1000, description="denoising steps of the super-resolution stage")
+    sr_noise_level: int = Field(0, ge=0, le=999, description="noise-conditioning augmentation when sampling")
+    batch_size: int = Field(50, ge=1, le=65536, description="images drawn at once")
+    shard_size: int = Field(250, ge=1, le=1_000_000, description="images a shard; a whole number of batches")
+    zero_shot_images_per_class: int | None = Field(None, ge=1, description="images a class of the zero-shot control; null draws as many as images_per_class")
+
+
+class ValidateConfig(Section):
+    extractor: Literal["glyph"] = Field("glyph", description="feature network of FID, KID and nearest neighbours")
+    fid_max_ratio: float = Field(6.0, gt=0.0, description="highest FID as a multiple of the real-vs-real floor at equal N")
+    min_label_agreement: Fraction = Field(0.8, description="lowest share of images whose label the cross-fitted classifier confirms")
+    max_class_ratio: float = Field(1.5, ge=1.0, description="highest ratio of the largest class to the smallest")
+    max_copy_fraction: Fraction = Field(0.05, description="highest share of images nearer to a training image than the holdout floor allows")
+    max_duplicate_fraction: Fraction = Field(0.01, description="highest share of exact duplicates inside the set")
+    on_fail: Literal["reject"] = Field("reject", description="what a failed set leads to")
+
+
+class ClassifyConfig(Section):
+    model: str = Field("test_resnet", description="a timm architecture by name")
+    model_args_json: str = Field("{}", description="keyword arguments of timm.create_model, as JSON")
+    image_size: int = Field(28, ge=8, le=2048, description="input side, pixels")
+    num_updates: int = Field(300, ge=1, description="optimizer updates of the arms real, synthetic and zero_shot")
+    mixed_num_updates: int = Field(600, ge=1, description="optimizer updates of real+synthetic, and of its rivals real_long and real_strong")
+    batch_size: int = Field(64, ge=1, le=65536)
+    ratio: float = Field(1.0, gt=0.0, le=100.0, description="synthetic to real images in a mixed batch")
+    learning_rate: float = Field(2e-3, gt=0.0, le=10.0)
+    weight_decay: float = Field(0.05, ge=0.0, le=10.0)
+    warmup_updates: int = Field(20, ge=0)
+    label_smoothing: Fraction = Field(0.1)
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4, 5), min_length=1, description="seeds of real and real+synthetic")
+    control_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of the other arms")
+
+
+class EvaluateConfig(Section):
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of every interval")
+    num_resamples: int = Field(4000, ge=200, le=1_000_000, description="bootstrap resamples")
+
+
+class PromoteConfig(Section):
+    arm: Arm = Field(Arm.MIXED, description="the one arm declared before the run")
+    min_seeds: int = Field(6, ge=2, description="fewest paired seeds; the sign-flip test cannot reach 0.05 with five")
+    alpha: float = Field(0.05, gt=0.0, lt=0.5, description="significance level of gain and per-class harm")
+    model_name: str = Field("gda-classifier", min_length=1, description="registered model name")
+
+
+class Config(Section):
+    """The whole configuration; `seed` names every random stream."""
+
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    snapshot: SnapshotConfig = SnapshotConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    tune: TuneConfig = TuneConfig()
+    sample: SampleConfig = SampleConfig()
+    validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
+    classify: ClassifyConfig = ClassifyConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    promote: PromoteConfig = PromoteConfig()
+
+
+def load_config(params: Path | None = None, overrides: tuple[str, ...] = ()) -> Config:
+    """Read `params` (YAML 1.2; None means schema defaults) and apply `section.field=value` overrides.
+
+    Raises `ConfigError` with one line that names the field, what was given and what is accepted.
+    """
+    content: dict[str, Any] = _read_yaml(params) if params is not None else {}
+    for item in overrides:
+        _override(content, item)
+    return parse_config(content, where=str(params) if params is not None else "--set")
+
+
+def parse_config(content: dict[str, Any], *, where: str) -> Config:
+    """Validate a nested dictionary; `where` is named in the error."""
+    try:
+        text = json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    try:
+        return Config.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_one_line(error)}") from None
+
+
+def dump_config(config: Config) -> dict[str, Any]:
+    """The resolved whole as plain JSON types, with the names that `params.yaml` uses."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(content).__name__}")
+    return content
+
+
+def _override(content: dict[str, Any], item: str) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path, equals, text = item.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {item!r}: expected section.field=value")
+    try:
+        value = YAML(typ="safe", pure=True).load(text) if text else None
+    except YAMLError:
+        raise ConfigError(f"--set {item!r}: {text!r} is not a YAML value") from None
+    *parents, leaf = path.split(".")
+    for name in parents:
+        content = content.setdefault(name, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"--set {item!r}: {name!r} is not a section")
+    content[leaf] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "top level"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {field!r}; {_accepted_keys(first['loc'])}"
+    given = json.dumps(first["input"], default=str)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}, got {given}{more}"
+
+
+def _accepted_keys(loc: tuple[int | str, ...]) -> str:
+    import difflib
+
+    model: type[BaseModel] = Config
+    for part in loc[:-1]:
+        annotation = next(f.annotation for n, f in model.model_fields.items() if part in (n, f.alias))
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        model = annotation
+    names = [f.alias or n for n, f in model.model_fields.items()]
+    close = difflib.get_close_matches(str(loc[-1]), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"accepted: {', '.join(names)}"

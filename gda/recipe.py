@@ -1,0 +1,42 @@
+"""A Recipe names a piece of work: stage, configuration, input digests and what fixes the bits; its sha256 is its identity."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+def canonical_json(value: Any) -> bytes:
+    """Bytes that are equal for equal values: sorted keys, no spaces, ASCII, no NaN. Raises `ValueError` on NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (64 hex digits) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a stage was asked to do. `inputs` are content digests by role; `environment` fixes the bits (versions, device, threads)."""
+
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (64 hex digits) of the whole recipe."""
+        return digest_of(asdict(self))
+
+    def difference(self, other: "Recipe") -> list[str]:
+        """One line a field that differs, e.g. `config.learning_rate: 0.0005 -> 0.001`."""
+        mine, theirs = _flatten(asdict(self)), _flatten(asdict(other))
+        return [f"{key}: {mine.get(key)} -> {theirs.get(key)}" for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for name, child in value.items() for k, v in _flatten(child, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): value}
