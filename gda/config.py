@@ -78,6 +78,8 @@ class TuneConfig(Section):
     cas_num_updates: int = Field(300, ge=1, description="optimizer updates of each CAS classifier")
     cas_seeds: int = Field(2, ge=1, le=100, description="classifiers a survivor")
     num_inference_steps: int = Field(16, ge=1, le=1000, description="denoising steps of the base stage")
+    sr_num_inference_steps: int = Field(6, ge=1, le=1000, description="denoising steps of the super-resolution stage")
+    batch_size: int = Field(50, ge=1, le=65536, description="images drawn at once")
 
 
 class SampleConfig(Section):
@@ -97,8 +99,11 @@ class ValidateConfig(Section):
     extractor: Literal["glyph"] = Field("glyph", description="feature network of FID, KID and nearest neighbours")
     fid_max_ratio: float = Field(6.0, gt=0.0, description="highest FID as a multiple of the real-vs-real floor at equal N")
     min_label_agreement: Fraction = Field(0.8, description="lowest share of images whose label the cross-fitted classifier confirms")
+    min_class_agreement: Fraction = Field(0.5, description="lowest such share in any one class")
+    min_coverage_ratio: Fraction = Field(0.3, description="lowest coverage of the real images as a share of the real-vs-real floor")
     max_class_ratio: float = Field(1.5, ge=1.0, description="highest ratio of the largest class to the smallest")
     max_copy_fraction: Fraction = Field(0.05, description="highest share of images nearer to a training image than the holdout floor allows")
+    copy_quantile: float = Field(0.01, gt=0.0, lt=0.5, description="share of held-out images that the copy check may flag; sets its threshold")
     max_duplicate_fraction: Fraction = Field(0.01, description="highest share of exact duplicates inside the set")
     on_fail: Literal["reject"] = Field("reject", description="what a failed set leads to")
 
@@ -114,7 +119,8 @@ class ClassifyConfig(Section):
     learning_rate: float = Field(2e-3, gt=0.0, le=10.0)
     weight_decay: float = Field(0.05, ge=0.0, le=10.0)
     warmup_updates: int = Field(20, ge=0)
-    label_smoothing: Fraction = Field(0.1)
+    label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
+    horizontal_flip: bool = Field(False, description="mirror training images at random; off where a mirrored image means something else")
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4, 5), min_length=1, description="seeds of real and real+synthetic")
     control_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of the other arms")
 
@@ -129,6 +135,10 @@ class PromoteConfig(Section):
     min_seeds: int = Field(6, ge=2, description="fewest paired seeds; the sign-flip test cannot reach 0.05 with five")
     alpha: float = Field(0.05, gt=0.0, lt=0.5, description="significance level of gain and per-class harm")
     model_name: str = Field("gda-classifier", min_length=1, description="registered model name")
+    allowed_licences: tuple[str, ...] = Field(
+        ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail++"),
+        description="licences of the generator's base under which a classifier may be promoted; unknown never is",
+    )
 
 
 class Config(Section):

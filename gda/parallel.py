@@ -3,14 +3,16 @@
 import math
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
-from gda.errors import MissingError, TryAgainError
+from gda.errors import MissingError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,27 +33,77 @@ def available_cpus() -> int:
     return max(1, min(cpus, _cgroup_quota()))
 
 
+class Bar:
+    """A progress bar on stderr with rate and remaining time, fed by `tick` from this process or from workers; silent off a terminal."""
+
+    def __init__(self, total: int, label: str, *, unit: str = "it", shown: bool = True) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, desc=label, unit=unit, disable=None if shown else True, dynamic_ncols=True, leave=False)
+
+    def __enter__(self) -> "Bar":
+        global _tick_pipe, _reader
+        read_end, write_end = os.pipe()
+        _tick_pipe = write_end
+        _reader = threading.Thread(target=self._follow, args=(read_end,), daemon=True)
+        _reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _tick_pipe, _reader
+        assert _tick_pipe is not None and _reader is not None
+        os.close(_tick_pipe)
+        _reader.join(timeout=5)
+        _tick_pipe = _reader = None
+        self._bar.close()
+
+    def _follow(self, read_end: int) -> None:
+        with os.fdopen(read_end, "rb", buffering=0) as stream:
+            while received := stream.read(65536):
+                self._bar.update(len(received))
+
+
+_tick_pipe: int | None = None
+_reader: threading.Thread | None = None
+
+
+def tick(count: int = 1) -> None:
+    """Advance the open `Bar`, if there is one; callable from forked workers."""
+    if _tick_pipe is not None and count > 0:
+        os.write(_tick_pipe, b"." * min(count, 65536))
+
+
 def run_parallel(function: Callable[[T], R], items: Sequence[T], *, workers: int | None = None) -> list[R]:
     """`[function(item) for item in items]` over processes, in order; the first failure is raised.
 
     `function` must be a module-level function. With one item or one CPU it runs in this process. Raises `MissingError` when a
-    process was killed (memory), `TryAgainError` when interrupted.
+    process was killed (memory).
     """
+    single_threaded()
     count = min(workers or available_cpus(), len(items))
     if count <= 1:
         return [function(item) for item in items]
-    single_threaded()
-    # Forking is safe because no process of ours ever starts a thread pool, and it saves the seconds that importing torch takes.
+    # Forking is safe because no process of ours ever starts a compute thread pool, and it saves the seconds that importing torch takes.
     method = "fork" if sys.platform == "linux" and not _cuda_is_up() else "spawn"
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method), initializer=single_threaded)
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method), initializer=_start_worker)
     try:
-        return list(pool.map(function, items))
+        futures = [pool.submit(function, item) for item in items]
+        return [future.result() for future in futures]
     except BrokenProcessPool:
         raise MissingError("a worker process was killed, most likely for want of memory; finished parts are kept, run again") from None
-    except KeyboardInterrupt:
-        raise TryAgainError("interrupted; the same command continues where it stopped") from None
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches the whole process group; the parent alone answers it and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    single_threaded()
 
 
 def _cuda_is_up() -> bool:

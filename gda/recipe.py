@@ -1,6 +1,7 @@
 """A Recipe names a piece of work: stage, configuration, input digests and what fixes the bits; its sha256 is its identity."""
 
 import hashlib
+import importlib.metadata
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -40,3 +41,12 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
         return {k: v for name, child in value.items() for k, v in _flatten(child, f"{prefix}{name}.").items()}
     return {prefix.rstrip("."): value}
+
+
+def bits_environment(*packages: str) -> dict[str, str]:
+    """What fixes a network's output besides its inputs: versions of torch, numpy and `packages`, device kind, threads a process.
+
+    Reads package metadata only, so that it costs no import.
+    """
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "torch", *packages)}
+    return versions | {"device": "cpu", "threads": "1"}

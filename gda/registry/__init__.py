@@ -1,0 +1,1 @@
+"""The promotion gate (pure) and the model registry it moves aliases in."""

@@ -1,0 +1,1 @@
+"""Paired tests, intervals, multiplicity and power: pure functions of arrays, no IO."""

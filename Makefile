@@ -1,0 +1,57 @@
+# The two commands of the README: make demo, make test. `make check` is what CI runs before the tests.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export OMP_WAIT_POLICY ?= PASSIVE
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help demo test check format install report ui clean gpu-test lock
+
+help:
+	@echo "make demo     run the whole job on real images and print where the report is"
+	@echo "make test     run every test"
+	@echo "make check    format, lint, types, import rules, generated files"
+	@echo "make ui       MLflow's user interface on the runs of make demo"
+	@echo "make clean    remove what the job wrote (not the virtual environment)"
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
+	@touch $(STAMP)
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	@test -d .dvc || dvc init --quiet
+	dvc repro
+	@gda summary
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	ruff format --check .
+	ruff check .
+	mypy gda
+	lint-imports
+	$(BIN)/python -m gda.flow | diff - dvc.yaml
+	@if grep -q -i -E '^--(extra-)?index-url|^--find-links|@ http' requirements.lock; then echo "requirements.lock names an index address"; exit 1; fi
+
+format: $(STAMP)
+	ruff format .
+	ruff check --fix .
+
+ui: $(STAMP)
+	mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+lock:
+	uv pip compile pyproject.toml --extra dev --extra kfp --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o requirements.lock
+
+clean:
+	rm -rf data models reports .gda mlflow.db mlruns dvc.lock

@@ -1,0 +1,5 @@
+import sys
+
+from gda.cli import main
+
+sys.exit(main())

@@ -1,0 +1,36 @@
+"""Nearest neighbours by blocked matrix products: memory stays bounded whatever the set sizes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+BLOCK = 2048  # rows at a time; a block of distances to 50,000 references is 800 MiB at most
+
+
+def distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first row, euclidean distances float64 [<=2048, m]) of queries [n, d] to references [m, d]."""
+    x, y = np.asarray(queries, np.float64), np.asarray(references, np.float64)
+    norms = (y * y).sum(1)
+    for start in range(0, len(x), BLOCK):
+        block = x[start : start + BLOCK]
+        squared = (block * block).sum(1)[:, None] + norms - 2.0 * (block @ y.T)
+        yield start, np.sqrt(np.clip(squared, 0.0, None))
+
+
+def nearest(queries: np.ndarray, references: np.ndarray, *, k: int = 1, skip_self: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Distances float64 [n, k] and indices int64 [n, k] of the k nearest references, nearest first.
+
+    `skip_self` leaves out the reference with the query's own row number (queries and references are then the same set).
+    """
+    assert 1 <= k <= len(references) - skip_self, f"k={k} of {len(references)} references"
+    distances, indices = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+    for start, block in distance_blocks(queries, references):
+        rows = np.arange(len(block))
+        if skip_self:
+            block[rows, start + rows] = np.inf
+        columns = np.argpartition(block, k - 1, axis=1)[:, :k]
+        values = np.take_along_axis(block, columns, 1)
+        order = np.lexsort((columns, values), axis=1)  # ties go to the lower index, so that results are reproducible
+        distances[start : start + len(block)] = np.take_along_axis(values, order, 1)
+        indices[start : start + len(block)] = np.take_along_axis(columns, order, 1)
+    return distances, indices

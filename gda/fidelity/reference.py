@@ -1,0 +1,216 @@
+"""The reference of a real set: classifiers that label images they have not seen, features of train and val, and the FID floor.
+
+Cross-fitting: train and val together are dealt into folds, class by class, and each fold's classifier is trained on the others. A real
+image is labelled by the one classifier that has not seen it, which gives the agreement that sound images reach (the floor); a
+synthetic image is labelled by the mean of all. Val takes part because train alone may be a few dozen images a class, too few for a
+classifier that may refuse a set. The price: nothing that was *selected* by these labels may be tuned on val afterwards; the gate only
+accepts or refuses whole sets. The test split plays no part.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from gda.artifacts import ClassifierCard, Document, dump_document, read_document
+from gda.config import Arm, Config
+from gda.data.resident import ImageSet, load_images
+from gda.data.snapshot import Snapshot
+from gda.errors import DataError
+from gda.fidelity.compare import fid_floor
+from gda.fidelity.extractors import Extractor, get_extractor
+from gda.fidelity.labels import Agreement, agreement
+from gda.io.publish import write_bytes
+from gda.io.tensors import directory_digest, read_tensors, tensors_digest
+from gda.parallel import run_parallel
+from gda.recipe import digest_of
+from gda.training.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
+
+INDEX_FILE = "reference.json"
+FEATURES_FILE = "features.safetensors"
+SPLITS = ("train", "val")
+
+
+class ReferenceIndex(Document):
+    """`reference.json`, written last."""
+
+    schema_version: int = Field(1, ge=1, le=1)
+    digest: str = Field(description="content: snapshot, extractor, features and every fold's weights")
+    snapshot_digest: str
+    extractor: str
+    extractor_digest: str
+    image_size: int = Field(description="side to which images are brought before anything is measured, pixels")
+    folds: tuple[str, ...] = Field(min_length=2, description="content digest of each fold's classifier, in fold-<k>/")
+    counts: dict[str, int] = Field(description="images by split")
+    agreement: float = Field(description="share of real images whose label a classifier confirms that has not seen them")
+    agreement_by_class: tuple[float | None, ...]
+    fid_floor: float = Field(description="FID between disjoint halves of train and val together, mean over repeats")
+    fid_floor_low: float
+    fid_floor_high: float
+    fid_floor_n: int = Field(description="images a side of the floor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """An opened reference; `features` float32 [n, d] by split, in manifest order."""
+
+    path: Path
+    index: ReferenceIndex
+    features: dict[str, np.ndarray]
+
+    @classmethod
+    def open(cls, path: Path) -> "Reference":
+        """Raises `DataError` when a file is missing or damaged."""
+        index = read_document(path / INDEX_FILE, ReferenceIndex)
+        features = read_tensors(path / FEATURES_FILE)
+        if set(features) != set(SPLITS) or any(len(features[split]) != index.counts[split] for split in SPLITS):
+            raise DataError(f"{path / FEATURES_FILE}: does not hold the features that {INDEX_FILE} speaks of")
+        return cls(path=path, index=index, features=features)
+
+    @property
+    def pooled(self) -> np.ndarray:
+        """Features of train, then val: what synthetic sets are compared with."""
+        return np.concatenate([self.features[split] for split in SPLITS])
+
+    def predict(self, images: torch.Tensor) -> np.ndarray:
+        """Class probabilities float64 [n, classes] of uint8 NCHW images nobody trained on: the mean over all folds."""
+        return np.mean([_probabilities(self.path / f"fold-{k}", images) for k in range(len(self.index.folds))], axis=0)
+
+    def require(self, snapshot: Snapshot, extractor: Extractor) -> None:
+        """Raises `DataError` unless this is the reference of that snapshot, measured with that extractor."""
+        if self.index.snapshot_digest != snapshot.digest:
+            raise DataError(f"{self.path}: is the reference of snapshot {self.index.snapshot_digest[:12]}, not of {snapshot.digest[:12]}")
+        if self.index.extractor_digest != extractor.digest:
+            raise DataError(f"{self.path}: was measured with other weights of extractor {self.index.extractor!r}; compute it again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fold:
+    """One classifier to train; small, for it travels to another process."""
+
+    number: int
+    snapshot: Path
+    folder: Path
+    config: Config
+    progress: bool
+
+
+def comparison_size(config: Config, extractor: Extractor) -> int:
+    """Side to which real and synthetic images alike are brought before anything is measured, pixels."""
+    return max(config.classify.image_size, extractor.input_px)
+
+
+def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: Path, progress: bool = False) -> ReferenceIndex:
+    """Train the folds, extract features, measure the floors, and write all of it into `folder`; the index last.
+
+    `work` holds resumable training state. A second call does only what is missing. Raises `DataError` when train or val is empty.
+    """
+    extractor = get_extractor(config.validate_.extractor)
+    folds = [
+        _Fold(number=k, snapshot=snapshot.path, folder=folder / f"fold-{k}", config=config, progress=progress)
+        for k in range(config.reference.folds)
+    ]
+    digests = run_parallel(partial(_train_fold, work=work), folds)
+    size = comparison_size(config, extractor)
+    sets = {split: load_images(snapshot, split, size=size) for split in SPLITS}
+    features = {split: extractor.features(images.images) for split, images in sets.items()}
+    save_file(features, folder / FEATURES_FILE)
+    floor, n = fid_floor(np.concatenate(list(features.values())), seed=config.seed)
+    confirmed = _held_out_agreement(folder, sets, config)
+    index = ReferenceIndex(
+        digest=digest_of([snapshot.digest, extractor.digest, tensors_digest(features), digests]),
+        snapshot_digest=snapshot.digest,
+        extractor=extractor.name,
+        extractor_digest=extractor.digest,
+        image_size=size,
+        folds=tuple(digests),
+        counts={split: len(images.keys) for split, images in sets.items()},
+        agreement=confirmed.overall.value,
+        agreement_by_class=tuple(None if e is None else e.value for e in confirmed.by_class),
+        fid_floor=floor.value,
+        fid_floor_low=floor.low,
+        fid_floor_high=floor.high,
+        fid_floor_n=n,
+    )
+    write_bytes(folder / INDEX_FILE, dump_document(index))
+    return index
+
+
+def assign_folds(keys: tuple[str, ...], labels: np.ndarray, folds: int, *, seed: int) -> np.ndarray:
+    """Fold of every image, int64 [n]: each class is dealt out evenly, in an order that depends on the keys and the seed alone."""
+    order = sorted(range(len(keys)), key=lambda i: (int(labels[i]), hashlib.sha256(f"{seed}/fold/{keys[i]}".encode()).digest()))
+    assigned = np.empty(len(keys), np.int64)
+    # Dealing goes on across classes, so that small classes do not all land in the first folds.
+    assigned[order] = np.arange(len(keys)) % folds
+    return assigned
+
+
+def _train_fold(fold: _Fold, *, work: Path) -> str:
+    """Train on all other folds, export into the fold's folder unless it is there; returns its content digest."""
+    if not (fold.folder / "classifier.json").is_file():
+        snapshot = Snapshot.open(fold.snapshot)
+        config, size = fold.config, fold.config.classify.image_size
+        images, labels, assigned = _pooled({s: load_images(snapshot, s, size=size) for s in SPLITS}, config)
+        recipe = TrainRecipe.from_config(config.classify, num_updates=config.reference.num_updates)
+        seen = torch.from_numpy(assigned != fold.number)
+        with tqdm(total=recipe.num_updates, desc=f"fold {fold.number}", disable=not fold.progress or fold.number > 0) as bar:
+            model, _ = train_classifier(
+                [Source(images=images[seen], labels=labels[seen])],
+                recipe,
+                num_classes=len(snapshot.classes),
+                seed=_fold_seed(config.seed, fold.number),
+                checkpoint=work / f"fold-{fold.number}",
+                progress=_advance(bar),
+            )
+        export_classifier(model, fold.folder, _card(fold, snapshot))
+    return directory_digest(fold.folder)
+
+
+def _advance(bar: tqdm) -> Callable[[int], None]:  # type: ignore[type-arg]
+    return lambda done: bar.update(done - bar.n) and None
+
+
+def _fold_seed(seed: int, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/reference/{number}".encode()).digest()[:7], "big")
+
+
+def _card(fold: _Fold, snapshot: Snapshot) -> ClassifierCard:
+    return ClassifierCard(
+        arm=Arm.REAL,
+        seed=fold.number,
+        model=fold.config.classify.model,
+        image_size=fold.config.classify.image_size,
+        classes=tuple(info.name for info in snapshot.classes),
+        num_updates=fold.config.reference.num_updates,
+        snapshot_digest=snapshot.digest,
+    )
+
+
+def _pooled(sets: dict[str, ImageSet], config: Config) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Images, labels and folds of train, then val."""
+    images = torch.cat([sets[split].images for split in SPLITS])
+    labels = torch.cat([sets[split].labels for split in SPLITS])
+    keys = tuple(key for split in SPLITS for key in sets[split].keys)
+    return images, labels, assign_folds(keys, labels.numpy(), config.reference.folds, seed=config.seed)
+
+
+def _held_out_agreement(folder: Path, sets: dict[str, ImageSet], config: Config) -> Agreement:
+    images, labels, assigned = _pooled(sets, config)
+    probabilities = np.zeros((len(labels), len(sets["train"].classes)))
+    for k in range(config.reference.folds):
+        held_out = np.flatnonzero(assigned == k)
+        probabilities[held_out] = _probabilities(folder / f"fold-{k}", images[held_out])
+    return agreement(probabilities, labels.numpy())
+
+
+@torch.inference_mode()
+def _probabilities(folder: Path, images: torch.Tensor) -> np.ndarray:
+    card = read_document(folder / "classifier.json", ClassifierCard)
+    return predict_logits(load_classifier(folder), images, image_size=card.image_size).double().softmax(1).numpy()

@@ -1,0 +1,80 @@
+"""Resumable training state: safetensors and JSON, committed by rename, checked by sha256 when read."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """State after `step` optimizer updates; `tensors` holds network, averaged network and optimizer moments by prefixed name."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    losses: tuple[float, ...]
+
+
+class Checkpoints:
+    """The newest `limit` checkpoints under `folder`, one directory each; a half-written one is never seen under its final name."""
+
+    def __init__(self, folder: Path, *, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+
+    def save(self, state: TrainingState) -> Path:
+        """Write, fsync and rename; then drop the oldest beyond `limit`."""
+        final = self.folder / f"checkpoint-{state.step:08d}"
+        temporary = self.folder / f".{final.name}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in state.tensors.items()}, temporary / "state.safetensors")
+        index = {"step": state.step, "losses": list(state.losses), "sha256": _sha256(temporary / "state.safetensors")}
+        (temporary / "state.json").write_text(json.dumps(index))
+        for path in temporary.iterdir():
+            _fsync(path)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        for old in self._all()[self.limit :]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+    def load_newest(self) -> tuple[TrainingState | None, list[str]]:
+        """The newest whole checkpoint, or None, with a line for each newer one that is damaged."""
+        damaged: list[str] = []
+        for folder in self._all():
+            try:
+                return _read(folder), damaged
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                damaged.append(f"{folder.name} is damaged ({error}); falling back to the one before")
+        return None, damaged
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*"), reverse=True)
+
+
+def _read(folder: Path) -> TrainingState:
+    index = json.loads((folder / "state.json").read_text())
+    path = folder / "state.safetensors"
+    if _sha256(path) != index["sha256"]:
+        raise ValueError("checksum differs")
+    return TrainingState(step=index["step"], tensors=load_file(path), losses=tuple(index["losses"]))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+"""Writes a fine-tuned cascade as directories that plain diffusers loads, with a card."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from gda.artifacts import GeneratorCard, dump_document
+from gda.generator.cascade import BASE, SUPER_RESOLUTION, read_card, resolve, weights_digest
+from gda.io.publish import write_bytes
+
+
+def export_cascade(
+    base: str, weights: Mapping[str, dict[str, torch.Tensor]], out: Path, *, prompts: dict[str, str], snapshot_digest: str, steps: dict[str, int]
+) -> GeneratorCard:
+    """Copy the base's layout to `out`, put the new weights of each stage in place, and write `generator.json` last.
+
+    Stages without new weights stay as they were. The licence is the base's: unknown is said, not guessed.
+    """
+    source, card = resolve(base), read_card(base)
+    for stage in (BASE, SUPER_RESOLUTION):
+        if not (source / stage).is_dir():
+            continue
+        shutil.copytree(source / stage, out / stage, ignore=shutil.ignore_patterns("__pycache__"))
+        if stage in weights:
+            _replace_unet(out / stage / "unet", weights[stage])
+    strip_local_paths(out)
+    new = GeneratorCard(
+        family=card.family,
+        digest=weights_digest(out),
+        base_digest=card.digest,
+        snapshot_digest=snapshot_digest,
+        prompts=prompts,
+        licence=card.licence,
+        num_train_steps=steps,
+    )
+    write_bytes(out / "README.md", _model_card(new, base).encode())
+    write_bytes(out / "generator.json", dump_document(new))
+    return new
+
+
+def strip_local_paths(root: Path) -> None:
+    """Remove `_name_or_path`, which diffusers fills with an absolute path of the machine that saved."""
+    for path in root.rglob("*config.json"):
+        content = json.loads(path.read_text("utf-8"))
+        if content.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _replace_unet(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+
+
+def _model_card(card: GeneratorCard, base: str) -> str:
+    steps = "\n".join(f"| {stage} | {count} |" for stage, count in card.num_train_steps.items())
+    prompts = "\n".join(f"| {name} | {prompt} |" for name, prompt in card.prompts.items())
+    return f"""# Fine-tuned pixel cascade
+
+| What | Value |
+|---|---|
+| base | {base} (digest {card.base_digest}) |
+| fine-tuned on snapshot | {card.snapshot_digest} |
+| licence of the base | {card.licence} |
+| digest | {card.digest} |
+
+Load it with diffusers: `IFPipeline.from_pretrained("base")`, then `IFSuperResolutionPipeline.from_pretrained("super_resolution")`.
+
+| Stage | Optimizer steps |
+|---|---|
+{steps}
+
+| Class | Prompt |
+|---|---|
+{prompts}
+"""

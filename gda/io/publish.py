@@ -1,0 +1,256 @@
+"""The one way output appears: built in a work folder, then renamed to its final name, create-only."""
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gda.errors import DataError, MissingError, TryAgainError, UsageError
+from gda.recipe import Recipe
+
+RECIPE_FILE = "recipe.json"
+TEMPORARY_SUFFIX = ".gda-tmp"
+_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+_TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where a recipe is worked on (`work`, resumable) and where its result goes (`out`); `finished` when it is there already."""
+
+    recipe: Recipe
+    work: Path
+    out: Path
+    finished: bool
+
+    @property
+    def staging(self) -> Path:
+        """The folder in which the stage builds its output; what an earlier, killed run left there is kept."""
+        path = self.work / "out"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def fresh_staging(self) -> Path:
+        """The same folder, emptied: for stages that start over rather than resume."""
+        shutil.rmtree(self.work / "out", ignore_errors=True)
+        return self.staging
+
+
+def work_root() -> Path:
+    """`GDA_WORK_DIR`, or `.gda` in the current folder: checkpoints, partial output and ledgers."""
+    return Path(os.environ.get("GDA_WORK_DIR") or ".gda")
+
+
+def prepare(recipe: Recipe, out: Path) -> Workspace:
+    """Say whether `out` holds this recipe's result already, and make its work folder when it does not.
+
+    Raises `UsageError` when `out` holds something else, `MissingError` when the work folder cannot be written.
+    """
+    target = out.resolve() if out.is_symlink() else out
+    work = work_root() / "work" / recipe.digest[:32]
+    if _is_taken(target):
+        _require_same(recipe, target)
+        return Workspace(recipe=recipe, work=work, out=target, finished=True)
+    with storage_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+    write_json(work / RECIPE_FILE, asdict(recipe))
+    return Workspace(recipe=recipe, work=work, out=target, finished=False)
+
+
+def publish(workspace: Workspace, *, keep_work: bool = False) -> Path:
+    """Give what was built in `staging` its final name in one rename, and drop the work folder unless `keep_work`.
+
+    Whoever comes second with the same recipe finds the result there and is content. Raises `TryAgainError` when something else
+    took the name meanwhile, `MissingError` when the disk is full, read-only or failing; then nothing is under the final name.
+    """
+    staging, out = workspace.work / "out", workspace.out
+    if staging.exists() or not _holds(workspace.recipe, out):
+        write_json(workspace.staging / RECIPE_FILE, asdict(workspace.recipe))
+        with storage_errors(out):
+            _settle(staging)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _move_new(workspace, staging)
+            _sync_folder(out.parent)
+    if not keep_work:
+        shutil.rmtree(workspace.work, ignore_errors=True)
+    return out
+
+
+@contextmanager
+def exclusive(workspace: Workspace) -> Iterator[None]:
+    """Keep other processes out of this work folder, for stages that are not made of parallel workers. Raises `TryAgainError`."""
+    busy = f"{workspace.out}: another process is working on exactly this; wait for it, then run the same command"
+    try:
+        lock = open(workspace.work / "lock", "w")
+    except FileNotFoundError:  # it finished and cleaned up between our `prepare` and now
+        raise TryAgainError(busy) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TryAgainError(busy) from None
+        yield
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full, read-only, failing or forbidden disk into a `MissingError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRORS:
+            raise
+        raise MissingError(f"{path}: cannot be written ({error.strerror}); make room or choose another place, then run the same command") from None
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing: temporary sibling, fsync, rename over whatever was there. Raises `MissingError`."""
+    with storage_errors(path):
+        temporary = temporary_name(path)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON as `write_bytes` does; equal content gives equal bytes. NaN and infinity are refused (`ValueError`)."""
+    write_bytes(path, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def commit_new(temporary: Path, path: Path) -> bool:
+    """Give a complete temporary file its final name unless that is taken; says whether it was free. `temporary` is gone after."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        temporary.unlink()
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # Without hard links there is no create-only rename of files; the window between the two calls is all that is lost.
+        if path.exists():
+            temporary.unlink()
+            return False
+        os.rename(temporary, path)
+        return True
+    temporary.unlink()
+    return True
+
+
+def temporary_name(path: Path) -> Path:
+    """A sibling of `path` that no reader looks at and that `publish` sweeps away."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a published folder. Raises `DataError` when it is missing or not one."""
+    path = folder / RECIPE_FILE
+    try:
+        return Recipe(**json.loads(path.read_bytes()))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError):
+        raise DataError(f"{path}: not a recipe") from None
+
+
+def _is_taken(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+def _holds(recipe: Recipe, out: Path) -> bool:
+    with suppress(DataError):
+        return read_recipe(out) == recipe
+    return False
+
+
+def _require_same(recipe: Recipe, out: Path) -> None:
+    advice = "remove it or choose another --out"
+    if not (out / RECIPE_FILE).is_file():
+        raise UsageError(f"{out}: exists and was not made by this command; {advice}")
+    try:
+        changes = read_recipe(out).difference(recipe)
+    except DataError as error:
+        raise UsageError(f"{error}; {advice}") from None
+    if changes:
+        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+        raise UsageError(f"{out}: exists and was made otherwise ({'; '.join(changes[:3])}{more}); {advice}")
+
+
+def _settle(staging: Path) -> None:
+    """Drop temporaries of killed writers and flush the whole tree, so that the rename cannot outrun the content."""
+    for folder, _, names in os.walk(staging):
+        for name in names:
+            path = Path(folder, name)
+            if name.endswith(TEMPORARY_SUFFIX):
+                path.unlink()
+            elif not path.is_symlink():
+                _sync_file(path)
+        _sync_folder(Path(folder))
+
+
+def _move_new(workspace: Workspace, staging: Path) -> None:
+    out = workspace.out
+    try:
+        os.rename(staging, out)  # a folder replaces nothing but an empty folder: create-only by the kernel
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            _copy_new(workspace, staging)
+        elif error.errno in _TAKEN or isinstance(error, FileNotFoundError):
+            _accept_winner(workspace)
+        else:
+            raise
+
+
+def _copy_new(workspace: Workspace, staging: Path) -> None:
+    """The work folder is on another file system: copy beside the final name first, so that the rename stays atomic."""
+    sibling = temporary_name(workspace.out)
+    try:
+        shutil.copytree(staging, sibling, symlinks=True)
+        _settle(sibling)
+        os.rename(sibling, workspace.out)
+    except OSError as error:
+        shutil.rmtree(sibling, ignore_errors=True)
+        if error.errno not in _TAKEN:
+            # shutil.Error wraps the real errors of single files
+            raise _unwrap(error) from None
+        _accept_winner(workspace)
+
+
+def _unwrap(error: OSError) -> OSError:
+    if not isinstance(error, shutil.Error):
+        return error
+    source, target, reason = error.args[0][0]
+    number = next((code for code in _STORAGE_ERRORS if os.strerror(code) in reason), errno.EIO)
+    return OSError(number, os.strerror(number), target)
+
+
+def _accept_winner(workspace: Workspace) -> None:
+    if not _holds(workspace.recipe, workspace.out):
+        raise TryAgainError(f"{workspace.out}: appeared while this ran and holds something else; remove it and run the same command")
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    _sync_file(path)

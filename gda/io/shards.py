@@ -1,0 +1,269 @@
+"""WebDataset tar shards: written so that equal records give equal bytes, read as a stream and never extracted."""
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from gda.errors import DataError
+from gda.io.publish import commit_new, storage_errors, temporary_name
+from gda.recipe import canonical_json
+
+BLOCK = 512
+IMAGE_EXTENSIONS = ("png", "jpg", "webp")
+# The end mark is exactly two zero blocks (not padded to 10,240 bytes), so that a cut at any 512 bytes loses some of it.
+_END = bytes(2 * BLOCK)
+_ZERO = bytes(BLOCK)
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
+_REGULAR = (b"0", b"\0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """One image with its metadata: `<key>.<extension>` (encoded bytes), `<key>.cls` (label), `<key>.json` (meta)."""
+
+    key: str
+    extension: str
+    image: bytes
+    label: int
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardIndex:
+    """What a written shard holds; `offsets` are byte offsets of each record's first header."""
+
+    name: str
+    count: int
+    sha256: str
+    offsets: list[int]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One regular file inside a tar: its name, the byte offset of its header, its content."""
+
+    name: str
+    offset: int
+    data: bytes
+
+
+def write_shard(path: Path, records: Iterable[ShardRecord]) -> ShardIndex:
+    """Write records in the order given (mtime, uid and gid 0), fsync, then take the name `path`, create-only.
+
+    Where `path` exists already its bytes must be the same. Raises `DataError` on a bad or repeated key, on no records at all and
+    when `path` holds other bytes; `MissingError` when the disk is full, read-only or failing.
+    """
+    temporary = temporary_name(path)
+    with storage_errors(path):
+        try:
+            with open(temporary, "xb", buffering=1 << 20) as file:
+                index = _write_records(file, path.name, records)
+                file.flush()
+                os.fsync(file.fileno())
+            if not commit_new(temporary, path) and sha256_of(path) != index.sha256:
+                raise DataError(f"{path}: exists already with other content; remove it to have it written again")
+        finally:
+            temporary.unlink(missing_ok=True)
+    return index
+
+
+def read_shard(path: Path) -> Iterator[ShardRecord]:
+    """The records of a shard in order. Raises `DataError` naming shard and record for anything `write_shard` would not write."""
+    for _, record in iterate_shard(path):
+        yield record
+
+
+def iterate_shard(path: Path) -> Iterator[tuple[int, ShardRecord]]:
+    """As `read_shard`, with the byte offset of each record's first header."""
+    with _open(path) as file:
+        members = read_members(file, path.name, foreign=False)
+        while (first := next(members, None)) is not None:
+            yield first.offset, _assemble(path.name, [first, next(members, None), next(members, None)])
+
+
+def read_record(path: Path, offset: int) -> ShardRecord:
+    """The one record that starts at `offset`, without reading the rest. Raises `DataError` as `read_shard` does."""
+    with _open(path) as file:
+        file.seek(offset)
+        members = read_members(file, path.name, foreign=False)
+        return _assemble(path.name, [next(members, None) for _ in range(3)])
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes. Raises `DataError` when it cannot be read."""
+    with _open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Member]:
+    """Regular members from where `file` stands to the end mark.
+
+    Links, devices, absolute names, `..` and damaged or truncated content raise `DataError`. `foreign` tars (other tools')
+    may hold folders and long names (PAX, GNU); in ours they are errors, and so is padding that is not zero.
+    """
+    name_override: str | None = None
+    size_override: int | None = None
+    while True:
+        offset = file.tell()
+        header = file.read(BLOCK)
+        if header == _ZERO:
+            return _require_end(file, shard)
+        name, size, kind = _parse_header(header, shard, offset)
+        if size_override is not None:
+            size = size_override
+        data = _read_data(file, size, f"{shard}: {name!r}", strict=not foreign)
+        if foreign and kind in (b"x", b"g", b"L"):
+            name_override, size_override = _long_name(kind, data, name_override)
+            continue
+        name, name_override, size_override = name_override or name, None, None
+        if kind in _REGULAR and not name.endswith("/"):
+            yield Member(_safe_name(name, shard, foreign), offset, data)
+        elif not (foreign and (kind == b"5" or name.endswith("/"))):
+            raise DataError(f"{shard}: member {name!r} is a link or a special file; only regular files are accepted")
+
+
+def _write_records(file: BinaryIO, name: str, records: Iterable[ShardRecord]) -> ShardIndex:
+    hasher = hashlib.sha256()
+    seen: set[str] = set()
+    offsets, position = [], 0
+    for record in records:
+        if record.key in seen:
+            raise DataError(f"{name}: key {record.key!r} occurs twice")
+        seen.add(record.key)
+        block = _pack(name, record)
+        file.write(block)
+        hasher.update(block)
+        offsets.append(position)
+        position += len(block)
+    if not offsets:
+        raise DataError(f"{name}: a shard needs at least one record")
+    file.write(_END)
+    hasher.update(_END)
+    return ShardIndex(name=name, count=len(offsets), sha256=hasher.hexdigest(), offsets=offsets)
+
+
+def _pack(shard: str, record: ShardRecord) -> bytes:
+    if not _KEY.match(record.key):
+        raise DataError(f"{shard}: key {record.key!r} is not 1 to 80 of letters, digits, '_' and '-'")
+    if record.extension not in IMAGE_EXTENSIONS:
+        raise DataError(f"{shard}: {record.key}: extension {record.extension!r} is not one of {', '.join(IMAGE_EXTENSIONS)}")
+    parts = ((record.extension, record.image), ("cls", b"%d" % record.label), ("json", canonical_json(record.meta)))
+    return b"".join(_pack_member(f"{record.key}.{extension}", data) for extension, data in parts)
+
+
+def _pack_member(name: str, data: bytes) -> bytes:
+    info = tarfile.TarInfo(name)  # its defaults are mode 644, mtime 0, uid and gid 0, no owner names
+    info.size = len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict") + data + bytes(-len(data) % BLOCK)
+
+
+def _assemble(shard: str, members: list[Member | None]) -> ShardRecord:
+    first = members[0]
+    if first is None:
+        raise DataError(f"{shard}: no record at this offset")
+    key, _, extension = first.name.partition(".")
+    found = [member.name if member else None for member in members]
+    if extension not in IMAGE_EXTENSIONS or found != [first.name, f"{key}.cls", f"{key}.json"]:
+        raise DataError(f"{shard}: record {key!r} is not an image, .cls and .json in this order (found {found})")
+    _, label, meta = members
+    assert label is not None and meta is not None
+    return ShardRecord(key=key, extension=extension, image=first.data, label=_parse_label(shard, label), meta=_parse_meta(shard, meta))
+
+
+def _parse_label(shard: str, member: Member) -> int:
+    try:
+        return int(member.data)
+    except ValueError:
+        raise DataError(f"{shard}: {member.name} is not a whole number") from None
+
+
+def _parse_meta(shard: str, member: Member) -> dict[str, Any]:
+    try:
+        meta = json.loads(member.data)
+    except ValueError:
+        meta = None
+    if not isinstance(meta, dict):
+        raise DataError(f"{shard}: {member.name} is not a JSON object")
+    return meta
+
+
+def _parse_header(header: bytes, shard: str, offset: int) -> tuple[str, int, bytes]:
+    """Name, size in bytes and type flag; the header's own checksum is verified first."""
+    if len(header) < BLOCK:
+        raise DataError(f"{shard}: truncated at byte {offset + len(header)}: the end mark is missing")
+    try:
+        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != _number(header[148:156]):
+            raise ValueError
+        name = _text(header[:100])
+        if header[257:263] == b"ustar\0" and header[345] != 0:
+            name = f"{_text(header[345:500])}/{name}"
+        return name, _number(header[124:136]), header[156:157]
+    except ValueError:
+        raise DataError(f"{shard}: damaged header at byte {offset}") from None
+
+
+def _number(field_bytes: bytes) -> int:
+    if field_bytes[0] == 0x80:  # GNU's form of sizes that do not fit in octal
+        return int.from_bytes(field_bytes[1:], "big")
+    return int(field_bytes.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+def _text(field_bytes: bytes) -> str:
+    return field_bytes.split(b"\0", 1)[0].decode("utf-8")
+
+
+def _read_data(file: BinaryIO, size: int, where: str, *, strict: bool) -> bytes:
+    if size < 0:
+        raise DataError(f"{where}: negative size")
+    padding = -size % BLOCK
+    data = file.read(size + padding)
+    if len(data) < size + padding:
+        raise DataError(f"{where}: truncated ({len(data)} of {size + padding} bytes)")
+    if strict and any(data[size:]):
+        raise DataError(f"{where}: damaged padding")
+    return data[:size]
+
+
+def _require_end(file: BinaryIO, shard: str) -> None:
+    if file.read(BLOCK) != _ZERO:
+        raise DataError(f"{shard}: truncated or damaged: the end mark is incomplete")
+    while chunk := file.read(1 << 20):
+        if any(chunk):
+            raise DataError(f"{shard}: content after the end mark")
+
+
+def _long_name(kind: bytes, data: bytes, name: str | None) -> tuple[str | None, int | None]:
+    if kind == b"L":
+        return _text(data), None
+    if kind == b"g":
+        return name, None
+    size = None
+    while data:
+        length, _, rest = data.partition(b" ")
+        entry, data = rest[: int(length) - len(length) - 2], data[int(length) :]
+        keyword, _, value = entry.partition(b"=")
+        if keyword == b"path":
+            name = value.decode("utf-8")
+        elif keyword == b"size":
+            size = int(value)
+    return name, size
+
+
+def _safe_name(name: str, shard: str, foreign: bool) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name or (not foreign and len(path.parts) != 1):
+        raise DataError(f"{shard}: member name {name!r} leaves the archive; only plain relative names are accepted")
+    return str(path)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None

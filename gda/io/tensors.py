@@ -1,0 +1,52 @@
+"""Content digests of tensors: what a network is, whatever file it lies in."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gda.errors import DataError
+from gda.recipe import digest_of
+
+# Written by the libraries that save and load; they say nothing about what the network computes.
+_FRAMING_KEYS = frozenset({"_diffusers_version", "_name_or_path", "transformers_version", "torch_dtype", "dtype"})
+
+
+def tensors_digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """sha256 (64 hex digits) over names, types, shapes and bytes, in name order."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        sha.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Load a safetensors file. Raises `DataError` naming the file when it is missing, cut short or another format."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found") from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def directory_digest(root: Path) -> str:
+    """Content digest of a model directory: every safetensors file's tensors and every JSON file without its framing keys."""
+    parts: dict[str, Any] = {}
+    for path in sorted(root.rglob("*.safetensors")):
+        parts[path.relative_to(root).as_posix()] = tensors_digest(read_tensors(path))
+    for path in sorted(root.rglob("*.json")):
+        content = json.loads(path.read_text("utf-8"))
+        if isinstance(content, dict):
+            content = {k: v for k, v in content.items() if k not in _FRAMING_KEYS}
+        # Not canonical_json: diffusers' own files hold infinities, which plain JSON text still orders and compares.
+        parts[path.relative_to(root).as_posix()] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digest_of(parts)

@@ -1,0 +1,181 @@
+"""Registered classifiers in MLflow: one version a candidate, full digests in its tags, and two aliases, `challenger` and `champion`."""
+
+import importlib.metadata
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import requests
+import torch
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.types import Schema, TensorSpec
+
+from gda import tracking
+from gda.artifacts import ClassifierCard
+from gda.errors import DataError, TryAgainError
+from gda.registry.predictions import Predictions, read_predictions, write_predictions
+from gda.training.classifier import load_classifier, predict_logits
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+DIGEST, TEST_DIGEST, BEAT = "gda.digest", "gda.test_digest", "gda.beat_version"
+PREDICTIONS_FILE = "predictions.safetensors"
+_SERVED = Path(__file__).with_name("served.py")
+_PARITY = 1e-4  # largest accepted difference of a probability after logging and loading
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A version in the registry and what its tags say; digests are empty where another program registered it."""
+
+    name: str
+    version: str
+    digest: str
+    test_digest: str
+    beat_version: str  # the champion it replaced, empty for the first
+
+    def predictions(self) -> Predictions:
+        """Its predictions on the test split it was evaluated on. Raises `DataError` when the version holds none."""
+        with _reachable():
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{self.name}/{self.version}"))
+        return read_predictions(folder / "artifacts" / PREDICTIONS_FILE)
+
+
+class Registry:
+    """Versions of one registered model at `tracking_uri()`. Every method raises `TryAgainError` when MLflow is away."""
+
+    def __init__(self, model_name: str) -> None:
+        self.model_name = model_name
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        with _reachable():
+            self._client = tracking.connect()
+            mlflow.set_tracking_uri(tracking.tracking_uri())
+
+    def champion(self) -> Registered | None:
+        """The version behind `champion`, or None while there is none."""
+        with _reachable():
+            try:
+                return _registered(self._client.get_model_version_by_alias(self.model_name, CHAMPION))
+            except MlflowException as error:
+                if error.error_code in _NO_SUCH:
+                    return None
+                raise
+
+    def version(self, number: str) -> Registered:
+        """A version by its number."""
+        with _reachable():
+            return _registered(self._client.get_model_version(self.model_name, number))
+
+    def find(self, digest: str) -> Registered | None:
+        """The oldest version of the classifier with this content digest."""
+        with _reachable():
+            found = self._client.search_model_versions(f"name = '{self.model_name}'")
+        matching = [version for version in found if version.tags.get(DIGEST) == digest]
+        return _registered(min(matching, key=lambda version: int(version.version))) if matching else None
+
+    def aliases(self, version: Registered) -> tuple[str, ...]:
+        """The aliases that point at `version`, sorted."""
+        with _reachable():
+            return tuple(sorted(self._client.get_model_version(self.model_name, version.version).aliases))
+
+    def register(self, folder: Path, card: ClassifierCard, predictions: Predictions, tags: Mapping[str, str]) -> Registered:
+        """Make sure that the classifier in `folder` is a version, and let `challenger` point at it; a second call changes nothing.
+
+        Raises `DataError` when what MLflow loads back does not predict as the classifier does.
+        """
+        version = self.find(card.digest)
+        if version is None:
+            version = self._log(folder, card, predictions, dict(tags) | {DIGEST: card.digest, TEST_DIGEST: predictions.test_digest})
+        _check_parity(folder, card, version)
+        with _reachable():
+            self._client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
+        return version
+
+    def promote(self, version: Registered, *, over: Registered | None) -> None:
+        """Let `champion` point at `version`, provided that it still points at `over`, which the gate compared it with.
+
+        Raises `TryAgainError` when another promotion came in between: MLflow has no compare-and-swap, so this looks right before it sets.
+        """
+        current = self.champion()
+        if current is not None and current.version == version.version:
+            return
+        if (current and current.version) != (over and over.version):
+            raise TryAgainError(f"{self.model_name}: champion changed while this ran; run the same command to compare with the new one")
+        with _reachable():
+            self._client.set_model_version_tag(self.model_name, version.version, BEAT, over.version if over else "")
+            self._client.set_registered_model_alias(self.model_name, CHAMPION, version.version)
+
+    def _log(self, folder: Path, card: ClassifierCard, predictions: Predictions, tags: dict[str, str]) -> Registered:
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), _reachable():
+            warnings.simplefilter("ignore")  # about the missing input example: the signature is given in full
+            record = Path(scratch, PREDICTIONS_FILE)
+            write_predictions(record, predictions)
+            experiment = mlflow.set_experiment(tracking.experiment_name())
+            with mlflow.start_run(experiment_id=experiment.experiment_id, run_name=f"register {card.arm}-{card.seed}"):
+                info = mlflow.pyfunc.log_model(
+                    name="classifier",
+                    python_model=str(_SERVED),
+                    artifacts={"classifier": str(folder), "predictions": str(record)},
+                    signature=_signature(len(card.classes)),
+                    pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in ("mlflow", "numpy", "timm", "torch")],
+                    registered_model_name=self.model_name,
+                    tags=tags,
+                )
+        return self.version(str(info.registered_model_version))
+
+
+_NO_SUCH = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")  # MLflow answers the second for a missing alias
+
+
+def _registered(version: ModelVersion) -> Registered:
+    tags = version.tags
+    return Registered(
+        name=version.name,
+        version=str(version.version),
+        digest=tags.get(DIGEST, ""),
+        test_digest=tags.get(TEST_DIGEST, ""),
+        beat_version=tags.get(BEAT, ""),
+    )
+
+
+def _signature(num_classes: int) -> ModelSignature:
+    images = TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), name=None)
+    return ModelSignature(Schema([images]), Schema([TensorSpec(np.dtype("float32"), (-1, num_classes), name=None)]))
+
+
+def _check_parity(folder: Path, card: ClassifierCard, version: Registered) -> None:
+    """The version, loaded back as a service would, must predict as the classifier it was made from."""
+    images = np.random.default_rng(0).integers(0, 256, (4, card.image_size, card.image_size, 3), dtype=np.uint8)
+    with _reachable():
+        served = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}").predict(images)
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    expected = predict_logits(load_classifier(folder), tensor, image_size=card.image_size).softmax(dim=1).numpy()
+    difference = float(np.abs(np.asarray(served) - expected).max())
+    if not difference <= _PARITY:
+        raise DataError(f"{version.name} version {version.version}: what MLflow loads differs from {folder} by {difference:.2g}")
+
+
+@contextmanager
+def _reachable() -> Iterator[Any]:
+    """Turn a tracking server that is away into a `TryAgainError`; MLflow's own complaints about a request pass through."""
+    try:
+        yield
+    except requests.RequestException as error:
+        raise _away(error) from None
+    except MlflowException as error:
+        if "API request to" in str(error) or error.error_code in ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"):
+            raise _away(error) from None
+        raise
+
+
+def _away(error: Exception) -> TryAgainError:
+    return TryAgainError(f"MLflow could not be reached ({type(error).__name__}); nothing was promoted, run the same command again")

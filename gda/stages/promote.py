@@ -1,0 +1,154 @@
+"""promote: register the candidate and let `champion` point at it if the gate holds; a refusal is a recorded result."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gda.artifacts import Candidate, ClassifierCard, Decision, Metrics, Outcome, Verdict, dump_document, read_document
+from gda.config import Config
+from gda.errors import DataError
+from gda.io.publish import storage_errors, write_bytes
+from gda.recipe import digest_of
+from gda.registry.gate import GateResult, Rival, decide, real_rival
+from gda.registry.models import PREDICTIONS_FILE, Registered, Registry
+from gda.registry.predictions import Predictions, read_predictions
+from gda.stats.gain import compare
+from gda.stats.streams import named_generator
+
+DEFAULT_OUT = Path("reports/promotion")
+DECISION_FILE = "decision.json"
+
+
+def run(
+    config: Config,
+    *,
+    evaluation: Path,
+    verdict: Path | None,
+    out: Path | None = None,
+    dry_run: bool = False,
+    progress: bool = False,
+) -> Outcome:
+    """Judge the candidate of `evaluation`, register it as `challenger`, promote it if the gate holds, and write `decision.json`.
+
+    Not cached: the registry is asked each time. The rival is the model behind `champion`, else real-only training. `dry_run` changes
+    nothing in the registry. Raises `DataError` on damaged input or a candidate that changed since, `TryAgainError` when MLflow is away.
+    """
+    metrics = read_document(evaluation / "metrics.json", Metrics)
+    judged = read_document(verdict, Verdict) if verdict is not None else None
+    predictions = read_predictions(evaluation / PREDICTIONS_FILE)
+    if predictions.test_digest != metrics.test_digest:
+        raise DataError(f"{evaluation}: metrics.json and {PREDICTIONS_FILE} are about different test splits")
+    card = _read_candidate(metrics.candidate)
+    registry = Registry(config.promote.model_name)
+    incumbent = registry.champion()
+    opponent = _opponent(registry, incumbent, card)
+    rival = _rival(config, metrics, predictions, opponent)
+    gate = decide(metrics, judged, config.promote, licence=card.base_licence if card else "unknown", rival=rival)
+    version = None
+    if card is not None and metrics.candidate is not None and not dry_run:
+        tags = _tags(metrics, card, gate)
+        version = registry.register(Path(metrics.candidate.path), card, predictions.only(card.arm, card.seed), tags)
+        if gate.promoted:
+            registry.promote(version, over=incumbent)
+    decision = _decision(config, metrics, gate, version, registry.aliases(version) if version else (), dry_run=dry_run)
+    return _write(decision, out or DEFAULT_OUT)
+
+
+def _read_candidate(candidate: Candidate | None) -> ClassifierCard | None:
+    if candidate is None:
+        return None
+    path = Path(candidate.path) / "classifier.json"
+    card = read_document(path, ClassifierCard)
+    if card.digest != candidate.digest:
+        raise DataError(f"{path}: is {card.digest[:12]}, but {candidate.digest[:12]} was evaluated; run evaluate again")
+    return card
+
+
+def _opponent(registry: Registry, champion: Registered | None, card: ClassifierCard | None) -> Registered | None:
+    """Whom the candidate must beat: the champion, or, when it is the champion already, the one that it replaced."""
+    if champion is None or card is None or champion.digest != card.digest:
+        return champion
+    return registry.version(champion.beat_version) if champion.beat_version else None
+
+
+def _rival(config: Config, metrics: Metrics, predictions: Predictions, opponent: Registered | None) -> Rival:
+    if opponent is None:
+        return real_rival(metrics, config.promote)
+    name = f"champion version {opponent.version}"
+    if opponent.test_digest != metrics.test_digest:
+        # Accuracies on different images are not paired: refuse rather than guess (docs/adr/0002-champion-on-another-test-split.md).
+        problem = f"it was evaluated on test split {opponent.test_digest[:12] or 'unknown'}, the candidate on {metrics.test_digest[:12]}"
+        return Rival(name=name, gain=None, problem=problem)
+    theirs = opponent.predictions()
+    if theirs.test_digest != metrics.test_digest or not np.array_equal(theirs.labels, predictions.labels):
+        return Rival(name=name, gain=None, problem="its recorded predictions are about other test images")
+    arm, evaluate = config.promote.arm, config.evaluate
+    seeds = predictions.seeds(arm)
+    if not seeds:
+        return Rival(name=name, gain=None, problem=f"there are no predictions of arm {arm}")
+    correct = predictions.correct(arm, seeds)
+    ((their_arm, their_seed),) = theirs.top
+    gain = compare(
+        correct,
+        np.broadcast_to(theirs.correct(their_arm, [their_seed]), correct.shape),
+        predictions.labels.astype(np.int64),
+        metrics.classes,
+        named_generator(config.seed, "promote", opponent.digest),
+        alpha=config.promote.alpha,
+        confidence=evaluate.confidence,
+        num_resamples=evaluate.num_resamples,
+    )
+    return Rival(name=name, gain=gain)
+
+
+def _tags(metrics: Metrics, card: ClassifierCard, gate: GateResult) -> dict[str, str]:
+    result = metrics.arms[card.arm]
+    tags = {
+        "gda.arm": str(card.arm),
+        "gda.seed": str(card.seed),
+        "gda.snapshot_digest": metrics.snapshot_digest,
+        "gda.synthetic_digest": metrics.synthetic_digest or "",
+        "gda.base_licence": card.base_licence,
+        "gda.test_top1": f"{result.top1[result.seeds.index(card.seed)]:.6f}",
+        "gda.gate": "passed" if gate.promoted else "; ".join(gate.reasons),
+    }
+    return {name: value[:5000] for name, value in tags.items()}
+
+
+def _decision(
+    config: Config, metrics: Metrics, gate: GateResult, version: Registered | None, aliases: tuple[str, ...], *, dry_run: bool
+) -> Decision:
+    return Decision(
+        promoted=gate.promoted,
+        reasons=gate.reasons,
+        candidate=metrics.candidate,
+        rival=gate.rival,
+        model_name=config.promote.model_name,
+        model_version=version.version if version else None,
+        aliases=aliases,
+        dry_run=dry_run,
+    )
+
+
+def _write(decision: Decision, out: Path) -> Outcome:
+    path = out / DECISION_FILE
+    with storage_errors(path):
+        out.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, dump_document(decision))
+    return Outcome(
+        output=out,
+        digest=digest_of(decision.model_dump(mode="json")),
+        summary=_summary(decision),
+        metrics={"promoted": float(decision.promoted)},
+        files=(path,),
+        refused=not decision.promoted,
+    )
+
+
+def _summary(decision: Decision) -> str:
+    name = f"{decision.model_name} version {decision.model_version}" if decision.model_version else "the candidate"
+    if not decision.promoted:
+        return f"not promoted ({name}, against {decision.rival}): " + "; ".join(decision.reasons)
+    if decision.dry_run:
+        return f"{name} would be promoted over {decision.rival}; a dry run changes nothing"
+    return f"{name} is champion now: better than {decision.rival} with p <= alpha, an interval above zero and no class harmed"

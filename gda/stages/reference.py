@@ -1,0 +1,47 @@
+"""`reference`: what the real set itself scores, computed once for fine-tuning's checkpoint choice, tuning and validation."""
+
+from pathlib import Path
+
+from gda.artifacts import Outcome
+from gda.config import Config
+from gda.data.snapshot import Snapshot
+from gda.fidelity.extractors import get_extractor
+from gda.fidelity.reference import Reference, ReferenceIndex, build_reference
+from gda.io.publish import exclusive, prepare, publish
+from gda.recipe import Recipe
+from gda.stages.environment import environment
+
+
+def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) -> Outcome:
+    """Write cross-fitted classifiers (`fold-<k>/`), features of train and val, and `reference.json` into `out`.
+
+    Raises `DataError` when the snapshot lacks train or val images, `MissingError` without the extractor's weights.
+    """
+    real = Snapshot.open(snapshot)
+    workspace = prepare(reference_recipe(config, real), out)
+    if workspace.finished:
+        return _outcome(out, Reference.open(out).index, reused=True)
+    with exclusive(workspace):
+        index = build_reference(config, real, workspace.staging, work=workspace.work / "folds", progress=progress)
+        publish(workspace)
+    return _outcome(out, index, reused=False)
+
+
+def reference_recipe(config: Config, real: Snapshot) -> Recipe:
+    """What the reference depends on: of the classifier's section, only how one is trained."""
+    classify = config.classify.model_dump(mode="json", exclude={"seeds", "control_seeds", "ratio", "num_updates", "mixed_num_updates"})
+    return Recipe(
+        stage="reference",
+        config={"reference": config.reference.model_dump(mode="json"), "classify": classify, "seed": config.seed},
+        inputs={"snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest},
+        environment=environment(),
+    )
+
+
+def _outcome(out: Path, index: ReferenceIndex, *, reused: bool) -> Outcome:
+    summary = (
+        f"{'kept' if reused else 'wrote'} {out}: classifiers confirm {index.agreement:.1%} of unseen real labels, "
+        f"FID floor {index.fid_floor:.3g} at {index.fid_floor_n} images a side"
+    )
+    metrics = {"agreement": index.agreement, "fid_floor": index.fid_floor}
+    return Outcome(output=out, digest=index.digest, summary=summary, metrics=metrics, reused=reused)

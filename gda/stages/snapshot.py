@@ -1,0 +1,105 @@
+"""snapshot: turn images from anywhere into an immutable, digested, leak-free data set."""
+
+from pathlib import Path
+
+import PIL
+from PIL import features
+
+from gda.artifacts import Outcome, SnapshotIndex
+from gda.config import Config, SnapshotConfig
+from gda.data.archives import read_npz, read_tars
+from gda.data.classes import make_classes, normalise
+from gda.data.demo import read_demo
+from gda.data.folders import read_folder
+from gda.data.ingest import ingest
+from gda.data.snapshot import Snapshot, commit_snapshot
+from gda.data.sources import Columns, Source
+from gda.errors import UsageError
+from gda.io.publish import Workspace, exclusive, prepare, publish
+from gda.recipe import Recipe
+
+
+def run(
+    config: Config,
+    *,
+    source: str,
+    out: Path,
+    as_synthetic: bool = False,
+    group_column: str | None = None,
+    split_column: str | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Read `source`, split it, and publish it as a Snapshot at `out`.
+
+    `as_synthetic` imports a set drawn elsewhere: all of it goes to train. Raises `DataError` for images and labels that cannot be used,
+    `UsageError` for a source that is not there or an `out` that holds something else.
+    """
+    columns = Columns(split=split_column, group=group_column)
+    found = open_source(source, config.snapshot, columns, progress=progress)
+    workspace = prepare(_recipe(config.snapshot, found, columns, as_synthetic), out)
+    if workspace.finished:
+        return _reused(out)
+    with exclusive(workspace):
+        index = _build(config.snapshot, found, workspace, as_synthetic, progress)
+        publish(workspace)
+    return _outcome(out, index)
+
+
+def open_source(source: str, config: SnapshotConfig, columns: Columns, *, progress: bool = False) -> Source:
+    """List the images of a folder, a tar pattern, an .npz or `demo://mnist`, whichever `source` names."""
+    if source.startswith("demo://"):
+        return read_demo(source, config, columns)
+    if "://" in source:
+        raise UsageError(f"{source}: remote sources are not read; accepted: an image folder, *.tar, *.npz, demo://mnist")
+    if source.endswith(".npz"):
+        return read_npz(Path(source), columns)
+    if ".tar" in Path(source).name:
+        return read_tars(source, columns, progress=progress)
+    return read_folder(Path(source), columns, progress=progress)
+
+
+def _recipe(config: SnapshotConfig, source: Source, columns: Columns, as_synthetic: bool) -> Recipe:
+    # Where the source lies is left out: its content is what counts, and a path would differ between machines.
+    asked = config.model_dump(mode="json", exclude={"source"})
+    asked |= {"as_synthetic": as_synthetic, "split_column": columns.split, "group_column": columns.group}
+    return Recipe(stage="snapshot", config=asked, inputs={"source": source.fingerprint}, environment=_codecs())
+
+
+def _codecs() -> dict[str, str]:
+    """What fixes encoded and decoded bytes: Pillow and the libraries in it."""
+    names = ("jpg", "libjpeg_turbo", "webp", "zlib", "zlib_ng", "libtiff")
+    return {"pillow": PIL.__version__} | {name: str(version) for name in names if (version := features.version(name))}
+
+
+def _build(config: SnapshotConfig, source: Source, workspace: Workspace, as_synthetic: bool, progress: bool) -> SnapshotIndex:
+    folder = workspace.fresh_staging()
+    classes = make_classes(source.class_names)
+    labels = {info.name: label for label, info in enumerate(classes)}
+    by_source_name = {name: labels[normalise(name)] for name in source.class_names}
+    result = ingest(source, folder, config=config, labels=by_source_name, as_synthetic=as_synthetic, progress=progress)
+    return commit_snapshot(
+        folder,
+        kind="synthetic" if as_synthetic else "real",
+        classes=classes,
+        rows=result.rows,
+        provenance={"source": source.description, "source_digest": source.fingerprint, "ignored_files": str(source.ignored)},
+        licence=source.licence,
+        quarantined=result.quarantined,
+    )
+
+
+def _reused(out: Path) -> Outcome:
+    snapshot = Snapshot.open(out)
+    return Outcome(output=out, digest=snapshot.digest, summary=f"{out} is up to date (digest {snapshot.digest[:12]})", reused=True)
+
+
+def _outcome(out: Path, index: SnapshotIndex) -> Outcome:
+    counts = {split: sum(classes.values()) for split, classes in index.counts.items()}
+    listed = ", ".join(f"{split} {count}" for split, count in counts.items())
+    left_out = f", {len(index.quarantined)} left out as unreadable" if index.quarantined else ""
+    return Outcome(
+        output=out,
+        digest=index.digest,
+        summary=f"wrote {out}: {sum(counts.values())} images of {len(index.classes)} classes ({listed}{left_out}), digest {index.digest[:12]}",
+        metrics={f"images_{split}": float(count) for split, count in counts.items()} | {"quarantined": float(len(index.quarantined))},
+    )

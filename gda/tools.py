@@ -1,0 +1,123 @@
+"""The commands beside the stages: verify, merge, export, config show, lineage, doctor."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from gda.config import dump_config, load_config
+from gda.errors import DataError, UsageError
+
+
+def add_commands(commands: Any) -> None:
+    """Add the tools' parsers to `commands`."""
+    _add(commands, "verify", "re-hash a snapshot and name what is wrong", _verify, ("directory", Path, None))
+    merge = _add(commands, "merge", "join synthetic snapshots without rewriting bytes", _merge, ("directories", Path, "+"))
+    merge.add_argument("--out", type=Path, required=True)
+    export = _add(commands, "export", "write a snapshot for other tools", _export, ("directory", Path, None))
+    export.add_argument("--to", choices=("imagefolder", "npz", "hf"), required=True)
+    export.add_argument("--out", type=Path, required=True)
+    lineage = _add(commands, "lineage", "what an output was made from, back to the images", _lineage, ("directory", Path, None))
+    lineage.add_argument("--json", action="store_true")
+    config = _add(commands, "config", "configuration tools", _config, ("action", str, None))
+    config.add_argument("--params", type=Path, metavar="FILE")
+    config.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    _add(commands, "doctor", "check that this machine has what the job needs", _doctor)
+
+
+def _add(commands: Any, name: str, help_text: str, tool: Any, positional: tuple[str, type, str | None] | None = None) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+    parser.set_defaults(tool=tool)
+    if positional is not None:
+        argument, kind, count = positional
+        if argument == "action":
+            parser.add_argument(argument, choices=("show",))
+        else:
+            parser.add_argument(argument, type=kind, nargs=count)
+    return parser
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from gda.data.verify import verify_snapshot
+
+    problems = verify_snapshot(args.directory)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise DataError(f"{args.directory}: {len(problems)} problems found")
+    print(f"verify: {args.directory} is whole")
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from gda.data.merge import merge_snapshots
+
+    index = merge_snapshots(args.directories, args.out)
+    print(f"merge: wrote {args.out}: {sum(shard.count for shard in index.shards)} images in {len(index.shards)} shards")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from gda.data.export import export_snapshot
+
+    export_snapshot(args.directory, args.to, args.out)
+    print(f"export: wrote {args.out} as {args.to}")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> int:
+    from ruamel.yaml import YAML
+
+    default = Path("params.yaml")
+    params = args.params or (default if default.exists() else None)
+    yaml = YAML()
+    yaml.dump(dump_config(load_config(params, tuple(args.set))), sys.stdout)
+    return 0
+
+
+def _lineage(args: argparse.Namespace) -> int:
+    if not args.directory.is_dir():
+        raise UsageError(f"{args.directory}: no such directory")
+    path = args.directory / "recipe.json"
+    if not path.is_file():
+        raise DataError(f"{args.directory}: holds no recipe.json, so nothing is known of its origin")
+    recipe = json.loads(path.read_text("utf-8"))
+    if args.json:
+        print(json.dumps(recipe, indent=2, sort_keys=True))
+        return 0
+    print(f"{args.directory}: made by {recipe['stage']}")
+    for role, digest in recipe["inputs"].items():
+        print(f"  from {role:<12} {digest[:16]}  {_known_as(digest, args.directory)}")
+    for name, version in recipe["environment"].items():
+        print(f"  with {name:<12} {version}")
+    return 0
+
+
+def _known_as(digest: str, near: Path) -> str:
+    """Where on this disk the content of `digest` lies, looking at the outputs beside `near`."""
+    for card in ("snapshot.json", "generator.json", "classifier.json"):
+        for path in sorted(near.resolve().parent.parent.glob(f"*/*/{card}")):
+            if json.loads(path.read_text("utf-8")).get("digest") == digest:
+                return os.path.relpath(path.parent)
+    return ""
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from gda.parallel import available_cpus
+    from gda.tracking import experiment_name, tracking_uri
+
+    checks = [("python", sys.version.split()[0]), ("cpus", str(available_cpus()))]
+    for package in ("gda", "torch", "diffusers", "timm", "mlflow", "dvc", "great-expectations"):
+        checks.append((package, importlib.metadata.version(package)))
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    checks.append(("free disk", f"{free:.1f} GiB" + (" (little: 2 GiB are wanted)" if free < 2 else "")))
+    assets = Path(__file__).parent / "assets" / "demo_base" / "generator.json"
+    checks.append(("demo base", "present" if assets.is_file() else "MISSING"))
+    checks.append(("mlflow", f"{tracking_uri()} experiment {experiment_name()}"))
+    for name, value in checks:
+        print(f"{name:<20}{value}")
+    return 0 if assets.is_file() else 5

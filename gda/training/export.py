@@ -1,0 +1,87 @@
+"""Finished classifiers as directories that timm loads: `config.json`, `model.safetensors`, and our `classifier.json`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from timm.models import get_model_args
+from torch import Tensor, nn
+
+from gda.artifacts import ClassifierCard, dump_document
+from gda.errors import DataError
+from gda.io.publish import write_bytes
+from gda.io.tensors import tensors_digest
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "classifier.json"
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 (64 hex digits) over the names, types, shapes and bytes of all weights and buffers."""
+    return tensors_digest({name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
+
+
+def export_classifier(model: nn.Module, folder: Path, card: ClassifierCard) -> None:
+    """Write `model` and its card into `folder`, so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    write_bytes(folder / WEIGHTS, save(tensors))
+    write_bytes(folder / CONFIG, (json.dumps(_timm_config(model, card), indent=2, sort_keys=True) + "\n").encode())
+    write_bytes(folder / CARD, dump_document(card))
+
+
+def load_classifier(folder: Path) -> nn.Module:
+    """The classifier in `folder`, in eval mode. Raises `DataError` when its files are missing, damaged or anything but safetensors."""
+    config, tensors = _read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
+    try:
+        # Not pretrained=True: timm would fall back to a pickle where the safetensors file is missing.
+        model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"])
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{folder}: weights and {CONFIG} do not fit together ({str(error).splitlines()[0]})") from None
+    return model.eval()
+
+
+def _timm_config(model: nn.Module, card: ClassifierCard) -> dict[str, Any]:
+    return {
+        "architecture": card.model,
+        "num_classes": len(card.classes),
+        "num_features": model.num_features,
+        "label_names": list(card.classes),
+        "model_args": {name: value for name, value in get_model_args(model).items() if name not in ("num_classes", "in_chans")},
+        "pretrained_cfg": {
+            "input_size": [3, card.image_size, card.image_size],
+            "fixed_input_size": bool(model.pretrained_cfg.get("fixed_input_size", False)),  # type: ignore[union-attr, operator]
+            "num_classes": len(card.classes),
+            "mean": list(card.mean),
+            "std": list(card.std),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "first_conv": model.pretrained_cfg.get("first_conv"),  # type: ignore[union-attr, operator]
+            "classifier": model.pretrained_cfg.get("classifier"),  # type: ignore[union-attr, operator]
+        },
+    }
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return {"architecture": content["architecture"], "num_classes": content["num_classes"], "model_args": content.get("model_args", {})}
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; expected a directory that timm loads") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a timm configuration ({type(error).__name__}: {error})") from None
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        pickles = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        found = f"; {pickles[0]} is a pickle, which is never opened" if pickles else ""
+        raise DataError(f"{path}: not found; weights must be safetensors{found}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a whole safetensors file ({error})") from None

@@ -1,0 +1,103 @@
+"""Batches of fixed composition: each source fills its share of every batch and is traversed by reshuffled epochs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gda.errors import ConfigError, DataError
+from gda.training.streams import stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Images of one origin: uint8 NCHW, their int64 labels, and their share of every batch (shares of all sources add up to 1)."""
+
+    images: Tensor
+    labels: Tensor
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise DataError(f"training images: expected uint8 NCHW, got {self.images.dtype} of shape {tuple(self.images.shape)}")
+        if len(self.images) == 0 or len(self.images) != len(self.labels):
+            raise DataError(
+                f"training images: {len(self.images)} images with {len(self.labels)} labels; expected as many, and at least one"
+            )
+
+
+def batch_counts(shares: Sequence[float], batch_size: int) -> list[int]:
+    """Images a batch of each source: shares of the batch rounded by largest remainders, so that they add up to `batch_size`.
+
+    Raises `ConfigError` when a source would get no image at all.
+    """
+    exact = [batch_size * share / sum(shares) for share in shares]
+    counts = [math.floor(value + 1e-9) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+    for i in by_remainder[: batch_size - sum(counts)]:
+        counts[i] += 1
+    if min(counts) < 1:
+        given = ", ".join(f"{share:g}" for share in shares)
+        raise ConfigError(
+            f"classify.ratio: a batch of {batch_size} has no image for one of the shares {given}; use a larger classify.batch_size"
+        )
+    return counts
+
+
+class Epochs:
+    """Indices `0..size-1` in reshuffled epochs; a batch may end one epoch and begin the next."""
+
+    def __init__(self, size: int, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._order = torch.randperm(size, generator=generator)
+        self._position = 0
+
+    def take(self, count: int) -> Tensor:
+        """The next `count` indices, int64."""
+        parts = []
+        while count > 0:
+            if self._position == len(self._order):
+                self._order = torch.randperm(len(self._order), generator=self._generator)
+                self._position = 0
+            part = self._order[self._position : self._position + count]
+            self._position += len(part)
+            count -= len(part)
+            parts.append(part)
+        return torch.cat(parts)
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs to go on from here."""
+        return {"order": self._order, "position": torch.tensor([self._position]), "generator": self._generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from where `state` was taken."""
+        self._order = state["order"]
+        self._position = int(state["position"])
+        self._generator.set_state(state["generator"])
+
+
+class MixedBatches:
+    """Endless batches in which every source has its exact number of images."""
+
+    def __init__(self, sources: Sequence[Source], batch_size: int, seed: int) -> None:
+        self._sources = sources
+        self.counts = batch_counts([source.share for source in sources], batch_size)
+        self._epochs = [Epochs(len(source.images), stream(seed, f"order/{i}")) for i, source in enumerate(sources)]
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Images (uint8 NCHW) and labels (int64), the sources one after the other."""
+        taken = [epochs.take(count) for epochs, count in zip(self._epochs, self.counts, strict=True)]
+        pairs = list(zip(self._sources, taken, strict=True))
+        images = torch.cat([source.images[index] for source, index in pairs])
+        return images, torch.cat([source.labels[index] for source, index in pairs])
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs to go on from here, as one flat mapping."""
+        return {f"{i}/{name}": value for i, epochs in enumerate(self._epochs) for name, value in epochs.state().items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from where `state` was taken."""
+        for i, epochs in enumerate(self._epochs):
+            epochs.restore({name: state[f"{i}/{name}"] for name in ("order", "position", "generator")})

@@ -1,0 +1,52 @@
+"""Processes side by side: order, failures, killed workers and CPU counting."""
+
+import os
+import signal
+
+import pytest
+
+from gda.errors import DataError, MissingError
+from gda.parallel import Bar, _cgroup_quota, run_parallel, tick
+
+
+def _square(x: int) -> int:
+    tick()
+    return x * x
+
+
+def _fail_on_two(x: int) -> int:
+    if x == 2:
+        raise DataError("two")
+    return x
+
+
+def _die(x: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def test_results_come_in_order():
+    """Whoever finishes first, results keep the order of the items."""
+    with Bar(8, "squares", shown=False):
+        assert run_parallel(_square, list(range(8)), workers=3) == [x * x for x in range(8)]
+
+
+def test_a_failure_is_the_workers_own_error():
+    """A user's error in a worker reaches the command line as itself."""
+    with pytest.raises(DataError, match="two"):
+        run_parallel(_fail_on_two, [1, 2, 3], workers=2)
+
+
+def test_a_killed_worker_is_said():
+    """An out-of-memory kill is one clear line, not a broken pool."""
+    with pytest.raises(MissingError, match="killed"):
+        run_parallel(_die, [1, 2], workers=2)
+
+
+def test_quota_of_the_cgroup(tmp_path):
+    """In a container the quota counts, not the host's cores."""
+    assert _cgroup_quota(tmp_path) > 1000
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert _cgroup_quota(tmp_path) == 1
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert _cgroup_quota(tmp_path) > 1000

@@ -1,0 +1,109 @@
+"""Gain and per-class harm: known answers on planted effects, and false alarms under nulls."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gda.stats.gain import compare, minimal_detectable_effect
+from gda.stats.harm import harm_p_values, harmed_classes, per_class_change, smallest_visible_harm
+
+CLASSES = ("a", "b", "c", "d", "e")
+LABELS = np.arange(500) % 5
+
+
+def draw(rng: np.random.Generator, *, gain: float = 0.0, harmed: int | None = None, seeds: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Two arms of equal correctness but for `gain` (latent units) overall and a large loss on class `harmed`."""
+    ease = rng.normal(1.0, 1.5, LABELS.size)
+    shift = np.full(LABELS.size, gain)
+    if harmed is not None:
+        shift[harmed == LABELS] -= 1.2
+    arms = [ease + s + rng.normal(0, 0.1, (seeds, 1)) + rng.normal(0, 0.7, (seeds, LABELS.size)) > 0 for s in (shift, 0.0)]
+    return arms[0], arms[1]
+
+
+def test_a_planted_gain_is_measured() -> None:
+    """Protects every number of a gain on arms whose difference is known exactly."""
+    rival = np.zeros((6, 500), bool)
+    correct = rival.copy()
+    correct[:, :50] = True
+    correct[0, 50:60] = True
+    gain = compare(correct, rival, LABELS, CLASSES, np.random.default_rng(0), num_resamples=500)
+    assert gain.mean == pytest.approx((5 * 50 + 60) / 3000)
+    assert gain.differences == pytest.approx((0.12, 0.1, 0.1, 0.1, 0.1, 0.1))
+    assert gain.p_value == 0.03125
+    assert 0 < gain.ci95[0] < gain.mean < gain.ci95[1]
+    assert gain.seeds == 6 and gain.harmed_classes == ()
+    assert gain.mcnemar_p is not None and gain.mcnemar_p < 1e-12
+
+
+def test_exchanging_the_arms_negates_the_gain() -> None:
+    """Protects antisymmetry of the whole comparison."""
+    correct, rival = draw(np.random.default_rng(1), gain=0.3)
+    forth = compare(correct, rival, LABELS, CLASSES, np.random.default_rng(2), num_resamples=300)
+    back = compare(rival, correct, LABELS, CLASSES, np.random.default_rng(2), num_resamples=300)
+    assert back.mean == -forth.mean
+    assert back.ci95 == pytest.approx((-forth.ci95[1], -forth.ci95[0]))
+    assert (back.p_value, back.mcnemar_p) == (forth.p_value, forth.mcnemar_p)
+
+
+def test_a_planted_harm_is_found_and_named() -> None:
+    """Protects the per-class check: the one class made worse is the one reported."""
+    correct, rival = draw(np.random.default_rng(3), gain=0.2, harmed=3)
+    found = harmed_classes(correct.astype(float) - rival, LABELS, CLASSES, alpha=0.05)
+    assert [h.class_name for h in found] == ["d"]
+    assert found[0].change < -0.1 and found[0].p_value <= 0.05
+
+
+def test_nulls_rarely_report_a_harmed_class() -> None:
+    """Protects the family-wise level of harm: over 1,000 nulls at most alpha name any class."""
+    rng = np.random.default_rng(4)
+    alarms = sum(bool(harmed_classes(a.astype(float) - b, LABELS, CLASSES, alpha=0.05)) for a, b in (draw(rng) for _ in range(1000)))
+    assert alarms <= stats.binom.ppf(0.9999, 1000, 0.05)
+
+
+def test_a_class_without_test_images_is_neither_harmed_nor_hidden() -> None:
+    """Protects against a missing class raising, or passing as safe without a word."""
+    differences = -np.ones((6, 500))
+    labels = np.where(LABELS == 4, 0, LABELS)
+    assert harm_p_values(differences, labels, 5)[4] == 1.0
+    assert np.isnan(per_class_change(differences, labels, 5)[4])
+    assert "e" not in [h.class_name for h in harmed_classes(differences, labels, CLASSES, alpha=0.05)]
+    assert smallest_visible_harm(differences, labels, 5, alpha=0.05) == 1.0
+
+
+def test_the_smallest_visible_harm_shrinks_with_more_images() -> None:
+    """Protects the printed limit of what could have been seen: 4 images a class show nothing, 400 show a few points."""
+    few = smallest_visible_harm(np.zeros((6, 20)), np.arange(20) % 5, 5, alpha=0.05)
+    many = smallest_visible_harm(np.zeros((6, 2000)), np.arange(2000) % 5, 5, alpha=0.05)
+    assert few == 1.0
+    assert many == 8 / 400  # 2 * 2^-8 is the first to reach 0.05 / 5
+
+
+def test_a_drop_of_the_smallest_visible_size_is_significant() -> None:
+    """Protects that the printed limit and the test agree: losing exactly that many images is found."""
+    differences = np.zeros((6, 2000))
+    labels = np.arange(2000) % 5
+    differences[:, np.flatnonzero(labels == 2)[:8]] = -1
+    assert [h.class_name for h in harmed_classes(differences, labels, CLASSES, alpha=0.05)] == ["c"]
+    differences[:, np.flatnonzero(labels == 2)[7]] = 0
+    assert harmed_classes(differences, labels, CLASSES, alpha=0.05) == ()
+
+
+def test_minimal_detectable_effect_is_found_as_often_as_declared() -> None:
+    """Protects the printed power: a true gain of that size is significant in about 80% of repetitions."""
+    rng = np.random.default_rng(6)
+    sd, seeds, found = 0.01, 8, 0
+    effect = (2.3646 + 0.8960) * sd / np.sqrt(seeds)
+    for _ in range(400):
+        by_seed = rng.normal(effect, sd, seeds)
+        found += stats.ttest_1samp(by_seed, 0).pvalue <= 0.05
+    by_seed = rng.normal(0, sd, seeds)
+    measured = minimal_detectable_effect(np.tile(by_seed[:, None], 2), alpha=0.05)
+    assert measured == pytest.approx(effect * by_seed.std(ddof=1) / sd, rel=0.01)
+    assert 290 <= found <= 350
+
+
+def test_too_few_seeds_can_detect_nothing() -> None:
+    """Protects against printing an effect that the sign-flip test could never have confirmed."""
+    assert minimal_detectable_effect(np.zeros((5, 10)), alpha=0.05) is None
+    assert minimal_detectable_effect(np.zeros((6, 10)), alpha=0.05) == 0.0

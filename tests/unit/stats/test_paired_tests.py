@@ -1,0 +1,136 @@
+"""Paired tests: exact values that can be computed by hand, validity under simulated nulls, and symmetry."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from gda.stats.paired import holm, mcnemar_exact, paired_differences, sign_flip_test, two_way
+
+SIMULATIONS = 1000
+
+
+def most_rejections(alpha: float) -> int:
+    """Rejections that a valid test stays below with probability 0.9999."""
+    return int(stats.binom.ppf(0.9999, SIMULATIONS, alpha))
+
+
+small_differences = arrays(np.float64, st.integers(1, 9), elements=st.integers(-5, 5).map(float))
+
+
+@pytest.mark.parametrize(("n", "smallest"), [(5, 0.0625), (6, 0.03125), (10, 2.0**-9)])
+def test_sign_flip_reaches_its_smallest_value(n: int, smallest: float) -> None:
+    """Protects the reason for six seeds: with five the test cannot reach 0.05."""
+    assert sign_flip_test(np.linspace(0.5, 1.0, n)) == smallest
+
+
+@given(small_differences)
+@settings(max_examples=60, deadline=None)
+def test_sign_flip_equals_enumeration_and_ignores_direction(differences: np.ndarray) -> None:
+    """Protects the fast enumeration against the definition, and exchange of the arms."""
+    sums = [abs(np.dot(signs, differences)) for signs in itertools.product((-1, 1), repeat=differences.size)]
+    expected = np.mean([s >= abs(differences.sum()) for s in sums])
+    assert sign_flip_test(differences) == pytest.approx(expected)
+    assert sign_flip_test(-differences) == sign_flip_test(differences)
+
+
+def test_sign_flip_false_positive_rate_is_at_most_alpha() -> None:
+    """Protects the level: over simulated nulls with skewless heavy tails, at most alpha are rejected."""
+    rng = np.random.default_rng(1)
+    rejected = sum(sign_flip_test(rng.standard_t(3, size=6)) <= 0.05 for _ in range(SIMULATIONS))
+    assert rejected <= most_rejections(0.05)
+
+
+def test_sign_flip_finds_a_declared_effect() -> None:
+    """Protects power: an effect of 1.5 standard deviations over eight seeds is found at least 85% of the time."""
+    rng = np.random.default_rng(2)
+    found = sum(sign_flip_test(rng.normal(1.5, 1.0, size=8)) <= 0.05 for _ in range(SIMULATIONS))
+    assert found >= 850
+
+
+def test_random_sign_flips_agree_with_the_exact_test() -> None:
+    """Protects the branch above sixteen differences, which is random but never below its exact counterpart's reach."""
+    rng = np.random.default_rng(3)
+    differences = rng.normal(0.3, 1.0, size=17)
+    signed = np.array(list(itertools.product((-1, 1), repeat=17)), dtype=np.int8) @ differences
+    exact = np.mean(np.abs(signed) >= abs(differences.sum()))
+    assert sign_flip_test(differences, rng) == pytest.approx(exact, abs=0.01)
+    with pytest.raises(ValueError, match="generator"):
+        sign_flip_test(differences)
+
+
+@pytest.mark.parametrize("bad", [np.array([]), np.array([0.1, np.nan]), np.array([np.inf])])
+def test_sign_flip_refuses_what_it_cannot_judge(bad: np.ndarray) -> None:
+    """Protects against an empty or non-finite input passing as evidence."""
+    with pytest.raises(ValueError):
+        sign_flip_test(bad)
+
+
+def test_mcnemar_matches_the_binomial_by_hand() -> None:
+    """Protects the exact form: 1 win against 7 losses gives 2 * (1 + 8) / 2^8."""
+    differences = np.array([[1.0] + [-1.0] * 7 + [0.0] * 20])
+    assert mcnemar_exact(differences) == pytest.approx(18 / 256)
+    assert mcnemar_exact(-differences) == mcnemar_exact(differences)
+    assert mcnemar_exact(np.zeros((3, 10))) == 1.0
+
+
+def test_mcnemar_does_not_count_seeds_as_images() -> None:
+    """Protects against pseudo-replication: repeating the same seed six times adds no evidence."""
+    once = np.array([[1.0] * 5 + [-1.0] * 1 + [0.0] * 10])
+    assert mcnemar_exact(np.repeat(once, 6, axis=0)) == mcnemar_exact(once)
+
+
+def test_two_way_test_is_valid_when_seeds_and_images_vary() -> None:
+    """Protects the per-class test's level when a seed moves all images together, which an image-only test calls significant."""
+    rng = np.random.default_rng(4)
+    two_way_rejections = mcnemar_rejections = 0
+    for _ in range(SIMULATIONS):
+        differences = _null_differences(rng, seeds=6, images=120, seed_effect=0.25)
+        two_way_rejections += two_way(differences).p_value() <= 0.05
+        mcnemar_rejections += mcnemar_exact(differences) <= 0.05
+    assert two_way_rejections <= 100  # the t approximation may overshoot 5%, never double it
+    assert mcnemar_rejections > 150
+
+
+def test_two_way_without_variation_is_certain_either_way() -> None:
+    """Protects the degenerate ends: identical arms give 1, arms that differ on every image give 0."""
+    assert two_way(np.zeros((4, 5))).p_value() == 1.0
+    assert two_way(-np.ones((4, 5))).p_value() == 0.0
+
+
+def _null_differences(rng: np.random.Generator, *, seeds: int, images: int, seed_effect: float) -> np.ndarray:
+    ease, twist = rng.normal(1.2, 1.5, images), rng.normal(0, 0.2, images)
+    a = ease + twist + rng.normal(0, seed_effect, (seeds, 1)) + rng.normal(0, 1, (seeds, images)) > 0
+    b = ease - twist + rng.normal(0, seed_effect, (seeds, 1)) + rng.normal(0, 1, (seeds, images)) > 0
+    return paired_differences(a, b)
+
+
+def test_holm_matches_a_worked_example() -> None:
+    """Protects the step-down order, the monotone maximum and the cap at one."""
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])) == pytest.approx([1.0, 1.0])
+
+
+@given(arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)))
+@settings(max_examples=60, deadline=None)
+def test_holm_lies_between_raw_and_bonferroni(p: np.ndarray) -> None:
+    """Protects that the correction never helps a p-value and never exceeds Bonferroni."""
+    adjusted = holm(p)
+    assert (adjusted >= p).all()
+    assert (adjusted <= np.minimum(1, p * p.size) + 1e-12).all()
+
+
+def test_holm_controls_the_family_wise_error() -> None:
+    """Protects the family: with ten true nulls, at most alpha of families hold any rejection."""
+    p = np.random.default_rng(5).uniform(size=(SIMULATIONS, 10))
+    assert sum((holm(row) <= 0.05).any() for row in p) <= most_rejections(0.05)
+
+
+def test_unpaired_shapes_are_refused() -> None:
+    """Protects against comparing arms on different seeds or images."""
+    with pytest.raises(ValueError, match="equal"):
+        paired_differences(np.ones((3, 4), bool), np.ones((2, 4), bool))
