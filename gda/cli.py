@@ -48,7 +48,17 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command surface; imports no stage."""
     parser = argparse.ArgumentParser(prog="gda", description="Make image classifiers better with synthetic data, and prove it.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for add in (_add_snapshot, _add_reference, _add_finetune, _add_tune, _add_sample, _add_validate, _add_classify, _add_evaluate, _add_promote):
+    for add in (
+        _add_snapshot,
+        _add_reference,
+        _add_finetune,
+        _add_tune,
+        _add_sample,
+        _add_validate,
+        _add_classify,
+        _add_evaluate,
+        _add_promote,
+    ):
         add(commands)
     _add_tools(commands)
     return parser
@@ -107,7 +117,9 @@ def _add_finetune(commands: Any) -> None:
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--base", help="base weights: demo://glyphs or a directory (default: finetune.base)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--resume", choices=("latest",), default="latest", help="continue from the newest checkpoint of the same recipe (always done)")
+    parser.add_argument(
+        "--resume", choices=("latest",), default="latest", help="continue from the newest checkpoint of the same recipe (always done)"
+    )
 
 
 def _add_tune(commands: Any) -> None:
@@ -206,7 +218,9 @@ def _add_classify(commands: Any) -> None:
     parser.add_argument("--verdict", type=Path)
     parser.add_argument("--arm", choices=[str(arm) for arm in Arm], required=True)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--all-seeds", action="store_true", help="train the arm's other configured seeds beside it; their commands then only publish")
+    parser.add_argument(
+        "--all-seeds", action="store_true", help="train the arm's other configured seeds beside it; their commands then only publish"
+    )
     parser.add_argument("--out", type=Path, required=True)
 
 
@@ -248,7 +262,9 @@ def _add_promote(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
         from gda.stages import promote
 
-        return promote.run(config, evaluation=args.evaluation, verdict=args.verdict, out=args.out, dry_run=args.dry_run, progress=args.progress)
+        return promote.run(
+            config, evaluation=args.evaluation, verdict=args.verdict, out=args.out, dry_run=args.dry_run, progress=args.progress
+        )
 
     parser = _stage(commands, "promote", "register the candidate; make it champion if the gate holds", runner)
     parser.add_argument("--evaluation", type=Path, required=True)
@@ -284,7 +300,12 @@ def _close(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: 
         _track(args, config, outcome)
     if args.json:
         line = {"command": args.command, "output": str(outcome.output), "digest": outcome.digest, "summary": outcome.summary}
-        print(json.dumps(line | {"metrics": dict(outcome.metrics), "reused": outcome.reused, "refused": outcome.refused, "seconds": round(seconds, 3)}))
+        print(
+            json.dumps(
+                line
+                | {"metrics": dict(outcome.metrics), "reused": outcome.reused, "refused": outcome.refused, "seconds": round(seconds, 3)}
+            )
+        )
     elif not args.quiet:
         print(f"{args.command}: {outcome.summary} ({seconds:.1f} s)", flush=True)
 
@@ -295,10 +316,20 @@ def _track(args: argparse.Namespace, config: Config, outcome: Outcome) -> None:
     from gda.io.publish import work_root
 
     section = dump_config(config).get(args.command, {})
-    datasets = {role: (str(path), digest) for role in ("snapshot", "synthetic") if (path := getattr(args, role, None)) and (digest := _digest_of(path))}
+    datasets = {
+        role: (str(path), digest)
+        for role in ("snapshot", "synthetic")
+        if (path := getattr(args, role, None)) and (digest := _digest_of(path))
+    }
     if args.command == "snapshot":
         datasets["snapshot"] = (str(outcome.output), outcome.digest)
-    run = tracking.record(args.command, f"{args.command} {outcome.output.name}", outcome, params=section | {"seed": getattr(args, "seed", config.seed)}, datasets=datasets)
+    run = tracking.record(
+        args.command,
+        f"{args.command} {outcome.output.name}",
+        outcome,
+        params=section | {"seed": getattr(args, "seed", config.seed)},
+        datasets=datasets,
+    )
     folder = work_root() / tracking.UNLOGGED
     tracking.keep(run, folder)
     if args.command != "classify" and (problem := tracking.flush(folder)):
@@ -322,7 +353,12 @@ def _write_timing(command: str, output: Path, seconds: float) -> None:
     folder = _timings_folder()
     folder.mkdir(parents=True, exist_ok=True)
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    content = {"stage": command, "output": output.name, "seconds": seconds, "peak_mib": peak / (1024 if sys.platform == "linux" else 1024**2)}
+    content = {
+        "stage": command,
+        "output": output.name,
+        "seconds": seconds,
+        "peak_mib": peak / (1024 if sys.platform == "linux" else 1024**2),
+    }
     (folder / f"{command}-{output.name}.json").write_text(json.dumps(content), "utf-8")
 
 

@@ -5,6 +5,7 @@ Defaults documented here are the schema's; `params.yaml` holds what a project's 
 """
 
 import json
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,7 +41,9 @@ class SnapshotConfig(Section):
     val_fraction: float = Field(0.15, gt=0.0, lt=0.9, description="share of images that fall to val where the source has no splits")
     test_fraction: float = Field(0.25, gt=0.0, lt=0.9, description="share of images that fall to test where the source has no splits")
     split_key: str = Field("gda", min_length=1, description="key of the hash that assigns splits")
-    image_size: int | None = Field(None, ge=8, le=4096, description="resize the short side to this and crop the centre, pixels; null keeps sizes")
+    image_size: int | None = Field(
+        None, ge=8, le=4096, description="resize the short side to this and crop the centre, pixels; null keeps sizes"
+    )
     shard_size: int = Field(1000, ge=1, le=1_000_000, description="images a tar shard")
     max_bad_fraction: Fraction = Field(0.01, description="highest share of unreadable images before the source is refused")
     demo_train_per_class: int = Field(20, ge=2, le=400, description="training images a class of demo://mnist")
@@ -56,7 +59,9 @@ class FinetuneConfig(Section):
     base: str = Field("demo://glyphs", description="base weights: demo://glyphs, a local directory or a hub id")
     method: Literal["full"] = Field("full", description="what is trained")
     num_train_steps: int = Field(300, ge=1, le=10_000_000, description="optimizer steps of the base stage")
-    sr_num_train_steps: int = Field(200, ge=0, le=10_000_000, description="optimizer steps of the super-resolution stage; 0 keeps it frozen")
+    sr_num_train_steps: int = Field(
+        200, ge=0, le=10_000_000, description="optimizer steps of the super-resolution stage; 0 keeps it frozen"
+    )
     train_batch_size: int = Field(64, ge=1, le=65536, description="images a step")
     learning_rate: float = Field(5e-4, gt=0.0, le=1.0, description="peak learning rate (AdamW, cosine decay)")
     lr_warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
@@ -92,7 +97,9 @@ class SampleConfig(Section):
     sr_noise_level: int = Field(0, ge=0, le=999, description="noise-conditioning augmentation when sampling")
     batch_size: int = Field(50, ge=1, le=65536, description="images drawn at once")
     shard_size: int = Field(250, ge=1, le=1_000_000, description="images a shard; a whole number of batches")
-    zero_shot_images_per_class: int | None = Field(None, ge=1, description="images a class of the zero-shot control; null draws as many as images_per_class")
+    zero_shot_images_per_class: int | None = Field(
+        None, ge=1, description="images a class of the zero-shot control; null draws as many as images_per_class"
+    )
 
 
 class ValidateConfig(Section):
@@ -102,8 +109,12 @@ class ValidateConfig(Section):
     min_class_agreement: Fraction = Field(0.5, description="lowest such share in any one class")
     min_coverage_ratio: Fraction = Field(0.3, description="lowest coverage of the real images as a share of the real-vs-real floor")
     max_class_ratio: float = Field(1.5, ge=1.0, description="highest ratio of the largest class to the smallest")
-    max_copy_fraction: Fraction = Field(0.05, description="highest share of images nearer to a training image than the holdout floor allows")
-    copy_quantile: float = Field(0.01, gt=0.0, lt=0.5, description="share of held-out images that the copy check may flag; sets its threshold")
+    max_copy_fraction: Fraction = Field(
+        0.05, description="highest share of images nearer to a training image than the holdout floor allows"
+    )
+    copy_quantile: float = Field(
+        0.01, gt=0.0, lt=0.5, description="share of held-out images that the copy check may flag; sets its threshold"
+    )
     max_duplicate_fraction: Fraction = Field(0.01, description="highest share of exact duplicates inside the set")
     on_fail: Literal["reject"] = Field("reject", description="what a failed set leads to")
 
@@ -113,7 +124,9 @@ class ClassifyConfig(Section):
     model_args_json: str = Field("{}", description="keyword arguments of timm.create_model, as JSON")
     image_size: int = Field(28, ge=8, le=2048, description="input side, pixels")
     num_updates: int = Field(300, ge=1, description="optimizer updates of the arms real, synthetic and zero_shot")
-    mixed_num_updates: int = Field(600, ge=1, description="optimizer updates of real+synthetic, and of its rivals real_long and real_strong")
+    mixed_num_updates: int = Field(
+        600, ge=1, description="optimizer updates of real+synthetic, and of its rivals real_long and real_strong"
+    )
     batch_size: int = Field(64, ge=1, le=65536)
     ratio: float = Field(1.0, gt=0.0, le=100.0, description="synthetic to real images in a mixed batch")
     learning_rate: float = Field(2e-3, gt=0.0, le=10.0)
@@ -169,9 +182,10 @@ def load_config(params: Path | None = None, overrides: tuple[str, ...] = ()) -> 
 
 def parse_config(content: dict[str, Any], *, where: str) -> Config:
     """Validate a nested dictionary; `where` is named in the error."""
+    _require_finite(content, where)
     try:
-        text = json.dumps(content, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(content)
+    except TypeError as error:
         raise ConfigError(f"{where}: {error}") from None
     try:
         return Config.model_validate_json(text)
@@ -182,6 +196,15 @@ def parse_config(content: dict[str, Any], *, where: str) -> Config:
 def dump_config(config: Config) -> dict[str, Any]:
     """The resolved whole as plain JSON types, with the names that `params.yaml` uses."""
     return config.model_dump(mode="json", by_alias=True)
+
+
+def _require_finite(value: Any, where: str, field: str = "") -> None:
+    """JSON has no word for NaN and infinity, so they are refused before, by the field's name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {field}: must be a finite number, got {value}")
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in children:
+        _require_finite(child, where, f"{field}.{name}".lstrip("."))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

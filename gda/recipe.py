@@ -34,7 +34,11 @@ class Recipe:
     def difference(self, other: "Recipe") -> list[str]:
         """One line a field that differs, e.g. `config.learning_rate: 0.0005 -> 0.001`."""
         mine, theirs = _flatten(asdict(self)), _flatten(asdict(other))
-        return [f"{key}: {mine.get(key)} -> {theirs.get(key)}" for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+        return [
+            f"{key}: {mine.get(key)} -> {theirs.get(key)}"
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key) != theirs.get(key)
+        ]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

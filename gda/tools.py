@@ -26,10 +26,13 @@ def add_commands(commands: Any) -> None:
     config = _add(commands, "config", "configuration tools", _config, ("action", str, None))
     config.add_argument("--params", type=Path, metavar="FILE")
     config.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    _add(commands, "summary", "the result table of the last run in this folder", _summary)
     _add(commands, "doctor", "check that this machine has what the job needs", _doctor)
 
 
-def _add(commands: Any, name: str, help_text: str, tool: Any, positional: tuple[str, type, str | None] | None = None) -> argparse.ArgumentParser:
+def _add(
+    commands: Any, name: str, help_text: str, tool: Any, positional: tuple[str, type, str | None] | None = None
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
     parser.set_defaults(tool=tool)
     if positional is not None:
@@ -56,16 +59,14 @@ def _verify(args: argparse.Namespace) -> int:
 def _merge(args: argparse.Namespace) -> int:
     from gda.data.merge import merge_snapshots
 
-    index = merge_snapshots(args.directories, args.out)
-    print(f"merge: wrote {args.out}: {sum(shard.count for shard in index.shards)} images in {len(index.shards)} shards")
+    print(f"merge: {merge_snapshots(args.directories, args.out).summary}")
     return 0
 
 
 def _export(args: argparse.Namespace) -> int:
     from gda.data.export import export_snapshot
 
-    export_snapshot(args.directory, args.to, args.out)
-    print(f"export: wrote {args.out} as {args.to}")
+    print(f"export: {export_snapshot(args.directory, args.to, args.out).summary}")
     return 0
 
 
@@ -104,6 +105,14 @@ def _known_as(digest: str, near: Path) -> str:
             if json.loads(path.read_text("utf-8")).get("digest") == digest:
                 return os.path.relpath(path.parent)
     return ""
+
+
+def _summary(_: argparse.Namespace) -> int:
+    from gda.flow import EVALUATION, PROMOTION, VERDICT
+    from gda.summary import summary
+
+    print(summary(Path(EVALUATION), Path(VERDICT), Path(PROMOTION)))
+    return 0
 
 
 def _doctor(_: argparse.Namespace) -> int:

@@ -134,7 +134,9 @@ def _log(client: Any, experiment: str, run: RunRecord) -> None:
     now = int(run.ended * 1000)
     metrics = [Metric(k, float(v), now, 0) for k, v in run.metrics.items()]
     metrics += [Metric(k, float(v), now, int(step)) for k, points in run.curves.items() for step, v in points]
-    client.log_batch(run_id, params=[Param(k, v[:6000]) for k, v in list(run.params.items())[:100]], tags=[RunTag(k, v) for k, v in tags.items()])
+    client.log_batch(
+        run_id, params=[Param(k, v[:6000]) for k, v in list(run.params.items())[:100]], tags=[RunTag(k, v) for k, v in tags.items()]
+    )
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
     _log_datasets(client, run_id, run.datasets)
@@ -153,7 +155,11 @@ def _log_datasets(client: Any, run_id: str, datasets: Mapping[str, tuple[str, st
     for context, (path, digest) in datasets.items():
         # MLflow holds 36 characters of a digest; the whole one is in the tag.
         dataset = MetaDataset(source=HTTPDatasetSource(url=f"file:{path}"), name=Path(path).name, digest=digest[:36])
-        inputs.append(DatasetInput(dataset=dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", context), InputTag("gda.digest", digest)]))
+        inputs.append(
+            DatasetInput(
+                dataset=dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", context), InputTag("gda.digest", digest)]
+            )
+        )
     if inputs:
         client.log_inputs(run_id, datasets=inputs)
 

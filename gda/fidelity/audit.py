@@ -19,10 +19,11 @@ from gda.io.shards import iterate_shard
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What was found. `table` has a row per image in manifest order: the manifest's columns and `decoded` (1 or 0),
-    `decoded_width`, `decoded_height`, `decoded_pixel_sha256` (null where it does not decode) and `as_recorded` (1: pixels as the manifest says).
+    """What was found.
 
-    `images` uint8 NCHW are those that decode, scaled and cropped to one size; `rows` are their positions in the table.
+    `table` has a row per image in manifest order: the manifest's columns, `decoded` (1 or 0), `decoded_width`, `decoded_height`,
+    `decoded_pixel_sha256` (null where it does not decode) and `as_recorded` (1: the pixels are those of the manifest). `images`
+    uint8 NCHW are those that decode, scaled and cropped to one size; `rows` are their positions in the table.
     """
 
     table: pd.DataFrame

@@ -65,7 +65,9 @@ def equal_n(synthetic: int, real: int) -> int:
     """Images a side for sets of these sizes. Raises `DataError` when that is too few for any of the metrics."""
     n = min(synthetic, real // 2, LARGEST_N)
     if n < SMALLEST_N:
-        raise DataError(f"too few images to compare: {synthetic} synthetic and {real} real give {n} a side, at least {SMALLEST_N} are needed")
+        raise DataError(
+            f"too few images to compare: {synthetic} synthetic and {real} real give {n} a side, at least {SMALLEST_N} are needed"
+        )
     return n
 
 

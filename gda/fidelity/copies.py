@@ -97,8 +97,8 @@ def check_copies(spaces: Sequence[Space], *, quantile: float) -> CopyCheck:
     return CopyCheck(
         neighbour=np.stack(neighbours, axis=1)[np.arange(len(closest)), closest],
         nearness=nearness.min(1),
-        flagged=np.stack(flags, axis=1).any(1),
-        holdout_flagged=np.stack(theirs, axis=1).any(1),
+        flagged=np.logical_or.reduce(flags),
+        holdout_flagged=np.logical_or.reduce(theirs),
     )
 
 

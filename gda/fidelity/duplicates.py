@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from gda.fidelity.intervals import Estimate, share
-
 
 def duplicates(hashes: Sequence[str]) -> list[int]:
     """Positions of images that repeat an earlier one."""
@@ -14,11 +12,6 @@ def duplicates(hashes: Sequence[str]) -> list[int]:
             repeated.append(position)
         seen.add(value)
     return repeated
-
-
-def duplicate_share(hashes: Sequence[str]) -> Estimate:
-    """Share of images that repeat an earlier one. Raises `DataError` for an empty set."""
-    return share(len(duplicates(hashes)), len(hashes))
 
 
 def exact_matches(hashes: Sequence[str], others: Sequence[str]) -> list[tuple[int, int]]:

@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # telemetry, read when the library is imported
 
-import great_expectations as gx  # noqa: E402
-import great_expectations.expectations as gxe  # noqa: E402
-import pandas as pd  # noqa: E402
-from great_expectations.checkpoint import UpdateDataDocsAction  # noqa: E402
-from great_expectations.core.expectation_validation_result import ExpectationValidationResult  # noqa: E402
-from great_expectations.core.run_identifier import RunIdentifier  # noqa: E402
-from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: E402
-from great_expectations.expectations.expectation import ColumnAggregateExpectation, Expectation  # noqa: E402
+import great_expectations as gx
+import great_expectations.expectations as gxe
+import pandas as pd
+from great_expectations.checkpoint import UpdateDataDocsAction
+from great_expectations.core.expectation_validation_result import ExpectationValidationResult
+from great_expectations.core.run_identifier import RunIdentifier
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.expectation import ColumnAggregateExpectation, Expectation
 
 PROVENANCE = ("seed", "prompt", "guidance_scale", "num_inference_steps", "scheduler", "generator_digest")
 UNIFORM = ("guidance_scale", "num_inference_steps", "scheduler", "generator_digest", "decoded_width", "decoded_height")
@@ -104,7 +104,11 @@ def run_expectations(table: pd.DataFrame, expected: Sequence[Expectation]) -> St
     with tempfile.TemporaryDirectory() as root:
         context = gx.get_context(mode="file", project_root_dir=root)
         context.variables.progress_bars = ProgressBarsConfig(globally=False)
-        batch = context.data_sources.add_or_update_pandas("synthetic").add_dataframe_asset("manifest").add_batch_definition_whole_dataframe("all")
+        batch = (
+            context.data_sources.add_or_update_pandas("synthetic")
+            .add_dataframe_asset("manifest")
+            .add_batch_definition_whole_dataframe("all")
+        )
         suite = context.suites.add(gx.ExpectationSuite(name="structure", expectations=list(expected)))
         definition = context.validation_definitions.add(gx.ValidationDefinition(name="structure", data=batch, suite=suite))
         actions = [UpdateDataDocsAction(name="data_docs")]
@@ -188,6 +192,7 @@ def _collect_docs(site: Path) -> dict[str, str]:
     pages = {}
     for path in sorted(site.rglob("*.html")):
         text = _TIME.sub("", _REMOTE.sub("", path.read_text("utf-8")))
-        ids = {value: f"id-{number}" for number, value in enumerate(dict.fromkeys(_RANDOM_ID.findall(text)))}
-        pages[path.relative_to(site).as_posix()] = _RANDOM_ID.sub(lambda match: ids[match.group()], text)
+        for number, value in enumerate(dict.fromkeys(_RANDOM_ID.findall(text))):
+            text = text.replace(value, f"id-{number}")
+        pages[path.relative_to(site).as_posix()] = text
     return pages

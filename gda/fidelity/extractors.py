@@ -34,7 +34,8 @@ class Extractor:
     @torch.inference_mode()
     def features(self, images: torch.Tensor) -> np.ndarray:
         """float32 [n, dim] of uint8 NCHW RGB images of any one size (resized to the network's, antialiased)."""
-        assert images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3, f"expected uint8 NCHW RGB, got {images.shape}"
+        assert images.dtype == torch.uint8, f"expected uint8, got {images.dtype}"
+        assert images.ndim == 4, f"expected NCHW, got {tuple(images.shape)}"
         parts = [self.forward(_to_input(chunk, self.input_px)).numpy() for chunk in images.split(BATCH)] if len(images) else []
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
 

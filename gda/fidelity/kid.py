@@ -16,17 +16,6 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     return _off_diagonal_mean(_kernel(x, x)) + _off_diagonal_mean(_kernel(y, y)) - 2.0 * float(_kernel(x, y).mean())
 
 
-def subset_kernel_distances(
-    a: np.ndarray, b: np.ndarray, *, subset_size: int, num_subsets: int, rng: np.random.Generator
-) -> np.ndarray:
-    """`kernel_distance` on subsets drawn without replacement: float64 [num_subsets], whose mean is the KID usually reported."""
-    values = np.empty(num_subsets)
-    for i in range(num_subsets):
-        rows, others = rng.choice(len(a), subset_size, replace=False), rng.choice(len(b), subset_size, replace=False)
-        values[i] = kernel_distance(a[rows], b[others])
-    return values
-
-
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1.0) ** 3
 

@@ -8,16 +8,15 @@ accepts or refuses whole sets. The test split plays no part.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from gda.artifacts import ClassifierCard, Document, dump_document, read_document
 from gda.config import Arm, Config
@@ -29,13 +28,14 @@ from gda.fidelity.extractors import Extractor, get_extractor
 from gda.fidelity.labels import Agreement, agreement
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
-from gda.parallel import run_parallel
+from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import digest_of
 from gda.training.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
 
 INDEX_FILE = "reference.json"
 FEATURES_FILE = "features.safetensors"
-SPLITS = ("train", "val")
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class ReferenceIndex(Document):
@@ -99,7 +99,6 @@ class _Fold:
     snapshot: Path
     folder: Path
     config: Config
-    progress: bool
 
 
 def comparison_size(config: Config, extractor: Extractor) -> int:
@@ -113,11 +112,9 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     `work` holds resumable training state. A second call does only what is missing. Raises `DataError` when train or val is empty.
     """
     extractor = get_extractor(config.validate_.extractor)
-    folds = [
-        _Fold(number=k, snapshot=snapshot.path, folder=folder / f"fold-{k}", config=config, progress=progress)
-        for k in range(config.reference.folds)
-    ]
-    digests = run_parallel(partial(_train_fold, work=work), folds)
+    folds = [_Fold(number=k, snapshot=snapshot.path, folder=folder / f"fold-{k}", config=config) for k in range(config.reference.folds)]
+    with Bar(len(folds) * config.reference.num_updates, "reference", unit="update", shown=progress):
+        digests = run_parallel(partial(_train_fold, work=work), folds)
     size = comparison_size(config, extractor)
     sets = {split: load_images(snapshot, split, size=size) for split in SPLITS}
     features = {split: extractor.features(images.images) for split, images in sets.items()}
@@ -160,21 +157,20 @@ def _train_fold(fold: _Fold, *, work: Path) -> str:
         images, labels, assigned = _pooled({s: load_images(snapshot, s, size=size) for s in SPLITS}, config)
         recipe = TrainRecipe.from_config(config.classify, num_updates=config.reference.num_updates)
         seen = torch.from_numpy(assigned != fold.number)
-        with tqdm(total=recipe.num_updates, desc=f"fold {fold.number}", disable=not fold.progress or fold.number > 0) as bar:
-            model, _ = train_classifier(
-                [Source(images=images[seen], labels=labels[seen])],
-                recipe,
-                num_classes=len(snapshot.classes),
-                seed=_fold_seed(config.seed, fold.number),
-                checkpoint=work / f"fold-{fold.number}",
-                progress=_advance(bar),
-            )
+        model, _ = train_classifier(
+            [Source(images=images[seen], labels=labels[seen])],
+            recipe,
+            num_classes=len(snapshot.classes),
+            seed=_fold_seed(config.seed, fold.number),
+            checkpoint=work / f"fold-{fold.number}",
+            progress=_tick_one,
+        )
         export_classifier(model, fold.folder, _card(fold, snapshot))
     return directory_digest(fold.folder)
 
 
-def _advance(bar: tqdm) -> Callable[[int], None]:  # type: ignore[type-arg]
-    return lambda done: bar.update(done - bar.n) and None
+def _tick_one(done: int) -> None:
+    tick()
 
 
 def _fold_seed(seed: int, number: int) -> int:

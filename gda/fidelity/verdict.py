@@ -53,12 +53,14 @@ RULES: Mapping[str, Rule] = {
     "near_val": Rule(
         kind="no_excess",
         limit=lambda measure, config: measure.floor,
-        complaint="{value:.2%} of the images are val images but for re-encoding, resizing or mirroring; among real train images it is {floor:.2%}",
+        complaint="{value:.2%} of the images are val images but for re-encoding, resizing or mirroring; "
+        "of real train images {floor:.2%} are",
     ),
     "near_test": Rule(
         kind="no_excess",
         limit=lambda measure, config: measure.floor,
-        complaint="{value:.2%} of the images are test images but for re-encoding, resizing or mirroring; among real train images it is {floor:.2%}",
+        complaint="{value:.2%} of the images are test images but for re-encoding, resizing or mirroring; "
+        "of real train images {floor:.2%} are",
     ),
     "copy_fraction": Rule(
         kind="at_most",
@@ -69,8 +71,8 @@ RULES: Mapping[str, Rule] = {
     "label_agreement": Rule(
         kind="at_least",
         limit=lambda measure, config: config.min_label_agreement,
-        complaint="classifiers trained on real images confirm {value:.1%} (as low as {bound:.1%}) of the labels; at least {limit:.1%} is needed, "
-        "unseen real images reach {floor:.1%}",
+        complaint="classifiers trained on real images confirm {value:.1%} (as low as {bound:.1%}) of the labels; "
+        "at least {limit:.1%} is needed, unseen real images reach {floor:.1%}",
     ),
     "label_agreement_worst_class": Rule(
         kind="at_least",
@@ -80,13 +82,14 @@ RULES: Mapping[str, Rule] = {
     "fid": Rule(
         kind="at_most",
         limit=_ratio_of_floor(lambda config: config.fid_max_ratio),
-        complaint="FID is {value:.3g} (up to {bound:.3g}), above {limit:.3g}; real images against real ones score {floor:.3g} at {n} a side",
+        complaint="FID is {value:.3g} (up to {bound:.3g}), above {limit:.3g}; "
+        "real images against real ones score {floor:.3g} at {n} a side",
     ),
     "coverage": Rule(
         kind="at_least",
         limit=_ratio_of_floor(lambda config: config.min_coverage_ratio),
-        complaint="only {value:.1%} (as low as {bound:.1%}) of the real images have a synthetic one near them; at least {limit:.1%} is needed, "
-        "real images against real ones reach {floor:.1%}",
+        complaint="only {value:.1%} (as low as {bound:.1%}) of the real images have a synthetic one near them; "
+        "at least {limit:.1%} is needed, real images against real ones reach {floor:.1%}",
     ),
 }
 
@@ -94,7 +97,8 @@ RULES: Mapping[str, Rule] = {
 def judge(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[bool, tuple[str, ...]]:
     """May a set with these measures be used, and if not, why: one sentence a reason. Never raises for what a measure holds."""
     judged = apply_limits(measures, config)
-    unmeasured = [name for name in RULES if name not in judged or not _measured(judged[name])]
+    # Metrics that are only reported count as well: a number that should be there and is not says that something broke.
+    unmeasured = [name for name in RULES if name not in judged] + [name for name, measure in judged.items() if not _measured(measure)]
     reasons = [_complaint(name, judged[name]) for name in RULES if name not in unmeasured and judged[name].passed is not True]
     if unmeasured:
         reasons.append(f"could not be measured, which counts as failed: {', '.join(unmeasured)}")

@@ -168,7 +168,9 @@ def _check_weights(path: Path) -> None:
     for part in (path / BASE / "unet", path / BASE / "text_encoder", path / SUPER_RESOLUTION / "unet"):
         if part.is_dir() and not list(part.glob("*.safetensors")):
             found = ", ".join(sorted(p.name for p in part.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})) or "nothing"
-            raise DataError(f"{part}: weights must be safetensors, found {found}; convert with pipeline.save_pretrained(safe_serialization=True)")
+            raise DataError(
+                f"{part}: weights must be safetensors, found {found}; convert with pipeline.save_pretrained(safe_serialization=True)"
+            )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

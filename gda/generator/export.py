@@ -14,7 +14,13 @@ from gda.io.publish import write_bytes
 
 
 def export_cascade(
-    base: str, weights: Mapping[str, dict[str, torch.Tensor]], out: Path, *, prompts: dict[str, str], snapshot_digest: str, steps: dict[str, int]
+    base: str,
+    weights: Mapping[str, dict[str, torch.Tensor]],
+    out: Path,
+    *,
+    prompts: dict[str, str],
+    snapshot_digest: str,
+    steps: dict[str, int],
 ) -> GeneratorCard:
     """Copy the base's layout to `out`, put the new weights of each stage in place, and write `generator.json` last.
 

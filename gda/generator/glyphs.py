@@ -70,9 +70,7 @@ class GlyphBank:
     def __init__(self) -> None:
         fonts = _font_directory()
         self.styles = tuple(_FONTS.values())
-        self.alpha = torch.from_numpy(
-            np.stack([[_render(fonts / f"{name}.ttf", c) for c in CHARACTERS] for name in _FONTS])
-        )
+        self.alpha = torch.from_numpy(np.stack([[_render(fonts / f"{name}.ttf", c) for c in CHARACTERS] for name in _FONTS]))
 
     def draw(self, count: int, generator: torch.Generator) -> GlyphBatch:
         """Draw `count` warped, coloured and captioned glyphs; the same generator state gives the same batch."""

@@ -17,7 +17,8 @@ from gda.recipe import Recipe
 
 RECIPE_FILE = "recipe.json"
 TEMPORARY_SUFFIX = ".gda-tmp"
-_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+_FULL_OR_FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_STORAGE_ERRORS = _FULL_OR_FAILING | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -35,7 +36,8 @@ class Workspace:
     def staging(self) -> Path:
         """The folder in which the stage builds its output; what an earlier, killed run left there is kept."""
         path = self.work / "out"
-        path.mkdir(parents=True, exist_ok=True)
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     def fresh_staging(self) -> Path:
@@ -72,13 +74,15 @@ def publish(workspace: Workspace, *, keep_work: bool = False) -> Path:
     took the name meanwhile, `MissingError` when the disk is full, read-only or failing; then nothing is under the final name.
     """
     staging, out = workspace.work / "out", workspace.out
-    if staging.exists() or not _holds(workspace.recipe, out):
-        write_json(workspace.staging / RECIPE_FILE, asdict(workspace.recipe))
+    try:
+        write_json(staging / RECIPE_FILE, asdict(workspace.recipe))
         with storage_errors(out):
             _settle(staging)
             out.parent.mkdir(parents=True, exist_ok=True)
             _move_new(workspace, staging)
             _sync_folder(out.parent)
+    except FileNotFoundError:  # a worker of the same recipe has published this very folder
+        _accept_winner(workspace)
     if not keep_work:
         shutil.rmtree(workspace.work, ignore_errors=True)
     return out
@@ -89,15 +93,17 @@ def exclusive(workspace: Workspace) -> Iterator[None]:
     """Keep other processes out of this work folder, for stages that are not made of parallel workers. Raises `TryAgainError`."""
     busy = f"{workspace.out}: another process is working on exactly this; wait for it, then run the same command"
     try:
-        lock = open(workspace.work / "lock", "w")
+        lock = os.open(workspace.work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except FileNotFoundError:  # it finished and cleaned up between our `prepare` and now
         raise TryAgainError(busy) from None
-    with lock:
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TryAgainError(busy) from None
         yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager
@@ -108,7 +114,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _STORAGE_ERRORS:
             raise
-        raise MissingError(f"{path}: cannot be written ({error.strerror}); make room or choose another place, then run the same command") from None
+        reason = f"{path}: cannot be written ({error.strerror})"
+        raise MissingError(f"{reason}; make room or choose another place, then run the same command") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -210,7 +217,7 @@ def _move_new(workspace: Workspace, staging: Path) -> None:
     except OSError as error:
         if error.errno == errno.EXDEV:
             _copy_new(workspace, staging)
-        elif error.errno in _TAKEN or isinstance(error, FileNotFoundError):
+        elif error.errno in _TAKEN:
             _accept_winner(workspace)
         else:
             raise
@@ -234,8 +241,8 @@ def _copy_new(workspace: Workspace, staging: Path) -> None:
 def _unwrap(error: OSError) -> OSError:
     if not isinstance(error, shutil.Error):
         return error
-    source, target, reason = error.args[0][0]
-    number = next((code for code in _STORAGE_ERRORS if os.strerror(code) in reason), errno.EIO)
+    _, target, reason = error.args[0][0]
+    number = next((code for code in _FULL_OR_FAILING if os.strerror(code) in reason), errno.EIO)
     return OSError(number, os.strerror(number), target)
 
 

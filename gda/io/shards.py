@@ -1,6 +1,7 @@
 """WebDataset tar shards: written so that equal records give equal bytes, read as a stream and never extracted."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -109,6 +110,7 @@ def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Membe
     """
     name_override: str | None = None
     size_override: int | None = None
+    end = _length(file)
     while True:
         offset = file.tell()
         header = file.read(BLOCK)
@@ -117,7 +119,7 @@ def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Membe
         name, size, kind = _parse_header(header, shard, offset)
         if size_override is not None:
             size = size_override
-        data = _read_data(file, size, f"{shard}: {name!r}", strict=not foreign)
+        data = _read_data(file, size, end, f"{shard}: {name!r}", strict=not foreign)
         if foreign and kind in (b"x", b"g", b"L"):
             name_override, size_override = _long_name(kind, data, name_override)
             continue
@@ -172,7 +174,8 @@ def _assemble(shard: str, members: list[Member | None]) -> ShardRecord:
     if extension not in IMAGE_EXTENSIONS or found != [first.name, f"{key}.cls", f"{key}.json"]:
         raise DataError(f"{shard}: record {key!r} is not an image, .cls and .json in this order (found {found})")
     _, label, meta = members
-    assert label is not None and meta is not None
+    assert label is not None
+    assert meta is not None
     return ShardRecord(key=key, extension=extension, image=first.data, label=_parse_label(shard, label), meta=_parse_meta(shard, meta))
 
 
@@ -218,13 +221,11 @@ def _text(field_bytes: bytes) -> str:
     return field_bytes.split(b"\0", 1)[0].decode("utf-8")
 
 
-def _read_data(file: BinaryIO, size: int, where: str, *, strict: bool) -> bytes:
-    if size < 0:
-        raise DataError(f"{where}: negative size")
-    padding = -size % BLOCK
+def _read_data(file: BinaryIO, size: int, end: int, where: str, *, strict: bool) -> bytes:
+    padding, left = -size % BLOCK, end - file.tell()
+    if size + padding > left:  # asked before reading, since a read of an absurd size would first take the memory for it
+        raise DataError(f"{where}: truncated ({left} of {size + padding} bytes)")
     data = file.read(size + padding)
-    if len(data) < size + padding:
-        raise DataError(f"{where}: truncated ({len(data)} of {size + padding} bytes)")
     if strict and any(data[size:]):
         raise DataError(f"{where}: damaged padding")
     return data[:size]
@@ -262,7 +263,14 @@ def _safe_name(name: str, shard: str, foreign: bool) -> str:
     return str(path)
 
 
-def _open(path: Path) -> BinaryIO:
+def _length(file: BinaryIO) -> int:
+    position = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return end
+
+
+def _open(path: Path) -> io.BufferedReader:
     try:
         return open(path, "rb")
     except OSError as error:

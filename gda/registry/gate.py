@@ -63,7 +63,7 @@ def _arm_reasons(metrics: Metrics, config: PromoteConfig) -> Iterator[str]:
     if result is None:
         yield f"the declared arm {config.arm} was not evaluated"
     elif result.skipped is not None:
-        yield f"the declared arm {config.arm} did not run: {result.skipped}"
+        yield f"the declared arm {config.arm} did not run"
     if candidate is None:
         yield "there is no candidate"
     elif candidate.arm != config.arm:
@@ -87,9 +87,9 @@ def _gain_reasons(rival: Rival, config: PromoteConfig) -> Iterator[str]:
     if gain.seeds < config.min_seeds:
         yield f"only {gain.seeds} paired seeds; at least {config.min_seeds} are needed"
     if not 0.0 < low <= gain.mean <= high:
-        yield f"the gain over {rival.name}, {_points(gain.mean)} (95% CI {_points(low)} to {_points(high)}), is not clearly above zero"
+        yield f"the gain over {rival.name}, {_points(gain.mean)} (interval {_points(low)} to {_points(high)}), is not clearly above zero"
     if not gain.p_value <= config.alpha:
-        yield f"p = {gain.p_value:.3g} over paired seeds; at most {config.alpha:g} is accepted"
+        yield f"p = {gain.p_value:.3g} over paired seeds, above {config.alpha:g}"
     yield from _harm_reasons(gain)
 
 

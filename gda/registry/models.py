@@ -23,7 +23,7 @@ from mlflow.types import Schema, TensorSpec
 from gda import tracking
 from gda.artifacts import ClassifierCard
 from gda.errors import DataError, TryAgainError
-from gda.registry.predictions import Predictions, read_predictions, write_predictions
+from gda.data.predictions import Predictions, read_predictions, write_predictions
 from gda.training.classifier import load_classifier, predict_logits
 
 CHAMPION, CHALLENGER = "champion", "challenger"

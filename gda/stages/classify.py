@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gda.training.classifier import Curve, Source
 
 CARD, PREDICTIONS = "classifier.json", "val_predictions.safetensors"
+CHECKPOINT_EVERY = 100  # updates
 _DONE = "done.json"  # in the work folder, written last: what is in its `out` is complete
 
 
@@ -205,6 +206,7 @@ def _train(job: Job) -> None:
         num_classes=len(request.classes),
         seed=job.seed,
         checkpoint=job.workspace.work / "checkpoint",
+        checkpoint_every=CHECKPOINT_EVERY,
         progress=lambda _: tick(),
     )
     logits = predict_logits(model, val.images, image_size=request.config.image_size)

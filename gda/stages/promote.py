@@ -11,7 +11,7 @@ from gda.io.publish import storage_errors, write_bytes
 from gda.recipe import digest_of
 from gda.registry.gate import GateResult, Rival, decide, real_rival
 from gda.registry.models import PREDICTIONS_FILE, Registered, Registry
-from gda.registry.predictions import Predictions, read_predictions
+from gda.data.predictions import Predictions, read_predictions
 from gda.stats.gain import compare
 from gda.stats.streams import named_generator
 

@@ -8,8 +8,7 @@ from gda.data.snapshot import Snapshot
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.reference import Reference, ReferenceIndex, build_reference
 from gda.io.publish import exclusive, prepare, publish
-from gda.recipe import Recipe
-from gda.stages.environment import environment
+from gda.recipe import Recipe, bits_environment
 
 
 def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) -> Outcome:
@@ -34,7 +33,7 @@ def reference_recipe(config: Config, real: Snapshot) -> Recipe:
         stage="reference",
         config={"reference": config.reference.model_dump(mode="json"), "classify": classify, "seed": config.seed},
         inputs={"snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest},
-        environment=environment(),
+        environment=bits_environment("timm"),
     )
 
 

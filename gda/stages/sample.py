@@ -1,6 +1,5 @@
 """sample: draw a synthetic snapshot from a generator, shard by shard; any worker count, order or kill gives the same set."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import pandas as pd
 from gda.artifacts import ClassInfo, GeneratorCard, Outcome, Settings, read_document
 from gda.config import Config
 from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.writer import ImageRecord, synthetic_text, write_image_shard
+from gda.data.writer import ImageRecord, load_rows, save_rows, write_image_shard
 from gda.errors import DataError, UsageError
 from gda.generator.cascade import load_cascade, read_card
 from gda.generator.draw import DrawSettings, Sampler
 from gda.generator.plan import Plan, PlannedShard, make_plan
-from gda.io.publish import Workspace, prepare, publish, write_bytes
-from gda.io.shards import sha256_of
+from gda.io.publish import Workspace, prepare, publish
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import Recipe, bits_environment
 
@@ -56,7 +54,12 @@ def run(
     prompts = tuple(card.prompts.get(info.name, info.prompt_name) for info in real.classes)
     recipe = Recipe(
         stage="sample",
-        config={"settings": draw.model_dump(mode="json"), "prompts": list(prompts), "batch_size": config.sample.batch_size, "plan": plan.digest},
+        config={
+            "settings": draw.model_dump(mode="json"),
+            "prompts": list(prompts),
+            "batch_size": config.sample.batch_size,
+            "plan": plan.digest,
+        },
         inputs={"generator": card.digest},
         environment=bits_environment("diffusers"),
     )
@@ -79,8 +82,10 @@ def run(
     mine = [job for job in jobs if job.shard.number % workers == worker]
     with Bar(sum(len(job.shard.images) for job in mine), f"sample {out.name}", unit="image", shown=progress):
         run_parallel(draw_shard, mine)
-    if workers > 1 and not all(_is_drawn(job) for job in jobs):
-        return Outcome(output=out, digest="", summary=f"drew {len(mine)} of {len(jobs)} shards; {out} is published when the other workers are done")
+    if workers > 1 and not all(_rows(job) is not None for job in jobs):
+        return Outcome(
+            output=out, digest="", summary=f"drew {len(mine)} of {len(jobs)} shards; {out} is published when the other workers are done"
+        )
     return _commit(workspace, jobs, plan, real, card)
 
 
@@ -105,7 +110,9 @@ def draw_settings(config: Config, settings: Path | None, card: GeneratorCard) ->
             raise UsageError("sample.guidance_scale is null, which means the tuned setting: give --settings FILE or a number")
         tuned = read_document(settings, Settings)
         if tuned.generator_digest != card.digest:
-            raise DataError(f"{settings}: tuned for generator {tuned.generator_digest[:12]}, but this one is {card.digest[:12]}; tune again")
+            raise DataError(
+                f"{settings}: tuned for generator {tuned.generator_digest[:12]}, but this one is {card.digest[:12]}; tune again"
+            )
         guidance = tuned.guidance_scale
     return DrawSettings(
         guidance_scale=guidance,
@@ -119,35 +126,27 @@ def draw_settings(config: Config, settings: Path | None, card: GeneratorCard) ->
 
 def draw_shard(job: ShardJob) -> None:
     """Draw and commit one shard with its sidecar of manifest rows; a shard that is already there is left alone."""
-    if _is_drawn(job):
+    if _rows(job) is not None:
         tick(len(job.shard.images))
         return
     sampler = Sampler(load_cascade(job.generator), job.prompts)
-    mark = synthetic_text(generator_digest=job.generator_digest)
     records: list[ImageRecord] = []
     for batch in job.shard.batches:
         prompts = [job.prompts[image.label] for image in batch]
         pixels = sampler.draw(prompts, [image.seed for image in batch], job.settings)
         for image, prompt, rgb in zip(batch, prompts, pixels.permute(0, 2, 3, 1).numpy(), strict=True):
             meta = _provenance(job, image.seed, prompt)
-            records.append(
-                ImageRecord(
-                    key=image.key, rgb=rgb, label=image.label, class_name=job.classes[image.label].name, meta=meta, text=mark
-                )
-            )
+            records.append(ImageRecord(key=image.key, rgb=rgb, label=image.label, class_name=job.classes[image.label].name, meta=meta))
         tick(len(batch))
     _commit_shard(job, records)
 
 
 def _commit_shard(job: ShardJob, records: list[ImageRecord]) -> None:
-    """The tar first, then its manifest rows, then its checksum: only all three make a drawn shard."""
-    path, sidecar = job.folder / job.shard.name, _sidecar(job)
-    if sidecar.with_suffix(".sha256").is_file():
+    """The tar first, then its manifest rows: only both make a drawn shard."""
+    path = job.folder / job.shard.name
+    if _sidecar(job).is_file():
         path.unlink(missing_ok=True)  # committed once, and damaged since
-    rows = write_image_shard(job.folder, name=job.shard.name, split="train", records=records)
-    sidecar.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(sidecar, rows.to_json(orient="records").encode())
-    write_bytes(sidecar.with_suffix(".sha256"), sha256_of(path).encode())
+    save_rows(_sidecar(job), path, write_image_shard(job.folder, name=job.shard.name, split="train", records=records))
 
 
 def _provenance(job: ShardJob, seed: int, prompt: str) -> dict[str, str | int | float]:
@@ -164,20 +163,18 @@ def _provenance(job: ShardJob, seed: int, prompt: str) -> dict[str, str | int | 
 
 
 def _sidecar(job: ShardJob) -> Path:
-    return job.folder.parent / "rows" / f"{job.shard.number:06d}.json"
+    folder = job.folder.parent / "rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{job.shard.number:06d}.json"
 
 
-def _is_drawn(job: ShardJob) -> bool:
-    """A shard counts as drawn when its sidecar, written after the tar, is there and the tar still has the recorded checksum."""
-    path, sidecar = job.folder / job.shard.name, _sidecar(job)
-    if not (path.is_file() and sidecar.is_file()):
-        return False
-    recorded = sidecar.with_suffix(".sha256")
-    return recorded.is_file() and recorded.read_text() == sha256_of(path)
+def _rows(job: ShardJob) -> pd.DataFrame | None:
+    """Manifest rows of a shard that was drawn and is whole, else None."""
+    return load_rows(_sidecar(job), job.folder / job.shard.name)
 
 
 def _commit(workspace: Workspace, jobs: list[ShardJob], plan: Plan, real: Snapshot, card: GeneratorCard) -> Outcome:
-    rows = pd.concat([pd.DataFrame(json.loads(_sidecar(job).read_text())) for job in jobs], ignore_index=True)
+    rows = pd.concat([_rows(job) for job in jobs], ignore_index=True)
     if len(rows) != plan.num_images:
         raise DataError(f"{workspace.work}: {len(rows)} images drawn where the plan has {plan.num_images}")
     index = commit_snapshot(
@@ -205,5 +202,7 @@ def show_plan(config: Config, *, snapshot: Path, out: Path, zero_shot: bool = Fa
     plan = plan_for(config, real, zero_shot=zero_shot)
     for shard in plan.shards:
         print(f"{shard.name}  {len(shard.images)} images in {len(shard.batches)} batches")
-    summary = f"plan {plan.digest[:16]}: {plan.num_images} images of {len(real.classes)} classes in {len(plan.shards)} shards, nothing drawn"
+    summary = (
+        f"plan {plan.digest[:16]}: {plan.num_images} images of {len(real.classes)} classes in {len(plan.shards)} shards, nothing drawn"
+    )
     return Outcome(output=out, digest="", summary=summary, metrics={"images": float(plan.num_images)})

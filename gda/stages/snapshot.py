@@ -11,7 +11,7 @@ from gda.data.archives import read_npz, read_tars
 from gda.data.classes import make_classes, normalise
 from gda.data.demo import read_demo
 from gda.data.folders import read_folder
-from gda.data.ingest import ingest
+from gda.data.ingest import ingest, require_few_rejected
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.sources import Columns, Source
 from gda.errors import UsageError
@@ -73,6 +73,7 @@ def _codecs() -> dict[str, str]:
 
 def _build(config: SnapshotConfig, source: Source, workspace: Workspace, as_synthetic: bool, progress: bool) -> SnapshotIndex:
     folder = workspace.fresh_staging()
+    require_few_rejected(source.rejected, len(source.records) + len(source.rejected), config.max_bad_fraction)
     classes = make_classes(source.class_names)
     labels = {info.name: label for label, info in enumerate(classes)}
     by_source_name = {name: labels[normalise(name)] for name in source.class_names}
@@ -97,9 +98,10 @@ def _outcome(out: Path, index: SnapshotIndex) -> Outcome:
     counts = {split: sum(classes.values()) for split, classes in index.counts.items()}
     listed = ", ".join(f"{split} {count}" for split, count in counts.items())
     left_out = f", {len(index.quarantined)} left out as unreadable" if index.quarantined else ""
+    what = f"{sum(counts.values())} images of {len(index.classes)} classes ({listed}{left_out})"
     return Outcome(
         output=out,
         digest=index.digest,
-        summary=f"wrote {out}: {sum(counts.values())} images of {len(index.classes)} classes ({listed}{left_out}), digest {index.digest[:12]}",
+        summary=f"wrote {out}: {what}, digest {index.digest[:12]}",
         metrics={f"images_{split}": float(count) for split, count in counts.items()} | {"quarantined": float(len(index.quarantined))},
     )

@@ -72,7 +72,9 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, progress: 
         settings = sweep.run(card.digest)
     write_bytes(workspace.staging / "settings.json", dump_document(settings))
     publish(workspace)
-    table = ", ".join(f"{p.guidance_scale:g}: FID {p.fid:.2f}" + (f" CAS {p.cas:.1%}" if p.cas is not None else "") for p in settings.points)
+    table = ", ".join(
+        f"{p.guidance_scale:g}: FID {p.fid:.2f}" + (f" CAS {p.cas:.1%}" if p.cas is not None else "") for p in settings.points
+    )
     return Outcome(
         output=out,
         digest=digest_of(settings.model_dump(mode="json")),
@@ -143,7 +145,9 @@ class Sweep:
         scores = run_parallel(score_cas, jobs)
         return {g: scores[i * tune.cas_seeds : (i + 1) * tune.cas_seeds] for i, g in enumerate(survivors)}
 
-    def _draw_all(self, guidance_scales: "list[float] | tuple[float, ...]", per_class: int) -> dict[float, tuple[torch.Tensor, torch.Tensor]]:
+    def _draw_all(
+        self, guidance_scales: "list[float] | tuple[float, ...]", per_class: int
+    ) -> dict[float, tuple[torch.Tensor, torch.Tensor]]:
         """Images uint8 NCHW and labels by guidance; batches that were drawn before are read back."""
         tune = self.config.tune
         # A stream of its own: the images that settings are chosen on are not the ones that are used.

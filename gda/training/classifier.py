@@ -157,17 +157,23 @@ class _Run:
         if state is None:
             return
         self.model.load_state_dict(_under(state, "model/"))
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under(state, "optimizer/").items():
-            i, slot = name.split("/")
-            slots.setdefault(int(i), {})[slot] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        self._restore_optimizer(_under(state, "optimizer/"))
         self.batches.restore(_under(state, "batches/"))
         self.augment_stream.set_state(state["stream/augment"])
         torch.random.set_rng_state(state["stream/global"])
         self.update = int(state["update"])
         self.curve = [(int(update), loss) for update, loss in state["curve"].tolist()]
         self.pending = state["pending"].tolist()
+
+    def _restore_optimizer(self, state: Mapping[str, Tensor]) -> None:
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            i, slot = name.split("/")
+            # The fused kernel walks memory in order, so averages must have the strides of their parameter, which files do not keep.
+            laid_out = torch.empty_like(parameters[int(i)]).copy_(value) if value.ndim else value
+            slots.setdefault(int(i), {})[slot] = laid_out.detach()
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: TrainRecipe) -> Scheduler:

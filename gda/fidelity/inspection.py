@@ -1,0 +1,216 @@
+"""Everything measured about a synthetic set, and the verdict on it. Whatever fails to be measured counts against the set."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from gda.artifacts import Measure, Verdict
+from gda.config import Config
+from gda.data.resident import ImageSet, load_images, open_test
+from gda.data.snapshot import Snapshot
+from gda.errors import MissingError, TryAgainError
+from gda.fidelity.audit import Audit, audit_images
+from gda.fidelity.compare import compare, fid_apart
+from gda.fidelity.copies import CopyCheck, Match, Space, check_copies, fingerprints, near_matches
+from gda.fidelity.duplicates import duplicates, exact_matches
+from gda.fidelity.expectations import Plan, Structure, check_structure
+from gda.fidelity.extractors import Extractor, get_extractor
+from gda.fidelity.intervals import Estimate, share
+from gda.fidelity.labels import Agreement, agreement
+from gda.fidelity.reference import Reference, comparison_size
+from gda.fidelity.verdict import apply_limits, judge
+
+T = TypeVar("T")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subjects:
+    """The images compared: all decodable synthetic ones, and the real splits, at one size."""
+
+    audit: Audit
+    labels: np.ndarray  # int64 [n], by the real set's classes; -1 for a class it does not have
+    features: np.ndarray  # float32 [n, d]
+    prints: np.ndarray  # float32 [n, 4, 768]
+    real: Mapping[str, ImageSet]
+    real_prints: Mapping[str, np.ndarray]
+    real_hashes: Mapping[str, list[str]]
+
+    @property
+    def hashes(self) -> list[str]:
+        """Pixel hashes of the synthetic images as decoded, not as recorded."""
+        return self.audit.table["decoded_pixel_sha256"].iloc[self.audit.rows].tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """A synthetic image that is an image of a real split; `exact` pixel for pixel, else but for re-encoding, resizing or mirroring."""
+
+    split: str
+    query: int
+    reference: int
+    exact: bool
+
+
+@dataclass(kw_only=True)
+class Inspection:
+    """What was found; a part is None when it could not be computed, with the cause in `failures`."""
+
+    subjects: Subjects
+    structure: Structure | None = None
+    labels: Agreement | None = None
+    copies: CopyCheck | None = None
+    leaks: list[Leak] = field(default_factory=list)
+    measures: dict[str, Measure] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, compute: Callable[[], T]) -> T | None:
+        """The result, or None with the exception recorded: a gate that breaks down is a gate that refuses."""
+        try:
+            return compute()
+        except (MissingError, TryAgainError, MemoryError):  # nothing to do with the set
+            raise
+        except Exception as error:
+            self.failures.append(f"{what} could not be measured ({type(error).__name__}: {error})")
+            return None
+
+    def verdict(self, config: Config, *, synthetic_digest: str, real_digest: str) -> Verdict:
+        """Judge the measures; anything that failed to be measured refuses too."""
+        passed, reasons = judge(self.measures, config.validate_)
+        details = self.structure.failures if self.structure is not None else ()
+        return Verdict(
+            passed=passed and not self.failures,
+            reasons=(*reasons, *details, *self.failures),
+            metrics=apply_limits(self.measures, config.validate_),
+            synthetic_digest=synthetic_digest,
+            real_digest=real_digest,
+        )
+
+
+def inspect_set(config: Config, *, synthetic: Snapshot, real: Snapshot, reference: Reference, plan: Plan) -> Inspection:
+    """Measure everything about `synthetic`. Raises `DataError` only for snapshots that are damaged or do not belong to the reference."""
+    extractor = get_extractor(config.validate_.extractor)
+    reference.require(real, extractor)
+    found = Inspection(subjects=gather(synthetic, real, extractor, size=comparison_size(config, extractor)))
+    found.attempt("the structure", lambda: _structure(found, plan))
+    found.attempt("agreement of labels", lambda: _labels(found, reference))
+    found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, seed=config.seed))
+    found.attempt("duplicates", lambda: _duplicates(found))
+    found.attempt("leaks", lambda: _leaks(found))
+    found.attempt("copies", lambda: _copies(found, reference, config.validate_.copy_quantile))
+    return found
+
+
+def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: int) -> Subjects:
+    """Decode everything. The test split is opened through its door, for the leak check alone."""
+    audit = audit_images(synthetic, size=size)
+    sets = {
+        "train": load_images(real, "train", size=size),
+        "val": load_images(real, "val", size=size),
+        "test": open_test(real, "leak_check", size=size),
+    }
+    index = {info.name: label for label, info in enumerate(real.classes)}
+    return Subjects(
+        audit=audit,
+        labels=audit.table["class"].iloc[audit.rows].map(lambda name: index.get(name, -1)).to_numpy(np.int64),
+        features=extractor.features(audit.images),
+        prints=fingerprints(audit.images),
+        real=sets,
+        real_prints={split: fingerprints(images.images) for split, images in sets.items()},
+        real_hashes={split: real.manifest(split)["pixel_sha256"].tolist() for split in SPLITS},
+    )
+
+
+def measure(value: float, *, estimate: Estimate | None = None, floor: float | None = None, **about: object) -> Measure:
+    """A measure whose not-finite numbers are null, which no gate passes."""
+    ends = (None, None) if estimate is None else (estimate.low, estimate.high)
+    content = {"value": value, "low": ends[0], "high": ends[1], "floor": floor}
+    return Measure.model_validate({k: _finite(v) for k, v in content.items()} | about)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _structure(found: Inspection, plan: Plan) -> None:
+    table = found.subjects.audit.table
+    n = len(table)
+    counts = [int((table["class"] == name).sum()) for name in plan.classes]
+    ratio = max(counts) / min(counts) if counts and min(counts) > 0 else float("nan")
+    found.measures["images"] = measure(n, n=n)
+    found.measures["class_ratio"] = measure(ratio, n=n)
+    found.measures["undecodable"] = measure(len(found.subjects.audit.failures), n=n)
+    found.structure = check_structure(table, plan)
+    found.measures["failed_expectations"] = measure(len(found.structure.failures), n=n)
+
+
+def _labels(found: Inspection, reference: Reference) -> None:
+    subjects = found.subjects
+    found.labels = agreement(reference.predict(subjects.audit.images), subjects.labels)
+    worst = found.labels.worst
+    floors = reference.index.agreement_by_class
+    digest, n = reference.index.digest, len(subjects.labels)
+    found.measures["label_agreement"] = _from(found.labels.overall, floor=reference.index.agreement, n=n, reference_digest=digest)
+    estimate = found.labels.by_class[worst]
+    assert estimate is not None
+    found.measures["label_agreement_worst_class"] = _from(
+        estimate, floor=floors[worst], n=int((subjects.labels == worst).sum()), reference_digest=digest
+    )
+
+
+def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, *, seed: int) -> None:
+    synthetic = found.subjects.features
+    about: dict[str, object] = {"extractor": extractor.identity, "reference_digest": reference.index.digest}
+    for name, result in compare(synthetic, reference.pooled, seed=seed).items():
+        found.measures[name] = _from(result.estimate, floor=result.floor.value, n=result.n, **about)
+    n = min(len(synthetic), *(len(rows) for rows in reference.features.values()))
+    for split, rows in reference.features.items():
+        found.measures[f"fid_{split}"] = _from(fid_apart(synthetic, rows, n=n, seed=seed), n=n, **about)
+
+
+def _duplicates(found: Inspection) -> None:
+    subjects, n = found.subjects, len(found.subjects.hashes)
+    repeated = share(len(duplicates(subjects.hashes)), n)
+    found.measures["duplicate_fraction"] = measure(repeated.value, n=n)
+    real = np.concatenate([subjects.real_prints["train"], subjects.real_prints["val"]])
+    floor = len(near_matches(real, real, same_set=True)) / len(real)
+    near = share(len(near_matches(subjects.prints, subjects.prints, same_set=True)), n)
+    found.measures["near_duplicate_fraction"] = _from(near, floor=floor, n=n)
+
+
+def _leaks(found: Inspection) -> None:
+    subjects, n = found.subjects, len(found.subjects.hashes)
+    train = subjects.real_prints["train"]
+    for split in SPLITS:
+        exact = exact_matches(subjects.hashes, subjects.real_hashes[split])
+        near = near_matches(subjects.prints, subjects.real_prints[split])
+        found.measures[f"exact_{split}"] = measure(len(exact), n=n)
+        # Train images lie no nearer to val and test than any new image does; against train itself val is the one to ask.
+        probe = subjects.real_prints["val"] if split == "train" else train
+        floor = len(near_matches(probe, subjects.real_prints[split])) / len(probe)
+        found.measures[f"near_{split}"] = _from(share(len(near), n), floor=floor, n=n)
+        found.leaks += _leak_list(split, exact, near)
+
+
+def _leak_list(split: str, exact: list[tuple[int, int]], near: list[Match]) -> list[Leak]:
+    seen = {query for query, _ in exact}
+    leaks = [Leak(split=split, query=query, reference=reference, exact=True) for query, reference in exact]
+    return leaks + [Leak(split=split, query=m.query, reference=m.reference, exact=False) for m in near if m.query not in seen]
+
+
+def _copies(found: Inspection, reference: Reference, quantile: float) -> None:
+    subjects = found.subjects
+    prints, features = subjects.real_prints, reference.features
+    spaces = [
+        Space(name="pixels", synthetic=subjects.prints[:, 0], holdout=prints["val"][:, 0], train=prints["train"][:, 0]),
+        Space(name="features", synthetic=subjects.features, holdout=features["val"], train=features["train"]),
+    ]
+    found.copies = check_copies(spaces, quantile=quantile)
+    flagged = share(int(found.copies.flagged.sum()), len(found.copies.flagged))
+    found.measures["copy_fraction"] = _from(flagged, floor=float(found.copies.holdout_flagged.mean()), n=len(found.copies.flagged))
+
+
+def _from(estimate: Estimate, *, floor: float | None = None, **about: object) -> Measure:
+    return measure(estimate.value, estimate=estimate, floor=floor, **about)

@@ -1,0 +1,198 @@
+"""The validation page: one self-contained HTML file with the verdict, the numbers and pictures of the worst cases."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from gda.artifacts import Measure, Verdict
+from gda.data.images import encode_png
+from gda.fidelity.inspection import Inspection, Leak
+
+SHOWN = 16  # pictures a section
+_LARGEST_PX = 96
+_SHARES = ("fraction", "agreement", "near_", "precision", "recall", "coverage")
+MEANING = {
+    "fid": "distance of feature distributions (Frechet); smaller is closer to the real images",
+    "fid_train": "the same against train alone; much smaller than against val speaks of memorising",
+    "fid_val": "the same against val alone",
+    "kid": "kernel distance of feature distributions, unbiased in the number of images",
+    "precision": "share of synthetic images that lie among the real ones",
+    "recall": "share of real images that lie among the synthetic ones",
+    "density": "how many real neighbourhoods a synthetic image falls into, 1 is as real",
+    "coverage": "share of real images with a synthetic one in their neighbourhood",
+    "label_agreement": "labels confirmed by classifiers trained on real images",
+    "label_agreement_worst_class": "the same in the class that is confirmed least",
+    "copy_fraction": "images closer to a training image than held-out real images come",
+    "duplicate_fraction": "images that repeat another one of the set exactly",
+    "near_duplicate_fraction": "images that repeat another one but for re-encoding, resizing or mirroring",
+    "exact_train": "images that are a train image, pixel for pixel",
+    "exact_val": "images that are a val image, pixel for pixel",
+    "exact_test": "images that are a test image, pixel for pixel",
+    "near_train": "images that are a train image but for re-encoding, resizing or mirroring",
+    "near_val": "images that are a val image but for re-encoding, resizing or mirroring",
+    "near_test": "images that are a test image but for re-encoding, resizing or mirroring",
+    "images": "images in the set",
+    "class_ratio": "images of the largest class over those of the smallest",
+    "undecodable": "images that do not decode to the last byte",
+    "failed_expectations": "structural expectations that failed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One or two pictures side by side (data URIs) with the lines under them."""
+
+    pictures: Sequence[str]
+    caption: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading, what is to be seen there, the figures and how many more there would be."""
+
+    title: str
+    explanation: str
+    figures: Sequence[Figure]
+    more: int = 0
+
+
+def render_page(verdict: Verdict, found: Inspection, classes: pd.DataFrame) -> str:
+    """The page as HTML text; `classes` is the table of `class_table`. Equal input gives equal text."""
+    folder = Path(__file__).parent / "templates"
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("validation.html").render(
+        verdict=verdict,
+        images=len(found.subjects.audit.table),
+        metrics=[_metric_row(name, verdict.metrics[name]) for name in MEANING if name in verdict.metrics],
+        classes=_class_rows(classes),
+        sections=[_disputed(found), _nearest(found), _leaked(found)],
+        provenance=_provenance(verdict),
+        docs=found.structure is not None,
+    )
+
+
+def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float | None]) -> pd.DataFrame:
+    """A row per class of the real set: images, label agreement, that of unseen real images, and images flagged as copies."""
+    rows = []
+    for label, name in enumerate(names):
+        mine = found.subjects.labels == label
+        estimate = found.labels.by_class[label] if found.labels is not None else None
+        rows.append(
+            {
+                "class": name,
+                "images": int((found.subjects.audit.table["class"] == name).sum()),
+                "label_agreement": None if estimate is None else estimate.value,
+                "label_agreement_real": floors[label],
+                "flagged_copies": int(found.copies.flagged[mine].sum()) if found.copies is not None else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def suspect_table(found: Inspection, names: Sequence[str]) -> pd.DataFrame:
+    """A row per disputed label, most confidently disputed first."""
+    keys = _keys(found)
+    suspects = found.labels.suspects if found.labels is not None else ()
+    columns = ["key", "class", "seen_as", "probability", "probability_of_class"]
+    rows = [(keys[s.position], _name(names, s.label), names[s.predicted], s.probability, s.own_probability) for s in suspects]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _disputed(found: Inspection) -> Section:
+    names, suspects = found.subjects.real["train"].classes, found.labels.suspects if found.labels is not None else ()
+    figures = [
+        Figure(
+            pictures=[_picture(found.subjects.audit.images[s.position])],
+            caption=[f"{_name(names, s.label)}?", f"{names[s.predicted]} {s.probability:.0%}"],
+        )
+        for s in suspects[:SHOWN]
+    ]
+    explanation = "What the label says, and below it what classifiers trained on real images see, most confident first."
+    return Section(title="Disputed labels", explanation=explanation, figures=figures, more=max(0, len(suspects) - SHOWN))
+
+
+def _nearest(found: Inspection) -> Section:
+    explanation = (
+        "Synthetic left, nearest training image right. Nearness below 1 is closer than held-out real images come, and counts as a copy."
+    )
+    if found.copies is None:
+        return Section(title="Nearest training images", explanation=explanation, figures=[])
+    order = np.argsort(found.copies.nearness, kind="stable")[:SHOWN]
+    train = found.subjects.real["train"].images
+    figures = [
+        Figure(
+            pictures=[_picture(found.subjects.audit.images[i]), _picture(train[found.copies.neighbour[i]])],
+            caption=[_keys(found)[i], f"nearness {found.copies.nearness[i]:.2f}"],
+        )
+        for i in order
+    ]
+    return Section(title="Nearest training images", explanation=explanation, figures=figures)
+
+
+def _leaked(found: Inspection) -> Section:
+    # Exact ones first, and those of held-out splits before train: they decide.
+    leaks = sorted(found.leaks, key=lambda leak: (not leak.exact, leak.split == "train", leak.split, leak.query))
+    explanation = "Synthetic left, real right: the same picture pixel for pixel, or but for re-encoding, resizing or mirroring."
+    figures = [_leak_figure(found, leak) for leak in leaks[:SHOWN]]
+    return Section(title="Images of real splits", explanation=explanation, figures=figures, more=max(0, len(leaks) - SHOWN))
+
+
+def _leak_figure(found: Inspection, leak: Leak) -> Figure:
+    real = found.subjects.real[leak.split]
+    pictures = [_picture(found.subjects.audit.images[leak.query]), _picture(real.images[leak.reference])]
+    return Figure(
+        pictures=pictures,
+        caption=[_keys(found)[leak.query], f"{leak.split} {real.keys[leak.reference]}", "exact" if leak.exact else "near"],
+    )
+
+
+def _picture(image: torch.Tensor) -> str:
+    """A data URI of a uint8 [3, h, w] image, at most 96 pixels wide."""
+    pixels = image.permute(1, 2, 0).numpy()
+    if pixels.shape[0] > _LARGEST_PX:
+        pixels = np.asarray(Image.fromarray(pixels).resize((_LARGEST_PX, _LARGEST_PX), Image.Resampling.BOX))
+    return "data:image/png;base64," + base64.b64encode(encode_png(pixels)).decode()
+
+
+def _metric_row(name: str, measure: Measure) -> dict[str, Any]:
+    def shown(value: float | None) -> str:
+        if value is None:
+            return "–"
+        return f"{value:.1%}" if any(part in name for part in _SHARES) else f"{value:.4g}"
+
+    interval = f"{shown(measure.low)} to {shown(measure.high)}" if measure.low is not None else "–"
+    numbers = {"value": shown(measure.value), "interval": interval, "floor": shown(measure.floor), "limit": shown(measure.limit)}
+    return {"name": name, "meaning": MEANING[name], "passed": measure.passed, "n": measure.n or "–", **numbers}
+
+
+def _class_rows(classes: pd.DataFrame) -> list[dict[str, Any]]:
+    largest = max(1, int(classes["images"].max())) if len(classes) else 1
+    percent = [["–" if pd.isna(v) else f"{v:.1%}" for v in classes[c]] for c in ("label_agreement", "label_agreement_real")]
+    return [
+        {"name": row[1], "images": row[2], "width": round(100 * row[2] / largest), "agreement": a, "floor": f, "flagged": row[5]}
+        for row, a, f in zip(classes.itertuples(), *percent, strict=True)
+    ]
+
+
+def _provenance(verdict: Verdict) -> list[tuple[str, str]]:
+    fid = verdict.metrics.get("fid")
+    parts = [("synthetic set", verdict.synthetic_digest), ("real set", verdict.real_digest)]
+    if fid is not None and fid.extractor is not None:
+        parts += [("extractor", fid.extractor), ("reference", fid.reference_digest or "–")]
+    return parts
+
+
+def _keys(found: Inspection) -> list[str]:
+    return found.subjects.audit.table["key"].iloc[found.subjects.audit.rows].tolist()
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    return names[label] if label >= 0 else "unknown class"

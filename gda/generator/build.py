@@ -1,0 +1,112 @@
+"""Builds untrained pixel cascades from configurations, in IF's layout: the demo base starts here, and so do tiny ones for tests."""
+
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from gda.artifacts import GeneratorCard, dump_document
+from gda.generator.cascade import BASE, SUPER_RESOLUTION, TOKENS, weights_digest
+from gda.generator.export import strip_local_paths
+from gda.io.publish import write_bytes
+
+_NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "watermarker": None, "requires_safety_checker": False}
+
+
+def build_tokenizer() -> T5Tokenizer:
+    """A character-level T5 tokenizer: any ASCII class name can be said; other characters become the unknown token."""
+    letters = [(c, -4.0) for c in map(chr, range(33, 127))]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=TOKENS)
+
+
+def build_text_encoder(vocab_size: int, *, width: int = 64) -> T5EncoderModel:
+    """A two-layer T5 encoder of the given width (a multiple of 16)."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocab_size,
+            d_model=width,
+            d_kv=16,
+            d_ff=2 * width,
+            num_layers=2,
+            num_heads=width // 16,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def build_unet(size: int, widths: tuple[int, ...], *, text_width: int = 64, super_resolution: bool = False) -> UNet2DConditionModel:
+    """A text-conditioned UNet for RGB images of `size` pixels; cross-attention at its lowest resolution.
+
+    `IFPipeline` needs twice as many output as input channels: the second half is a predicted variance, which fixed_small discards.
+    """
+    levels = len(widths)
+    return UNet2DConditionModel(
+        sample_size=size,
+        in_channels=6 if super_resolution else 3,
+        out_channels=6,
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("SimpleCrossAttnDownBlock2D",),
+        up_block_types=("SimpleCrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        block_out_channels=widths,
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=text_width,
+        encoder_hid_dim=text_width,
+        encoder_hid_dim_type="text_proj",
+        attention_head_dim=16 if super_resolution else 32,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        class_embed_type="timestep" if super_resolution else None,
+    )
+
+
+def noise_schedule() -> DDPMScheduler:
+    """Cosine schedule, v-prediction, fixed small variance, 1,000 levels."""
+    return DDPMScheduler(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", variance_type="fixed_small"
+    )
+
+
+def sampler() -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ on `noise_schedule`; the clip keeps the first step finite on the cosine schedule."""
+    config = dict(noise_schedule().config) | {"lambda_min_clipped": -5.1}
+    return DPMSolverMultistepScheduler.from_config(config)
+
+
+def save_base(out: Path, tokenizer: T5Tokenizer, text_encoder: T5EncoderModel, unet: UNet2DConditionModel) -> None:
+    """Write `base/` as an `IFPipeline`."""
+    pipe = IFPipeline(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=sampler(), **_NO_CHECKER)
+    pipe.save_pretrained(out / BASE)
+    strip_local_paths(out / BASE)
+
+
+def save_super_resolution(out: Path, unet: UNet2DConditionModel) -> None:
+    """Write `super_resolution/` as an `IFSuperResolutionPipeline` without a text encoder: it shares the base's."""
+    pipe = IFSuperResolutionPipeline(
+        tokenizer=None, text_encoder=None, unet=unet, scheduler=sampler(), image_noising_scheduler=noise_schedule(), **_NO_CHECKER
+    )
+    pipe.save_pretrained(out / SUPER_RESOLUTION)
+    strip_local_paths(out / SUPER_RESOLUTION)
+
+
+def write_card(out: Path, *, licence: str) -> GeneratorCard:
+    """Write the `generator.json` of a base."""
+    card = GeneratorCard(family="pixel_cascade", digest=weights_digest(out), licence=licence)
+    write_bytes(out / "generator.json", dump_document(card))
+    return card
+
+
+def build_tiny_cascade(out: Path, *, low_size: int = 8, size: int = 16, seed: int = 0) -> Path:
+    """A cascade with random weights that draws in milliseconds; for tests and for trying a pipeline."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = build_tokenizer()
+        encoder = build_text_encoder(len(tokenizer), width=32)
+        save_base(out, tokenizer, encoder, build_unet(low_size, (32,), text_width=32))
+        save_super_resolution(out, build_unet(size, (16, 32), text_width=32, super_resolution=True))
+    write_card(out, licence="Apache-2.0")
+    return out

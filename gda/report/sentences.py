@@ -1,0 +1,157 @@
+"""The outcome in plain sentences, whatever it was: a gain, none, a loss, or a set that was refused."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gda.artifacts import Gain, Metrics, Verdict
+from gda.config import Arm, PromoteConfig
+from gda.report.wording import ARM_NAMES, count, interval, p_value, percent, points
+
+Tone = Literal["good", "neutral", "bad"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What happened, for the top of the page: `headline` first, then one sentence a question."""
+
+    tone: Tone
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def outcome(
+    metrics: Metrics,
+    verdict: Verdict | None,
+    promote: PromoteConfig,
+    gate_reasons: Sequence[str],
+    *,
+    num_train: int,
+    num_synthetic: int | None,
+    confidence: float,
+) -> Outcome:
+    """The top of the page. `gate_reasons` is empty when the gate holds; `confidence` is the level of every interval."""
+    arm = promote.arm
+    gain = metrics.gain.get(arm)
+    level = f"{100 * confidence:g}% CI"
+    if gain is None:
+        headline, tone = _not_run(metrics, verdict, arm, num_train), "bad"
+    else:
+        beaten_by = [rival for rival, other in metrics.gain_over_rivals.items() if other.ci95[1] < 0]
+        headline = _gain_sentence(metrics, arm, gain, promote.alpha, level, num_train, num_synthetic)
+        headline += "".join(f" But “{ARM_NAMES[rival]}” does better still: {percent(metrics.arms[rival].mean)}." for rival in beaten_by)
+        tone = "bad" if gain.ci95[1] < 0 else "neutral" if gate_reasons or beaten_by else "good"
+    return Outcome(
+        tone=tone,  # type: ignore[arg-type]
+        headline=headline,
+        sentences=(
+            *(_rival_sentence(rival, other, promote.alpha, level) for rival, other in metrics.gain_over_rivals.items()),
+            *((_cas_sentence(metrics),) if metrics.cas is not None else ()),
+            _verdict_sentence(verdict),
+            *((_harm_sentence(gain),) if gain is not None else ()),
+            _gate_sentence(gate_reasons, ran=gain is not None),
+        ),
+    )
+
+
+def judgement(gain: Gain, alpha: float) -> Literal["better", "worse", "likely better", "likely worse", "no clear difference"]:
+    """What the interval allows to be said; "likely" when the sign-flip test, with seeds enough to confirm it, does not."""
+    low, high = gain.ci95
+    if low <= 0 <= high:
+        return "no clear difference"
+    sure = gain.p_value <= alpha or 2.0 ** (1 - gain.seeds) > alpha
+    if low > 0:
+        return "better" if sure else "likely better"
+    return "worse" if sure else "likely worse"
+
+
+def _not_run(metrics: Metrics, verdict: Verdict | None, arm: Arm, num_train: int) -> str:
+    alone = f"{count(num_train, 'real image')} alone reach {percent(metrics.arms[Arm.REAL].mean)} accuracy."
+    if verdict is not None and not verdict.passed:
+        return f"The synthetic set was refused by validation, so no classifier was trained on it. {alone}"
+    result = metrics.arms.get(arm)
+    why = result.skipped if result is not None and result.skipped else "it was not trained"
+    return f"“{ARM_NAMES[arm]}” did not run: {why.removeprefix('because ').rstrip('.')}. {alone}"
+
+
+def _gain_sentence(metrics: Metrics, arm: Arm, gain: Gain, alpha: float, level: str, num_train: int, num_synthetic: int | None) -> str:
+    before, after = _paired_accuracies(metrics, arm, gain)
+    numbers = f"{points(gain.mean)} points, {level} {interval(gain.ci95)}, {p_value(gain.p_value)}, {count(gain.seeds, 'seed')}"
+    subject = _subject(arm, num_train, num_synthetic)
+    said = judgement(gain, alpha)
+    if said == "no clear difference":
+        return f"{subject} did not clearly change accuracy: {percent(before)} before, {percent(after)} after ({numbers})."
+    verb = {"better": "raised", "worse": "lowered", "likely better": "appears to have raised", "likely worse": "appears to have lowered"}[said]
+    doubt = f" The test over {count(gain.seeds, 'seed')} does not confirm it." if gain.p_value > alpha else ""
+    return f"{subject} {verb} accuracy from {percent(before)} to {percent(after)} ({numbers}).{doubt}"
+
+
+def _paired_accuracies(metrics: Metrics, arm: Arm, gain: Gain) -> tuple[float, float]:
+    """Accuracies of real and `arm` over the seeds that they share, so that they differ by exactly the gain."""
+    real, other = metrics.arms[Arm.REAL], metrics.arms[arm]
+    shared = [top1 for seed, top1 in zip(real.seeds, real.top1, strict=True) if seed in other.seeds]
+    before = sum(shared) / len(shared)
+    return before, before + gain.mean
+
+
+def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:
+    real = f"{num_train:,} real"
+    drawn = count(num_synthetic, "synthetic image") if num_synthetic is not None else "synthetic images"
+    return {
+        Arm.MIXED: f"Adding {drawn} to {real} ones",
+        Arm.SYNTHETIC: f"Replacing {real} images by {drawn}",
+        Arm.ZERO_SHOT: f"Replacing {real} images by synthetic ones from a generator that was not fine-tuned",
+        Arm.REAL_LONG: f"Training longer on the same {real} images",
+        Arm.REAL_STRONG: f"Stronger augmentation of the same {real} images",
+        Arm.REAL: f"Training on {real} images",
+    }[arm]
+
+
+def _rival_sentence(rival: Arm, gain: Gain, alpha: float, level: str) -> str:
+    said = judgement(gain, alpha)
+    question = {
+        Arm.REAL_LONG: "Is it only the longer training? Against the same real images trained for as many updates",
+        Arm.REAL_STRONG: "Would strong hand-made augmentation do as well? Against it",
+    }.get(rival, f"Against {ARM_NAMES[rival]}")
+    answer = {
+        "better": "the synthetic images are better",
+        "worse": "the synthetic images are worse",
+        "likely better": "the synthetic images are probably better",
+        "likely worse": "the synthetic images are probably worse",
+        "no clear difference": "there is no clear difference",
+    }[said]
+    return f"{question}, {answer}: {points(gain.mean)} points ({level} {interval(gain.ci95)}, {count(gain.seeds, 'seed')})."
+
+
+def _cas_sentence(metrics: Metrics) -> str:
+    text = f"Trained on synthetic images alone, a classifier reaches {percent(metrics.cas)} on real test images (CAS)"
+    if metrics.cas_zero_shot is None:
+        return text + "."
+    return text + f"; with images from a generator that was not fine-tuned, {percent(metrics.cas_zero_shot)}."
+
+
+def _verdict_sentence(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "No validation verdict was given for the synthetic set."
+    judged = sum(measure.passed is not None for measure in verdict.metrics.values())
+    if verdict.passed:
+        return f"The synthetic set passed validation ({count(judged, 'check')})."
+    return "Why it was refused: " + "; ".join(reason.rstrip(".") for reason in verdict.reasons) + "."
+
+
+def _harm_sentence(gain: Gain) -> str:
+    if gain.harmed_classes:
+        names = ", ".join(f"{harm.class_name} ({points(harm.change)})" for harm in gain.harmed_classes)
+        return f"Significantly worse classes: {names}."
+    visible = gain.smallest_visible_harm
+    if visible is None or visible >= 1:
+        return "No class is significantly worse, but the classes have too few test images to show it."
+    return f"No class is significantly worse; with this many test images a drop of {100 * visible:.1f} points or more would have shown in any class."
+
+
+def _gate_sentence(reasons: Sequence[str], *, ran: bool) -> str:
+    if not ran:
+        return "Promotion gate: shut. There is no candidate to promote."
+    if not reasons:
+        return "Promotion gate: open. Against real-only training, every condition for promotion is met."
+    return "Promotion gate: shut, because " + "; ".join(reason.rstrip(".") for reason in reasons) + "."

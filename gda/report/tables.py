@@ -1,0 +1,154 @@
+"""The report's tables as plain rows of text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gda.artifacts import Gain, Measure, Metrics, Settings, Verdict
+from gda.config import Arm, PromoteConfig
+from gda.fidelity.verdict import RULES
+from gda.report.sentences import judgement
+from gda.report.wording import ARM_NAMES, count, interval, number, p_value, percent, points, seconds
+
+_MEASURE_NAMES = {
+    "failed_expectations": "structural expectations that failed",
+    "undecodable": "images that cannot be decoded",
+    "class_ratio": "largest class to smallest",
+    "duplicate_fraction": "exact duplicates inside the set",
+    "exact_train": "images equal to a train image",
+    "exact_val": "images equal to a validation image",
+    "exact_test": "images equal to a test image",
+    "near_val": "near matches with validation",
+    "near_test": "near matches with test",
+    "copy_fraction": "copies of training images",
+    "label_agreement": "labels confirmed",
+    "label_agreement_worst_class": "labels confirmed, worst class",
+    "fid": "FID",
+    "kid": "KID",
+}
+_SHARES = ("fraction", "agreement", "coverage", "precision", "recall", "density", "near_")
+_SIGNS = {"at_most": "at most", "at_least": "at least", "no_excess": "no more than"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the validation table."""
+
+    name: str
+    value: str
+    interval: str
+    floor: str
+    limit: str
+    passed: bool | None
+    measured_on: str
+
+
+def verdict_rows(verdict: Verdict) -> list[Check]:
+    """A line a measure: those that failed first, then those that passed, then those only reported."""
+    order = {False: 0, True: 1, None: 2}
+    names = sorted(verdict.metrics, key=lambda name: (order[verdict.metrics[name].passed], list(RULES).index(name) if name in RULES else 99, name))
+    return [_check(name, verdict.metrics[name]) for name in names]
+
+
+def _check(name: str, measure: Measure) -> Check:
+    def show(value: float | None) -> str:
+        is_share = any(part in name for part in _SHARES) and "ratio" not in name
+        return percent(value) if is_share else number(value)
+
+    rule = RULES.get(name)
+    extent = [count(measure.n, "image")] if measure.n is not None else []
+    return Check(
+        name=_MEASURE_NAMES.get(name, name.replace("_", " ")),
+        value="not measured" if measure.value is None else show(measure.value),
+        interval=f"{show(measure.low)} to {show(measure.high)}" if measure.low is not None and measure.high is not None else "",
+        floor=show(measure.floor) if measure.floor is not None else "",
+        limit=f"{_SIGNS[rule.kind] if rule else ''} {show(measure.limit)}".strip() if measure.limit is not None else "",
+        passed=measure.passed,
+        measured_on=", ".join(extent + ([measure.extractor] if measure.extractor else [])),
+    )
+
+
+def arm_rows(metrics: Metrics, alpha: float) -> list[tuple[str, ...]]:
+    """Name, seeds, updates, top-1, its interval, top-5, gain over real with interval, its p-value, and what may be said."""
+    rows = []
+    for arm, result in metrics.arms.items():
+        if result.mean is None or result.ci95 is None:
+            rows.append((ARM_NAMES[arm], "–", "–", "–", "–", "–", "–", "–", "did not run"))
+            continue
+        gain = metrics.gain.get(arm)
+        rows.append(
+            (
+                ARM_NAMES[arm],
+                str(len(result.seeds)),
+                number(result.num_updates),
+                percent(result.mean),
+                f"{100 * result.ci95[0]:.1f} to {100 * result.ci95[1]:.1f}",
+                percent(sum(result.top5) / len(result.top5)),
+                *_gain_cells(gain, alpha),
+            )
+        )
+    return rows
+
+
+def _gain_cells(gain: Gain | None, alpha: float) -> tuple[str, str, str]:
+    if gain is None:
+        return "–", "–", "baseline"
+    return f"{points(gain.mean)} ({interval(gain.ci95)})", p_value(gain.p_value).removeprefix("p = ").removeprefix("p "), judgement(gain, alpha)
+
+
+def timing_rows(timings: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    """Stage, time for people, and its share of the longest in percent; the total comes last, without a bar."""
+    if not timings:
+        return []
+    longest = max(max(timings.values()), 1e-9)
+    rows = [(stage, seconds(value), 100 * value / longest) for stage, value in timings.items()]
+    return [*rows, ("total", seconds(sum(timings.values())), 0.0)]
+
+
+def gain_rows(metrics: Metrics, promote: PromoteConfig) -> list[tuple[str, str]]:
+    """The declared arm's gain over real taken apart: what each source of chance contributes."""
+    gain = metrics.gain.get(promote.arm)
+    if gain is None:
+        return []
+    rows = [
+        ("mean gain", f"{points(gain.mean, 2)} points"),
+        ("interval over seeds and images (the one that gates)", interval(gain.ci95, 2)),
+        ("interval over seeds alone", interval(gain.ci95_seeds, 2) if gain.ci95_seeds else "one seed has none"),
+        ("interval over test images alone", interval(gain.ci95_images, 2) if gain.ci95_images else "–"),
+        ("by seed", ", ".join(points(d, 2) for d in gain.differences)),
+        ("sign-flip test over seeds", p_value(gain.p_value)),
+        ("exact McNemar test over images", p_value(gain.mcnemar_p) if gain.mcnemar_p is not None else "–"),
+    ]
+    if gain.minimal_detectable_effect is not None:
+        rows.append(("smallest gain found four times in five with this many seeds and images", f"{100 * gain.minimal_detectable_effect:.2f} points"))
+    return rows
+
+
+def measured_rows(
+    metrics: Metrics, verdict: Verdict | None, settings: Settings | None, *, num_train: int, num_synthetic: int | None, test_openings: int
+) -> list[tuple[str, str]]:
+    """What every number was measured with: counts, extractors, digests, versions, and how often the test split was opened."""
+    rows = [
+        ("real training images", f"{num_train:,}"),
+        ("synthetic images", f"{num_synthetic:,}" if num_synthetic is not None else "none given"),
+        ("test images", f"{metrics.num_test:,}"),
+        ("test split opened by evaluate", f"{count(test_openings, 'time')} so far; each look makes a chance gain a little likelier"),
+        ("candidate", _candidate(metrics)),
+        ("candidate's digest", metrics.candidate.digest if metrics.candidate is not None else "none"),
+        ("real snapshot", metrics.snapshot_digest),
+        ("test split", metrics.test_digest),
+        ("synthetic snapshot", metrics.synthetic_digest or "none given"),
+    ]
+    rows += sorted(metrics.measured_with.items())
+    if settings is not None:
+        rows.append(("tuning", f"{settings.extractor} features, {settings.num_images:,} images a point, {settings.num_inference_steps} steps"))
+    if verdict is not None:
+        references = sorted({m.reference_digest for m in verdict.metrics.values() if m.reference_digest})
+        rows += [("validation reference", digest) for digest in references]
+    return rows
+
+
+def _candidate(metrics: Metrics) -> str:
+    candidate = metrics.candidate
+    if candidate is None:
+        return "none"
+    return f"{ARM_NAMES[Arm(candidate.arm)]}, seed {candidate.seed} (the best of its arm on validation), {candidate.path}"

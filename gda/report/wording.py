@@ -1,0 +1,68 @@
+"""How arms and numbers are named for people: percent and points here only, fractions everywhere else."""
+
+import math
+from collections.abc import Sequence
+
+from gda.config import Arm
+
+ARM_NAMES = {
+    Arm.REAL: "real only",
+    Arm.REAL_LONG: "real only, trained as long",
+    Arm.REAL_STRONG: "real only, strong augmentation",
+    Arm.ZERO_SHOT: "synthetic, not fine-tuned",
+    Arm.SYNTHETIC: "synthetic only",
+    Arm.MIXED: "real + synthetic",
+}
+# Okabe and Ito's palette, told apart with every common form of colour blindness: cold colours for real, warm for synthetic.
+ARM_COLOURS = {
+    Arm.REAL: "#0072B2",
+    Arm.REAL_LONG: "#56B4E9",
+    Arm.REAL_STRONG: "#009E73",
+    Arm.ZERO_SHOT: "#E69F00",
+    Arm.SYNTHETIC: "#CC79A7",
+    Arm.MIXED: "#D55E00",
+}
+_MINUS = "\N{MINUS SIGN}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.9371 as `93.7%`; a dash for None."""
+    return "–" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def points(share: float, digits: int = 1) -> str:
+    """A difference of accuracies as signed percentage points without the unit: 0.0142 as `+1.4`."""
+    text = f"{100 * share:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", _MINUS)
+
+
+def interval(ends: Sequence[float], digits: int = 1) -> str:
+    """Both ends of an interval of a difference: `+0.9 to +1.9`."""
+    return f"{points(ends[0], digits)} to {points(ends[1], digits)}"
+
+
+def p_value(p: float) -> str:
+    """`p = 0.031`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands with commas; a dash for None."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:.3g}"
+
+
+def seconds(value: float) -> str:
+    """`48 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = round(value)
+    if whole < 60:
+        return f"{value:.1f} s" if value < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(n: int, noun: str) -> str:
+    """`1 seed`, `6 seeds`, `1,000 images`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,32 @@
+"""JSON schemas of the documents that other tools read, generated from the models: `python -m gda.schemas` rewrites them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+
+from gda.artifacts import Document, Metrics, Verdict
+
+SCHEMAS: dict[str, type[Document]] = {"metrics": Metrics, "verdict": Verdict}
+FOLDER = Path(__file__).parent
+
+
+class _Written(GenerateJsonSchema):
+    """Schemas of what is written, where fields with a default are present too."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return True
+
+
+def schema_text(name: str) -> str:
+    """The schema of `metrics.json` or `verdict.json` as it is checked in; describes what is written, so every field is required."""
+    schema = SCHEMAS[name].model_json_schema(mode="serialization", schema_generator=_Written)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = f"{name}.json"
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def schema_path(name: str) -> Path:
+    """Where the schema is checked in."""
+    return FOLDER / f"{name}.schema.json"

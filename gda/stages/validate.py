@@ -1,0 +1,155 @@
+"""`validate`: may a synthetic set be used for training? Measures it, judges it, and shows why."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from gda.artifacts import GeneratorCard, Outcome, Verdict, dump_document, read_document
+from gda.config import Config
+from gda.data.snapshot import Snapshot
+from gda.errors import RefusedError
+from gda.fidelity.expectations import Plan
+from gda.fidelity.extractors import get_extractor
+from gda.fidelity.inspection import Inspection, inspect_set
+from gda.fidelity.page import class_table, render_page, suspect_table
+from gda.fidelity.reference import Reference, build_reference
+from gda.generator.plan import make_plan
+from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
+from gda.recipe import Recipe, bits_environment, digest_of
+
+VERDICT, PAGE, EXPECTATIONS = "verdict.json", "index.html", "expectations.json"
+
+
+def run(
+    config: Config,
+    *,
+    synthetic: Path,
+    snapshot: Path,
+    reference: Path | None = None,
+    generator: Path | None = None,
+    out: Path,
+    strict: bool = False,
+    progress: bool = False,
+) -> Outcome:
+    """Write `verdict.json`, `index.html`, `expectations.json`, `classes.csv`, `suspects.csv` and `data_docs/` into `out`.
+
+    Without `reference` one is computed in the work folder. A refusal is a result: `Outcome.refused`; with `strict` it is a
+    `RefusedError`, after the output is in place. Raises `DataError` for snapshots that are damaged or do not belong together.
+    """
+    real, fake = Snapshot.open(snapshot), Snapshot.open(synthetic)
+    plan = plan_of(config, fake, real, generator)
+    given = Reference.open(reference) if reference is not None else None
+    workspace = prepare(_recipe(config, fake, real, given, plan), out)
+    if not workspace.finished:
+        with exclusive(workspace):
+            found = given if given is not None else _computed_reference(config, real, workspace, progress=progress)
+            _write(workspace.fresh_staging(), config, fake, real, found, plan)
+            publish(workspace)
+    verdict = read_document(out / VERDICT, Verdict)
+    if strict and not verdict.passed:
+        raise RefusedError(f"{synthetic}: refused: {'; '.join(verdict.reasons)} (see {out / PAGE})")
+    return _outcome(out, verdict, reused=workspace.finished)
+
+
+def plan_of(config: Config, fake: Snapshot, real: Snapshot, generator: Path | None) -> Plan:
+    """What the set should be: the real set's classes and size, the count of its plan, the generator it should come from."""
+    return Plan(
+        count=_planned_count(config, fake, real),
+        classes=tuple(info.name for info in real.classes),
+        max_class_ratio=config.validate_.max_class_ratio,
+        size=_uniform_size(real),
+        generator_digest=read_document(generator / "generator.json", GeneratorCard).digest if generator is not None else None,
+    )
+
+
+def _planned_count(config: Config, fake: Snapshot, real: Snapshot) -> int:
+    """Images that the configured plan asks for when the set was drawn by it; else what its index declares."""
+    sample = config.sample
+    for quota in (sample.images_per_class, sample.zero_shot_images_per_class):
+        if quota is not None:
+            plan = make_plan(
+                [info.name for info in real.classes],
+                images_per_class=quota,
+                seed=config.seed,
+                shard_size=sample.shard_size,
+                batch_size=sample.batch_size,
+            )
+            if plan.digest == fake.index.plan_digest:
+                return plan.num_images
+    return sum(shard.count for shard in fake.index.shards)
+
+
+def _uniform_size(real: Snapshot) -> tuple[int, int] | None:
+    sizes = real.manifest()[["width", "height"]].drop_duplicates()
+    return (int(sizes["width"].iloc[0]), int(sizes["height"].iloc[0])) if len(sizes) == 1 else None
+
+
+def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference | None, plan: Plan) -> Recipe:
+    # A reference that is computed here depends on how classifiers are trained; a given one is named by its digest.
+    section = {"validate": config.validate_.model_dump(mode="json"), "seed": config.seed, "image_size": config.classify.image_size}
+    if reference is None:
+        section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
+    planned = {"count": plan.count, "generator": plan.generator_digest}
+    inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest}
+    if reference is not None:
+        inputs["reference"] = reference.index.digest
+    # The manifest holds what the content digest leaves out (seeds, settings), and the expectations read it.
+    inputs["manifest"] = fake.index.manifest_sha256
+    return Recipe(
+        stage="validate", config=section | {"plan": planned}, inputs=inputs, environment=bits_environment("timm", "great_expectations")
+    )
+
+
+def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *, progress: bool) -> Reference:
+    folder = workspace.work / "reference"
+    if not (folder / "reference.json").is_file():
+        build_reference(config, real, folder, work=workspace.work / "folds", progress=progress)
+    return Reference.open(folder)
+
+
+def _write(folder: Path, config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan) -> None:
+    found = inspect_set(config, synthetic=fake, real=real, reference=reference, plan=plan)
+    verdict = found.verdict(config, synthetic_digest=fake.digest, real_digest=real.digest)
+    names = [info.name for info in real.classes]
+    classes = class_table(found, names, reference.index.agreement_by_class)
+    write_bytes(folder / "classes.csv", _csv(classes))
+    write_bytes(folder / "suspects.csv", _csv(suspect_table(found, names)))
+    _write_expectations(folder, found)
+    write_bytes(folder / PAGE, render_page(verdict, found, classes).encode())
+    write_bytes(folder / VERDICT, dump_document(verdict))
+
+
+def _write_expectations(folder: Path, found: Inspection) -> None:
+    structure = found.structure
+    content = {
+        "passed": structure is not None and not structure.failures,
+        "failures": list(structure.failures) if structure is not None else found.failures,
+        "results": list(structure.results) if structure is not None else [],
+    }
+    write_bytes(folder / EXPECTATIONS, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    for name, text in (structure.docs if structure is not None else {}).items():
+        path = folder / "data_docs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, text.encode())
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
+
+
+def _outcome(out: Path, verdict: Verdict, *, reused: bool) -> Outcome:
+    said = (
+        "passed"
+        if verdict.passed
+        else f"refused: {verdict.reasons[0]}" + (f" (and {len(verdict.reasons) - 1} more reasons)" if len(verdict.reasons) > 1 else "")
+    )
+    return Outcome(
+        output=out,
+        digest=digest_of(verdict.model_dump(mode="json")),
+        summary=f"{'kept' if reused else 'wrote'} {out}: {said}",
+        metrics={name: measure.value for name, measure in verdict.metrics.items() if measure.value is not None},
+        files=(out / VERDICT, out / PAGE),
+        reused=reused,
+        refused=not verdict.passed,
+    )

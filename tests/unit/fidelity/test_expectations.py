@@ -1,0 +1,90 @@
+"""Structural expectations: the ways in which Great Expectations passes what it should not are closed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gda.fidelity.expectations import Plan, check_structure, expectations, run_expectations
+
+PLAN = Plan(count=40, classes=("a", "b"), max_class_ratio=1.5, size=(28, 28), generator_digest="ab")
+
+
+def table(n: int = 40) -> pd.DataFrame:
+    """A manifest that meets the plan."""
+    return pd.DataFrame(
+        {
+            "key": [f"k{i}" for i in range(n)],
+            "class": [("a", "b")[i % 2] for i in range(n)],
+            "split": ["train"] * n,
+            "decoded": 1,
+            "as_recorded": 1,
+            "decoded_width": 28,
+            "decoded_height": 28,
+            "seed": range(n),
+            "prompt": "p",
+            "guidance_scale": 1.5,
+            "num_inference_steps": 16,
+            "scheduler": "ddim",
+            "generator_digest": "ab",
+        }
+    )
+
+
+def test_a_set_as_planned_meets_every_expectation() -> None:
+    """The base of the tests below, and no result is lost."""
+    found = check_structure(table(), PLAN)
+    assert found.failures == ()
+    assert len(found.results) == len(expectations(PLAN))
+    assert all(result["success"] for result in found.results)
+
+
+def test_an_empty_table_fails() -> None:
+    """Great Expectations finds an empty column unique and within every range."""
+    failures = check_structure(table(0), PLAN).failures
+    assert any("row_count" in failure for failure in failures)
+    assert any("no record has a, b" in failure for failure in failures)
+
+
+def test_an_empty_suite_fails() -> None:
+    """Great Expectations passes a suite that expects nothing."""
+    assert run_expectations(table(), []).failures
+
+
+def test_many_defects_at_once_are_each_named() -> None:
+    """NaN in a range, a repeated seed, a class short of its share, an image that does not decode, another generator, a stray split."""
+    spoiled = table()
+    spoiled.loc[0, "guidance_scale"] = np.nan
+    spoiled.loc[1, "seed"] = 2
+    spoiled.loc[2, "decoded"] = 0
+    spoiled.loc[3, "generator_digest"] = "cd"
+    spoiled.loc[4, "split"] = "val"
+    spoiled.loc[:29, "class"] = "a"
+    failures = check_structure(spoiled, PLAN).failures
+    for said in ("'guidance_scale': 1 records", "'seed'", "'decoded'", "for cd; only ab", "for val; only train", "class_ratio"):
+        assert any(said in failure for failure in failures), said
+
+
+@pytest.mark.parametrize("guidance", [np.inf, 0.5])
+def test_guidance_out_of_range_fails(guidance: float) -> None:
+    """Infinity is no setting, and guidance below 1 is none that could have been asked for."""
+    spoiled = table()
+    spoiled["guidance_scale"] = guidance
+    assert any("guidance_scale" in failure for failure in check_structure(spoiled, PLAN).failures)
+
+
+def test_a_missing_provenance_column_fails() -> None:
+    """A column that is not there is a column without values."""
+    failures = check_structure(table().drop(columns=["seed"]), PLAN).failures
+    assert "column 'seed': 40 records have no value" in failures
+
+
+def test_pages_are_offline_and_the_same_each_time() -> None:
+    """Data Docs as they come load scripts from eight hosts and carry a tracking image and the time."""
+    first, second = check_structure(table(), PLAN), check_structure(table(), PLAN)
+    assert first.docs == second.docs
+    assert first.results == second.results
+    assert len(first.docs) == 3
+    loaded = [
+        line for page in first.docs.values() for line in page.splitlines() if "http" in line and "<a " not in line and "xmlns" not in line
+    ]
+    assert not any(word in line for line in loaded for word in ("src=", "<link", "url("))

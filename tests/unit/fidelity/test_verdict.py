@@ -1,0 +1,114 @@
+"""The gate alone: pure, by the unfavourable end of an interval, and closed to everything that is not a number."""
+
+import math
+
+import pytest
+
+from gda.artifacts import Measure
+from gda.config import ValidateConfig
+from gda.fidelity.verdict import RULES, apply_limits, judge
+
+CONFIG = ValidateConfig()
+
+
+def sound() -> dict[str, Measure]:
+    """Measures that pass every rule."""
+    measures = {name: Measure(value=0.0, n=100) for name in RULES}
+    return measures | {
+        "class_ratio": Measure(value=1.0),
+        "label_agreement": Measure(value=0.97, low=0.95, high=0.98, floor=0.96),
+        "label_agreement_worst_class": Measure(value=0.9, low=0.8, high=0.95, floor=0.95),
+        "near_val": Measure(value=0.0, low=0.0, high=0.004, floor=0.0),
+        "near_test": Measure(value=0.0, low=0.0, high=0.004, floor=0.0),
+        "copy_fraction": Measure(value=0.01, low=0.0, high=0.02, floor=0.01),
+        "fid": Measure(value=2.0, low=1.5, high=2.5, floor=1.0, n=350),
+        "coverage": Measure(value=0.8, low=0.7, high=0.9, floor=0.9),
+        "kid": Measure(value=0.1),
+    }
+
+
+def test_sound_measures_pass_without_reasons() -> None:
+    """The base of every test below: what is refused there is refused for the change alone."""
+    assert judge(sound(), CONFIG) == (True, ())
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("broken", [None, math.nan, math.inf, "absent"])
+def test_every_metric_that_is_not_a_number_refuses(name: str, broken: object) -> None:
+    """Missing, null, NaN or infinite: each fails closed, and the reason names the metric."""
+    measures = sound()
+    if broken == "absent":
+        del measures[name]
+    else:
+        measures[name] = measures[name].model_copy(update={"value": broken})
+    passed, reasons = judge(measures, CONFIG)
+    assert not passed
+    assert any(name in reason and "counts as failed" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("name", ["fid", "coverage", "label_agreement", "copy_fraction"])
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_a_nan_end_of_an_interval_refuses(name: str, end: str) -> None:
+    """The end is what is judged, so it must be a number too."""
+    measures = sound()
+    measures[name] = measures[name].model_copy(update={end: math.nan})
+    assert not judge(measures, CONFIG)[0]
+
+
+@pytest.mark.parametrize("floor", [None, math.nan])
+@pytest.mark.parametrize("name", ["fid", "coverage", "near_test", "near_val"])
+def test_a_missing_floor_refuses(name: str, floor: float | None) -> None:
+    """A limit that is a multiple of nothing is no limit."""
+    measures = sound()
+    measures[name] = measures[name].model_copy(update={"floor": floor})
+    passed, reasons = judge(measures, CONFIG)
+    assert not passed
+    assert reasons == (f"{name} has no real-against-real floor to be judged by",)
+
+
+def test_nothing_at_all_refuses() -> None:
+    """An empty verdict is not a pass."""
+    assert not judge({}, CONFIG)[0]
+
+
+def test_a_reported_metric_that_broke_refuses() -> None:
+    """KID has no limit, but a KID that could not be computed says that something is wrong."""
+    passed, reasons = judge(sound() | {"kid": Measure(value=None)}, CONFIG)
+    assert not passed
+    assert "kid" in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("fid", {"high": 6.0}, {"high": 6.001}),  # 6 x the floor of 1
+        ("copy_fraction", {"high": 0.05}, {"high": 0.0501}),
+        ("label_agreement", {"low": 0.8}, {"low": 0.799}),
+        ("coverage", {"low": 0.27}, {"low": 0.2699}),
+        ("near_test", {"low": 0.0, "value": 0.001}, {"low": 0.0001, "value": 0.001}),
+        ("class_ratio", {"value": 1.5}, {"value": 1.51}),
+        ("exact_test", {"value": 0.0}, {"value": 1.0}),
+    ],
+)
+def test_the_limit_is_compared_with_the_right_end(name: str, good: dict[str, float], bad: dict[str, float]) -> None:
+    """A set must be shown to be sound: the bad end decides; near matches refuse only when they are clearly above the real rate."""
+    measures = sound()
+    assert judge(measures | {name: measures[name].model_copy(update=good)}, CONFIG)[0]
+    passed, reasons = judge(measures | {name: measures[name].model_copy(update=bad)}, CONFIG)
+    assert not passed
+    assert len(reasons) == 1
+
+
+def test_limits_and_outcomes_are_written_into_the_measures() -> None:
+    """The report shows what each metric was held against."""
+    judged = apply_limits(sound(), CONFIG)
+    assert (judged["fid"].limit, judged["fid"].passed) == (6.0, True)
+    assert (judged["kid"].limit, judged["kid"].passed) == (None, None)
+    assert all(judged[name].passed for name in RULES)
+
+
+def test_reasons_are_sentences_with_the_numbers() -> None:
+    """A person must see what was found, what is accepted and what real images score."""
+    measures = sound()
+    _, reasons = judge(measures | {"fid": Measure(value=9.0, low=8.0, high=10.0, floor=1.0, n=350)}, CONFIG)
+    assert reasons == ("FID is 9 (up to 10), above 6; real images against real ones score 1 at 350 a side",)

@@ -1,0 +1,120 @@
+"""Fine-tuning: learns, resumes to identical weights, and stops loudly on a diverging loss."""
+
+import numpy as np
+import pytest
+import torch
+
+from gda.config import FinetuneConfig
+from gda.errors import DataError
+from gda.generator import train
+from gda.generator.cascade import BASE, SUPER_RESOLUTION
+from gda.generator.checkpoints import Checkpoints, TrainingState
+from gda.generator.train import StageJob, batch_indices, finetune_stage, jitter, schedule, step_generator
+
+
+def _job(tiny, work, *, stage=BASE, steps=6, **changes):
+    images = (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    settings = FinetuneConfig(train_batch_size=4, checkpointing_steps=2, lr_warmup_steps=1).model_copy(update=changes)
+    return StageJob(
+        stage=stage,
+        base=str(tiny),
+        images=images,
+        prompts=("a", "b") * 3,
+        config=settings,
+        num_train_steps=steps,
+        seed=0,
+        work=work / stage,
+    )
+
+
+def _equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("stage", [BASE, SUPER_RESOLUTION])
+def test_an_interrupted_run_ends_in_identical_weights(tiny, tmp_path, monkeypatch, stage):
+    """Killed after its second checkpoint and run again, a stage ends bit for bit where the uninterrupted run ends."""
+    whole = finetune_stage(_job(tiny, tmp_path / "whole", stage=stage))
+    steps = []
+
+    def stop_at_five():
+        steps.append(1)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "tick", lambda *_: stop_at_five())
+    with pytest.raises(KeyboardInterrupt):
+        finetune_stage(_job(tiny, tmp_path / "cut", stage=stage))
+    monkeypatch.undo()
+    resumed = finetune_stage(_job(tiny, tmp_path / "cut", stage=stage))
+    assert _equal(whole.weights, resumed.weights)
+    assert whole.losses == resumed.losses
+
+
+def test_a_damaged_checkpoint_falls_back_and_says_so(tiny, tmp_path):
+    """The newest checkpoint with flipped bytes is passed over, reported, and the end result is unchanged."""
+    whole = finetune_stage(_job(tiny, tmp_path / "whole"))
+    newest = max((tmp_path / "whole" / BASE).glob("checkpoint-*"))
+    weights = newest / "state.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    weights.write_bytes(bytes(data))
+    again = finetune_stage(_job(tiny, tmp_path / "whole"))
+    assert _equal(whole.weights, again.weights)
+    assert len(again.notes) == 1
+    assert "checkpoint-00000006 is damaged" in again.notes[0]
+
+
+def test_a_diverging_loss_names_step_and_last_good_state(tiny, tmp_path, monkeypatch):
+    """A loss that is not finite stops training with where it was and what is left."""
+    real, calls = train.denoising_loss, []
+
+    def bad_at_four(*args, **kwargs):
+        calls.append(1)
+        return real(*args, **kwargs) * (float("nan") if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(train, "denoising_loss", bad_at_four)
+    with pytest.raises(DataError, match=r"nan at step 4; last good state: the checkpoint of step 2"):
+        finetune_stage(_job(tiny, tmp_path))
+
+
+def test_training_overfits_a_tiny_set(tiny, tmp_path):
+    """A real learning test: the loss on six images falls well below where it started."""
+    losses = finetune_stage(_job(tiny, tmp_path, steps=120, learning_rate=3e-3, jitter=0.0, checkpointing_steps=1000)).losses
+    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:10])
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    """`checkpoints_total_limit` bounds disk use and always leaves the newest."""
+    store = Checkpoints(tmp_path, limit=2)
+    for step in (1, 2, 3):
+        store.save(TrainingState(step=step, tensors={"w": torch.tensor([step])}, losses=(0.5,)))
+    state, damaged = store.load_newest()
+    assert state is not None
+    assert (state.step, state.tensors["w"].item(), damaged) == (3, 3, [])
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+
+
+def test_every_epoch_visits_every_image_once():
+    """Batches run across epoch ends without repeating or skipping an image within an epoch."""
+    seen = torch.cat([batch_indices(10, 4, 0, step) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == list(range(10))
+    assert sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+
+
+def test_jitter_is_bounded_and_off_at_zero():
+    """Strength 0 returns the images untouched; strength 1 moves them but keeps their range."""
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(jitter(images, 0.0, step_generator(0, "x", 0)), images)
+    moved = jitter(images, 1.0, step_generator(0, "x", 0))
+    assert not torch.equal(moved, images)
+    assert moved.abs().max() <= 1.0
+
+
+def test_schedule_warms_up_and_decays():
+    """The learning rate rises linearly, peaks at 1 and ends near 2%."""
+    rates = [schedule(step, 10, 100) for step in range(100)]
+    assert rates[0] < rates[5] < rates[9] < 1.0
+    assert rates[10] == 1.0
+    assert 0.02 <= rates[-1] < 0.03

@@ -1,0 +1,184 @@
+"""evaluate: known accuracies come out, the test split is opened once, and what does not belong is refused or ignored."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from evaluation_world import TEST_PER_CLASS, World, config
+
+from gda.artifacts import Metrics, Outcome, read_document
+from gda.config import Arm
+from gda.data.predictions import read_predictions
+from gda.errors import DataError
+from gda.stages import evaluate
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world that no test changes."""
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(pristine: World) -> Outcome:
+    """The evaluation of the pristine world."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GDA_WORK_DIR", str(pristine.root.parent / "module-work"))
+        return run(pristine, out="../evaluated")
+
+
+@pytest.fixture
+def world(pristine: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A copy to change, with a work folder of its own."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    copy = object.__new__(World)
+    copy.__dict__.update(pristine.__dict__)
+    copy.root = tmp_path / "world"
+    shutil.copytree(pristine.root, copy.root)
+    copy.runs = copy.root / "classifiers"
+    return copy
+
+
+def run(world: World, *, out: str = "out", runs: list[Path] | None = None, settings: bool = True, **promote: object) -> Outcome:
+    return evaluate.run(
+        config(**promote),
+        runs=runs or [world.runs],
+        snapshot=world.root / "real",
+        synthetic=world.root / "synthetic",
+        zero_shot=world.root / "zero_shot",
+        tuning=world.root / "tuning" if settings else None,
+        verdict=world.verdict,
+        out=world.root / out,
+        timings={"sample": 12.0},
+    )
+
+
+def metrics_of(outcome: Outcome) -> Metrics:
+    return read_document(outcome.output / "metrics.json", Metrics)
+
+
+def ledger(world: World) -> list[dict[str, str]]:
+    path = world.root.parent / "work/test_ledger.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_known_accuracies_and_gains_come_out(pristine: World, evaluated: Outcome) -> None:
+    """Protects the numbers end to end: classifiers wrong on known classes give exactly those accuracies, gains and candidate."""
+    metrics = metrics_of(evaluated)
+    assert {arm: result.mean for arm, result in metrics.arms.items()} == {
+        Arm.REAL: 0.75,
+        Arm.REAL_LONG: 0.75,
+        Arm.REAL_STRONG: 1.0,
+        Arm.ZERO_SHOT: 0.5,
+        Arm.SYNTHETIC: 0.75,
+        Arm.MIXED: 1.0,
+    }
+    assert metrics.cas == 0.75 and metrics.cas_zero_shot == 0.5
+    assert metrics.arms[Arm.REAL].per_class == (0.0, 1.0, 1.0, 1.0)
+    assert metrics.gain[Arm.MIXED].mean == 0.25 and metrics.gain[Arm.MIXED].p_value == 0.03125
+    assert metrics.gain_over_rivals[Arm.REAL_LONG].mean == 0.25 and metrics.gain_over_rivals[Arm.REAL_STRONG].mean == 0.0
+    assert metrics.gain[Arm.SYNTHETIC].seeds == 2
+    assert metrics.num_test == 4 * TEST_PER_CLASS
+    assert metrics.test_digest == pristine.real.split_digest("test")
+    assert {"metrics.json", "report.html", "predictions.safetensors", "accuracy.png"} <= {p.name for p in evaluated.output.iterdir()}
+
+
+def test_the_candidate_is_chosen_on_validation(world: World) -> None:
+    """Protects the test split from choosing: the seed with the best validation accuracy wins, though others are better on test."""
+    world.add_classifier(Arm.MIXED, 3, wrong=(1,), val_top1=0.99)
+    candidate = metrics_of(run(world)).candidate
+    assert candidate is not None
+    assert (candidate.seed, candidate.path) == (3, (world.runs / "real+synthetic-3").as_posix())
+
+
+def test_the_test_split_is_opened_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the ledger: neither a failure after predicting nor a finished second run opens the test split again."""
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(evaluate, "write_report", lambda *_: 1 / 0)
+        run(world)
+    assert not (world.root / "out").exists()
+    run(world)
+    assert run(world).reused
+    assert [line["purpose"] for line in ledger(world)] == ["evaluate"]
+
+
+def test_two_runs_give_equal_bytes(pristine: World, evaluated: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects determinism: metrics, predictions, plots and report do not depend on when or where they were made."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "elsewhere"))
+    first, second = evaluated.output, run(pristine, out=str(tmp_path / "second")).output
+    names = {path.name for path in first.iterdir()}
+    assert names == {path.name for path in second.iterdir()}
+    assert {n for n in names if (first / n).read_bytes() != (second / n).read_bytes()} == set()
+
+
+def test_stale_classifiers_are_ignored(world: World, evaluated: Outcome) -> None:
+    """Protects against directories left by an earlier list of seeds: they change nothing."""
+    world.add_classifier(Arm.REAL, 17, wrong=(0, 1, 2))
+    world.add_classifier(Arm.SYNTHETIC, 5, wrong=(0, 1, 2))
+    assert metrics_of(run(world)).arms == metrics_of(evaluated).arms
+
+
+def test_single_classifiers_may_be_given(world: World) -> None:
+    """Protects --runs with one directory a classifier, as a cluster hands them over."""
+    folders = sorted(world.runs.iterdir())
+    assert metrics_of(run(world, runs=folders)).arms[Arm.MIXED].mean == 1.0
+
+
+@pytest.mark.parametrize("lost", ["real-4", "synthetic-1"])
+def test_a_missing_classifier_is_named(world: World, lost: str) -> None:
+    """Protects against evaluating fewer seeds than were asked for."""
+    shutil.rmtree(world.runs / lost)
+    with pytest.raises(DataError, match=f"expected a folder such as {lost}"):
+        run(world)
+
+
+def test_a_classifier_given_twice_is_named(world: World) -> None:
+    """Protects against an arbitrary choice between two classifiers of one seed."""
+    world.add_classifier(Arm.REAL, 0, folder=world.runs / "copy")
+    with pytest.raises(DataError, match="real, seed 0 is also in"):
+        run(world)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [({"snapshot_digest": "7" * 64}, "was trained on snapshot 777777777777"), ({"classes": ("a", "b", "c", "d")}, "its classes are not")],
+)
+def test_a_classifier_of_other_data_is_refused(world: World, card: dict[str, object], message: str) -> None:
+    """Protects the comparison from classifiers that were trained on another snapshot or with other labels."""
+    world.add_classifier(Arm.REAL, 2, **card)
+    with pytest.raises(DataError, match=message):
+        run(world)
+
+
+def test_a_refused_set_is_a_result(world: World) -> None:
+    """Protects the run after a refusal: real arms are still measured, skipped arms say why, and the report opens with it."""
+    world.write_verdict(passed=False)
+    for arm, seeds in ((Arm.MIXED, 6), (Arm.SYNTHETIC, 2)):
+        for seed in range(seeds):
+            world.skip(arm, seed, "because the synthetic set was refused: FID is 9, above 6")
+    outcome = run(world, settings=False)
+    metrics = metrics_of(outcome)
+    assert metrics.arms[Arm.REAL].mean == 0.75
+    assert metrics.arms[Arm.MIXED].skipped == "because the synthetic set was refused: FID is 9, above 6"
+    assert metrics.cas is None and metrics.candidate is None and Arm.MIXED not in metrics.gain
+    assert "skipped synthetic, real+synthetic" in outcome.summary
+    assert "The synthetic set was refused by validation" in (outcome.output / "report.html").read_text()
+
+
+def test_a_half_skipped_arm_is_refused(world: World) -> None:
+    """Protects against averaging over the seeds that happened to run before a refusal."""
+    world.skip(Arm.MIXED, 1, "because")
+    with pytest.raises(DataError, match="some seeds ran and others were skipped"):
+        run(world)
+
+
+def test_predictions_agree_with_the_metrics(evaluated: Outcome, tmp_path: Path) -> None:
+    """Protects the file that later candidates are compared with: it holds the very predictions that were counted."""
+    written = evaluated.output / "predictions.safetensors"
+    predictions = read_predictions(written)
+    assert predictions.correct(Arm.REAL, range(6)).mean() == 0.75
+    assert predictions.seeds(Arm.ZERO_SHOT) == (0, 1)
+    (tmp_path / "cut.safetensors").write_bytes(written.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"cut\.safetensors: not a whole file"):
+        read_predictions(tmp_path / "cut.safetensors")

@@ -1,0 +1,199 @@
+"""promote with a real MLflow on SQLite: versions, aliases, the champion as rival, and every way it must not promote."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from evaluation_world import World, config
+
+from gda.artifacts import Decision, Metrics, Outcome, dump_document, read_document
+from gda.config import Arm
+from gda.data.predictions import Predictions, read_predictions, write_predictions
+from gda.errors import DataError, TryAgainError
+from gda.registry.models import Registered, Registry
+from gda.stages import evaluate, promote
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
+    """A world, and the evaluation of it in which real + synthetic gains 25 points."""
+    root = tmp_path_factory.mktemp("promote")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GDA_WORK_DIR", str(root / "work"))
+        world = World(root / "world")
+        out = root / "evaluation"
+        evaluate.run(
+            config(), runs=[world.runs], snapshot=world.root / "real", synthetic=world.root / "synthetic", verdict=world.verdict, out=out
+        )
+    return world, out
+
+
+@pytest.fixture
+def evaluation(evaluated: tuple[World, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the evaluation, in a working directory with an MLflow of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return Path(shutil.copytree(evaluated[1], tmp_path / "evaluation"))
+
+
+def run(evaluated: tuple[World, Path], evaluation: Path, *, dry_run: bool = False, **settings: object) -> Outcome:
+    return promote.run(config(**settings), evaluation=evaluation, verdict=evaluated[0].verdict, dry_run=dry_run)
+
+
+def decision_of(outcome: Outcome) -> Decision:
+    return read_document(outcome.output / "decision.json", Decision)
+
+
+def rewrite(evaluation: Path, **changes: object) -> None:
+    """Change fields of metrics.json."""
+    path = evaluation / "metrics.json"
+    path.write_bytes(dump_document(read_document(path, Metrics).model_copy(update=changes)))
+
+
+def candidate(world: World, evaluation: Path, *, seed: int, wrong_test_images: int) -> None:
+    """Another candidate, with a chosen number of test images wrong in every seed of its arm."""
+    folder = world.add_classifier(Arm.MIXED, seed, folder=evaluation.parent / f"candidate-{seed}", digest=f"{seed:064d}")
+    metrics = read_document(evaluation / "metrics.json", Metrics)
+    assert metrics.candidate is not None
+    rewrite(evaluation, candidate=metrics.candidate.model_copy(update={"path": folder.as_posix(), "digest": f"{seed:064d}", "seed": 0}))
+    old = read_predictions(evaluation / "predictions.safetensors")
+    top = dict(old.top)
+    right = np.stack([(old.labels + shift) % 4 for shift in range(4)], axis=1).astype(np.int32)
+    for number in range(6):
+        mine = right.copy()
+        mine[:wrong_test_images] = np.roll(mine[:wrong_test_images], 1, axis=1)
+        top[Arm.MIXED, number] = mine
+    write_predictions(evaluation / "predictions.safetensors", Predictions(labels=old.labels, top=top, test_digest=old.test_digest))
+    card = json.loads((folder / "classifier.json").read_text())
+    (folder / "classifier.json").write_text(json.dumps(card | {"seed": 0}))
+
+
+def test_a_gain_makes_the_candidate_champion_once(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects the whole way into the registry, its tags, and that a second run adds no version and decides the same."""
+    first = decision_of(run(evaluated, evaluation))
+    assert first.promoted and first.reasons == () and first.rival == "real"
+    assert first.aliases == ("challenger", "champion") and first.model_version == "1"
+    again = decision_of(run(evaluated, evaluation))
+    assert again == first
+    versions = mlflow.MlflowClient().search_model_versions("name = 'tiny'")
+    assert [v.version for v in versions] == ["1"] or [v.version for v in versions] == [1]
+    metrics = read_document(evaluation / "metrics.json", Metrics)
+    assert metrics.candidate is not None
+    assert versions[0].tags["gda.digest"] == metrics.candidate.digest
+    assert versions[0].tags["gda.test_digest"] == metrics.test_digest
+    images = np.full((3, 24, 16, 3), (200, 40, 40), dtype=np.uint8)
+    loaded = mlflow.pyfunc.load_model("models:/tiny@champion").predict(images)
+    assert loaded.shape == (3, 4) and (loaded.argmax(axis=1) == 3).all()  # red
+
+
+def test_a_dry_run_changes_nothing(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects --dry-run: the decision is recorded, the registry stays empty."""
+    outcome = run(evaluated, evaluation, dry_run=True)
+    decision = decision_of(outcome)
+    assert decision.promoted and decision.dry_run and decision.model_version is None
+    assert "would be promoted" in outcome.summary
+    assert mlflow.MlflowClient().search_registered_models() == []
+
+
+def test_a_refused_candidate_is_challenger_only(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects the champion alias from a gate that does not hold, and that the refusal is a result with its reasons."""
+    outcome = run(evaluated, evaluation, min_seeds=7)
+    decision = decision_of(outcome)
+    assert not decision.promoted and outcome.refused
+    assert decision.aliases == ("challenger",)
+    assert decision.reasons == ("only 6 paired seeds; at least 7 are needed",)
+    assert "only 6 paired seeds" in outcome.summary
+
+
+def test_the_champion_is_the_rival(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects the champion: a later candidate must beat it on the same test images, and only then takes the alias."""
+    candidate(evaluated[0], evaluation, seed=20, wrong_test_images=30)
+    assert decision_of(run(evaluated, evaluation)).promoted
+    candidate(evaluated[0], evaluation, seed=21, wrong_test_images=30)
+    equal = decision_of(run(evaluated, evaluation))
+    assert not equal.promoted and equal.rival == "champion version 1" and equal.aliases == ("challenger",)
+    candidate(evaluated[0], evaluation, seed=22, wrong_test_images=0)
+    better = decision_of(run(evaluated, evaluation))
+    assert better.promoted and better.rival == "champion version 1" and better.aliases == ("challenger", "champion")
+    assert decision_of(run(evaluated, evaluation)) == better
+
+
+def test_a_champion_on_other_test_images_is_not_replaced(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects against comparing accuracies on different images: refused with the reason, and registered as challenger."""
+    run(evaluated, evaluation)
+    candidate(evaluated[0], evaluation, seed=23, wrong_test_images=0)
+    old = read_predictions(evaluation / "predictions.safetensors")
+    write_predictions(evaluation / "predictions.safetensors", Predictions(labels=old.labels, top=old.top, test_digest="6" * 64))
+    rewrite(evaluation, test_digest="6" * 64)
+    decision = decision_of(run(evaluated, evaluation))
+    assert not decision.promoted and decision.aliases == ("challenger",)
+    assert "was evaluated on test split" in decision.reasons[0]
+
+
+def test_a_champion_registered_elsewhere_is_not_replaced(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects a champion of which no test predictions are known: there is nothing to compare with, so it stays."""
+    registry = Registry("tiny")
+    client = mlflow.MlflowClient()
+    client.create_registered_model("tiny")
+    client.create_model_version("tiny", source=str(evaluation))
+    client.set_registered_model_alias("tiny", "champion", "1")
+    decision = decision_of(run(evaluated, evaluation))
+    assert not decision.promoted and "test split unknown" in decision.reasons[0]
+    champion = registry.champion()
+    assert champion is not None and champion.version == "1"
+
+
+def test_without_a_candidate_nothing_is_registered(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects the run after a refused set: a recorded refusal, an untouched registry, no error."""
+    rewrite(evaluation, candidate=None)
+    decision = decision_of(run(evaluated, evaluation))
+    assert not decision.promoted and "there is no candidate" in decision.reasons
+    assert mlflow.MlflowClient().search_registered_models() == []
+
+
+def test_a_candidate_that_changed_since_is_refused(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects against promoting other weights than those that were evaluated."""
+    candidate(evaluated[0], evaluation, seed=24, wrong_test_images=0)
+    metrics = read_document(evaluation / "metrics.json", Metrics)
+    assert metrics.candidate is not None
+    rewrite(evaluation, candidate=metrics.candidate.model_copy(update={"digest": "5" * 64}))
+    with pytest.raises(DataError, match="run evaluate again"):
+        run(evaluated, evaluation)
+
+
+def test_mlflow_away_promotes_nothing(evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects results when the server is down: a retryable error, and no decision that says promoted."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TryAgainError, match="MLflow could not be reached"):
+        run(evaluated, evaluation)
+    assert not Path("reports/promotion/decision.json").exists()
+
+
+def test_a_promotion_in_between_wins(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects two promotions at once: whoever was judged against a champion that is gone must be judged again."""
+    run(evaluated, evaluation)
+    registry = Registry("tiny")
+    champion = registry.champion()
+    assert champion is not None
+    late = Registered(name="tiny", version="2", digest="", test_digest="", beat_version="")
+    with pytest.raises(TryAgainError, match="champion changed"):
+        registry.promote(late, over=None)
+    assert registry.champion() == champion
+
+
+def test_a_crash_between_registering_and_promoting_is_made_good(
+    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the step between version and alias: the next run finds the version and finishes, with one version and one champion."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Registry, "promote", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(evaluated, evaluation)
+    assert Registry("tiny").champion() is None
+    decision = decision_of(run(evaluated, evaluation))
+    assert decision.promoted and decision.model_version == "1" and "champion" in decision.aliases

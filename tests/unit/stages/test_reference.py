@@ -1,0 +1,77 @@
+"""reference: cross-fitted classifiers, features and floors of a real set."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from validation_sets import CLASSES, COUNTS, items, tiny_config, write_real, write_set
+
+from gda.data.snapshot import Snapshot
+from gda.errors import DataError
+from gda.fidelity.extractors import get_extractor
+from gda.fidelity.reference import Reference, assign_folds
+from gda.stages import reference
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A real snapshot and its reference."""
+    root = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GDA_WORK_DIR", str(root / "work"))
+        real, out = write_real(root / "real"), root / "reference"
+        reference.run(tiny_config(), snapshot=real, out=out)
+    return real, out
+
+
+def test_unseen_real_images_are_confirmed_where_colour_is_class(made: tuple[Path, Path]) -> None:
+    """Labels that are obvious must be confirmed by classifiers that have not seen the images, or the gate would refuse everything."""
+    index = Reference.open(made[1]).index
+    assert index.agreement > 0.95
+    assert len(index.agreement_by_class) == len(CLASSES)
+
+
+def test_features_are_those_of_train_and_val_and_never_of_test(made: tuple[Path, Path]) -> None:
+    """The reference must not let the test split into anything that is compared or chosen."""
+    opened = Reference.open(made[1])
+    assert {split: len(rows) for split, rows in opened.features.items()} == {s: 4 * COUNTS[s] for s in ("train", "val")}
+    assert not list(made[1].parent.glob("work/test_ledger.jsonl"))
+
+
+def test_each_fold_loads_in_timm(made: tuple[Path, Path]) -> None:
+    """Fold classifiers are ordinary exported classifiers."""
+    model = timm.create_model(f"local-dir:{made[1] / 'fold-0'}", pretrained=True).eval()
+    assert model(torch.zeros(1, 3, 16, 16)).shape == (1, len(CLASSES))
+
+
+def test_same_digest_when_computed_again_elsewhere(made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines that compute the same reference must agree on its digest and its bytes."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    again = reference.run(tiny_config(), snapshot=made[0], out=tmp_path / "again")
+    files = sorted(p.relative_to(made[1]) for p in made[1].rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(again.output) for p in again.output.rglob("*") if p.is_file())
+    assert all((made[1] / f).read_bytes() == (again.output / f).read_bytes() for f in files)
+
+
+def test_second_call_reuses_the_result(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished work is not done twice."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(made[1].parent / "work"))
+    assert reference.run(tiny_config(), snapshot=made[0], out=made[1]).reused
+
+
+def test_a_reference_of_another_snapshot_is_refused(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """Numbers measured against the wrong real set must not pass for a comparison."""
+    other = Snapshot.open(write_set(tmp_path / "other", {"train": items(2, 9)}, kind="real"))
+    with pytest.raises(DataError, match="is the reference of snapshot"):
+        Reference.open(made[1]).require(other, get_extractor("glyph"))
+
+
+def test_folds_are_even_in_every_class_and_do_not_depend_on_order() -> None:
+    """A fold without a class could not judge it, and a re-ordered manifest must not move images between folds."""
+    keys, labels = tuple(f"k{i}" for i in range(60)), np.arange(60) % 3
+    folds = assign_folds(keys, labels, 4, seed=0)
+    assert all(np.bincount(folds[labels == c], minlength=4).tolist() == [5, 5, 5, 5] for c in range(3))
+    shuffle = np.random.default_rng(0).permutation(60)
+    assert (assign_folds(tuple(keys[i] for i in shuffle), labels[shuffle], 4, seed=0) == folds[shuffle]).all()

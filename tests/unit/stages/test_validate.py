@@ -1,0 +1,241 @@
+"""validate: a sound set passes; every planted defect is refused, and for its own reason."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from validation_sets import CLASSES, PER_CLASS, Item, as_jpeg, changed, items, tiny_config, with_pixels, write_real, write_set
+
+from gda.artifacts import Measure, Outcome, Verdict, read_document
+from gda.data.images import decode, encode_png, to_array
+from gda.data.ledger import read_ledger
+from gda.data.snapshot import Snapshot
+from gda.errors import MissingError, RefusedError
+from gda.fidelity import inspection
+from gda.io.shards import read_shard
+from gda.stages import reference, validate
+
+SYNTHETIC_SEED = 77
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`real` and its `reference`, shared by every test here."""
+    root = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GDA_WORK_DIR", str(root / "work"))
+        reference.run(tiny_config(), snapshot=write_real(root / "real"), out=root / "reference")
+    return root
+
+
+@pytest.fixture
+def judged(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Item]], Verdict]:
+    """Write items as a synthetic set, validate it, return the verdict."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+
+    def judge(content: Sequence[Item]) -> Verdict:
+        outcome = validation(world, write_set(tmp_path / "synthetic", {"train": content}), tmp_path / "out")
+        verdict = read_document(outcome.output / "verdict.json", Verdict)
+        assert outcome.refused == (not verdict.passed)
+        return verdict
+
+    return judge
+
+
+def validation(world: Path, synthetic: Path, out: Path, *, strict: bool = False) -> Outcome:
+    """Run the stage with the shared reference."""
+    return validate.run(tiny_config(), synthetic=synthetic, snapshot=world / "real", reference=world / "reference", out=out, strict=strict)
+
+
+def sound() -> list[Item]:
+    return items(PER_CLASS, SYNTHETIC_SEED)
+
+
+def real_pixels(world: Path, split: str) -> list[np.ndarray]:
+    """Images of a real split, as stored."""
+    return [to_array(decode(record.image, name=record.key)) for record in read_shard(world / "real" / f"{split}-000000.tar")]
+
+
+def failed(verdict: Verdict) -> set[str]:
+    return {name for name, measure in verdict.metrics.items() if measure.passed is False}
+
+
+def test_a_sound_set_passes_and_says_what_it_was_measured_with(world: Path, judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """New images from the same source must not be refused, or nothing ever could be used."""
+    verdict = judged(sound())
+    assert verdict.passed, verdict.reasons
+    assert verdict.reasons == ()
+    fid = verdict.metrics["fid"]
+    assert fid.extractor is not None
+    assert fid.extractor.startswith("glyph@")
+    assert fid.reference_digest == reference.Reference.open(world / "reference").index.digest
+    assert fid.n == 54  # half of 108 real train and val images, on both sides
+    assert None not in (fid.value, fid.low, fid.high, fid.floor, fid.limit)
+
+
+def test_missing_class(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """A class without images is refused by name."""
+    verdict = judged([item for item in sound() if item.label != "blue"])
+    assert not verdict.passed
+    assert any("no record has blue" in reason for reason in verdict.reasons)
+
+
+def test_unbalanced_classes(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """Half a class missing is beyond the largest accepted ratio."""
+    content = sound()
+    verdict = judged([item for i, item in enumerate(content) if item.label != "blue" or i < len(content) // 2])
+    assert "class_ratio" in failed(verdict)
+    assert any("2.00 times the images of the smallest" in reason for reason in verdict.reasons)
+
+
+def test_repeated_images(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """Exact duplicates are counted by their pixels, whatever their keys and seeds."""
+    content = sound()
+    verdict = judged(changed(content, range(8, 20), lambda item, place: with_pixels(item, content[place % 4].rgb)))
+    assert "duplicate_fraction" in failed(verdict)
+    assert any("10.0% of the images repeat another one exactly" in reason for reason in verdict.reasons)
+
+
+def test_copies_of_training_images(world: Path, judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """A generator that returns its training images with a little noise is found, though no pixel hash matches."""
+    train, rng = real_pixels(world, "train"), np.random.default_rng(0)
+
+    def copy(item: Item, place: int) -> Item:
+        source = CLASSES.index(item.label) + 4 * (place // 4)
+        noisy = np.clip(train[source] + rng.normal(0, 6, train[source].shape), 0, 255)
+        return with_pixels(item, noisy.astype(np.uint8))
+
+    verdict = judged(changed(sound(), range(40), copy))
+    assert "copy_fraction" in failed(verdict)
+    assert verdict.metrics["exact_train"].value == 0
+    assert verdict.metrics["copy_fraction"].value >= 0.3  # 40 of 120 were planted
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_one_held_out_image_slipped_in(split: str, world: Path, tmp_path: Path, judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """A single image of a held-out split refuses the set, and the page shows the pair."""
+    leaked = real_pixels(world, split)[5]
+    verdict = judged(changed(sound(), [5], lambda item, place: with_pixels(item, leaked)))
+    assert f"exact_{split}" in failed(verdict)
+    assert any(f"1 images are pixel for pixel images of the {split} split" in reason for reason in verdict.reasons)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"{split} {split}-0005" in page
+
+
+@pytest.mark.parametrize("disguise", [as_jpeg, lambda rgb: rgb[:, ::-1].copy()], ids=["re-encoded", "mirrored"])
+def test_a_test_image_in_disguise(
+    disguise: Callable[[np.ndarray], np.ndarray], world: Path, judged: Callable[[Sequence[Item]], Verdict]
+) -> None:
+    """Re-encoding or mirroring does not hide a test image."""
+    leaked = disguise(real_pixels(world, "test")[5])
+    verdict = judged(changed(sound(), [5], lambda item, place: with_pixels(item, leaked)))
+    assert verdict.metrics["exact_test"].value == 0
+    assert "near_test" in failed(verdict)
+
+
+def test_swapped_labels_of_two_classes(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """Two classes that trade names are refused, for the labels and not for the pictures."""
+    other = {"red": "green", "green": "red", "blue": "blue", "grey": "grey"}
+    verdict = judged([replace(item, label=other[item.label]) for item in sound()])
+    assert {"label_agreement", "label_agreement_worst_class"} <= failed(verdict)
+    assert "fid" not in failed(verdict)
+
+
+def test_a_few_swapped_labels_are_listed(tmp_path: Path, judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """Five per cent of wrong labels need not refuse a set, but at least nine in ten of them are named."""
+    wrong = list(range(0, 120, 20))
+    judged(changed(sound(), wrong, lambda item, place: replace(item, label=CLASSES[(CLASSES.index(item.label) + 1) % 4])))
+    listed = (tmp_path / "out" / "suspects.csv").read_text()
+    assert sum(f"train-{i:04d}," in listed for i in wrong) >= 0.9 * len(wrong)
+
+
+def test_wrong_size(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """Images of another size than the real ones are refused: size itself would tell the classes of images apart."""
+    verdict = judged(items(PER_CLASS, SYNTHETIC_SEED, size=24))
+    assert not verdict.passed
+    assert any("decoded_width" in reason and "24" in reason for reason in verdict.reasons)
+
+
+def test_an_image_that_stops_half_way(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """A truncated image whose checksum is right (it was written so) is counted, not skipped."""
+    verdict = judged(changed(sound(), [3], lambda item, place: replace(item, encoded=encode_png(item.rgb)[:-40])))
+    assert verdict.metrics["undecodable"].value == 1
+    assert {"undecodable", "failed_expectations"} <= failed(verdict)
+
+
+def test_incomplete_and_mixed_provenance(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """A set whose images cannot be reproduced is refused: missing guidance, a repeated seed, two schedulers."""
+
+    def spoil(item: Item, place: int) -> Item:
+        return replace(item, meta=item.meta | [{"guidance_scale": None}, {"seed": 0}, {"scheduler": "ddpm"}][place])
+
+    reasons = judged(changed(sound(), [4, 5, 6], spoil)).reasons
+    assert any("'guidance_scale': 1 records have no value" in reason for reason in reasons)
+    assert any("'seed'" in reason and "unique" in reason for reason in reasons)
+    assert any("'scheduler'" in reason for reason in reasons)
+
+
+def test_every_check_breaking_down_refuses_the_set(judged: Callable[[Sequence[Item]], Verdict], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception inside the gate must never look like a pass, and each is named."""
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    for name in ("check_structure", "agreement", "compare", "duplicates", "exact_matches", "check_copies"):
+        monkeypatch.setattr(inspection, name, broken)
+    verdict = judged(sound())
+    assert not verdict.passed
+    assert sum("ZeroDivisionError: planted" in reason for reason in verdict.reasons) == 6
+
+
+def test_one_check_breaking_down_is_enough(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric that is only reported refuses as well when it cannot be measured."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.setattr(inspection, "fid_apart", lambda *args, **kwargs: (_ for _ in ()).throw(ValueError("planted")))
+    outcome = validation(world, write_set(tmp_path / "synthetic", {"train": sound()}), tmp_path / "out")
+    assert outcome.refused
+
+
+def test_what_the_environment_lacks_is_an_error_and_not_a_verdict() -> None:
+    """Missing weights say nothing about the set: no verdict may be written for them."""
+    found = inspection.Inspection(subjects=None)  # type: ignore[arg-type]
+    with pytest.raises(MissingError):
+        found.attempt("x", lambda: (_ for _ in ()).throw(MissingError("no weights")))
+
+
+def test_measures_turn_nan_into_nothing() -> None:
+    """NaN compares false with every limit; it must not survive to the comparison."""
+    assert inspection.measure(float("nan"), n=3) == Measure(value=None, n=3)
+
+
+def test_strict_refuses_after_publishing_and_runs_are_identical_and_reused(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under --strict the report must still be there to read; the same input gives the same bytes; a second call does nothing."""
+    synthetic = write_set(tmp_path / "synthetic", {"train": [item for item in sound() if item.label != "red"]})
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    with pytest.raises(RefusedError, match="no record has red"):
+        validation(world, synthetic, tmp_path / "strict", strict=True)
+    again = validation(world, synthetic, tmp_path / "again")
+    files = {p.relative_to(again.output): p.read_bytes() for p in again.output.rglob("*") if p.is_file()}
+    assert {"verdict.json", "index.html", "expectations.json", "classes.csv", "suspects.csv"} <= {str(name) for name in files}
+    assert files == {p.relative_to(tmp_path / "strict"): p.read_bytes() for p in (tmp_path / "strict").rglob("*") if p.is_file()}
+    openings = read_ledger()
+    assert openings == [{"digest": Snapshot.open(world / "real").digest, "purpose": "leak_check"}] * 2
+    reused = validation(world, synthetic, tmp_path / "again")
+    assert reused.reused
+    assert reused.refused
+    assert read_ledger() == openings
+    assert str(tmp_path) not in json.dumps([content.decode("utf-8", "replace") for content in files.values()])
+
+
+def test_without_a_reference_one_is_computed(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with two folders gets the same numbers as one with a reference at hand."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    synthetic = write_set(tmp_path / "synthetic", {"train": sound()})
+    alone = validate.run(tiny_config(), synthetic=synthetic, snapshot=world / "real", out=tmp_path / "alone")
+    given = validation(world, synthetic, tmp_path / "given")
+    assert alone.digest == given.digest

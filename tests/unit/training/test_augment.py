@@ -1,0 +1,61 @@
+"""Batched augmentation of uint8 images."""
+
+import torch
+
+from gda.training.augment import augment, normalise
+from gda.training.streams import stream
+
+
+def dots(count: int, side: int = 28) -> torch.Tensor:
+    """Black images with one white pixel in the middle."""
+    images = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+    images[:, :, side // 2, side // 2] = 255
+    return images
+
+
+def test_normalise_maps_black_and_white_to_the_ends() -> None:
+    """0 becomes -1 and 255 becomes 1: what mean and std 0.5 of an exported classifier mean."""
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    assert normalise(images).flatten().tolist() == [-1.0, 1.0]
+
+
+def test_standard_shifts_by_up_to_two_pixels_of_28_and_no_more() -> None:
+    """The dot reaches every one of the 25 places within two pixels and none beyond, and no image loses it."""
+    out = augment(dots(2000), "standard", stream(0, "a"))
+    places = {(int(y), int(x)) for _, c, y, x in torch.nonzero(out == 1.0) if c == 0}
+    assert places == {(14 + dy, 14 + dx) for dy in range(-2, 3) for dx in range(-2, 3)}
+    assert torch.equal((out == 1.0).sum(dim=(1, 2, 3)), torch.full((2000,), 3))
+
+
+def test_nothing_is_mirrored_unless_asked_for() -> None:
+    """A left-right gradient keeps its direction under both strengths; with horizontal_flip about half are turned."""
+    ramp = torch.arange(28, dtype=torch.uint8).mul(9).expand(200, 3, 28, 28).contiguous()
+    for strength in ("standard", "strong"):
+        out = augment(ramp, strength, stream(0, strength))  # type: ignore[arg-type]
+        assert bool((out[:, :, :, 20:].mean(dim=(1, 2, 3)) > out[:, :, :, :8].mean(dim=(1, 2, 3))).all())
+    flipped = augment(ramp, "standard", stream(0, "flip"), horizontal_flip=True)
+    turned = (flipped[..., -1] < flipped[..., 0]).all(dim=(1, 2)).sum()
+    assert 70 < int(turned) < 130
+
+
+def test_strong_keeps_the_middle_and_erases_some() -> None:
+    """The affine map is about the centre: a big disc stays mostly where it is, and a quarter of images lose a rectangle."""
+    white = torch.full((400, 3, 28, 28), 255, dtype=torch.uint8)
+    out = augment(white, "strong", stream(0, "s"))
+    erased = (out == 0.0).any(dim=3).any(dim=2).any(dim=1)
+    assert 0.18 < float(erased.double().mean()) < 0.32
+    assert float((out == 0.0).double().mean(dim=(1, 2, 3)).max()) < 0.2
+    square = torch.zeros(200, 3, 28, 28, dtype=torch.uint8)
+    square[:, :, 4:24, 4:24] = 255
+    assert float((augment(square, "strong", stream(0, "m"))[:, :, 10:18, 10:18] > -0.99).double().mean()) > 0.99
+
+
+def test_one_stream_gives_one_outcome() -> None:
+    """Augmentation depends on its generator alone, not on torch's global one."""
+    images = torch.randint(0, 256, (8, 3, 28, 28), dtype=torch.uint8, generator=stream(5, "images"))
+    for strength in ("standard", "strong"):
+        torch.manual_seed(1)
+        first = augment(images, strength, stream(0, "x"))  # type: ignore[arg-type]
+        torch.manual_seed(2)
+        assert torch.equal(first, augment(images, strength, stream(0, "x")))  # type: ignore[arg-type]
+        assert not torch.equal(first, augment(images, strength, stream(1, "x")))  # type: ignore[arg-type]

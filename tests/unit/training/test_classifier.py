@@ -1,0 +1,213 @@
+"""The training loop: what it learns, that it resumes bit for bit, and what it refuses."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from gda.artifacts import ClassifierCard
+from gda.config import Arm, ClassifyConfig
+from gda.errors import ConfigError, DataError, UsageError
+from gda.parallel import run_parallel
+from gda.training.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, top1, train_classifier
+from gda.training.export import weights_digest
+
+# drop_path draws from torch's global generator while training: the hardest thing to resume.
+TINY = TrainRecipe(
+    model="test_resnet",
+    model_args={"channels": [8, 8, 8, 16], "stem_width": 4, "drop_path_rate": 0.2},
+    image_size=16,
+    num_updates=12,
+    batch_size=8,
+    learning_rate=5e-3,
+    weight_decay=0.05,
+    warmup_updates=2,
+    label_smoothing=0.1,
+)
+
+
+def coloured(count: int, share: float = 1.0, *, seed: int = 0) -> Source:
+    """Noisy red, green and blue images whose colour is their class: any classifier that works reaches 1.0."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 100, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    images[torch.arange(count), labels] += 120
+    return Source(images=images, labels=labels, share=share)
+
+
+def train(recipe: TrainRecipe = TINY, *, seed: int = 0, **rest: object) -> torch.nn.Module:
+    return train_classifier([coloured(30)], recipe, num_classes=3, seed=seed, **rest)[0]  # type: ignore[arg-type]
+
+
+def digest_for_seed(seed: int) -> str:
+    return weights_digest(train(seed=seed))
+
+
+def card() -> ClassifierCard:
+    return ClassifierCard(
+        arm=Arm.REAL, seed=0, model=TINY.model, image_size=TINY.image_size, classes=("r", "g", "b"), snapshot_digest="0" * 64
+    )
+
+
+def test_colours_are_learned() -> None:
+    """Colour equals class, so a loop that pairs images with their labels ends at accuracy 1.0 on images it has not seen."""
+    recipe = replace(TINY, model_args={"channels": [8, 8, 8, 16], "stem_width": 4}, num_updates=60)
+    model, curve = train_classifier([coloured(15, 0.5), coloured(15, 0.5, seed=1)], recipe, num_classes=3, seed=0)
+    unseen = coloured(60, seed=2)
+    assert top1(predict_logits(model, unseen.images, image_size=16), unseen.labels) == 1.0
+    assert [update for update, _ in curve] == [10, 20, 30, 40, 50, 60]
+    assert curve[-1][1] < curve[0][1]
+
+
+def test_same_seed_same_bits_in_one_process_or_two() -> None:
+    """Weights depend on the seed alone: not on processes side by side, nor on what was drawn before."""
+    alone = [digest_for_seed(seed) for seed in (0, 1)]
+    torch.manual_seed(1234)
+    assert run_parallel(digest_for_seed, [0, 1], workers=2) == alone
+    assert alone[0] != alone[1]
+
+
+def test_training_leaves_the_global_generator_alone() -> None:
+    """timm needs torch's global generator; the caller's state must come back untouched."""
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    train(replace(TINY, num_updates=2))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def kill_at(update: int) -> None:
+    if update == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("strength", ["standard", "strong"])
+def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, strength: str) -> None:
+    """kill -9 between checkpoints: the same call continues from the last one and ends in identical weights and curve."""
+    recipe = replace(TINY, augment=strength)
+    child = os.fork()
+    if child == 0:
+        train(recipe, checkpoint=tmp_path / "c", checkpoint_every=3, progress=kill_at)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    seen: list[int] = []
+    sources = [coloured(30)]
+    resumed, curve = train_classifier(
+        sources, recipe, num_classes=3, seed=0, checkpoint=tmp_path / "c", checkpoint_every=3, progress=seen.append
+    )
+    whole, whole_curve = train_classifier(sources, recipe, num_classes=3, seed=0)
+    assert seen == [7, 8, 9, 10, 11, 12]
+    assert weights_digest(resumed) == weights_digest(whole)
+    assert curve == whole_curve
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A newest checkpoint that was cut short or has a flipped bit costs some updates, never the run, and never passes silently."""
+    whole = train(checkpoint=tmp_path / "c", checkpoint_every=5)
+    newest = max((tmp_path / "c").iterdir())
+    data = bytearray(newest.read_bytes())
+    data[-1000] ^= 1
+    newest.write_bytes(bytes(data) if damage == "flip" else bytes(data[:-1]))
+    seen: list[int] = []
+    again = train(checkpoint=tmp_path / "c", checkpoint_every=5, progress=seen.append)
+    assert seen[0] == 6
+    assert weights_digest(again) == weights_digest(whole)
+    assert newest.name in caplog.text
+    assert "damaged checkpoint" in caplog.text
+
+
+def test_a_checkpoint_of_other_work_is_refused(tmp_path: Path) -> None:
+    """Resuming with another seed, recipe or other images would give weights that no recipe names."""
+    train(checkpoint=tmp_path, checkpoint_every=5)
+    with pytest.raises(UsageError, match="belongs to another recipe, seed or data set"):
+        train(checkpoint=tmp_path, seed=1)
+    with pytest.raises(UsageError, match="belongs to another"):
+        train(replace(TINY, learning_rate=1e-3), checkpoint=tmp_path)
+    with pytest.raises(UsageError, match="belongs to another"):
+        train_classifier([coloured(30, seed=9)], TINY, num_classes=3, seed=0, checkpoint=tmp_path)
+
+
+def test_a_diverging_loss_stops_the_run() -> None:
+    """A loss that is not finite ends training with its place, instead of publishing weights of NaN."""
+    with pytest.raises(DataError, match=r"diverged: the loss is nan at update \d+; lower classify.learning_rate"):
+        train(replace(TINY, learning_rate=1e30, warmup_updates=0, num_updates=40))
+
+
+def test_timm_loads_an_exported_classifier_with_equal_logits(tmp_path: Path) -> None:
+    """Plain timm, given the directory, computes exactly what we evaluated; so does our own loader."""
+    model = train()
+    export_classifier(model, tmp_path / "real+synthetic-0", card())
+    images = coloured(20, seed=3).images
+    expected = predict_logits(model, images, image_size=16)
+    by_timm = timm.create_model(f"local-dir:{tmp_path / 'real+synthetic-0'}", pretrained=True)
+    assert torch.equal(predict_logits(by_timm, images, image_size=16), expected)
+    assert torch.equal(predict_logits(load_classifier(tmp_path / "real+synthetic-0"), images, image_size=16), expected)
+    preprocessing = timm.data.resolve_data_config(model=by_timm)
+    assert (*preprocessing["input_size"], *preprocessing["mean"], *preprocessing["std"]) == (3, 16, 16, *[0.5] * 6)
+
+
+def test_a_fixed_size_transformer_trains_and_loads(tmp_path: Path) -> None:
+    """Architectures with a fixed input size get ours, and keep it through export."""
+    recipe = replace(TINY, model="test_vit", model_args={"patch_size": 8}, num_updates=2)
+    model = train(recipe)
+    export_classifier(model, tmp_path, card().model_copy(update={"model": "test_vit"}))
+    images = coloured(6).images
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert torch.equal(predict_logits(loaded, images, image_size=16), predict_logits(model, images, image_size=16))
+
+
+def test_weights_that_are_not_safetensors_are_never_opened(tmp_path: Path) -> None:
+    """A pickle beside the configuration, or under the safetensors name, is refused without being read as a pickle."""
+    export_classifier(train(replace(TINY, num_updates=1)), tmp_path, card())
+    weights = tmp_path / "model.safetensors"
+    torch.save(load_classifier(tmp_path).state_dict(), tmp_path / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(DataError, match=r"pytorch_model\.bin is a pickle, which is never opened"):
+        load_classifier(tmp_path)
+    (tmp_path / "pytorch_model.bin").rename(weights)
+    with pytest.raises(DataError, match="not a whole safetensors file"):
+        load_classifier(tmp_path)
+
+
+def test_unknown_architecture_names_close_matches() -> None:
+    """A misspelt architecture is one line that says what was probably meant."""
+    with pytest.raises(ConfigError) as caught:
+        train(replace(TINY, model="resnet10tt"))
+    assert str(caught.value).startswith("classify.model: unknown architecture 'resnet10tt'; did you mean resnet10t")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "expected a JSON object"),
+        ('{"pretrained": true}', "'pretrained' is set by gda"),
+        ('{"num_classes": 3}', "'num_classes' is set by gda"),
+    ],
+)
+def test_model_arguments_are_checked(text: str, message: str) -> None:
+    """Arguments that are no JSON object, or would fetch weights or change the classes, are refused by name."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        TrainRecipe.from_config(ClassifyConfig(model_args_json=text), num_updates=1)
+    assert "classify.model_args_json" in str(caught.value)
+
+
+def test_arguments_and_sizes_that_a_model_does_not_take_are_one_line() -> None:
+    """What timm raises on bad arguments or a size too small becomes a configuration error that names the field."""
+    with pytest.raises(ConfigError, match=r"classify\.model_args_json: test_resnet does not take .*no_such"):
+        train(replace(TINY, model_args={"no_such": 1}))
+    with pytest.raises(ConfigError, match=r"classify\.image_size: test_vit does not take images of 16 pixels"):
+        train(replace(TINY, model="test_vit", model_args={"patch_size": 8, "img_size": 32, "dynamic_img_size": False}))
+
+
+def test_images_of_another_size_are_resized() -> None:
+    """Callers with 28-pixel images and a 16-pixel classifier get predictions of resized images, not an error."""
+    model = train(replace(TINY, num_updates=1))
+    flat = torch.full((2, 3, 28, 28), 77, dtype=torch.uint8)
+    expected = predict_logits(model, flat[..., :16, :16], image_size=16)
+    assert torch.equal(predict_logits(model, flat, image_size=16), expected)
