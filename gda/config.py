@@ -52,7 +52,7 @@ class SnapshotConfig(Section):
 
 class ReferenceConfig(Section):
     folds: int = Field(4, ge=2, le=20, description="cross-fitting folds of the label classifier")
-    num_updates: int = Field(300, ge=1, description="optimizer updates of each fold's classifier")
+    num_updates: int = Field(200, ge=1, description="optimizer updates of each fold's classifier")
 
 
 class FinetuneConfig(Section):
@@ -119,20 +119,32 @@ class ValidateConfig(Section):
     on_fail: Literal["reject"] = Field("reject", description="what a failed set leads to")
 
 
+DEMO_CLASSIFIER = "resnetv2_18"
+
+
+def _default_model_args(given: dict[str, Any]) -> str:
+    """Arguments that make the demo's model small (0.3 M parameters); they must not narrow, unasked, another one that a user names."""
+    small = {"layers": [1, 1, 1], "channels": [32, 64, 128], "stem_chs": 32}
+    return json.dumps(small if given.get("model") == DEMO_CLASSIFIER else {})
+
+
 class ClassifyConfig(Section):
-    model: str = Field("test_resnet", description="a timm architecture by name")
-    model_args_json: str = Field("{}", description="keyword arguments of timm.create_model, as JSON")
+    model: str = Field(DEMO_CLASSIFIER, description="a timm architecture by name")
+    model_args_json: str = Field(
+        default_factory=_default_model_args,
+        description="keyword arguments of timm.create_model, as JSON; by default the demo's model is made small, any other is as timm has it",
+    )
     image_size: int = Field(28, ge=8, le=2048, description="input side, pixels")
     num_updates: int = Field(300, ge=1, description="optimizer updates of the arms real, synthetic and zero_shot")
     mixed_num_updates: int = Field(
         600, ge=1, description="optimizer updates of real+synthetic, and of its rivals real_long and real_strong"
     )
-    batch_size: int = Field(64, ge=1, le=65536)
+    batch_size: int = Field(64, ge=1, le=65536, description="images an update")
     ratio: float = Field(1.0, gt=0.0, le=100.0, description="synthetic to real images in a mixed batch")
-    learning_rate: float = Field(2e-3, gt=0.0, le=10.0)
-    weight_decay: float = Field(0.05, ge=0.0, le=10.0)
-    warmup_updates: int = Field(20, ge=0)
-    label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
+    learning_rate: float = Field(2e-3, gt=0.0, le=10.0, description="peak learning rate (AdamW, linear warm-up, cosine decay to zero)")
+    weight_decay: float = Field(0.05, ge=0.0, le=10.0, description="of matrices and kernels; norms and biases have none")
+    warmup_updates: int = Field(20, ge=0, description="updates of linear warm-up")
+    label_smoothing: float = Field(0.1, ge=0.0, lt=1.0, description="share of the target spread over all classes")
     horizontal_flip: bool = Field(False, description="mirror training images at random; off where a mirrored image means something else")
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4, 5), min_length=1, description="seeds of real and real+synthetic")
     control_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of the other arms")

@@ -123,11 +123,31 @@ def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: i
     )
 
 
-def measure(value: float, *, estimate: Estimate | None = None, floor: float | None = None, **about: object) -> Measure:
-    """A measure whose not-finite numbers are null, which no gate passes."""
-    ends = (None, None) if estimate is None else (estimate.low, estimate.high)
-    content = {"value": value, "low": ends[0], "high": ends[1], "floor": floor}
-    return Measure.model_validate({k: _finite(v) for k, v in content.items()} | about)
+@dataclass(frozen=True, kw_only=True)
+class MeasuredWith:
+    """What a metric was measured with, where that is a matter of choice."""
+
+    extractor: str | None = None
+    reference_digest: str | None = None
+
+
+def measure(value: float, *, n: int) -> Measure:
+    """A count or a ratio over `n` images; null, which no gate passes, when it is not a finite number."""
+    return Measure(value=_finite(value), n=n)
+
+
+def estimated(estimate: Estimate, *, n: int, floor: float | None = None, measured: MeasuredWith | None = None) -> Measure:
+    """A measure with its interval over `n` images; numbers that are not finite are null, which no gate passes."""
+    measured = measured or MeasuredWith()
+    return Measure(
+        value=_finite(estimate.value),
+        low=_finite(estimate.low),
+        high=_finite(estimate.high),
+        floor=_finite(floor),
+        n=n,
+        extractor=measured.extractor,
+        reference_digest=measured.reference_digest,
+    )
 
 
 def _finite(value: float | None) -> float | None:
@@ -151,23 +171,23 @@ def _labels(found: Inspection, reference: Reference) -> None:
     found.labels = agreement(reference.predict(subjects.audit.images), subjects.labels)
     worst = found.labels.worst
     floors = reference.index.agreement_by_class
-    digest, n = reference.index.digest, len(subjects.labels)
-    found.measures["label_agreement"] = _from(found.labels.overall, floor=reference.index.agreement, n=n, reference_digest=digest)
+    measured, n = MeasuredWith(reference_digest=reference.index.digest), len(subjects.labels)
+    found.measures["label_agreement"] = estimated(found.labels.overall, floor=reference.index.agreement, n=n, measured=measured)
     estimate = found.labels.by_class[worst]
     assert estimate is not None
-    found.measures["label_agreement_worst_class"] = _from(
-        estimate, floor=floors[worst], n=int((subjects.labels == worst).sum()), reference_digest=digest
+    found.measures["label_agreement_worst_class"] = estimated(
+        estimate, floor=floors[worst], n=int((subjects.labels == worst).sum()), measured=measured
     )
 
 
 def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, *, seed: int) -> None:
     synthetic = found.subjects.features
-    about: dict[str, object] = {"extractor": extractor.identity, "reference_digest": reference.index.digest}
+    measured = MeasuredWith(extractor=extractor.identity, reference_digest=reference.index.digest)
     for name, result in compare(synthetic, reference.pooled, seed=seed).items():
-        found.measures[name] = _from(result.estimate, floor=result.floor.value, n=result.n, **about)
+        found.measures[name] = estimated(result.estimate, floor=result.floor.value, n=result.n, measured=measured)
     n = min(len(synthetic), *(len(rows) for rows in reference.features.values()))
     for split, rows in reference.features.items():
-        found.measures[f"fid_{split}"] = _from(fid_apart(synthetic, rows, n=n, seed=seed), n=n, **about)
+        found.measures[f"fid_{split}"] = estimated(fid_apart(synthetic, rows, n=n, seed=seed), n=n, measured=measured)
 
 
 def _duplicates(found: Inspection) -> None:
@@ -177,7 +197,7 @@ def _duplicates(found: Inspection) -> None:
     real = np.concatenate([subjects.real_prints["train"], subjects.real_prints["val"]])
     floor = len(near_matches(real, real, same_set=True)) / len(real)
     near = share(len(near_matches(subjects.prints, subjects.prints, same_set=True)), n)
-    found.measures["near_duplicate_fraction"] = _from(near, floor=floor, n=n)
+    found.measures["near_duplicate_fraction"] = estimated(near, floor=floor, n=n)
 
 
 def _leaks(found: Inspection) -> None:
@@ -190,7 +210,7 @@ def _leaks(found: Inspection) -> None:
         # Train images lie no nearer to val and test than any new image does; against train itself val is the one to ask.
         probe = subjects.real_prints["val"] if split == "train" else train
         floor = len(near_matches(probe, subjects.real_prints[split])) / len(probe)
-        found.measures[f"near_{split}"] = _from(share(len(near), n), floor=floor, n=n)
+        found.measures[f"near_{split}"] = estimated(share(len(near), n), floor=floor, n=n)
         found.leaks += _leak_list(split, exact, near)
 
 
@@ -209,8 +229,4 @@ def _copies(found: Inspection, reference: Reference, quantile: float) -> None:
     ]
     found.copies = check_copies(spaces, quantile=quantile)
     flagged = share(int(found.copies.flagged.sum()), len(found.copies.flagged))
-    found.measures["copy_fraction"] = _from(flagged, floor=float(found.copies.holdout_flagged.mean()), n=len(found.copies.flagged))
-
-
-def _from(estimate: Estimate, *, floor: float | None = None, **about: object) -> Measure:
-    return measure(estimate.value, estimate=estimate, floor=floor, **about)
+    found.measures["copy_fraction"] = estimated(flagged, floor=float(found.copies.holdout_flagged.mean()), n=len(found.copies.flagged))

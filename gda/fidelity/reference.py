@@ -116,8 +116,8 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     with Bar(len(folds) * config.reference.num_updates, "reference", unit="update", shown=progress):
         digests = run_parallel(partial(_train_fold, work=work), folds)
     size = comparison_size(config, extractor)
-    sets = {split: load_images(snapshot, split, size=size) for split in SPLITS}
-    features = {split: extractor.features(images.images) for split, images in sets.items()}
+    sets: dict[str, ImageSet] = {split: load_images(snapshot, split, size=size) for split in SPLITS}
+    features: dict[str, np.ndarray] = {split: extractor.features(images.images) for split, images in sets.items()}
     save_file(features, folder / FEATURES_FILE)
     floor, n = fid_floor(np.concatenate(list(features.values())), seed=config.seed)
     confirmed = _held_out_agreement(folder, sets, config)

@@ -22,8 +22,8 @@ from mlflow.types import Schema, TensorSpec
 
 from gda import tracking
 from gda.artifacts import ClassifierCard
-from gda.errors import DataError, TryAgainError
 from gda.data.predictions import Predictions, read_predictions, write_predictions
+from gda.errors import DataError, TryAgainError
 from gda.training.classifier import load_classifier, predict_logits
 
 CHAMPION, CHALLENGER = "champion", "challenger"

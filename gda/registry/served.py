@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from mlflow.pyfunc import PythonModel
 
 
-class ServedClassifier(PythonModel):  # type: ignore[misc]
+class ServedClassifier(PythonModel):
     """uint8 RGB images [n, height, width, 3] in, class probabilities float32 [n, classes] out."""
 
     def load_context(self, context: Any) -> None:
         """Build the network from its timm directory; weights are safetensors."""
         folder = Path(context.artifacts["classifier"])
         self.card = json.loads((folder / "classifier.json").read_text("utf-8"))
+        if not (folder / "model.safetensors").is_file():
+            raise FileNotFoundError(f"{folder}: no model.safetensors; timm would look for a pickle instead")
         self.network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
     @torch.no_grad()

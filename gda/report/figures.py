@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
@@ -16,7 +17,7 @@ from gda.config import Arm
 from gda.report.wording import ARM_COLOURS, ARM_NAMES, points
 
 _WIDTH, _DPI = 7.0, 170  # inches; wide enough for 1,200 px, and 11 pt stays legible when scaled down to a phone
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.spines.top": False,
@@ -51,13 +52,15 @@ def accuracy_figure(metrics: Metrics, confidence: float) -> bytes:
             axes.set_ylim(len(ran) - 0.4, -0.6)
             axes.margins(x=0.16 if panel == len(grid) - 1 else 0.3)
             axes.grid(axis="x")
-        figure.supxlabel(f"accuracy on real test images, % (dots: seeds; bars: {100 * confidence:g}% intervals)", fontsize=10, color="#3c4043")
+        label = f"accuracy on real test images, % (dots: seeds; bars: {100 * confidence:g}% intervals)"
+        figure.supxlabel(label, fontsize=10, color="#3c4043")
         return _png(figure)
 
 
 def _draw_accuracy(axes: Axes, row: int, arm: Arm, result: ArmResult) -> None:
     colour = ARM_COLOURS[arm]
-    assert result.mean is not None and result.ci95 is not None
+    assert result.mean is not None
+    assert result.ci95 is not None
     axes.hlines(row, 100 * result.ci95[0], 100 * result.ci95[1], color=colour, linewidth=3, alpha=0.9)
     axes.scatter([100 * top1 for top1 in result.top1], _spread(row, len(result.top1)), s=16, color=colour, alpha=0.45, linewidths=0)
     axes.scatter([100 * result.mean], [row], s=75, color=colour, edgecolors="white", linewidths=1.2, zorder=3)
@@ -105,8 +108,9 @@ def per_class_figure(metrics: Metrics) -> bytes:
         axes = figure.subplots()
         rows = np.arange(len(order))
         axes.hlines(rows, table[:, order].min(axis=0), table[:, order].max(axis=0), color="#c4c7cc", linewidth=2)
+        look: dict[str, Any] = {"s": 46, "zorder": 3, "edgecolors": "white", "linewidths": 0.8}
         for arm, values, marker, shift in zip(arms, table[:, order], ("o", "s", "D"), (0.1, 0, -0.1), strict=False):
-            axes.scatter(values, rows + shift, s=46, color=ARM_COLOURS[arm], marker=marker, label=ARM_NAMES[arm], zorder=3, edgecolors="white", linewidths=0.8)
+            axes.scatter(values, rows + shift, color=ARM_COLOURS[arm], marker=marker, label=ARM_NAMES[arm], **look)
         axes.set_yticks(rows, [metrics.classes[c] for c in order])
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.grid(axis="x")
@@ -124,32 +128,43 @@ def _shown_classes(table: np.ndarray) -> Sequence[int]:
 
 def tuning_figure(settings: Settings) -> bytes:
     """FID (left axis, lower is better) and CAS (right axis, higher is better) against guidance; the chosen setting is marked."""
-    points_by_guidance = sorted(settings.points, key=lambda point: point.guidance_scale)
-    swept = [point for point in points_by_guidance if point.cas is not None]
-    fid_colour, cas_colour = "#5f6368", "#AA4499"
     with matplotlib.rc_context(_STYLE | {"axes.spines.left": True, "axes.spines.right": True}):
         figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
         axes = figure.subplots()
-        axes.axvline(settings.guidance_scale, color="#fbbc04", linewidth=8, alpha=0.35, label=f"chosen guidance: {settings.guidance_scale:g}")
-        axes.plot([p.guidance_scale for p in points_by_guidance], [p.fid for p in points_by_guidance], "o-", color=fid_colour, label="FID, left")
-        if settings.fid_floor is not None:
-            axes.axhline(settings.fid_floor, color=fid_colour, linestyle=":", linewidth=1.2, label="FID of real against real")
-        axes.set_ylim(bottom=0)
-        axes.set_xticks([p.guidance_scale for p in points_by_guidance], [f"{p.guidance_scale:g}" for p in points_by_guidance])
-        axes.set_xlabel("guidance scale (1 is off)")
-        axes.set_ylabel("FID, lower is better", color=fid_colour)
+        _draw_fid(axes, settings)
         handles, labels = axes.get_legend_handles_labels()
-        if swept:
+        if any(point.cas is not None for point in settings.points):
             right = axes.twinx()
-            right.plot([p.guidance_scale for p in swept], [100 * p.cas for p in swept if p.cas is not None], "D--", color=cas_colour, label="CAS, right")
-            for p in swept:
-                right.scatter([p.guidance_scale] * len(p.cas_by_seed), [100 * c for c in p.cas_by_seed], s=14, color=cas_colour, alpha=0.5)
-            right.margins(y=0.25)
-            right.set_ylabel("CAS on validation, %, higher is better", color=cas_colour)
+            _draw_cas(right, settings)
             more = right.get_legend_handles_labels()
             handles, labels = handles + more[0], labels + more[1]
         figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=10)
         return _png(figure)
+
+
+def _draw_fid(axes: Axes, settings: Settings) -> None:
+    colour = "#5f6368"
+    points_by_guidance = sorted(settings.points, key=lambda point: point.guidance_scale)
+    guidance, fid = [p.guidance_scale for p in points_by_guidance], [p.fid for p in points_by_guidance]
+    chosen = f"chosen guidance: {settings.guidance_scale:g}"
+    axes.axvline(settings.guidance_scale, color="#fbbc04", linewidth=8, alpha=0.35, label=chosen)
+    axes.plot(guidance, fid, "o-", color=colour, label="FID, left")
+    if settings.fid_floor is not None:
+        axes.axhline(settings.fid_floor, color=colour, linestyle=":", linewidth=1.2, label="FID of real against real")
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(guidance, [f"{scale:g}" for scale in guidance])
+    axes.set_xlabel("guidance scale (1 is off)")
+    axes.set_ylabel("FID, lower is better", color=colour)
+
+
+def _draw_cas(axes: Axes, settings: Settings) -> None:
+    colour = "#AA4499"
+    measured = sorted((p.guidance_scale, p.cas, p.cas_by_seed) for p in settings.points if p.cas is not None)
+    axes.plot([scale for scale, _, _ in measured], [100 * cas for _, cas, _ in measured], "D--", color=colour, label="CAS, right")
+    for scale, _, by_seed in measured:
+        axes.scatter([scale] * len(by_seed), [100 * cas for cas in by_seed], s=14, color=colour, alpha=0.5)
+    axes.margins(y=0.25)
+    axes.set_ylabel("CAS on validation, %, higher is better", color=colour)
 
 
 def _png(figure: Figure) -> bytes:

@@ -33,7 +33,7 @@ def _tiles(snapshot: Snapshot, label: int) -> list[Rgb]:
     images = []
     for row in rows.itertuples():
         path = snapshot.path / str(row.shard)
-        image = decode(read_record(path, int(row.offset)).image, name=f"{path}: {row.key}")  # type: ignore[arg-type]
+        image = decode(read_record(path, int(row.offset)).image, name=f"{path}: {row.key}")
         images.append(to_array(_scaled(image)))
     return images
 

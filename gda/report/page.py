@@ -18,7 +18,6 @@ from gda.report.sentences import outcome
 from gda.report.wording import ARM_NAMES, interval, p_value, percent, points
 
 REPORT_FILE = "report.html"
-_MAX_PICTURE = 2 << 20  # bytes of one embedded validation picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class ReportInputs:
     zero_shot: Snapshot | None = None
     timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
     test_openings: int = 0
-    validation_report: Path | None = None
+    validation_page: str | None = None  # relative link to the report of validate
 
     @property
     def num_train(self) -> int:
@@ -72,14 +71,15 @@ def render(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> str:
 
 
 def _context(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> dict[str, Any]:
-    metrics, counts = inputs.metrics, {"num_train": inputs.num_train, "num_synthetic": inputs.num_synthetic}
+    metrics = inputs.metrics
+    counts: dict[str, Any] = {"num_train": inputs.num_train, "num_synthetic": inputs.num_synthetic}
     return {
         "title": f"{ARM_NAMES[inputs.promote.arm]}: evaluation",
         "outcome": outcome(metrics, inputs.verdict, inputs.promote, inputs.gate_reasons, confidence=inputs.confidence, **counts),
         "tiles": _tiles(inputs),
         "gate_reasons": inputs.gate_reasons,
         "pictures": {name: _data_uri(data) for name, data in pictures.items()},
-        "validation_pictures": [(path.stem.replace("_", " "), _data_uri(path.read_bytes())) for path in _validation_pictures(inputs)],
+        "validation_page": inputs.validation_page,
         "arms": tables.arm_rows(metrics, inputs.promote.alpha),
         "gain_rows": tables.gain_rows(metrics, inputs.promote),
         "checks": tables.verdict_rows(inputs.verdict) if inputs.verdict is not None else [],
@@ -119,13 +119,6 @@ def _pictures(inputs: ReportInputs) -> dict[str, bytes]:
     if inputs.settings is not None and inputs.settings.points:
         pictures["tuning"] = figures.tuning_figure(inputs.settings)
     return pictures
-
-
-def _validation_pictures(inputs: ReportInputs) -> list[Path]:
-    folder = inputs.validation_report
-    if folder is None or not folder.is_dir():
-        return []
-    return [path for path in sorted(folder.glob("*.png")) if path.stat().st_size <= _MAX_PICTURE]
 
 
 def _data_uri(png: bytes) -> str:

@@ -81,7 +81,7 @@ def _gain_sentence(metrics: Metrics, arm: Arm, gain: Gain, alpha: float, level: 
     said = judgement(gain, alpha)
     if said == "no clear difference":
         return f"{subject} did not clearly change accuracy: {percent(before)} before, {percent(after)} after ({numbers})."
-    verb = {"better": "raised", "worse": "lowered", "likely better": "appears to have raised", "likely worse": "appears to have lowered"}[said]
+    verb = {"better": "raised", "likely better": "appears to have raised", "worse": "lowered"}.get(said, "appears to have lowered")
     doubt = f" The test over {count(gain.seeds, 'seed')} does not confirm it." if gain.p_value > alpha else ""
     return f"{subject} {verb} accuracy from {percent(before)} to {percent(after)} ({numbers}).{doubt}"
 
@@ -146,7 +146,8 @@ def _harm_sentence(gain: Gain) -> str:
     visible = gain.smallest_visible_harm
     if visible is None or visible >= 1:
         return "No class is significantly worse, but the classes have too few test images to show it."
-    return f"No class is significantly worse; with this many test images a drop of {100 * visible:.1f} points or more would have shown in any class."
+    drop = f"a drop of {100 * visible:.1f} points or more would have shown in any class"
+    return f"No class is significantly worse; with this many test images {drop}."
 
 
 def _gate_sentence(reasons: Sequence[str], *, ran: bool) -> str:

@@ -45,8 +45,9 @@ class Check:
 def verdict_rows(verdict: Verdict) -> list[Check]:
     """A line a measure: those that failed first, then those that passed, then those only reported."""
     order = {False: 0, True: 1, None: 2}
-    names = sorted(verdict.metrics, key=lambda name: (order[verdict.metrics[name].passed], list(RULES).index(name) if name in RULES else 99, name))
-    return [_check(name, verdict.metrics[name]) for name in names]
+    rank = {name: i for i, name in enumerate(RULES)}
+    items = sorted(verdict.metrics.items(), key=lambda item: (order[item[1].passed], rank.get(item[0], len(rank)), item[0]))
+    return [_check(name, measure) for name, measure in items]
 
 
 def _check(name: str, measure: Measure) -> Check:
@@ -69,7 +70,7 @@ def _check(name: str, measure: Measure) -> Check:
 
 def arm_rows(metrics: Metrics, alpha: float) -> list[tuple[str, ...]]:
     """Name, seeds, updates, top-1, its interval, top-5, gain over real with interval, its p-value, and what may be said."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for arm, result in metrics.arms.items():
         if result.mean is None or result.ci95 is None:
             rows.append((ARM_NAMES[arm], "–", "–", "–", "–", "–", "–", "–", "did not run"))
@@ -92,7 +93,8 @@ def arm_rows(metrics: Metrics, alpha: float) -> list[tuple[str, ...]]:
 def _gain_cells(gain: Gain | None, alpha: float) -> tuple[str, str, str]:
     if gain is None:
         return "–", "–", "baseline"
-    return f"{points(gain.mean)} ({interval(gain.ci95)})", p_value(gain.p_value).removeprefix("p = ").removeprefix("p "), judgement(gain, alpha)
+    p = p_value(gain.p_value).removeprefix("p = ").removeprefix("p ")
+    return f"{points(gain.mean)} ({interval(gain.ci95)})", p, judgement(gain, alpha)
 
 
 def timing_rows(timings: Mapping[str, float]) -> list[tuple[str, str, float]]:
@@ -119,7 +121,8 @@ def gain_rows(metrics: Metrics, promote: PromoteConfig) -> list[tuple[str, str]]
         ("exact McNemar test over images", p_value(gain.mcnemar_p) if gain.mcnemar_p is not None else "–"),
     ]
     if gain.minimal_detectable_effect is not None:
-        rows.append(("smallest gain found four times in five with this many seeds and images", f"{100 * gain.minimal_detectable_effect:.2f} points"))
+        effect = f"{100 * gain.minimal_detectable_effect:.2f} points"
+        rows.append(("smallest gain found four times in five with this many seeds and images", effect))
     return rows
 
 
@@ -140,7 +143,8 @@ def measured_rows(
     ]
     rows += sorted(metrics.measured_with.items())
     if settings is not None:
-        rows.append(("tuning", f"{settings.extractor} features, {settings.num_images:,} images a point, {settings.num_inference_steps} steps"))
+        steps = count(settings.num_inference_steps, "step")
+        rows.append(("tuning", f"{settings.extractor} features, {settings.num_images:,} images a point, {steps}"))
     if verdict is not None:
         references = sorted({m.reference_digest for m in verdict.metrics.values() if m.reference_digest})
         rows += [("validation reference", digest) for digest in references]

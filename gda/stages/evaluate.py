@@ -1,5 +1,6 @@
 """evaluate: test every classifier once, measure arms, gains and CAS, name the candidate, and write the report."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,15 @@ import torch
 from gda.artifacts import Candidate, ClassifierCard, Metrics, Outcome, Settings, Verdict, dump_document, read_document
 from gda.config import Arm, Config
 from gda.data.ledger import read_ledger
+from gda.data.predictions import TOP_K, Predictions, read_predictions, write_predictions
 from gda.data.resident import open_test
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.flow import PAIRED_ARMS
-from gda.io.publish import Workspace, prepare, publish, write_bytes
+from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import Recipe, bits_environment, digest_of
 from gda.registry.gate import decide
-from gda.data.predictions import TOP_K, Predictions, read_predictions, write_predictions
 from gda.report.measure import measure
 from gda.report.page import ReportInputs, write_report
 from gda.training.classifier import load_classifier, predict_logits
@@ -43,6 +44,17 @@ class PredictJob:
     image_size: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Everything but the classifiers, opened and checked."""
+
+    real: Snapshot
+    synthetic: Snapshot | None
+    zero_shot: Snapshot | None
+    settings: Settings | None
+    verdict: Verdict | None
+
+
 Runs = Mapping[tuple[Arm, int], Run]
 
 
@@ -62,53 +74,74 @@ def run(
 ) -> Outcome:
     """Evaluate exactly the arms and seeds that `config.classify` names and write metrics, predictions, plots and the report to `out`.
 
-    `runs` are classifier directories or folders of them; others among them are ignored. The test split is opened once. `timings` (stage ->
-    seconds) and `validation_report` (a folder whose pictures are shown) only dress the report. Raises `DataError` for a classifier
-    that is missing, or was trained on another snapshot.
+    `runs` are classifier directories or folders of them; others among them are ignored. The test split is opened once. `timings`
+    (stage -> seconds) and `validation_report` (the folder of validate, by default that of the verdict) only dress the report.
+    Raises `DataError` for a classifier that is missing, or was trained on another snapshot.
     """
-    real = Snapshot.open(snapshot)
-    sets = {name: Snapshot.open(path) for name, path in (("synthetic", synthetic), ("zero_shot", zero_shot)) if path is not None}
-    judged = read_document(verdict, Verdict) if verdict is not None else None
-    settings = read_document(tuning / "settings.json", Settings) if tuning is not None else None
+    given = _open_inputs(snapshot, synthetic, zero_shot, tuning, verdict)
     chosen = select_runs(config, runs)
-    _require_consistent(chosen, real, snapshot)
-    workspace = prepare(_recipe(config, chosen, real, sets, judged, settings), out)
+    _require_consistent(chosen, given.real, snapshot)
+    workspace = prepare(_recipe(config, chosen, given), out)
     if workspace.finished:
         return _outcome(out, read_document(out / METRICS_FILE, Metrics), reused=True)
 
-    predictions = _predict(workspace, chosen, real, progress=progress)
-    metrics = measure(
-        config,
-        {key: run_.card for key, run_ in chosen.items()},
-        predictions,
-        real,
-        candidate=_candidate(config, chosen),
-        synthetic_digest=sets["synthetic"].digest if "synthetic" in sets else None,
-        verdict=judged,
-    )
-    folder = workspace.fresh_staging()
-    write_predictions(folder / PREDICTIONS_FILE, predictions)
-    write_bytes(folder / METRICS_FILE, dump_document(metrics))
-    gate = decide(metrics, judged, config.promote, licence=_licence(chosen, metrics.candidate))
-    write_report(
-        folder,
-        ReportInputs(
-            metrics=metrics,
-            verdict=judged,
-            settings=settings,
-            promote=config.promote,
-            confidence=config.evaluate.confidence,
-            gate_reasons=gate.reasons,
-            real=real,
-            synthetic=sets.get("synthetic"),
-            zero_shot=sets.get("zero_shot"),
-            timings=dict(timings or {}),
-            test_openings=sum(line["digest"] == real.digest and line["purpose"] == "evaluate" for line in read_ledger()),
-            validation_report=validation_report,
-        ),
-    )
-    publish(workspace)
+    with exclusive(workspace):
+        predictions = _predict(workspace, chosen, given.real, progress=progress)
+        metrics = measure(
+            config,
+            {key: run_.card for key, run_ in chosen.items()},
+            predictions,
+            given.real,
+            candidate=_candidate(config, chosen),
+            synthetic_digest=given.synthetic.digest if given.synthetic is not None else None,
+            verdict=given.verdict,
+        )
+        folder = workspace.fresh_staging()
+        write_predictions(folder / PREDICTIONS_FILE, predictions)
+        write_bytes(folder / METRICS_FILE, dump_document(metrics))
+        page = _validation_page(verdict, validation_report, out)
+        write_report(folder, _report_inputs(config, chosen, given, metrics, timings=dict(timings or {}), validation_page=page))
+        publish(workspace)
     return _outcome(out, metrics)
+
+
+def _open_inputs(snapshot: Path, synthetic: Path | None, zero_shot: Path | None, tuning: Path | None, verdict: Path | None) -> Inputs:
+    return Inputs(
+        real=Snapshot.open(snapshot),
+        synthetic=Snapshot.open(synthetic) if synthetic is not None else None,
+        zero_shot=Snapshot.open(zero_shot) if zero_shot is not None else None,
+        settings=read_document(tuning / "settings.json", Settings) if tuning is not None else None,
+        verdict=read_document(verdict, Verdict) if verdict is not None else None,
+    )
+
+
+def _report_inputs(
+    config: Config, chosen: Runs, given: Inputs, metrics: Metrics, *, timings: Mapping[str, float], validation_page: str | None
+) -> ReportInputs:
+    gate = decide(metrics, given.verdict, config.promote, licence=_licence(chosen, metrics.candidate))
+    openings = [line for line in read_ledger() if line["digest"] == given.real.digest and line["purpose"] == "evaluate"]
+    return ReportInputs(
+        metrics=metrics,
+        verdict=given.verdict,
+        settings=given.settings,
+        promote=config.promote,
+        confidence=config.evaluate.confidence,
+        gate_reasons=gate.reasons,
+        real=given.real,
+        synthetic=given.synthetic,
+        zero_shot=given.zero_shot,
+        timings=timings,
+        test_openings=len(openings),
+        validation_page=validation_page,
+    )
+
+
+def _validation_page(verdict: Path | None, report: Path | None, out: Path) -> str | None:
+    """Where the validation report lies as seen from `out`; by default it is beside the verdict."""
+    folder = report if report is not None else verdict.parent if verdict is not None else None
+    if folder is None or not (folder / "index.html").is_file():
+        return None
+    return Path(os.path.relpath(folder / "index.html", out)).as_posix()
 
 
 def select_runs(config: Config, folders: Sequence[Path]) -> Runs:
@@ -119,12 +152,14 @@ def select_runs(config: Config, folders: Sequence[Path]) -> Runs:
         if card.seed not in _seeds(config, card.arm):
             continue
         if (card.arm, card.seed) in found:
-            raise DataError(f"{path}: {card.arm}, seed {card.seed} is also in {found[card.arm, card.seed].path}; give --runs only one of them")
+            other = found[card.arm, card.seed].path
+            raise DataError(f"{path}: {card.arm}, seed {card.seed} is also in {other}; give --runs only one of them")
         found[card.arm, card.seed] = Run(path=path, card=card)
     wanted = [(arm, seed) for arm in Arm for seed in _seeds(config, arm)]
     for arm, seed in wanted:
         if (arm, seed) not in found:
-            raise DataError(f"{', '.join(map(str, folders))}: no classifier of arm {arm}, seed {seed} (expected a folder such as {arm}-{seed})")
+            where = ", ".join(map(str, folders))
+            raise DataError(f"{where}: no classifier of arm {arm}, seed {seed} (expected a folder such as {arm}-{seed})")
     return {key: found[key] for key in wanted}
 
 
@@ -159,10 +194,9 @@ def _require_consistent(chosen: Runs, real: Snapshot, snapshot: Path) -> None:
         raise DataError(f"{chosen_real.path}: the arm real was skipped, so there is nothing to compare with")
 
 
-def _recipe(
-    config: Config, chosen: Runs, real: Snapshot, sets: Mapping[str, Snapshot], verdict: Verdict | None, settings: Settings | None
-) -> Recipe:
-    documents = {"verdict": verdict, "settings": settings}
+def _recipe(config: Config, chosen: Runs, given: Inputs) -> Recipe:
+    snapshots = {"snapshot": given.real, "synthetic": given.synthetic, "zero_shot": given.zero_shot}
+    documents = {"verdict": given.verdict, "settings": given.settings}
     return Recipe(
         stage="evaluate",
         config={
@@ -171,9 +205,9 @@ def _recipe(
             "promote": config.promote.model_dump(mode="json"),
         },
         inputs={
-            "snapshot": real.digest,
-            **{name: snapshot.digest for name, snapshot in sets.items()},
+            **{name: opened.digest for name, opened in snapshots.items() if opened is not None},
             **{name: digest_of(document.model_dump(mode="json")) for name, document in documents.items() if document is not None},
+            # The path is in metrics.json, as the candidate's.
             **{f"{arm}-{seed}": f"{run_.path.as_posix()}@{run_.card.digest}" for (arm, seed), run_ in chosen.items()},
         },
         environment=bits_environment("timm", "scipy", "matplotlib"),
@@ -188,7 +222,8 @@ def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bo
     trained = {key: run_ for key, run_ in chosen.items() if run_.card.skipped is None}
     sizes = sorted({run_.card.image_size for run_ in trained.values()})
     if len(sizes) != 1:
-        raise DataError(f"classifiers take images of different sizes ({', '.join(map(str, sizes))} pixels); run classify again for all of them")
+        pixels = ", ".join(map(str, sizes))
+        raise DataError(f"classifiers take images of different sizes ({pixels} pixels); run classify again for all of them")
     test = open_test(real, "evaluate", size=sizes[0])
     # A file that the workers map, rather than a copy of the images sent to each of them.
     images = workspace.work / "test_images.npy"
@@ -228,11 +263,12 @@ def _outcome(out: Path, metrics: Metrics, *, reused: bool = False) -> Outcome:
     numbers = {f"top1_{arm.replace('+', '_')}": result.mean for arm, result in metrics.arms.items() if result.mean is not None}
     numbers |= {f"gain_{arm.replace('+', '_')}": gain.mean for arm, gain in metrics.gain.items()}
     accuracies = ", ".join(f"{arm} {100 * result.mean:.1f}%" for arm, result in metrics.arms.items() if result.mean is not None)
-    skipped = [str(arm) for arm, result in metrics.arms.items() if result.skipped is not None]
+    skipped = ", ".join(arm for arm, result in metrics.arms.items() if result.skipped is not None)
+    left_out = f"; skipped {skipped}" if skipped else ""
     return Outcome(
         output=out,
         digest=digest_of(metrics.model_dump(mode="json")),
-        summary=f"{out} is up to date" if reused else f"wrote {out / REPORT_FILE}: {accuracies}" + (f"; skipped {', '.join(skipped)}" if skipped else ""),
+        summary=f"{out} is up to date" if reused else f"wrote {out / REPORT_FILE}: {accuracies}{left_out}",
         metrics=numbers,
         files=tuple(sorted(path for path in out.iterdir() if path.suffix in (".html", ".json", ".png"))),
         reused=reused,

@@ -6,12 +6,12 @@ import numpy as np
 
 from gda.artifacts import Candidate, ClassifierCard, Decision, Metrics, Outcome, Verdict, dump_document, read_document
 from gda.config import Config
+from gda.data.predictions import Predictions, read_predictions
 from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
 from gda.recipe import digest_of
 from gda.registry.gate import GateResult, Rival, decide, real_rival
 from gda.registry.models import PREDICTIONS_FILE, Registered, Registry
-from gda.data.predictions import Predictions, read_predictions
 from gda.stats.gain import compare
 from gda.stats.streams import named_generator
 

@@ -37,7 +37,9 @@ def crossed_interval(values: Floats, rng: np.random.Generator, *, confidence: fl
     return _resampled_interval(_checked(values), rng, confidence, num_resamples, over_seeds=True, over_images=True)
 
 
-def accuracy_interval(correct: NDArray[np.bool_], rng: np.random.Generator, *, confidence: float = 0.95, num_resamples: int = 4000) -> Interval:
+def accuracy_interval(
+    correct: NDArray[np.bool_], rng: np.random.Generator, *, confidence: float = 0.95, num_resamples: int = 4000
+) -> Interval:
     """Crossed interval of an accuracy from `correct` [seeds, images], inside [0, 1]."""
     low, high = crossed_interval(np.asarray(correct, dtype=np.float64), rng, confidence=confidence, num_resamples=num_resamples)
     return max(0.0, low), min(1.0, high)

@@ -39,7 +39,8 @@ def compare(
 ) -> Gain:
     """The gain of an arm over its rival from `correct` and `rival` [seeds, images], paired by row and column.
 
-    `labels` [images] index `classes`; intervals have level `confidence`, tests level `alpha`. Raises `ValueError` on shapes that do not pair.
+    `labels` [images] index `classes`; intervals have level `confidence`, tests level `alpha`.
+    Raises `ValueError` on shapes that do not pair.
     """
     differences = paired_differences(correct, rival)
     by_seed = differences.mean(axis=1)

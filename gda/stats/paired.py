@@ -15,7 +15,10 @@ _ROUNDING = 1e-12  # sums of the same numbers in another order may differ by thi
 
 
 def paired_differences(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> Floats:
-    """`correct_a - correct_b` as floats [seeds, images]; row s of both was trained with the same seed. Raises `ValueError` on unequal or empty shapes."""
+    """`correct_a - correct_b` as floats [seeds, images]; row s of both was trained with the same seed.
+
+    Raises `ValueError` on unequal or empty shapes.
+    """
     a, b = np.asarray(correct_a), np.asarray(correct_b)
     if a.shape != b.shape or a.ndim != 2 or a.size == 0:
         raise ValueError(f"expected two equal, non-empty [seeds, images] arrays, got {a.shape} and {b.shape}")

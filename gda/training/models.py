@@ -43,19 +43,23 @@ def build_model(name: str, model_args: Mapping[str, Any], *, num_classes: int, i
         arguments.setdefault("img_size", image_size)
     try:
         model = timm.create_model(name, num_classes=num_classes, in_chans=3, **arguments)
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"classify.model_args_json: {name} does not take {json.dumps(dict(model_args))} ({_first_line(error)})") from None
-    _probe(model, name, image_size)
+    _probe(model, name, model_args, image_size)
     return model
 
 
-def _probe(model: nn.Module, name: str, image_size: int) -> None:
+def _probe(model: nn.Module, name: str, model_args: Mapping[str, Any], image_size: int) -> None:
     model.eval()
     try:
         with torch.no_grad():
             model(torch.zeros(2, 3, image_size, image_size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"classify.image_size: {name} does not take images of {image_size} pixels ({_first_line(error)})") from None
+    except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
+        with_args = f"with {json.dumps(dict(model_args))} " if model_args else ""
+        raise ConfigError(
+            f"classify.model: {name} {with_args}does not work on images of {image_size} pixels ({_first_line(error)}); "
+            "change classify.image_size or classify.model_args_json"
+        ) from None
 
 
 def _close_to(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Fault 30: synthetic images without any effect, put through the comparison and the gate a thousand times."""
+"""Fault 30: synthetic images without any effect, put through the comparison and the gate a thousand times (half of them each way)."""
 
 from pathlib import Path
 
@@ -28,12 +28,12 @@ def promoted(rng: np.random.Generator, *, effect: float, seed_effect: float, ima
     return decide(metrics, VERDICT, PromoteConfig(), licence="apache-2.0").promoted
 
 
-@pytest.mark.parametrize(("seed_effect", "image_effect"), [(0.3, 0.0), (0.05, 0.4)])
+@pytest.mark.parametrize(("seed_effect", "image_effect"), [(0.3, 0.0), (0.05, 0.8)])
 def test_a_set_without_effect_is_promoted_at_most_alpha_of_the_time(seed_effect: float, image_effect: float) -> None:
     """Protects the promise of the gate, where seeds vary and where it is the choice of test images that misleads every seed alike."""
     rng = np.random.default_rng(30)
-    count = sum(promoted(rng, effect=0.0, seed_effect=seed_effect, image_effect=image_effect) for _ in range(1000))
-    assert count <= stats.binom.ppf(0.999, 1000, 0.05)
+    count = sum(promoted(rng, effect=0.0, seed_effect=seed_effect, image_effect=image_effect) for _ in range(500))
+    assert count <= stats.binom.ppf(0.999, 500, 0.05)
 
 
 def test_a_real_effect_is_promoted_most_of_the_time() -> None:

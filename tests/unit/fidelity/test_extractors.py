@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from gda.errors import ConfigError, DataError, MissingError
-from gda.fidelity.extractors import BATCH, get_extractor
+from gda.fidelity.extractors import BATCH, Extractor, get_extractor
 from gda.fidelity.glyph import GLYPH_WEIGHTS, load_glyph_net
 
 
@@ -25,6 +25,12 @@ def test_features_are_those_of_the_network_batch_by_batch() -> None:
     expected = load_glyph_net().features(images[-7:].float() / 255).numpy()
     assert found[-7:] == pytest.approx(expected, abs=1e-5)
     assert glyph.features(images[:0]).shape == (0, glyph.dim)
+
+
+def test_batches_are_of_one_fixed_size() -> None:
+    """The last bits of a network's output change with its batch size."""
+    size_of_batch = Extractor(name="x", digest="", dim=1, input_px=28, forward=lambda x: torch.full((len(x), 1), float(len(x))))
+    assert size_of_batch.features(noise(BATCH + 7))[:, 0].tolist() == [BATCH] * BATCH + [7] * 7
 
 
 def test_other_sizes_are_resized_and_show_the_same_picture() -> None:

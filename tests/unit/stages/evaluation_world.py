@@ -40,7 +40,15 @@ def config(**promote: object) -> Config:
     """Six paired seeds, two control seeds, few resamples."""
     return parse_config(
         {
-            "classify": {"image_size": SIZE, "batch_size": 16, "num_updates": 40, "warmup_updates": 4, "control_seeds": [0, 1]},
+            "classify": {
+                "model": "test_resnet",
+                "model_args_json": "{}",
+                "image_size": SIZE,
+                "batch_size": 16,
+                "num_updates": 40,
+                "warmup_updates": 4,
+                "control_seeds": [0, 1],
+            },
             "evaluate": {"num_resamples": 300},
             "promote": {"model_name": "tiny", **promote},
         },
@@ -161,5 +169,3 @@ class World:
             real_digest=self.real.digest,
         )
         self.verdict.write_bytes(dump_document(verdict))
-
-

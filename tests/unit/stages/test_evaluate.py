@@ -74,10 +74,13 @@ def test_known_accuracies_and_gains_come_out(pristine: World, evaluated: Outcome
         Arm.SYNTHETIC: 0.75,
         Arm.MIXED: 1.0,
     }
-    assert metrics.cas == 0.75 and metrics.cas_zero_shot == 0.5
+    assert metrics.cas == 0.75
+    assert metrics.cas_zero_shot == 0.5
     assert metrics.arms[Arm.REAL].per_class == (0.0, 1.0, 1.0, 1.0)
-    assert metrics.gain[Arm.MIXED].mean == 0.25 and metrics.gain[Arm.MIXED].p_value == 0.03125
-    assert metrics.gain_over_rivals[Arm.REAL_LONG].mean == 0.25 and metrics.gain_over_rivals[Arm.REAL_STRONG].mean == 0.0
+    assert metrics.gain[Arm.MIXED].mean == 0.25
+    assert metrics.gain[Arm.MIXED].p_value == 0.03125
+    assert metrics.gain_over_rivals[Arm.REAL_LONG].mean == 0.25
+    assert metrics.gain_over_rivals[Arm.REAL_STRONG].mean == 0.0
     assert metrics.gain[Arm.SYNTHETIC].seeds == 2
     assert metrics.num_test == 4 * TEST_PER_CLASS
     assert metrics.test_digest == pristine.real.split_digest("test")
@@ -94,9 +97,10 @@ def test_the_candidate_is_chosen_on_validation(world: World) -> None:
 
 def test_the_test_split_is_opened_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects the ledger: neither a failure after predicting nor a finished second run opens the test split again."""
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patch:
         patch.setattr(evaluate, "write_report", lambda *_: 1 / 0)
-        run(world)
+        with pytest.raises(ZeroDivisionError):
+            run(world)
     assert not (world.root / "out").exists()
     run(world)
     assert run(world).reused
@@ -161,7 +165,9 @@ def test_a_refused_set_is_a_result(world: World) -> None:
     metrics = metrics_of(outcome)
     assert metrics.arms[Arm.REAL].mean == 0.75
     assert metrics.arms[Arm.MIXED].skipped == "because the synthetic set was refused: FID is 9, above 6"
-    assert metrics.cas is None and metrics.candidate is None and Arm.MIXED not in metrics.gain
+    assert metrics.cas is None
+    assert metrics.candidate is None
+    assert Arm.MIXED not in metrics.gain
     assert "skipped synthetic, real+synthetic" in outcome.summary
     assert "The synthetic set was refused by validation" in (outcome.output / "report.html").read_text()
 
@@ -182,3 +188,9 @@ def test_predictions_agree_with_the_metrics(evaluated: Outcome, tmp_path: Path) 
     (tmp_path / "cut.safetensors").write_bytes(written.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"cut\.safetensors: not a whole file"):
         read_predictions(tmp_path / "cut.safetensors")
+
+
+def test_the_report_links_to_the_validation_report(world: World) -> None:
+    """Protects the default place of the validation report: beside the verdict, as seen from the output."""
+    (world.root / "index.html").write_text("validation")
+    assert '<a href="../index.html">' in (run(world).output / "report.html").read_text()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from validation_sets import CLASSES, COUNTS, items, tiny_config, write_real, write_set
+from validation_sets import CLASSES, COUNTS, Item, draw, items, tiny_config, with_pixels, write_real, write_set
 
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
@@ -31,6 +31,24 @@ def test_unseen_real_images_are_confirmed_where_colour_is_class(made: tuple[Path
     index = Reference.open(made[1]).index
     assert index.agreement > 0.95
     assert len(index.agreement_by_class) == len(CLASSES)
+
+
+def test_real_images_are_judged_by_the_classifier_that_has_not_seen_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that hold in one fold only: a classifier that saw an image confirms it, the other one never does."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    drawn = {split: items(count, seed) for seed, (split, count) in enumerate(COUNTS.items())}
+    keys = tuple(f"{split}-{i:04d}" for split in ("train", "val") for i in range(len(drawn[split])))
+    labels = np.array([CLASSES.index(item.label) for split in ("train", "val") for item in drawn[split]])
+    folds = dict(zip(keys, assign_folds(keys, labels, 2, seed=0), strict=True))
+    rng = np.random.default_rng(0)
+
+    def trade_colours(split: str, i: int, item: Item) -> Item:
+        other = (CLASSES.index(item.label) + 1) % len(CLASSES)
+        return with_pixels(item, draw(CLASSES[other], rng)) if folds.get(f"{split}-{i:04d}") == 1 else item
+
+    splits = {split: [trade_colours(split, i, item) for i, item in enumerate(content)] for split, content in drawn.items()}
+    reference.run(tiny_config(), snapshot=write_set(tmp_path / "real", splits, kind="real"), out=tmp_path / "out")
+    assert Reference.open(tmp_path / "out").index.agreement < 0.05
 
 
 def test_features_are_those_of_train_and_val_and_never_of_test(made: tuple[Path, Path]) -> None:

@@ -32,8 +32,10 @@ def test_a_planted_gain_is_measured() -> None:
     assert gain.differences == pytest.approx((0.12, 0.1, 0.1, 0.1, 0.1, 0.1))
     assert gain.p_value == 0.03125
     assert 0 < gain.ci95[0] < gain.mean < gain.ci95[1]
-    assert gain.seeds == 6 and gain.harmed_classes == ()
-    assert gain.mcnemar_p is not None and gain.mcnemar_p < 1e-12
+    assert gain.seeds == 6
+    assert gain.harmed_classes == ()
+    assert gain.mcnemar_p is not None
+    assert gain.mcnemar_p < 1e-12
 
 
 def test_exchanging_the_arms_negates_the_gain() -> None:
@@ -51,14 +53,23 @@ def test_a_planted_harm_is_found_and_named() -> None:
     correct, rival = draw(np.random.default_rng(3), gain=0.2, harmed=3)
     found = harmed_classes(correct.astype(float) - rival, LABELS, CLASSES, alpha=0.05)
     assert [h.class_name for h in found] == ["d"]
-    assert found[0].change < -0.1 and found[0].p_value <= 0.05
+    assert found[0].change < -0.1
+    assert found[0].p_value <= 0.05
 
 
-def test_nulls_rarely_report_a_harmed_class() -> None:
-    """Protects the family-wise level of harm: over 1,000 nulls at most alpha name any class."""
+def null_with_whims(rng: np.random.Generator, whim: float) -> np.ndarray:
+    """Differences of two equal arms in which every seed moves every class as one, by chance and in either direction."""
+    ease = rng.normal(1.0, 1.5, LABELS.size)
+    arms = [ease + rng.normal(0, whim, (6, 5))[:, LABELS] + rng.normal(0, 0.7, (6, LABELS.size)) > 0 for _ in range(2)]
+    return arms[0].astype(float) - arms[1]
+
+
+@pytest.mark.parametrize("whim", [0.0, 0.5])
+def test_nulls_rarely_report_a_harmed_class(whim: float) -> None:
+    """Protects the family-wise level of harm, also where whims of single seeds look like harm to a test over images alone."""
     rng = np.random.default_rng(4)
-    alarms = sum(bool(harmed_classes(a.astype(float) - b, LABELS, CLASSES, alpha=0.05)) for a, b in (draw(rng) for _ in range(1000)))
-    assert alarms <= stats.binom.ppf(0.9999, 1000, 0.05)
+    alarms = sum(bool(harmed_classes(null_with_whims(rng, whim), LABELS, CLASSES, alpha=0.05)) for _ in range(400))
+    assert alarms <= stats.binom.ppf(0.9999, 400, 0.05)
 
 
 def test_a_class_without_test_images_is_neither_harmed_nor_hidden() -> None:

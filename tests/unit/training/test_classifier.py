@@ -1,5 +1,6 @@
 """The training loop: what it learns, that it resumes bit for bit, and what it refuses."""
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -13,6 +14,7 @@ from gda.artifacts import ClassifierCard
 from gda.config import Arm, ClassifyConfig
 from gda.errors import ConfigError, DataError, UsageError
 from gda.parallel import run_parallel
+from gda.training.augment import Strength
 from gda.training.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, top1, train_classifier
 from gda.training.export import weights_digest
 
@@ -85,7 +87,7 @@ def kill_at(update: int) -> None:
 
 
 @pytest.mark.parametrize("strength", ["standard", "strong"])
-def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, strength: str) -> None:
+def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, strength: Strength) -> None:
     """kill -9 between checkpoints: the same call continues from the last one and ends in identical weights and curve."""
     recipe = replace(TINY, augment=strength)
     child = os.fork()
@@ -201,8 +203,17 @@ def test_arguments_and_sizes_that_a_model_does_not_take_are_one_line() -> None:
     """What timm raises on bad arguments or a size too small becomes a configuration error that names the field."""
     with pytest.raises(ConfigError, match=r"classify\.model_args_json: test_resnet does not take .*no_such"):
         train(replace(TINY, model_args={"no_such": 1}))
-    with pytest.raises(ConfigError, match=r"classify\.image_size: test_vit does not take images of 16 pixels"):
+    with pytest.raises(ConfigError, match=r"classify\.model: resnet10t with .* does not work on images of 16 pixels .*layer4"):
+        train(replace(TINY, model="resnet10t", model_args={"layers": [1, 1, 1], "channels": [8, 8, 8]}))
+    with pytest.raises(ConfigError, match=r"classify\.model: test_vit with .* on images of 16 pixels"):
         train(replace(TINY, model="test_vit", model_args={"patch_size": 8, "img_size": 32, "dynamic_img_size": False}))
+
+
+def test_the_default_arguments_do_not_leak_to_another_model() -> None:
+    """Naming a model alone gives that model as timm has it, not one narrowed by the defaults of the demo's."""
+    assert ClassifyConfig(model="resnet50").model_args_json == "{}"
+    assert ClassifyConfig(model="resnet50", model_args_json='{"drop_rate": 0.1}').model_args_json == '{"drop_rate": 0.1}'
+    assert json.loads(ClassifyConfig().model_args_json)
 
 
 def test_images_of_another_size_are_resized() -> None:

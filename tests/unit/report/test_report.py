@@ -1,0 +1,244 @@
+"""The report: one self-contained page that tells every outcome truthfully, with deterministic pictures."""
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gda.artifacts import Metrics, Settings, TuningPoint, Verdict, read_document
+from gda.config import Arm, PromoteConfig
+from gda.data.classes import make_classes
+from gda.data.snapshot import Snapshot, commit_snapshot
+from gda.data.writer import ImageRecord, write_image_shard
+from gda.report.gallery import COLUMNS, image_grid
+from gda.report.page import ReportInputs, write_report
+from gda.report.sentences import judgement
+
+FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
+PASSED = read_document(FIXTURES / "metrics.passed.json", Metrics)
+REFUSED = read_document(FIXTURES / "metrics.refused.json", Metrics)
+CLASSES = PASSED.classes
+SETTINGS = Settings(
+    guidance_scale=1.5,
+    num_inference_steps=16,
+    points=(TuningPoint(guidance_scale=1.0, fid=14.0), TuningPoint(guidance_scale=1.5, fid=9.5, cas=0.94, cas_by_seed=(0.93, 0.95))),
+    extractor="glyph",
+    fid_floor=4.0,
+    num_images=200,
+    generator_digest="9" * 64,
+    snapshot_digest="1" * 64,
+)
+SYNTHETIC_COLUMNS: dict[str, Any] = {
+    "seed": 1,
+    "prompt": "p",
+    "negative_prompt": "",
+    "guidance_scale": 1.5,
+    "num_inference_steps": 4,
+    "scheduler": "ddim",
+    "source_image": "",
+    "generator_digest": "9" * 64,
+}
+
+
+def write_snapshot(folder: Path, classes: tuple[str, ...], *, grey: int, side: int = 8, synthetic: bool = False) -> Snapshot:
+    """Six images a class, all of one grey, which tells the snapshots apart in a picture."""
+    folder.mkdir(parents=True)
+    records = [
+        ImageRecord(
+            key=f"{label}-{i}",
+            rgb=np.full((side, side, 3), grey, dtype=np.uint8),
+            label=label,
+            class_name=name,
+            meta=SYNTHETIC_COLUMNS if synthetic else {},
+        )
+        for label, name in enumerate(classes)
+        for i in range(6)
+    ]
+    rows = write_image_shard(folder, name="train-000000.tar", split="train", records=records)
+    kind = "synthetic" if synthetic else "real"
+    commit_snapshot(
+        folder,
+        kind=kind,  # type: ignore[arg-type]
+        classes=make_classes(classes),
+        rows=rows,
+        provenance={},
+        licence="apache-2.0",
+        plan_digest="8" * 64 if synthetic else None,
+    )
+    return Snapshot.open(folder)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Snapshot]:
+    """Real, zero-shot and synthetic snapshots in greys 50, 130 and 200."""
+    root = tmp_path_factory.mktemp("sets")
+    return {
+        "real": write_snapshot(root / "real", CLASSES, grey=50),
+        "zero_shot": write_snapshot(root / "zero_shot", CLASSES, grey=130, synthetic=True),
+        "synthetic": write_snapshot(root / "synthetic", CLASSES, grey=200, synthetic=True),
+    }
+
+
+def write(sets: dict[str, Snapshot], folder: Path, metrics: Metrics = PASSED, **changes: Any) -> str:
+    """The page for `metrics`; keyword arguments override its inputs."""
+    folder.mkdir(exist_ok=True)
+    inputs: dict[str, Any] = {
+        "metrics": metrics,
+        "verdict": read_document(FIXTURES / f"verdict.{'passed' if metrics.verdict_passed else 'refused'}.json", Verdict),
+        "settings": SETTINGS,
+        "promote": PromoteConfig(),
+        "confidence": 0.95,
+        "gate_reasons": (),
+        "test_openings": 2,
+        "timings": {"sample": 66.0, "classify real": 125.0},
+    }
+    return write_report(folder, ReportInputs(**(inputs | sets | changes))).read_text()
+
+
+def with_gain(**changes: Any) -> Metrics:
+    return PASSED.model_copy(update={"gain": PASSED.gain | {Arm.MIXED: PASSED.gain[Arm.MIXED].model_copy(update=changes)}})
+
+
+def visible(page: str) -> str:
+    """What a person reads: text without tags, style and runs of spaces."""
+    return " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
+
+
+def test_a_gain_is_the_first_thing_said(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects the reader in a hurry: counts, accuracies, interval, p-value, rivals, verdict and gate at the top."""
+    text = visible(write(sets, tmp_path))
+    top = text[: text.index("The images")]
+    assert "Adding 12 synthetic images to 12 real ones raised accuracy from 93.6% to 95.1%" in top
+    assert "(+1.5 points, 95% CI +0.9 to +2.1, p = 0.031, 6 seeds)" in top
+    assert "there is no clear difference: −0.1 points" in top
+    assert "the synthetic images are better: +1.3 points" in top
+    assert "The synthetic set passed validation (2 checks)" in top
+    assert "Promotion gate: open" in top
+
+
+def test_no_gain_is_said_as_plainly(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects against a report that can only cheer."""
+    metrics = with_gain(mean=0.001, ci95=(-0.006, 0.008), p_value=0.8)
+    page = write(sets, tmp_path, metrics, gate_reasons=("the gain over real is not clearly above zero",))
+    assert "did not clearly change accuracy: 93.6% before, 93.7% after" in visible(page)
+    assert "Promotion gate: shut, because the gain over real is not clearly above zero." in visible(page)
+    assert 'class="outcome neutral"' in page
+
+
+def test_a_loss_and_a_better_rival_are_said(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects honesty: a loss is called one, and a rival that does better is in the headline."""
+    loss = write(sets, tmp_path / "loss", with_gain(mean=-0.01, ci95=(-0.02, -0.004), p_value=0.03125), gate_reasons=("no",))
+    assert "lowered accuracy from 93.6% to 92.6%" in visible(loss)
+    assert 'class="outcome bad"' in loss
+    rivals = PASSED.gain_over_rivals | {
+        Arm.REAL_STRONG: PASSED.gain_over_rivals[Arm.REAL_STRONG].model_copy(update={"ci95": (-0.02, -0.01)})
+    }
+    beaten = write(sets, tmp_path / "beaten", PASSED.model_copy(update={"gain_over_rivals": rivals}))
+    assert "But “real only, strong augmentation” does better still: 95.0%." in visible(beaten)
+    assert 'class="outcome good"' not in beaten
+
+
+def test_a_refused_set_is_explained(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects the report after a refusal: why, what real images reach alone, and no empty gain section."""
+    page = write(sets, tmp_path, REFUSED, gate_reasons=("there is no candidate",))
+    text = visible(page)
+    assert (
+        "The synthetic set was refused by validation, so no classifier was trained on it. 12 real images alone reach 93.6% accuracy."
+        in text
+    )
+    assert "Why it was refused: FID is 41, above 24." in text
+    assert "✗ fail FID 41" in text
+    assert "There is no gain to show" in text
+    assert not (tmp_path / "gain.png").exists()
+
+
+def test_missing_parts_are_said_to_be_missing(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects a run without tuning, verdict, timings or synthetic sets: every section still says something."""
+    text = visible(write(sets, tmp_path, settings=None, verdict=None, timings={}, synthetic=None, zero_shot=None))
+    assert "No tuning results were given." in text
+    assert "No verdict was given." in text
+    assert "No timings were recorded." in text
+    assert "Adding synthetic images to 12 real ones" in text
+
+
+def test_the_page_needs_nothing_else(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects readers offline: no scripts, no outside references, every picture embedded and equal to its file."""
+    page = write(sets, tmp_path)
+    assert not re.search(r"<script|<link|@import|url\(|https?://", page)
+    embedded = {base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)}
+    files = {path.read_bytes() for path in tmp_path.glob("*.png")}
+    assert embedded == files
+    assert len(files) == 5
+    assert len(re.findall("<img ", page)) == 5
+
+
+def test_equal_inputs_give_equal_bytes(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects determinism: no dates, versions or object ids in pictures or page."""
+    write(sets, tmp_path / "a")
+    write(sets, tmp_path / "b")
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert [(tmp_path / "a" / n).read_bytes() for n in names] == [(tmp_path / "b" / n).read_bytes() for n in names]
+    assert all(b"Software" not in (tmp_path / "a" / n).read_bytes() for n in names if n.endswith(".png"))
+
+
+def test_names_from_the_data_cannot_inject_markup(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects whoever opens the page: reasons and names are text, whatever they hold."""
+    page = write(sets, tmp_path, gate_reasons=("class <script>alert(1)</script> is worse",))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_times_and_counts_are_shown(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects the tables at the end: time a stage, and how often the test split was looked at."""
+    text = visible(write(sets, tmp_path))
+    assert "classify real 2 min 5 s" in text
+    assert "total 3 min 11 s" in text
+    assert "test split opened by evaluate 2 times so far" in text
+    assert PASSED.test_digest in text
+
+
+def test_the_validation_report_is_linked(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects the way to the pictures of the worst cases, which lie beside the verdict."""
+    assert '<a href="../validation/index.html">' in write(sets, tmp_path, validation_page="../validation/index.html")
+    assert "<a " not in write(sets, tmp_path)
+
+
+def test_the_grid_shows_each_set_in_its_block(sets: dict[str, Snapshot]) -> None:
+    """Protects the picture: blocks in order, a row a class, pixels enlarged without blurring."""
+    png = image_grid({"real": sets["real"], "fine-tuned": sets["synthetic"]}, CLASSES)
+    pixels = np.asarray(Image.open(io.BytesIO(png)))[:, :, 0]
+    rows, columns = np.nonzero(pixels == 50)
+    assert len(rows) == 2 * COLUMNS * 48 * 48  # two classes, 8-pixel images enlarged six times
+    assert columns.max() < np.nonzero((pixels == 200).sum(axis=0) > 40)[0].min()
+
+
+def test_many_classes_and_large_images_stay_readable(tmp_path: Path) -> None:
+    """Protects the page of a large data set: at most twelve rows of images of at most 96 pixels."""
+    names = tuple(f"class number {i:02d}" for i in range(30))
+    snapshot = write_snapshot(tmp_path / "many", names, grey=50, side=150)
+    width, height = Image.open(io.BytesIO(image_grid({"real": snapshot}, names))).size
+    assert height < 12 * 100 + 60
+    assert width < 5 * 100 + 250
+
+
+@pytest.mark.parametrize(
+    ("ci95", "p_value", "seeds", "said"),
+    [
+        ((0.01, 0.02), 0.03, 6, "better"),
+        ((0.01, 0.02), 0.06, 6, "likely better"),
+        ((0.01, 0.02), 0.25, 3, "better"),
+        ((-0.02, -0.01), 0.03, 6, "worse"),
+        ((-0.02, -0.01), 0.06, 6, "likely worse"),
+        ((-0.01, 0.01), 0.03, 6, "no clear difference"),
+        ((0.0, 0.01), 0.03, 6, "no clear difference"),
+    ],
+)
+def test_words_follow_the_numbers(ci95: tuple[float, float], p_value: float, seeds: int, said: str) -> None:
+    """Protects the wording: nothing is called better while its interval holds zero."""
+    gain = PASSED.gain[Arm.MIXED].model_copy(update={"ci95": ci95, "p_value": p_value, "seeds": seeds})
+    assert judgement(gain, 0.05) == said
