@@ -141,7 +141,7 @@ GRAPH: tuple[Node, ...] = (
     _classify("controls", CONTROL_ARMS, "classify.control_seeds"),
     Node(
         stage="evaluate",
-        sections=("evaluate", "promote.arm", "classify.seeds", "classify.control_seeds"),
+        sections=("seed", "evaluate", "promote", "classify.seeds", "classify.control_seeds"),
         inputs={
             "runs": CLASSIFIERS,
             "snapshot": REAL,

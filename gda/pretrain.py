@@ -11,7 +11,6 @@ The text encoder is trained first, to say what a caption says (character, style,
 
 import argparse
 import copy
-import json
 import math
 import os
 from pathlib import Path
@@ -67,7 +66,7 @@ def pretrain_text(out: Path, bank: GlyphBank, steps: int) -> None:
         batch = bank.draw(64, generator)
         states = encode(tokenizer, encoder, batch.captions)
         logits = head(states.mean(1)).split(sizes, dim=1)
-        loss = sum(F.cross_entropy(part, target) for part, target in zip(logits, _caption_targets(batch, colours)))
+        loss = torch.stack([F.cross_entropy(p, t) for p, t in zip(logits, _caption_targets(batch, colours), strict=True)]).sum()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
@@ -101,7 +100,7 @@ class CaptionStates:
     def __call__(self, captions: list[str]) -> torch.Tensor:
         new = sorted(set(captions) - self._known.keys())
         if new:
-            self._known.update(zip(new, encode(self.tokenizer, self.encoder, new)))
+            self._known.update(zip(new, encode(self.tokenizer, self.encoder, new), strict=True))
         return torch.stack([self._known[c] for c in captions])
 
 
@@ -122,7 +121,7 @@ def pretrain_unet(out: Path, bank: GlyphBank, steps: int, *, stage: str, lr: flo
     for step in bar:
         batch = bank.draw(64, generator)
         drop = torch.rand(64, generator=generator) < PROMPT_DROPOUT
-        text = states(["" if d else c for c, d in zip(batch.captions, drop.tolist())])
+        text = states(["" if d else c for c, d in zip(batch.captions, drop.tolist(), strict=True)])
         loss = denoising_loss(unet, schedule, batch.images, text, generator, low_size=LOW_SIZE, super_resolution=super_resolution)
         optimizer.zero_grad()
         loss.backward()

@@ -120,8 +120,8 @@ def _doctor(_: argparse.Namespace) -> int:
     from gda.tracking import experiment_name, tracking_uri
 
     checks = [("python", sys.version.split()[0]), ("cpus", str(available_cpus()))]
-    for package in ("gda", "torch", "diffusers", "timm", "mlflow", "dvc", "great-expectations"):
-        checks.append((package, importlib.metadata.version(package)))
+    packages = ("gda", "torch", "diffusers", "timm", "mlflow", "dvc", "great-expectations")
+    checks += [(package, importlib.metadata.version(package)) for package in packages]
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     checks.append(("free disk", f"{free:.1f} GiB" + (" (little: 2 GiB are wanted)" if free < 2 else "")))
     assets = Path(__file__).parent / "assets" / "demo_base" / "generator.json"

@@ -104,7 +104,8 @@ def flush(folder: Path) -> str | None:
             path.unlink()
     except (MlflowException, OSError) as error:
         left = len(list(folder.glob("*.json")))
-        return f"MLflow at {_without_secrets(tracking_uri())} could not be reached ({type(error).__name__}); {left} runs are kept and logged next time"
+        where = _without_secrets(tracking_uri())
+        return f"MLflow at {where} could not be reached ({type(error).__name__}); {left} runs are kept and logged next time"
     return None
 
 

@@ -65,7 +65,12 @@ def test_plain_diffusers_draws_the_same_images(tiny):
     generators = [torch.Generator().manual_seed(s) for s in (5, 6)]
     states, empty = base.encode_prompt(["a", "a"])
     small = base(
-        prompt_embeds=states, negative_prompt_embeds=empty, guidance_scale=2.0, num_inference_steps=3, generator=generators, output_type="pt"
+        prompt_embeds=states,
+        negative_prompt_embeds=empty,
+        guidance_scale=2.0,
+        num_inference_steps=3,
+        generator=generators,
+        output_type="pt",
     ).images
     # diffusers draws the start noise before the noise of the condition, we the other way round: replay its order by hand.
     replay = [torch.Generator().manual_seed(s) for s in (5, 6)]
@@ -74,7 +79,9 @@ def test_plain_diffusers_draws_the_same_images(tiny):
     condition = [torch.randn(3, 16, 16, generator=g) for g in replay]
     start = torch.stack([torch.randn(3, 16, 16, generator=g) for g in replay])
     sr.prepare_intermediate_images = lambda *_: start
-    sr.image_noising_scheduler.add_noise = lambda up, noise, timesteps: cascade.noise_schedule.add_noise(up, torch.stack(condition), timesteps)
+    sr.image_noising_scheduler.add_noise = lambda up, noise, timesteps: cascade.noise_schedule.add_noise(
+        up, torch.stack(condition), timesteps
+    )
     theirs = sr(
         image=small.clamp(-1, 1),
         prompt_embeds=states,
@@ -127,7 +134,7 @@ def test_unusable_bases_are_one_clear_line(tiny, tmp_path):
     pickled = shutil.copytree(tiny, tmp_path / "pickled")
     weights = pickled / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(DataError, match="must be safetensors, found diffusion_pytorch_model.bin"):
+    with pytest.raises(DataError, match=r"must be safetensors, found diffusion_pytorch_model\.bin"):
         load_cascade(str(pickled))
     cut = shutil.copytree(tiny, tmp_path / "cut")
     weights = cut / "base" / "unet" / "diffusion_pytorch_model.safetensors"
