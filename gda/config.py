@@ -104,10 +104,10 @@ class SampleConfig(Section):
 
 class ValidateConfig(Section):
     extractor: Literal["glyph"] = Field("glyph", description="feature network of FID, KID and nearest neighbours")
-    fid_max_ratio: float = Field(6.0, gt=0.0, description="highest FID as a multiple of the real-vs-real floor at equal N")
-    min_label_agreement: Fraction = Field(0.8, description="lowest share of images whose label the cross-fitted classifier confirms")
-    min_class_agreement: Fraction = Field(0.5, description="lowest such share in any one class")
-    min_coverage_ratio: Fraction = Field(0.3, description="lowest coverage of the real images as a share of the real-vs-real floor")
+    fid_max_ratio: float = Field(8.0, gt=0.0, description="highest FID as a multiple of the real-vs-real floor at equal N")
+    min_label_agreement: Fraction = Field(0.85, description="lowest share of images whose label the cross-fitted classifier confirms")
+    min_class_agreement: Fraction = Field(0.6, description="lowest such share in any one class")
+    min_coverage_ratio: Fraction = Field(0.5, description="lowest coverage of the real images as a share of the real-vs-real floor")
     max_class_ratio: float = Field(1.5, ge=1.0, description="highest ratio of the largest class to the smallest")
     max_copy_fraction: Fraction = Field(
         0.05, description="highest share of images nearer to a training image than the holdout floor allows"

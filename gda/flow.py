@@ -130,7 +130,7 @@ GRAPH: tuple[Node, ...] = (
     _sample("zero_shot", "${finetune.base}", TUNING_ZERO_SHOT, ZERO_SHOT),
     Node(
         stage="validate",
-        sections=("seed", "validate", "sample"),
+        sections=("seed", "validate", "sample", "classify.image_size"),
         inputs={"synthetic": SYNTHETIC, "snapshot": REAL, "reference": REFERENCE, "generator": GENERATOR},
         output=VALIDATION,
         command=(

@@ -72,9 +72,20 @@ def noise_schedule() -> DDPMScheduler:
 
 
 def sampler() -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ on `noise_schedule`; the clip keeps the first step finite on the cosine schedule."""
-    config = dict(noise_schedule().config) | {"lambda_min_clipped": -5.1}
-    return DPMSolverMultistepScheduler.from_config(config)
+    """DPM-Solver++ on `noise_schedule`.
+
+    The clipped lambda keeps the first step finite on the cosine schedule; thresholding at 1 keeps every predicted image inside
+    [-1, 1], as pixel-space models need (Saharia et al. 2022, section 2.3).
+    """
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        variance_type="fixed_small",
+        lambda_min_clipped=-5.1,
+        thresholding=True,
+        sample_max_value=1.0,
+    )
 
 
 def save_base(out: Path, tokenizer: T5Tokenizer, text_encoder: T5EncoderModel, unet: UNet2DConditionModel) -> None:

@@ -8,7 +8,7 @@ from gda.artifacts import Measure
 from gda.config import ValidateConfig
 from gda.fidelity.verdict import RULES, apply_limits, judge
 
-CONFIG = ValidateConfig()
+CONFIG = ValidateConfig(fid_max_ratio=6.0, min_label_agreement=0.8, min_class_agreement=0.5, min_coverage_ratio=0.3)
 
 
 def sound() -> dict[str, Measure]:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from validation_sets import CLASSES, PER_CLASS, Item, as_jpeg, changed, items, tiny_config, with_pixels, write_real, write_set
 
-from gda.artifacts import Measure, Outcome, Verdict, read_document
+from gda.artifacts import GeneratorCard, Measure, Outcome, Verdict, dump_document, read_document
+from gda.config import dump_config, parse_config
 from gda.data.images import decode, encode_png, to_array
 from gda.data.ledger import read_ledger
 from gda.data.snapshot import Snapshot
 from gda.errors import MissingError, RefusedError
 from gda.fidelity import inspection
+from gda.generator.plan import make_plan
 from gda.io.shards import read_shard
 from gda.stages import reference, validate
 
@@ -176,6 +178,35 @@ def test_incomplete_and_mixed_provenance(judged: Callable[[Sequence[Item]], Verd
     assert any("'guidance_scale': 1 records have no value" in reason for reason in reasons)
     assert any("'seed'" in reason and "unique" in reason for reason in reasons)
     assert any("'scheduler'" in reason for reason in reasons)
+
+
+def test_fewer_images_than_planned(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set that was cut down after it was planned is refused, though its own index is consistent."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    config = parse_config(dump_config(tiny_config()) | {"sample": {"images_per_class": PER_CLASS}}, where="test")
+    plan = make_plan(CLASSES, images_per_class=PER_CLASS, seed=config.seed, shard_size=250, batch_size=50)
+    cut = write_set(tmp_path / "synthetic", {"train": sound()[:-4]}, plan_digest=plan.digest)
+    outcome = validate.run(config, synthetic=cut, snapshot=world / "real", reference=world / "reference", out=tmp_path / "out")
+    reasons = read_document(outcome.output / "verdict.json", Verdict).reasons
+    assert any("row_count_to_equal failed, found 116; accepted: value 120" in reason for reason in reasons)
+
+
+def test_images_of_another_generator(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict on one generator's images must not be given to another's."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    card = GeneratorCard(family="pixel_cascade", digest="cd" * 32)
+    (tmp_path / "generator").mkdir()
+    (tmp_path / "generator" / "generator.json").write_bytes(dump_document(card))
+    outcome = validate.run(
+        tiny_config(),
+        synthetic=write_set(tmp_path / "synthetic", {"train": sound()}),
+        snapshot=world / "real",
+        reference=world / "reference",
+        generator=tmp_path / "generator",
+        out=tmp_path / "out",
+    )
+    reasons = read_document(outcome.output / "verdict.json", Verdict).reasons
+    assert any("'generator_digest'" in reason and "cdcd" in reason for reason in reasons)
 
 
 def test_every_check_breaking_down_refuses_the_set(judged: Callable[[Sequence[Item]], Verdict], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,14 @@ def items(per_class: int, seed: int, size: int = SIZE) -> list[Item]:
     ]
 
 
-def write_set(folder: Path, splits: dict[str, Sequence[Item]], *, kind: Any = "synthetic", classes: Sequence[str] = CLASSES) -> Path:
+def write_set(
+    folder: Path,
+    splits: dict[str, Sequence[Item]],
+    *,
+    kind: Any = "synthetic",
+    classes: Sequence[str] = CLASSES,
+    plan_digest: str | None = None,
+) -> Path:
     """Commit a snapshot of these items."""
     folder.mkdir(parents=True)
     rows = []
@@ -69,7 +76,9 @@ def write_set(folder: Path, splits: dict[str, Sequence[Item]], *, kind: Any = "s
         records = [_record(f"{split}-{i:04d}", item, kind, classes) for i, item in enumerate(content)]
         rows.append(write_encoded_shard(folder, name=f"{split}-000000.tar", split=split, records=records))
     infos = [ClassInfo(name=name, prompt_name=name) for name in classes]
-    commit_snapshot(folder, kind=kind, classes=infos, rows=pd.concat(rows, ignore_index=True), provenance={}, licence="CC0-1.0")
+    commit_snapshot(
+        folder, kind=kind, classes=infos, rows=pd.concat(rows, ignore_index=True), provenance={}, licence="CC0-1.0", plan_digest=plan_digest
+    )
     return folder
 
 

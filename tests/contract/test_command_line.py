@@ -1,0 +1,143 @@
+"""The command line as its users meet it: one clear line, its own exit code, no traceback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+
+def gda(*arguments: str, cwd, env=None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "gda", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{cwd}/mlflow.db", **(env or {})},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small ImageFolder: two classes told apart by colour."""
+    root = tmp_path_factory.mktemp("images")
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (root / name).mkdir()
+        for i in range(12):
+            Image.new("RGB", (16, 16), tuple(c + i for c in colour)).save(root / name / f"{i}.png")
+    return root
+
+
+def _says(result, code, *words):
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_missing_folder(tmp_path):
+    """A source that is not there is named."""
+    result = gda("snapshot", "nowhere", "--out", "out", cwd=tmp_path)
+    assert result.returncode in (2, 3)
+    _says(result, result.returncode, "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+def test_misspelt_key_and_bad_range(tmp_path, folder):
+    """Wrong keys and values name the field and exit with 2, before any work."""
+    (tmp_path / "params.yaml").write_text("snapshot:\n  shard_siez: 5\n")
+    _says(gda("snapshot", str(folder), "--out", "out", cwd=tmp_path), 2, "shard_siez", "shard_size")
+    (tmp_path / "params.yaml").write_text("snapshot:\n  shard_size: 0\n")
+    _says(gda("snapshot", str(folder), "--out", "out", cwd=tmp_path), 2, "snapshot.shard_size", "got 0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_class_and_text_named_png(tmp_path, folder):
+    """A class without images, and unreadable images beyond the allowed share, are bad data."""
+    broken = tmp_path / "broken"
+    for name in ("red", "blue"):
+        (broken / name).mkdir(parents=True)
+        for path in (folder / name).iterdir():
+            (broken / name / path.name).write_bytes(path.read_bytes())
+    (broken / "green").mkdir()
+    _says(gda("snapshot", str(broken), "--out", "out", cwd=tmp_path), 3, "green")
+    (broken / "green").rmdir()
+    (broken / "red" / "note.png").write_text("this is no image")
+    _says(gda("snapshot", str(broken), "--out", "out", cwd=tmp_path), 3, "note.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_snapshot_json_line_and_reuse(tmp_path, folder):
+    """`--json` closes with one object; the same command again changes nothing and says so."""
+    first = gda("snapshot", str(folder), "--out", "out", "--json", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    line = json.loads(first.stdout)
+    again = json.loads(gda("snapshot", str(folder), "--out", "out", "--json", cwd=tmp_path).stdout)
+    assert (line["reused"], again["reused"]) == (False, True)
+    assert line["digest"] == again["digest"]
+    other = gda("snapshot", "demo://mnist", "--out", "out", cwd=tmp_path)
+    _says(other, 2, "out")
+
+
+def test_unknown_architecture_and_wrong_weights(tmp_path, folder):
+    """A classifier that timm does not know, and a base without safetensors, are said before training."""
+    assert gda("snapshot", str(folder), "--out", "real", cwd=tmp_path).returncode == 0
+    result = gda(
+        "classify", "--snapshot", "real", "--arm", "real", "--seed", "0", "--set", "classify.model=resnet99", "--out", "c", cwd=tmp_path
+    )
+    _says(result, 2, "resnet99")
+    base = tmp_path / "base" / "base"
+    (base / "unet").mkdir(parents=True)
+    (base / "model_index.json").write_text('{"_class_name": "IFPipeline"}')
+    (base / "unet" / "weights.bin").write_bytes(b"pickle")
+    _says(gda("finetune", "--snapshot", "real", "--base", "base", "--out", "g", cwd=tmp_path), 3, "safetensors", "weights.bin")
+    _says(gda("finetune", "--snapshot", "real", "--base", "absent", "--out", "g", cwd=tmp_path), 5, "absent")
+    assert not (tmp_path / "g").exists()
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_interrupted_finetune_resumes_to_the_same_weights(tmp_path, folder):
+    """Ctrl-C leaves nothing under the final name, exits 75, and the same command ends where an uninterrupted one does."""
+    assert gda("snapshot", str(folder), "--out", "real", cwd=tmp_path).returncode == 0
+    sizes = ["--set", "finetune.num_train_steps=14", "--set", "finetune.sr_num_train_steps=0"]
+    sizes += ["--set", "finetune.checkpointing_steps=2", "--set", "finetune.train_batch_size=8"]
+    command = ["finetune", "--snapshot", "real", *sizes, "--out"]
+    whole = gda(*command, "whole", "--json", cwd=tmp_path, env={"GDA_WORK_DIR": str(tmp_path / "other")})
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gda", *command, "cut"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / ".gda").glob("work/*/base/checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "the same command continues" in stderr
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "cut").exists()
+    resumed = gda(*command, "cut", "--json", cwd=tmp_path)
+    assert json.loads(resumed.stdout)["digest"] == json.loads(whole.stdout)["digest"]
+
+
+def test_defects_of_ours_exit_with_one(tmp_path, monkeypatch):
+    """An unexpected exception is one line and exit code 1, with the way to see more."""
+    from gda import cli
+
+    def broken(_args):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("gda.tools._doctor", broken)
+    assert cli.main(["doctor"]) == 1
