@@ -1,0 +1,156 @@
+"""The whole job by `dvc repro`: what it writes, what re-runs when, and that other tools read it."""
+
+import json
+import re
+
+import pytest
+
+from gda.artifacts import Decision, Metrics, Settings, Verdict, read_document
+from gda.config import Arm
+from gda.flow import GRAPH
+
+
+def _stage(name: str) -> str:
+    return name.split("@")[0]
+
+
+def test_every_node_ran_once(job):
+    """All stages run, the classifiers once an arm and seed."""
+    assert {_stage(name) for name in job.first} == {node.name for node in GRAPH}
+    assert sum(name.startswith("classify@") for name in job.first) == 4
+    assert sum(name.startswith("classify_controls@") for name in job.first) == 4
+
+
+def test_metrics_json_has_what_others_rely_on(job):
+    """Arms by seed, CAS, and for every arm but real a gain with interval, p-value and seeds."""
+    raw = json.loads((job.folder / "reports/evaluation/metrics.json").read_text())
+    metrics = read_document(job.folder / "reports/evaluation/metrics.json", Metrics)
+    assert set(raw["arms"]) == {str(arm) for arm in Arm}
+    assert [len(raw["arms"][arm]["top1"]) for arm in ("real", "real+synthetic", "synthetic")] == [2, 2, 1]
+    assert set(raw["gain"]) == {str(arm) for arm in Arm if arm is not Arm.REAL}
+    for gain in raw["gain"].values():
+        assert {"mean", "ci95", "p_value", "seeds"} <= gain.keys()
+        assert gain["ci95"][0] <= gain["mean"] <= gain["ci95"][1]
+    assert raw["cas"] == pytest.approx(sum(raw["arms"]["synthetic"]["top1"]) / 1)
+    assert metrics.num_test == 4300
+    differences = [m - r for m, r in zip(raw["arms"]["real+synthetic"]["top1"], raw["arms"]["real"]["top1"], strict=True)]
+    assert raw["gain"]["real+synthetic"]["mean"] == pytest.approx(sum(differences) / 2)
+
+
+def test_the_other_documents_read_back(job):
+    """Verdict, tuned settings and decision are valid and agree about digests."""
+    verdict = read_document(job.folder / "reports/validation/verdict.json", Verdict)
+    settings = read_document(job.folder / "reports/tuning/settings.json", Settings)
+    decision = read_document(job.folder / "reports/promotion/decision.json", Decision)
+    generator = json.loads((job.folder / "models/generator/generator.json").read_text())
+    assert settings.generator_digest == generator["digest"]
+    assert verdict.real_digest == settings.snapshot_digest == json.loads((job.folder / "data/real/snapshot.json").read_text())["digest"]
+    assert not decision.promoted, "four training steps on tiny classifiers have no provable gain"
+    assert decision.reasons
+
+
+def test_the_report_stands_alone(job):
+    """One HTML file that loads nothing from anywhere, with its pictures inside and PNG plots beside it."""
+    html = (job.folder / "reports/evaluation/report.html").read_text()
+    assert not re.search(r"""(src|href)=["']?https?://""", html)
+    assert html.count("data:image/png;base64,") >= 4
+    assert len(list((job.folder / "reports/evaluation").glob("*.png"))) >= 4
+
+
+def test_other_tools_read_the_outputs(job):
+    """WebDataset reads the shards, diffusers the generator, timm the classifier."""
+    import timm
+    import torch
+    import webdataset
+    from diffusers import IFPipeline, IFSuperResolutionPipeline
+
+    index = json.loads((job.folder / "data/synthetic/snapshot.json").read_text())
+    shards = [str(job.folder / "data/synthetic" / shard["name"]) for shard in index["shards"]]
+    images = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple("png", "cls", "json"))
+    assert len(images) == 100
+    assert images[0][0].shape == (28, 28, 3)
+    assert sorted({label for _, label, _ in images}) == list(range(10))
+    assert {"seed", "prompt", "generator_digest"} <= images[0][2].keys()
+    base = IFPipeline.from_pretrained(job.folder / "models/generator/base")
+    upscale = IFSuperResolutionPipeline.from_pretrained(job.folder / "models/generator/super_resolution")
+    for pipe in (base, upscale):
+        pipe.set_progress_bar_config(disable=True)
+    states, empty = base.encode_prompt("3")
+    small = base(prompt_embeds=states, negative_prompt_embeds=empty, num_inference_steps=2, output_type="pt").images
+    large = upscale(image=small, prompt_embeds=states, negative_prompt_embeds=empty, num_inference_steps=2, noise_level=0).images
+    assert large[0].size == (28, 28)
+    model = timm.create_model(f"local-dir:{job.folder}/models/classifiers/real+synthetic-0", pretrained=True)
+    assert model.eval()(torch.zeros(2, 3, 28, 28)).shape == (2, 10)
+
+
+def test_mlflow_shows_runs_data_sets_and_the_registered_model(job):
+    """Every stage is a run with its data sets; the candidate is a registered version with an alias."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{job.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("gda")
+    runs = client.search_runs([experiment.experiment_id], max_results=200)
+    stages = {run.data.tags["gda.stage"] for run in runs}
+    assert {"snapshot", "finetune", "tune", "sample", "validate", "classify", "evaluate"} <= stages
+    finetune = next(run for run in runs if run.data.tags["gda.stage"] == "finetune")
+    assert "base_loss" in finetune.data.metrics
+    digest = json.loads((job.folder / "data/real/snapshot.json").read_text())["digest"]
+    assert {d.dataset.digest for d in finetune.inputs.dataset_inputs} == {digest[:36]}
+    evaluate = next(run for run in runs if run.data.tags["gda.stage"] == "evaluate")
+    assert "report.html" in {file.path for file in client.list_artifacts(evaluate.info.run_id)}
+    version = client.get_model_version_by_alias("gda-classifier", "challenger")
+    assert version.tags
+
+
+def test_nothing_changed_runs_nothing(job):
+    """A second `dvc repro` finds everything up to date."""
+    assert job.repro() == []
+
+
+def test_guidance_re_runs_from_sample_on(job):
+    """Changing `sample.guidance_scale` runs sampling and what depends on it, and nothing before or beside it."""
+    job.set("sample", guidance_scale=3.0)
+    ran = job.repro()
+    assert {_stage(name) for name in ran} <= {
+        "sample",
+        "sample_zero_shot",
+        "validate",
+        "classify",
+        "classify_controls",
+        "evaluate",
+        "promote",
+    }
+    assert "sample" in ran
+    again = {name for name in ran if name.startswith("classify")}
+    assert again
+    # arm0 of `classify` is real; real_long and real_strong are arm0 and arm1 of the controls.
+    assert not {name for name in again if re.match(r"classify@arm0-|classify_controls@arm[01]-", name)}
+
+
+def test_a_refused_set_is_a_result(job):
+    """With a gate that cannot hold, the job still ends well: arms that needed the set are skipped, the real arms and the report are there."""
+    job.set("validate", min_label_agreement=1.0, min_class_agreement=1.0)
+    job.repro()
+    verdict = read_document(job.folder / "reports/validation/verdict.json", Verdict)
+    metrics = read_document(job.folder / "reports/evaluation/metrics.json", Metrics)
+    decision = read_document(job.folder / "reports/promotion/decision.json", Decision)
+    assert not verdict.passed
+    assert metrics.arms[Arm.SYNTHETIC].skipped
+    assert metrics.arms[Arm.MIXED].skipped
+    assert metrics.arms[Arm.REAL].mean is not None
+    assert metrics.arms[Arm.ZERO_SHOT].mean is not None
+    assert metrics.cas is None
+    assert not decision.promoted
+    assert "skipped" in job.run("gda", "summary").stdout
+
+
+def test_snapshot_digest_is_verified(job):
+    """`gda verify` passes both snapshots, and names the shard when a bit flips."""
+    job.run("gda", "verify", "data/synthetic")
+    shard = next((job.folder / "data/zero_shot").glob("train-*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(bytes(data))
+    result = job.run("gda", "verify", "data/zero_shot", code=3)
+    assert shard.name in result.stdout + result.stderr
