@@ -282,7 +282,13 @@ def _publish(workspace: Workspace) -> Outcome:
     out = publish(workspace)
     card = read_document(out / CARD, ClassifierCard)
     if card.skipped is not None:
-        return Outcome(output=out, digest=card.digest, summary=f"wrote {out}: skipped, {card.skipped}", files=(out / CARD,), refused=True)
+        return Outcome(
+            output=out,
+            digest=card.digest,
+            summary=f"wrote {out}: skipped, because the synthetic set was refused",
+            files=(out / CARD,),
+            refused=True,
+        )
     assert card.val_top1 is not None
     return Outcome(
         output=out,
