@@ -1,0 +1,195 @@
+"""From a listed source to shards: decode, resize, encode and hash in parallel, then split and write in one fixed order."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from gda.config import SnapshotConfig
+from gda.data.classes import normalise
+from gda.data.images import SYNTHETIC_MARK, Rgb, decode, pixel_digest, resize_and_crop, to_array
+from gda.data.leaks import require_disjoint_splits
+from gda.data.sources import Slice, Source, SourceRecord
+from gda.data.splits import Splitter, make_splitter
+from gda.data.writer import EncodedRecord, ImageRecord, encode_record, shard_name, write_encoded_shard
+from gda.errors import DataError
+from gda.parallel import Bar, run_parallel, tick
+
+_CHUNK = 128  # images a task of a worker process
+_WAVE = 2048  # images between two writes; bounds memory
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingested:
+    """Manifest rows of what was written, and what was left out: one {"file", "reason"} an image."""
+
+    rows: pd.DataFrame
+    quarantined: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    records: tuple[SourceRecord, ...]
+    labels: dict[str, int]
+    image_size: int | None
+    as_synthetic: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoded:
+    """A record that was read (`encoded`, and the pixel hash before resizing as `identity`), or why it was not (`reason`)."""
+
+    record: EncodedRecord | None = None
+    identity: str = ""
+    reason: str | None = None
+
+
+def ingest(source: Source, folder: Path, *, config: SnapshotConfig, labels: dict[str, int], as_synthetic: bool, progress: bool) -> Ingested:
+    """Write every usable image of `source` into shards in `folder`; `labels` map the source's class names.
+
+    The order is that of a hash of the keys, so that every shard holds a mixture of classes. Raises `DataError` when keys collide, an
+    image is marked synthetic but not wanted as such, too many cannot be read, a split or class ends up empty, or splits share pictures.
+    """
+    splitter = _splitter(source, config, as_synthetic)
+    records = _in_fixed_order(source.records)
+    writer = _ShardWriter(folder, config.shard_size)
+    rejected = list(source.rejected)
+    with Bar(len(records), "snapshot", unit="image", shown=progress):
+        for start in range(0, len(records), _WAVE):
+            wave = records[start : start + _WAVE]
+            for record, encoded in zip(wave, _encode_all(wave, labels, config.image_size, as_synthetic), strict=True):
+                if encoded.record is None:
+                    rejected.append((record.name, encoded.reason or ""))
+                else:
+                    writer.add(_split_of(splitter, record, encoded), encoded.record)
+    require_few_rejected(rejected, len(records) + len(source.rejected), config.max_bad_fraction)
+    rows = writer.close()
+    _require_complete(rows, labels, as_synthetic, rejected)
+    if not as_synthetic:
+        require_disjoint_splits(rows, {record.key: record.name for record in records})
+    return Ingested(rows=rows, quarantined=tuple({"file": name, "reason": reason} for name, reason in sorted(rejected)))
+
+
+@dataclass
+class _ShardWriter:
+    """Collects records by split and writes a shard whenever one is full."""
+
+    folder: Path
+    shard_size: int
+    _waiting: dict[str, list[EncodedRecord]] = field(default_factory=dict)
+    _written: dict[str, int] = field(default_factory=dict)
+    _rows: list[pd.DataFrame] = field(default_factory=list)
+
+    def add(self, split: str, record: EncodedRecord) -> None:
+        waiting = self._waiting.setdefault(split, [])
+        waiting.append(record)
+        if len(waiting) == self.shard_size:
+            self._flush(split)
+
+    def close(self) -> pd.DataFrame:
+        """Write what is left and return all rows."""
+        for split in [split for split, waiting in self._waiting.items() if waiting]:
+            self._flush(split)
+        if not self._rows:
+            raise DataError("the source holds no usable images")
+        return pd.concat(self._rows, ignore_index=True)
+
+    def _flush(self, split: str) -> None:
+        number = self._written.get(split, 0)
+        name = shard_name(split, number)
+        self._rows.append(write_encoded_shard(self.folder, name=name, split=split, records=self._waiting.pop(split)))
+        self._written[split] = number + 1
+
+
+def _in_fixed_order(records: Sequence[SourceRecord]) -> list[SourceRecord]:
+    by_key: dict[str, SourceRecord] = {}
+    for record in records:
+        if record.key in by_key:
+            raise DataError(f"{by_key[record.key].name!r} and {record.name!r} give the same key {record.key!r}; rename one of them")
+        by_key[record.key] = record
+    return sorted(records, key=lambda record: hashlib.sha256(record.key.encode()).digest())
+
+
+def _encode_all(records: list[SourceRecord], labels: dict[str, int], image_size: int | None, as_synthetic: bool) -> list[_Encoded]:
+    chunks = [
+        _Chunk(records=tuple(records[start : start + _CHUNK]), labels=labels, image_size=image_size, as_synthetic=as_synthetic)
+        for start in range(0, len(records), _CHUNK)
+    ]
+    return [encoded for part in run_parallel(_encode_chunk, chunks) for encoded in part]
+
+
+def _encode_chunk(chunk: _Chunk) -> list[_Encoded]:
+    encoded = [_encode(record, chunk) for record in chunk.records]
+    tick(len(encoded))
+    return encoded
+
+
+def _encode(record: SourceRecord, chunk: _Chunk) -> _Encoded:
+    if not isinstance(record.payload, Slice):
+        return _encode_pixels(record, record.payload, chunk, mark=None)
+    try:
+        image = decode(record.payload.read(), name=record.name)
+    except OSError as error:
+        return _Encoded(reason=error.strerror or "cannot be read")
+    except DataError as error:
+        return _Encoded(reason=str(error).removeprefix(f"{record.name}: "))
+    if SYNTHETIC_MARK in image.info and not chunk.as_synthetic:
+        raise DataError(f"{record.name}: is marked as synthetic ({SYNTHETIC_MARK}); take it out, or import the set with --as synthetic")
+    return _encode_pixels(record, to_array(image), chunk, mark=image.info.get(SYNTHETIC_MARK))
+
+
+def _encode_pixels(record: SourceRecord, rgb: Rgb, chunk: _Chunk, mark: str | None) -> _Encoded:
+    identity = pixel_digest(rgb)
+    if chunk.image_size is not None:
+        rgb = to_array(resize_and_crop(Image.fromarray(rgb), chunk.image_size))
+    text = {SYNTHETIC_MARK: mark or "unknown"} if chunk.as_synthetic else {}
+    image = ImageRecord(
+        key=record.key,
+        rgb=rgb,
+        label=chunk.labels[record.class_name],
+        class_name=normalise(record.class_name),
+        meta={"source": record.name},
+        text=text,
+    )
+    return _Encoded(record=encode_record(image), identity=identity)
+
+
+def _splitter(source: Source, config: SnapshotConfig, as_synthetic: bool) -> Splitter:
+    given = {record.split for record in source.records}
+    if not as_synthetic:
+        return make_splitter(config, given or {None})
+    if not given <= {None, "train"}:
+        raise DataError("a synthetic set has one split, train; import the folder of its training images alone")
+    return Splitter(key=config.split_key, carved=())
+
+
+def _split_of(splitter: Splitter, record: SourceRecord, encoded: _Encoded) -> str:
+    identity = f"pixels:{encoded.identity}" if record.group is None else f"group:{record.group}"
+    return splitter.assign(record.split, identity)
+
+
+def require_few_rejected(rejected: Sequence[tuple[str, str]], total: int, limit: float) -> None:
+    """Raise `DataError` with count, limit and the first files and reasons when more than `limit` of `total` images cannot be used."""
+    if not rejected or len(rejected) <= limit * total:
+        return
+    shown = "; ".join(f"{name} ({reason})" for name, reason in sorted(rejected)[:_SHOWN])
+    more = f" and {len(rejected) - _SHOWN} more" if len(rejected) > _SHOWN else ""
+    raise DataError(
+        f"{len(rejected)} of {total} images cannot be used, more than snapshot.max_bad_fraction {limit:g} allows: {shown}{more}"
+    )
+
+
+def _require_complete(rows: pd.DataFrame, labels: dict[str, int], as_synthetic: bool, rejected: list[tuple[str, str]]) -> None:
+    splits = ("train",) if as_synthetic else ("train", "val", "test")
+    for split in splits:
+        if split not in set(rows["split"]):
+            raise DataError(f"no image fell to split {split!r}; give more images, other fractions or splits of your own")
+    present = set(rows.loc[rows["split"] == "train", "class"])
+    for name in labels:
+        if normalise(name) not in present:
+            lost = f" ({len(rejected)} images could not be used)" if rejected else ""
+            raise DataError(f"class {name!r} has no training images{lost}")

@@ -1,0 +1,108 @@
+"""Merging snapshots without rewriting a byte of their shards."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from gda.artifacts import Outcome, SnapshotIndex
+from gda.data.leaks import require_disjoint_splits
+from gda.data.snapshot import Snapshot, commit_snapshot
+from gda.data.writer import shard_name
+from gda.errors import DataError, UsageError
+from gda.io.publish import Workspace, exclusive, prepare, publish, storage_errors
+from gda.recipe import Recipe, digest_of
+
+
+def merge_snapshots(paths: Sequence[Path], out: Path) -> Outcome:
+    """Publish the union of snapshots at `out`; shards are hard-linked (copied across file systems) under new numbers.
+
+    All must be of one kind with the same classes. Raises `DataError` when they are not, when keys repeat, or when splits of real
+    snapshots share a picture; `UsageError` for fewer than two or for one snapshot given twice.
+    """
+    snapshots = [Snapshot.open(path) for path in paths]
+    _require_mergeable(snapshots)
+    recipe = Recipe(stage="merge", config={}, inputs={f"part{number:04d}": snapshot.digest for number, snapshot in enumerate(snapshots)})
+    workspace = prepare(recipe, out)
+    if workspace.finished:
+        return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", reused=True)
+    with exclusive(workspace):
+        index = _build(snapshots, workspace)
+        publish(workspace)
+    count = sum(sum(classes.values()) for classes in index.counts.values())
+    summary = f"wrote {out}: {count} images of {len(snapshots)} snapshots, digest {index.digest[:12]}"
+    return Outcome(output=out, digest=index.digest, summary=summary)
+
+
+def _require_mergeable(snapshots: Sequence[Snapshot]) -> None:
+    if len(snapshots) < 2:
+        raise UsageError("merge: give at least two snapshots")
+    first = snapshots[0]
+    for other in snapshots[1:]:
+        if other.index.kind != first.index.kind:
+            raise DataError(f"{other.path}: is {other.index.kind}, but {first.path} is {first.index.kind}; only one kind can be merged")
+        if other.classes != first.classes:
+            difference = sorted({info.name for info in other.classes} ^ {info.name for info in first.classes})[:3]
+            raise DataError(f"{other.path}: classes or prompt names differ from {first.path} ({', '.join(difference) or 'prompt names'})")
+    keys = pd.concat([snapshot.manifest()[["key"]].assign(path=str(snapshot.path)) for snapshot in snapshots])
+    if (repeated := keys[keys["key"].duplicated(keep=False)]).size:
+        where = " and ".join(repeated[repeated["key"] == repeated["key"].iloc[0]]["path"])
+        raise DataError(f"key {repeated['key'].iloc[0]!r} is in {where}; the same image cannot be merged twice")
+
+
+def _build(snapshots: Sequence[Snapshot], workspace: Workspace) -> SnapshotIndex:
+    folder, numbers, parts = workspace.fresh_staging(), {"train": 0, "val": 0, "test": 0}, []
+    for snapshot in snapshots:
+        renamed = {}
+        for shard in snapshot.index.shards:
+            renamed[shard.name] = shard_name(shard.split, numbers[shard.split])
+            numbers[shard.split] += 1
+            _link(snapshot.path / shard.name, folder / renamed[shard.name])
+        parts.append(snapshot.manifest().assign(shard=lambda rows, renamed=renamed: rows["shard"].map(renamed)))
+    rows = pd.concat(parts, ignore_index=True)
+    if snapshots[0].index.kind == "real":
+        require_disjoint_splits(rows, {})
+    index = commit_snapshot(
+        folder,
+        kind=snapshots[0].index.kind,
+        classes=snapshots[0].classes,
+        rows=rows,
+        provenance=_shared_provenance(snapshots),
+        licence=_joined({snapshot.index.licence for snapshot in snapshots}),
+        plan_digest=_plan_digest(snapshots),
+        quarantined=[item for snapshot in snapshots for item in snapshot.index.quarantined],
+    )
+    _require_same_bytes(snapshots, index)
+    return index
+
+
+def _link(source: Path, target: Path) -> None:
+    with storage_errors(target):
+        try:
+            os.link(source.resolve(), target)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(source, target)
+
+
+def _require_same_bytes(snapshots: Sequence[Snapshot], index: SnapshotIndex) -> None:
+    expected = sorted(shard.sha256 for snapshot in snapshots for shard in snapshot.index.shards)
+    if sorted(shard.sha256 for shard in index.shards) != expected:
+        raise DataError(f"a shard of {', '.join(str(snapshot.path) for snapshot in snapshots)} is damaged; `gda verify` says which")
+
+
+def _shared_provenance(snapshots: Sequence[Snapshot]) -> dict[str, str]:
+    """What all parts agree on, and the digests of the parts."""
+    first, *others = [snapshot.index.provenance for snapshot in snapshots]
+    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    return shared | {"merged": " ".join(snapshot.digest for snapshot in snapshots)}
+
+
+def _plan_digest(snapshots: Sequence[Snapshot]) -> str | None:
+    plans = [snapshot.index.plan_digest for snapshot in snapshots]
+    return digest_of(plans) if all(plans) else None
+
+
+def _joined(licences: set[str]) -> str:
+    return " AND ".join(sorted(licences))

@@ -1,0 +1,61 @@
+"""Predictions on the test split as a file: what evaluate writes, the report draws and a later candidate is compared with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gda.config import Arm
+from gda.errors import DataError
+from gda.io.publish import write_bytes
+
+LABELS = "labels"
+TOP_K = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Classes predicted for every test image, best first: `top` maps (arm, seed) to int32 [images, k]; `labels` is int32 [images]."""
+
+    labels: NDArray[np.int32]
+    top: Mapping[tuple[Arm, int], NDArray[np.int32]]
+    test_digest: str
+
+    def correct(self, arm: Arm, seeds: Sequence[int], *, within: int = 1) -> NDArray[np.bool_]:
+        """Whether the label is among the first `within` predictions, [seeds, images]."""
+        return np.stack([(self.top[arm, seed][:, :within] == self.labels[:, None]).any(axis=1) for seed in seeds])
+
+    def seeds(self, arm: Arm) -> tuple[int, ...]:
+        """Seeds for which `arm` has predictions, ascending."""
+        return tuple(sorted(seed for name, seed in self.top if name == arm))
+
+    def only(self, arm: Arm, seed: int) -> "Predictions":
+        """The predictions of one classifier alone."""
+        return Predictions(labels=self.labels, top={(arm, seed): self.top[arm, seed]}, test_digest=self.test_digest)
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write as safetensors; equal predictions give equal bytes."""
+    tensors = {LABELS: predictions.labels} | {f"{arm}/{seed}": np.ascontiguousarray(top) for (arm, seed), top in predictions.top.items()}
+    write_bytes(path, save(tensors, metadata={"test_digest": predictions.test_digest}))
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read what `write_predictions` wrote. Raises `DataError` naming the file when it is missing, cut short or something else."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            digest = (file.metadata() or {})["test_digest"]
+        top = {_parse_name(name): tensor for name, tensor in tensors.items() if name != LABELS}
+        return Predictions(labels=tensors[LABELS], top=top, test_digest=digest)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: not a whole file of test predictions ({type(error).__name__}: {error})") from None
+
+
+def _parse_name(name: str) -> tuple[Arm, int]:
+    arm, _, seed = name.rpartition("/")
+    return Arm(arm), int(seed)

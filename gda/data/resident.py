@@ -1,0 +1,79 @@
+"""Whole splits in memory as uint8 tensors, and the one door to the test split."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from gda.data.images import Rgb, decode, resize_and_crop, to_array
+from gda.data.ledger import record_test_opening
+from gda.data.snapshot import Snapshot
+from gda.errors import DataError, UsageError
+from gda.io.shards import iterate_shard
+
+Purpose = Literal["evaluate", "leak_check"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """A split in manifest order: `images` uint8 NCHW RGB, `labels` int64 [n], `keys` [n]; `classes` are the names by label."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    keys: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def load_images(snapshot: Snapshot, split: Literal["train", "val"], *, size: int) -> ImageSet:
+    """Decode a whole split, short side scaled to `size` pixels, centre cropped. Synthetic images all are in `train`.
+
+    Every image is checked against the manifest. Raises `DataError` naming shard and record, `UsageError` for the test split.
+    """
+    if split not in ("train", "val"):
+        raise UsageError(f"split {split!r}: this loads train or val; the test split has a door of its own, open_test")
+    return _load(snapshot, split, size)
+
+
+def open_test(snapshot: Snapshot, purpose: Purpose, *, size: int) -> ImageSet:
+    """Decode the test split for one of two purposes, and write that to the ledger first. Raises as `load_images` does."""
+    if purpose not in get_args(Purpose):
+        raise UsageError(f"purpose {purpose!r}: the test split is opened for {' or '.join(get_args(Purpose))}")
+    record_test_opening(snapshot.digest, purpose)
+    return _load(snapshot, "test", size)
+
+
+def _load(snapshot: Snapshot, split: str, size: int) -> ImageSet:
+    rows = snapshot.manifest(split)
+    if rows.empty:
+        raise DataError(f"{snapshot.path}: split {split!r} holds no images")
+    images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+    for index, rgb in enumerate(_decoded(snapshot, split, size)):
+        images[index] = rgb
+    return ImageSet(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        labels=torch.from_numpy(rows["label"].to_numpy(dtype=np.int64, copy=True)),
+        keys=tuple(rows["key"]),
+        classes=tuple(info.name for info in snapshot.classes),
+    )
+
+
+def _decoded(snapshot: Snapshot, split: str, size: int) -> Iterator[Rgb]:
+    """Images in manifest order, exactly as many as it has rows; each one's bytes and place are checked."""
+    columns = snapshot.manifest(split)[["shard", "key", "label", "offset", "sha256"]]
+    for shard, expected in itertools.groupby(columns.itertuples(index=False, name=None), key=itemgetter(0)):
+        path = snapshot.path / shard
+        records = iterate_shard(path)
+        for _, key, label, offset, sha256 in expected:
+            at, record = next(records, (None, None))
+            if record is None or (at, record.key, record.label) != (offset, key, label):
+                raise DataError(f"{path}: record {key!r} is not where the manifest says")
+            if hashlib.sha256(record.image).hexdigest() != sha256:
+                raise DataError(f"{path}: record {key!r}: checksum differs from the manifest")
+            yield to_array(resize_and_crop(decode(record.image, name=f"{path}: {key}"), size))
+        if next(records, None) is not None:
+            raise DataError(f"{path}: holds more records than the manifest names")

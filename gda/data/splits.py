@@ -1,0 +1,73 @@
+"""Which split an image falls to: the user's own, or a keyed hash of its content or group, so that more images never move an old one."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gda.config import SnapshotConfig
+from gda.errors import ConfigError, DataError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splitter:
+    """Assigns splits; `carved` are the splits that a keyed hash takes out of train, with their shares of it."""
+
+    key: str
+    carved: tuple[tuple[str, float], ...]
+
+    def assign(self, given: str | None, identity: str) -> str:
+        """The split of an image whose source says `given` (None: nothing); `identity` is its group or the hash of its pixels."""
+        if given not in (None, "train"):
+            return given
+        position = hash_fraction(self.key, identity)
+        for split, share in self.carved:
+            if position < share:
+                return split
+            position -= share
+        return "train"
+
+
+def make_splitter(config: SnapshotConfig, given: Iterable[str | None]) -> Splitter:
+    """A splitter for a source whose images say `given`.
+
+    Without any split of its own a source is divided by `val_fraction` and `test_fraction`; a source that has train and only one of
+    val and test keeps what it has, and the missing one is carved out of train by its fraction. Raises `DataError` when splits are
+    given for some images only or train is missing, `ConfigError` when the fractions leave nothing to train on.
+    """
+    present = set(given)
+    if None in present and len(present) > 1:
+        raise DataError("some images name a split and others do not; name one for every image or for none")
+    if None not in present and "train" not in present:
+        raise DataError(f"the source has splits {', '.join(sorted(map(str, present)))} but no train")
+    shares = (("test", config.test_fraction), ("val", config.val_fraction))
+    carved = tuple((split, share) for split, share in shares if split not in present)
+    if sum(share for _, share in carved) >= 1.0:
+        raise ConfigError(
+            f"snapshot.val_fraction + snapshot.test_fraction: {config.val_fraction} + {config.test_fraction} leaves nothing to train on; "
+            "accepted: a sum below 1"
+        )
+    return Splitter(key=config.split_key, carved=carved)
+
+
+def hash_fraction(key: str, identity: str) -> float:
+    """A number in [0, 1) that `key` and `identity` alone decide: the first 53 bits of sha256(key, 0, identity)."""
+    digest = hashlib.sha256(f"{key}\0{identity}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
+
+
+def parse_split(value: str, where: str) -> str:
+    """train, val or test for the names people use. Raises `DataError` naming `where`."""
+    split = SPLIT_NAMES.get(value.strip().lower())
+    if split is None:
+        raise DataError(f"{where}: split {value!r} is not one of {', '.join(SPLIT_NAMES)}")
+    return split
