@@ -132,7 +132,7 @@ class ClassifyConfig(Section):
     model: str = Field(DEMO_CLASSIFIER, description="a timm architecture by name")
     model_args_json: str = Field(
         default_factory=_default_model_args,
-        description="keyword arguments of timm.create_model, as JSON; by default the demo's model is made small, any other is as timm has it",
+        description="keyword arguments of timm.create_model, as JSON; by default the demo's model is small, any other as timm has it",
     )
     image_size: int = Field(28, ge=8, le=2048, description="input side, pixels")
     num_updates: int = Field(300, ge=1, description="optimizer updates of the arms real, synthetic and zero_shot")
@@ -271,7 +271,8 @@ def _accepted_keys(loc: tuple[int | str, ...]) -> str:
     model: type[BaseModel] = Config
     for part in loc[:-1]:
         annotation = next(f.annotation for n, f in model.model_fields.items() if part in (n, f.alias))
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
         model = annotation
     names = [f.alias or n for n, f in model.model_fields.items()]
     close = difflib.get_close_matches(str(loc[-1]), names, n=1)

@@ -51,7 +51,8 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         global _tick_pipe, _reader
-        assert _tick_pipe is not None and _reader is not None
+        assert _tick_pipe is not None
+        assert _reader is not None
         os.close(_tick_pipe)
         _reader.join(timeout=5)
         _tick_pipe = _reader = None

@@ -5,18 +5,26 @@ import shutil
 import pytest
 from flow_job import ROOT, Job
 
-TINY = {
+TINY: dict[str, dict] = {
     "reference": {"folds": 2, "num_updates": 20},
     "finetune": {"num_train_steps": 4, "sr_num_train_steps": 2, "train_batch_size": 8},
-    "tune": {"guidance_scales": [1.0, 2.0], "images_per_class": 5, "survivors": 1, "cas_images_per_class": 5, "cas_num_updates": 5, "cas_seeds": 1,
-             "num_inference_steps": 2, "sr_num_inference_steps": 1},
+    "tune": {
+        "guidance_scales": [1.0, 2.0],
+        "images_per_class": 5,
+        "survivors": 1,
+        "cas_images_per_class": 5,
+        "cas_num_updates": 5,
+        "cas_seeds": 1,
+        "num_inference_steps": 2,
+        "sr_num_inference_steps": 1,
+    },
     "sample": {"images_per_class": 10, "num_inference_steps": 2, "sr_num_inference_steps": 1, "shard_size": 50},
     # The gate is not what this run is about: four training steps make no sound set, and a refused one is tried by itself.
     "validate": {"fid_max_ratio": 1e6, "min_label_agreement": 0.0, "min_class_agreement": 0.0, "min_coverage_ratio": 0.0},
     "classify": {"num_updates": 15, "mixed_num_updates": 20, "seeds": [0, 1], "control_seeds": [0], "warmup_updates": 2},
     "evaluate": {"num_resamples": 200},
     "promote": {"min_seeds": 2},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ def test_guidance_re_runs_from_sample_on(job):
 
 
 def test_a_refused_set_is_a_result(job):
-    """With a gate that cannot hold, the job still ends well: arms that needed the set are skipped, the real arms and the report are there."""
+    """With a gate that cannot hold, arms that needed the set are skipped, and the real arms and the report are there."""
     job.set("validate", min_label_agreement=1.0, min_class_agreement=1.0)
     job.repro()
     verdict = read_document(job.folder / "reports/validation/verdict.json", Verdict)
