@@ -1,0 +1,138 @@
+"""Sampling: the set is the same for any number of workers and after any damage, and provenance is complete."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gda.config import load_config
+from gda.data.snapshot import Snapshot
+from gda.data.verify import verify_snapshot
+from gda.errors import DataError, UsageError
+from gda.generator.build import build_tiny_cascade
+from gda.stages import sample, snapshot
+
+SMALL = (
+    "sample.images_per_class=6",
+    "sample.batch_size=3",
+    "sample.shard_size=3",
+    "sample.guidance_scale=1.5",
+    "sample.num_inference_steps=2",
+    "sample.sr_num_inference_steps=1",
+)
+CONFIG = load_config(None, SMALL)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny cascade and a real snapshot of two classes told apart by colour."""
+    root = tmp_path_factory.mktemp("world")
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (root / "images" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(np.full((16, 16, 3), [c + i for c in colour], np.uint8)).save(root / "images" / name / f"{i}.png")
+    snapshot.run(CONFIG, source=str(root / "images"), out=root / "real")
+    build_tiny_cascade(root / "generator")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch):
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    return tmp_path / "work"
+
+
+def _draw(world, out, **options):
+    return sample.run(CONFIG, generator=str(world / "generator"), snapshot=world / "real", out=out, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """The digest of the set drawn in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GDA_WORK_DIR", str(folder / "work"))
+        return _draw(world, folder / "set").digest
+
+
+@pytest.mark.parametrize("workers", [2, 3, 7])
+def test_any_number_of_workers_gives_the_same_set(world, whole, tmp_path, workers):
+    """Workers in any order draw their own shards; whoever is last publishes; the digest is that of one worker."""
+    outcomes = [_draw(world, tmp_path / "set", worker=i, workers=workers) for i in reversed(range(workers))]
+    published = [o.digest for o in outcomes if o.digest]
+    assert published == [whole] or set(published) == {whole}
+    assert verify_snapshot(tmp_path / "set") == []
+
+
+def test_an_interrupted_run_draws_only_what_is_missing(world, whole, tmp_path, monkeypatch):
+    """Killed after some shards, the same command keeps them and ends in the same set."""
+    drawn = []
+    real = sample.write_image_shard
+
+    def stop_at_third(*args, **kwargs):
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(kwargs["name"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(sample, "run_parallel", lambda function, items: [function(item) for item in items])
+    monkeypatch.setattr(sample, "write_image_shard", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        _draw(world, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    again = []
+    monkeypatch.setattr(sample, "write_image_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
+    assert _draw(world, tmp_path / "set").digest == whole
+    assert len(again) == 2
+    assert not set(again) & set(drawn)
+
+
+def test_a_damaged_shard_alone_is_drawn_again(world, whole, tmp_path, work, monkeypatch):
+    """A shard whose bytes changed after its commit does not count as drawn, and the others are kept."""
+    _draw(world, tmp_path / "set", worker=0, workers=2)
+    shard = min(work.glob("work/*/out/train-*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[600] ^= 0xFF
+    shard.write_bytes(bytes(data))
+    real, again = sample.write_image_shard, []
+    monkeypatch.setattr(sample, "run_parallel", lambda function, items: [function(item) for item in items])
+    monkeypatch.setattr(sample, "write_image_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
+    assert _draw(world, tmp_path / "set").digest == whole
+    assert shard.name in again
+    assert len(again) == 3
+
+
+def test_every_image_says_where_it_comes_from(world, tmp_path):
+    """The manifest has seed, prompt, settings and generator digest of each image, and exactly the planned classes."""
+    outcome = _draw(world, tmp_path / "set")
+    drawn = Snapshot.open(outcome.output)
+    rows = drawn.manifest()
+    assert drawn.index.kind == "synthetic"
+    assert rows["class"].value_counts().to_dict() == {"red": 6, "blue": 6}
+    assert rows["seed"].is_unique
+    assert set(rows["prompt"]) == {"red", "blue"}
+    assert (rows["guidance_scale"] == 1.5).all()
+    assert rows["generator_digest"].nunique() == 1
+    assert drawn.index.plan_digest
+    assert drawn.index.licence == "Apache-2.0"
+
+
+def test_another_seed_is_another_set(world, whole, tmp_path):
+    """The configuration's seed decides the images."""
+    other = load_config(None, (*SMALL, "seed=1"))
+    outcome = sample.run(other, generator=str(world / "generator"), snapshot=world / "real", out=tmp_path / "set")
+    assert outcome.digest != whole
+
+
+def test_a_null_guidance_needs_tuned_settings_of_this_generator(world, tmp_path):
+    """Without settings the command says what is missing; settings of another generator are refused."""
+    config = load_config(None, (*SMALL, "sample.guidance_scale=null"))
+    common = {"generator": str(world / "generator"), "snapshot": world / "real", "out": tmp_path / "set"}
+    with pytest.raises(UsageError, match="--settings"):
+        sample.run(config, **common)
+    settings = tmp_path / "settings.json"
+    settings.write_text(
+        '{"guidance_scale": 2.0, "num_inference_steps": 2, "points": [], "extractor": "glyph", "fid_floor": null,'
+        ' "num_images": 1, "generator_digest": "other", "snapshot_digest": "x"}'
+    )
+    with pytest.raises(DataError, match="tuned for generator other"):
+        sample.run(config, settings=settings, **common)
