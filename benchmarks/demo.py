@@ -1,6 +1,6 @@
 """Figures of a finished `make demo`: seconds a stage, peak memory, sizes. Run it in the folder where the job ran.
 
-    python benchmarks/demo.py
+python benchmarks/demo.py
 """
 
 import json
