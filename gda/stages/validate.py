@@ -53,12 +53,12 @@ def run(
 
 
 def plan_of(config: Config, fake: Snapshot, real: Snapshot, generator: Path | None) -> Plan:
-    """What the set should be: the real set's classes and size, the count of its plan, the generator it should come from."""
+    """What the set should be: the real set's classes, the count of its plan, the generator it should come from and that one's size."""
     return Plan(
         count=_planned_count(config, fake, real),
         classes=tuple(info.name for info in real.classes),
         max_class_ratio=config.validate_.max_class_ratio,
-        size=_uniform_size(real),
+        size=_drawn_size(generator) if generator is not None else None,
         generator_digest=read_document(generator / "generator.json", GeneratorCard).digest if generator is not None else None,
     )
 
@@ -80,9 +80,14 @@ def _planned_count(config: Config, fake: Snapshot, real: Snapshot) -> int:
     return sum(shard.count for shard in fake.index.shards)
 
 
-def _uniform_size(real: Snapshot) -> tuple[int, int] | None:
-    sizes = real.manifest()[["width", "height"]].drop_duplicates()
-    return (int(sizes["width"].iloc[0]), int(sizes["height"].iloc[0])) if len(sizes) == 1 else None
+def _drawn_size(generator: Path) -> tuple[int, int] | None:
+    """Width and height that a cascade draws, whatever size the real images have: every later stage resizes both sets alike."""
+    for stage in ("super_resolution", "base"):
+        config = generator / stage / "unet" / "config.json"
+        if config.is_file():
+            side = int(json.loads(config.read_text("utf-8"))["sample_size"])
+            return side, side
+    return None
 
 
 def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference | None, plan: Plan) -> Recipe:

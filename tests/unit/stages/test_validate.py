@@ -155,10 +155,29 @@ def test_a_few_swapped_labels_are_listed(tmp_path: Path, judged: Callable[[Seque
 
 
 def test_wrong_size(judged: Callable[[Sequence[Item]], Verdict]) -> None:
-    """Images of another size than the real ones are refused: size itself would tell the classes of images apart."""
-    verdict = judged(items(PER_CLASS, SYNTHETIC_SEED, size=24))
+    """An image of another size than the rest of its set is refused: one generator draws one size."""
+    odd = items(1, SYNTHETIC_SEED, size=24)[0]
+    verdict = judged(changed(sound(), [5], lambda item, place: replace(item, rgb=odd.rgb)))
     assert not verdict.passed
-    assert any("decoded_width" in reason and "24" in reason for reason in verdict.reasons)
+    assert any("decoded_width" in reason for reason in verdict.reasons)
+
+
+def test_a_set_may_have_another_size_than_the_real_images(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+    """A generator draws at its own size, and every later stage resizes both sets alike: real images may be 8 px and drawn ones 28."""
+    verdict = judged(items(PER_CLASS, SYNTHETIC_SEED, size=24))
+    assert not any("decoded" in reason for reason in verdict.reasons)
+
+
+def test_the_size_expected_is_the_generators(tmp_path: Path) -> None:
+    """With the generator at hand, what its last stage draws is expected of every image."""
+    generator = tmp_path / "generator"
+    (generator / "base" / "unet").mkdir(parents=True)
+    (generator / "base" / "unet" / "config.json").write_text('{"sample_size": 99}')
+    assert validate._drawn_size(generator) == (99, 99)
+    (generator / "super_resolution" / "unet").mkdir(parents=True)
+    (generator / "super_resolution" / "unet" / "config.json").write_text('{"sample_size": 128}')
+    assert validate._drawn_size(generator) == (128, 128)
+    assert validate._drawn_size(tmp_path) is None
 
 
 def test_an_image_that_stops_half_way(judged: Callable[[Sequence[Item]], Verdict]) -> None:
