@@ -107,6 +107,15 @@ def test_export_keeps_what_was_not_trained(tiny, tmp_path):
     assert (card.base_digest, card.licence, card.digest) == (read_card(str(tiny)).digest, "Apache-2.0", weights_digest(tmp_path / "g"))
 
 
+def test_an_export_carries_no_path_of_the_machine_that_made_it(tiny, tmp_path):
+    """diffusers writes where a model was loaded from into its configurations; an export drops it."""
+    base = shutil.copytree(tiny, tmp_path / "base")
+    config = base / "base" / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_name_or_path": "/home/somebody/model"}))
+    export_cascade(str(base), {}, tmp_path / "g", prompts={}, snapshot_digest="d", steps={})
+    assert not any("_name_or_path" in path.read_text() for path in (tmp_path / "g").rglob("*.json"))
+
+
 def test_the_digest_is_of_content_not_of_files(tiny, tmp_path):
     """A library's version stamp changes no identity; one changed weight does."""
     copy = tmp_path / "copy"

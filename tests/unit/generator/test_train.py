@@ -1,13 +1,17 @@
 """Fine-tuning: learns, resumes to identical weights, and stops loudly on a diverging loss."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gda.config import FinetuneConfig
 from gda.errors import DataError
 from gda.generator import train
-from gda.generator.cascade import BASE, SUPER_RESOLUTION
+from gda.generator.build import noise_schedule
+from gda.generator.cascade import BASE, SUPER_RESOLUTION, denoising_loss
 from gda.generator.checkpoints import Checkpoints, TrainingState
 from gda.generator.train import StageJob, batch_indices, finetune_stage, jitter, schedule, step_generator
 
@@ -118,3 +122,25 @@ def test_schedule_warms_up_and_decays():
     assert rates[0] < rates[5] < rates[9] < 1.0
     assert rates[10] == 1.0
     assert 0.02 <= rates[-1] < 0.03
+
+
+def test_super_resolution_is_trained_on_the_small_image_upsampled_and_noised():
+    """The condition is the small image, upsampled as diffusers does and noised at its own level: never the large image itself."""
+    schedule_ = noise_schedule()
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    seen = {}
+
+    def network(noisy, t, *, encoder_hidden_states, class_labels):
+        seen.update(noisy=noisy, level=class_labels)
+        return SimpleNamespace(sample=torch.zeros(2, 6, 16, 16, requires_grad=True))
+
+    denoising_loss(network, schedule_, images, torch.zeros(2, 77, 8), step_generator(0, "x", 0), low_size=8, super_resolution=True)
+    replay = step_generator(0, "x", 0)
+    torch.randint(1000, (2,), generator=replay)
+    torch.randn(images.shape, generator=replay)
+    level = torch.randint(1000, (2,), generator=replay)
+    small = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
+    up = F.interpolate(small, (16, 16), mode="bilinear", align_corners=True)
+    expected = schedule_.add_noise(up, torch.randn(up.shape, generator=replay), level)
+    assert torch.equal(seen["level"], level)
+    assert torch.allclose(seen["noisy"][:, 3:], expected)

@@ -63,10 +63,15 @@ def test_adding_a_point_costs_one_point(world, tmp_path, monkeypatch):
     before = {path.name for path in (tmp_path / "work" / "points").iterdir()}
     # 12 images a point in 2 batches of 6, and the survivor's 18 images in 3.
     assert len(before) == 2 * 2 + 1
+    drawn = []
+    real = tune.Sampler.draw
+    monkeypatch.setattr(tune, "run_parallel", lambda function, items: [function(item) for item in items])
+    monkeypatch.setattr(tune.Sampler, "draw", lambda self, *args: drawn.append(1) or real(self, *args))
     second = _tune(world, tmp_path / "second", "[1.0, 2.0, 4.0]")
     after = {path.name for path in (tmp_path / "work" / "points").iterdir()}
     assert before < after
     assert len(after - before) in (2, 3)
+    assert len(drawn) == len(after - before), "a batch that was drawn before is read back"
     known = {point.guidance_scale: point.fid for point in second.points}
     assert all(known[point.guidance_scale] == point.fid for point in first.points)
 
