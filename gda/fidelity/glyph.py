@@ -39,7 +39,7 @@ def load_glyph_net(weights: Path = GLYPH_WEIGHTS) -> GlyphNet:
     """The shipped network in eval mode. Raises `MissingError` without weights, `DataError` when they are not GlyphNet's."""
     if not weights.is_file():
         raise MissingError(
-            f"{weights}: the weights of the glyph extractor are missing; reinstall gda, or run gda.generator.pretrain features"
+            f"{weights}: the weights of the glyph extractor are missing; reinstall gda, or run gda.pretrain features"
         )
     net = GlyphNet()
     try:
