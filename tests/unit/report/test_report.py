@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from two_colours import SYNTHETIC_COLUMNS
 
 from gda.artifacts import Metrics, Settings, TuningPoint, Verdict, read_document
 from gda.config import Arm, PromoteConfig
@@ -33,16 +34,6 @@ SETTINGS = Settings(
     generator_digest="9" * 64,
     snapshot_digest="1" * 64,
 )
-SYNTHETIC_COLUMNS: dict[str, Any] = {
-    "seed": 1,
-    "prompt": "p",
-    "negative_prompt": "",
-    "guidance_scale": 1.5,
-    "num_inference_steps": 4,
-    "scheduler": "ddim",
-    "source_image": "",
-    "generator_digest": "9" * 64,
-}
 
 
 def write_snapshot(folder: Path, classes: tuple[str, ...], *, grey: int, side: int = 8, synthetic: bool = False) -> Snapshot:

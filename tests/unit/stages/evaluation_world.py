@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from two_colours import SYNTHETIC_COLUMNS
 
 from gda.artifacts import ClassifierCard, Measure, Settings, TuningPoint, Verdict, dump_document
 from gda.config import Arm, Config, parse_config
@@ -22,16 +23,6 @@ SIZE = 16
 COLOURS = {"blue": (40, 60, 210), "green": (40, 180, 60), "grey": (130, 130, 130), "red": (200, 40, 40)}
 CLASSES = tuple(COLOURS)
 TEST_PER_CLASS = 25
-SYNTHETIC_COLUMNS = {
-    "seed": 1,
-    "prompt": "p",
-    "negative_prompt": "",
-    "guidance_scale": 1.5,
-    "num_inference_steps": 4,
-    "scheduler": "ddim",
-    "source_image": "",
-    "generator_digest": "9" * 64,
-}
 # classes that an arm's classifiers get wrong; the accuracy is 1 - wrong / 4
 WRONG: Mapping[Arm, Sequence[int]] = {Arm.REAL: (0,), Arm.REAL_LONG: (0,), Arm.ZERO_SHOT: (0, 1), Arm.SYNTHETIC: (0,)}
 

@@ -1,15 +1,13 @@
 """Sampling: the set is the same for any number of workers and after any damage, and provenance is complete."""
 
-import numpy as np
 import pytest
-from PIL import Image
+from two_colours import two_colours
 
 from gda.config import load_config
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
 from gda.errors import DataError, UsageError
-from gda.generator.build import build_tiny_cascade
-from gda.stages import sample, snapshot
+from gda.stages import sample
 
 SMALL = (
     "sample.images_per_class=6",
@@ -25,14 +23,7 @@ CONFIG = load_config(None, SMALL)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A tiny cascade and a real snapshot of two classes told apart by colour."""
-    root = tmp_path_factory.mktemp("world")
-    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
-        (root / "images" / name).mkdir(parents=True)
-        for i in range(12):
-            Image.fromarray(np.full((16, 16, 3), [c + i for c in colour], np.uint8)).save(root / "images" / name / f"{i}.png")
-    snapshot.run(CONFIG, source=str(root / "images"), out=root / "real")
-    build_tiny_cascade(root / "generator")
-    return root
+    return two_colours(tmp_path_factory.mktemp("world"), per_class=12)
 
 
 @pytest.fixture(autouse=True)

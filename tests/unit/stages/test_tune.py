@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
+from two_colours import two_colours
 
 from gda.artifacts import Settings, TuningPoint, read_document
 from gda.config import load_config
-from gda.generator.build import build_tiny_cascade
-from gda.stages import snapshot, tune
+from gda.stages import tune
 
 SMALL = (
     "tune.images_per_class=6",
@@ -29,14 +27,7 @@ SMALL = (
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A tiny cascade and a real snapshot of two classes told apart by colour."""
-    root = tmp_path_factory.mktemp("world")
-    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
-        (root / "images" / name).mkdir(parents=True)
-        for i in range(30):
-            Image.fromarray(np.full((16, 16, 3), [c + i for c in colour], np.uint8)).save(root / "images" / name / f"{i}.png")
-    snapshot.run(load_config(None), source=str(root / "images"), out=root / "real")
-    build_tiny_cascade(root / "generator")
-    return root
+    return two_colours(tmp_path_factory.mktemp("world"), per_class=30)
 
 
 def _tune(world, out, scales):

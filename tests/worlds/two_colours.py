@@ -1,0 +1,35 @@
+"""The smallest world that sampling and tuning need: two classes told apart by colour, and a tiny cascade."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gda.config import load_config
+from gda.generator.build import build_tiny_cascade
+from gda.stages import snapshot
+
+# What the manifest of a synthetic set says of every image, besides what a real one says.
+SYNTHETIC_COLUMNS: Mapping[str, Any] = {
+    "seed": 1,
+    "prompt": "p",
+    "negative_prompt": "",
+    "guidance_scale": 1.5,
+    "num_inference_steps": 4,
+    "scheduler": "ddim",
+    "source_image": "",
+    "generator_digest": "9" * 64,
+}
+
+
+def two_colours(root: Path, per_class: int) -> Path:
+    """Write `images/`, its snapshot `real/` and a random-weight `generator/` into `root`; returns `root`."""
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (root / "images" / name).mkdir(parents=True)
+        for i in range(per_class):
+            Image.fromarray(np.full((16, 16, 3), [c + i for c in colour], np.uint8)).save(root / "images" / name / f"{i}.png")
+    snapshot.run(load_config(None), source=str(root / "images"), out=root / "real")
+    build_tiny_cascade(root / "generator")
+    return root
