@@ -187,11 +187,14 @@ class Settings(Document):
     snapshot_digest: str
 
 
+Family = Literal["pixel_cascade", "latent_unet", "flow_transformer"]
+
+
 class GeneratorCard(Document):
     """`generator.json` of an exported generator."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    family: Literal["pixel_cascade"]
+    family: Family
     digest: str = Field(description="tensors and allow-listed configuration of every stage")
     base_digest: str | None = Field(None, description="the base it was fine-tuned from; null for a base")
     snapshot_digest: str | None = None

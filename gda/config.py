@@ -64,6 +64,7 @@ class FinetuneConfig(Section):
     )
     train_batch_size: int = Field(64, ge=1, le=65536, description="images a step")
     learning_rate: float = Field(5e-4, gt=0.0, le=1.0, description="peak learning rate (AdamW, cosine decay)")
+    snr_gamma: float | None = Field(None, gt=0.0, description="min-SNR weighting, commonly 5; null weighs noise levels alike")
     lr_warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.01, ge=0.0, le=10.0)
     max_grad_norm: float = Field(1.0, gt=0.0, description="gradient norm is clipped to this")
@@ -91,7 +92,9 @@ class SampleConfig(Section):
     images_per_class: int = Field(100, ge=1, le=10_000_000, description="synthetic images a class")
     guidance_scale: Guidance | None = Field(None, description="guidance of the base stage; null means the tuned setting, 1 is off")
     num_inference_steps: int = Field(16, ge=1, le=1000, description="denoising steps of the base stage")
-    scheduler: Literal["dpmsolver++", "ddim", "ddpm"] = Field("dpmsolver++", description="sampler of both stages")
+    scheduler: Literal["model", "dpmsolver++", "ddim", "ddpm"] = Field(
+        "model", description="sampler of every stage; model is the one that the generator came with"
+    )
     sr_guidance_scale: Guidance = Field(1.0, description="guidance of the super-resolution stage, 1 is off")
     sr_num_inference_steps: int = Field(6, ge=1, le=1000, description="denoising steps of the super-resolution stage")
     sr_noise_level: int = Field(0, ge=0, le=999, description="noise-conditioning augmentation when sampling")

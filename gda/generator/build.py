@@ -7,7 +7,8 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, IFPipeline, IF
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from gda.artifacts import GeneratorCard, dump_document
-from gda.generator.cascade import BASE, SUPER_RESOLUTION, TOKENS, weights_digest
+from gda.generator.cascade import TOKENS
+from gda.generator.directory import BASE, SUPER_RESOLUTION, weights_digest
 from gda.generator.export import strip_local_paths
 from gda.io.publish import write_bytes
 

@@ -4,7 +4,7 @@ On disk a cascade is `base/` and `super_resolution/`, each a directory that plai
 (`IFPipeline`, `IFSuperResolutionPipeline`); only the base carries tokenizer and text encoder.
 """
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import nn
 from transformers import AutoTokenizer, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
-from gda.artifacts import GeneratorCard, read_document
-from gda.errors import DataError, MissingError
-from gda.io.tensors import directory_digest
-from gda.recipe import digest_of
+from gda.artifacts import GeneratorCard
+from gda.errors import DataError
+from gda.generator.directory import BASE, SUPER_RESOLUTION, read_card, read_json, resolve
+from gda.generator.draw import denoise, noise
+from gda.generator.model import DrawSettings, Text, denoising_error, make_scheduler
 
-DEMO_BASE = "demo://glyphs"
-BASE, SUPER_RESOLUTION = "base", "super_resolution"
-KNOWN_FAMILIES = ("IFPipeline",)
 TOKENS = 77  # IF pads every prompt to this length and does not mask the padding
-_DEMO_PATH = Path(__file__).resolve().parent.parent / "assets" / "demo_base"
 
 
 @dataclass(kw_only=True)
@@ -42,6 +40,10 @@ class Cascade:
     noise_schedule: DDPMScheduler
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        return (BASE,) if self.super_resolution is None else (BASE, SUPER_RESOLUTION)
+
+    @property
     def low_size(self) -> int:
         """Side of the base stage's images, pixels."""
         return int(self.base.config.sample_size)
@@ -51,7 +53,7 @@ class Cascade:
         """Side of the final images, pixels."""
         return int((self.super_resolution or self.base).config.sample_size)
 
-    def unet(self, stage: str) -> UNet2DConditionModel:
+    def network(self, stage: str) -> UNet2DConditionModel:
         """The network of a stage. Raises `DataError` when the cascade has no such stage."""
         network = self.base if stage == BASE else self.super_resolution
         if network is None:
@@ -59,8 +61,8 @@ class Cascade:
         return network
 
     @torch.inference_mode()
-    def encode(self, prompts: list[str]) -> torch.Tensor:
-        """Text states float32 [n, 77, d]; prompts are lowered and stripped exactly as `IFPipeline` does."""
+    def encode(self, prompts: list[str]) -> Text:
+        """`states` float32 [n, 77, d]; prompts are lowered and stripped exactly as `IFPipeline` does."""
         tokens = self.tokenizer(
             [p.lower().strip() for p in prompts],
             padding="max_length",
@@ -69,31 +71,63 @@ class Cascade:
             add_special_tokens=True,
             return_tensors="pt",
         )
-        return self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0].clone()
+        return {"states": self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0].clone()}
 
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        return images
 
-def resolve(name: str) -> Path:
-    """The directory of a base or generator. Raises `MissingError` when there is none, with what to do about it."""
-    path = _DEMO_PATH if name == DEMO_BASE else Path(name)
-    if not path.is_dir():
-        hint = "" if name == DEMO_BASE else f"; give a directory that holds a pixel cascade, or {DEMO_BASE}"
-        raise MissingError(f"{name}: no such generator directory{hint}")
-    return path
+    def loss(
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, generator: torch.Generator, *, snr_gamma: float | None
+    ) -> torch.Tensor:
+        """See `denoising_loss`."""
+        return denoising_loss(
+            network,
+            self.noise_schedule,
+            prepared,
+            text["states"],
+            generator,
+            low_size=self.low_size,
+            super_resolution=stage == SUPER_RESOLUTION,
+            snr_gamma=snr_gamma,
+        )
 
+    @torch.inference_mode()
+    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
+        """uint8 NCHW in [0, 255], one image a seed. Bits depend on the batch's size: draw whole batches to compare."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        images = denoise(
+            self.base,
+            _scheduler(settings.scheduler, self.scheduler_config, settings.num_inference_steps),
+            text["states"],
+            empty["states"],
+            guidance=settings.guidance_scale,
+            size=self.low_size,
+            generators=generators,
+        )
+        if self.super_resolution is not None:
+            # What leaves the base stage is an image, so the next stage is given one: clipped, as diffusers passes PIL between them.
+            images = self._super_resolve(images.clamp(-1, 1), text["states"], empty["states"], generators, settings)
+        return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
-def read_card(name: str) -> GeneratorCard:
-    """`generator.json` when there is one, else a card for plain weights whose licence nobody stated."""
-    path = resolve(name)
-    _check_weights(path)
-    if (path / "generator.json").is_file():
-        return read_document(path / "generator.json", GeneratorCard)
-    return GeneratorCard(family="pixel_cascade", digest=weights_digest(path))
-
-
-def weights_digest(path: Path) -> str:
-    """Content digest over the tensors and configurations of both stages, not over cards or file framing."""
-    stages = [path / s for s in (BASE, SUPER_RESOLUTION) if (path / s).is_dir()]
-    return digest_of({s.name: directory_digest(s) for s in stages})
+    def _super_resolve(
+        self, small: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, generators: list[torch.Generator], settings: DrawSettings
+    ) -> torch.Tensor:
+        assert self.super_resolution is not None
+        size = self.image_size
+        up = F.interpolate(small, (size, size), mode="bilinear", align_corners=True)
+        level = torch.full((len(small),), settings.sr_noise_level)
+        up = self.noise_schedule.add_noise(up, noise(generators, size), level)
+        return denoise(
+            self.super_resolution,
+            _scheduler(settings.scheduler, self.sr_scheduler_config, settings.sr_num_inference_steps),
+            text,
+            empty,
+            guidance=settings.sr_guidance_scale,
+            size=size,
+            generators=generators,
+            condition=up,
+            level=level,
+        )
 
 
 def load_cascade(name: str) -> Cascade:
@@ -113,9 +147,9 @@ def load_cascade(name: str) -> Cascade:
             text_encoder=T5EncoderModel.from_pretrained(base / "text_encoder", dtype=torch.float32).eval().requires_grad_(False),
             base=_load_unet(base),
             super_resolution=_load_unet(sr) if sr.is_dir() else None,
-            scheduler_config=_read_json(base / "scheduler" / "scheduler_config.json"),
-            sr_scheduler_config=_read_json((sr if sr.is_dir() else base) / "scheduler" / "scheduler_config.json"),
-            noise_schedule=DDPMScheduler.from_config(_read_json(base / "scheduler" / "scheduler_config.json")),
+            scheduler_config=read_json(base / "scheduler" / "scheduler_config.json"),
+            sr_scheduler_config=read_json((sr if sr.is_dir() else base) / "scheduler" / "scheduler_config.json"),
+            noise_schedule=DDPMScheduler.from_config(read_json(base / "scheduler" / "scheduler_config.json")),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(f"{path}: cannot be loaded as a pixel cascade ({str(error).splitlines()[0]})") from None
@@ -123,7 +157,7 @@ def load_cascade(name: str) -> Cascade:
 
 
 def denoising_loss(
-    unet: UNet2DConditionModel,
+    unet: nn.Module,
     schedule: DDPMScheduler,
     images: torch.Tensor,
     text: torch.Tensor,
@@ -131,6 +165,7 @@ def denoising_loss(
     *,
     low_size: int,
     super_resolution: bool,
+    snr_gamma: float | None = None,
 ) -> torch.Tensor:
     """Mean squared error of the prediction at uniformly drawn noise levels; a scalar.
 
@@ -142,40 +177,22 @@ def denoising_loss(
     small = F.interpolate(images, (low_size, low_size), mode="bilinear", antialias=True)
     clean = images if super_resolution else small
     t = torch.randint(steps, (n,), generator=generator)
-    noise = torch.randn(clean.shape, generator=generator)
-    noisy, level = schedule.add_noise(clean, noise, t), None
+    target_noise = torch.randn(clean.shape, generator=generator)
+    noisy, level = schedule.add_noise(clean, target_noise, t), None
     if super_resolution:
         up = F.interpolate(small, clean.shape[2:], mode="bilinear", align_corners=True)
         level = torch.randint(steps, (n,), generator=generator)
         noisy = torch.cat([noisy, schedule.add_noise(up, torch.randn(up.shape, generator=generator), level)], dim=1)
     predicted = unet(noisy, t, encoder_hidden_states=text, class_labels=level).sample[:, : clean.shape[1]]
-    target = schedule.get_velocity(clean, noise, t) if schedule.config["prediction_type"] == "v_prediction" else noise
-    return F.mse_loss(predicted, target)
+    return denoising_error(schedule, predicted, clean, target_noise, t, snr_gamma=snr_gamma)
+
+
+def _scheduler(name: str, config: dict[str, Any], steps: int) -> Any:
+    scheduler = make_scheduler(name, config)
+    scheduler.set_timesteps(steps)
+    return scheduler
 
 
 def _load_unet(folder: Path) -> UNet2DConditionModel:
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, low_cpu_mem_usage=False)
     return unet.float().eval().requires_grad_(False)
-
-
-def _check_weights(path: Path) -> None:
-    index = path / BASE / "model_index.json"
-    if not index.is_file():
-        raise DataError(f"{path}: not a generator: {BASE}/model_index.json is missing")
-    family = _read_json(index).get("_class_name")
-    if family not in KNOWN_FAMILIES:
-        raise DataError(f"{path}: unknown family {family!r}; known: {', '.join(KNOWN_FAMILIES)}")
-    for part in (path / BASE / "unet", path / BASE / "text_encoder", path / SUPER_RESOLUTION / "unet"):
-        if part.is_dir() and not list(part.glob("*.safetensors")):
-            found = ", ".join(sorted(p.name for p in part.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})) or "nothing"
-            raise DataError(
-                f"{part}: weights must be safetensors, found {found}; convert with pipeline.save_pretrained(safe_serialization=True)"
-            )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    return {k: v for k, v in content.items() if k != "_name_or_path"}

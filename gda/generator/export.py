@@ -1,4 +1,4 @@
-"""Writes a fine-tuned cascade as directories that plain diffusers loads, with a card."""
+"""Writes a fine-tuned generator as directories that plain diffusers loads, with a card."""
 
 import json
 import shutil
@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from gda.artifacts import GeneratorCard, dump_document
-from gda.generator.cascade import BASE, SUPER_RESOLUTION, read_card, resolve, weights_digest
+from gda.artifacts import Family, GeneratorCard, dump_document
+from gda.generator.directory import BASE, SUPER_RESOLUTION, parts, read_card, resolve, weights_digest
 from gda.io.publish import write_bytes
 
 
-def export_cascade(
+def export_generator(
     base: str,
     weights: Mapping[str, dict[str, torch.Tensor]],
     out: Path,
@@ -27,12 +27,12 @@ def export_cascade(
     Stages without new weights stay as they were. The licence is the base's: unknown is said, not guessed.
     """
     source, card = resolve(base), read_card(base)
-    for stage in (BASE, SUPER_RESOLUTION):
-        if not (source / stage).is_dir():
-            continue
-        shutil.copytree(source / stage, out / stage, ignore=shutil.ignore_patterns("__pycache__"))
-        if stage in weights:
-            _replace_unet(out / stage / "unet", weights[stage])
+    for part in parts(source):
+        shutil.copytree(part, out / part.name, ignore=shutil.ignore_patterns("__pycache__"))
+    if (source / "model_index.json").is_file():
+        shutil.copy(source / "model_index.json", out / "model_index.json")
+    for stage, tensors in weights.items():
+        _replace_weights(out / network_folder(card.family, stage), tensors)
     strip_local_paths(out)
     new = GeneratorCard(
         family=card.family,
@@ -48,6 +48,11 @@ def export_cascade(
     return new
 
 
+def network_folder(family: Family, stage: str) -> str:
+    """Where the weights of a stage lie below the generator's directory."""
+    return f"{stage}/unet" if family == "pixel_cascade" else stage
+
+
 def strip_local_paths(root: Path) -> None:
     """Remove `_name_or_path`, which diffusers fills with an absolute path of the machine that saved."""
     for path in root.rglob("*config.json"):
@@ -56,16 +61,16 @@ def strip_local_paths(root: Path) -> None:
             path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def _replace_unet(folder: Path, weights: dict[str, torch.Tensor]) -> None:
-    for old in folder.glob("*.safetensors*"):
-        old.unlink()
+def _replace_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    for old in (*folder.glob("*.safetensors*"), *folder.glob("*.safetensors.index.json")):
+        old.unlink(missing_ok=True)
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 
 def _model_card(card: GeneratorCard, base: str) -> str:
     steps = "\n".join(f"| {stage} | {count} |" for stage, count in card.num_train_steps.items())
     prompts = "\n".join(f"| {name} | {prompt} |" for name, prompt in card.prompts.items())
-    return f"""# Fine-tuned pixel cascade
+    return f"""# Fine-tuned {card.family.replace("_", " ")}
 
 | What | Value |
 |---|---|
@@ -74,7 +79,7 @@ def _model_card(card: GeneratorCard, base: str) -> str:
 | licence of the base | {card.licence} |
 | digest | {card.digest} |
 
-Load it with diffusers: `IFPipeline.from_pretrained("base")`, then `IFSuperResolutionPipeline.from_pretrained("super_resolution")`.
+Load it with diffusers: {_how_to_load(card.family)}.
 
 | Stage | Optimizer steps |
 |---|---|
@@ -84,3 +89,9 @@ Load it with diffusers: `IFPipeline.from_pretrained("base")`, then `IFSuperResol
 |---|---|
 {prompts}
 """
+
+
+def _how_to_load(family: Family) -> str:
+    if family == "pixel_cascade":
+        return f'`IFPipeline.from_pretrained("{BASE}")`, then `IFSuperResolutionPipeline.from_pretrained("{SUPER_RESOLUTION}")`'
+    return '`DiffusionPipeline.from_pretrained(".")`'

@@ -1,4 +1,4 @@
-"""Fine-tunes one stage of a cascade, resumably: everything random is a function of (seed, stage, step)."""
+"""Fine-tunes one network of a generator, resumably: everything random is a function of (seed, stage, step)."""
 
 import copy
 import hashlib
@@ -12,14 +12,17 @@ from torch import nn
 
 from gda.config import FinetuneConfig
 from gda.errors import DataError
-from gda.generator.cascade import SUPER_RESOLUTION, denoising_loss, load_cascade
 from gda.generator.checkpoints import Checkpoints, TrainingState
+from gda.generator.families import load_model
+from gda.generator.model import Model, rows
 from gda.parallel import tick
+
+_PREPARED_AT_ONCE = 16  # images encoded to latents in one pass: bounds memory, changes no count
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
-    """Fine-tune `stage` of the cascade at `base` on `images` (uint8 NCHW at the final size) with one prompt an image."""
+    """Fine-tune `stage` of the generator at `base` on `images` (uint8 NCHW at the final size) with one prompt an image."""
 
     stage: str
     base: str
@@ -47,26 +50,20 @@ def finetune_stage(job: StageJob) -> StageResult:
     An interrupted and an uninterrupted run end in identical weights on the same machine. Raises `DataError` on a non-finite
     loss, naming the step and the last good checkpoint.
     """
-    cascade = load_cascade(job.base)
-    unet = cascade.unet(job.stage).requires_grad_(True).train()
-    run = _Run(unet, job)
-    states = dict(zip(sorted({"", *job.prompts}), cascade.encode(sorted({"", *job.prompts})), strict=True))
+    model = load_model(job.base)
+    network = model.network(job.stage).requires_grad_(True).train()
+    run = _Run(network, job)
+    unique = sorted({"", *job.prompts})
+    row, text = {prompt: i for i, prompt in enumerate(unique)}, model.encode(unique)
+    batches = _Prepared(model, job)
     for step in range(run.step, job.num_train_steps):
         generator = step_generator(job.seed, job.stage, step)
         chosen = batch_indices(len(job.images), job.config.train_batch_size, job.seed, step)
-        images = jitter(job.images[chosen].float() / 127.5 - 1, job.config.jitter, generator)
+        prepared = batches.take(chosen, generator)
         dropped = torch.rand(len(chosen), generator=generator) < job.config.prompt_dropout
-        text = torch.stack([states["" if d else job.prompts[i]] for i, d in zip(chosen.tolist(), dropped.tolist(), strict=True)])
-        loss = denoising_loss(
-            unet,
-            cascade.noise_schedule,
-            images,
-            text,
-            generator,
-            low_size=cascade.low_size,
-            super_resolution=job.stage == SUPER_RESOLUTION,
-        )
-        run.update(loss)
+        said = ["" if d else job.prompts[i] for i, d in zip(chosen.tolist(), dropped.tolist(), strict=True)]
+        batch_text = rows(text, [row[prompt] for prompt in said])
+        run.update(model.loss(job.stage, network, prepared, batch_text, generator, snr_gamma=job.config.snr_gamma))
         tick()
     run.checkpoint()
     return StageResult(stage=job.stage, weights=run.averaged(), losses=tuple(run.losses), notes=tuple(run.notes))
@@ -104,6 +101,24 @@ def jitter(images: torch.Tensor, strength: float, generator: torch.Generator) ->
     theta[:, :, 2] = 0.08 * 2 * u[:, 4:6]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+class _Prepared:
+    """What the loss is computed from: prepared once an image, or at every step where jitter makes each image another."""
+
+    def __init__(self, model: Model, job: StageJob) -> None:
+        self.model, self.images, self.strength = model, job.images, job.config.jitter
+        self.kept = None if self.strength else torch.cat([model.prepare(_unit(part)) for part in job.images.split(_PREPARED_AT_ONCE)])
+
+    def take(self, chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        if self.kept is not None:
+            return self.kept[chosen]
+        return self.model.prepare(jitter(_unit(self.images[chosen]), self.strength, generator))
+
+
+def _unit(images: torch.Tensor) -> torch.Tensor:
+    """uint8 -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
 
 
 class _Run:

@@ -1,4 +1,4 @@
-"""finetune: teach the base model the snapshot's training images; both cascade stages train side by side."""
+"""finetune: teach the base model the snapshot's training images; the stages of a cascade train side by side."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ from gda.config import Config, FinetuneConfig
 from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError
-from gda.generator.cascade import BASE, SUPER_RESOLUTION, load_cascade, read_card
-from gda.generator.export import export_cascade
+from gda.generator.directory import SUPER_RESOLUTION, read_card
+from gda.generator.export import export_generator
+from gda.generator.families import load_model
 from gda.generator.train import StageJob, StageResult, finetune_stage
 from gda.io.publish import prepare, publish
 from gda.parallel import Bar, run_parallel
@@ -38,7 +39,7 @@ def run(config: Config, *, snapshot: Path, base: str | None = None, out: Path, p
     jobs = _jobs(config, name, real, prompts, workspace.work)
     with Bar(sum(job.num_train_steps for job in jobs), "finetune", unit="step", shown=progress):
         results = run_parallel(finetune_stage, jobs)
-    card = export_cascade(
+    card = export_generator(
         name,
         {result.stage: result.weights for result in results},
         workspace.staging,
@@ -66,12 +67,12 @@ def class_prompts(snapshot: Snapshot, settings: FinetuneConfig) -> dict[str, str
 
 
 def _jobs(config: Config, base: str, real: Snapshot, prompts: dict[str, str], work: Path) -> list[StageJob]:
-    cascade = load_cascade(base)
-    train = load_images(real, "train", size=cascade.image_size)
+    model = load_model(base)
+    train = load_images(real, "train", size=model.image_size)
     names = [info.name for info in real.classes]
-    steps = {BASE: config.finetune.num_train_steps}
-    if cascade.super_resolution is not None and config.finetune.sr_num_train_steps:
-        steps[SUPER_RESOLUTION] = config.finetune.sr_num_train_steps
+    length = dict.fromkeys(model.stages, config.finetune.num_train_steps)
+    if SUPER_RESOLUTION in length:
+        length[SUPER_RESOLUTION] = config.finetune.sr_num_train_steps
     return [
         StageJob(
             stage=stage,
@@ -83,7 +84,8 @@ def _jobs(config: Config, base: str, real: Snapshot, prompts: dict[str, str], wo
             seed=config.seed,
             work=work / stage,
         )
-        for stage, count in steps.items()
+        for stage, count in length.items()
+        if count
     ]
 
 

@@ -10,9 +10,11 @@ from gda.config import Config
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.writer import ImageRecord, load_rows, save_rows, write_image_shard
 from gda.errors import DataError, UsageError
-from gda.generator.cascade import load_cascade, read_card
-from gda.generator.draw import DrawSettings, Sampler
+from gda.generator.directory import read_card
+from gda.generator.families import load_model
+from gda.generator.model import DrawSettings
 from gda.generator.plan import Plan, PlannedShard, make_plan
+from gda.generator.sampler import Sampler
 from gda.io.publish import Workspace, prepare, publish
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import Recipe, bits_environment
@@ -129,7 +131,7 @@ def draw_shard(job: ShardJob) -> None:
     if _rows(job) is not None:
         tick(len(job.shard.images))
         return
-    sampler = Sampler(load_cascade(job.generator), job.prompts)
+    sampler = Sampler(load_model(job.generator), job.prompts)
     records: list[ImageRecord] = []
     for batch in job.shard.batches:
         prompts = [job.prompts[image.label] for image in batch]

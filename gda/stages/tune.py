@@ -15,9 +15,11 @@ from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import frechet_distance, statistics
-from gda.generator.cascade import load_cascade, read_card
-from gda.generator.draw import DrawSettings, Sampler
+from gda.generator.directory import read_card
+from gda.generator.families import load_model
+from gda.generator.model import DrawSettings
 from gda.generator.plan import make_plan
+from gda.generator.sampler import Sampler
 from gda.io.publish import prepare, publish, write_bytes
 from gda.io.tensors import read_tensors
 from gda.parallel import Bar, run_parallel, tick
@@ -89,11 +91,11 @@ class Sweep:
 
     def __init__(self, config: Config, generator: str, real: Snapshot, points: Path) -> None:
         self.config, self.generator, self.points = config, generator, points
-        cascade = load_cascade(generator)
-        self.size = cascade.image_size
-        self.prompts = tuple(cascade.card.prompts.get(info.name, info.prompt_name) for info in real.classes)
+        model = load_model(generator)
+        self.size = model.image_size
+        self.prompts = tuple(model.card.prompts.get(info.name, info.prompt_name) for info in real.classes)
         self.names = [info.name for info in real.classes]
-        self.digest = cascade.card.digest
+        self.digest = model.card.digest
         self.real = real
         self.val = load_images(real, "val", size=self.size)
         self.extractor = get_extractor(config.validate_.extractor)
@@ -194,7 +196,7 @@ def draw_batch(job: DrawJob) -> torch.Tensor:
     if job.path.is_file():
         images = torch.from_numpy(read_tensors(job.path)["images"])
     else:
-        sampler = Sampler(load_cascade(job.generator), job.prompts)
+        sampler = Sampler(load_model(job.generator), job.prompts)
         images = sampler.draw([job.prompts[label] for label in job.labels], job.seeds, job.settings)
         job.path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(job.path, save({"images": images.contiguous()}))

@@ -14,6 +14,7 @@ from gda.fidelity.extractors import get_extractor
 from gda.fidelity.inspection import Inspection, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
+from gda.generator.directory import drawn_side
 from gda.generator.plan import make_plan
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
@@ -81,13 +82,9 @@ def _planned_count(config: Config, fake: Snapshot, real: Snapshot) -> int:
 
 
 def _drawn_size(generator: Path) -> tuple[int, int] | None:
-    """Width and height that a cascade draws, whatever size the real images have: every later stage resizes both sets alike."""
-    for stage in ("super_resolution", "base"):
-        config = generator / stage / "unet" / "config.json"
-        if config.is_file():
-            side = int(json.loads(config.read_text("utf-8"))["sample_size"])
-            return side, side
-    return None
+    """Width and height that the generator draws, whatever size the real images have: every later stage resizes both sets alike."""
+    side = drawn_side(generator)
+    return None if side is None else (side, side)
 
 
 def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference | None, plan: Plan) -> Recipe:

@@ -9,9 +9,11 @@ import torch
 from diffusers import IFPipeline, IFSuperResolutionPipeline
 
 from gda.errors import DataError, MissingError
-from gda.generator.cascade import DEMO_BASE, load_cascade, read_card, weights_digest
-from gda.generator.draw import DrawSettings, Sampler
-from gda.generator.export import export_cascade
+from gda.generator.cascade import load_cascade
+from gda.generator.directory import DEMO_BASE, read_card, weights_digest
+from gda.generator.export import export_generator
+from gda.generator.model import DrawSettings
+from gda.generator.sampler import Sampler
 
 SETTINGS = DrawSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=2)
 
@@ -99,7 +101,7 @@ def test_plain_diffusers_draws_the_same_images(tiny):
 def test_export_keeps_what_was_not_trained(tiny, tmp_path):
     """New base weights replace the base's alone; the card names base, data, prompts and licence."""
     weights = {k: torch.zeros_like(v) for k, v in load_cascade(str(tiny)).base.state_dict().items()}
-    card = export_cascade(str(tiny), {"base": weights}, tmp_path / "g", prompts={"0": "0"}, snapshot_digest="d", steps={"base": 1})
+    card = export_generator(str(tiny), {"base": weights}, tmp_path / "g", prompts={"0": "0"}, snapshot_digest="d", steps={"base": 1})
     again = load_cascade(str(tmp_path / "g"))
     assert all(not v.any() for v in again.base.state_dict().values())
     assert any(v.any() for v in again.super_resolution.state_dict().values())
@@ -112,7 +114,7 @@ def test_an_export_carries_no_path_of_the_machine_that_made_it(tiny, tmp_path):
     base = shutil.copytree(tiny, tmp_path / "base")
     config = base / "base" / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_name_or_path": "/home/somebody/model"}))
-    export_cascade(str(base), {}, tmp_path / "g", prompts={}, snapshot_digest="d", steps={})
+    export_generator(str(base), {}, tmp_path / "g", prompts={}, snapshot_digest="d", steps={})
     assert not any("_name_or_path" in path.read_text() for path in (tmp_path / "g").rglob("*.json"))
 
 

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 
 from gda.config import FinetuneConfig
 from gda.errors import DataError
-from gda.generator import train
+from gda.generator import cascade, train
 from gda.generator.build import noise_schedule
-from gda.generator.cascade import BASE, SUPER_RESOLUTION, denoising_loss
+from gda.generator.cascade import denoising_loss
 from gda.generator.checkpoints import Checkpoints, TrainingState
+from gda.generator.directory import BASE, SUPER_RESOLUTION
 from gda.generator.train import StageJob, batch_indices, finetune_stage, jitter, schedule, step_generator
 
 
@@ -71,13 +72,13 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(tiny, tmp_path):
 
 def test_a_diverging_loss_names_step_and_last_good_state(tiny, tmp_path, monkeypatch):
     """A loss that is not finite stops training with where it was and what is left."""
-    real, calls = train.denoising_loss, []
+    real, calls = cascade.denoising_loss, []
 
     def bad_at_four(*args, **kwargs):
         calls.append(1)
         return real(*args, **kwargs) * (float("nan") if len(calls) == 4 else 1.0)
 
-    monkeypatch.setattr(train, "denoising_loss", bad_at_four)
+    monkeypatch.setattr(cascade, "denoising_loss", bad_at_four)
     with pytest.raises(DataError, match=r"nan at step 4; last good state: the checkpoint of step 2"):
         finetune_stage(_job(tiny, tmp_path))
 

@@ -1,0 +1,85 @@
+"""The flow transformer: Stable Diffusion 3 and other rectified-flow models in its layout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gda.artifacts import GeneratorCard
+from gda.errors import ConfigError
+from gda.generator.directory import read_json
+from gda.generator.model import DrawSettings, Text, make_scheduler
+from gda.generator.pipelines import draw_with, encode_latents, latent_moments, load_pipeline, one_stage
+
+TRANSFORMER = "transformer"
+
+
+@dataclass(kw_only=True)
+class FlowTransformer:
+    """A loaded `StableDiffusion3Pipeline`; the transformer is what is fine-tuned."""
+
+    path: Path
+    card: GeneratorCard
+    pipeline: Any
+    scheduler_config: dict[str, Any]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return (TRANSFORMER,)
+
+    @property
+    def image_size(self) -> int:
+        return int(self.pipeline.transformer.config.sample_size * self.pipeline.vae_scale_factor)
+
+    def network(self, stage: str) -> nn.Module:
+        return one_stage(self.path, stage, TRANSFORMER, self.pipeline.transformer)
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str]) -> Text:
+        """`states` float32 [n, tokens, d] and `pooled` [n, d], of all the text encoders that the directory holds."""
+        states, _, pooled, _ = self.pipeline.encode_prompt(prompts, None, None, device="cpu", do_classifier_free_guidance=False)
+        return {"states": states, "pooled": pooled}
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        return latent_moments(self.pipeline.vae, images)
+
+    def loss(
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, generator: torch.Generator, *, snr_gamma: float | None
+    ) -> torch.Tensor:
+        """Mean squared error of the velocity at logit-normal times (Esser et al. 2024, section 3.1), shifted as the scheduler shifts.
+
+        Raises `ConfigError` for `snr_gamma`: a rectified flow has no signal-to-noise weighting of that kind.
+        """
+        if snr_gamma is not None:
+            raise ConfigError(f"finetune.snr_gamma: must be null for a flow transformer, got {snr_gamma:g}")
+        clean = encode_latents(self.pipeline.vae, prepared, generator)
+        shift = float(self.scheduler_config.get("shift", 1.0))
+        u = torch.sigmoid(torch.randn(len(clean), generator=generator))
+        sigma = (shift * u / (1 + (shift - 1) * u))[:, None, None, None]
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = (1 - sigma) * clean + sigma * noise
+        t = sigma.flatten() * int(self.scheduler_config.get("num_train_timesteps", 1000))
+        predicted = network(hidden_states=noisy, timestep=t, encoder_hidden_states=text["states"], pooled_projections=text["pooled"]).sample
+        return (predicted - (noise - clean)).square().mean()
+
+    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
+        """Raises `ConfigError` for a scheduler of diffusion models: it would integrate the wrong equation."""
+        if settings.scheduler != "model":
+            raise ConfigError(f"sample.scheduler: must be 'model' for a flow transformer, got {settings.scheduler!r}")
+        given = {
+            "prompt_embeds": text["states"],
+            "negative_prompt_embeds": empty["states"],
+            "pooled_prompt_embeds": text["pooled"],
+            "negative_pooled_prompt_embeds": empty["pooled"],
+        }
+        return draw_with(self.pipeline, make_scheduler("model", self.scheduler_config), given, seeds, settings, size=self.image_size)
+
+
+def load_flow_transformer(name: str) -> FlowTransformer:
+    """Load Stable Diffusion 3 from a directory. Raises `MissingError` and `DataError` as `load_model` does."""
+    path, card, pipeline = load_pipeline(name)
+    config = read_json(path / "scheduler" / "scheduler_config.json")
+    return FlowTransformer(path=path, card=card, pipeline=pipeline, scheduler_config=config)

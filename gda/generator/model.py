@@ -1,0 +1,115 @@
+"""What fine-tuning and drawing need of a text-to-image model, whatever its family: one small protocol."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gda.artifacts import Document, GeneratorCard
+from gda.errors import ConfigError
+
+Text = dict[str, torch.Tensor]  # what the text encoders say of n prompts: tensors by role, a row a prompt
+
+SCHEDULERS = {"dpmsolver++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
+
+
+class DrawSettings(Document):
+    """What decides an image besides generator, prompt and seed; the `sr_` fields are read by cascades alone."""
+
+    guidance_scale: float
+    num_inference_steps: int
+    scheduler: str = "model"
+    sr_guidance_scale: float = 1.0
+    sr_num_inference_steps: int = 6
+    sr_noise_level: int = 0
+
+
+class Model(Protocol):
+    """A loaded text-to-image model in float32 eval mode.
+
+    `stages` are the networks that can be fine-tuned, in drawing order. Randomness enters through the generators that are passed.
+    """
+
+    path: Path
+    card: GeneratorCard
+
+    @property
+    def stages(self) -> tuple[str, ...]: ...
+
+    @property
+    def image_size(self) -> int:
+        """Side of the final images, pixels."""
+        ...
+
+    def network(self, stage: str) -> nn.Module:
+        """The network of a stage. Raises `DataError` when the model has no such stage."""
+        ...
+
+    def encode(self, prompts: list[str]) -> Text:
+        """Text states, a row a prompt; the empty prompt gives what guidance is measured against."""
+        ...
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """What the loss is computed from, a row an image: float32 NCHW in [-1, 1] in; the same, or moments of latents, out."""
+        ...
+
+    def loss(
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, generator: torch.Generator, *, snr_gamma: float | None
+    ) -> torch.Tensor:
+        """The training loss of a batch at randomly drawn noise levels; a scalar. `network` is the stage's, perhaps wrapped."""
+        ...
+
+    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
+        """uint8 NCHW in [0, 255], a row of `text` and a seed an image. Bits depend on the batch's size."""
+        ...
+
+
+def rows(text: Text, index: Sequence[int]) -> Text:
+    """The rows of `text` at `index`, in that order, repeats allowed."""
+    chosen = torch.tensor(list(index), dtype=torch.int64)
+    return {role: states[chosen] for role, states in text.items()}
+
+
+def denoising_error(
+    schedule: Any, predicted: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, *, snr_gamma: float | None
+) -> torch.Tensor:
+    """Mean squared error of a diffusion network's prediction, a scalar; weighted by `snr_weights` where `snr_gamma` is given."""
+    target = prediction_target(schedule, clean, noise, t)
+    if snr_gamma is None:
+        return F.mse_loss(predicted, target)
+    return ((predicted - target).square().mean((1, 2, 3)) * snr_weights(schedule, t, snr_gamma)).mean()
+
+
+def snr_weights(schedule: Any, t: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Weight of each image's squared error, float32 [n]: min-SNR-gamma (Hang et al. 2023, section 3.4).
+
+    The clipped signal-to-noise ratio is divided by what the prediction type already carries: SNR for epsilon, SNR + 1 for v, 1 for
+    the image itself.
+    """
+    kept = schedule.alphas_cumprod[t].double()
+    snr = kept / (1 - kept)
+    carried = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[schedule.config["prediction_type"]]
+    # At zero terminal SNR the limit of min(snr, gamma) / snr is 1.
+    return torch.where(carried > 0, snr.clamp(max=gamma) / carried.clamp(min=1e-300), 1.0).float()
+
+
+def prediction_target(schedule: Any, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """What a diffusion network is asked for, by the schedule's `prediction_type`. Raises `ConfigError` for a type we do not know."""
+    kind = schedule.config["prediction_type"]
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return schedule.get_velocity(clean, noise, t)
+    if kind == "sample":
+        return clean
+    raise ConfigError(f"prediction type {kind!r} of the base's scheduler is not known; known: epsilon, v_prediction, sample")
+
+
+def make_scheduler(name: str, config: dict[str, Any]) -> Any:
+    """A scheduler for drawing: `model` is the one that the generator came with, other names are in `SCHEDULERS`."""
+    import diffusers
+
+    return getattr(diffusers, str(config["_class_name"]) if name == "model" else SCHEDULERS[name]).from_config(config)

@@ -1,0 +1,79 @@
+"""What families that are one diffusers pipeline share: loading it, its latents, and drawing with it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gda.artifacts import GeneratorCard
+from gda.errors import DataError
+from gda.generator.directory import read_card, read_json, resolve
+from gda.generator.model import DrawSettings
+
+
+def load_pipeline(name: str) -> tuple[Path, GeneratorCard, Any]:
+    """The directory, card and diffusers pipeline of a generator, in float32 eval mode with nothing to train.
+
+    Raises `MissingError` for a missing directory, `DataError` for an unknown family, pickled or damaged weights.
+    """
+    import diffusers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
+    path, card = resolve(name), read_card(name)
+    index = read_json(path / "model_index.json")
+    # A checker of finished images would black some out unseen; a synthetic set is judged by the gate, which says what it refuses.
+    unwanted = {part: None for part in ("safety_checker", "feature_extractor", "image_encoder", "watermarker") if part in index}
+    try:
+        kind = getattr(diffusers, index["_class_name"])
+        pipeline = kind.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False, **unwanted)
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: cannot be loaded as {index['_class_name']} ({str(error).splitlines()[0]})") from None
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.eval().requires_grad_(False)
+    pipeline.set_progress_bar_config(disable=True)
+    return path, card, pipeline
+
+
+def one_stage(path: Path, stage: str, only: str, network: nn.Module) -> nn.Module:
+    """`network` if `stage` is the only one there is. Raises `DataError` otherwise."""
+    if stage != only:
+        raise DataError(f"{path}: this generator has no {stage} stage, its only one is {only}")
+    return network
+
+
+@torch.no_grad()
+def latent_moments(vae: Any, images: torch.Tensor) -> torch.Tensor:
+    """Mean and log-variance of each image's latent, float32 [n, 2c, h, w], from float32 NCHW in [-1, 1]."""
+    return vae.encode(images).latent_dist.parameters
+
+
+def encode_latents(vae: Any, moments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw latents from their moments and bring them to the scale that the denoiser works at: float32 [n, c, h, w]."""
+    mean, log_variance = moments.chunk(2, dim=1)
+    # diffusers clamps the log-variance the same way.
+    deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
+    latents = mean + deviation * torch.randn(mean.shape, generator=generator)
+    return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+
+@torch.inference_mode()
+def draw_with(
+    pipeline: Any, scheduler: Any, given: dict[str, torch.Tensor], seeds: Sequence[int], settings: DrawSettings, *, size: int
+) -> torch.Tensor:
+    """uint8 NCHW in [0, 255] from the pipeline itself, one CPU generator an image; diffusers too takes guidance 1 for off."""
+    pipeline.scheduler = scheduler
+    images = pipeline(
+        **given,
+        height=size,
+        width=size,
+        guidance_scale=settings.guidance_scale,
+        num_inference_steps=settings.num_inference_steps,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type="pt",
+    ).images
+    return (images * 255).round().to(torch.uint8)
