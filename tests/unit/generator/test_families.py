@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -244,3 +245,48 @@ def test_a_stated_licence_is_kept_and_none_is_guessed(pipelines, tmp_path):
     assert read_card(str(pipelines["sd1"])).licence == "unknown"
     out = tmp_path / "generator"
     assert export_generator(str(stated), {}, out, prompts={}, snapshot_digest="d", steps={}).licence == "openrail++"
+
+
+class _Recorder:
+    """Stands where a denoiser stands, keeps what it is given and predicts zeros."""
+
+    def __call__(self, *args, **given):
+        self.args, self.given = args, given
+        return SimpleNamespace(sample=torch.zeros(4, 4, 8, 8, requires_grad=True))
+
+
+def test_a_flow_is_trained_on_the_straight_path(pipelines):
+    """Between image and noise at shifted logit-normal times; the target is noise minus image (replayed from the same generator)."""
+    model, network = load_model(str(pipelines["sd3"])), _Recorder()
+    moments, text = model.prepare(_images().float() / 127.5 - 1), model.encode(list(PROMPTS))
+    loss = model.loss("transformer", network, moments, text, torch.Generator().manual_seed(0), snr_gamma=None)
+    replay, config = torch.Generator().manual_seed(0), model.pipeline.vae.config
+    mean, log_variance = moments.chunk(2, dim=1)
+    latents = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=replay)
+    clean = (latents - config.shift_factor) * config.scaling_factor
+    u = torch.sigmoid(torch.randn(4, generator=replay))
+    sigma = 3 * u / (1 + 2 * u)  # the tiny pipeline's shift is 3, as in Stable Diffusion 3
+    noise = torch.randn(clean.shape, generator=replay)
+    assert torch.allclose(network.given["timestep"], 1000 * sigma)
+    mixed = clean + sigma[:, None, None, None] * (noise - clean)
+    assert torch.allclose(network.given["hidden_states"], mixed, atol=1e-6)
+    assert torch.equal(network.given["pooled_projections"], text["pooled"])
+    assert float(loss) == pytest.approx(float((noise - clean).square().mean()), rel=1e-5)
+
+
+def test_a_latent_unet_is_trained_on_scaled_noisy_latents(pipelines):
+    """Latents at the denoiser's scale, noised by the base's own schedule; XL is told size and crop."""
+    model, network = load_model(str(pipelines["sdxl"])), _Recorder()
+    moments, text = model.prepare(_images().float() / 127.5 - 1), model.encode(list(PROMPTS))
+    loss = model.loss("unet", network, moments, text, torch.Generator().manual_seed(0), snr_gamma=None)
+    replay = torch.Generator().manual_seed(0)
+    mean, log_variance = moments.chunk(2, dim=1)
+    clean = (mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=replay)) * model.pipeline.vae.config.scaling_factor
+    t = torch.randint(1000, (4,), generator=replay)
+    noise = torch.randn(clean.shape, generator=replay)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = (1 - betas).cumprod(0)[t].float()[:, None, None, None]
+    assert torch.equal(network.args[1], t)
+    assert torch.allclose(network.args[0], kept.sqrt() * clean + (1 - kept).sqrt() * noise, atol=1e-5)
+    assert network.given["added_cond_kwargs"]["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 4
+    assert float(loss) == pytest.approx(float(noise.square().mean()), rel=1e-5)
