@@ -249,6 +249,10 @@ def test_a_stated_licence_is_kept_and_none_is_guessed(pipelines, tmp_path):
     (stated / "README.md").write_text("---\ntags: [x]\nlicense: openrail++\n---\n# A model\nlicense: mit\n")
     assert read_card(str(stated)).licence == "openrail++"
     assert read_card(str(pipelines["sd1"])).licence == "unknown"
+    for text in ("# A model\n", "# A model\n---\nlicense: mit\n---\n"):
+        unstated = shutil.copytree(pipelines["sd1"], tmp_path / "unstated", dirs_exist_ok=True)
+        (unstated / "README.md").write_text(text)
+        assert read_card(str(unstated)).licence == "unknown"
     out = tmp_path / "generator"
     assert export_generator(str(stated), {}, out, prompts={}, snapshot_digest="d", steps={}).licence == "openrail++"
 
