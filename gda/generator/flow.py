@@ -2,49 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from gda.artifacts import GeneratorCard
 from gda.errors import ConfigError
 from gda.generator.directory import read_json
 from gda.generator.model import DrawSettings, Text, make_scheduler
-from gda.generator.pipelines import draw_with, encode_latents, latent_moments, load_pipeline, one_stage
-
-TRANSFORMER = "transformer"
+from gda.generator.pipelines import PipelineModel, draw_with, encode_latents, load_pipeline
 
 
 @dataclass(kw_only=True)
-class FlowTransformer:
+class FlowTransformer(PipelineModel):
     """A loaded `StableDiffusion3Pipeline`; the transformer is what is fine-tuned."""
 
-    path: Path
-    card: GeneratorCard
-    pipeline: Any
-    scheduler_config: dict[str, Any]
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return (TRANSFORMER,)
-
-    @property
-    def image_size(self) -> int:
-        return int(self.pipeline.transformer.config.sample_size * self.pipeline.vae_scale_factor)
-
-    def network(self, stage: str) -> nn.Module:
-        return one_stage(self.path, stage, TRANSFORMER, self.pipeline.transformer)
+    only = "transformer"
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Text:
         """`states` float32 [n, tokens, d] and `pooled` [n, d], of all the text encoders that the directory holds."""
         states, _, pooled, _ = self.pipeline.encode_prompt(prompts, None, None, device="cpu", do_classifier_free_guidance=False)
         return {"states": states, "pooled": pooled}
-
-    def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        return latent_moments(self.pipeline.vae, images)
 
     def loss(
         self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, generator: torch.Generator, *, snr_gamma: float | None

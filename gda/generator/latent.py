@@ -2,41 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from gda.artifacts import GeneratorCard
 from gda.generator.directory import read_json
 from gda.generator.model import DrawSettings, Text, denoising_error, make_scheduler
-from gda.generator.pipelines import draw_with, encode_latents, latent_moments, load_pipeline, one_stage
-
-UNET = "unet"
+from gda.generator.pipelines import PipelineModel, draw_with, encode_latents, load_pipeline
 
 
 @dataclass(kw_only=True)
-class LatentUNet:
+class LatentUNet(PipelineModel):
     """A loaded `StableDiffusionPipeline` or `StableDiffusionXLPipeline`; the UNet is what is fine-tuned."""
 
-    path: Path
-    card: GeneratorCard
-    pipeline: Any
-    scheduler_config: dict[str, Any]
     noise_schedule: Any
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return (UNET,)
-
-    @property
-    def image_size(self) -> int:
-        return int(self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor)
-
-    def network(self, stage: str) -> nn.Module:
-        return one_stage(self.path, stage, UNET, self.pipeline.unet)
+    only = "unet"
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Text:
@@ -48,9 +30,6 @@ class LatentUNet:
             said = torch.tensor([bool(prompt) for prompt in prompts])
             states, pooled = states * said[:, None, None], pooled * said[:, None]
         return {"states": states, "pooled": pooled}
-
-    def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        return latent_moments(self.pipeline.vae, images)
 
     def loss(
         self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, generator: torch.Generator, *, snr_gamma: float | None

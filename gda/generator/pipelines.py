@@ -1,8 +1,9 @@
 """What families that are one diffusers pipeline share: loading it, its latents, and drawing with it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -39,11 +40,35 @@ def load_pipeline(name: str) -> tuple[Path, GeneratorCard, Any]:
     return path, card, pipeline
 
 
-def one_stage(path: Path, stage: str, only: str, network: nn.Module) -> nn.Module:
-    """`network` if `stage` is the only one there is. Raises `DataError` otherwise."""
-    if stage != only:
-        raise DataError(f"{path}: this generator has no {stage} stage, its only one is {only}")
-    return network
+@dataclass(kw_only=True)
+class PipelineModel:
+    """What the families of one diffusers pipeline share of `Model`; `only` is the network that is fine-tuned, a part of the pipeline."""
+
+    path: Path
+    card: GeneratorCard
+    pipeline: Any
+    scheduler_config: dict[str, Any]
+    only: ClassVar[str]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return (self.only,)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, pixels: the denoiser's, times what the autoencoder enlarges."""
+        return int(getattr(self.pipeline, self.only).config.sample_size * self.pipeline.vae_scale_factor)
+
+    def network(self, stage: str) -> nn.Module:
+        """The denoiser. Raises `DataError` for another stage than the only one."""
+        if stage != self.only:
+            raise DataError(f"{self.path}: this generator has no {stage} stage, its only one is {self.only}")
+        network: nn.Module = getattr(self.pipeline, self.only)
+        return network
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Moments of latents, float32 [n, 2c, h, w]."""
+        return latent_moments(self.pipeline.vae, images)
 
 
 @torch.no_grad()

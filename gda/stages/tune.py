@@ -13,9 +13,10 @@ from gda.artifacts import Outcome, Settings, TuningPoint, dump_document, read_do
 from gda.config import Config
 from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
+from gda.errors import DataError
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import frechet_distance, statistics
-from gda.generator.directory import read_card
+from gda.generator.directory import drawn_side, read_card, resolve
 from gda.generator.families import load_model
 from gda.generator.model import DrawSettings
 from gda.generator.plan import make_plan
@@ -91,11 +92,13 @@ class Sweep:
 
     def __init__(self, config: Config, generator: str, real: Snapshot, points: Path) -> None:
         self.config, self.generator, self.points = config, generator, points
-        model = load_model(generator)
-        self.size = model.image_size
-        self.prompts = tuple(model.card.prompts.get(info.name, info.prompt_name) for info in real.classes)
+        card, side = read_card(generator), drawn_side(resolve(generator))
+        if side is None:
+            raise DataError(f"{generator}: its configuration does not say sample_size")
+        self.size = side
+        self.prompts = tuple(card.prompts.get(info.name, info.prompt_name) for info in real.classes)
         self.names = [info.name for info in real.classes]
-        self.digest = model.card.digest
+        self.digest = card.digest
         self.real = real
         self.val = load_images(real, "val", size=self.size)
         self.extractor = get_extractor(config.validate_.extractor)

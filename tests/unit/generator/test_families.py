@@ -11,7 +11,8 @@ from tiny_pipelines import build_tiny_pipeline
 
 from gda.config import FinetuneConfig
 from gda.errors import ConfigError, DataError
-from gda.generator import flow, latent, train
+from gda.generator import pipelines as shared
+from gda.generator import train
 from gda.generator.directory import drawn_side, read_card
 from gda.generator.export import export_generator
 from gda.generator.families import load_model
@@ -144,9 +145,8 @@ def test_overfitting_four_images_reproduces_them(pipelines, tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_are_computed_once_unless_jitter_changes_the_image(pipelines, tmp_path, monkeypatch, kind):
     """Without jitter the four images pass the autoencoder once; with it every step does, and the run is another but as reproducible."""
-    module, calls = flow if kind == "sd3" else latent, []
-    encode = module.latent_moments
-    monkeypatch.setattr(module, "latent_moments", lambda vae, images: calls.append(len(images)) or encode(vae, images))
+    calls, encode = [], shared.latent_moments
+    monkeypatch.setattr(shared, "latent_moments", lambda vae, images: calls.append(len(images)) or encode(vae, images))
     still = finetune_stage(_job(pipelines[kind], tmp_path / "a", steps=3))
     assert calls == [4]
     one = finetune_stage(_job(pipelines[kind], tmp_path / "b", steps=3, jitter=0.7))
