@@ -201,6 +201,10 @@ class GeneratorCard(Document):
     prompts: dict[str, str] = Field(default_factory=dict, description="class name -> prompt")
     licence: str = "unknown"
     num_train_steps: dict[str, int] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict, description="how it was fine-tuned: the configuration's section finetune")
+    metrics: dict[str, float] = Field(default_factory=dict, description="what was measured while it was fine-tuned")
+    averaging: str = Field("", description="how gda ema averaged the weights after training; empty: as finetune did")
+    source: str = Field("", description="where the base came from: hub id with commit, demo://glyphs, or a directory's name; or empty")
 
 
 class Decision(Document):
@@ -218,8 +222,24 @@ class Decision(Document):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegisteredModel:
+    """A generator that becomes a version of the registered model `name`.
+
+    `path` is the published folder; it must hold the `generator.json` whose digest `tags["gda.digest"]` repeats.
+    """
+
+    name: str
+    path: Path
+    tags: Mapping[str, str]
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a stage's `run` returns: where the output is, its content digest, and what to print and track."""
+    """What a stage's `run` returns: where the output is, its content digest, and what to print and track.
+
+    Every file named here must lie in the output: a run is logged later when the tracking server is away.
+    """
 
     output: Path
     digest: str
@@ -227,6 +247,8 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    images: Mapping[str, list[tuple[int, Path]]] = field(default_factory=dict)  # name -> (step, PNG), one image a step
+    model: RegisteredModel | None = None
     reused: bool = False
     refused: bool = False
 

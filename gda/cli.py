@@ -59,6 +59,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _close(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> None:
+    if int(os.environ.get("RANK", "0")) > 0:  # of several processes under torchrun the first one speaks for all
+        return
     if not outcome.reused and outcome.digest:
         write_timing(args.command, outcome.output, seconds)
         _track(args, config, outcome)
@@ -116,9 +118,11 @@ def _fail(error: GdaError, args: argparse.Namespace) -> int:
 
 def _prepare_process() -> None:
     """One compute thread a process, quiet libraries, and SIGTERM as an interruption."""
+    from gda.generator.hub import offline_unless_asked
     from gda.parallel import single_threaded
 
     single_threaded()
+    offline_unless_asked()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if not os.environ.get("GDA_DEBUG"):
@@ -132,7 +136,6 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "GX_ANALYTICS_ENABLED": "false",

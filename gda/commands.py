@@ -12,6 +12,7 @@ from gda.errors import UsageError
 from gda.timings import read_timings
 
 Runner = Callable[[Config, argparse.Namespace], Outcome]
+_WEIGHTS = "a directory, demo://glyphs or a hub id ORG/NAME[@REVISION][:VARIANT]"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,16 +80,24 @@ def _add_reference(commands: Any) -> None:
 
 def _add_finetune(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
+        from gda.generator.hub import with_flags
         from gda.stages import finetune
 
-        return finetune.run(config, snapshot=args.snapshot, base=args.base, out=args.out, progress=args.progress)
+        base = with_flags(args.base or config.finetune.base, args.revision, args.variant)
+        resume = None if args.resume == "latest" else Path(args.resume)
+        return finetune.run(config, snapshot=args.snapshot, base=base, out=args.out, resume=resume, progress=args.progress)
 
     parser = _stage(commands, "finetune", "fine-tune a text-to-image diffusion model on the training images", runner)
     parser.add_argument("--snapshot", type=Path, required=True)
-    parser.add_argument("--base", help="base weights: demo://glyphs or a directory (default: finetune.base)")
+    parser.add_argument("--base", help=f"base weights: {_WEIGHTS} (default: finetune.base)")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id, as @REVISION in it")
+    parser.add_argument("--variant", help="variant of a hub id's weights such as fp16, as :VARIANT in it")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--resume", choices=("latest",), default="latest", help="continue from the newest checkpoint of the same recipe (always done)"
+        "--resume",
+        metavar="latest|PATH",
+        default="latest",
+        help="continue from the newest checkpoint of the same recipe (always done), or from this checkpoint or work folder of it",
     )
 
 
@@ -99,7 +108,7 @@ def _add_tune(commands: Any) -> None:
         return tune.run(config, generator=args.generator, snapshot=args.snapshot, out=args.out, progress=args.progress)
 
     parser = _stage(commands, "tune", "choose the sampling guidance: FID sweep, then CAS of the survivors on validation", runner)
-    parser.add_argument("--generator", required=True)
+    parser.add_argument("--generator", required=True, help=_WEIGHTS)
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
 
@@ -124,7 +133,7 @@ def _add_sample(commands: Any) -> None:
         )
 
     parser = _stage(commands, "sample", "draw a synthetic snapshot from a generator, shard by shard", runner)
-    parser.add_argument("--generator", required=True, help="directory of a generator, or demo://glyphs")
+    parser.add_argument("--generator", required=True, help=_WEIGHTS)
     parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot whose classes are drawn")
     parser.add_argument("--settings", type=Path, help="settings.json of tune; needed while sample.guidance_scale is null")
     parser.add_argument("--out", type=Path, required=True)

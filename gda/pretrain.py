@@ -36,6 +36,7 @@ from gda.generator.build import (
 )
 from gda.generator.cascade import TOKENS, denoising_loss
 from gda.generator.glyphs import CHARACTERS, COLOURS, GlyphBank, GlyphBatch
+from gda.generator.randomness import Draws
 
 LOW_SIZE, SIZE = 14, 28  # pixels
 TEXT_WIDTH = 64
@@ -122,7 +123,8 @@ def pretrain_unet(out: Path, bank: GlyphBank, steps: int, *, stage: str, lr: flo
         batch = bank.draw(64, generator)
         drop = torch.rand(64, generator=generator) < PROMPT_DROPOUT
         text = states(["" if d else c for c, d in zip(batch.captions, drop.tolist(), strict=True)])
-        loss = denoising_loss(unet, schedule, batch.images, text, generator, low_size=LOW_SIZE, super_resolution=super_resolution)
+        draws = Draws(torch.randint(2**62, (64,), generator=generator).tolist())
+        loss = denoising_loss(unet, schedule, batch.images, text, draws, low_size=LOW_SIZE, super_resolution=super_resolution).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)

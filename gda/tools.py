@@ -1,4 +1,4 @@
-"""The commands beside the stages: verify, merge, export, config show, lineage, doctor."""
+"""The commands beside the stages: verify, merge, export, ema, config show, lineage, summary, doctor."""
 
 import argparse
 import importlib.metadata
@@ -21,6 +21,12 @@ def add_commands(commands: Any) -> None:
     export = _add(commands, "export", "write a snapshot for other tools", _export, ("directory", Path, None))
     export.add_argument("--to", choices=("imagefolder", "npz", "hf"), required=True)
     export.add_argument("--out", type=Path, required=True)
+    ema = _add(commands, "ema", "average a generator's weights anew, at any width, from the snapshots that finetune kept", _ema)
+    ema.add_argument("--generator", type=Path, required=True, help="output of a finetune with finetune.ema_snapshot_steps")
+    ema.add_argument("--sigma-rel", type=float, required=True, metavar="X", help="width of the average relative to training, below 0.288")
+    ema.add_argument("--out", type=Path, required=True)
+    ema.add_argument("--step", type=int, metavar="N", help="as after this optimizer step (default: the last snapshot)")
+    ema.add_argument("--force", action="store_true", help="write it even where the snapshots are too sparse for this width and step")
     lineage = _add(commands, "lineage", "what an output was made from, back to the images", _lineage, ("directory", Path, None))
     lineage.add_argument("--json", action="store_true")
     config = _add(commands, "config", "configuration tools", _config, ("action", str, None))
@@ -67,6 +73,14 @@ def _export(args: argparse.Namespace) -> int:
     from gda.data.export import export_snapshot
 
     print(f"export: {export_snapshot(args.directory, args.to, args.out).summary}")
+    return 0
+
+
+def _ema(args: argparse.Namespace) -> int:
+    from gda.generator.reaverage import average_generator
+
+    outcome = average_generator(args.generator, args.sigma_rel, args.out, step=args.step, force=args.force)
+    print(f"ema: {outcome.summary}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Builds untrained pixel cascades from configurations, in IF's layout: the demo base starts here, and so do tiny ones for tests."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
@@ -41,7 +42,7 @@ def build_text_encoder(vocab_size: int, *, width: int = 64) -> T5EncoderModel:
 def build_unet(size: int, widths: tuple[int, ...], *, text_width: int = 64, super_resolution: bool = False) -> UNet2DConditionModel:
     """A text-conditioned UNet for RGB images of `size` pixels; cross-attention at its lowest resolution.
 
-    `IFPipeline` needs twice as many output as input channels: the second half is a predicted variance, which fixed_small discards.
+    `IFPipeline` needs twice as many output as input channels: the second half is a predicted variance, which a fixed one discards.
     """
     levels = len(widths)
     return UNet2DConditionModel(
@@ -89,17 +90,39 @@ def sampler() -> DPMSolverMultistepScheduler:
     )
 
 
-def save_base(out: Path, tokenizer: T5Tokenizer, text_encoder: T5EncoderModel, unet: UNet2DConditionModel) -> None:
-    """Write `base/` as an `IFPipeline`."""
-    pipe = IFPipeline(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=sampler(), **_NO_CHECKER)
+def learned_range_sampler() -> DDPMScheduler:
+    """Ancestral sampling with a learned variance and epsilon prediction, as DeepFloyd IF is released."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="epsilon",
+        variance_type="learned_range",
+        thresholding=True,
+        dynamic_thresholding_ratio=0.95,
+        sample_max_value=1.5,
+    )
+
+
+def save_base(
+    out: Path, tokenizer: T5Tokenizer, text_encoder: T5EncoderModel, unet: UNet2DConditionModel, scheduler: Any | None = None
+) -> None:
+    """Write `base/` as an `IFPipeline`; the scheduler is `sampler` unless another is given."""
+    pipe = IFPipeline(
+        tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=sampler() if scheduler is None else scheduler, **_NO_CHECKER
+    )
     pipe.save_pretrained(out / BASE)
     strip_local_paths(out / BASE)
 
 
-def save_super_resolution(out: Path, unet: UNet2DConditionModel) -> None:
-    """Write `super_resolution/` as an `IFSuperResolutionPipeline` without a text encoder: it shares the base's."""
+def save_super_resolution(out: Path, unet: UNet2DConditionModel, scheduler: Any | None = None) -> None:
+    """Write `super_resolution/` as an `IFSuperResolutionPipeline` without a text encoder, for it shares the base's."""
     pipe = IFSuperResolutionPipeline(
-        tokenizer=None, text_encoder=None, unet=unet, scheduler=sampler(), image_noising_scheduler=noise_schedule(), **_NO_CHECKER
+        tokenizer=None,
+        text_encoder=None,
+        unet=unet,
+        scheduler=sampler() if scheduler is None else scheduler,
+        image_noising_scheduler=noise_schedule(),
+        **_NO_CHECKER,
     )
     pipe.save_pretrained(out / SUPER_RESOLUTION)
     strip_local_paths(out / SUPER_RESOLUTION)
@@ -112,13 +135,14 @@ def write_card(out: Path, *, licence: str) -> GeneratorCard:
     return card
 
 
-def build_tiny_cascade(out: Path, *, low_size: int = 8, size: int = 16, seed: int = 0) -> Path:
+def build_tiny_cascade(out: Path, *, low_size: int = 8, size: int = 16, seed: int = 0, learned_variance: bool = False) -> Path:
     """A cascade with random weights that draws in milliseconds; for tests and for trying a pipeline."""
+    scheduler = learned_range_sampler() if learned_variance else sampler()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = build_tokenizer()
         encoder = build_text_encoder(len(tokenizer), width=32)
-        save_base(out, tokenizer, encoder, build_unet(low_size, (32,), text_width=32))
-        save_super_resolution(out, build_unet(size, (16, 32), text_width=32, super_resolution=True))
+        save_base(out, tokenizer, encoder, build_unet(low_size, (32,), text_width=32), scheduler)
+        save_super_resolution(out, build_unet(size, (16, 32), text_width=32, super_resolution=True), scheduler)
     write_card(out, licence="Apache-2.0")
     return out

@@ -4,20 +4,24 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from gda.io.publish import storage_errors
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """State after `step` optimizer updates; `tensors` holds network, averaged network and optimizer moments by prefixed name."""
+    """State after `step` optimizer updates: `tensors` by prefixed name, `losses` by step, and `extra` of plain JSON types."""
 
     step: int
     tensors: dict[str, torch.Tensor]
     losses: tuple[float, ...]
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -28,27 +32,39 @@ class Checkpoints:
         self.limit = limit
 
     def save(self, state: TrainingState) -> Path:
-        """Write, fsync and rename; then drop the oldest beyond `limit`."""
+        """Write, fsync and rename; then drop the oldest beyond `limit`. Raises `MissingError` when the disk is full or failing."""
         final = self.folder / f"checkpoint-{state.step:08d}"
-        temporary = self.folder / f".{final.name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in state.tensors.items()}, temporary / "state.safetensors")
-        index = {"step": state.step, "losses": list(state.losses), "sha256": _sha256(temporary / "state.safetensors")}
-        (temporary / "state.json").write_text(json.dumps(index))
-        for path in temporary.iterdir():
-            _fsync(path)
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(temporary, final)
+        with storage_errors(final):
+            temporary = self._write(final, state)
+            if final.exists():
+                shutil.rmtree(final)
+            os.rename(temporary, final)
         for old in self._all()[self.limit :]:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
-    def load_newest(self) -> tuple[TrainingState | None, list[str]]:
-        """The newest whole checkpoint, or None, with a line for each newer one that is damaged."""
+    def _write(self, final: Path, state: TrainingState) -> Path:
+        for left in self.folder.glob(".checkpoint-*"):  # of a killed writer
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = self.folder / f".{final.name}.{os.getpid()}"
+        temporary.mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in state.tensors.items()}, temporary / "state.safetensors")
+        index = {"step": state.step, "losses": list(state.losses), "extra": state.extra, "sha256": _sha256(temporary / "state.safetensors")}
+        (temporary / "state.json").write_text(json.dumps(index))
+        for path in temporary.iterdir():
+            _fsync(path)
+        return temporary
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, newest first."""
+        return [int(folder.name.rsplit("-", 1)[1]) for folder in self._all()]
+
+    def load_newest(self, *, at_most: int | None = None) -> tuple[TrainingState | None, list[str]]:
+        """The newest whole checkpoint (of step `at_most` or before), or None, with a line for each newer one that is damaged."""
         damaged: list[str] = []
-        for folder in self._all():
+        for step, folder in zip(self.steps(), self._all(), strict=True):
+            if at_most is not None and step > at_most:
+                continue
             try:
                 return _read(folder), damaged
             except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -64,7 +80,7 @@ def _read(folder: Path) -> TrainingState:
     path = folder / "state.safetensors"
     if _sha256(path) != index["sha256"]:
         raise ValueError("checksum differs")
-    return TrainingState(step=index["step"], tensors=load_file(path), losses=tuple(index["losses"]))
+    return TrainingState(step=index["step"], tensors=load_file(path), losses=tuple(index["losses"]), extra=index["extra"])
 
 
 def _sha256(path: Path) -> str:

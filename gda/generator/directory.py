@@ -1,33 +1,43 @@
 """Generators as directories: where they are, which family they belong to, and whether their weights are safe to open."""
 
 import json
+import os
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gda.artifacts import Family, GeneratorCard, read_document
 from gda.errors import DataError, MissingError
+from gda.generator import hub
+from gda.generator.layout import INDEX, NETWORKS, copy_index, lay_out
 from gda.io.tensors import directory_digest
 from gda.recipe import digest_of
 
 DEMO_BASE = "demo://glyphs"
-BASE, SUPER_RESOLUTION = "base", "super_resolution"
+BASE, SUPER_RESOLUTION, UPSCALER = "base", "super_resolution", "upscaler"
 FAMILIES: dict[str, Family] = {
     "IFPipeline": "pixel_cascade",
     "StableDiffusionPipeline": "latent_unet",
     "StableDiffusionXLPipeline": "latent_unet",
     "StableDiffusion3Pipeline": "flow_transformer",
 }
+_CASCADE_STAGES = ("IFPipeline", "IFSuperResolutionPipeline")
 _DEMO_PATH = Path(__file__).resolve().parent.parent / "assets" / "demo_base"
-_NETWORKS = {"unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"}
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 def resolve(name: str) -> Path:
-    """The directory of a base or generator. Raises `MissingError` when there is none, with what to do about it."""
+    """The directory of a base or generator, of a hub id its snapshot in the hub cache, downloaded where it is not there yet.
+
+    Raises `MissingError` when there is none, with what to do about it, `DataError` for a repository of another kind.
+    """
+    if (found := _snapshot(name)) is not None:
+        return found.folder
     path = _DEMO_PATH if name == DEMO_BASE else Path(name)
     if not path.is_dir():
-        hint = "" if name == DEMO_BASE else f"; give a directory that holds a diffusers pipeline or a pixel cascade, or {DEMO_BASE}"
-        raise MissingError(f"{name}: no such generator directory{hint}")
+        accepted = f"a directory that holds a diffusers pipeline or a pixel cascade, a hub id {hub.FORM}, or {DEMO_BASE}"
+        raise MissingError(f"{name}: no such generator directory" + ("" if name == DEMO_BASE else f"; give {accepted}"))
     return path
 
 
@@ -36,18 +46,49 @@ def read_card(name: str) -> GeneratorCard:
 
     Raises `MissingError` for a missing directory, `DataError` for an unknown family or pickled weights.
     """
-    path = resolve(name)
+    found = _snapshot(name)
+    path = resolve(name) if found is None else found.folder
     family = _family(path)
-    _check_weights(path)
-    if (path / "generator.json").is_file():
-        return read_document(path / "generator.json", GeneratorCard)
-    return GeneratorCard(family=family, digest=weights_digest(path), licence=_stated_licence(path))
+    if found is None:
+        _check_weights(path)
+    stored = read_document(path / "generator.json", GeneratorCard) if (path / "generator.json").is_file() else None
+    if stored is not None and variant_of(name) is None:
+        return stored
+    digest = weights_digest(path) if found is None else _snapshot_digest(found)
+    if stored is not None:
+        return stored.model_copy(update={"digest": digest})
+    return GeneratorCard(family=family, digest=digest, licence=_stated_licence(path), source=source_of(name))
+
+
+def source_of(name: str) -> str:
+    """Where a base comes from, without this machine's paths: hub id with commit, `demo://glyphs`, or a directory's own name."""
+    if (found := _snapshot(name)) is not None:
+        return str(found.pinned)
+    return name if name == DEMO_BASE else Path(name).resolve().name
+
+
+def variant_of(name: str) -> str | None:
+    """The variant that a hub id asks for; None for plain weights and for every directory."""
+    spec = _hub_id(name)
+    return spec.variant if spec is not None else None
+
+
+def copy_parts(name: str, out: Path) -> None:
+    """Copy the parts and their indexes to `out`; file names lose the variant, so that plain diffusers loads them."""
+    if (found := _snapshot(name)) is not None:
+        return lay_out(found.folder, found.used, out)
+    source = resolve(name)
+    for part in parts(source):
+        shutil.copytree(part, out / part.name, ignore=shutil.ignore_patterns("__pycache__", ".cache"))
+    if (source / INDEX).is_file():
+        copy_index(source / INDEX, out / INDEX)
+    return None
 
 
 def parts(path: Path) -> list[Path]:
     """The directories that make up the generator: a cascade's stages, or the parts that `model_index.json` names."""
     if not (path / "model_index.json").is_file():
-        return [path / stage for stage in (BASE, SUPER_RESOLUTION) if (path / stage).is_dir()]
+        return [path / stage for stage in (BASE, SUPER_RESOLUTION, UPSCALER) if (path / stage).is_dir()]
     return [path / key for key in sorted(read_json(path / "model_index.json")) if (path / key).is_dir()]
 
 
@@ -61,7 +102,7 @@ def drawn_side(path: Path) -> int | None:
     for denoiser in (f"{SUPER_RESOLUTION}/unet", f"{BASE}/unet", "unet", "transformer"):
         if (path / denoiser / "config.json").is_file():
             side = read_json(path / denoiser / "config.json").get("sample_size")
-            return None if side is None else int(side) * _latent_factor(path)
+            return None if side is None else int(side) * _latent_factor(path) * _latent_factor(path / UPSCALER)
     return None
 
 
@@ -74,24 +115,54 @@ def read_json(path: Path) -> dict[str, Any]:
     return {k: v for k, v in content.items() if k != "_name_or_path"}
 
 
+def _hub_id(name: str) -> hub.HubId | None:
+    """A directory of that name is that directory, whatever the name looks like."""
+    return None if Path(name).is_dir() else hub.parse(name)
+
+
+def _snapshot(name: str) -> hub.Snapshot | None:
+    spec = _hub_id(name)
+    return hub.locate(spec, lambda folder: _family(folder, spec)) if spec is not None else None
+
+
+def _snapshot_digest(found: hub.Snapshot) -> str:
+    """Digest of the files in use alone, under their plain names: the cache may hold other variants of the same commit."""
+    with TemporaryDirectory() as folder:
+        lay_out(found.folder, found.used, Path(folder), copy=os.symlink)
+        return weights_digest(Path(folder))
+
+
 def _latent_factor(path: Path) -> int:
     """Pixels a latent pixel, as diffusers reckons it from the autoencoder's levels; 1 in pixel space."""
     config = path / "vae" / "config.json"
     return 2 ** (len(read_json(config)["block_out_channels"]) - 1) if config.is_file() else 1
 
 
-def _family(path: Path) -> Family:
-    index = path / "model_index.json"
+def _family(path: Path, spec: hub.HubId | None = None) -> Family:
+    index = path / INDEX
     if not index.is_file():
-        index = path / BASE / "model_index.json"
+        index = path / BASE / INDEX
+    said = spec or path
     if not index.is_file():
-        raise DataError(f"{path}: not a generator: neither model_index.json nor {BASE}/model_index.json is there")
+        raise DataError(f"{said}: not a generator: neither {INDEX} nor {BASE}/{INDEX} is there")
     name = read_json(index).get("_class_name")
+    if name in _CASCADE_STAGES and index.parent == path:
+        raise DataError(f"{said}: {name} alone; a pixel cascade is a folder of {BASE}/ and {SUPER_RESOLUTION}/{_how_to_lay_out(spec)}")
     if name not in FAMILIES:
-        raise DataError(f"{path}: unknown family {name!r}; known: {', '.join(FAMILIES)}")
-    if (FAMILIES[name] == "pixel_cascade") != (index.parent != path):
-        raise DataError(f"{path}: a pixel cascade is a folder of {BASE}/ and {SUPER_RESOLUTION}/, any other pipeline lies at the top")
+        raise DataError(f"{said}: unknown family {name!r}; known: {', '.join(FAMILIES)}")
+    if FAMILIES[name] != "pixel_cascade" and index.parent != path:
+        raise DataError(f"{said}: a pixel cascade is a folder of {BASE}/ and {SUPER_RESOLUTION}/, any other pipeline lies at the top")
     return FAMILIES[name]
+
+
+def _how_to_lay_out(spec: hub.HubId | None) -> str:
+    if spec is None:
+        return ""
+    command = hub.download_command(hub.HubId(repo=spec.repo, revision=spec.revision))
+    return (
+        f": `{command} --local-dir CASCADE/{BASE}` for the base stage and the same for the super-resolution stage's repository with "
+        f"CASCADE/{SUPER_RESOLUTION}, then give CASCADE"
+    )
 
 
 def _check_weights(path: Path) -> None:
@@ -99,7 +170,7 @@ def _check_weights(path: Path) -> None:
         if list(folder.glob("*.safetensors")):
             continue
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-        if pickles or folder.name in _NETWORKS:
+        if pickles or folder.name in NETWORKS:
             raise DataError(
                 f"{folder}: weights must be safetensors, found {', '.join(pickles) or 'nothing'}; "
                 "convert with pipeline.save_pretrained(safe_serialization=True)"

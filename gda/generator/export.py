@@ -1,15 +1,15 @@
 """Writes a fine-tuned generator as directories that plain diffusers loads, with a card."""
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from gda.artifacts import Family, GeneratorCard, dump_document
-from gda.generator.directory import BASE, SUPER_RESOLUTION, parts, read_card, resolve, weights_digest
+from gda.generator.directory import BASE, SUPER_RESOLUTION, copy_parts, read_card, source_of, weights_digest
 from gda.io.publish import write_bytes
 
 
@@ -21,18 +21,22 @@ def export_generator(
     prompts: dict[str, str],
     snapshot_digest: str,
     steps: dict[str, int],
+    training: dict[str, Any] | None = None,
+    metrics: dict[str, float] | None = None,
+    complete: Callable[[Path], None] | None = None,
 ) -> GeneratorCard:
     """Copy the base's layout to `out`, put the new weights of each stage in place, and write `generator.json` last.
 
-    Stages without new weights stay as they were. The licence is the base's: unknown is said, not guessed.
+    Stages without new weights stay as they were; `complete` may add files before the whole is digested. The licence is the
+    base's: unknown is said, not guessed.
     """
-    source, card = resolve(base), read_card(base)
-    for part in parts(source):
-        shutil.copytree(part, out / part.name, ignore=shutil.ignore_patterns("__pycache__"))
-    if (source / "model_index.json").is_file():
-        shutil.copy(source / "model_index.json", out / "model_index.json")
+    card = read_card(base)
+    copy_parts(base, out)
     for stage, tensors in weights.items():
-        _replace_weights(out / network_folder(card.family, stage), tensors)
+        if tensors:
+            _replace_weights(out / network_folder(card.family, stage), tensors)
+    if complete is not None:
+        complete(out)
     strip_local_paths(out)
     new = GeneratorCard(
         family=card.family,
@@ -42,8 +46,11 @@ def export_generator(
         prompts=prompts,
         licence=card.licence,
         num_train_steps=steps,
+        source=source_of(base),
+        training=training or {},
+        metrics=metrics or {},
     )
-    write_bytes(out / "README.md", _model_card(new, base).encode())
+    write_bytes(out / "README.md", _model_card(new).encode())
     write_bytes(out / "generator.json", dump_document(new))
     return new
 
@@ -67,14 +74,16 @@ def _replace_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 
-def _model_card(card: GeneratorCard, base: str) -> str:
+def _model_card(card: GeneratorCard) -> str:
     steps = "\n".join(f"| {stage} | {count} |" for stage, count in card.num_train_steps.items())
     prompts = "\n".join(f"| {name} | {prompt} |" for name, prompt in card.prompts.items())
+    metrics = "\n".join(f"| {name} | {value:.6g} |" for name, value in card.metrics.items())
+    settings = "\n".join(f"| {name} | {json.dumps(value)} |" for name, value in card.training.items())
     return f"""# Fine-tuned {card.family.replace("_", " ")}
 
 | What | Value |
 |---|---|
-| base | {base} (digest {card.base_digest}) |
+| base | {card.source} (digest {card.base_digest}) |
 | fine-tuned on snapshot | {card.snapshot_digest} |
 | licence of the base | {card.licence} |
 | digest | {card.digest} |
@@ -88,6 +97,14 @@ Load it with diffusers: {_how_to_load(card.family)}.
 | Class | Prompt |
 |---|---|
 {prompts}
+
+| Measured while it was fine-tuned | Value |
+|---|---|
+{metrics}
+
+| Setting | Value |
+|---|---|
+{settings}
 """
 
 

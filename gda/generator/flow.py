@@ -10,6 +10,7 @@ from gda.errors import ConfigError
 from gda.generator.directory import read_json
 from gda.generator.model import DrawSettings, Text, make_scheduler
 from gda.generator.pipelines import PipelineModel, draw_with, encode_latents, load_pipeline
+from gda.generator.randomness import Draws
 
 
 @dataclass(kw_only=True)
@@ -18,30 +19,29 @@ class FlowTransformer(PipelineModel):
 
     only = "transformer"
 
-    @torch.no_grad()
     def encode(self, prompts: list[str]) -> Text:
         """`states` float32 [n, tokens, d] and `pooled` [n, d], of all the text encoders that the directory holds."""
-        states, _, pooled, _ = self.pipeline.encode_prompt(prompts, None, None, device="cpu", do_classifier_free_guidance=False)
+        states, _, pooled, _ = self.pipeline.encode_prompt(prompts, None, None, device=self.device, do_classifier_free_guidance=False)
         return {"states": states, "pooled": pooled}
 
     def loss(
-        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, generator: torch.Generator, *, snr_gamma: float | None
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, draws: Draws, *, snr_gamma: float | None
     ) -> torch.Tensor:
-        """Mean squared error of the velocity at logit-normal times (Esser et al. 2024, section 3.1), shifted as the scheduler shifts.
+        """Squared error of the velocity at logit-normal times (Esser et al. 2024, section 3.1), shifted as the scheduler shifts.
 
         Raises `ConfigError` for `snr_gamma`: a rectified flow has no signal-to-noise weighting of that kind.
         """
         if snr_gamma is not None:
             raise ConfigError(f"finetune.snr_gamma: must be null for a flow transformer, got {snr_gamma:g}")
-        clean = encode_latents(self.pipeline.vae, prepared, generator)
+        clean = encode_latents(self.pipeline.vae, prepared, draws)
         shift = float(self.scheduler_config.get("shift", 1.0))
-        u = torch.sigmoid(torch.randn(len(clean), generator=generator))
+        u = torch.sigmoid(draws.normal())
         sigma = (shift * u / (1 + (shift - 1) * u))[:, None, None, None]
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = draws.normal(*clean.shape[1:])
         noisy = (1 - sigma) * clean + sigma * noise
         t = sigma.flatten() * int(self.scheduler_config.get("num_train_timesteps", 1000))
         predicted = network(hidden_states=noisy, timestep=t, encoder_hidden_states=text["states"], pooled_projections=text["pooled"]).sample
-        return (predicted - (noise - clean)).square().mean()
+        return (predicted.float() - (noise - clean)).square().mean((1, 2, 3))
 
     def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
         """Raises `ConfigError` for a scheduler of diffusion models: it would integrate the wrong equation."""

@@ -11,6 +11,7 @@ from torch import nn
 from gda.generator.directory import read_json
 from gda.generator.model import DrawSettings, Text, denoising_error, make_scheduler
 from gda.generator.pipelines import PipelineModel, draw_with, encode_latents, load_pipeline
+from gda.generator.randomness import Draws
 
 
 @dataclass(kw_only=True)
@@ -20,24 +21,23 @@ class LatentUNet(PipelineModel):
     noise_schedule: Any
     only = "unet"
 
-    @torch.no_grad()
     def encode(self, prompts: list[str]) -> Text:
         """`states` float32 [n, tokens, d], and for XL `pooled` [n, d]; XL's empty prompt is zeros where its pipeline says so."""
         if not self._is_xl:
-            return {"states": self.pipeline.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=False)[0]}
-        states, _, pooled, _ = self.pipeline.encode_prompt(prompts, device="cpu", do_classifier_free_guidance=False)
+            return {"states": self.pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)[0]}
+        states, _, pooled, _ = self.pipeline.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
         if self.pipeline.config.force_zeros_for_empty_prompt:
-            said = torch.tensor([bool(prompt) for prompt in prompts])
+            said = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
             states, pooled = states * said[:, None, None], pooled * said[:, None]
         return {"states": states, "pooled": pooled}
 
     def loss(
-        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, generator: torch.Generator, *, snr_gamma: float | None
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, draws: Draws, *, snr_gamma: float | None
     ) -> torch.Tensor:
-        """Mean squared error of the prediction at uniformly drawn noise levels (Ho et al. 2020, equation 14; Salimans & Ho 2022 for v)."""
-        clean = encode_latents(self.pipeline.vae, prepared, generator)
-        t = torch.randint(int(self.noise_schedule.config["num_train_timesteps"]), (len(clean),), generator=generator)
-        noise = torch.randn(clean.shape, generator=generator)
+        """Squared error of the prediction at uniformly drawn noise levels (Ho et al. 2020, equation 14; Salimans & Ho 2022 for v)."""
+        clean = encode_latents(self.pipeline.vae, prepared, draws)
+        t = draws.integers(int(self.noise_schedule.config["num_train_timesteps"]))
+        noise = draws.normal(*clean.shape[1:])
         noisy = self.noise_schedule.add_noise(clean, noise, t)
         extra = {"added_cond_kwargs": self._added(text)} if self._is_xl else {}
         predicted = network(noisy, t, encoder_hidden_states=text["states"], **extra).sample
@@ -57,7 +57,7 @@ class LatentUNet(PipelineModel):
     def _added(self, text: Text) -> Text:
         """XL is told the original size, crop corner and target size: what was given is what is wanted."""
         side = self.image_size
-        times = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
+        times = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32, device=text["pooled"].device)
         return {"text_embeds": text["pooled"], "time_ids": times.expand(len(text["pooled"]), -1)}
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from gda.artifacts import Document, GeneratorCard
 from gda.errors import ConfigError
+from gda.generator.randomness import Draws
 
 Text = dict[str, torch.Tensor]  # what the text encoders say of n prompts: tensors by role, a row a prompt
 
@@ -28,9 +28,9 @@ class DrawSettings(Document):
 
 
 class Model(Protocol):
-    """A loaded text-to-image model in float32 eval mode.
+    """A loaded text-to-image model, in float32 eval mode on the CPU until it is moved.
 
-    `stages` are the networks that can be fine-tuned, in drawing order. Randomness enters through the generators that are passed.
+    `stages` are the networks that can be fine-tuned, in drawing order. Randomness enters through the draws and seeds that are passed.
     """
 
     path: Path
@@ -44,12 +44,21 @@ class Model(Protocol):
         """Side of the final images, pixels."""
         ...
 
+    @property
+    def train_size(self) -> int:
+        """Side of the images that are trained on, pixels: what is drawn, or before a frozen upscaler enlarges it."""
+        ...
+
+    def to(self, device: torch.device | str) -> None:
+        """Move every part to `device`; what is passed in must be there too, what comes out is there, drawn images excepted."""
+        ...
+
     def network(self, stage: str) -> nn.Module:
         """The network of a stage. Raises `DataError` when the model has no such stage."""
         ...
 
     def encode(self, prompts: list[str]) -> Text:
-        """Text states, a row a prompt; the empty prompt gives what guidance is measured against."""
+        """Text states, a row a prompt; the empty prompt gives what guidance is measured against. Differentiable."""
         ...
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
@@ -57,30 +66,28 @@ class Model(Protocol):
         ...
 
     def loss(
-        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, generator: torch.Generator, *, snr_gamma: float | None
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, draws: Draws, *, snr_gamma: float | None
     ) -> torch.Tensor:
-        """The training loss of a batch at randomly drawn noise levels; a scalar. `network` is the stage's, perhaps wrapped."""
+        """The training loss of each image at a randomly drawn noise level, float32 [n]. `network` is the stage's, perhaps wrapped."""
         ...
 
     def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
-        """uint8 NCHW in [0, 255], a row of `text` and a seed an image. Bits depend on the batch's size."""
+        """uint8 NCHW in [0, 255] on the CPU, a row of `text` and a seed an image. Bits depend on the batch's size."""
         ...
 
 
 def rows(text: Text, index: Sequence[int]) -> Text:
     """The rows of `text` at `index`, in that order, repeats allowed."""
     chosen = torch.tensor(list(index), dtype=torch.int64)
-    return {role: states[chosen] for role, states in text.items()}
+    return {role: states[chosen.to(states.device)] for role, states in text.items()}
 
 
 def denoising_error(
     schedule: Any, predicted: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, *, snr_gamma: float | None
 ) -> torch.Tensor:
-    """Mean squared error of a diffusion network's prediction, a scalar; weighted by `snr_weights` where `snr_gamma` is given."""
-    target = prediction_target(schedule, clean, noise, t)
-    if snr_gamma is None:
-        return F.mse_loss(predicted, target)
-    return ((predicted - target).square().mean((1, 2, 3)) * snr_weights(schedule, t, snr_gamma)).mean()
+    """Mean squared error of a diffusion network's prediction, float32 [n]; weighted by `snr_weights` where `snr_gamma` is given."""
+    errors = (predicted.float() - prediction_target(schedule, clean, noise, t)).square().mean((1, 2, 3))
+    return errors if snr_gamma is None else errors * snr_weights(schedule, t, snr_gamma)
 
 
 def snr_weights(schedule: Any, t: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -89,7 +96,7 @@ def snr_weights(schedule: Any, t: torch.Tensor, gamma: float) -> torch.Tensor:
     The clipped signal-to-noise ratio is divided by what the prediction type already carries: SNR for epsilon, SNR + 1 for v, 1 for
     the image itself.
     """
-    kept = schedule.alphas_cumprod[t].double()
+    kept = schedule.alphas_cumprod.to(t.device)[t].double()
     snr = kept / (1 - kept)
     carried = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[schedule.config["prediction_type"]]
     # At zero terminal SNR the limit of min(snr, gamma) / snr is 1.

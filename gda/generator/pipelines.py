@@ -10,8 +10,10 @@ from torch import nn
 
 from gda.artifacts import GeneratorCard
 from gda.errors import DataError
-from gda.generator.directory import read_card, read_json, resolve
+from gda.generator.directory import read_card, read_json, resolve, variant_of
+from gda.generator.layout import UNUSED
 from gda.generator.model import DrawSettings
+from gda.generator.randomness import Draws
 
 
 def load_pipeline(name: str) -> tuple[Path, GeneratorCard, Any]:
@@ -26,12 +28,11 @@ def load_pipeline(name: str) -> tuple[Path, GeneratorCard, Any]:
     diffusers.utils.logging.disable_progress_bar()
     path, card = resolve(name), read_card(name)
     index = read_json(path / "model_index.json")
-    # A checker of finished images would black some out unseen; a synthetic set is judged by the gate, which says what it refuses.
-    unwanted = {part: None for part in ("safety_checker", "feature_extractor", "image_encoder", "watermarker") if part in index}
+    options: dict[str, Any] = {part: None for part in UNUSED if part in index} | {"variant": variant_of(name)}
     try:
         kind = getattr(diffusers, index["_class_name"])
-        pipeline = kind.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False, **unwanted)
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        pipeline = kind.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False, **options)
+    except (OSError, ValueError, LookupError, RuntimeError, AttributeError, TypeError) as error:
         raise DataError(f"{path}: cannot be loaded as {index['_class_name']} ({str(error).splitlines()[0]})") from None
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
@@ -59,6 +60,18 @@ class PipelineModel:
         """Side of the images, pixels: the denoiser's, times what the autoencoder enlarges."""
         return int(getattr(self.pipeline, self.only).config.sample_size * self.pipeline.vae_scale_factor)
 
+    @property
+    def train_size(self) -> int:
+        return self.image_size
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.pipeline.device
+        return device
+
+    def to(self, device: torch.device | str) -> None:
+        self.pipeline.to(device)
+
     def network(self, stage: str) -> nn.Module:
         """The denoiser. Raises `DataError` for another stage than the only one."""
         if stage != self.only:
@@ -77,12 +90,12 @@ def latent_moments(vae: Any, images: torch.Tensor) -> torch.Tensor:
     return vae.encode(images).latent_dist.parameters
 
 
-def encode_latents(vae: Any, moments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def encode_latents(vae: Any, moments: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Draw latents from their moments and bring them to the scale that the denoiser works at: float32 [n, c, h, w]."""
     mean, log_variance = moments.chunk(2, dim=1)
     # diffusers clamps the log-variance the same way.
     deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
-    latents = mean + deviation * torch.randn(mean.shape, generator=generator)
+    latents = mean + deviation * draws.normal(*mean.shape[1:])
     return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
@@ -101,4 +114,4 @@ def draw_with(
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt",
     ).images
-    return (images * 255).round().to(torch.uint8)
+    return (images.float() * 255).round().to(torch.uint8).cpu()

@@ -14,7 +14,8 @@ class Sampler:
         self.model = model
         unique = sorted({"", *prompts})
         self._row = {prompt: i for i, prompt in enumerate(unique)}
-        self._text = model.encode(unique)
+        with torch.inference_mode():
+            self._text = model.encode(unique)
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
         """uint8 NCHW in [0, 255], one image a prompt and seed. Bits depend on the batch's size: draw whole batches to compare."""

@@ -1,190 +1,251 @@
-"""Fine-tunes one network of a generator, resumably: everything random is a function of (seed, stage, step)."""
+"""Fine-tunes one network of a generator, resumably: everything random is a function of (seed, stage, step, position in the batch)."""
 
-import copy
-import hashlib
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from gda.config import FinetuneConfig
-from gda.errors import DataError
-from gda.generator.checkpoints import Checkpoints, TrainingState
+from gda.errors import DataError, MissingError
+from gda.generator.checkpoints import Checkpoints
+from gda.generator.evaluation import Evaluation, Evaluator, best_step
 from gda.generator.families import load_model
-from gda.generator.model import Model, rows
+from gda.generator.methods import make_method
+from gda.generator.model import Model
+from gda.generator.order import Order
+from gda.generator.posthoc import write_snapshot
+from gda.generator.prepared import Prepared, Source, Texts
+from gda.generator.randomness import Draws, stream_seed
+from gda.generator.run import TrainingRun
+from gda.generator.tokens import Tokens
+from gda.generator.world import World
 from gda.parallel import tick
 
-_PREPARED_AT_ONCE = 16  # images encoded to latents in one pass: bounds memory, changes no count
+EVALUATIONS, SNAPSHOTS = "evaluations", "ema"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
-    """Fine-tune `stage` of the generator at `base` on `images` (uint8 NCHW at the final size) with one prompt an image."""
+    """Fine-tune `stage` of the generator at `base` on `source`, with a label, a prompt and a key an image.
+
+    `work` is where this stage's checkpoints, pictures and snapshots are; `resume_at` forgets checkpoints of later steps.
+    """
 
     stage: str
     base: str
-    images: torch.Tensor
+    source: Source
+    labels: torch.Tensor
     prompts: tuple[str, ...]
+    keys: tuple[str, ...]
     config: FinetuneConfig
     num_train_steps: int
     seed: int
     work: Path
+    evaluation: Evaluation | None = None
+    tokens: Tokens | None = None
+    resume_at: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """Averaged (EMA) weights by name, the loss of every step, and notes for the user."""
+    """The network's weights made of averages, the `averaged` values themselves, the loss of every step, and what evaluations said."""
 
     stage: str
     weights: dict[str, torch.Tensor]
+    averaged: dict[str, torch.Tensor]
     losses: tuple[float, ...]
+    scores: tuple[tuple[int, float], ...] = ()
+    step: int = 0
     notes: tuple[str, ...] = ()
 
 
 def finetune_stage(job: StageJob) -> StageResult:
     """Train to `num_train_steps`, continuing from the newest whole checkpoint under `work`.
 
-    An interrupted and an uninterrupted run end in identical weights on the same machine. Raises `DataError` on a non-finite
-    loss, naming the step and the last good checkpoint.
+    An interrupted and an uninterrupted run end in identical weights on the same machine and as many processes. With evaluations,
+    the averages of the best one are returned, else the last. Raises `DataError` on a non-finite loss, naming step, images and last
+    good checkpoint, and `MissingError` when memory runs out.
     """
-    model = load_model(job.base)
-    network = model.network(job.stage).requires_grad_(True).train()
-    run = _Run(network, job)
-    unique = sorted({"", *job.prompts})
-    row, text = {prompt: i for i, prompt in enumerate(unique)}, model.encode(unique)
-    batches = _Prepared(model, job)
-    for step in range(run.step, job.num_train_steps):
-        generator = step_generator(job.seed, job.stage, step)
-        chosen = batch_indices(len(job.images), job.config.train_batch_size, job.seed, step)
-        prepared = batches.take(chosen, generator)
-        dropped = torch.rand(len(chosen), generator=generator) < job.config.prompt_dropout
-        said = ["" if d else job.prompts[i] for i, d in zip(chosen.tolist(), dropped.tolist(), strict=True)]
-        batch_text = rows(text, [row[prompt] for prompt in said])
-        run.update(model.loss(job.stage, network, prepared, batch_text, generator, snr_gamma=job.config.snr_gamma))
-        tick()
-    run.checkpoint()
-    return StageResult(stage=job.stage, weights=run.averaged(), losses=tuple(run.losses), notes=tuple(run.notes))
+    world = World.join()
+    loop = _Loop(job, world)
+    loop.run.restore(at_most=job.resume_at)
+    tick(loop.run.step)
+    with _memory_errors(job):
+        while loop.run.step < job.num_train_steps:
+            loop.advance()
+            tick()
+    return loop.result()
 
 
-def step_generator(seed: int, stage: str, step: int) -> torch.Generator:
-    """The generator of one training step; steps and stages are independent streams."""
-    name = hashlib.sha256(f"finetune/{seed}/{stage}/{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(name[:7], "big"))
+class _Loop:
+    """The parts of one run, put together: order, prepared rows, method, run and evaluator."""
+
+    def __init__(self, job: StageJob, world: World) -> None:
+        self.job, self.config, self.world = job, job.config, world
+        self.parts = world.share(job.config.train_batch_size, job.config.gradient_accumulation_steps)
+        self.order = Order(job.labels, seed=job.seed, balanced=job.config.class_balanced)
+        self.model = load_model(job.base)
+        self.model.to(world.device)
+        self.prepared, texts = self._prepare()
+        self.method = make_method(self.model, job.stage, job.config, texts, world, tokens=job.tokens, seed=job.seed)
+        checkpoints = Checkpoints(job.work, limit=job.config.checkpoints_total_limit) if world.is_first else None
+        self.run = TrainingRun(self.method, job.config, job.num_train_steps, world, checkpoints)
+        self.evaluator = None
+        if job.evaluation is not None:
+            self.evaluator = Evaluator(job.base, self.method, job.evaluation, job.work / EVALUATIONS, world.device)
+
+    def advance(self) -> None:
+        """One optimizer step, and the evaluation, snapshot and checkpoint that are due after it."""
+        config, run = self.config, self.run
+        losses = []
+        for index, part in enumerate(self.parts):
+            with self._quiet(index), torch.autocast(self.world.device.type, *self._precision()):
+                loss = self._losses(part)
+            with self._quiet(index):
+                run.scaler.scale(loss.mean() / len(self.parts)).backward()
+            losses.append(loss.detach())
+        mean = self._mean(torch.cat(losses))
+        self.method.exchange(self.world)
+        run.update(mean)
+        last = run.step == self.job.num_train_steps
+        if self.job.evaluation is not None and (run.step % self.job.evaluation.steps == 0 or last):
+            self._evaluate()
+        if config.ema_snapshot_steps and (run.step % config.ema_snapshot_steps == 0 or last) and run.power and self.world.is_first:
+            write_snapshot(self.job.work / SNAPSHOTS, run.power, run.step)
+        if run.step % config.checkpointing_steps == 0 or last:
+            self._checkpoint()
+
+    def result(self) -> StageResult:
+        """Averages of the best evaluation where there was one, else of the last step."""
+        run, step = self.run, self.run.step
+        averaged = run.averaged()
+        if self.evaluator is not None and run.scores:
+            step = _best(run.scores)
+            averaged = self.evaluator.read_kept(step) if self.world.is_first else averaged
+        return StageResult(
+            stage=self.job.stage,
+            weights=self.method.weights(averaged),
+            averaged=averaged,
+            losses=tuple(run.losses),
+            scores=tuple(run.scores),
+            step=step,
+            notes=tuple(run.notes),
+        )
+
+    def _prepare(self) -> tuple[Prepared, Texts | None]:
+        """Encode what can be encoded once; encoders that have done their work leave the device."""
+        job, world = self.job, self.world
+        prepared = Prepared(
+            self.model,
+            job.source,
+            jitter=jitter_of(self.config, self.model),
+            flip=self.config.horizontal_flip,
+            device=world.device,
+            share=slice(world.rank, None, world.size),
+        )
+        learns_text = self.config.method == "textual_inversion"
+        texts = None if learns_text else Texts(self.model, job.prompts, cache=job.source.cache, device=world.device)
+        world.tell(None)  # nobody reads the cache before everybody has written
+        if not prepared.encodes_each_step and not learns_text:
+            self.model.to("cpu")
+        return prepared, texts
+
+    def _losses(self, part: slice) -> torch.Tensor:
+        """Loss of each image of `part` of this step's batch, float32 [n]."""
+        job, step, size = self.job, self.run.step, self.config.train_batch_size
+        chosen = self.order.indices(step * size + part.start, part.stop - part.start)
+        draws = step_draws(job.seed, job.stage, step, part, self.world.device)
+        dropped = (draws.uniform() < self.config.prompt_dropout).tolist()
+        text = self.method.text(["" if d else job.prompts[i] for i, d in zip(chosen.tolist(), dropped, strict=True)])
+        rows = self.prepared.take(chosen, draws)
+        return self.model.loss(job.stage, self.method.network, rows, text, draws, snr_gamma=self.config.snr_gamma)
+
+    def _mean(self, losses: torch.Tensor) -> float:
+        """Mean over the batches of all processes. Raises `DataError` when one is not finite."""
+        everyone = self.world.gather(losses)
+        mean = float(everyone.mean())
+        if not math.isfinite(mean):
+            raise DataError(self._diverged(everyone.cpu()))
+        return mean
+
+    def _diverged(self, losses: torch.Tensor) -> str:
+        step, size = self.run.step, self.config.train_batch_size
+        chosen = self.order.indices(step * size, size)
+        bad = [int(i) for i, loss in zip(chosen, losses, strict=True) if not math.isfinite(loss)]
+        names = ", ".join(self.job.keys[i] for i in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        saved = next(iter(self.run.checkpoints.steps()), 0) if self.run.checkpoints is not None else 0
+        kept = f"the checkpoint of step {saved} in {self.job.work}" if saved else "none, no checkpoint was written yet"
+        value = "nan" if losses.isnan().any() else "infinite"
+        return f"finetune: loss became {value} at step {step + 1} on image {names}; last good state: {kept}. Lower finetune.learning_rate"
+
+    def _evaluate(self) -> None:
+        assert self.evaluator is not None
+        run = self.run
+        averaged = run.averaged()
+        score = self.evaluator.score(averaged, run.step) if self.world.is_first else 0.0
+        run.scores.append((run.step, float(self.world.tell(score))))
+        if self.world.is_first and best_step(run.scores) == run.step:
+            self.evaluator.keep(averaged, run.step)
+
+    def _checkpoint(self) -> None:
+        self.run.save()
+        if self.evaluator is not None and self.world.is_first and self.run.checkpoints is not None:
+            # An older checkpoint may be what a restart falls back to, and its best so far must be there then.
+            self.evaluator.forget_except([best_step([x for x in self.run.scores if x[0] <= s]) for s in self.run.checkpoints.steps()])
+
+    def _quiet(self, index: int) -> contextlib.AbstractContextManager[None]:
+        """Processes exchange gradients with the last part of a step alone."""
+        network = self.method.network
+        if index + 1 < len(self.parts) and isinstance(network, nn.parallel.DistributedDataParallel):
+            return network.no_sync()
+        return contextlib.nullcontext()
+
+    def _precision(self) -> tuple[torch.dtype, bool]:
+        kinds = {"no": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return kinds[self.config.mixed_precision], self.config.mixed_precision != "no"
 
 
-def batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.Tensor:
-    """int64 [batch_size]: images of a step; each epoch is a fresh permutation and batches run across epoch ends."""
-    first = step * batch_size
-    positions = torch.arange(first, first + batch_size)
-    chosen = torch.empty(batch_size, dtype=torch.int64)
-    for epoch in torch.unique(positions // count).tolist():
-        order = torch.randperm(count, generator=step_generator(seed, "order", epoch))
-        here = positions // count == epoch
-        chosen[here] = order[positions[here] % count]
-    return chosen
+def _best(scores: Sequence[tuple[int, float]]) -> int:
+    step = best_step(scores)
+    if step is None:
+        raise DataError("finetune: no evaluation gave a number; see finetune.evaluation_metric and evaluation_images_per_class")
+    return step
 
 
-def jitter(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
-    """Random small affine of float32 NCHW: at strength 1 up to 15 degrees, 15% scale, 0.2 shear, 8% shift; border is extended."""
-    if strength == 0:
-        return images
-    n = len(images)
-    u = (torch.rand(n, 6, generator=generator) * 2 - 1) * strength
-    angle, shear = 0.26 * u[:, 0], 0.2 * u[:, 1]
-    sx, sy = torch.exp(0.15 * u[:, 2]), torch.exp(0.15 * u[:, 3])
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 0, 1] = sx * torch.cos(angle), sx * (shear - torch.sin(angle))
-    theta[:, 1, 0], theta[:, 1, 1] = sy * torch.sin(angle), sy * torch.cos(angle)
-    theta[:, :, 2] = 0.08 * 2 * u[:, 4:6]
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+def step_draws(seed: int, stage: str, step: int, part: slice, device: torch.device | str = "cpu") -> Draws:
+    """The random streams of the images at the positions `part` of a step's batch."""
+    return Draws([stream_seed("finetune", seed, stage, step, position) for position in range(part.start, part.stop)], device)
 
 
-class _Prepared:
-    """What the loss is computed from: prepared once an image, or at every step where jitter makes each image another."""
-
-    def __init__(self, model: Model, job: StageJob) -> None:
-        self.model, self.images, self.strength = model, job.images, job.config.jitter
-        self.kept = None if self.strength else torch.cat([model.prepare(_unit(part)) for part in job.images.split(_PREPARED_AT_ONCE)])
-
-    def take(self, chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        if self.kept is not None:
-            return self.kept[chosen]
-        return self.model.prepare(jitter(_unit(self.images[chosen]), self.strength, generator))
+def jitter_of(config: FinetuneConfig, model: Model) -> float:
+    """`finetune.jitter`, by default 0.5 where pixels are trained on; latents would have to be encoded anew for every jittered image."""
+    if config.jitter is not None:
+        return config.jitter
+    return 0.5 if model.card.family == "pixel_cascade" else 0.0
 
 
-def _unit(images: torch.Tensor) -> torch.Tensor:
-    """uint8 -> float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+@contextlib.contextmanager
+def _memory_errors(job: StageJob) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(job, error) from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # how the CPU's allocator says it
+            raise
+        raise _out_of_memory(job, error) from None
 
 
-class _Run:
-    """Network, its average, optimizer and step counter of one stage, with their checkpoints."""
-
-    def __init__(self, unet: nn.Module, job: StageJob) -> None:
-        self.config, self.total = job.config, job.num_train_steps
-        self.unet, self.ema = unet, copy.deepcopy(unet).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(unet.parameters(), lr=job.config.learning_rate, weight_decay=job.config.weight_decay)
-        self.checkpoints = Checkpoints(job.work, limit=job.config.checkpoints_total_limit)
-        state, self.notes = self.checkpoints.load_newest()
-        self.step, self.losses = 0, list[float]()
-        if state is not None:
-            self._restore(state)
-            tick(self.step)
-
-    def update(self, loss: torch.Tensor) -> None:
-        """One optimizer update, then the average, then a checkpoint where one is due."""
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            saved = self._last_saved()
-            kept = f"the checkpoint of step {saved}" if saved else "none, no checkpoint was written yet"
-            raise DataError(f"finetune: loss became {value} at step {self.step + 1}; last good state: {kept}. Lower finetune.learning_rate")
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(self.step, self.config.lr_warmup_steps, self.total)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.unet.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
-        self.step += 1
-        self.losses.append(value)
-        decay = min(self.config.ema_decay, self.step / (self.step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
-        if self.step % self.config.checkpointing_steps == 0:
-            self.checkpoint()
-
-    def checkpoint(self) -> None:
-        tensors = {f"unet.{k}": v for k, v in self.unet.state_dict().items()} | {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
-        self.checkpoints.save(TrainingState(step=self.step, tensors=tensors, losses=tuple(self.losses)))
-
-    def averaged(self) -> dict[str, torch.Tensor]:
-        return {k: v.detach().clone() for k, v in self.ema.state_dict().items()}
-
-    def _restore(self, state: TrainingState) -> None:
-        self.unet.load_state_dict({k[5:]: v for k, v in state.tensors.items() if k.startswith("unet.")})
-        self.ema.load_state_dict({k[4:]: v for k, v in state.tensors.items() if k.startswith("ema.")})
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in state.tensors.items():
-            if key.startswith("adam."):
-                _, index, name = key.split(".")
-                moments.setdefault(int(index), {})[name] = value
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": moments, "param_groups": whole["param_groups"]})
-        self.step, self.losses = state.step, list(state.losses)
-
-    def _last_saved(self) -> int:
-        state, _ = self.checkpoints.load_newest()
-        return state.step if state is not None else 0
-
-
-def schedule(step: int, warmup: int, total: int) -> float:
-    """Share of the peak learning rate at `step` (0-based): linear warm-up, then cosine to 2%."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, total - warmup)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+def _out_of_memory(job: StageJob, error: Exception) -> MissingError:
+    config = job.config
+    ways = [f"raise finetune.gradient_accumulation_steps (now {config.gradient_accumulation_steps}): the result stays the same"]
+    if not config.gradient_checkpointing:
+        ways.append("set finetune.gradient_checkpointing: true")
+    if config.mixed_precision == "no":
+        ways.append("set finetune.mixed_precision: bf16")
+    ways.append(f"lower finetune.train_batch_size (now {config.train_batch_size})")
+    return MissingError(f"finetune: out of memory in stage {job.stage} ({str(error).splitlines()[0][:120]}); {', or '.join(ways)}")

@@ -1,104 +1,260 @@
 """finetune: teach the base model the snapshot's training images; the stages of a cascade train side by side."""
 
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from gda.artifacts import GeneratorCard, Outcome, read_document
-from gda.config import Config, FinetuneConfig
-from gda.data.resident import load_images
+from gda.config import Config
+from gda.data.holdout import hold_out
+from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
-from gda.errors import ConfigError
+from gda.errors import DataError, UsageError
+from gda.fidelity.held_out import held_out_score
 from gda.generator.directory import SUPER_RESOLUTION, read_card
-from gda.generator.export import export_generator
+from gda.generator.evaluation import Evaluation
+from gda.generator.export import export_generator, network_folder
 from gda.generator.families import load_model
-from gda.generator.train import StageJob, StageResult, finetune_stage
-from gda.io.publish import prepare, publish
+from gda.generator.lora import LORA_FILE, discarded, factor, write_lora
+from gda.generator.model import DrawSettings
+from gda.generator.prepared import Source
+from gda.generator.prompts import class_prompts, require_distinct
+from gda.generator.randomness import stream_seed
+from gda.generator.tokens import Tokens, add_tokens, class_tokens, export_tokens, token_prompts
+from gda.generator.train import EVALUATIONS, SNAPSHOTS, StageJob, StageResult, finetune_stage
+from gda.generator.world import World
+from gda.io.publish import RECIPE_FILE, Workspace, prepare, publish, read_recipe, work_root
+from gda.model_versions import generator_model
 from gda.parallel import Bar, run_parallel
-from gda.recipe import Recipe, bits_environment
+from gda.recipe import Recipe, bits_environment, digest_of
+
+_NOT_IN_RECIPE = {
+    "base",
+    "prompt_file",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "model_name",
+}  # change no weight, or are digested
+_RANK_OF_AVERAGES = 4  # the adapter's file may have so many times the rank trained with: an average of products has more than each
+_SAID_SHARE = 0.01  # of the squared change, left out of the adapter's file, from which on it is said
+_GRID_ROWS = 10  # pictures a class in an evaluation's grid
 
 
-def run(config: Config, *, snapshot: Path, base: str | None = None, out: Path, progress: bool = False) -> Outcome:
+def run(
+    config: Config, *, snapshot: Path, base: str | None = None, out: Path, resume: Path | None = None, progress: bool = False
+) -> Outcome:
     """Fine-tune `base` (default `finetune.base`) on the training split of `snapshot` and export the averaged weights to `out`.
 
-    Continues from its own checkpoints after an interruption. Raises `DataError` on a diverging loss or unusable weights,
-    `MissingError` where the base is not there.
+    Continues from its own checkpoints after an interruption; `resume` names a checkpoint or work folder to continue from instead.
+    Under `torchrun` every process calls this, and the first one writes. Raises `DataError` on a diverging loss or unusable weights,
+    `MissingError` where the base is not there, `UsageError` when `resume` is of another recipe, naming every difference.
     """
-    settings, name = config.finetune, base or config.finetune.base
-    real, base_card = Snapshot.open(snapshot), read_card(name)
-    recipe = Recipe(
+    name, world = base or config.finetune.base, World.join()
+    try:
+        real = Snapshot.open(snapshot)
+        tokens = _tokens(config, real, name) if config.finetune.method == "textual_inversion" else None
+        prompts = class_prompts(real.classes, config.finetune) if tokens is None else token_prompts(tokens.names, config.finetune)
+        recipe = _recipe(config, real, name, prompts, world)
+        workspace = _agree(recipe, out, world)
+        if workspace.finished:
+            card = read_document(out / "generator.json", GeneratorCard)
+            return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", reused=True)
+        resume_at = _resume(workspace, resume) if resume is not None else {}
+        plan = _plan(config, name, real, prompts, tokens, workspace.work, resume_at)
+        with Bar(sum(job.num_train_steps for job in plan.jobs), "finetune", unit="step", shown=progress and world.is_first):
+            alone = world.size > 1 or world.device.type != "cpu"
+            results = [finetune_stage(job) for job in plan.jobs] if alone else run_parallel(finetune_stage, plan.jobs)
+        if not world.is_first:
+            world.tell(None)
+            return Outcome(output=out, digest="", summary="the first process writes the result")
+        outcome = _export(config, workspace, name, real, prompts, plan, results)
+        world.tell(None)  # the others leave when the result is there
+        return outcome
+    finally:
+        World.leave()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    jobs: list[StageJob]
+    num_images: int
+    notes: list[str]
+    tokens: Tokens | None
+
+
+def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], world: World) -> Recipe:
+    settings = config.finetune
+    return Recipe(
         stage="finetune",
-        config=settings.model_dump(mode="json", exclude={"base", "checkpointing_steps", "checkpoints_total_limit"}) | {"seed": config.seed},
-        inputs={"snapshot": real.digest, "base": base_card.digest},
-        environment=bits_environment("diffusers"),
+        config=settings.model_dump(mode="json", exclude=_NOT_IN_RECIPE) | {"seed": config.seed, "prompts": prompts},
+        inputs={"snapshot": real.digest, "base": read_card(base).digest},
+        environment=bits_environment("diffusers", "peft") | {"device": world.device.type},
     )
-    workspace = prepare(recipe, out)
-    if workspace.finished:
-        card = read_document(out / "generator.json", GeneratorCard)
-        return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", reused=True)
-
-    prompts = class_prompts(real, settings)
-    jobs = _jobs(config, name, real, prompts, workspace.work)
-    with Bar(sum(job.num_train_steps for job in jobs), "finetune", unit="step", shown=progress):
-        results = run_parallel(finetune_stage, jobs)
-    card = export_generator(
-        name,
-        {result.stage: result.weights for result in results},
-        workspace.staging,
-        prompts=prompts,
-        snapshot_digest=real.digest,
-        steps={job.stage: job.num_train_steps for job in jobs},
-    )
-    publish(workspace)
-    return _outcome(out, card, results, real)
 
 
-def class_prompts(snapshot: Snapshot, settings: FinetuneConfig) -> dict[str, str]:
-    """Class name -> prompt, by `finetune.prompt_template`. Raises `ConfigError` when two classes would share a prompt."""
-    template = settings.prompt_template
-    if "{class_name}" not in template:
-        raise ConfigError(f"finetune.prompt_template: must contain {{class_name}}, got {template!r}")
-    prompts = {info.name: template.replace("{class_name}", info.prompt_name) for info in snapshot.classes}
-    seen: dict[str, str] = {}
-    for name, prompt in prompts.items():
-        # IF lowers prompts, so these two would be one and the same to the text encoder.
-        other = seen.setdefault(prompt.lower().strip(), name)
-        if other != name:
-            raise ConfigError(f"finetune.prompt_template: classes {other!r} and {name!r} share the prompt {prompt!r}")
-    return prompts
+def _agree(recipe: Recipe, out: Path, world: World) -> Workspace:
+    """The first process looks whether the result is there and makes the work folder; the others take its word."""
+    workspace = prepare(recipe, out) if world.is_first else None
+    agreed: Workspace = world.tell(workspace)
+    return agreed
 
 
-def _jobs(config: Config, base: str, real: Snapshot, prompts: dict[str, str], work: Path) -> list[StageJob]:
-    model = load_model(base)
-    train = load_images(real, "train", size=model.image_size)
-    names = [info.name for info in real.classes]
-    length = dict.fromkeys(model.stages, config.finetune.num_train_steps)
+def _resume(workspace: Workspace, asked: Path) -> dict[str, int]:
+    """Stage -> step to continue at, from a work folder or a checkpoint in one. Raises `UsageError` for another recipe's."""
+    asked = asked.resolve()
+    root = next((folder for folder in (asked, *asked.parents) if (folder / RECIPE_FILE).is_file()), None)
+    if root is None:
+        raise UsageError(f"--resume {asked}: neither a work folder nor a checkpoint in one, or no longer there")
+    changes = read_recipe(root).difference(workspace.recipe)
+    if changes:
+        raise UsageError(f"--resume {asked}: made otherwise: {'; '.join(changes)}; undo that, or leave --resume out to start over")
+    if root != workspace.work.resolve():  # the same work, brought here from another place
+        shutil.copytree(root, workspace.work, dirs_exist_ok=True)
+    if asked.name.startswith("checkpoint-"):
+        return {asked.parent.name: int(asked.name.removeprefix("checkpoint-"))}
+    return {}
+
+
+def _tokens(config: Config, real: Snapshot, base: str) -> Tokens:
+    """A token a class, which starts from the words that its prompt would have held."""
+    return Tokens(names=class_tokens(real.classes, load_model(base)), initial={info.name: info.prompt_name for info in real.classes})
+
+
+def _plan(
+    config: Config, base: str, real: Snapshot, prompts: dict[str, str], tokens: Tokens | None, work: Path, resume_at: dict[str, int]
+) -> _Plan:
+    settings, model = config.finetune, load_model(base)
+    notes = require_distinct(model, prompts) if tokens is None else []
+    images = load_images(real, "train", size=model.train_size)
+    names, held = [info.name for info in real.classes], torch.zeros(len(images.keys), dtype=torch.bool)
+    evaluation = None
+    if settings.evaluation_steps:
+        held = hold_out(images.keys, images.labels, settings.evaluation_fraction)
+        evaluation = _evaluation(config, images.images[held], [prompts[name] for name in names])
+    kept = torch.nonzero(~held).flatten()
+    length = dict.fromkeys(model.stages, settings.num_train_steps)
     if SUPER_RESOLUTION in length:
-        length[SUPER_RESOLUTION] = config.finetune.sr_num_train_steps
-    return [
+        length[SUPER_RESOLUTION] = settings.sr_num_train_steps if tokens is None else 0
+    jobs = [
         StageJob(
             stage=stage,
             base=base,
-            images=train.images,
-            prompts=tuple(prompts[names[label]] for label in train.labels.tolist()),
-            config=config.finetune,
+            source=Source(images=images.images[kept], digest=_digest(real, images, kept), cache=work_root() / "cache"),
+            labels=images.labels[kept],
+            prompts=tuple(prompts[names[label]] for label in images.labels[kept].tolist()),
+            keys=tuple(images.keys[i] for i in kept.tolist()),
+            config=settings,
             num_train_steps=count,
             seed=config.seed,
             work=work / stage,
+            evaluation=evaluation,
+            tokens=tokens,
+            resume_at=resume_at.get(stage),
         )
         for stage, count in length.items()
         if count
     ]
+    return _Plan(jobs=jobs, num_images=len(kept), notes=notes, tokens=tokens)
 
 
-def _outcome(out: Path, card: GeneratorCard, results: list[StageResult], real: Snapshot) -> Outcome:
-    tail = {r.stage: sum(r.losses[-20:]) / len(r.losses[-20:]) for r in results}
-    count = len(real.manifest("train"))
-    notes = "".join(f"; {note}" for result in results for note in result.notes)
-    losses = ", ".join(f"{stage} loss {loss:.4f}" for stage, loss in tail.items())
+def _digest(real: Snapshot, images: ImageSet, kept: torch.Tensor) -> str:
+    return digest_of({"snapshot": real.digest, "split": "train", "keys": [images.keys[i] for i in kept.tolist()]})
+
+
+def _evaluation(config: Config, held_out: torch.Tensor, prompts: list[str]) -> Evaluation:
+    settings, count = config.finetune, config.finetune.evaluation_images_per_class
+    if len(held_out) < 2:
+        raise DataError("finetune.evaluation_steps: no class has enough training images to hold one out; set it to null")
+    images = [(prompt, stream_seed("finetune", config.seed, "evaluation", prompt, i)) for prompt in prompts for i in range(count)]
+    shown = [c * count + i for c in range(len(prompts)) for i in range(min(count, _GRID_ROWS))]
+    return Evaluation(
+        steps=settings.evaluation_steps or 1,
+        prompts=tuple(prompt for prompt, _ in images),
+        seeds=tuple(seed for _, seed in images),
+        settings=DrawSettings(
+            guidance_scale=settings.evaluation_guidance_scale, num_inference_steps=settings.evaluation_num_inference_steps
+        ),
+        score=held_out_score(held_out, extractor=config.validate_.extractor, metric=settings.evaluation_metric),
+        shown=tuple(shown[:100]),
+    )
+
+
+def _export(
+    config: Config, workspace: Workspace, base: str, real: Snapshot, prompts: dict[str, str], plan: _Plan, results: list[StageResult]
+) -> Outcome:
+    staging, out = workspace.fresh_staging(), workspace.out
+    for result in results:
+        for kept in (EVALUATIONS, SNAPSHOTS):
+            if (workspace.work / result.stage / kept).is_dir():
+                ignored = shutil.ignore_patterns("averaged-*", ".*")
+                shutil.copytree(workspace.work / result.stage / kept, staging / kept / result.stage, ignore=ignored)
+    complete = None
+    if config.finetune.method == "lora":
+        complete = _adapter_writer(read_card(base), config.finetune.lora_rank, results, plan.notes)
+    elif plan.tokens is not None:
+        complete = _token_writer(base, plan, config.seed, results)
+    card = export_generator(
+        base,
+        {result.stage: result.weights for result in results},
+        staging,
+        prompts=prompts,
+        snapshot_digest=real.digest,
+        steps={result.stage: result.step for result in results},
+        training=config.finetune.model_dump(mode="json", exclude=_NOT_IN_RECIPE),
+        metrics=_metrics(results),
+        complete=complete,
+    )
+    publish(workspace)
+    return _outcome(config, out, card, plan, results)
+
+
+def _adapter_writer(card: GeneratorCard, rank: int, results: list[StageResult], said: list[str]) -> Callable[[Path], None]:
+    """Writes `pytorch_lora_weights.safetensors` beside each pipeline whose network has adapters."""
+
+    def write(out: Path) -> None:
+        for result in results:
+            folder, component = (out / network_folder(card.family, result.stage)).parent, network_folder(card.family, result.stage)
+            factors = factor(result.averaged, rank=_RANK_OF_AVERAGES * rank)
+            write_lora(folder, {component.rsplit("/", 1)[-1]: factors})
+            if (share := discarded(result.averaged, factors)) > _SAID_SHARE:
+                said.append(f"{result.stage}: {LORA_FILE} leaves out {share:.1%} of the averaged change, the weights beside it do not")
+
+    return write
+
+
+def _token_writer(base: str, plan: _Plan, seed: int, results: list[StageResult]) -> Callable[[Path], None]:
+    """Makes the learned tokens ordinary words of the exported generator."""
+
+    def write(out: Path) -> None:
+        assert plan.tokens is not None
+        model = load_model(base)
+        add_tokens(model, plan.tokens.names, seed=seed, initial=plan.tokens.initial)
+        export_tokens(out, model, results[0].averaged)
+
+    return write
+
+
+def _metrics(results: list[StageResult]) -> dict[str, float]:
+    """Mean loss of the last 20 steps by stage, and the best evaluation where there was one."""
+    losses = {f"{r.stage}_loss": sum(r.losses[-20:]) / len(r.losses[-20:]) for r in results}
+    return losses | {f"{r.stage}_evaluation": min(score for step, score in r.scores if step == r.step) for r in results if r.scores}
+
+
+def _outcome(config: Config, out: Path, card: GeneratorCard, plan: _Plan, results: list[StageResult]) -> Outcome:
+    losses = ", ".join(f"{r.stage} loss {card.metrics[f'{r.stage}_loss']:.4f}" for r in results)
+    chosen = "".join(f"; {r.stage} weights of step {r.step}, the best of {len(r.scores)} evaluations" for r in results if r.scores)
+    notes = "".join(f"; {note}" for note in [*plan.notes, *(note for result in results for note in result.notes)])
     return Outcome(
         output=out,
         digest=card.digest,
-        summary=f"wrote {out}: fine-tuned on {count} images, {losses}{notes}",
-        metrics={f"{stage}_loss": loss for stage, loss in tail.items()},
-        curves={f"{r.stage}_loss": [(step + 1, loss) for step, loss in enumerate(r.losses)] for r in results},
+        summary=f"wrote {out}: fine-tuned on {plan.num_images} images, {losses}{chosen}{notes}",
+        metrics=card.metrics,
+        curves={f"{r.stage}_loss": [(step + 1, loss) for step, loss in enumerate(r.losses)] for r in results}
+        | {f"{r.stage}_evaluation": list(r.scores) for r in results if r.scores},
         files=(out / "generator.json", out / "README.md"),
+        images={r.stage: [(step, out / EVALUATIONS / r.stage / f"{step:08d}.png") for step, _ in r.scores] for r in results if r.scores},
+        model=generator_model(config.finetune.model_name, out, card, description=f"fine-tuned from {card.source}"),
     )

@@ -6,9 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
+
+import gda as package
+from gda.commands import build_parser
 
 
 def gda(*arguments: str, cwd, env=None) -> subprocess.CompletedProcess:
@@ -130,6 +134,17 @@ def test_an_interrupted_finetune_resumes_to_the_same_weights(tmp_path, folder):
     assert not (tmp_path / "cut").exists()
     resumed = gda(*command, "cut", "--json", cwd=tmp_path)
     assert json.loads(resumed.stdout)["digest"] == json.loads(whole.stdout)["digest"]
+
+
+def test_averaging_anew_says_what_it_lacks(tmp_path):
+    """`gda ema` has these flags; a missing generator, one without snapshots and a width out of range each get their line and exit code."""
+    (parser,) = (a.choices["ema"] for a in build_parser()._actions if a.dest == "command")
+    assert {"--generator", "--sigma-rel", "--out", "--step", "--force"} <= set(parser._option_string_actions)
+    base = Path(package.__file__).parent / "assets" / "demo_base"
+    _says(gda("ema", "--generator", "models/absent", "--sigma-rel", "0.1", "--out", "g", cwd=tmp_path), 5, "models/absent")
+    _says(gda("ema", "--generator", str(base), "--sigma-rel", "0.1", "--out", "g", cwd=tmp_path), 3, str(base), "not fine-tuned")
+    _says(gda("ema", "--generator", str(base), "--sigma-rel", "0.3", "--out", "g", cwd=tmp_path), 2, "sigma_rel", "0.2887", "got 0.3")
+    assert not (tmp_path / "g").exists()
 
 
 def test_defects_of_ours_exit_with_one(tmp_path, monkeypatch):

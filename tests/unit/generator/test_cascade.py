@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import IFPipeline, IFSuperResolutionPipeline
+from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 
-from gda.errors import DataError, MissingError
+from gda.errors import ConfigError, DataError, MissingError
+from gda.generator.build import build_tiny_cascade
 from gda.generator.cascade import load_cascade
 from gda.generator.directory import DEMO_BASE, read_card, weights_digest
 from gda.generator.export import export_generator
@@ -56,46 +57,81 @@ def test_other_schedulers_draw_reproducibly(tiny, scheduler):
     assert torch.equal(_draw(cascade, [1, 2], settings), _draw(cascade, [1, 2], settings))
 
 
-def test_plain_diffusers_draws_the_same_images(tiny):
-    """What we draw from an export is what diffusers' own IF pipelines draw from it, given the same noise."""
-    cascade = load_cascade(str(tiny))
-    ours = _draw(cascade, [5, 6])
-    base = IFPipeline.from_pretrained(tiny / "base")
-    sr = IFSuperResolutionPipeline.from_pretrained(tiny / "super_resolution")
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    return build_tiny_cascade(tmp_path_factory.mktemp("learned") / "tiny", learned_variance=True)
+
+
+def _edited(folder, out, part, **fields):
+    """A copy of a cascade whose scheduler configuration at `part` has other fields."""
+    shutil.copytree(folder, out)
+    path = out / part / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return out
+
+
+def _draw_by_diffusers(folder, seeds, settings):
+    """What the plain IF pipelines draw from a cascade for the prompt "a", each image's numbers taken from its generator as ours are."""
+    base = IFPipeline.from_pretrained(folder / "base")
+    sr = IFSuperResolutionPipeline.from_pretrained(folder / "super_resolution")
     for pipe in (base, sr):
         pipe.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(s) for s in (5, 6)]
-    states, empty = base.encode_prompt(["a", "a"])
-    small = base(
-        prompt_embeds=states,
-        negative_prompt_embeds=empty,
-        guidance_scale=2.0,
-        num_inference_steps=3,
-        generator=generators,
-        output_type="pt",
-    ).images
-    # diffusers draws the start noise before the noise of the condition, we the other way round: replay its order by hand.
-    replay = [torch.Generator().manual_seed(s) for s in (5, 6)]
-    for generator in replay:
-        torch.randn(3, 8, 8, generator=generator)
-    condition = [torch.randn(3, 16, 16, generator=g) for g in replay]
-    start = torch.stack([torch.randn(3, 16, 16, generator=g) for g in replay])
+        if settings.scheduler == "ddpm":
+            pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    states, empty = base.encode_prompt(["a"] * len(seeds))
+    given = {"prompt_embeds": states, "negative_prompt_embeds": empty, "generator": generators, "output_type": "pt"}
+    small = base(guidance_scale=settings.guidance_scale, num_inference_steps=settings.num_inference_steps, **given).images
+    # diffusers draws the start noise before the noise of the condition, we after it: it is filled in when the condition has its noise.
+    start, add_noise = torch.empty(len(seeds), 3, 16, 16), sr.image_noising_scheduler.add_noise
+
+    def add_noise_and_start(up, noise, timesteps):
+        start.copy_(torch.stack([torch.randn(3, 16, 16, generator=g) for g in generators]))
+        return add_noise(up, noise, timesteps)
+
     sr.prepare_intermediate_images = lambda *_: start
-    sr.image_noising_scheduler.add_noise = lambda up, noise, timesteps: cascade.noise_schedule.add_noise(
-        up, torch.stack(condition), timesteps
-    )
+    sr.image_noising_scheduler.add_noise = add_noise_and_start
     theirs = sr(
         image=small.clamp(-1, 1),
-        prompt_embeds=states,
-        negative_prompt_embeds=empty,
-        guidance_scale=1.0,
-        noise_level=0,
-        num_inference_steps=2,
-        generator=replay,
-        output_type="pt",
+        guidance_scale=settings.sr_guidance_scale,
+        noise_level=settings.sr_noise_level,
+        num_inference_steps=settings.sr_num_inference_steps,
+        **given,
     ).images
-    theirs = ((theirs.clamp(-1, 1) + 1) * 127.5).round()
-    assert (ours.float() - theirs).abs().max() <= 1
+    return ((theirs.clamp(-1, 1) + 1) * 127.5).round()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("scheduler", ["model", "ddpm"])
+@pytest.mark.parametrize("variance", ["fixed", "learned"])
+def test_plain_diffusers_draws_the_same_images(tiny, learned, variance, scheduler, guidance):
+    """What we draw from an export is what diffusers' own IF pipelines draw from it, given the same noise."""
+    folder = {"fixed": tiny, "learned": learned}[variance]
+    settings = SETTINGS.model_copy(update={"scheduler": scheduler, "sr_guidance_scale": guidance, "sr_num_inference_steps": 3})
+    ours = _draw(load_cascade(str(folder)), [5, 6], settings)
+    assert (ours.float() - _draw_by_diffusers(folder, [5, 6], settings)).abs().max() <= 1
+
+
+def test_the_small_images_noise_follows_its_own_scheduler(tiny, tmp_path):
+    """At a level above 0 the image noising scheduler decides, as in diffusers; a level that it does not have is refused."""
+    part = "super_resolution/image_noising_scheduler"
+    folder = _edited(tiny, tmp_path / "edited", part, beta_schedule="linear", num_train_timesteps=300)
+    settings = SETTINGS.model_copy(update={"sr_noise_level": 250})
+    ours = _draw(load_cascade(str(folder)), [5, 6], settings)
+    assert (ours.float() - _draw_by_diffusers(folder, [5, 6], settings)).abs().max() <= 1
+    assert (ours.int() - _draw(load_cascade(str(tiny)), [5, 6], settings).int()).abs().max() > 5
+    with pytest.raises(ConfigError, match="sr_noise_level: must be below 300 for this cascade, got 300"):
+        _draw(load_cascade(str(folder)), [5], settings.model_copy(update={"sr_noise_level": 300}))
+
+
+def test_only_ancestral_drawing_heeds_the_learned_variance(learned, tmp_path):
+    """DDPM draws other images with the learned variance than with the fixed one; the other schedulers draw the same to the bit."""
+    fixed = _edited(learned, tmp_path / "base", "base/scheduler", variance_type="fixed_small")
+    fixed = _edited(fixed, tmp_path / "both", "super_resolution/scheduler", variance_type="fixed_small")
+    ours, theirs = load_cascade(str(learned)), load_cascade(str(fixed))
+    for scheduler, alike in (("ddpm", False), ("ddim", True), ("dpmsolver++", True)):
+        settings = SETTINGS.model_copy(update={"scheduler": scheduler})
+        assert torch.equal(_draw(ours, [1, 2], settings), _draw(theirs, [1, 2], settings)) == alike, scheduler
 
 
 def test_export_keeps_what_was_not_trained(tiny, tmp_path):

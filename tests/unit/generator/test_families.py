@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
+from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.config import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator import pipelines as shared
 from gda.generator import train
@@ -17,8 +17,9 @@ from gda.generator.directory import drawn_side, read_card
 from gda.generator.export import export_generator
 from gda.generator.families import load_model
 from gda.generator.model import SCHEDULERS, DrawSettings, denoising_error, rows, snr_weights
+from gda.generator.randomness import Draws
 from gda.generator.sampler import Sampler
-from gda.generator.train import StageJob, finetune_stage
+from gda.generator.train import finetune_stage
 
 KINDS = ("sd1", "sd2", "sdxl", "sd3")
 DIFFUSION = KINDS[:3]
@@ -45,11 +46,7 @@ def _images():
 
 
 def _job(path, work, *, steps=6, **changes):
-    settings = FinetuneConfig(train_batch_size=4, checkpointing_steps=2, lr_warmup_steps=1, jitter=0.0).model_copy(update=changes)
-    stage = load_model(str(path)).stages[0]
-    return StageJob(
-        stage=stage, base=str(path), images=_images(), prompts=PROMPTS, config=settings, num_train_steps=steps, seed=0, work=work / stage
-    )
+    return stage_job(path, work, _images(), PROMPTS, steps=steps, **changes)
 
 
 def _export(path, result, out):
@@ -214,8 +211,8 @@ def test_min_snr_changes_the_loss_as_its_weights_say():
     noise, t = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 700])
     predicted, clean = torch.zeros_like(noise), torch.zeros_like(noise)
     errors, weights = noise.square().mean((1, 2, 3)), snr_weights(schedule, t, 5.0)
-    assert denoising_error(schedule, predicted, clean, noise, t, snr_gamma=5.0) == pytest.approx(float((errors * weights).mean()))
-    assert denoising_error(schedule, predicted, clean, noise, t, snr_gamma=None) == pytest.approx(float(errors.mean()))
+    assert denoising_error(schedule, predicted, clean, noise, t, snr_gamma=5.0).tolist() == pytest.approx((errors * weights).tolist())
+    assert denoising_error(schedule, predicted, clean, noise, t, snr_gamma=None).tolist() == pytest.approx(errors.tolist())
     assert weights[0] < 0.1 < weights[1] == 1.0
 
 
@@ -266,37 +263,37 @@ class _Recorder:
 
 
 def test_a_flow_is_trained_on_the_straight_path(pipelines):
-    """Between image and noise at shifted logit-normal times; the target is noise minus image (replayed from the same generator)."""
+    """Between image and noise at shifted logit-normal times; the target is noise minus image (replayed from the same draws)."""
     model, network = load_model(str(pipelines["sd3"])), _Recorder()
     moments, text = model.prepare(_images().float() / 127.5 - 1), model.encode(list(PROMPTS))
-    loss = model.loss("transformer", network, moments, text, torch.Generator().manual_seed(0), snr_gamma=None)
-    replay, config = torch.Generator().manual_seed(0), model.pipeline.vae.config
+    loss = model.loss("transformer", network, moments, text, Draws(range(4)), snr_gamma=None)
+    replay, config = Draws(range(4)), model.pipeline.vae.config
     mean, log_variance = moments.chunk(2, dim=1)
-    latents = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=replay)
+    latents = mean + (log_variance / 2).exp() * replay.normal(4, 8, 8)
     clean = (latents - config.shift_factor) * config.scaling_factor
-    u = torch.sigmoid(torch.randn(4, generator=replay))
+    u = torch.sigmoid(replay.normal())
     sigma = 3 * u / (1 + 2 * u)  # the tiny pipeline's shift is 3, as in Stable Diffusion 3
-    noise = torch.randn(clean.shape, generator=replay)
+    noise = replay.normal(4, 8, 8)
     assert torch.allclose(network.given["timestep"], 1000 * sigma)
     mixed = clean + sigma[:, None, None, None] * (noise - clean)
     assert torch.allclose(network.given["hidden_states"], mixed, atol=1e-6)
     assert torch.equal(network.given["pooled_projections"], text["pooled"])
-    assert float(loss) == pytest.approx(float((1 - (noise - clean)).square().mean()), rel=1e-5)
+    assert loss.tolist() == pytest.approx((1 - (noise - clean)).square().mean((1, 2, 3)).tolist(), rel=1e-5)
 
 
 def test_a_latent_unet_is_trained_on_scaled_noisy_latents(pipelines):
     """Latents at the denoiser's scale, noised by the base's own schedule; XL is told size and crop."""
     model, network = load_model(str(pipelines["sdxl"])), _Recorder()
     moments, text = model.prepare(_images().float() / 127.5 - 1), model.encode(list(PROMPTS))
-    loss = model.loss("unet", network, moments, text, torch.Generator().manual_seed(0), snr_gamma=None)
-    replay = torch.Generator().manual_seed(0)
+    loss = model.loss("unet", network, moments, text, Draws(range(4)), snr_gamma=None)
+    replay = Draws(range(4))
     mean, log_variance = moments.chunk(2, dim=1)
-    clean = (mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=replay)) * model.pipeline.vae.config.scaling_factor
-    t = torch.randint(1000, (4,), generator=replay)
-    noise = torch.randn(clean.shape, generator=replay)
+    clean = (mean + (log_variance / 2).exp() * replay.normal(4, 8, 8)) * model.pipeline.vae.config.scaling_factor
+    t = replay.integers(1000)
+    noise = replay.normal(4, 8, 8)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     kept = (1 - betas).cumprod(0)[t].float()[:, None, None, None]
     assert torch.equal(network.args[1], t)
     assert torch.allclose(network.args[0], kept.sqrt() * clean + (1 - kept).sqrt() * noise, atol=1e-5)
     assert network.given["added_cond_kwargs"]["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 4
-    assert float(loss) == pytest.approx(float((1 - noise).square().mean()), rel=1e-5)
+    assert loss.tolist() == pytest.approx((1 - noise).square().mean((1, 2, 3)).tolist(), rel=1e-5)

@@ -6,30 +6,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from stage_jobs import stage_job
 
-from gda.config import FinetuneConfig
 from gda.errors import DataError
 from gda.generator import cascade, train
 from gda.generator.build import noise_schedule
 from gda.generator.cascade import denoising_loss
 from gda.generator.checkpoints import Checkpoints, TrainingState
 from gda.generator.directory import BASE, SUPER_RESOLUTION
-from gda.generator.train import StageJob, batch_indices, finetune_stage, jitter, schedule, step_generator
+from gda.generator.prepared import jitter
+from gda.generator.randomness import Draws
+from gda.generator.train import finetune_stage
 
 
-def _job(tiny, work, *, stage=BASE, steps=6, **changes):
-    images = (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
-    settings = FinetuneConfig(train_batch_size=4, checkpointing_steps=2, lr_warmup_steps=1).model_copy(update=changes)
-    return StageJob(
-        stage=stage,
-        base=str(tiny),
-        images=images,
-        prompts=("a", "b") * 3,
-        config=settings,
-        num_train_steps=steps,
-        seed=0,
-        work=work / stage,
-    )
+def _images():
+    return (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+
+
+def _job(tiny, work, *, stage=BASE, **changes):
+    return stage_job(tiny, work, _images(), ("a", "b") * 3, stage=stage, **changes)
 
 
 def _equal(a, b):
@@ -79,7 +74,7 @@ def test_a_diverging_loss_names_step_and_last_good_state(tiny, tmp_path, monkeyp
         return real(*args, **kwargs) * (float("nan") if len(calls) == 4 else 1.0)
 
     monkeypatch.setattr(cascade, "denoising_loss", bad_at_four)
-    with pytest.raises(DataError, match=r"nan at step 4; last good state: the checkpoint of step 2"):
+    with pytest.raises(DataError, match=r"nan at step 4 on image image-\d, .*; last good state: the checkpoint of step 2"):
         finetune_stage(_job(tiny, tmp_path))
 
 
@@ -100,29 +95,13 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
 
 
-def test_every_epoch_visits_every_image_once():
-    """Batches run across epoch ends without repeating or skipping an image within an epoch."""
-    seen = torch.cat([batch_indices(10, 4, 0, step) for step in range(5)])
-    assert sorted(seen[:10].tolist()) == list(range(10))
-    assert sorted(seen[10:].tolist()) == list(range(10))
-    assert seen[:10].tolist() != seen[10:].tolist()
-
-
 def test_jitter_is_bounded_and_off_at_zero():
     """Strength 0 returns the images untouched; strength 1 moves them but keeps their range."""
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert torch.equal(jitter(images, 0.0, step_generator(0, "x", 0)), images)
-    moved = jitter(images, 1.0, step_generator(0, "x", 0))
+    assert torch.equal(jitter(images, 0.0, Draws(range(4))), images)
+    moved = jitter(images, 1.0, Draws(range(4)))
     assert not torch.equal(moved, images)
     assert moved.abs().max() <= 1.0
-
-
-def test_schedule_warms_up_and_decays():
-    """The learning rate rises linearly, peaks at 1 and ends near 2%."""
-    rates = [schedule(step, 10, 100) for step in range(100)]
-    assert rates[0] < rates[5] < rates[9] < 1.0
-    assert rates[10] == 1.0
-    assert 0.02 <= rates[-1] < 0.03
 
 
 def test_super_resolution_is_trained_on_the_small_image_upsampled_and_noised():
@@ -135,13 +114,13 @@ def test_super_resolution_is_trained_on_the_small_image_upsampled_and_noised():
         seen.update(noisy=noisy, level=class_labels)
         return SimpleNamespace(sample=torch.zeros(2, 6, 16, 16, requires_grad=True))
 
-    denoising_loss(network, schedule_, images, torch.zeros(2, 77, 8), step_generator(0, "x", 0), low_size=8, super_resolution=True)
-    replay = step_generator(0, "x", 0)
-    torch.randint(1000, (2,), generator=replay)
-    torch.randn(images.shape, generator=replay)
-    level = torch.randint(1000, (2,), generator=replay)
+    denoising_loss(network, schedule_, images, torch.zeros(2, 77, 8), Draws([0, 1]), low_size=8, super_resolution=True)
+    replay = Draws([0, 1])
+    replay.integers(1000)
+    replay.normal(3, 16, 16)
+    level = replay.integers(1000)
     small = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
     up = F.interpolate(small, (16, 16), mode="bilinear", align_corners=True)
-    expected = schedule_.add_noise(up, torch.randn(up.shape, generator=replay), level)
+    expected = schedule_.add_noise(up, replay.normal(3, 16, 16), level)
     assert torch.equal(seen["level"], level)
     assert torch.allclose(seen["noisy"][:, 3:], expected)

@@ -1,0 +1,20 @@
+"""A share of the training images held out, class by class, for choices that may see neither val nor test."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+
+def hold_out(keys: Sequence[str], labels: torch.Tensor, fraction: float) -> torch.Tensor:
+    """bool [n]: which images are held out. By a hash of the key, so that it does not depend on order or on other images' classes.
+
+    Of each class with two images or more, at least one is held out and one is left; a single image is never held out.
+    """
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in torch.unique(labels).tolist():
+        members = torch.nonzero(labels == label).flatten().tolist()
+        if len(members) > 1:
+            count = min(max(1, round(fraction * len(members))), len(members) - 1)
+            chosen[sorted(members, key=lambda i: hashlib.sha256(f"finetune/holdout/{keys[i]}".encode()).digest())[:count]] = True
+    return chosen

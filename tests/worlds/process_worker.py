@@ -1,0 +1,30 @@
+"""What one process of several does in the tests: fine-tune as the JSON in argv says, and the first one writes losses and weights."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from stage_jobs import stage_job
+
+from gda.generator.train import finetune_stage
+from gda.generator.world import World
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    asked = json.loads(sys.argv[1])
+    world, out = World.join(), Path(asked["out"])
+    images = (torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    job = stage_job(asked["base"], Path(asked["work"]), images, ("a", "b") * 4, steps=asked["steps"], **asked["changes"])
+    result = finetune_stage(job)
+    if world.is_first:
+        out.mkdir(parents=True)
+        save_file({name: value.contiguous() for name, value in result.weights.items()}, out / "weights.safetensors")
+        (out / "losses.json").write_text(json.dumps(result.losses))
+    World.leave()
+
+
+if __name__ == "__main__":
+    main()
