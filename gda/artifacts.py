@@ -201,6 +201,7 @@ class GeneratorCard(Document):
     prompts: dict[str, str] = Field(default_factory=dict, description="class name -> prompt")
     licence: str = "unknown"
     num_train_steps: dict[str, int] = Field(default_factory=dict)
+    adapters: dict[str, str] = Field(default_factory=dict, description="class name -> folder of the adapter that its images are drawn with")
     training: dict[str, Any] = Field(default_factory=dict, description="how it was fine-tuned: the configuration's section finetune")
     metrics: dict[str, float] = Field(default_factory=dict, description="what was measured while it was fine-tuned")
     averaging: str = Field("", description="how gda ema averaged the weights after training; empty: as finetune did")

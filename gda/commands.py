@@ -169,7 +169,7 @@ def _add_validate(commands: Any) -> None:
     parser = _stage(commands, "validate", "decide whether a synthetic set may be used, and say why", runner)
     parser.add_argument("--synthetic", type=Path, required=True)
     parser.add_argument("--snapshot", type=Path, required=True)
-    parser.add_argument("--generator", type=Path)
+    parser.add_argument("--generator", help=_WEIGHTS)
     parser.add_argument("--reference", type=Path, help="output of gda reference (default: computed)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--strict", action="store_true", help="a refusal exits with 4")

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from gda.artifacts import Family, GeneratorCard, dump_document
 from gda.generator.directory import BASE, SUPER_RESOLUTION, copy_parts, read_card, source_of, weights_digest
 from gda.io.publish import write_bytes
+from gda.io.tensors import directory_digest
+from gda.recipe import digest_of
 
 
 def export_generator(
@@ -24,6 +26,7 @@ def export_generator(
     training: dict[str, Any] | None = None,
     metrics: dict[str, float] | None = None,
     complete: Callable[[Path], None] | None = None,
+    adapters: dict[str, str] | None = None,
 ) -> GeneratorCard:
     """Copy the base's layout to `out`, put the new weights of each stage in place, and write `generator.json` last.
 
@@ -40,7 +43,8 @@ def export_generator(
     strip_local_paths(out)
     new = GeneratorCard(
         family=card.family,
-        digest=weights_digest(out),
+        digest=_digest(out, adapters or {}),
+        adapters=adapters or {},
         base_digest=card.digest,
         snapshot_digest=snapshot_digest,
         prompts=prompts,
@@ -53,6 +57,11 @@ def export_generator(
     write_bytes(out / "README.md", _model_card(new).encode())
     write_bytes(out / "generator.json", dump_document(new))
     return new
+
+
+def _digest(out: Path, adapters: Mapping[str, str]) -> str:
+    weights = weights_digest(out)
+    return digest_of([weights, {name: directory_digest(out / folder) for name, folder in adapters.items()}]) if adapters else weights
 
 
 def network_folder(family: Family, stage: str) -> str:
@@ -88,7 +97,7 @@ def _model_card(card: GeneratorCard) -> str:
 | licence of the base | {card.licence} |
 | digest | {card.digest} |
 
-Load it with diffusers: {_how_to_load(card.family)}.
+Load it with diffusers: {_how_to_load(card)}.
 
 | Stage | Optimizer steps |
 |---|---|
@@ -108,7 +117,10 @@ Load it with diffusers: {_how_to_load(card.family)}.
 """
 
 
-def _how_to_load(family: Family) -> str:
-    if family == "pixel_cascade":
-        return f'`IFPipeline.from_pretrained("{BASE}")`, then `IFSuperResolutionPipeline.from_pretrained("{SUPER_RESOLUTION}")`'
-    return '`DiffusionPipeline.from_pretrained(".")`'
+def _how_to_load(card: GeneratorCard) -> str:
+    example = next(iter(card.adapters.items()), None)
+    adapters = f", each with `load_lora_weights` of the class that is drawn, {example[0]}'s in `{example[1]}`" if example else ""
+    if card.family == "pixel_cascade":
+        pipelines = f'`IFPipeline.from_pretrained("{BASE}")`, then `IFSuperResolutionPipeline.from_pretrained("{SUPER_RESOLUTION}")`'
+        return pipelines + adapters
+    return '`DiffusionPipeline.from_pretrained(".")`' + adapters

@@ -55,7 +55,7 @@ class Adapter:
     def products(self) -> Products:
         """What the adapter adds to each layer's weight now, scale included; new tensors on the network's device."""
         values = self.parameters()
-        return {name: self.scale * _product(values[f"{name}.lora_A.weight"], values[f"{name}.lora_B.weight"]) for name in self.layers}
+        return {name: self.scale * product_of(values[f"{name}.lora_A.weight"], values[f"{name}.lora_B.weight"]) for name in self.layers}
 
     @torch.no_grad()
     def merged(self, products: Products) -> dict[str, torch.Tensor]:
@@ -119,7 +119,7 @@ def discarded(products: Products, factors: Factors) -> float:
     for name, (a, b) in factors.items():
         product = products[name].detach().cpu().double()
         total = float(product.square().sum())
-        missing = float((product - _product(a.double(), b.double())).square().sum())
+        missing = float((product - product_of(a.double(), b.double())).square().sum())
         shares.append(missing / total if total else 0.0)
     return max(shares)
 
@@ -147,7 +147,23 @@ def write_lora(folder: Path, factors: Mapping[str, Factors]) -> Path:
     return folder / LORA_FILE
 
 
-def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def read_lora(folder: Path) -> dict[str, Factors]:
+    """What `write_lora` wrote, by component; nothing where the folder has no such file. Raises `DataError` for a damaged one."""
+    path, found = folder / LORA_FILE, dict[str, Factors]()
+    if not path.is_file():
+        return found
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataError(f"{path}: not a whole safetensors file ({error})") from None
+    for key, a in tensors.items():
+        component, _, name = key.removesuffix(".lora_A.weight").partition(".")
+        if key.endswith(".lora_A.weight"):
+            found.setdefault(component, {})[name] = (a, tensors[f"{component}.{name}.lora_B.weight"])
+    return found
+
+
+def product_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """B @ A in the shape of the layer's weight; of a convolution, A has the kernel and B is 1 x 1."""
     return (b.flatten(1) @ a.flatten(1)).reshape(b.shape[0], *a.shape[1:])
 

@@ -142,6 +142,11 @@ def _require_possible(config: FinetuneConfig, world: World) -> None:
             raise ConfigError(f"finetune.parallelism: must be ddp for finetune.method {config.method}, got fsdp")
         if config.ema_snapshot_steps:
             raise ConfigError("finetune.parallelism: must be ddp where finetune.ema_snapshot_steps is set, got fsdp")
+    if config.lora_scope == "class":
+        if config.method != "lora":
+            raise ConfigError(f"finetune.lora_scope: must be dataset for finetune.method {config.method}, got class")
+        if config.ema_snapshot_steps or config.evaluation_steps:
+            raise ConfigError("finetune.lora_scope: must be dataset where ema_snapshot_steps or evaluation_steps is set, got class")
     if config.method == "textual_inversion" and config.ema_snapshot_steps:
         raise ConfigError("finetune.ema_snapshot_steps: must be null for textual_inversion, whose network does not change")
 

@@ -11,6 +11,7 @@ from gda.artifacts import GeneratorCard, Outcome, dump_document, read_document
 from gda.errors import ConfigError, DataError, MissingError
 from gda.generator.directory import read_card, weights_digest
 from gda.generator.export import network_folder
+from gda.generator.lora import LORA_FILE
 from gda.generator.posthoc import EMA_FOLDER, Fit, combine, fit, sigma_rel_to_gamma, stored_averages, whole_file
 from gda.io.publish import RECIPE_FILE, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
@@ -77,12 +78,12 @@ def _errors(fits: Mapping[str, Fit]) -> str:
 
 
 def _write_generator(generator: Path, card: GeneratorCard, fits: Mapping[str, Fit], out: Path) -> GeneratorCard:
-    """Copy everything but snapshots and recipe, put the new weights in place, and write the card last."""
+    """Copy everything but snapshots, recipe and adapters' files, put the new weights in place, and write the card last."""
     for item in sorted(generator.iterdir()):
-        if item.name in (EMA_FOLDER, RECIPE_FILE):
+        if item.name in (EMA_FOLDER, RECIPE_FILE, LORA_FILE):  # an adapter's file holds the old average, not this one
             continue
         if item.is_dir():
-            shutil.copytree(item, out / item.name)
+            shutil.copytree(item, out / item.name, ignore=shutil.ignore_patterns(LORA_FILE))
         else:
             shutil.copy(item, out / item.name)
     for stage, fitted in fits.items():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from gda.generator.adapted import ClassAdapters
 from gda.generator.model import DrawSettings, Model, rows
 
 
@@ -12,6 +13,7 @@ class Sampler:
 
     def __init__(self, model: Model, prompts: Sequence[str]) -> None:
         self.model = model
+        self._adapters = ClassAdapters(model)
         unique = sorted({"", *prompts})
         self._row = {prompt: i for i, prompt in enumerate(unique)}
         with torch.inference_mode():
@@ -19,5 +21,16 @@ class Sampler:
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
         """uint8 NCHW in [0, 255], one image a prompt and seed. Bits depend on the batch's size: draw whole batches to compare."""
+        if not self._adapters:
+            return self._draw(prompts, seeds, settings)
+        images: dict[int, torch.Tensor] = {}
+        for said in dict.fromkeys(prompts):  # each class with its own weights
+            places = [i for i, prompt in enumerate(prompts) if prompt == said]
+            with self._adapters.of(said):
+                drawn = self._draw([said] * len(places), [seeds[i] for i in places], settings)
+            images |= dict(zip(places, drawn, strict=True))
+        return torch.stack([images[i] for i in range(len(prompts))])
+
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
         text = rows(self._text, [self._row[prompt] for prompt in prompts])
         return self.model.draw(text, rows(self._text, [self._row[""]] * len(prompts)), seeds, settings)

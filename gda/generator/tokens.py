@@ -174,7 +174,7 @@ def add_tokens(model: Model, tokens: Mapping[str, str], *, seed: int, initial: M
     """Add `tokens` (class name -> token) to every tokenizer, and for each encoder a `TokenTable` with rows to learn.
 
     A row starts as the mean of what the encoder knows of `initial` (class name -> words), with a little noise, at the typical norm of
-    the encoder's rows; noise alone where it knows nothing. Raises `DataError` where a tokenizer does not take the tokens as new.
+    the encoder's rows; noise alone where it knows nothing. Raises `DataError` for a token that a tokenizer knows already.
     """
     for part in text_parts(model):
         table = part.encoder.get_input_embeddings()
@@ -234,11 +234,13 @@ def _initial_row(part: TextPart, known: torch.Tensor, words: str, stream: Sequen
 
 def _extend(tokenizer: Any, tokens: list[str], where: str) -> int:
     """Add the tokens; returns the id of the first, which the others follow."""
-    # Not normalized: what the tokenizer's normalizer makes of other text must not be made of them.
-    added = tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    known = tokenizer.get_vocab()
+    if taken := [token for token in tokens if token in known]:
+        raise DataError(f"{where}: its tokenizer already knows {', '.join(taken)}, which were to be new tokens")
+    # Not normalized: a token is a word of its own, whatever the tokenizer makes of other text.
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
     ids = tokenizer.convert_tokens_to_ids(tokens)
-    if added != len(tokens) or ids != list(range(ids[0], ids[0] + len(ids))):
-        raise DataError(f"{where}: its tokenizer took {added} of {len(tokens)} tokens as new words in a row")
+    assert ids == list(range(ids[0], ids[0] + len(ids)))
     first: int = ids[0]
     return first
 
@@ -277,21 +279,20 @@ def _replace_tokenizer(folder: Path, tokenizer: Any) -> None:
     """Nothing of the old one is kept: a vocabulary without the tokens would be read by some versions, and split them."""
     shutil.rmtree(folder)
     tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps({k: v for k, v in config.items() if k not in _LOADED}, indent=2, sort_keys=True) + "\n", "utf-8")
+    _change_json(folder / "tokenizer_config.json", dict.fromkeys(_LOADED))
 
 
 def _replace_table(folder: Path, first: int, learned: torch.Tensor, *, end: int | None) -> None:
     """Put the rows into the encoder's files at the ids from `first` on, and the table's new length into its configuration."""
     for pickled in folder.glob("*.bin*"):
         pickled.unlink()
-    lengths = {length for path in sorted(folder.glob("*.safetensors")) if (length := _rewrite(path, first, learned))}
+    files = sorted(folder.glob("*.safetensors"))
+    lengths = {length for file in files if (length := _rewrite(file, first, learned))}
     if len(lengths) != 1:
         raise DataError(f"{folder}: expected one input embedding, named {' or '.join(_TABLES)}, found {len(lengths)}")
-    path = folder / "config.json"
-    config = json.loads(path.read_text("utf-8")) | {"vocab_size": lengths.pop()} | ({} if end is None else {"eos_token_id": end})
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    _change_json(folder / "config.json", {"vocab_size": lengths.pop()} | ({} if end is None else {"eos_token_id": end}))
+    for index in folder.glob("*.safetensors.index.json"):
+        _change_json(index, {"metadata": {"total_size": sum(_size(file) for file in files)}})
 
 
 def _rewrite(path: Path, first: int, learned: torch.Tensor) -> int | None:
@@ -312,6 +313,19 @@ def _with_rows(table: torch.Tensor, first: int, learned: torch.Tensor) -> torch.
     longer[: len(table)] = table
     longer[first : first + len(learned)] = learned.to(table.dtype)
     return longer
+
+
+def _size(file: Path) -> int:
+    """Bytes of the tensors in a file of weights: all that follows the header, whose length comes first."""
+    with file.open("rb") as stream:
+        return file.stat().st_size - 8 - int.from_bytes(stream.read(8), "little")
+
+
+def _change_json(path: Path, changes: Mapping[str, Any]) -> None:
+    """Set fields of a JSON object; None removes one."""
+    content = json.loads(path.read_text("utf-8")) | changes
+    content = {key: value for key, value in content.items() if value is not None or key not in changes}
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _write_embeds(folder: Path, tokens: Collection[str], learned: torch.Tensor) -> None:

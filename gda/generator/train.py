@@ -32,7 +32,8 @@ EVALUATIONS, SNAPSHOTS = "evaluations", "ema"
 class StageJob:
     """Fine-tune `stage` of the generator at `base` on `source`, with a label, a prompt and a key an image.
 
-    `work` is where this stage's checkpoints, pictures and snapshots are; `resume_at` forgets checkpoints of later steps.
+    `class_name` is set where the images are of one class, which gets an adapter of its own. `work` is where this job's checkpoints,
+    pictures and snapshots are; `resume_at` forgets checkpoints of later steps.
     """
 
     stage: str
@@ -47,6 +48,7 @@ class StageJob:
     work: Path
     evaluation: Evaluation | None = None
     tokens: Tokens | None = None
+    class_name: str = ""
     resume_at: int | None = None
 
 
@@ -55,6 +57,8 @@ class StageResult:
     """The network's weights made of averages, the `averaged` values themselves, the loss of every step, and what evaluations said."""
 
     stage: str
+    class_name: str
+    label: str  # what metrics call it: the stage, or the stage and the class's number
     weights: dict[str, torch.Tensor]
     averaged: dict[str, torch.Tensor]
     losses: tuple[float, ...]
@@ -128,6 +132,8 @@ class _Loop:
             averaged = self.evaluator.read_kept(step) if self.world.is_first else averaged
         return StageResult(
             stage=self.job.stage,
+            class_name=self.job.class_name,
+            label=f"{self.job.stage}/{self.job.work.name}" if self.job.class_name else self.job.stage,
             weights=self.method.weights(averaged),
             averaged=averaged,
             losses=tuple(run.losses),

@@ -26,16 +26,33 @@ def tensors_digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Load a safetensors file. Raises `DataError` naming the file when it is missing, cut short or another format."""
-    from safetensors import SafetensorError
+    """Load a safetensors file; bfloat16, which numpy lacks, comes as the float32 of the same value.
+
+    Raises `DataError` naming the file when it is missing, cut short or another format.
+    """
+    from safetensors import SafetensorError, deserialize
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        with path.open("rb") as file:
+            header = file.read(int.from_bytes(file.read(8), "little"))
+        if b'"BF16"' not in header:
+            return load_file(path)
+        return {name: _array(view) for name, view in deserialize(path.read_bytes())}
     except FileNotFoundError:
         raise DataError(f"{path}: not found") from None
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def _array(view: dict[str, Any]) -> np.ndarray:
+    """A tensor of a file that has bfloat16 in it."""
+    from safetensors.numpy import _TYPES
+
+    if view["dtype"] == "BF16":
+        bits = np.frombuffer(view["data"], "<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(view["shape"])
+    return np.frombuffer(view["data"], _TYPES[view["dtype"]]).reshape(view["shape"])
 
 
 def directory_digest(root: Path) -> str:

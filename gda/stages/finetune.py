@@ -1,8 +1,7 @@
 """finetune: teach the base model the snapshot's training images; the stages of a cascade train side by side."""
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,20 +9,19 @@ import torch
 from gda.artifacts import GeneratorCard, Outcome, read_document
 from gda.config import Config
 from gda.data.holdout import hold_out
-from gda.data.resident import ImageSet, load_images
+from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError, UsageError
 from gda.fidelity.held_out import held_out_score
 from gda.generator.directory import SUPER_RESOLUTION, read_card
 from gda.generator.evaluation import Evaluation
-from gda.generator.export import export_generator, network_folder
 from gda.generator.families import load_model
-from gda.generator.lora import LORA_FILE, discarded, factor, write_lora
 from gda.generator.model import DrawSettings
 from gda.generator.prepared import Source
 from gda.generator.prompts import class_prompts, require_distinct
 from gda.generator.randomness import stream_seed
-from gda.generator.tokens import Tokens, add_tokens, class_tokens, export_tokens, token_prompts
+from gda.generator.results import export_results
+from gda.generator.tokens import Tokens, class_tokens, token_prompts
 from gda.generator.train import EVALUATIONS, SNAPSHOTS, StageJob, StageResult, finetune_stage
 from gda.generator.world import World
 from gda.io.publish import RECIPE_FILE, Workspace, prepare, publish, read_recipe, work_root
@@ -31,15 +29,8 @@ from gda.model_versions import generator_model
 from gda.parallel import Bar, run_parallel
 from gda.recipe import Recipe, bits_environment, digest_of
 
-_NOT_IN_RECIPE = {
-    "base",
-    "prompt_file",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "model_name",
-}  # change no weight, or are digested
-_RANK_OF_AVERAGES = 4  # the adapter's file may have so many times the rank trained with: an average of products has more than each
-_SAID_SHARE = 0.01  # of the squared change, left out of the adapter's file, from which on it is said
+# These change no weight, or are digested by content.
+_NOT_IN_RECIPE = {"base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"}
 _GRID_ROWS = 10  # pictures a class in an evaluation's grid
 
 
@@ -103,7 +94,7 @@ def _agree(recipe: Recipe, out: Path, world: World) -> Workspace:
 
 
 def _resume(workspace: Workspace, asked: Path) -> dict[str, int]:
-    """Stage -> step to continue at, from a work folder or a checkpoint in one. Raises `UsageError` for another recipe's."""
+    """Folder of a job -> step to continue at, from a work folder or a checkpoint in one. Raises `UsageError` for another recipe's."""
     asked = asked.resolve()
     root = next((folder for folder in (asked, *asked.parents) if (folder / RECIPE_FILE).is_file()), None)
     if root is None:
@@ -114,7 +105,7 @@ def _resume(workspace: Workspace, asked: Path) -> dict[str, int]:
     if root != workspace.work.resolve():  # the same work, brought here from another place
         shutil.copytree(root, workspace.work, dirs_exist_ok=True)
     if asked.name.startswith("checkpoint-"):
-        return {asked.parent.name: int(asked.name.removeprefix("checkpoint-"))}
+        return {asked.parent.relative_to(root).as_posix(): int(asked.name.removeprefix("checkpoint-"))}
     return {}
 
 
@@ -138,30 +129,47 @@ def _plan(
     length = dict.fromkeys(model.stages, settings.num_train_steps)
     if SUPER_RESOLUTION in length:
         length[SUPER_RESOLUTION] = settings.sr_num_train_steps if tokens is None else 0
-    jobs = [
-        StageJob(
-            stage=stage,
-            base=base,
-            source=Source(images=images.images[kept], digest=_digest(real, images, kept), cache=work_root() / "cache"),
-            labels=images.labels[kept],
-            prompts=tuple(prompts[names[label]] for label in images.labels[kept].tolist()),
-            keys=tuple(images.keys[i] for i in kept.tolist()),
-            config=settings,
-            num_train_steps=count,
-            seed=config.seed,
-            work=work / stage,
-            evaluation=evaluation,
-            tokens=tokens,
-            resume_at=resume_at.get(stage),
-        )
-        for stage, count in length.items()
-        if count
-    ]
+    job = StageJob(
+        stage="",
+        base=base,
+        source=Source(images=images.images, digest="", cache=work_root() / "cache"),
+        labels=images.labels,
+        prompts=tuple(prompts[names[label]] for label in images.labels.tolist()),
+        keys=images.keys,
+        config=settings,
+        num_train_steps=0,
+        seed=config.seed,
+        work=work,
+        evaluation=evaluation,
+        tokens=tokens,
+    )
+    jobs = []
+    for stage, count in length.items():
+        here = replace(job, stage=stage, num_train_steps=count)
+        if count and settings.lora_scope == "class":
+            for label, name in enumerate(names):
+                chosen = kept[images.labels[kept] == label]
+                jobs.append(_of(replace(here, class_name=name), chosen, real, f"{stage}/class-{label:04d}", resume_at))
+        elif count:
+            jobs.append(_of(here, kept, real, stage, resume_at))
     return _Plan(jobs=jobs, num_images=len(kept), notes=notes, tokens=tokens)
 
 
-def _digest(real: Snapshot, images: ImageSet, kept: torch.Tensor) -> str:
-    return digest_of({"snapshot": real.digest, "split": "train", "keys": [images.keys[i] for i in kept.tolist()]})
+def _of(job: StageJob, chosen: torch.Tensor, real: Snapshot, folder: str, resume_at: dict[str, int]) -> StageJob:
+    """`job` on the images `chosen` (int64 [n]) alone, at work in its own folder. Raises `DataError` where there are none."""
+    if not len(chosen):
+        raise DataError(f"finetune.lora_scope: class {job.class_name!r} has no training images for an adapter of its own")
+    keys = tuple(job.keys[i] for i in chosen.tolist())
+    digest = digest_of({"snapshot": real.digest, "split": "train", "keys": keys})
+    return replace(
+        job,
+        source=replace(job.source, images=job.source.images[chosen], digest=digest),
+        labels=job.labels[chosen],
+        prompts=tuple(job.prompts[i] for i in chosen.tolist()),
+        keys=keys,
+        work=job.work / folder,
+        resume_at=resume_at.get(folder),
+    )
 
 
 def _evaluation(config: Config, held_out: torch.Tensor, prompts: list[str]) -> Evaluation:
@@ -191,60 +199,24 @@ def _export(
             if (workspace.work / result.stage / kept).is_dir():
                 ignored = shutil.ignore_patterns("averaged-*", ".*")
                 shutil.copytree(workspace.work / result.stage / kept, staging / kept / result.stage, ignore=ignored)
-    complete = None
-    if config.finetune.method == "lora":
-        complete = _adapter_writer(read_card(base), config.finetune.lora_rank, results, plan.notes)
-    elif plan.tokens is not None:
-        complete = _token_writer(base, plan, config.seed, results)
-    card = export_generator(
+    card, notes = export_results(
         base,
-        {result.stage: result.weights for result in results},
+        results,
         staging,
+        config=config.finetune,
+        training=config.finetune.model_dump(mode="json", exclude=_NOT_IN_RECIPE),
         prompts=prompts,
         snapshot_digest=real.digest,
-        steps={result.stage: result.step for result in results},
-        training=config.finetune.model_dump(mode="json", exclude=_NOT_IN_RECIPE),
-        metrics=_metrics(results),
-        complete=complete,
+        tokens=plan.tokens,
+        seed=config.seed,
     )
+    plan.notes.extend(notes)
     publish(workspace)
     return _outcome(config, out, card, plan, results)
 
 
-def _adapter_writer(card: GeneratorCard, rank: int, results: list[StageResult], said: list[str]) -> Callable[[Path], None]:
-    """Writes `pytorch_lora_weights.safetensors` beside each pipeline whose network has adapters."""
-
-    def write(out: Path) -> None:
-        for result in results:
-            folder, component = (out / network_folder(card.family, result.stage)).parent, network_folder(card.family, result.stage)
-            factors = factor(result.averaged, rank=_RANK_OF_AVERAGES * rank)
-            write_lora(folder, {component.rsplit("/", 1)[-1]: factors})
-            if (share := discarded(result.averaged, factors)) > _SAID_SHARE:
-                said.append(f"{result.stage}: {LORA_FILE} leaves out {share:.1%} of the averaged change, the weights beside it do not")
-
-    return write
-
-
-def _token_writer(base: str, plan: _Plan, seed: int, results: list[StageResult]) -> Callable[[Path], None]:
-    """Makes the learned tokens ordinary words of the exported generator."""
-
-    def write(out: Path) -> None:
-        assert plan.tokens is not None
-        model = load_model(base)
-        add_tokens(model, plan.tokens.names, seed=seed, initial=plan.tokens.initial)
-        export_tokens(out, model, results[0].averaged)
-
-    return write
-
-
-def _metrics(results: list[StageResult]) -> dict[str, float]:
-    """Mean loss of the last 20 steps by stage, and the best evaluation where there was one."""
-    losses = {f"{r.stage}_loss": sum(r.losses[-20:]) / len(r.losses[-20:]) for r in results}
-    return losses | {f"{r.stage}_evaluation": min(score for step, score in r.scores if step == r.step) for r in results if r.scores}
-
-
 def _outcome(config: Config, out: Path, card: GeneratorCard, plan: _Plan, results: list[StageResult]) -> Outcome:
-    losses = ", ".join(f"{r.stage} loss {card.metrics[f'{r.stage}_loss']:.4f}" for r in results)
+    losses = ", ".join(f"{r.label} loss {card.metrics[f'{r.label}_loss']:.4f}" for r in results[:4]) + (", ..." if len(results) > 4 else "")
     chosen = "".join(f"; {r.stage} weights of step {r.step}, the best of {len(r.scores)} evaluations" for r in results if r.scores)
     notes = "".join(f"; {note}" for note in [*plan.notes, *(note for result in results for note in result.notes)])
     return Outcome(
@@ -252,8 +224,8 @@ def _outcome(config: Config, out: Path, card: GeneratorCard, plan: _Plan, result
         digest=card.digest,
         summary=f"wrote {out}: fine-tuned on {plan.num_images} images, {losses}{chosen}{notes}",
         metrics=card.metrics,
-        curves={f"{r.stage}_loss": [(step + 1, loss) for step, loss in enumerate(r.losses)] for r in results}
-        | {f"{r.stage}_evaluation": list(r.scores) for r in results if r.scores},
+        curves={f"{r.label}_loss": [(step + 1, loss) for step, loss in enumerate(r.losses)] for r in results}
+        | {f"{r.label}_evaluation": list(r.scores) for r in results if r.scores},
         files=(out / "generator.json", out / "README.md"),
         images={r.stage: [(step, out / EVALUATIONS / r.stage / f"{step:08d}.png") for step, _ in r.scores] for r in results if r.scores},
         model=generator_model(config.finetune.model_name, out, card, description=f"fine-tuned from {card.source}"),

@@ -14,7 +14,7 @@ from gda.fidelity.extractors import get_extractor
 from gda.fidelity.inspection import Inspection, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
-from gda.generator.directory import drawn_side
+from gda.generator.directory import drawn_side, read_card, resolve
 from gda.generator.plan import make_plan
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
@@ -28,7 +28,7 @@ def run(
     synthetic: Path,
     snapshot: Path,
     reference: Path | None = None,
-    generator: Path | None = None,
+    generator: str | Path | None = None,
     out: Path,
     strict: bool = False,
     progress: bool = False,
@@ -53,14 +53,14 @@ def run(
     return _outcome(out, verdict, reused=workspace.finished)
 
 
-def plan_of(config: Config, fake: Snapshot, real: Snapshot, generator: Path | None) -> Plan:
+def plan_of(config: Config, fake: Snapshot, real: Snapshot, generator: str | Path | None) -> Plan:
     """What the set should be: the real set's classes, the count of its plan, the generator it should come from and that one's size."""
     return Plan(
         count=_planned_count(config, fake, real),
         classes=tuple(info.name for info in real.classes),
         max_class_ratio=config.validate_.max_class_ratio,
         size=_drawn_size(generator) if generator is not None else None,
-        generator_digest=read_document(generator / "generator.json", GeneratorCard).digest if generator is not None else None,
+        generator_digest=_digest_of(str(generator)) if generator is not None else None,
     )
 
 
@@ -81,9 +81,15 @@ def _planned_count(config: Config, fake: Snapshot, real: Snapshot) -> int:
     return sum(shard.count for shard in fake.index.shards)
 
 
-def _drawn_size(generator: Path) -> tuple[int, int] | None:
+def _digest_of(generator: str) -> str:
+    """What an exported generator says of itself, else what is reckoned from the weights of a base."""
+    stored = Path(generator) / "generator.json"
+    return read_document(stored, GeneratorCard).digest if stored.is_file() else read_card(generator).digest
+
+
+def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
     """Width and height that the generator draws, whatever size the real images have: every later stage resizes both sets alike."""
-    side = drawn_side(generator)
+    side = drawn_side(resolve(str(generator)))
     return None if side is None else (side, side)
 
 

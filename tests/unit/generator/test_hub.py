@@ -89,7 +89,7 @@ def server(repository, cache, monkeypatch):
 
 
 class Hub:
-    """The few endpoints that a download needs: revision, tree and files; `refusal` (status, error code) or `page` is what it answers instead."""
+    """The endpoints that a download needs: revision, tree, files; `refusal` (status, error code) or `page` is answered instead."""
 
     def __init__(self, root):
         self.root, self.refusal, self.refused_files, self.page, self.downloaded = root, None, None, None, []
@@ -211,7 +211,8 @@ def test_a_hub_id_is_read_and_written_alike(name, expected):
     "name",
     [
         "demo://glyphs", "name", "/org/name", "./name", "../name", "org/name/more", "org/name@", "org/name:", "org/name:a:b",
-        "org/../name", "org/name@../../x", "org/name@x/../../y", "org/na..me", "org--x/name", "org/na me", "~/name", "-org/name", "org/name.git", "",
+        "org/../name", "org/name@../../x", "org/name@x/../../y", "org/na..me", "org--x/name", "org/na me", "~/name",
+        "-org/name", "org/name.git", "",
     ],
 )  # fmt: skip
 def test_other_names_are_no_hub_ids(name):
