@@ -80,7 +80,10 @@ class TokenTable(nn.Module):
 
 @dataclass(kw_only=True)
 class Inversion:
-    """The `Method` that trains the tokens' rows alone; gradient reaches them through the frozen network and its text states."""
+    """The `Method` that trains the tokens' rows alone; gradient reaches them through the frozen network and its text states.
+
+    Nothing holds the rows' norm: with large learning rates it grows to a few times the typical one, and the loss does not suffer.
+    """
 
     network: nn.Module
     model: Model
