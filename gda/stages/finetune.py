@@ -217,7 +217,7 @@ def _export(
 
 def _outcome(config: Config, out: Path, card: GeneratorCard, plan: _Plan, results: list[StageResult]) -> Outcome:
     losses = ", ".join(f"{r.label} loss {card.metrics[f'{r.label}_loss']:.4f}" for r in results[:4]) + (", ..." if len(results) > 4 else "")
-    chosen = "".join(f"; {r.stage} weights of step {r.step}, the best of {len(r.scores)} evaluations" for r in results if r.scores)
+    chosen = "".join(f"; {r.stage} weights of step {r.step}, the best of {len(r.scores)} evaluated" for r in results if r.scores)
     notes = "".join(f"; {note}" for note in [*plan.notes, *(note for result in results for note in result.notes)])
     return Outcome(
         output=out,

@@ -181,6 +181,8 @@ def test_the_start_is_a_function_of_the_seed_alone():
     assert len(two) == len(one) // 4
     assert all(torch.equal(one[name], two[name]) for name in two)
     assert all(torch.equal(one[name], other[name]) == ("lora_B" in name) for name in one)
+    bounds = [float(value.abs().max()) * value.shape[1] ** 0.5 for name, value in one.items() if "lora_A" in name]
+    assert 0.9 < min(bounds) < max(bounds) <= 1.0  # uniform up to 1 / sqrt(fan-in)
     starts = [value.flatten()[:8] for name, value in one.items() if "lora_A" in name]
     assert all(not torch.equal(starts[0], start) for start in starts[1:])
 

@@ -162,7 +162,7 @@ def test_evaluations_choose_the_weights_and_leave_their_pictures(world, tmp_path
     card = read_document(tmp_path / "g" / "generator.json", GeneratorCard)
     assert card.num_train_steps == {"unet": best[0]}
     assert card.metrics["unet_evaluation"] == best[1]
-    assert f"weights of step {best[0]}, the best of 2 evaluations" in outcome.summary
+    assert f"weights of step {best[0]}, the best of 2 evaluated" in outcome.summary
     assert [step for step, path in outcome.images["unet"] if path.is_file()] == [2, 4]
     assert not list((tmp_path / "g").rglob("averaged-*"))
     count = len(Snapshot.open(world / "real").manifest("train"))
