@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from gda.config import FinetuneConfig
 from gda.errors import MissingError
@@ -24,7 +25,9 @@ def make_optimizer(parameters: Sequence[nn.Parameter], config: FinetuneConfig) -
             raise MissingError("finetune.optimizer: adamw_8bit needs the package bitsandbytes; install it, or choose adafactor") from None
         optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **given)
         return optimizer
-    return torch.optim.AdamW(parameters, **given)
+    # One kernel for all of a step's arithmetic: a third of the time, on CPUs too. Divided parameters have no such kernel everywhere.
+    fused = not any(isinstance(parameter, DTensor) for parameter in parameters)
+    return torch.optim.AdamW(parameters, fused=fused, **given)
 
 
 def rate_at(step: int, total: int, config: FinetuneConfig) -> float:
@@ -66,6 +69,7 @@ def load_optimizer_state(
         name, entry = key.rsplit("/", 1)
         parameter = parameters[name]
         if isinstance(value, torch.Tensor):
-            # A state as large as its parameter lies and is divided as that does; step counters stay where the optimizer made them.
-            value = like(value, parameter) if value.shape == parameter.shape else value.to(parameter.device if value.dim() else "cpu")
+            # A state as large as its parameter lies and is divided as that does; step counters lie where the optimizer makes them.
+            beside = value.dim() or any(group.get("fused") for group in optimizer.param_groups)
+            value = like(value, parameter) if value.shape == parameter.shape else value.to(parameter.device if beside else "cpu")
         optimizer.state[parameter][entry] = value

@@ -16,14 +16,12 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken
 from torch import nn
 
 from gda.artifacts import ClassInfo
 from gda.config import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator.directory import BASE
-from gda.generator.export import strip_local_paths
 from gda.generator.model import Model, Text, rows
 from gda.generator.prompts import class_prompts
 from gda.generator.randomness import stream_seed
@@ -214,7 +212,6 @@ def export_tokens(out: Path, model: Model, averaged: Mapping[str, torch.Tensor])
         _replace_table(root / part.role, table.first, learned, end=_real_end(part))
         if len(tables) == 1 and hasattr(getattr(model, "pipeline", None), "load_textual_inversion"):
             _write_embeds(out / EMBEDS, part.tokenizer.convert_ids_to_tokens(range(table.first, table.first + len(learned))), learned)
-    strip_local_paths(root)
 
 
 def _slug(name: str) -> str:
@@ -240,8 +237,7 @@ def _extend(tokenizer: Any, tokens: list[str], where: str) -> int:
     known = tokenizer.get_vocab()
     if taken := [token for token in tokens if token in known]:
         raise DataError(f"{where}: its tokenizer already knows {', '.join(taken)}, which were to be new tokens")
-    # Not normalized: a token is a word of its own, whatever the tokenizer makes of other text.
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    tokenizer.add_tokens(tokens)
     ids = tokenizer.convert_tokens_to_ids(tokens)
     assert ids == list(range(ids[0], ids[0] + len(ids)))
     first: int = ids[0]
@@ -314,7 +310,7 @@ def _rewrite(path: Path, first: int, learned: torch.Tensor) -> int | None:
 def _with_rows(table: torch.Tensor, first: int, learned: torch.Tensor) -> torch.Tensor:
     longer = table.new_zeros(max(len(table), first + len(learned)), table.shape[1])
     longer[: len(table)] = table
-    longer[first : first + len(learned)] = learned.to(table.dtype)
+    longer[first : first + len(learned)] = learned
     return longer
 
 
