@@ -122,5 +122,7 @@ def _how_to_load(card: GeneratorCard) -> str:
     adapters = f", each with `load_lora_weights` of the class that is drawn, {example[0]}'s in `{example[1]}`" if example else ""
     if card.family == "pixel_cascade":
         pipelines = f'`IFPipeline.from_pretrained("{BASE}")`, then `IFSuperResolutionPipeline.from_pretrained("{SUPER_RESOLUTION}")`'
-        return pipelines + adapters
+        # Where its optional cleaning is installed, IF takes a token such as <crane-bird> for an HTML tag.
+        plain = "; call them with `clean_caption=False`" if any("<" in prompt for prompt in card.prompts.values()) else ""
+        return pipelines + adapters + plain
     return '`DiffusionPipeline.from_pretrained(".")`' + adapters

@@ -48,7 +48,7 @@ def run(
         real = Snapshot.open(snapshot)
         tokens = _tokens(config, real, name) if config.finetune.method == "textual_inversion" else None
         prompts = class_prompts(real.classes, config.finetune) if tokens is None else token_prompts(tokens.names, config.finetune)
-        recipe = _recipe(config, real, name, prompts, world)
+        recipe = _recipe(config, real, name, prompts, tokens, world)
         workspace = _agree(recipe, out, world)
         if workspace.finished:
             card = read_document(out / "generator.json", GeneratorCard)
@@ -76,11 +76,12 @@ class _Plan:
     tokens: Tokens | None
 
 
-def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], world: World) -> Recipe:
+def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], tokens: Tokens | None, world: World) -> Recipe:
     settings = config.finetune
+    said = {"prompts": prompts} | ({"initial": tokens.initial} if tokens is not None else {})
     return Recipe(
         stage="finetune",
-        config=settings.model_dump(mode="json", exclude=_NOT_IN_RECIPE) | {"seed": config.seed, "prompts": prompts},
+        config=settings.model_dump(mode="json", exclude=_NOT_IN_RECIPE) | {"seed": config.seed} | said,
         inputs={"snapshot": real.digest, "base": read_card(base).digest},
         environment=bits_environment("diffusers", "peft") | {"device": world.device.type},
     )

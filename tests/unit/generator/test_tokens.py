@@ -367,6 +367,7 @@ def test_equal_rows_give_equal_bytes(bases, tmp_path, kind):
     files = {path.relative_to(one): path.read_bytes() for path in one.rglob("*") if path.is_file()}
     assert files == {path.relative_to(two): path.read_bytes() for path in two.rglob("*") if path.is_file()}
     assert len(files) > 8
+    assert not {"is_local", "local_files_only"} & json.loads((one / "tokenizer" / "tokenizer_config.json").read_text()).keys()
 
 
 def test_what_is_not_a_token_is_exported_as_the_base_has_it(bases, tmp_path):
@@ -376,9 +377,12 @@ def test_what_is_not_a_token_is_exported_as_the_base_has_it(bases, tmp_path):
     assert len(list((base / "text_encoder_3").glob("*.safetensors"))) > 1
     (base / "text_encoder" / "pytorch_model.bin").write_bytes(b"old")
     (base / "tokenizer" / "vocab.json").write_text("{}")
+    config = json.loads((base / "text_encoder" / "config.json").read_text()) | {"nothing": None}
+    (base / "text_encoder" / "config.json").write_text(json.dumps(config))
     out, model = _exported(base, tmp_path / "out")
     assert not list(out.rglob("*.bin"))
     assert not (out / "tokenizer" / "vocab.json").exists()
+    assert json.loads((out / "text_encoder" / "config.json").read_text()) == config | {"vocab_size": config["vocab_size"] + len(TOKENS)}
     for role, table in token_tables(model).items():
         before, after = ({k: v for f in (root / role).glob("*.safetensors") for k, v in load_file(f).items()} for root in (base, out))
         tables = [name for name in after if after[name].shape != before[name].shape]
