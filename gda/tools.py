@@ -116,9 +116,18 @@ def _known_as(digest: str, near: Path) -> str:
     """Where on this disk the content of `digest` lies, looking at the outputs beside `near`."""
     for card in ("snapshot.json", "generator.json", "classifier.json"):
         for path in sorted(near.resolve().parent.parent.glob(f"*/*/{card}")):
-            if json.loads(path.read_text("utf-8")).get("digest") == digest:
+            if _digest_in(path) == digest:
                 return os.path.relpath(path.parent)
     return ""
+
+
+def _digest_in(card: Path) -> str | None:
+    """None for a card that cannot be read: what lies beside an output must not keep its own origin from being told."""
+    try:
+        content = json.loads(card.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("digest") if isinstance(content, dict) else None
 
 
 def _summary(_: argparse.Namespace) -> int:

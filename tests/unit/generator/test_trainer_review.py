@@ -1,0 +1,53 @@
+"""Settings of a run arrive where they act: at the rows that the network is given, and at the precision it computes in."""
+
+import pytest
+import torch
+from stage_jobs import stage_job
+from tiny_pipelines import build_tiny_pipeline
+
+from gda.generator.latent import LatentUNet
+from gda.generator.train import finetune_stage
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory):
+    """A tiny Stable Diffusion 1."""
+    return build_tiny_pipeline("sd1", tmp_path_factory.mktemp("sd1") / "sd1")
+
+
+def _watched(sd1, work, monkeypatch, **changes):
+    """The rows that the network is given in two steps, the types that it answers in, and the result."""
+    images = (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    rows, kinds = [], set()
+    real = LatentUNet.loss
+
+    def watch(model, stage, network, prepared, *args, **given):
+        def call(*inputs, **named):
+            output = network(*inputs, **named)
+            kinds.add(output.sample.dtype)
+            return output
+
+        rows.append(prepared)
+        return real(model, stage, call, prepared, *args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentUNet, "loss", watch)
+        result = finetune_stage(stage_job(sd1, work, images, ("a", "b") * 3, steps=2, **changes))
+    return torch.cat(rows), kinds, result
+
+
+def test_horizontal_flip_mirrors_some_of_the_rows(sd1, tmp_path, monkeypatch):
+    """With the setting some rows are other ones than without, and some are the same."""
+    plain, _, _ = _watched(sd1, tmp_path / "plain", monkeypatch)
+    mirrored, _, _ = _watched(sd1, tmp_path / "mirrored", monkeypatch, horizontal_flip=True)
+    same = (plain == mirrored).flatten(1).all(1)
+    assert same.any()
+    assert not same.all()
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_the_network_computes_in_the_precision_asked_for(sd1, tmp_path, monkeypatch, precision, kind):
+    """Passes of the network are in the type that is configured; weights stay float32."""
+    _, kinds, result = _watched(sd1, tmp_path, monkeypatch, mixed_precision=precision)
+    assert kinds == {kind}
+    assert {value.dtype for value in result.weights.values()} == {torch.float32}
