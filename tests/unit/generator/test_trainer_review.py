@@ -1,5 +1,7 @@
 """Settings of a run arrive where they act: at the rows that the network is given, and at the precision it computes in."""
 
+from typing import Any
+
 import pytest
 import torch
 from stage_jobs import stage_job
@@ -22,13 +24,14 @@ def _watched(sd1, work, monkeypatch, **changes):
     real = LatentUNet.loss
 
     def watch(model, stage, network, prepared, *args, **given):
-        def call(*inputs, **named):
+        def call(*inputs: Any, **named: Any) -> Any:
             output = network(*inputs, **named)
             kinds.add(output.sample.dtype)
             return output
 
         rows.append(prepared)
-        return real(model, stage, call, prepared, *args, **given)
+        watched: Any = call
+        return real(model, stage, watched, prepared, *args, **given)
 
     with monkeypatch.context() as patch:
         patch.setattr(LatentUNet, "loss", watch)
