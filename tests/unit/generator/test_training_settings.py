@@ -54,3 +54,19 @@ def test_the_network_computes_in_the_precision_asked_for(sd1, tmp_path, monkeypa
     _, kinds, result = _watched(sd1, tmp_path, monkeypatch, mixed_precision=precision)
     assert kinds == {kind}
     assert {value.dtype for value in result.weights.values()} == {torch.float32}
+
+
+def test_gradients_are_clipped_at_their_own_scale(sd1, tmp_path, monkeypatch):
+    """Half precision scales the loss up by thousands; the limit on the gradient's norm is for what it is without that."""
+    norms: dict[str, list[float]] = {"no": [], "fp16": []}
+    clip = torch.nn.utils.clip_grad_norm_
+    for precision, found in norms.items():
+
+        def keep(parameters, limit, found=found):
+            found.append(float(clip(parameters, limit)))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.nn.utils, "clip_grad_norm_", keep)
+            _watched(sd1, tmp_path / precision, monkeypatch, mixed_precision=precision)
+    assert len(norms["no"]) == 2
+    assert norms["fp16"] == pytest.approx(norms["no"], rel=0.05)
