@@ -164,27 +164,52 @@ class ClassifierCard(Document):
     base_licence: str = "unknown"
 
 
+class DrawSettings(Document):
+    """What decides an image besides generator, prompt and seed; the `sr_` fields are read by cascades alone."""
+
+    guidance_scale: float
+    num_inference_steps: int = 16
+    scheduler: str = "model"
+    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="guided part of the noise levels, in shares of the timesteps")
+    log_variance_mix: float | None = Field(None, description="ancestral ddpm alone; null leaves the variance to the model")
+    sr_guidance_scale: float = 1.0
+    sr_num_inference_steps: int = 6
+    sr_noise_level: int = 0
+    sr_log_variance_mix: float | None = None
+
+
 class TuningPoint(Document):
     """One setting of the sweep; CAS is on the validation split and only for the survivors."""
 
-    guidance_scale: float
+    settings: DrawSettings
+    ema_sigma_rel: float | None = Field(None, description="width of the average of the weights; null is the generator as it is")
     fid: float
     cas: float | None = None
     cas_by_seed: tuple[float, ...] = ()
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance of the base stage."""
+        return self.settings.guidance_scale
 
 
 class Settings(Document):
     """`settings.json` of tune: the sampling settings chosen, with the full table."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    guidance_scale: float
-    num_inference_steps: int
+    chosen: DrawSettings
+    ema_sigma_rel: float | None = Field(None, description="width of the average of the weights that was chosen; null: as it is")
     points: tuple[TuningPoint, ...]
     extractor: str
     fid_floor: float | None
     num_images: int = Field(description="images a FID point")
     generator_digest: str
     snapshot_digest: str
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance that was chosen for the base stage."""
+        return self.chosen.guidance_scale
 
 
 Family = Literal["pixel_cascade", "latent_unet", "flow_transformer"]

@@ -112,28 +112,89 @@ class FinetuneConfig(Section):
     model_name: str | None = Field("gda-generator", min_length=1, description="registered model name in MLflow; null registers nothing")
 
 
+Scheduler = Literal["model", "dpmsolver++", "unipc", "ddim", "ddpm"]
+Interval = tuple[Fraction, Fraction]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+NoiseLevel = Annotated[int, Field(ge=0, le=999)]
+
+
 class TuneConfig(Section):
     guidance_scales: tuple[Guidance, ...] = Field((1.0, 1.5, 2.0, 3.0), min_length=1, description="guidance scales of the FID pass")
+    guidance_intervals: tuple[Interval, ...] = Field(
+        ((0.0, 1.0),), min_length=1, description="guided parts of the noise levels, as sample.guidance_interval"
+    )
+    log_variance_mixes: tuple[Fraction | None, ...] = Field(
+        (None,), min_length=1, description="mixes of log-variances, as sample.log_variance_mix"
+    )
+    num_inference_steps: tuple[Steps, ...] = Field((16,), min_length=1, description="denoising steps of the base stage")
+    ema_sigma_rels: tuple[float | None, ...] = Field(
+        (None,), min_length=1, description="widths of averages of the weights, as gda ema makes them; null is the generator as it is"
+    )
+    scheduler: Scheduler = Field("model", description="sampler of every stage; model is the one that the generator came with")
+    sr_guidance_scales: tuple[Guidance, ...] = Field((1.0,), min_length=1, description="guidance scales of the super-resolution stage")
+    sr_num_inference_steps: tuple[Steps, ...] = Field((6,), min_length=1, description="denoising steps of the super-resolution stage")
+    sr_noise_levels: tuple[NoiseLevel, ...] = Field((0,), min_length=1, description="noise-conditioning augmentation when sampling")
+    sr_log_variance_mixes: tuple[Fraction | None, ...] = Field(
+        (None,), min_length=1, description="log_variance_mixes of the super-resolution stage"
+    )
     images_per_class: int = Field(20, ge=2, description="images a class at each point of the FID pass")
     survivors: int = Field(2, ge=1, description="points that go on to the CAS pass, best FID first")
     cas_images_per_class: int = Field(40, ge=2, description="images a class of the CAS pass")
     cas_num_updates: int = Field(300, ge=1, description="optimizer updates of each CAS classifier")
     cas_seeds: int = Field(2, ge=1, le=100, description="classifiers a survivor")
-    num_inference_steps: int = Field(16, ge=1, le=1000, description="denoising steps of the base stage")
-    sr_num_inference_steps: int = Field(6, ge=1, le=1000, description="denoising steps of the super-resolution stage")
     batch_size: int = Field(50, ge=1, le=65536, description="images drawn at once")
 
 
 class SampleConfig(Section):
-    images_per_class: int = Field(100, ge=1, le=10_000_000, description="synthetic images a class")
-    guidance_scale: Guidance | None = Field(None, description="guidance of the base stage; null means the tuned setting, 1 is off")
-    num_inference_steps: int = Field(16, ge=1, le=1000, description="denoising steps of the base stage")
-    scheduler: Literal["model", "dpmsolver++", "ddim", "ddpm"] = Field(
-        "model", description="sampler of every stage; model is the one that the generator came with"
+    mode: Literal["text_to_image", "image_to_image"] = Field(
+        "text_to_image", description="images from prompts alone, or from real training images noised and denoised again"
     )
-    sr_guidance_scale: Guidance = Field(1.0, description="guidance of the super-resolution stage, 1 is off")
-    sr_num_inference_steps: int = Field(6, ge=1, le=1000, description="denoising steps of the super-resolution stage")
-    sr_noise_level: int = Field(0, ge=0, le=999, description="noise-conditioning augmentation when sampling")
+    quota: Literal["equal", "histogram", "multiple", "table"] = Field(
+        "equal",
+        description="images a class: images_per_class each; as many in all but shared as the training images are; real_multiple times the "
+        "training images; or as quota_file says",
+    )
+    images_per_class: int = Field(100, ge=1, le=10_000_000, description="synthetic images a class; of quota histogram the mean")
+    real_multiple: float = Field(1.0, gt=0.0, le=10_000.0, description="synthetic images a real training image, of quota multiple")
+    quota_file: str | None = Field(None, description="YAML, JSON or CSV file of class name -> images, of quota table")
+    strengths: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        (0.3, 0.5, 0.7), min_length=1, description="how far image_to_image noises its source: 1 forgets it; each strength has its share"
+    )
+    other_class_fraction: Fraction = Field(
+        0.0, description="share of image_to_image records drawn towards another class than their source's; they get soft labels by strength"
+    )
+    guidance_scale: Guidance | None = Field(None, description="guidance of the base stage, 1 is off; null means the tuned setting")
+    guidance_interval: Interval | None = Field(
+        None,
+        description="part of the noise levels that is guided, in shares of the training timesteps from 0 (an image) to 1 (noise); "
+        "null means the tuned setting, or all",
+    )
+    num_inference_steps: Steps | None = Field(None, description="denoising steps of the base stage; null means the tuned setting, or 16")
+    scheduler: Scheduler | None = Field(
+        None, description="sampler of every stage, model is the one that the generator came with; null means the tuned setting, or model"
+    )
+    log_variance_mix: Fraction | None = Field(
+        None,
+        description="of scheduler ddpm alone: share of the largest step variance in the mix of log-variances; null means the tuned "
+        "setting, or the model's own",
+    )
+    sr_guidance_scale: Guidance | None = Field(
+        None, description="guidance of the super-resolution stage, 1 is off; null means the tuned setting, or 1"
+    )
+    sr_num_inference_steps: Steps | None = Field(
+        None, description="denoising steps of the super-resolution stage; null means the tuned setting, or 6"
+    )
+    sr_noise_level: NoiseLevel | None = Field(
+        None, description="noise-conditioning augmentation when sampling; null means the tuned setting, or 0"
+    )
+    sr_log_variance_mix: Fraction | None = Field(None, description="log_variance_mix of the super-resolution stage")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="precision of the denoisers and the decoder")
+    compile: bool = Field(False, description="torch.compile of the denoisers; --plan-only says from how many images on it pays")
+    image_format: Literal["png", "webp", "jpeg"] = Field("png", description="codec of the images; png and webp are lossless")
+    jpeg_quality: int = Field(95, ge=1, le=100, description="quality of jpeg")
+    features: Literal["none", "statistics", "rows"] = Field(
+        "none", description="feature statistics (float64 sums) or rows (float32) of validate.extractor, written with each shard"
+    )
     batch_size: int = Field(50, ge=1, le=65536, description="images drawn at once")
     shard_size: int = Field(250, ge=1, le=1_000_000, description="images a shard; a whole number of batches")
     zero_shot_images_per_class: int | None = Field(

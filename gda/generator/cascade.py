@@ -16,11 +16,11 @@ from torch import nn
 from transformers import AutoTokenizer, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
-from gda.artifacts import GeneratorCard
+from gda.artifacts import DrawSettings, GeneratorCard
 from gda.errors import ConfigError, DataError
 from gda.generator.directory import BASE, SUPER_RESOLUTION, UPSCALER, read_card, read_json, resolve
 from gda.generator.draw import denoise, noise
-from gda.generator.model import DrawSettings, Text, make_scheduler
+from gda.generator.model import Text, make_scheduler
 from gda.generator.randomness import Draws
 from gda.generator.upscaler import Upscaler, load_upscaler
 from gda.generator.variance import check_variance, denoising_losses

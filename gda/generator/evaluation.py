@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save
 
+from gda.artifacts import DrawSettings
 from gda.errors import DataError
 from gda.generator.families import load_model
 from gda.generator.methods import Method
-from gda.generator.model import DrawSettings, Model
+from gda.generator.model import Model
 from gda.generator.sampler import Sampler
 from gda.io.publish import write_bytes
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from gda.artifacts import DrawSettings
 from gda.errors import ConfigError
 from gda.generator.directory import read_json
-from gda.generator.model import DrawSettings, Text, make_scheduler
+from gda.generator.model import Text, make_scheduler
 from gda.generator.pipelines import PipelineModel, draw_with, encode_latents, load_pipeline
 from gda.generator.randomness import Draws
 

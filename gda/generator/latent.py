@@ -8,8 +8,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
+from gda.artifacts import DrawSettings
 from gda.generator.directory import read_json
-from gda.generator.model import DrawSettings, Text, denoising_error, make_scheduler
+from gda.generator.model import Text, denoising_error, make_scheduler
 from gda.generator.pipelines import PipelineModel, draw_with, encode_latents, load_pipeline
 from gda.generator.randomness import Draws
 

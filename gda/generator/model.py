@@ -7,24 +7,18 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from gda.artifacts import Document, GeneratorCard
+from gda.artifacts import DrawSettings, GeneratorCard
 from gda.errors import ConfigError
 from gda.generator.randomness import Draws
 
 Text = dict[str, torch.Tensor]  # what the text encoders say of n prompts: tensors by role, a row a prompt
 
-SCHEDULERS = {"dpmsolver++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
-
-
-class DrawSettings(Document):
-    """What decides an image besides generator, prompt and seed; the `sr_` fields are read by cascades alone."""
-
-    guidance_scale: float
-    num_inference_steps: int
-    scheduler: str = "model"
-    sr_guidance_scale: float = 1.0
-    sr_num_inference_steps: int = 6
-    sr_noise_level: int = 0
+SCHEDULERS = {
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+}
 
 
 class Model(Protocol):

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from gda.artifacts import GeneratorCard
+from gda.artifacts import DrawSettings, GeneratorCard
 from gda.errors import DataError
 from gda.generator.directory import read_card, read_json, resolve, variant_of
 from gda.generator.layout import UNUSED
-from gda.generator.model import DrawSettings
 from gda.generator.randomness import Draws
 
 

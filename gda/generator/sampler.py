@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from gda.artifacts import DrawSettings
 from gda.generator.adapted import ClassAdapters
-from gda.generator.model import DrawSettings, Model, rows
+from gda.generator.model import Model, rows
 
 
 class Sampler:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from gda.artifacts import DrawSettings
 from gda.errors import DataError
 from gda.generator.directory import read_json
-from gda.generator.model import DrawSettings, make_scheduler
+from gda.generator.model import make_scheduler
 
 _PIPELINE = "StableDiffusionUpscalePipeline"
 _NOISE_LEVEL = 20  # of the image that is enlarged; the pipeline's own default

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from gda.artifacts import GeneratorCard, Outcome, read_document
+from gda.artifacts import DrawSettings, GeneratorCard, Outcome, read_document
 from gda.config import Config
 from gda.data.holdout import hold_out
 from gda.data.resident import load_images
@@ -16,7 +16,6 @@ from gda.fidelity.held_out import held_out_score
 from gda.generator.directory import SUPER_RESOLUTION, read_card
 from gda.generator.evaluation import Evaluation
 from gda.generator.families import load_model
-from gda.generator.model import DrawSettings
 from gda.generator.prepared import Source
 from gda.generator.prompts import class_prompts, require_distinct
 from gda.generator.randomness import stream_seed

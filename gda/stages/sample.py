@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts import ClassInfo, GeneratorCard, Outcome, Settings, read_document
+from gda.artifacts import ClassInfo, DrawSettings, GeneratorCard, Outcome, Settings, read_document
 from gda.config import Config
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.writer import ImageRecord, load_rows, save_rows, write_image_shard
 from gda.errors import DataError, UsageError
 from gda.generator.directory import read_card
 from gda.generator.families import load_model
-from gda.generator.model import DrawSettings
 from gda.generator.plan import Plan, PlannedShard, make_plan
 from gda.generator.sampler import Sampler
 from gda.io.publish import Workspace, prepare, publish
@@ -105,25 +104,19 @@ def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False) -> Plan
 
 
 def draw_settings(config: Config, settings: Path | None, card: GeneratorCard) -> DrawSettings:
-    """The configured settings; a null guidance is taken from tuned `settings`, which must be of this generator."""
-    sample, guidance = config.sample, config.sample.guidance_scale
-    if guidance is None:
-        if settings is None:
-            raise UsageError("sample.guidance_scale is null, which means the tuned setting: give --settings FILE or a number")
-        tuned = read_document(settings, Settings)
-        if tuned.generator_digest != card.digest:
+    """The configured settings; those that are null are taken from tuned `settings`, which must be of this generator."""
+    sample, tuned = config.sample, {}
+    if settings is not None:
+        found = read_document(settings, Settings)
+        if found.generator_digest != card.digest:
             raise DataError(
-                f"{settings}: tuned for generator {tuned.generator_digest[:12]}, but this one is {card.digest[:12]}; tune again"
+                f"{settings}: tuned for generator {found.generator_digest[:12]}, but this one is {card.digest[:12]}; tune again"
             )
-        guidance = tuned.guidance_scale
-    return DrawSettings(
-        guidance_scale=guidance,
-        num_inference_steps=sample.num_inference_steps,
-        scheduler=sample.scheduler,
-        sr_guidance_scale=sample.sr_guidance_scale,
-        sr_num_inference_steps=sample.sr_num_inference_steps,
-        sr_noise_level=sample.sr_noise_level,
-    )
+        tuned = found.chosen.model_dump()
+    elif sample.guidance_scale is None:
+        raise UsageError("sample.guidance_scale is null, which means the tuned setting: give --settings FILE or a number")
+    given = {name: value for name in DrawSettings.model_fields if (value := getattr(sample, name)) is not None}
+    return DrawSettings.model_validate(tuned | given)
 
 
 def draw_shard(job: ShardJob) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gda.artifacts import Outcome, Settings, TuningPoint, dump_document, read_document
+from gda.artifacts import DrawSettings, Outcome, Settings, TuningPoint, dump_document, read_document
 from gda.config import Config
 from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
@@ -18,7 +18,6 @@ from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import frechet_distance, statistics
 from gda.generator.directory import drawn_side, read_card, resolve
 from gda.generator.families import load_model
-from gda.generator.model import DrawSettings
 from gda.generator.plan import make_plan
 from gda.generator.sampler import Sampler
 from gda.io.publish import prepare, publish, write_bytes

@@ -8,12 +8,12 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 
+from gda.artifacts import DrawSettings
 from gda.errors import ConfigError, DataError, MissingError
 from gda.generator.build import build_tiny_cascade
 from gda.generator.cascade import load_cascade
 from gda.generator.directory import DEMO_BASE, read_card, weights_digest
 from gda.generator.export import export_generator
-from gda.generator.model import DrawSettings
 from gda.generator.sampler import Sampler
 
 SETTINGS = DrawSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=2)

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from stage_jobs import stage_job
 
+from gda.artifacts import DrawSettings
 from gda.errors import DataError
 from gda.generator import train
 from gda.generator.directory import BASE
 from gda.generator.evaluation import Evaluation, best_step, png_grid
-from gda.generator.model import DrawSettings
 from gda.generator.train import EVALUATIONS, finetune_stage
 
 

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 
+from gda.artifacts import DrawSettings
 from gda.errors import ConfigError, DataError
 from gda.generator import pipelines as shared
 from gda.generator import train
@@ -17,7 +18,7 @@ from gda.generator.build import build_tiny_cascade
 from gda.generator.directory import BASE, SUPER_RESOLUTION, drawn_side, read_card
 from gda.generator.export import export_generator
 from gda.generator.families import load_model
-from gda.generator.model import SCHEDULERS, DrawSettings, denoising_error, rows, snr_weights
+from gda.generator.model import SCHEDULERS, denoising_error, rows, snr_weights
 from gda.generator.randomness import Draws
 from gda.generator.sampler import Sampler
 from gda.generator.train import finetune_stage

@@ -12,7 +12,7 @@ from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 from transformers import T5EncoderModel
 
-from gda.artifacts import ClassInfo
+from gda.artifacts import ClassInfo, DrawSettings
 from gda.config import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator import train
@@ -20,7 +20,6 @@ from gda.generator.directory import copy_parts
 from gda.generator.export import export_generator
 from gda.generator.families import load_model
 from gda.generator.methods import prepare_network
-from gda.generator.model import DrawSettings
 from gda.generator.prepared import unit
 from gda.generator.run import TrainingRun
 from gda.generator.sampler import Sampler

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 
+from gda.artifacts import DrawSettings
 from gda.config import FinetuneConfig
 from gda.data.holdout import hold_out
 from gda.errors import DataError, MissingError
@@ -22,7 +23,6 @@ from gda.generator.evaluation import Evaluation
 from gda.generator.families import load_model
 from gda.generator.latent import LatentUNet
 from gda.generator.methods import make_method, prepare_network
-from gda.generator.model import DrawSettings
 from gda.generator.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 from gda.generator.order import Order
 from gda.generator.prepared import Prepared, Source, Texts, unit

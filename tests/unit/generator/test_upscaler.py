@@ -8,11 +8,11 @@ import torch
 from diffusers import StableDiffusionUpscalePipeline
 from tiny_upscaler import FACTOR, add_tiny_upscaler
 
+from gda.artifacts import DrawSettings
 from gda.errors import DataError
 from gda.generator.build import build_tiny_cascade
 from gda.generator.cascade import load_cascade
 from gda.generator.directory import BASE, SUPER_RESOLUTION
-from gda.generator.model import DrawSettings
 from gda.generator.randomness import Draws
 from gda.generator.sampler import Sampler
 

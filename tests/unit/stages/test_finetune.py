@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from tiny_pipelines import build_tiny_pipeline
 from two_colours import two_colours
 
-from gda.artifacts import GeneratorCard, read_document
+from gda.artifacts import DrawSettings, GeneratorCard, read_document
 from gda.config import load_config
 from gda.data.holdout import hold_out
 from gda.data.snapshot import Snapshot
@@ -22,7 +22,6 @@ from gda.fidelity.held_out import held_out_score
 from gda.generator import train
 from gda.generator.families import load_model
 from gda.generator.lora import LORA_FILE
-from gda.generator.model import DrawSettings
 from gda.generator.reaverage import average_generator
 from gda.generator.sampler import Sampler
 from gda.io.publish import read_recipe, work_root
