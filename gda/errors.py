@@ -4,11 +4,14 @@
     |- UsageError        2  a wrong command line
     |  `- ConfigError    2  a wrong field in params.yaml or --set
     |- DataError         3  images, labels, snapshots or weights that cannot be used
+    |  `- NotFiniteError 3  a network that drew NaN or infinity
     |- RefusedError      4  a gate refused and --strict was asked for
     |- MissingError      5  something the environment lacks: weights, disk, network, device
     `- TryAgainError    75  interrupted, lost a race, a store that is away
 Exit code 1 is left for defects of ours.
 """
+
+from collections.abc import Sequence
 
 
 class GdaError(Exception):
@@ -31,6 +34,14 @@ class DataError(GdaError):
     """Images, labels, snapshots or weights that cannot be used."""
 
     exit_code = 3
+
+
+class NotFiniteError(DataError):
+    """Rows of a batch whose drawn images hold NaN or infinity: `rows` of `count`."""
+
+    def __init__(self, rows: Sequence[int], count: int) -> None:
+        super().__init__(f"{len(rows)} of {count} drawn images hold NaN or infinity")
+        self.rows = tuple(rows)
 
 
 class RefusedError(GdaError):

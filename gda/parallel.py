@@ -33,6 +33,41 @@ def available_cpus() -> int:
     return max(1, min(cpus, _cgroup_quota()))
 
 
+def drawing_device() -> str:
+    """`cuda` where torch sees a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name(kind: str) -> str:
+    """What a device is, for a recipe: `cpu`, or the GPU's model, since two models round differently."""
+    if kind != "cuda":
+        return kind
+    import torch
+
+    return f"cuda {torch.cuda.get_device_name(0)}"
+
+
+def own_device(kind: str) -> str:
+    """The device of this worker process: the GPUs are dealt out in turn, one a worker."""
+    if kind != "cuda":
+        return kind
+    import torch
+
+    number = (multiprocessing.current_process()._identity or (1,))[0] - 1
+    return f"cuda:{number % torch.cuda.device_count()}"
+
+
+def workers_of(kind: str) -> int:
+    """How many worker processes suit a device: one a GPU, or one a CPU."""
+    if kind != "cuda":
+        return available_cpus()
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
 class Bar:
     """A progress bar on stderr with rate and remaining time, fed by `tick` from this process or from workers; silent off a terminal."""
 
@@ -85,7 +120,7 @@ def run_parallel(function: Callable[[T], R], items: Sequence[T], *, workers: int
     if count <= 1:
         return [function(item) for item in items]
     # Forking is safe because no process of ours ever starts a compute thread pool, and it saves the seconds that importing torch takes.
-    method = "fork" if sys.platform == "linux" and not _cuda_is_up() else "spawn"
+    method = "fork" if sys.platform == "linux" and not _cuda_is_there() else "spawn"
     pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method), initializer=_start_worker)
     try:
         futures = [pool.submit(function, item) for item in items]
@@ -107,9 +142,10 @@ def _start_worker() -> None:
     single_threaded()
 
 
-def _cuda_is_up() -> bool:
+def _cuda_is_there() -> bool:
+    # Asking alone starts the driver, which a forked child cannot use; where there is a GPU to ask for, children start afresh.
     torch = sys.modules.get("torch")
-    return torch is not None and torch.cuda.is_initialized()
+    return torch is not None and torch.cuda.is_available()
 
 
 def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> int:

@@ -47,10 +47,10 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
-def bits_environment(*packages: str) -> dict[str, str]:
-    """What fixes a network's output besides its inputs: versions of torch, numpy and `packages`, device kind, threads a process.
+def bits_environment(*packages: str, device: str = "cpu") -> dict[str, str]:
+    """What fixes a network's output besides its inputs: versions of torch, numpy and `packages`, device, threads a process.
 
     Reads package metadata only, so that it costs no import.
     """
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "torch", *packages)}
-    return versions | {"device": "cpu", "threads": "1"}
+    return versions | {"device": device, "threads": "1"}

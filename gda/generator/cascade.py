@@ -19,11 +19,13 @@ from transformers.utils import logging as transformers_logging
 from gda.artifacts import DrawSettings, GeneratorCard
 from gda.errors import ConfigError, DataError
 from gda.generator.directory import BASE, SUPER_RESOLUTION, UPSCALER, read_card, read_json, resolve
-from gda.generator.draw import denoise, noise
-from gda.generator.model import Text, make_scheduler
+from gda.generator.draw import Guidance, denoise, doubled, first_noise, generators_of, noise, scheduler_of, timesteps_of, to_uint8
+from gda.generator.model import Start, Text
 from gda.generator.randomness import Draws
 from gda.generator.upscaler import Upscaler, load_upscaler
 from gda.generator.variance import check_variance, denoising_losses
+
+_States = tuple[torch.Tensor, torch.Tensor]  # of the prompts, of the empty prompt
 
 TOKENS = 77  # IF pads every prompt to this length and does not mask the padding
 
@@ -117,32 +119,34 @@ class Cascade:
             image_schedule=self.image_noise_schedule,
         )
 
+    @property
+    def drawing(self) -> tuple[nn.Module, ...]:
+        parts = [self.base, self.super_resolution]
+        parts += [] if self.upscaler is None else [self.upscaler.pipeline.unet, self.upscaler.pipeline.vae]
+        return tuple(part for part in parts if part is not None)
+
     @torch.inference_mode()
-    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
+    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings, start: Start | None = None) -> torch.Tensor:
         """uint8 NCHW in [0, 255], one image a seed. Bits depend on the batch's size: draw whole batches to compare.
 
-        Raises `ConfigError` for a noise level that the cascade does not know.
+        With `start` both stages begin from its images, noised alike. Raises `ConfigError` for a noise level or a mix of variances
+        that the cascade does not know, `NotFiniteError` as `to_uint8` does.
         """
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        images = denoise(
-            self.base,
-            _scheduler(settings.scheduler, self.scheduler_config, settings.num_inference_steps),
-            text["states"],
-            empty["states"],
-            guidance=settings.guidance_scale,
-            size=self.low_size,
-            generators=generators,
-        )
+        generators = generators_of(seeds)
+        states = (text["states"], empty["states"])
+        low = _Drawing(self.base, scheduler_of(settings, self.scheduler_config, settings.log_variance_mix), self.low_size)
+        guidance = Guidance(scale=settings.guidance_scale, interval=settings.guidance_interval)
+        images = low.run(states, settings.num_inference_steps, guidance, generators, start)
         if self.super_resolution is not None:
             # What leaves the base stage is an image, so the next stage is given one: clipped, as diffusers passes PIL between them.
-            images = self._super_resolve(images.clamp(-1, 1), text["states"], empty["states"], generators, settings)
-        drawn = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+            images = self._super_resolve(images.clamp(-1, 1), states, generators, settings, start)
+        drawn = to_uint8((images.clamp(-1, 1) + 1) * 127.5)
         if self.upscaler is None:
             return drawn
         return self.upscaler.draw(drawn, text["upscaler_states"], empty["upscaler_states"], generators, settings)
 
     def _super_resolve(
-        self, small: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, generators: list[torch.Generator], settings: DrawSettings
+        self, small: torch.Tensor, states: _States, generators: list[torch.Generator], settings: DrawSettings, start: Start | None
     ) -> torch.Tensor:
         assert self.super_resolution is not None
         size, known = self.train_size, int(self.image_noise_schedule.config["num_train_timesteps"])
@@ -150,18 +154,42 @@ class Cascade:
             raise ConfigError(f"sample.sr_noise_level: must be below {known} for this cascade, got {settings.sr_noise_level}")
         up = F.interpolate(small, (size, size), mode="bilinear", align_corners=True)
         level = torch.full((len(small),), settings.sr_noise_level, device=up.device)
-        up = self.image_noise_schedule.add_noise(up, noise(generators, size).to(up.device), level)
-        return denoise(
-            self.super_resolution,
-            _scheduler(settings.scheduler, self.sr_scheduler_config, settings.sr_num_inference_steps),
-            text,
-            empty,
-            guidance=settings.sr_guidance_scale,
-            size=size,
-            generators=generators,
-            condition=up,
-            level=level,
-        )
+        up = self.image_noise_schedule.add_noise(up, noise(generators, 3, size, size).to(up.device), level)
+        scheduler = scheduler_of(settings, self.sr_scheduler_config, settings.sr_log_variance_mix)
+        drawing = _Drawing(self.super_resolution, scheduler, size, condition=up, level=level)
+        guidance = Guidance(scale=settings.sr_guidance_scale)
+        return drawing.run(states, settings.sr_num_inference_steps, guidance, generators, start)
+
+
+@dataclass
+class _Drawing:
+    """One stage's drawing: its network, scheduler and side, and for super-resolution the small image and its noise level."""
+
+    unet: UNet2DConditionModel
+    scheduler: Any
+    size: int
+    condition: torch.Tensor | None = None
+    level: torch.Tensor | None = None
+
+    def run(
+        self, states: _States, num_inference_steps: int, guidance: Guidance, generators: list[torch.Generator], start: Start | None
+    ) -> torch.Tensor:
+        """float32 NCHW of side `size`, not yet clipped."""
+        device = states[0].device
+        strength = 1.0 if start is None else start.strength
+        timesteps = timesteps_of(self.scheduler, num_inference_steps, strength, device)
+        clean = None if start is None else start.as_floats(self.size, device)
+        x = first_noise(self.scheduler, (3, self.size, self.size), generators, clean, timesteps[:1])
+        said, both = states[0].to(self.unet.dtype), torch.cat([states[1], states[0]]).to(self.unet.dtype)
+
+        def predict(x: torch.Tensor, t: torch.Tensor, guided: bool) -> torch.Tensor:
+            given = x if self.condition is None else torch.cat([x, self.condition], dim=1)
+            given = self.scheduler.scale_model_input(doubled(given, guided), t).to(self.unet.dtype)
+            levels = None if self.level is None else doubled(self.level, guided)
+            output: torch.Tensor = self.unet(given, t, encoder_hidden_states=both if guided else said, class_labels=levels).sample
+            return output.float()
+
+        return denoise(predict, self.scheduler, x, timesteps, guidance, generators)
 
 
 def load_cascade(name: str) -> Cascade:
@@ -234,12 +262,6 @@ def denoising_loss(
         noisy = torch.cat([noisy, by.add_noise(up, draws.normal(*up.shape[1:]), level)], dim=1)
     output = unet(noisy, t, encoder_hidden_states=text, class_labels=level).sample
     return denoising_losses(schedule, output, clean, target_noise, t, snr_gamma=snr_gamma)
-
-
-def _scheduler(name: str, config: dict[str, Any], steps: int) -> Any:
-    scheduler = make_scheduler(name, config)
-    scheduler.set_timesteps(steps)
-    return scheduler
 
 
 def _load_unet(folder: Path, scheduler_config: dict[str, Any]) -> UNet2DConditionModel:

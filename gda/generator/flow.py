@@ -9,8 +9,9 @@ from torch import nn
 from gda.artifacts import DrawSettings
 from gda.errors import ConfigError
 from gda.generator.directory import read_json
-from gda.generator.model import Text, make_scheduler
-from gda.generator.pipelines import PipelineModel, draw_with, encode_latents, load_pipeline
+from gda.generator.draw import doubled, scheduler_of
+from gda.generator.model import Start, Text
+from gda.generator.pipelines import PipelineModel, encode_latents, load_pipeline
 from gda.generator.randomness import Draws
 
 
@@ -44,17 +45,24 @@ class FlowTransformer(PipelineModel):
         predicted = network(hidden_states=noisy, timestep=t, encoder_hidden_states=text["states"], pooled_projections=text["pooled"]).sample
         return (predicted.float() - (noise - clean)).square().mean((1, 2, 3))
 
-    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
+    @torch.inference_mode()
+    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings, start: Start | None = None) -> torch.Tensor:
         """Raises `ConfigError` for a scheduler of diffusion models: it would integrate the wrong equation."""
         if settings.scheduler != "model":
             raise ConfigError(f"sample.scheduler: must be 'model' for a flow transformer, got {settings.scheduler!r}")
-        given = {
-            "prompt_embeds": text["states"],
-            "negative_prompt_embeds": empty["states"],
-            "pooled_prompt_embeds": text["pooled"],
-            "negative_pooled_prompt_embeds": empty["pooled"],
-        }
-        return draw_with(self.pipeline, make_scheduler("model", self.scheduler_config), given, seeds, settings, size=self.image_size)
+        scheduler = scheduler_of(settings, self.scheduler_config, settings.log_variance_mix)
+        transformer = self.pipeline.transformer
+        said = {role: text[role].to(transformer.dtype) for role in ("states", "pooled")}
+        both = {role: torch.cat([empty[role], text[role]]).to(transformer.dtype) for role in ("states", "pooled")}
+
+        def predict(x: torch.Tensor, t: torch.Tensor, guided: bool) -> torch.Tensor:
+            given, told = doubled(x, guided).to(transformer.dtype), both if guided else said
+            output: torch.Tensor = transformer(
+                hidden_states=given, timestep=t.expand(len(given)), encoder_hidden_states=told["states"], pooled_projections=told["pooled"]
+            ).sample
+            return output.float()
+
+        return self.draw_latents(predict, scheduler, seeds, settings, start)
 
 
 def load_flow_transformer(name: str) -> FlowTransformer:

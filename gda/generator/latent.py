@@ -10,8 +10,9 @@ from torch import nn
 
 from gda.artifacts import DrawSettings
 from gda.generator.directory import read_json
-from gda.generator.model import Text, denoising_error, make_scheduler
-from gda.generator.pipelines import PipelineModel, draw_with, encode_latents, load_pipeline
+from gda.generator.draw import doubled, scheduler_of
+from gda.generator.model import Start, Text, denoising_error
+from gda.generator.pipelines import PipelineModel, encode_latents, load_pipeline
 from gda.generator.randomness import Draws
 
 
@@ -44,12 +45,26 @@ class LatentUNet(PipelineModel):
         predicted = network(noisy, t, encoder_hidden_states=text["states"], **extra).sample
         return denoising_error(self.noise_schedule, predicted, clean, noise, t, snr_gamma=snr_gamma)
 
-    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
-        given = {"prompt_embeds": text["states"], "negative_prompt_embeds": empty["states"]}
-        if self._is_xl:
-            given |= {"pooled_prompt_embeds": text["pooled"], "negative_pooled_prompt_embeds": empty["pooled"]}
-        scheduler = make_scheduler(settings.scheduler, self.scheduler_config)
-        return draw_with(self.pipeline, scheduler, given, seeds, settings, size=self.image_size)
+    @torch.inference_mode()
+    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings, start: Start | None = None) -> torch.Tensor:
+        """Raises `ConfigError` as `scheduler_of` and `timesteps_of` do."""
+        scheduler = scheduler_of(settings, self.scheduler_config, settings.log_variance_mix)
+        unet = self.pipeline.unet
+        said, both = text["states"].to(unet.dtype), torch.cat([empty["states"], text["states"]]).to(unet.dtype)
+        added = self._added_both(text, empty, unet.dtype) if self._is_xl else {}
+
+        def predict(x: torch.Tensor, t: torch.Tensor, guided: bool) -> torch.Tensor:
+            given = scheduler.scale_model_input(doubled(x, guided), t).to(unet.dtype)
+            extra = {"added_cond_kwargs": added[guided]} if self._is_xl else {}
+            output: torch.Tensor = unet(given, t, encoder_hidden_states=both if guided else said, **extra).sample
+            return output.float()
+
+        return self.draw_latents(predict, scheduler, seeds, settings, start)
+
+    def _added_both(self, text: Text, empty: Text, dtype: torch.dtype) -> dict[bool, Text]:
+        """What XL is told besides the prompt, by whether the pass is guided."""
+        guided = self._added({"pooled": torch.cat([empty["pooled"], text["pooled"]])})
+        return {kind: {role: x.to(dtype) for role, x in said.items()} for kind, said in ((False, self._added(text)), (True, guided))}
 
     @property
     def _is_xl(self) -> bool:

@@ -1,6 +1,7 @@
 """What fine-tuning and drawing need of a text-to-image model, whatever its family: one small protocol."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,21 @@ SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "ddpm": "DDPMScheduler",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Images that drawing starts from: uint8 NCHW of the size the model draws, and how far they are noised, in (0, 1]."""
+
+    images: torch.Tensor
+    strength: float
+
+    def as_floats(self, size: int, device: torch.device) -> torch.Tensor:
+        """float32 NCHW in [-1, 1] of side `size`."""
+        images = self.images.to(device).float() / 127.5 - 1
+        if images.shape[-1] == size:
+            return images
+        return torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 class Model(Protocol):
@@ -65,8 +81,17 @@ class Model(Protocol):
         """The training loss of each image at a randomly drawn noise level, float32 [n]. `network` is the stage's, perhaps wrapped."""
         ...
 
-    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings) -> torch.Tensor:
-        """uint8 NCHW in [0, 255] on the CPU, a row of `text` and a seed an image. Bits depend on the batch's size."""
+    @property
+    def drawing(self) -> tuple[nn.Module, ...]:
+        """The networks that drawing runs for every image, text encoders excepted: what precision and compilation are about."""
+        ...
+
+    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings, start: Start | None = None) -> torch.Tensor:
+        """uint8 NCHW in [0, 255] on the CPU, a row of `text` and a seed an image. Bits depend on the batch's size.
+
+        With `start` every image is denoised from its own, noised. Raises `ConfigError` for settings that the model does not know,
+        `NotFiniteError` naming the rows that came out as NaN.
+        """
         ...
 
 

@@ -11,7 +11,9 @@ from torch import nn
 from gda.artifacts import DrawSettings, GeneratorCard
 from gda.errors import DataError
 from gda.generator.directory import read_card, read_json, resolve, variant_of
+from gda.generator.draw import Guidance, Predict, denoise, first_noise, generators_of, noise, timesteps_of, to_uint8
 from gda.generator.layout import UNUSED
+from gda.generator.model import Start
 from gda.generator.randomness import Draws
 
 
@@ -30,7 +32,7 @@ def load_pipeline(name: str) -> tuple[Path, GeneratorCard, Any]:
     options: dict[str, Any] = {part: None for part in UNUSED if part in index} | {"variant": variant_of(name)}
     try:
         kind = getattr(diffusers, index["_class_name"])
-        pipeline = kind.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False, **options)
+        pipeline = kind.from_pretrained(path, dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False, **options)
     except (OSError, ValueError, LookupError, RuntimeError, AttributeError, TypeError) as error:
         raise DataError(f"{path}: cannot be loaded as {index['_class_name']} ({str(error).splitlines()[0]})") from None
     for part in pipeline.components.values():
@@ -82,6 +84,26 @@ class PipelineModel:
         """Moments of latents, float32 [n, 2c, h, w]."""
         return latent_moments(self.pipeline.vae, images)
 
+    @property
+    def drawing(self) -> tuple[nn.Module, ...]:
+        return (getattr(self.pipeline, self.only), self.pipeline.vae)
+
+    def draw_latents(
+        self, predict: Predict, scheduler: Any, seeds: Sequence[int], settings: DrawSettings, start: Start | None
+    ) -> torch.Tensor:
+        """uint8 NCHW in [0, 255]: latents denoised by `predict`, then decoded."""
+        device, generators = self.device, generators_of(seeds)
+        strength = 1.0 if start is None else start.strength
+        timesteps = timesteps_of(scheduler, settings.num_inference_steps, strength, device)
+        denoiser = getattr(self.pipeline, self.only)
+        side = int(denoiser.config.sample_size)
+        clean = None if start is None else sample_latents(self.pipeline.vae, start.as_floats(self.image_size, device), generators)
+        channels = int(self.pipeline.vae.config.latent_channels)
+        x = first_noise(scheduler, (channels, side, side), generators, clean, timesteps[:1])
+        guidance = Guidance(scale=settings.guidance_scale, interval=settings.guidance_interval)
+        latents = denoise(predict, scheduler, x, timesteps, guidance, generators)
+        return to_uint8(decode_latents(self.pipeline.vae, latents) * 255)
+
 
 @torch.no_grad()
 def latent_moments(vae: Any, images: torch.Tensor) -> torch.Tensor:
@@ -98,19 +120,20 @@ def encode_latents(vae: Any, moments: torch.Tensor, draws: Draws) -> torch.Tenso
     return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
-@torch.inference_mode()
-def draw_with(
-    pipeline: Any, scheduler: Any, given: dict[str, torch.Tensor], seeds: Sequence[int], settings: DrawSettings, *, size: int
-) -> torch.Tensor:
-    """uint8 NCHW in [0, 255] from the pipeline itself, one CPU generator an image; diffusers too takes guidance 1 for off."""
-    pipeline.scheduler = scheduler
-    images = pipeline(
-        **given,
-        height=size,
-        width=size,
-        guidance_scale=settings.guidance_scale,
-        num_inference_steps=settings.num_inference_steps,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type="pt",
-    ).images
-    return (images.float() * 255).round().to(torch.uint8).cpu()
+def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Images float32 NCHW in [0, 1] of latents at the scale that the denoiser works at."""
+    config = vae.config
+    if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
+        mean, deviation = (torch.tensor(x, device=latents.device).view(1, -1, 1, 1) for x in (config.latents_mean, config.latents_std))
+        latents = latents * deviation / config.scaling_factor + mean
+    else:
+        latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
+    images = vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
+    return (images * 0.5 + 0.5).clamp(0, 1)
+
+
+def sample_latents(vae: Any, images: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Latents drawn from the posterior of each image float32 NCHW in [-1, 1], with its own generator, at the denoiser's scale."""
+    mean, log_variance = latent_moments(vae, images.to(vae.dtype)).float().chunk(2, dim=1)
+    drawn = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise(generators, *mean.shape[1:]).to(mean.device)
+    return (drawn - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor

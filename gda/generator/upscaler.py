@@ -13,6 +13,7 @@ from torch import nn
 from gda.artifacts import DrawSettings
 from gda.errors import DataError
 from gda.generator.directory import read_json
+from gda.generator.draw import to_uint8
 from gda.generator.model import make_scheduler
 
 _PIPELINE = "StableDiffusionUpscalePipeline"
@@ -48,17 +49,18 @@ class Upscaler:
         Guidance and steps are the super-resolution stage's; noise comes from each image's generator.
         """
         self.pipeline.scheduler = make_scheduler(settings.scheduler, self.scheduler_config)
+        kind = self.pipeline.unet.dtype
         drawn = self.pipeline(
             image=images.to(text.device).float() / 255,
-            prompt_embeds=text,
-            negative_prompt_embeds=empty,
+            prompt_embeds=text.to(kind),
+            negative_prompt_embeds=empty.to(kind),
             guidance_scale=settings.sr_guidance_scale,
             num_inference_steps=settings.sr_num_inference_steps,
             noise_level=_NOISE_LEVEL,
             generator=generators,
             output_type="pt",
         ).images
-        return (drawn.float() * 255).round().to(torch.uint8).cpu()
+        return to_uint8(drawn.float() * 255)
 
 
 def load_upscaler(folder: Path) -> Upscaler:

@@ -1,35 +1,21 @@
 """sample: draw a synthetic snapshot from a generator, shard by shard; any worker count, order or kill gives the same set."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts import ClassInfo, DrawSettings, GeneratorCard, Outcome, Settings, read_document
+from gda.artifacts import DrawSettings, GeneratorCard, Outcome, Settings, read_document
 from gda.config import Config
 from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.writer import ImageRecord, load_rows, save_rows, write_image_shard
 from gda.errors import DataError, UsageError
 from gda.generator.directory import read_card
-from gda.generator.families import load_model
-from gda.generator.plan import Plan, PlannedShard, make_plan
-from gda.generator.sampler import Sampler
+from gda.generator.drawing import Drawing, ShardJob, draw_shard
+from gda.generator.plan import Plan, make_plan
+from gda.generator.speed import Speed
 from gda.io.publish import Workspace, prepare, publish
-from gda.parallel import Bar, run_parallel, tick
+from gda.parallel import Bar, device_name, drawing_device, run_parallel, workers_of
 from gda.recipe import Recipe, bits_environment
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardJob:
-    """Draw one shard into `folder`; everything a worker process needs."""
-
-    shard: PlannedShard
-    generator: str
-    generator_digest: str
-    classes: tuple[ClassInfo, ...]
-    prompts: tuple[str, ...]
-    settings: DrawSettings
-    folder: Path
 
 
 def run(
@@ -51,43 +37,59 @@ def run(
     """
     real, card = Snapshot.open(snapshot), read_card(generator)
     plan = plan_for(config, real, zero_shot=zero_shot)
-    draw = draw_settings(config, settings, card)
-    prompts = tuple(card.prompts.get(info.name, info.prompt_name) for info in real.classes)
-    recipe = Recipe(
-        stage="sample",
-        config={
-            "settings": draw.model_dump(mode="json"),
-            "prompts": list(prompts),
-            "batch_size": config.sample.batch_size,
-            "plan": plan.digest,
-        },
-        inputs={"generator": card.digest},
-        environment=bits_environment("diffusers"),
-    )
-    workspace = prepare(recipe, out)
+    drawing = _drawing(config, real, card, generator=generator, settings=settings)
+    workspace = prepare(_recipe(config, plan, drawing), out)
     if workspace.finished:
         return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", reused=True)
 
-    jobs = [
-        ShardJob(
-            shard=shard,
-            generator=generator,
-            generator_digest=card.digest,
-            classes=real.classes,
-            prompts=prompts,
-            settings=draw,
-            folder=workspace.staging,
-        )
-        for shard in plan.shards
-    ]
+    drawing = replace(drawing, folder=workspace.staging)
+    jobs = [ShardJob(drawing=drawing, shard=shard) for shard in plan.shards]
     mine = [job for job in jobs if job.shard.number % workers == worker]
     with Bar(sum(len(job.shard.images) for job in mine), f"sample {out.name}", unit="image", shown=progress):
-        run_parallel(draw_shard, mine)
-    if workers > 1 and not all(_rows(job) is not None for job in jobs):
+        run_parallel(draw_shard, mine, workers=workers_of(drawing.device))
+    if workers > 1 and not all(job.rows() is not None for job in jobs):
         return Outcome(
             output=out, digest="", summary=f"drew {len(mine)} of {len(jobs)} shards; {out} is published when the other workers are done"
         )
-    return _commit(workspace, jobs, plan, real, card)
+    repaired = _redraw_damaged(jobs)
+    return _commit(workspace, jobs, plan, real, card, repaired)
+
+
+def _redraw_damaged(jobs: list[ShardJob]) -> list[str]:
+    """Shards whose bytes changed since they were drawn are drawn again; their names are returned."""
+    damaged = [job for job in jobs if job.rows(checked=True) is None]
+    for job in damaged:
+        job.sidecar.unlink(missing_ok=True)
+        job.path.unlink(missing_ok=True)
+    run_parallel(draw_shard, damaged, workers=workers_of(jobs[0].drawing.device))
+    return [job.shard.name for job in damaged]
+
+
+def _drawing(config: Config, real: Snapshot, card: GeneratorCard, *, generator: str, settings: Path | None) -> Drawing:
+    sample = config.sample
+    return Drawing(
+        generator=generator,
+        generator_digest=card.digest,
+        classes=real.classes,
+        prompts=tuple(card.prompts.get(info.name, info.prompt_name) for info in real.classes),
+        settings=draw_settings(config, settings, card),
+        speed=Speed(precision=sample.precision, compile=sample.compile),
+        device=drawing_device(),
+        folder=Path(),
+    )
+
+
+def _recipe(config: Config, plan: Plan, drawing: Drawing) -> Recipe:
+    asked = {
+        "settings": drawing.settings.model_dump(mode="json"),
+        "prompts": list(drawing.prompts),
+        "batch_size": config.sample.batch_size,
+        "shard_size": config.sample.shard_size,
+        "plan": plan.digest,
+        **asdict(drawing.speed),
+    }
+    environment = bits_environment("diffusers", "transformers", device=device_name(drawing.device))
+    return Recipe(stage="sample", config=asked, inputs={"generator": drawing.generator_digest}, environment=environment)
 
 
 def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False) -> Plan:
@@ -119,74 +121,24 @@ def draw_settings(config: Config, settings: Path | None, card: GeneratorCard) ->
     return DrawSettings.model_validate(tuned | given)
 
 
-def draw_shard(job: ShardJob) -> None:
-    """Draw and commit one shard with its sidecar of manifest rows; a shard that is already there is left alone."""
-    if _rows(job) is not None:
-        tick(len(job.shard.images))
-        return
-    sampler = Sampler(load_model(job.generator), job.prompts)
-    records: list[ImageRecord] = []
-    for batch in job.shard.batches:
-        prompts = [job.prompts[image.label] for image in batch]
-        pixels = sampler.draw(prompts, [image.seed for image in batch], job.settings)
-        for image, prompt, rgb in zip(batch, prompts, pixels.permute(0, 2, 3, 1).numpy(), strict=True):
-            meta = _provenance(job, image.seed, prompt)
-            records.append(ImageRecord(key=image.key, rgb=rgb, label=image.label, class_name=job.classes[image.label].name, meta=meta))
-        tick(len(batch))
-    _commit_shard(job, records)
-
-
-def _commit_shard(job: ShardJob, records: list[ImageRecord]) -> None:
-    """The tar first, then its manifest rows: only both make a drawn shard."""
-    path = job.folder / job.shard.name
-    if _sidecar(job).is_file():
-        path.unlink(missing_ok=True)  # committed once, and damaged since
-    save_rows(_sidecar(job), path, write_image_shard(job.folder, name=job.shard.name, split="train", records=records))
-
-
-def _provenance(job: ShardJob, seed: int, prompt: str) -> dict[str, str | int | float]:
-    return {
-        "seed": seed,
-        "prompt": prompt,
-        "negative_prompt": "",
-        "guidance_scale": job.settings.guidance_scale,
-        "num_inference_steps": job.settings.num_inference_steps,
-        "scheduler": job.settings.scheduler,
-        "source_image": "",
-        "generator_digest": job.generator_digest,
-    }
-
-
-def _sidecar(job: ShardJob) -> Path:
-    folder = job.folder.parent / "rows"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{job.shard.number:06d}.json"
-
-
-def _rows(job: ShardJob) -> pd.DataFrame | None:
-    """Manifest rows of a shard that was drawn and is whole, else None."""
-    return load_rows(_sidecar(job), job.folder / job.shard.name)
-
-
-def _commit(workspace: Workspace, jobs: list[ShardJob], plan: Plan, real: Snapshot, card: GeneratorCard) -> Outcome:
-    rows = pd.concat([_rows(job) for job in jobs], ignore_index=True)
-    if len(rows) != plan.num_images:
-        raise DataError(f"{workspace.work}: {len(rows)} images drawn where the plan has {plan.num_images}")
+def _commit(workspace: Workspace, jobs: list[ShardJob], plan: Plan, real: Snapshot, card: GeneratorCard, repaired: list[str]) -> Outcome:
+    rows = pd.concat([job.rows() for job in jobs], ignore_index=True)
     index = commit_snapshot(
         workspace.staging,
         kind="synthetic",
         classes=real.classes,
         rows=rows,
-        provenance={"generator": card.digest, "classes_of": real.digest},
+        provenance={"generator": card.digest, "classes_of": real.digest} | workspace.recipe.environment,
         licence=card.licence,
         plan_digest=plan.digest,
     )
     out = publish(workspace)
-    guidance = jobs[0].settings.guidance_scale
+    guidance = jobs[0].drawing.settings.guidance_scale
+    again = f"; damaged since they were drawn, and drawn again: {', '.join(repaired)}" if repaired else ""
     return Outcome(
         output=out,
         digest=index.digest,
-        summary=f"wrote {out}: {len(rows)} images of {len(real.classes)} classes in {len(jobs)} shards, guidance {guidance:g}",
+        summary=f"wrote {out}: {len(rows)} images of {len(real.classes)} classes in {len(jobs)} shards, guidance {guidance:g}{again}",
         metrics={"images": float(len(rows)), "guidance_scale": guidance},
     )
 

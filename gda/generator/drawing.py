@@ -1,0 +1,184 @@
+"""Drawing the shards of a plan: whole batches, encoded beside the drawing, committed create-only, each with its manifest rows."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+import torch
+
+from gda.artifacts import ClassInfo, DrawSettings
+from gda.data.writer import EncodedRecord, ImageRecord, encode_record, load_rows, save_rows, write_encoded_shard
+from gda.errors import DataError, MissingError, NotFiniteError
+from gda.generator.families import load_model
+from gda.generator.plan import PlannedImage, PlannedShard
+from gda.generator.sampler import Sampler
+from gda.generator.speed import Speed, speed_up
+from gda.parallel import own_device, tick
+
+_WAITING = 2  # batches that may wait for the encoder; bounds memory where it is slower than the drawing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What all shards of a set share: everything that a worker process needs besides the shard."""
+
+    generator: str
+    generator_digest: str
+    classes: tuple[ClassInfo, ...]
+    prompts: tuple[str, ...]
+    settings: DrawSettings
+    speed: Speed
+    device: str
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """Draw one shard of a set."""
+
+    drawing: Drawing
+    shard: PlannedShard
+
+    @property
+    def path(self) -> Path:
+        """Where the tar goes."""
+        return self.drawing.folder / self.shard.name
+
+    @property
+    def sidecar(self) -> Path:
+        """Where its manifest rows wait until the set is committed."""
+        return self.drawing.folder.parent / "rows" / f"{self.shard.number:06d}.json"
+
+    def rows(self, *, checked: bool = False) -> pd.DataFrame | None:
+        """Manifest rows of the shard if it was drawn as planned, else None; `checked` reads the tar and compares its checksum too."""
+        rows = load_rows(self.sidecar, self.path, checked=checked)
+        planned = [image.key for image in self.shard.images]
+        return rows if rows is not None and rows["key"].tolist() == planned else None
+
+
+def draw_shard(job: ShardJob) -> None:
+    """Draw and commit one shard with its sidecar of manifest rows; a shard that is already there is left alone.
+
+    Raises `DataError` naming the records that came out as NaN, `MissingError` when a single image does not fit in memory.
+    """
+    if job.rows() is not None:
+        tick(len(job.shard.images))
+        return
+    sampler = _sampler(job.drawing.generator, job.drawing.generator_digest, job.drawing.prompts, job.drawing.speed, job.drawing.device)
+    with Encoder() as encoder:
+        for batch in job.shard.batches:
+            encoder.add(_draw_batch(sampler, job, batch))
+            tick(len(batch))
+    _commit(job, encoder.records)
+
+
+def redraw(job: ShardJob, batch: Sequence[PlannedImage]) -> torch.Tensor:
+    """One batch of a shard drawn again: uint8 NCHW in [0, 255]."""
+    drawing = job.drawing
+    sampler = _sampler(drawing.generator, drawing.generator_digest, drawing.prompts, drawing.speed, drawing.device)
+    return _pixels(sampler, drawing, batch)
+
+
+class Encoder:
+    """Encodes and hashes images in a thread of its own while the next batch is drawn; `records` are complete after the block."""
+
+    def __init__(self) -> None:
+        self.records: list[EncodedRecord] = []
+        self._waiting: list[Future[list[EncodedRecord]]] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
+
+    def add(self, records: list[ImageRecord]) -> None:
+        """Hand over a batch; waits while as many as may wait do."""
+        self._waiting.append(self._pool.submit(_encode_all, records))
+        while len(self._waiting) > _WAITING:
+            self._take()
+
+    def _take(self) -> None:
+        self.records += self._waiting.pop(0).result()
+
+    def __enter__(self) -> "Encoder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            while kind is None and self._waiting:
+                self._take()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _encode_all(records: list[ImageRecord]) -> list[EncodedRecord]:
+    return [encode_record(record) for record in records]
+
+
+@lru_cache(maxsize=1)
+def _sampler(generator: str, digest: str, prompts: tuple[str, ...], speed: Speed, device: str) -> Sampler:
+    """The loaded generator with its prompts encoded, kept for the next shard of this process; `digest` tells two contents apart."""
+    model = load_model(generator)
+    model.to(own_device(device))
+    speed_up(model, speed)
+    return Sampler(model, prompts)
+
+
+def _draw_batch(sampler: Sampler, job: ShardJob, batch: Sequence[PlannedImage]) -> list[ImageRecord]:
+    drawing = job.drawing
+    try:
+        parts = _within_memory(sampler, drawing, batch)
+    except NotFiniteError as error:
+        keys = ", ".join(batch[row].key for row in error.rows[:3]) + (", ..." if len(error.rows) > 3 else "")
+        raise DataError(f"{job.shard.name}: {error} ({keys}); the shard is not written") from None
+    return [
+        ImageRecord(
+            key=image.key,
+            rgb=rgb,
+            label=image.label,
+            class_name=drawing.classes[image.label].name,
+            meta=provenance(drawing, image) | ({} if len(pixels) == len(batch) else {"batch_size": len(pixels)}),
+        )
+        for part, pixels in parts
+        for image, rgb in zip(part, pixels.permute(0, 2, 3, 1).numpy(), strict=True)
+    ]
+
+
+def _within_memory(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedImage]) -> list[tuple[Sequence[PlannedImage], torch.Tensor]]:
+    """The batch drawn at once, or in halves where it does not fit in the device's memory: its last bits may then differ."""
+    try:
+        return [(batch, _pixels(sampler, drawing, batch))]
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise MissingError(
+                f"sample: one image does not fit in the memory of {drawing.device}; draw with sample.precision=bf16, or on a larger device"
+            ) from None
+    torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    return [found for half in (batch[:middle], batch[middle:]) for found in _within_memory(sampler, drawing, half)]
+
+
+def _pixels(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedImage]) -> torch.Tensor:
+    return sampler.draw([drawing.prompts[image.label] for image in batch], [image.seed for image in batch], drawing.settings)
+
+
+def _commit(job: ShardJob, records: list[EncodedRecord]) -> None:
+    """The tar first, then its manifest rows: only both make a drawn shard."""
+    job.sidecar.parent.mkdir(parents=True, exist_ok=True)
+    if job.sidecar.is_file():
+        job.path.unlink(missing_ok=True)  # committed once, and damaged since
+    save_rows(job.sidecar, job.path, write_encoded_shard(job.drawing.folder, name=job.shard.name, split="train", records=records))
+
+
+def provenance(drawing: Drawing, image: PlannedImage) -> dict[str, Any]:
+    """What an image's own JSON says of where it comes from; the columns of the synthetic manifest are among it."""
+    return drawing.settings.model_dump(mode="json") | {
+        "seed": image.seed,
+        "prompt": drawing.prompts[image.label],
+        "negative_prompt": "",
+        "source_image": "",
+        "generator_digest": drawing.generator_digest,
+        "precision": drawing.speed.precision,
+        "compiled": drawing.speed.compile,
+    }
