@@ -12,7 +12,7 @@ from gda.data.writer import ImageRecord, load_rows, save_rows, write_image_shard
 from gda.errors import DataError, UsageError
 from gda.generator.directory import read_card
 from gda.generator.families import load_model
-from gda.generator.plan import Plan, PlannedShard, make_plan
+from gda.generator.plan import Plan, PlannedShard, equal_quotas, make_plan
 from gda.generator.sampler import Sampler
 from gda.io.publish import Workspace, prepare, publish
 from gda.parallel import Bar, run_parallel, tick
@@ -95,8 +95,7 @@ def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False) -> Plan
     sample = config.sample
     count = sample.zero_shot_images_per_class if zero_shot and sample.zero_shot_images_per_class else sample.images_per_class
     return make_plan(
-        [info.name for info in real.classes],
-        images_per_class=count,
+        equal_quotas([info.name for info in real.classes], count),
         seed=config.seed,
         shard_size=sample.shard_size,
         batch_size=sample.batch_size,
