@@ -1,21 +1,45 @@
-"""The sampling plan: a pure function of classes, quota, seed and shard size to shards of (class, index, image seed)."""
+"""The sampling plan: a pure function of quotas, seed and shard size to shards of (class, index, image seed)."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any
 
 from gda.errors import ConfigError
 from gda.recipe import digest_of
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedImage:
-    """One image to draw: `label` is the class index, `index` counts within the class, `seed` is the image's own."""
+    """One image to draw: `label` is the class index, `index` counts within the class, `seed` is the image's own.
+
+    An image that starts from a real one names that one's key as `source` and its class index as `source_label`, and is noised by
+    `strength` in (0, 1]; one drawn from its prompt alone has the defaults.
+    """
 
     key: str
     label: int
     index: int
     seed: int
+    source: str = ""
+    source_label: int | None = None
+    strength: float = 1.0
+
+    @property
+    def soft_label(self) -> dict[int, float]:
+        """Weight of each class index, summing to 1: `strength` for the target and the rest for another class's source.
+
+        That the weight is linear in strength is a convention: Diff-Mix (Wang et al. 2024) raises strength to a power that it tunes.
+        """
+        if self.source_label is None or self.source_label == self.label or self.strength == 1.0:
+            return {self.label: 1.0}
+        return {self.label: self.strength, self.source_label: 1.0 - self.strength}
+
+
+Batch = tuple[PlannedImage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +47,7 @@ class PlannedShard:
     """Shard `number`; drawn in `batches`, which never cross shards, so that any worker draws the same bits."""
 
     number: int
-    batches: tuple[tuple[PlannedImage, ...], ...]
+    batches: tuple[Batch, ...]
 
     @property
     def name(self) -> str:
@@ -38,39 +62,108 @@ class PlannedShard:
 class Plan:
     """Every shard of a synthetic set; `digest` names what was asked for, not its pixels nor how it is cut into shards."""
 
+    classes: tuple[str, ...]
     shards: tuple[PlannedShard, ...]
     digest: str
 
     @property
     def num_images(self) -> int:
-        return sum(len(shard.images) for shard in self.shards)
+        return sum(len(batch) for shard in self.shards for batch in shard.batches)
 
 
-def make_plan(classes: Sequence[str], *, images_per_class: int, seed: int, shard_size: int, batch_size: int) -> Plan:
-    """Interleave the classes, so that every shard is balanced, and cut into shards of whole batches.
+def make_plan(quotas: Mapping[str, int], *, seed: int, shard_size: int, batch_size: int) -> Plan:
+    """Plan `quotas` images of each class, in label order, and cut into shards of whole batches.
 
-    Image seeds are in [0, 2**63) and depend on (seed, class name, index) alone: asking for more images keeps the first ones.
-    Raises `ConfigError` when `shard_size` is not a whole number of batches or there is nothing to draw.
+    Classes are interleaved as evenly as whole images allow (see `interleave`), so that every shard is balanced as the set is. Image
+    seeds are in [0, 2**63) and depend on (seed, class name, index) alone: asking for more images keeps the first ones. Raises
+    `ConfigError` when `shard_size` is not a whole number of batches, or where a class has no image.
     """
-    if shard_size % batch_size:
-        raise ConfigError(f"sample.shard_size: {shard_size} is not a whole number of batches of {batch_size}")
-    if not classes or images_per_class < 1:
-        raise ConfigError(f"sample.images_per_class: {images_per_class} of {len(classes)} classes leaves nothing to draw")
+    check_sizes(shard_size, batch_size)
+    check_quotas(quotas)
+    classes, counts = tuple(quotas), list(quotas.values())
     images = [
-        PlannedImage(key=f"s{label:04d}-{index:07d}", label=label, index=index, seed=image_seed(seed, name, index))
-        for index in range(images_per_class)
-        for label, name in enumerate(classes)
+        PlannedImage(key=f"s{label:04d}-{index:07d}", label=label, index=index, seed=image_seed(seed, classes[label], index))
+        for label, index in interleave(counts)
     ]
-    shards = []
-    for number, start in enumerate(range(0, len(images), shard_size)):
-        inside = images[start : start + shard_size]
-        batches = tuple(tuple(inside[b : b + batch_size]) for b in range(0, len(inside), batch_size))
-        shards.append(PlannedShard(number=number, batches=batches))
-    asked = {"classes": list(classes), "images_per_class": images_per_class, "seed": seed}
-    return Plan(shards=tuple(shards), digest=digest_of(asked))
+    return Plan(
+        classes=classes,
+        shards=cut_shards(cut_batches(images, batch_size), shard_size // batch_size),
+        digest=digest_of({"classes": list(classes), "seed": seed} | said_counts(counts)),
+    )
+
+
+def equal_quotas(classes: Sequence[str], images_per_class: int) -> dict[str, int]:
+    """The same quota for every class. Raises `ConfigError` for a class that is named twice: a quota would be lost."""
+    quotas = dict.fromkeys(classes, images_per_class)
+    if len(quotas) != len(classes):
+        raise ConfigError(f"sample: {len(classes) - len(quotas)} of {len(classes)} class names are given twice")
+    return quotas
 
 
 def image_seed(seed: int, class_name: str, index: int) -> int:
     """63-bit seed of an image, from sha256 of (seed, class, index)."""
     name = hashlib.sha256(f"image/{seed}/{class_name}/{index}".encode()).digest()
     return int.from_bytes(name[:8], "big") >> 1
+
+
+def interleave(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """(kind, index within the kind) of `counts` positive numbers of each kind, in an order that is balanced throughout.
+
+    Of n kinds in total N, each prefix of m holds kind i more than m * counts[i] / N - 1 and less than m * counts[i] / N + 1 times:
+    item j may stand from place floor(j * N / count) on and before ceil((j + 1) * N / count), and the most urgent one comes first
+    (Steiner & Yeomans 1993), ties by kind. Equal counts give one of each kind in turn.
+    """
+    # Windows do not cross the ends of N / gcd places, so the order repeats.
+    turns = math.gcd(*counts)
+    each = [count // turns for count in counts]
+    return [(kind, turn * each[kind] + index) for turn in range(turns) for kind, index in _urgent_first(each)]
+
+
+def _urgent_first(counts: Sequence[int]) -> list[tuple[int, int]]:
+    total = sum(counts)
+    # By the place from which on they may stand.
+    waiting: defaultdict[int, list[tuple[int, int]]] = defaultdict(list, {0: [(kind, 0) for kind in range(len(counts))]})
+    ready: list[tuple[int, int, int]] = []
+    order = []
+    for place in range(total):
+        for kind, index in waiting.pop(place, ()):
+            heappush(ready, (-(-(index + 1) * total // counts[kind]), kind, index))
+        _, kind, index = heappop(ready)
+        order.append((kind, index))
+        if index + 1 < counts[kind]:
+            # Windows of neighbours share a place where N / count is no whole number.
+            waiting[max(place + 1, (index + 1) * total // counts[kind])].append((kind, index + 1))
+    return order
+
+
+def cut_batches(images: Sequence[PlannedImage], batch_size: int) -> list[Batch]:
+    """Batches of `batch_size`; the last one may be shorter."""
+    return [tuple(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+
+
+def cut_shards(batches: Sequence[Batch], size: int) -> tuple[PlannedShard, ...]:
+    """Shards of `size` batches; the last one may have fewer."""
+    cuts = range(0, len(batches), size)
+    return tuple(PlannedShard(number=number, batches=tuple(batches[start : start + size])) for number, start in enumerate(cuts))
+
+
+def check_sizes(shard_size: int, batch_size: int) -> None:
+    """Raises `ConfigError` when a shard would not hold whole batches."""
+    if shard_size % batch_size:
+        raise ConfigError(f"sample.shard_size: {shard_size} is not a whole number of batches of {batch_size}")
+
+
+def check_quotas(quotas: Mapping[str, int]) -> None:
+    """Raises `ConfigError` where there is no class, or a class has no image."""
+    if not quotas:
+        raise ConfigError("sample.quota: there are no classes, which leaves nothing to draw")
+    for name, count in quotas.items():
+        if count < 1:
+            raise ConfigError(f"sample.quota: class {name!r}: {count} images, which leaves nothing to draw; accepted: 1 or more")
+
+
+def said_counts(counts: Sequence[int]) -> dict[str, Any]:
+    """How a plan's digest says its quotas: equal ones as one number, as ever, so that sets drawn before keep their name."""
+    if len(set(counts)) == 1:
+        return {"images_per_class": counts[0]}
+    return {"images": list(counts)}

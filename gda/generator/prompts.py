@@ -1,11 +1,8 @@
 """Class prompts: what each class is called before the generator, and whether its text encoders can tell those apart."""
 
-import json
-import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,8 @@ import torch
 
 from gda.artifacts import ClassInfo
 from gda.config import FinetuneConfig
-from gda.data.classes import normalise
 from gda.errors import ConfigError, DataError
+from gda.generator.class_files import LISTED, kind_of, listed, read_by_class
 from gda.generator.model import Model, Text
 
 Entry = str | tuple[str, ...]  # of the prompt file: a whole prompt, or names from narrow to broad
@@ -28,7 +25,6 @@ _SAME = 1e-3  # of the distance to the empty prompt: two prompts nearer than thi
 _NEAR = 0.95  # similarity above which two prompts are worth a note
 _WINDOW = 77  # tokens: no family reads fewer of a prompt
 _MARKS = 3  # tokens that a tokenizer may add of its own
-_LISTED = 10
 _ACCEPTED = "accepted: a prompt, or a list of names from narrow to broad, as text (quote a number)"
 
 
@@ -99,18 +95,18 @@ def require_distinct(model: Model, prompts: dict[str, str]) -> list[str]:
     identical = [f"{pair.a!r} and {pair.b!r}" for pair in pairs if pair.identical]
     if identical:
         raise ConfigError(
-            f"finetune.prompt_template: the text encoder of {model.path} cannot tell apart the prompts of {_listed(identical, 'pairs')}; "
+            f"finetune.prompt_template: the text encoder of {model.path} cannot tell apart the prompts of {listed(identical, 'pairs')}; "
             "call them by other words in finetune.prompt_file, or learn a token a class with finetune.method: textual_inversion"
         )
     notes = [
         f"prompts of {pair.a!r} and {pair.b!r} are nearly the same to the text encoder "
         f"({1 - pair.similarity:.2g} of the distance to the empty prompt)"
-        for pair in pairs[:_LISTED]
+        for pair in pairs[:LISTED]
     ]
-    if len(pairs) > _LISTED:
-        notes.append(f"{len(pairs) - _LISTED} more pairs of prompts are nearly the same to the text encoder")
+    if len(pairs) > LISTED:
+        notes.append(f"{len(pairs) - LISTED} more pairs of prompts are nearly the same to the text encoder")
     if cut := cut_prompts(model, prompts):
-        notes.append(f"the end of the prompts of {_listed([repr(name) for name in cut], 'classes')} is beyond what the text encoder reads")
+        notes.append(f"the end of the prompts of {listed([repr(name) for name in cut], 'classes')} is beyond what the text encoder reads")
     return notes
 
 
@@ -129,61 +125,9 @@ def cut_prompts(model: Model, prompts: dict[str, str]) -> list[str]:
 
 def _read_entries(file: str, names: Sequence[str]) -> dict[str, Entry]:
     """The entries of `finetune.prompt_file` by class name."""
-    where, content = f"finetune.prompt_file {file}", _read_mapping(Path(file))
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where}: expected a mapping of class name to prompt, found {_kind(content)}")
-    entries: dict[str, Entry] = {}
-    for key, value in content.items():
-        name = normalise(key) if isinstance(key, str) else key
-        if name not in names:
-            raise ConfigError(f"{where}: {key!r} is no class; {_known(str(key), names)}")
-        if name in entries:
-            raise ConfigError(f"{where}: class {name!r} is named twice")
-        entries[name] = _parse_entry(value, f"{where}: class {name!r}")
-    return entries
-
-
-def _read_mapping(path: Path) -> Any:
-    """Content of a JSON file (by its suffix) or YAML 1.2 file. Raises `ConfigError` where it cannot be read."""
-    from ruamel.yaml.error import YAMLError
-
-    where = f"finetune.prompt_file {path}"
-    try:
-        text = path.read_text("utf-8-sig")
-        return json.loads(text, object_pairs_hook=_unique) if path.suffix.lower() == ".json" else _load_yaml(text)
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read ({error.strerror})") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        kind = "JSON" if path.suffix.lower() == ".json" else "YAML"
-        raise ConfigError(f"{where}: not valid {kind} in UTF-8 ({_reason(error)})") from None
-
-
-def _load_yaml(text: str) -> Any:
-    """YAML 1.2 whose top keys are text as it is written: the classes 007, 1e3 and null are names, not numbers."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.nodes import MappingNode, ScalarNode
-
-    yaml = YAML(typ="safe", pure=True)
-    node = yaml.compose(text)
-    if node is None:
-        return None
-    for key, _ in node.value if isinstance(node, MappingNode) else ():
-        if isinstance(key, ScalarNode):
-            key.tag = "tag:yaml.org,2002:str"
-    return yaml.constructor.construct_document(node)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if repeated:
-        raise ValueError(f"key {repeated[0]!r} twice")
-    return dict(pairs)
-
-
-def _reason(error: Exception) -> str:
-    """One line: what is wrong, and where a YAML error says so."""
-    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    return f"line {mark.line + 1}: {problem}".splitlines()[0] if problem and mark else str(error).splitlines()[0]
+    where = f"finetune.prompt_file {file}"
+    content = read_by_class(Path(file), names, where=where, what="prompt")
+    return {name: _parse_entry(value, f"{where}: class {name!r}") for name, value in content.items()}
 
 
 def _parse_entry(value: Any, where: str) -> Entry:
@@ -197,7 +141,7 @@ def _parse_entry(value: Any, where: str) -> Entry:
 
 def _parse_text(text: Any, where: str) -> str:
     if not isinstance(text, str):
-        raise ConfigError(f"{where}: found {_kind(text)}; {_ACCEPTED}")
+        raise ConfigError(f"{where}: found {kind_of(text)}; {_ACCEPTED}")
     if not text.strip():
         raise ConfigError(f"{where}: found {text!r}, which says nothing; {_ACCEPTED}")
     if "{class_name}" in text:
@@ -205,20 +149,6 @@ def _parse_text(text: Any, where: str) -> str:
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ConfigError(f"{where}: found half a character in {text!r}; {_ACCEPTED}")
     return " ".join(text.split())
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {reprlib.repr(value)}"
-
-
-def _known(wrong: str, names: Sequence[str]) -> str:
-    close = get_close_matches(wrong, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"the classes are {_listed([repr(name) for name in names], 'classes')}"
-
-
-def _listed(items: Sequence[str], what: str) -> str:
-    more = f" and {len(items) - _LISTED} more {what}" if len(items) > _LISTED else ""
-    return ", ".join(items[:_LISTED]) + more
 
 
 def _shortest_names(classes: Sequence[ClassInfo], entries: dict[str, Entry], file: str | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.errors import DataError, UsageError
 from gda.generator.directory import read_card
 from gda.generator.drawing import Drawing, ShardJob, draw_shard
-from gda.generator.plan import Plan, make_plan
+from gda.generator.plan import Plan, equal_quotas, make_plan
 from gda.generator.speed import Speed
 from gda.io.publish import Workspace, prepare, publish
 from gda.parallel import Bar, device_name, drawing_device, run_parallel, workers_of
@@ -97,8 +97,7 @@ def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False) -> Plan
     sample = config.sample
     count = sample.zero_shot_images_per_class if zero_shot and sample.zero_shot_images_per_class else sample.images_per_class
     return make_plan(
-        [info.name for info in real.classes],
-        images_per_class=count,
+        equal_quotas([info.name for info in real.classes], count),
         seed=config.seed,
         shard_size=sample.shard_size,
         batch_size=sample.batch_size,

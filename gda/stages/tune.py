@@ -18,7 +18,7 @@ from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import frechet_distance, statistics
 from gda.generator.directory import drawn_side, read_card, resolve
 from gda.generator.families import load_model
-from gda.generator.plan import make_plan
+from gda.generator.plan import equal_quotas, make_plan
 from gda.generator.sampler import Sampler
 from gda.io.publish import prepare, publish, write_bytes
 from gda.io.tensors import read_tensors
@@ -156,7 +156,7 @@ class Sweep:
         tune = self.config.tune
         # A stream of its own: the images that settings are chosen on are not the ones that are used.
         plan = make_plan(
-            self.names, images_per_class=per_class, seed=self.config.seed + 1, shard_size=tune.batch_size, batch_size=tune.batch_size
+            equal_quotas(self.names, per_class), seed=self.config.seed + 1, shard_size=tune.batch_size, batch_size=tune.batch_size
         )
         jobs = [self._job(g, shard.batches[0]) for g in guidance_scales for shard in plan.shards]
         drawn = run_parallel(draw_batch, jobs)

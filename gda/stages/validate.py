@@ -15,7 +15,7 @@ from gda.fidelity.inspection import Inspection, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
 from gda.generator.directory import drawn_side, read_card, resolve
-from gda.generator.plan import make_plan
+from gda.generator.plan import equal_quotas, make_plan
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
 
@@ -70,8 +70,7 @@ def _planned_count(config: Config, fake: Snapshot, real: Snapshot) -> int:
     for quota in (sample.images_per_class, sample.zero_shot_images_per_class):
         if quota is not None:
             plan = make_plan(
-                [info.name for info in real.classes],
-                images_per_class=quota,
+                equal_quotas([info.name for info in real.classes], quota),
                 seed=config.seed,
                 shard_size=sample.shard_size,
                 batch_size=sample.batch_size,

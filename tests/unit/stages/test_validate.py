@@ -16,7 +16,7 @@ from gda.data.ledger import read_ledger
 from gda.data.snapshot import Snapshot
 from gda.errors import MissingError, RefusedError
 from gda.fidelity import inspection
-from gda.generator.plan import make_plan
+from gda.generator.plan import equal_quotas, make_plan
 from gda.io.shards import read_shard
 from gda.stages import reference, validate
 
@@ -203,7 +203,7 @@ def test_fewer_images_than_planned(world: Path, tmp_path: Path, monkeypatch: pyt
     """A set that was cut down after it was planned is refused, though its own index is consistent."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     config = parse_config(dump_config(tiny_config()) | {"sample": {"images_per_class": PER_CLASS}}, where="test")
-    plan = make_plan(CLASSES, images_per_class=PER_CLASS, seed=config.seed, shard_size=250, batch_size=50)
+    plan = make_plan(equal_quotas(CLASSES, PER_CLASS), seed=config.seed, shard_size=250, batch_size=50)
     cut = write_set(tmp_path / "synthetic", {"train": sound()[:-4]}, plan_digest=plan.digest)
     outcome = validate.run(config, synthetic=cut, snapshot=world / "real", reference=world / "reference", out=tmp_path / "out")
     reasons = read_document(outcome.output / "verdict.json", Verdict).reasons

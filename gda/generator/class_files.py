@@ -1,0 +1,121 @@
+"""Files in which a user says something of each class: read, matched with the classes there are, and refused in one line."""
+
+import csv
+import json
+import reprlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from gda.data.classes import normalise
+from gda.errors import ConfigError
+
+LISTED = 10
+
+
+def read_by_class(path: Path, names: Sequence[str], *, where: str, what: str) -> dict[str, Any]:
+    """Class name -> what a JSON file (by its suffix) or YAML 1.2 file says of it; not all `names` need be there.
+
+    Raises `ConfigError`, which begins with `where`, for a file that cannot be read or is no mapping of class name to `what`, an
+    unknown class, and one that is named twice.
+    """
+    content = _read_mapping(path, where)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: expected a mapping of class name to {what}, found {kind_of(content)}")
+    return _matched(((where, key, value) for key, value in content.items()), names)
+
+
+def read_table(path: Path, names: Sequence[str], *, columns: tuple[str, str], where: str) -> dict[str, tuple[int, str]]:
+    """Class name -> (line, text) of a CSV file in UTF-8, whose header must be `columns`; empty lines are passed over.
+
+    Raises `ConfigError`, which begins with `where` and names the line, for a file that cannot be read or has other columns, an unknown
+    class, and one that is named twice.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read ({error.strerror})") from None
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(f"{where}: not valid CSV in UTF-8 ({_reason(error)})") from None
+    first, header = lines[0] if lines else (1, [])
+    if tuple(header) != columns:
+        raise ConfigError(f"{where}: line {first}: expected the header {','.join(columns)!r}, found {','.join(header)!r}")
+    for line, row in lines[1:]:
+        if len(row) != len(columns):
+            raise ConfigError(f"{where}: line {line}: expected {len(columns)} columns, found {len(row)}")
+    return _matched(((f"{where}: line {line}", name, (line, text)) for line, (name, text) in lines[1:]), names)
+
+
+def kind_of(value: Any) -> str:
+    """What was found in a file, for an error: its type and how it begins."""
+    return "nothing" if value is None else f"{type(value).__name__} {reprlib.repr(value)}"
+
+
+def listed(items: Sequence[str], what: str) -> str:
+    """The first ten of `items` and how many more `what` there are."""
+    more = f" and {len(items) - LISTED} more {what}" if len(items) > LISTED else ""
+    return ", ".join(items[:LISTED]) + more
+
+
+def _matched(said: Iterable[tuple[str, Any, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Class name -> value of (where, key, value)."""
+    matched: dict[str, Any] = {}
+    known = set(names)
+    for where, key, value in said:
+        name = normalise(key) if isinstance(key, str) else key
+        if name not in known:
+            raise ConfigError(f"{where}: {key!r} is no class; {_meant(str(key), names)}")
+        if name in matched:
+            raise ConfigError(f"{where}: class {name!r} is named twice")
+        matched[name] = value
+    return matched
+
+
+def _meant(wrong: str, names: Sequence[str]) -> str:
+    close = get_close_matches(wrong, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"the classes are {listed([repr(name) for name in names], 'classes')}"
+
+
+def _read_mapping(path: Path, where: str) -> Any:
+    from ruamel.yaml.error import YAMLError
+
+    is_json = path.suffix.lower() == ".json"
+    try:
+        text = path.read_text("utf-8-sig")
+        return json.loads(text, object_pairs_hook=_unique) if is_json else _load_yaml(text)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read ({error.strerror})") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid {'JSON' if is_json else 'YAML'} in UTF-8 ({_reason(error)})") from None
+
+
+def _load_yaml(text: str) -> Any:
+    """YAML 1.2 whose top keys are text as it is written: the classes 007, 1e3 and null are names, not numbers."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.nodes import MappingNode, ScalarNode
+
+    yaml = YAML(typ="safe", pure=True)
+    node = yaml.compose(text)
+    if node is None:
+        return None
+    for key, _ in node.value if isinstance(node, MappingNode) else ():
+        if isinstance(key, ScalarNode):
+            key.tag = "tag:yaml.org,2002:str"
+    return yaml.constructor.construct_document(node)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"key {repeated[0]!r} twice")
+    return dict(pairs)
+
+
+def _reason(error: Exception) -> str:
+    """One line: what is wrong, and where a YAML error says so."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    return f"line {mark.line + 1}: {problem}".splitlines()[0] if problem and mark else str(error).splitlines()[0]
