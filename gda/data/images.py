@@ -102,7 +102,7 @@ def encode(rgb: Rgb, codec: Codec = PNG, text: Mapping[str, str] | None = None) 
         # Filtered rows and runs without a search for matches: photographs take as many bytes as at level 6 in half the time.
         image.save(buffer, "PNG", compress_level=6, compress_type=zlib.Z_RLE, pnginfo=_png_text(text or {}))
     elif codec.format == "webp":
-        # The least effort, which is what `quality` means here: method 1 saves 5% of the bytes in three times the time, 4 saves 9% in twenty.
+        # The least effort, which is what `quality` means here: method 1 saves 5% of the bytes for three times the time, 4 9% for twenty.
         image.save(buffer, "WEBP", lossless=True, method=0, quality=0, exif=_exif(text or {}))
     else:
         image.save(buffer, "JPEG", quality=codec.quality, subsampling="4:4:4", optimize=True, exif=_exif(text or {}))
