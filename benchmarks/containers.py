@@ -249,7 +249,7 @@ def summarise(setting: Setting, runs: dict[str, list[Timing]]) -> dict[str, Any]
 
 
 def measure_codecs() -> dict[str, dict[str, list[float]]]:
-    """Microseconds to encode and to decode and bytes, by codec and side: crops of the two photographs of scikit-learn, best of five."""
+    """Microseconds to encode and to decode and bytes, by codec and side: crops of the two photographs of scikit-learn, best of nine."""
     codecs = {"png": PNG, "webp": Codec("webp"), "jpeg 95": Codec("jpeg", 95)}
     encoders: dict[str, Callable[[Rgb], bytes]] = {
         "Pillow's png": _pillow_png,
@@ -266,7 +266,7 @@ def measure_codecs() -> dict[str, dict[str, list[float]]]:
 
 
 def _best(work: Callable[[Any], object], items: list[Any]) -> float:
-    return min(timed(lambda: [work(item) for item in items]).cpu_seconds for _ in range(5))
+    return min(timed(lambda: [work(item) for item in items]).cpu_seconds for _ in range(9))
 
 
 def _decode(data: bytes) -> Rgb:
