@@ -21,6 +21,7 @@ from gda.recipe import digest_of
 _TAR_IMAGES = ("png", "jpg", "jpeg", "webp")
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)\Z")  # WebDataset's rule: the key ends at the first dot of the last part
 _CLASS_NAMES = "classnames.txt"
+_ARRAYS = {"arr_0": "the images", "arr_1": "their labels, without which no classifier can be trained or asked for its opinion"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ def read_tars(pattern: str, columns: Columns, *, progress: bool) -> Source:
 def read_npz(path: Path, columns: Columns) -> Source:
     """Images `arr_0` (uint8 [n, height, width, 3]) and labels `arr_1` (whole numbers [n]); nothing is unpickled.
 
-    Classes are named by `classnames.txt` beside the file, if there is one, else by number. Raises `DataError` naming the array.
+    Classes are named by `classnames.txt` beside the file, if there is one, else by number. Arrays carry no marks: synthetic images in
+    an .npz are not recognised as such. Raises `DataError` naming the array.
     """
     if columns.names:
         raise UsageError(f"column {columns.names[0]!r}: an .npz has no columns")
@@ -166,9 +168,9 @@ def _load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UsageError(f"{path}: no such file")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in ("arr_0", "arr_1") if name not in arrays]
-            if missing:
-                raise DataError(f"{path}: array {missing[0]!r} is missing; it has {', '.join(arrays.files)}")
+            for name, what in _ARRAYS.items():
+                if name not in arrays:
+                    raise DataError(f"{path}: array {name!r} is missing, {what}; it has {', '.join(arrays.files)}")
             images, labels = arrays["arr_0"], arrays["arr_1"]
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not an .npz of plain arrays ({error})") from None

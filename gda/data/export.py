@@ -1,12 +1,16 @@
 """Exporting a snapshot to the layouts that other tools read: class folders, the Hugging Face imagefolder, ADM's .npz."""
 
-import io
+import hashlib
+import itertools
 import json
+import zipfile
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 
 from gda.artifacts import Outcome
 from gda.data.images import decode, to_array
@@ -14,7 +18,7 @@ from gda.data.ledger import record_test_opening
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError, UsageError
 from gda.io.manifest import SYNTHETIC_COLUMNS
-from gda.io.publish import exclusive, prepare, publish, storage_errors, write_bytes
+from gda.io.publish import exclusive, prepare, publish, storage_errors
 from gda.io.shards import ShardRecord, read_shard
 from gda.recipe import Recipe
 
@@ -22,10 +26,12 @@ Layout = Literal["imagefolder", "npz", "hf"]
 
 
 def export_snapshot(snapshot_path: Path, to: Layout, out: Path) -> Outcome:
-    """Write the images of a snapshot as `out/<split>/<class>/<key>.png`, as an imagefolder with metadata, or as `out/<split>.npz`.
+    """Write the images of a snapshot as `out/<split>/<class>/<key>.<extension>`, as an imagefolder with metadata, or as `out/<split>.npz`.
 
-    Files hold the stored bytes; an .npz needs images of one size. A test split is noted in the ledger as exported. Raises `UsageError`
-    for another layout, `DataError` for a damaged shard or mixed sizes.
+    Image files hold the stored bytes, marks of synthetic images included. An .npz holds `arr_0` uint8 [n, height, width, 3], which must
+    be of one size, and `arr_1` int64 [n] labels, the lines of `classnames.txt`: what ADM's evaluator reads. It carries no marks, so that
+    nothing tells its synthetic images from real ones. One image is in memory at a time. A test split is noted in the ledger as
+    exported. Raises `UsageError` for another layout, `DataError` for a damaged shard or mixed sizes.
     """
     writers: dict[str, Callable[[Snapshot, str, Path], None]] = {"imagefolder": _write_folders, "hf": _write_hf, "npz": _write_npz}
     if to not in writers:
@@ -47,9 +53,16 @@ def export_snapshot(snapshot_path: Path, to: Layout, out: Path) -> Outcome:
 
 
 def _records(snapshot: Snapshot, split: str) -> Iterator[ShardRecord]:
-    for shard in snapshot.index.shards:
-        if shard.split == split:
-            yield from read_shard(snapshot.path / shard.name)
+    """Records of a split in the manifest's order, one at a time, each with the bytes that the manifest names."""
+    columns = snapshot.manifest(split)[["shard", "key", "label", "sha256"]].itertuples(index=False, name=None)
+    for shard, rows in itertools.groupby(columns, key=itemgetter(0)):
+        path = snapshot.path / shard
+        for row, record in itertools.zip_longest(rows, read_shard(path)):
+            if row is None or record is None or (record.key, record.label) != row[1:3]:
+                raise DataError(f"{path}: its records are not those of the manifest")
+            if hashlib.sha256(record.image).hexdigest() != row[3]:
+                raise DataError(f"{path}: record {record.key!r}: checksum differs from the manifest")
+            yield record
 
 
 def _write_folders(snapshot: Snapshot, split: str, folder: Path) -> None:
@@ -63,15 +76,15 @@ def _write_folders(snapshot: Snapshot, split: str, folder: Path) -> None:
 def _write_hf(snapshot: Snapshot, split: str, folder: Path) -> None:
     target = folder / split
     target.mkdir()
-    rows = snapshot.manifest(split).set_index("key")
-    extra = [name for name in SYNTHETIC_COLUMNS if name in rows.columns and rows[name].notna().any()]
-    lines = []
-    for record in _records(snapshot, split):
-        name = f"{record.key}.{record.extension}"
-        (target / name).write_bytes(record.image)
-        row: dict[str, Any] = {"file_name": name, "label": snapshot.classes[record.label].name}
-        lines.append(json.dumps(row | {column: _plain(rows.at[record.key, column]) for column in extra}, ensure_ascii=False) + "\n")
-    write_bytes(target / "metadata.jsonl", "".join(lines).encode())
+    rows = snapshot.manifest(split)
+    extra = rows[[name for name in SYNTHETIC_COLUMNS if name in rows.columns and rows[name].notna().any()]]
+    with open(target / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as table:
+        for record, values in zip(_records(snapshot, split), extra.itertuples(index=False, name=None), strict=True):
+            name = f"{record.key}.{record.extension}"
+            (target / name).write_bytes(record.image)
+            row: dict[str, Any] = {"file_name": name, "label": snapshot.classes[record.label].name}
+            row |= {column: _plain(value) for column, value in zip(extra.columns, values, strict=True)}
+            table.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _write_npz(snapshot: Snapshot, split: str, folder: Path) -> None:
@@ -79,11 +92,27 @@ def _write_npz(snapshot: Snapshot, split: str, folder: Path) -> None:
     sizes = set(zip(rows["height"].tolist(), rows["width"].tolist(), strict=True))
     if len(sizes) > 1:
         raise DataError(f"{snapshot.path}: split {split} has images of {len(sizes)} sizes; an .npz needs one, set snapshot.image_size")
-    images = np.stack([to_array(decode(record.image, name=record.key)) for record in _records(snapshot, split)])
-    buffer = io.BytesIO()
-    np.savez(buffer, images, rows["label"].to_numpy(dtype=np.int64))  # named arr_0 and arr_1; its zip carries no times
-    write_bytes(folder / f"{split}.npz", buffer.getvalue())
+    shape = (*sizes.pop(), 3)
+    with zipfile.ZipFile(folder / f"{split}.npz", "w") as archive:  # as np.savez writes it, but image by image
+        with _array(archive, "arr_0", (len(rows), *shape), np.dtype(np.uint8)) as images:
+            for record in _records(snapshot, split):
+                rgb = to_array(decode(record.image, name=record.key))
+                if rgb.shape != shape:
+                    raise DataError(f"{snapshot.path}: record {record.key!r} is not of the size that the manifest states")
+                images.write(rgb.tobytes())
+        with _array(archive, "arr_1", (len(rows),), np.dtype(np.int64)) as labels:
+            labels.write(rows["label"].to_numpy(dtype=np.int64).tobytes())
+    (folder / "classnames.txt").write_bytes("".join(f"{info.name}\n" for info in snapshot.classes).encode())
+
+
+def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> IO[bytes]:
+    """An array of the archive, open for its bytes in C order after the header; no time goes in."""
+    file = archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    """As JSON has it; what the manifest does not say is null."""
+    return None if pd.isna(value) else value

@@ -1,8 +1,9 @@
 """From a listed source to shards: decode, resize, encode and hash in parallel, then split and write in one fixed order."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from PIL import Image
 
 from gda.config import SnapshotConfig
 from gda.data.classes import normalise
-from gda.data.images import SYNTHETIC_MARK, Rgb, decode, pixel_digest, resize_and_crop, to_array
+from gda.data.images import SYNTHETIC_MARK, Rgb, compression, decode, pixel_digest, resize_and_crop, to_array
 from gda.data.leaks import require_disjoint_splits
 from gda.data.sources import Slice, Source, SourceRecord
 from gda.data.splits import Splitter, make_splitter
@@ -25,9 +26,10 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Ingested:
-    """Manifest rows of what was written, and what was left out: one {"file", "reason"} an image."""
+    """Manifest rows of what was written, images by how the source had compressed them, and {"file", "reason"} of each one left out."""
 
     rows: pd.DataFrame
+    compressions: Mapping[str, int]
     quarantined: tuple[dict[str, str], ...]
 
 
@@ -41,10 +43,11 @@ class _Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class _Encoded:
-    """A record that was read (`encoded`, and the pixel hash before resizing as `identity`), or why it was not (`reason`)."""
+    """A record that was read, with the pixel hash before resizing as `identity`, or why it was not (`reason`)."""
 
     record: EncodedRecord | None = None
     identity: str = ""
+    compression: str = "none"  # of arrays
     reason: str | None = None
 
 
@@ -56,7 +59,7 @@ def ingest(source: Source, folder: Path, *, config: SnapshotConfig, labels: dict
     """
     splitter = _splitter(source, config, as_synthetic)
     records = _in_fixed_order(source.records)
-    writer = _ShardWriter(folder, config.shard_size)
+    writer, compressions = _ShardWriter(folder, config.shard_size), Counter[str]()
     rejected = list(source.rejected)
     with Bar(len(records), "snapshot", unit="image", shown=progress):
         for start in range(0, len(records), _WAVE):
@@ -66,12 +69,14 @@ def ingest(source: Source, folder: Path, *, config: SnapshotConfig, labels: dict
                     rejected.append((record.name, encoded.reason or ""))
                 else:
                     writer.add(_split_of(splitter, record, encoded), encoded.record)
+                    compressions[encoded.compression] += 1
     require_few_rejected(rejected, len(records) + len(source.rejected), config.max_bad_fraction)
     rows = writer.close()
     _require_complete(rows, labels, as_synthetic, rejected)
     if not as_synthetic:
         require_disjoint_splits(rows, {record.key: record.name for record in records})
-    return Ingested(rows=rows, quarantined=tuple({"file": name, "reason": reason} for name, reason in sorted(rejected)))
+    quarantined = tuple({"file": name, "reason": reason} for name, reason in sorted(rejected))
+    return Ingested(rows=rows, compressions=dict(sorted(compressions.items())), quarantined=quarantined)
 
 
 @dataclass
@@ -132,14 +137,16 @@ def _encode(record: SourceRecord, chunk: _Chunk) -> _Encoded:
     if not isinstance(record.payload, Slice):
         return _encode_pixels(record, record.payload, chunk, mark=None)
     try:
-        image = decode(record.payload.read(), name=record.name)
+        data = record.payload.read()
+        image = decode(data, name=record.name)
     except OSError as error:
         return _Encoded(reason=error.strerror or "cannot be read")
     except DataError as error:
         return _Encoded(reason=str(error).removeprefix(f"{record.name}: "))
     if SYNTHETIC_MARK in image.info and not chunk.as_synthetic:
         raise DataError(f"{record.name}: is marked as synthetic ({SYNTHETIC_MARK}); take it out, or import the set with --as synthetic")
-    return _encode_pixels(record, to_array(image), chunk, mark=image.info.get(SYNTHETIC_MARK))
+    encoded = _encode_pixels(record, to_array(image), chunk, mark=image.info.get(SYNTHETIC_MARK))
+    return replace(encoded, compression=compression(data))
 
 
 def _encode_pixels(record: SourceRecord, rgb: Rgb, chunk: _Chunk, mark: str | None) -> _Encoded:

@@ -15,12 +15,15 @@ from gda.errors import DataError, UsageError
 from gda.io.publish import Workspace, exclusive, prepare, publish, storage_errors
 from gda.recipe import Recipe, digest_of
 
+_SETTINGS = ("guidance_scale", "num_inference_steps", "scheduler")
+
 
 def merge_snapshots(paths: Sequence[Path], out: Path) -> Outcome:
     """Publish the union of snapshots at `out`; shards are hard-linked (copied across file systems) under new numbers.
 
-    All must be of one kind with the same classes. Raises `DataError` when they are not, when keys repeat, or when splits of real
-    snapshots share a picture; `UsageError` for fewer than two or for one snapshot given twice.
+    All must be of one kind with the same classes; plans, settings, generators and image formats may differ, and the provenance then
+    lists what each part says. Raises `DataError` for other kinds or classes, when keys repeat, or when splits of real snapshots share a
+    picture; `UsageError` for fewer than two.
     """
     snapshots = [Snapshot.open(path) for path in paths]
     _require_mergeable(snapshots)
@@ -69,7 +72,7 @@ def _build(snapshots: Sequence[Snapshot], workspace: Workspace) -> SnapshotIndex
         kind=snapshots[0].index.kind,
         classes=snapshots[0].classes,
         rows=rows,
-        provenance=_shared_provenance(snapshots),
+        provenance=_joint_provenance(snapshots),
         licence=_joined({snapshot.index.licence for snapshot in snapshots}),
         plan_digest=_plan_digest(snapshots),
         quarantined=[item for snapshot in snapshots for item in snapshot.index.quarantined],
@@ -92,11 +95,28 @@ def _require_same_bytes(snapshots: Sequence[Snapshot], index: SnapshotIndex) -> 
         raise DataError(f"a shard of {', '.join(str(snapshot.path) for snapshot in snapshots)} is damaged; `gda verify` says which")
 
 
-def _shared_provenance(snapshots: Sequence[Snapshot]) -> dict[str, str]:
-    """What all parts agree on, and the digests of the parts."""
-    first, *others = [snapshot.index.provenance for snapshot in snapshots]
-    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
-    return shared | {"merged": " ".join(snapshot.digest for snapshot in snapshots)}
+def _joint_provenance(snapshots: Sequence[Snapshot]) -> dict[str, str]:
+    """What all parts say, said once where they agree, else by part (`a | - | b`, where the second says nothing); and their digests."""
+    parts = [snapshot.index.provenance for snapshot in snapshots]
+    said = {key: [part.get(key, "-") for part in parts] for key in sorted(set().union(*parts))}
+    joint = {key: values[0] if len(set(values)) == 1 else " | ".join(values) for key, values in said.items()}
+    joint |= _differing_settings(snapshots)
+    return joint | {"merged": " ".join(snapshot.digest for snapshot in snapshots)}
+
+
+def _differing_settings(snapshots: Sequence[Snapshot]) -> dict[str, str]:
+    """Settings of drawing that are not one and the same over all parts, as the manifests have them, by part."""
+    found = {}
+    for name in _SETTINGS:
+        values = [_values(snapshot.manifest(), name) for snapshot in snapshots]
+        if len(set(values)) > 1:
+            found[name] = " | ".join(values)
+    return found
+
+
+def _values(rows: pd.DataFrame, name: str) -> str:
+    values = rows[name].dropna().unique().tolist() if name in rows.columns else []
+    return ", ".join(sorted(map(str, values))) or "-"
 
 
 def _plan_digest(snapshots: Sequence[Snapshot]) -> str | None:

@@ -1,4 +1,4 @@
-"""Writing images into shards, for real and synthetic sets alike: one codec, one row an image."""
+"""Writing images into shards, for real and synthetic sets alike: encoded once, one row an image."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gda.data.images import SYNTHETIC_MARK, Rgb, encode_png, pixel_digest
+from gda.data.images import PNG, SYNTHETIC_MARK, Codec, Rgb, encode, pixel_digest, stored_pixels
 from gda.errors import DataError
 from gda.io.manifest import SYNTHETIC_COLUMNS
 from gda.io.publish import write_bytes
@@ -20,7 +20,8 @@ from gda.io.shards import ShardRecord, sha256_of, write_shard
 class ImageRecord:
     """An image on its way into a shard: `rgb` uint8 [height, width, 3]; `meta` goes to `<key>.json`.
 
-    Entries of `meta` named as a synthetic manifest column (seed, prompt, ...) go to the manifest as well. `text` are PNG text keys.
+    Entries of `meta` named as a synthetic manifest column (seed, prompt, ...) go to the manifest as well. `text` goes into the image
+    file itself, as `gda.data.images.encode` puts it there.
     """
 
     key: str
@@ -33,10 +34,11 @@ class ImageRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedRecord:
-    """An image encoded already, with what the manifest says about it."""
+    """An image encoded already, with what the manifest says about it; `pixel_sha256` is that of the pixels a reader decodes."""
 
     key: str
-    png: bytes
+    image: bytes
+    extension: str = "png"
     label: int
     class_name: str
     pixel_sha256: str
@@ -50,30 +52,35 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
 
 
-def encode_record(record: ImageRecord) -> EncodedRecord:
-    """Encode as PNG and hash the pixels; an image with a `generator_digest` in its meta is marked as synthetic in the PNG."""
+def encode_record(record: ImageRecord, codec: Codec = PNG) -> EncodedRecord:
+    """Encode, and hash the pixels as they are stored; an image with a `generator_digest` in its meta is marked as synthetic.
+
+    Safe to call from several threads at once. Raises `ValueError` as `gda.data.images.encode` does.
+    """
     height, width, _ = record.rgb.shape
     mark = {SYNTHETIC_MARK: str(record.meta["generator_digest"])} if "generator_digest" in record.meta else {}
+    image = encode(record.rgb, codec, {**mark, **record.text})
     return EncodedRecord(
         key=record.key,
-        png=encode_png(record.rgb, {**mark, **record.text}),
+        image=image,
+        extension=codec.extension,
         label=record.label,
         class_name=record.class_name,
-        pixel_sha256=pixel_digest(record.rgb),
+        pixel_sha256=pixel_digest(stored_pixels(record.rgb, image, codec)),
         width=width,
         height=height,
         meta=record.meta,
     )
 
 
-def write_image_shard(folder: Path, *, name: str, split: str, records: Sequence[ImageRecord]) -> pd.DataFrame:
+def write_image_shard(folder: Path, *, name: str, split: str, records: Sequence[ImageRecord], codec: Codec = PNG) -> pd.DataFrame:
     """Encode and write one shard, create-only; returns its manifest rows in order. Raises as `write_shard` does."""
-    return write_encoded_shard(folder, name=name, split=split, records=[encode_record(record) for record in records])
+    return write_encoded_shard(folder, name=name, split=split, records=[encode_record(record, codec) for record in records])
 
 
 def write_encoded_shard(folder: Path, *, name: str, split: str, records: Sequence[EncodedRecord]) -> pd.DataFrame:
     """As `write_image_shard`, for records that were encoded elsewhere."""
-    shard = (ShardRecord(key=r.key, extension="png", image=r.png, label=r.label, meta=dict(r.meta)) for r in records)
+    shard = (ShardRecord(key=r.key, extension=r.extension, image=r.image, label=r.label, meta=dict(r.meta)) for r in records)
     index = write_shard(folder / name, shard)
     rows = [_row(record, name, split, offset) for record, offset in zip(records, index.offsets, strict=True)]
     return pd.DataFrame(rows)
@@ -109,7 +116,7 @@ def _row(record: EncodedRecord, shard: str, split: str, offset: int) -> dict[str
         "split": split,
         "label": record.label,
         "class": record.class_name,
-        "sha256": hashlib.sha256(record.png).hexdigest(),
+        "sha256": hashlib.sha256(record.image).hexdigest(),
         "pixel_sha256": record.pixel_sha256,
         "width": record.width,
         "height": record.height,

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # telemetry, read when the library is imported
 
@@ -26,8 +26,10 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.expectation import ColumnAggregateExpectation, Expectation
 
 PROVENANCE = ("seed", "prompt", "guidance_scale", "num_inference_steps", "scheduler", "generator_digest")
-UNIFORM = ("guidance_scale", "num_inference_steps", "scheduler", "generator_digest", "decoded_width", "decoded_height")
-_EXPECTED_COLUMNS = ("key", "class", "split", "decoded", "as_recorded", *PROVENANCE, *UNIFORM)  # absent ones are checked as all null
+SETTINGS = ("guidance_scale", "num_inference_steps", "scheduler", "generator_digest")
+SIZE = ("decoded_width", "decoded_height")
+_EXPECTED_COLUMNS = ("key", "class", "split", "decoded", "as_recorded", *PROVENANCE, *SIZE)  # absent ones are checked as all null
+_GAPS = "provenance_gaps"  # columns of PROVENANCE in which a record has no value
 # One run, always named the same: the pages that come out must not depend on when they were made.
 _RUN = RunIdentifier("validation", datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC))
 _REMOTE = re.compile(
@@ -39,13 +41,18 @@ _RANDOM_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was asked for: images in all, class names, and where known the size (width, height) and the generator's digest."""
+    """What was asked for: images in all, class names, and where known the size (width, height) and the generator's digest.
+
+    Of `origin` "drawn" every record says how, with the same settings; "merged" of several such sets, the settings may be several;
+    "imported" records, of another generator, need say nothing, nor be of one size, and those that do say something say all of it.
+    """
 
     count: int
     classes: tuple[str, ...]
     max_class_ratio: float
     size: tuple[int, int] | None = None
     generator_digest: str | None = None
+    origin: Literal["drawn", "merged", "imported"] = "drawn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +87,13 @@ class ExpectColumnDistinctValuesToBeExactly(gxe.ExpectColumnDistinctValuesToEqua
 
 def check_structure(table: pd.DataFrame, plan: Plan) -> Structure:
     """Hold `table` (see `Audit`) against the plan. An exception inside an expectation is a failure of that expectation."""
-    return run_expectations(table.reindex(columns=list(dict.fromkeys([*table.columns, *_EXPECTED_COLUMNS]))), expectations(plan))
+    whole = table.reindex(columns=list(dict.fromkeys([*table.columns, *_EXPECTED_COLUMNS])))
+    whole[_GAPS] = whole[list(PROVENANCE)].isna().sum(axis=1)
+    return run_expectations(whole, expectations(plan))
 
 
 def expectations(plan: Plan) -> list[Expectation]:
-    """Everything that is expected of a set that was drawn by this plan."""
+    """Everything that is expected of a set by this plan."""
     expected: list[Expectation] = [
         gxe.ExpectTableRowCountToEqual(value=plan.count),
         gxe.ExpectTableRowCountToBeBetween(min_value=1),
@@ -93,18 +102,31 @@ def expectations(plan: Plan) -> list[Expectation]:
         ExpectColumnDistinctValuesToBeExactly(column="split", value_set=["train"]),
         _all_equal("decoded", 1),
         _all_equal("as_recorded", 1),
-        gxe.ExpectColumnMinToBeBetween(column="guidance_scale", min_value=1.0),
-        gxe.ExpectColumnMaxToBeBetween(column="guidance_scale", max_value=100.0),
+        gxe.ExpectColumnValuesToNotBeNull(column="key"),
+        gxe.ExpectColumnValuesToBeUnique(column="key"),
     ]
-    expected += [gxe.ExpectColumnValuesToBeUnique(column=name) for name in ("key", "seed")]
-    expected += [gxe.ExpectColumnValuesToNotBeNull(column=name) for name in ("key", *PROVENANCE)]
-    expected += [gxe.ExpectColumnUniqueValueCountToBeBetween(column=name, min_value=1, max_value=1) for name in UNIFORM]
+    expected += _of_provenance(plan)
     if plan.size is not None:
         sides = zip(("decoded_width", "decoded_height"), plan.size, strict=True)
         expected += [_all_equal(column, side) for column, side in sides]
     if plan.generator_digest is not None:
         expected.append(ExpectColumnDistinctValuesToBeExactly(column="generator_digest", value_set=[plan.generator_digest]))
     return expected
+
+
+def _of_provenance(plan: Plan) -> list[Expectation]:
+    # Runs of other settings may share seeds; records without any are passed over.
+    drawn_once = gxe.ExpectCompoundColumnsToBeUnique(column_list=["seed", *SETTINGS], ignore_row_if="all_values_are_missing")
+    if plan.origin == "imported":
+        return [drawn_once, gxe.ExpectColumnValuesToBeInSet(column=_GAPS, value_set=[0, len(PROVENANCE)])]
+    uniform = SIZE if plan.origin == "merged" else (*SETTINGS, *SIZE)
+    expected: list[Expectation] = [
+        drawn_once if plan.origin == "merged" else gxe.ExpectColumnValuesToBeUnique(column="seed"),
+        gxe.ExpectColumnMinToBeBetween(column="guidance_scale", min_value=1.0),
+        gxe.ExpectColumnMaxToBeBetween(column="guidance_scale", max_value=100.0),
+    ]
+    expected += [gxe.ExpectColumnValuesToNotBeNull(column=name) for name in PROVENANCE]
+    return expected + [gxe.ExpectColumnUniqueValueCountToBeBetween(column=name, min_value=1, max_value=1) for name in uniform]
 
 
 def run_expectations(table: pd.DataFrame, expected: Sequence[Expectation]) -> Structure:

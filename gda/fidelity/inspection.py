@@ -1,12 +1,12 @@
 """Everything measured about a synthetic set, and the verdict on it. Whatever fails to be measured counts against the set."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from gda.artifacts import Measure, Verdict
+from gda.artifacts import Measure, SnapshotIndex, Verdict
 from gda.config import Config
 from gda.data.resident import ImageSet, load_images, open_test
 from gda.data.snapshot import Snapshot
@@ -94,7 +94,7 @@ def inspect_set(config: Config, *, synthetic: Snapshot, real: Snapshot, referenc
     extractor = get_extractor(config.validate_.extractor)
     reference.require(real, extractor)
     found = Inspection(subjects=gather(synthetic, real, extractor, size=comparison_size(config, extractor)))
-    found.attempt("the structure", lambda: _structure(found, plan))
+    found.attempt("the structure", lambda: _structure(found, replace(plan, origin=origin_of(synthetic.index))))
     found.attempt("agreement of labels", lambda: _labels(found, reference))
     found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, seed=config.seed))
     found.attempt("duplicates", lambda: _duplicates(found))
@@ -121,6 +121,13 @@ def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: i
         real_prints={split: fingerprints(images.images) for split, images in sets.items()},
         real_hashes={split: real.manifest(split)["pixel_sha256"].tolist() for split in SPLITS},
     )
+
+
+def origin_of(index: SnapshotIndex) -> Literal["drawn", "merged", "imported"]:
+    """Where a synthetic set says it comes from; one that says nothing is held to what a drawn one is, the strictest."""
+    if "source_digest" in index.provenance:
+        return "imported"
+    return "merged" if "merged" in index.provenance else "drawn"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,8 @@ def read_manifest(folder: Path, sha256: str) -> pd.DataFrame:
         raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise DataError(f"{path}: column {missing[0]!r} is missing")
-    return table.to_pandas()
+    # Whole numbers stay such beside nulls: as floats, seeds would lose their last digits.
+    return table.to_pandas(integer_object_nulls=True)
 
 
 def _column(rows: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:

@@ -8,8 +8,9 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from gda.errors import DataError
 from gda.io.publish import commit_new, storage_errors, temporary_name
@@ -22,6 +23,11 @@ _END = bytes(2 * BLOCK)
 _ZERO = bytes(BLOCK)
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _REGULAR = (b"0", b"\0")
+# A header as tarfile writes it with its defaults (mode 644, mtime 0, uid and gid 0, no owner names), without name, size and checksum.
+_TEMPLATE = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+_MODE, _MTIME, _REST = _TEMPLATE[100:124], _TEMPLATE[135:148], _TEMPLATE[156:]
+_OWN_HEADER = re.compile(rb"([A-Za-z0-9_-]{1,80}\.[a-z]{3,4})\0+%b([0-7]{11})" % re.escape(_MODE))
+_SUM = sum(_MODE) + sum(_MTIME) + 8 * ord(" ") + sum(_REST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +51,7 @@ class ShardIndex:
     offsets: list[int]
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One regular file inside a tar: its name, the byte offset of its header, its content."""
 
     name: str
@@ -84,16 +89,15 @@ def iterate_shard(path: Path) -> Iterator[tuple[int, ShardRecord]]:
     """As `read_shard`, with the byte offset of each record's first header."""
     with _open(path) as file:
         members = read_members(file, path.name, foreign=False)
-        while (first := next(members, None)) is not None:
-            yield first.offset, _assemble(path.name, [first, next(members, None), next(members, None)])
+        for first in members:
+            yield first.offset, _assemble(path.name, [first, *islice(members, 2)])
 
 
 def read_record(path: Path, offset: int) -> ShardRecord:
     """The one record that starts at `offset`, without reading the rest. Raises `DataError` as `read_shard` does."""
     with _open(path) as file:
         file.seek(offset)
-        members = read_members(file, path.name, foreign=False)
-        return _assemble(path.name, [next(members, None) for _ in range(3)])
+        return _assemble(path.name, list(islice(read_members(file, path.name, foreign=False), 3)))
 
 
 def sha256_of(path: Path) -> str:
@@ -110,22 +114,25 @@ def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Membe
     """
     name_override: str | None = None
     size_override: int | None = None
-    end = _length(file)
+    offset, end = file.tell(), _length(file)
     while True:
-        offset = file.tell()
         header = file.read(BLOCK)
         if header == _ZERO:
             return _require_end(file, shard)
-        name, size, kind = _parse_header(header, shard, offset)
-        if size_override is not None:
-            size = size_override
-        data = _read_data(file, size, end, f"{shard}: {name!r}", strict=not foreign)
+        own = None if foreign else _parse_own(header)
+        name, size, kind = own or _parse_header(header, shard, offset)
+        size = size if size_override is None else size_override
+        data = _read_data(file, shard, name, size, end - offset - BLOCK, strict=not foreign)
+        start, offset = offset, offset + BLOCK + size + -size % BLOCK
+        if own is not None:
+            yield Member(name, start, data)
+            continue
         if foreign and kind in (b"x", b"g", b"L"):
             name_override, size_override = _long_name(kind, data, name_override)
             continue
         name, name_override, size_override = name_override or name, None, None
         if kind in _REGULAR and not name.endswith("/"):
-            yield Member(_safe_name(name, shard, foreign), offset, data)
+            yield Member(_safe_name(name, shard, foreign), start, data)
         elif not (foreign and (kind == b"5" or name.endswith("/"))):
             raise DataError(f"{shard}: member {name!r} is a link or a special file; only regular files are accepted")
 
@@ -160,23 +167,34 @@ def _pack(shard: str, record: ShardRecord) -> bytes:
 
 
 def _pack_member(name: str, data: bytes) -> bytes:
-    info = tarfile.TarInfo(name)  # its defaults are mode 644, mtime 0, uid and gid 0, no owner names
-    info.size = len(data)
-    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict") + data + bytes(-len(data) % BLOCK)
+    return b"%b%b%b" % (_header(name.encode("ascii"), len(data)), data, bytes(-len(data) % BLOCK))
 
 
-def _assemble(shard: str, members: list[Member | None]) -> ShardRecord:
-    first = members[0]
-    if first is None:
+def _header(name: bytes, size: int) -> bytes:
+    """The USTAR header of a plain file: `name` of at most 100 bytes, `size` in bytes; `tarfile` gives the same, ten times slower."""
+    digits = b"%011o" % size
+    assert len(digits) == 11  # 8 GiB
+    return b"%b%b%b%b%06o\0 %b" % (name.ljust(100, b"\0"), _MODE, digits, _MTIME, _SUM + sum(name) + sum(digits), _REST)
+
+
+def _parse_own(header: bytes) -> tuple[str, int, bytes] | None:
+    """As `_parse_header` where every byte is as `write_shard` writes it, four times faster; None where the full parser must judge."""
+    found = _OWN_HEADER.match(header)
+    if found is None:
+        return None
+    name, size = found[1], int(found[2], 8)
+    return (name.decode("ascii"), size, b"0") if header == _header(name, size) else None
+
+
+def _assemble(shard: str, members: list[Member]) -> ShardRecord:
+    if not members:
         raise DataError(f"{shard}: no record at this offset")
-    key, _, extension = first.name.partition(".")
-    found = [member.name if member else None for member in members]
-    if extension not in IMAGE_EXTENSIONS or found != [first.name, f"{key}.cls", f"{key}.json"]:
-        raise DataError(f"{shard}: record {key!r} is not an image, .cls and .json in this order (found {found})")
-    _, label, meta = members
-    assert label is not None
-    assert meta is not None
-    return ShardRecord(key=key, extension=extension, image=first.data, label=_parse_label(shard, label), meta=_parse_meta(shard, meta))
+    key, _, extension = members[0].name.partition(".")
+    found = [member.name for member in members]
+    if extension not in IMAGE_EXTENSIONS or found[1:] != [f"{key}.cls", f"{key}.json"]:
+        raise DataError(f"{shard}: record {key!r} is not an image, .cls and .json in this order (found {', '.join(found)})")
+    image, label, meta = members
+    return ShardRecord(key=key, extension=extension, image=image.data, label=_parse_label(shard, label), meta=_parse_meta(shard, meta))
 
 
 def _parse_label(shard: str, member: Member) -> int:
@@ -221,13 +239,16 @@ def _text(field_bytes: bytes) -> str:
     return field_bytes.split(b"\0", 1)[0].decode("utf-8")
 
 
-def _read_data(file: BinaryIO, size: int, end: int, where: str, *, strict: bool) -> bytes:
-    padding, left = -size % BLOCK, end - file.tell()
+def _read_data(file: BinaryIO, shard: str, name: str, size: int, left: int, *, strict: bool) -> bytes:
+    """Content of a member, `left` bytes before the end of the file."""
+    padding = -size % BLOCK
     if size + padding > left:  # asked before reading, since a read of an absurd size would first take the memory for it
-        raise DataError(f"{where}: truncated ({left} of {size + padding} bytes)")
+        raise DataError(f"{shard}: {name!r}: truncated ({left} of {size + padding} bytes)")
     data = file.read(size + padding)
-    if strict and any(data[size:]):
-        raise DataError(f"{where}: damaged padding")
+    if len(data) < size + padding:
+        raise DataError(f"{shard}: {name!r}: truncated while it was read")
+    if strict and data.count(0, size) != padding:
+        raise DataError(f"{shard}: {name!r}: damaged padding")
     return data[:size]
 
 

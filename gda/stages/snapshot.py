@@ -11,6 +11,7 @@ from gda.data.archives import read_npz, read_tars
 from gda.data.classes import make_classes, normalise
 from gda.data.demo import read_demo
 from gda.data.folders import read_folder
+from gda.data.images import LOSSY
 from gda.data.ingest import ingest, require_few_rejected
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.sources import Columns, Source
@@ -31,8 +32,9 @@ def run(
 ) -> Outcome:
     """Read `source`, split it, and publish it as a Snapshot at `out`.
 
-    `as_synthetic` imports a set drawn elsewhere: all of it goes to train. Raises `DataError` for images and labels that cannot be used,
-    `UsageError` for a source that is not there or an `out` that holds something else.
+    `as_synthetic` imports a set drawn elsewhere: all of it goes to train, every image is marked as synthetic, and the columns of the
+    manifest that say how an image was drawn are null. Raises `DataError` for images and labels that cannot be used, `UsageError` for a
+    source that is not there or an `out` that holds something else.
     """
     columns = Columns(split=split_column, group=group_column)
     found = open_source(source, config.snapshot, columns, progress=progress)
@@ -83,7 +85,12 @@ def _build(config: SnapshotConfig, source: Source, workspace: Workspace, as_synt
         kind="synthetic" if as_synthetic else "real",
         classes=classes,
         rows=result.rows,
-        provenance={"source": source.description, "source_digest": source.fingerprint, "ignored_files": str(source.ignored)},
+        provenance={
+            "source": source.description,
+            "source_digest": source.fingerprint,
+            "source_compression": ", ".join(f"{name} {count}" for name, count in result.compressions.items()),
+            "ignored_files": str(source.ignored),
+        },
         licence=source.licence,
         quarantined=result.quarantined,
     )
@@ -102,6 +109,14 @@ def _outcome(out: Path, index: SnapshotIndex) -> Outcome:
     return Outcome(
         output=out,
         digest=index.digest,
-        summary=f"wrote {out}: {what}, digest {index.digest[:12]}",
+        summary=f"wrote {out}: {what}, digest {index.digest[:12]}{_warning(index)}",
         metrics={f"images_{split}": float(count) for split, count in counts.items()} | {"quarantined": float(len(index.quarantined))},
     )
+
+
+def _warning(index: SnapshotIndex) -> str:
+    """Of an imported synthetic set, which is stored without loss but may not have come so."""
+    lossy = [part for part in index.provenance["source_compression"].split(", ") if part.startswith(LOSSY)]
+    if index.kind == "real" or not lossy:
+        return ""
+    return f"; {' and '.join(lossy)} came compressed with loss: classifiers and FID see that, unless the real images came so too"

@@ -365,7 +365,7 @@ def test_npz(tmp_path: Path, picture: Any, take: Any) -> None:
 @pytest.mark.parametrize(
     ("replaced", "message"),
     [
-        ({"arr_1": None}, "array 'arr_1' is missing; it has arr_0"),
+        ({"arr_1": None}, "array 'arr_1' is missing, their labels, without which no classifier .*; it has arr_0"),
         ({"arr_0": np.zeros((3, 4, 4), np.uint8)}, "arr_0 is uint8"),
         ({"arr_0": np.zeros((30, 4, 4, 3), np.float32)}, "arr_0 is float32"),
         ({"arr_1": np.arange(29)}, r"arr_1 is int64 \[29\]; accepted: 30 whole numbers"),

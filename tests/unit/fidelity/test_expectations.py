@@ -91,3 +91,56 @@ def test_pages_are_offline_and_the_same_each_time() -> None:
         line for page in first.docs.values() for line in page.splitlines() if "http" in line and "<a " not in line and "xmlns" not in line
     ]
     assert not any(word in line for line in loaded for word in ("src=", "<link", "url("))
+
+
+def merged() -> pd.DataFrame:
+    """Two runs of the same seeds with different guidance."""
+    whole = table()
+    whole["seed"] = whole["seed"] % 20
+    whole.loc[20:, "guidance_scale"] = 3.0
+    return whole
+
+
+def test_a_union_of_runs_may_have_several_settings() -> None:
+    """Settings may differ between merged runs, and only there; that a record says how it was drawn is expected of each."""
+    assert check_structure(merged(), replace(PLAN, origin="merged")).failures == ()
+    said = " ".join(check_structure(merged(), PLAN).failures)
+    assert "'seed'" in said
+    assert "'guidance_scale'" in said
+    twice = merged()
+    twice.loc[20:, "guidance_scale"] = 1.5
+    assert any("compound_columns_to_be_unique" in said for said in check_structure(twice, replace(PLAN, origin="merged")).failures)
+    silent = merged()
+    silent.loc[3, "prompt"] = None
+    assert check_structure(silent, replace(PLAN, origin="merged")).failures == ("column 'prompt': 1 records have no value",)
+
+
+def test_imported_records_need_not_say_how_they_were_drawn() -> None:
+    """Another generator's set is not refused for columns that only ours can fill, nor for sizes; half an answer is no answer."""
+    plan = replace(PLAN, origin="imported", size=None, generator_digest=None)
+    bare = table().drop(columns=["seed", "prompt", "guidance_scale", "num_inference_steps", "scheduler", "generator_digest"])
+    bare.loc[:9, "decoded_width"] = 30
+    assert check_structure(bare, plan).failures == ()
+    assert check_structure(bare, replace(plan, origin="drawn")).failures != ()
+    mixed = table()
+    mixed.loc[:9, ["seed", "prompt", "guidance_scale", "num_inference_steps", "scheduler", "generator_digest"]] = None
+    assert check_structure(mixed, plan).failures == ()
+    mixed.loc[20, "seed"] = None
+    assert any("'provenance_gaps'" in said for said in check_structure(mixed, plan).failures)
+    mixed.loc[20, "seed"] = 21
+    assert any("compound_columns_to_be_unique" in said for said in check_structure(mixed, plan).failures)
+
+
+def test_imported_records_are_held_to_everything_else() -> None:
+    """Equal terms: count, classes, balance, keys, split, pixels as recorded, and the generator that it is said to be of."""
+    plan = replace(PLAN, origin="imported", size=None, generator_digest=None)
+    spoiled = table(39).drop(columns=["seed", "prompt", "guidance_scale", "num_inference_steps", "scheduler", "generator_digest"])
+    spoiled.loc[1, "key"] = "k0"
+    spoiled.loc[2, "decoded"] = 0
+    spoiled.loc[3, "as_recorded"] = 0
+    spoiled.loc[4, "split"] = "val"
+    spoiled.loc[:29, "class"] = "a"
+    failures = check_structure(spoiled, plan).failures
+    for said in ("row_count", "'key'", "'decoded'", "'as_recorded'", "for val; only train", "class_ratio"):
+        assert any(said in failure for failure in failures), said
+    assert any("'generator_digest'" in said for said in check_structure(spoiled, replace(plan, generator_digest="ab")).failures)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import random
 import tarfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import webdataset
 
 from gda.errors import DataError
-from gda.io.shards import ShardRecord, iterate_shard, read_members, read_record, read_shard, write_shard
+from gda.io.shards import BLOCK, ShardRecord, iterate_shard, read_members, read_record, read_shard, write_shard
 
 
 def make_records(count: int = 3) -> list[ShardRecord]:
@@ -70,6 +71,47 @@ def test_python_tarfile_reads_our_shards(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert [(m.name, m.mtime, m.uid, m.gid) for m in tar][:2] == [("k-0.png", 0, 0, 0), ("k-0.cls", 0, 0, 0)]
         assert len(tar.getmembers()) == 9
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 70000])
+@pytest.mark.parametrize("key", ["k", "0123456789abcdef" * 5, "_-A"])
+def test_headers_are_those_of_tarfile(tmp_path: Path, key: str, size: int) -> None:
+    """Guards the headers that are put together here: byte for byte those of the standard library, for every length of name and content."""
+    image = random.Random(size).randbytes(size)
+    write_shard(tmp_path / "a.tar", [ShardRecord(key=key, extension="webp", image=image, label=12, meta={"a": 1})])
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in ((f"{key}.webp", image), (f"{key}.cls", b"12"), (f"{key}.json", b'{"a":1}')):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    written = (tmp_path / "a.tar").read_bytes()
+    assert expected.getvalue()[: len(written)] == written
+
+
+def test_any_changed_header_byte_is_judged_as_before(tmp_path: Path) -> None:
+    """Guards the quick parser of our own headers: what it does not know byte for byte goes to the full one."""
+    write_shard(tmp_path / "a.tar", make_records(1))
+    whole = (tmp_path / "a.tar").read_bytes()
+    for position in (*range(148), *range(156, BLOCK)):  # all but the checksum's own field
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x11
+        (tmp_path / "a.tar").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"a\.tar: damaged header at byte 0"):
+            list(read_shard(tmp_path / "a.tar"))
+
+
+def test_shards_that_another_tool_packed_again(tmp_path: Path) -> None:
+    """Guards readers of our own layout with other people's headers: owners and times do not matter, links do."""
+    write_shard(tmp_path / "a.tar", make_records(2))
+    with tarfile.open(tmp_path / "a.tar") as tar, tarfile.open(tmp_path / "b.tar", "w", format=tarfile.USTAR_FORMAT) as other:
+        for member in tar:
+            member.mtime, member.uname = 1_700_000_000, "somebody"
+            other.addfile(member, tar.extractfile(member))
+    assert list(read_shard(tmp_path / "b.tar")) == make_records(2)
+    write_foreign(tmp_path / "c.tar", ["k.png"], tarfile.USTAR_FORMAT, type=tarfile.SYMTYPE, linkname="/etc/passwd", size=0)
+    with pytest.raises(DataError, match="link or a special file"):
+        list(read_shard(tmp_path / "c.tar"))
 
 
 def test_second_writer_of_equal_bytes_is_welcome(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from validation_sets import CLASSES, PER_CLASS, Item, as_jpeg, changed, items, tiny_config, with_pixels, write_real, write_set
+from webdataset import ShardWriter
 
 from gda.artifacts import GeneratorCard, Measure, Outcome, Verdict, dump_document, read_document
 from gda.config import dump_config, parse_config
@@ -18,7 +19,7 @@ from gda.errors import MissingError, RefusedError
 from gda.fidelity import inspection
 from gda.generator.plan import equal_quotas, make_plan
 from gda.io.shards import read_shard
-from gda.stages import reference, validate
+from gda.stages import reference, snapshot, validate
 
 SYNTHETIC_SEED = 77
 
@@ -289,3 +290,39 @@ def test_without_a_reference_one_is_computed(world: Path, tmp_path: Path, monkey
     alone = validate.run(tiny_config(), synthetic=synthetic, snapshot=world / "real", out=tmp_path / "alone")
     given = validation(world, synthetic, tmp_path / "given")
     assert alone.digest == given.digest
+
+
+def delivered(kind: str, content: Sequence[Item], root: Path) -> str:
+    """The images as another generator's owner hands them in: a folder, ADM's .npz or WebDataset tars."""
+    root.mkdir()
+    if kind == "npz":
+        labels = np.array([sorted(CLASSES).index(item.label) for item in content])
+        np.savez(root / "samples.npz", np.stack([item.rgb for item in content]), labels)
+        (root / "classnames.txt").write_text("".join(f"{name}\n" for name in sorted(CLASSES)))
+        return str(root / "samples.npz")
+    if kind == "tars":
+        with ShardWriter(str(root / "part-%03d.tar"), maxcount=50, verbose=0) as writer:
+            for i, item in enumerate(content):
+                writer.write({"__key__": f"{i:05d}", "png": encode_png(item.rgb), "cls": item.label})
+        return str(root / "*.tar")
+    for i, item in enumerate(content):
+        (root / item.label).mkdir(exist_ok=True)
+        (root / item.label / f"{i:05d}.png").write_bytes(encode_png(item.rgb))
+    return str(root)
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "tars"])
+def test_another_generators_set_is_judged_on_equal_terms(kind: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sound set without seeds or prompts passes from every kind of source, and one with swapped labels is refused for these alone."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    swapped = changed(sound(), range(0, 60, 4), lambda item, place: replace(item, label="blue" if item.label == "red" else item.label))
+    for name, content in (("sound", sound()), ("swapped", swapped)):
+        source = delivered(kind, content, tmp_path / name)
+        snapshot.run(tiny_config(), source=source, out=tmp_path / f"{name}-set", as_synthetic=True)
+        verdict = read_document(validation(world, tmp_path / f"{name}-set", tmp_path / f"{name}-out").output / "verdict.json", Verdict)
+        if name == "sound":
+            assert verdict.passed, verdict.reasons
+            assert verdict.metrics["failed_expectations"].value == 0
+        else:
+            assert "label_agreement_worst_class" in failed(verdict)
+            assert not any("no value" in reason or "provenance" in reason for reason in verdict.reasons)

@@ -109,7 +109,7 @@ def _record(key: str, item: Item, kind: str, classes: Sequence[str]) -> EncodedR
     height, width, _ = item.rgb.shape
     return EncodedRecord(
         key=key,
-        png=item.encoded if item.encoded is not None else encode_png(item.rgb),
+        image=item.encoded if item.encoded is not None else encode_png(item.rgb),
         label=list(classes).index(item.label),
         class_name=item.label,
         pixel_sha256=pixel_digest(item.rgb),
