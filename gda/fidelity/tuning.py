@@ -45,12 +45,16 @@ Images = Sequence[tuple[PlannedImage, ...]]  # what is drawn of a point, in batc
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large a sweep is: `images` are drawn in all, `passes` of the networks for FID alone."""
+    """How large a sweep is: `images` are drawn in all, `passes` of the networks for FID alone.
+
+    `handled` counts those that the second pass reads back, too: what a progress bar goes through.
+    """
 
     points: int
     survivors: int
     images: int
     passes: int
+    handled: int
 
     def __str__(self) -> str:
         return (
@@ -81,10 +85,15 @@ class Sweep:
     def size(self) -> Size:
         """Known before anything is drawn."""
         points, kept = self._grid.points, min(self._config.tune.survivors, len(self._grid.points))
-        known = set(self._fid_images)
-        more = sum(len(batch) for batch in self._cas_images if batch not in known)
-        each = sum(passes(point.settings, self._parts) for point in points)
-        return Size(points=len(points), survivors=kept, images=len(points) * self._num_fid + kept * more, passes=each * self._num_fid)
+        known, first = set(self._fid_images), len(points) * self._num_fid
+        again = sum(len(batch) for batch in self._cas_images)
+        return Size(
+            points=len(points),
+            survivors=kept,
+            images=first + kept * sum(len(batch) for batch in self._cas_images if batch not in known),
+            passes=sum(passes(point.settings, self._parts) for point in points) * self._num_fid,
+            handled=first + kept * again,
+        )
 
     def run(self) -> Settings:
         """Both passes and the choice; the averages of the weights are made first. Raises `DataError` where no point is left."""
@@ -125,7 +134,9 @@ class Sweep:
         batches = {place: self._batches(self._grid.points[place], self._cas_images) for place in places}
         keeps = {(place, seed): self._cas_file(batches[place], seed) for place in places for seed in range(self._config.tune.cas_seeds)}
         fresh = [key for key, keep in keeps.items() if read_score(keep) is None]
-        failed = self._draw({place: batches[place] for place, _ in fresh})
+        wanted = {place: batches[place] for place, _ in fresh}
+        tick((len(places) - len(wanted)) * sum(len(batch) for batch in self._cas_images))
+        failed = self._draw(wanted)
         jobs = [self._cas_job(batches[place], seed, keeps[place, seed]) for place, seed in fresh if place not in failed]
         if jobs:
             validation_images(self._val)  # forked processes inherit it

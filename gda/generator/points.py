@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -45,7 +45,7 @@ def batch_of(source: Source, settings: DrawSettings, images: Sequence[PlannedIma
     labels, seeds = tuple(image.label for image in images), tuple(image.seed for image in images)
     name = digest_of(
         {"generator": source.digest, "prompts": source.prompts, "settings": settings.model_dump(), "seeds": seeds, "labels": labels}
-        | bits_environment("diffusers")
+        | _environment()
     )
     return Batch(source=source, settings=settings, labels=labels, seeds=seeds, path=folder / f"{name[:32]}.safetensors")
 
@@ -55,20 +55,24 @@ def draw_batch(batch: Batch) -> str | None:
 
     Raises what loading the generator raises, and `MissingError` where the disk refuses.
     """
-    from safetensors.torch import save
-
+    why = None
     if read_batch(batch.path) is None:
         sampler = _sampler(batch.source)
         try:
-            images = sampler.draw([batch.source.prompts[label] for label in batch.labels], batch.seeds, batch.settings)
+            _keep(batch.path, sampler.draw([batch.source.prompts[label] for label in batch.labels], batch.seeds, batch.settings))
         except (ConfigError, DataError) as error:
-            return str(error)
-        images = images.contiguous()
-        with storage_errors(batch.path.parent):
-            batch.path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(batch.path, save({"images": images}, metadata={_CHECKSUM: tensors_digest({"images": images.numpy()})}))
+            why = str(error)
     tick(len(batch.labels))
-    return None
+    return why
+
+
+def _keep(path: Path, images: torch.Tensor) -> None:
+    from safetensors.torch import save
+
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    images = images.contiguous()
+    write_bytes(path, save({"images": images}, metadata={_CHECKSUM: tensors_digest({"images": images.numpy()})}))
 
 
 def read_batch(path: Path) -> torch.Tensor | None:
@@ -97,6 +101,11 @@ def read_batches(paths: Sequence[Path]) -> torch.Tensor:
 def forget_generator() -> None:
     """Drop the generator that this process has loaded."""
     _sampler.cache_clear()
+
+
+@cache
+def _environment() -> dict[str, str]:
+    return bits_environment("diffusers")
 
 
 @lru_cache(maxsize=1)

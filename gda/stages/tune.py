@@ -46,7 +46,7 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, progress: 
     sweep = Sweep(config, generator, real, grid, parts)
     if progress:
         print(f"tune: {sweep.size}", file=sys.stderr, flush=True)
-    with Bar(sweep.size.images, f"tune {out.name}", unit="image", shown=progress):
+    with Bar(sweep.size.handled, f"tune {out.name}", unit="image", shown=progress):
         settings = sweep.run()
     pictures = tuning_pictures(settings)
     for name, png in pictures.items():

@@ -1,5 +1,6 @@
 """Tuning: ends on CAS, keeps what it drew and scored, repeats to the byte, and never opens the test split."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -282,6 +283,19 @@ def test_a_large_grid_is_said_before_it_is_drawn(world, tmp_path, alone, capsys)
     _run(world, tmp_path / "quiet", TWO)
     assert capsys.readouterr().err == ""
     assert _run(world, tmp_path / "out", THREE, "tune.survivors=2").reused
+
+
+def test_the_bar_ends_where_the_sweep_does(world, tmp_path, alone, monkeypatch):
+    """What was drawn, what was read back and what was scored before all count, so that a resumed sweep does not end at half."""
+    counted = []
+    for module in (points, tuning):
+        monkeypatch.setattr(module, "tick", counted.append)
+    generator, bars = str(world / "generator"), []
+    monkeypatch.setattr(tune, "Bar", lambda total, *args, **kwargs: bars.append(total) or contextlib.nullcontext())
+    for name, more in (("first", ()), ("again", ()), ("wider", ("tune.survivors=3",))):
+        _run(world, tmp_path / name, THREE, *more, generator=generator)
+        assert sum(counted) == bars.pop()
+        counted.clear()
 
 
 def test_axes_a_generator_does_not_have_are_noted(world, tmp_path, alone):
