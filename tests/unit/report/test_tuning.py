@@ -4,10 +4,11 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from gda.artifacts import DrawSettings, Settings, TuningPoint
-from gda.report.tuning import SHOWN_POINTS, describe, guidance_figure, pareto_figure, tuning_pictures, tuning_rows
+from gda.report.tuning import SHOWN_POINTS, _scale_fid, describe, guidance_figure, pareto_figure, tuning_pictures, tuning_rows
 
 
 def point(guidance: float, fid: float | None, cas: tuple[float, ...] = (), *, average: float | None = None, **more: object) -> TuningPoint:
@@ -133,3 +134,11 @@ def test_plots_take_whatever_a_sweep_may_hold() -> None:
         (point(1.0, 5.0, (0.5,)), point(100.0, 50_000.0, fid_ci95=(1.0, 1e5))),
     ):
         assert {name: png[:4] for name, png in tuning_pictures(sweep(*points)).items()} == {"fid": b"\x89PNG", "pareto": b"\x89PNG"}
+
+
+def test_only_a_wide_range_is_drawn_in_powers_of_ten() -> None:
+    """Protects the difference between good points beside a very bad one, and a FID of zero, which has no logarithm."""
+    for fids, scale in (((5.0, 12.0), "linear"), ((5.0, 50.0), "log"), ((0.0, 50.0), "linear"), ((5.0, None), "linear")):
+        axes = Figure().subplots()
+        _scale_fid(axes, "y", [point(1.5, fid, failed=None) for fid in fids])
+        assert axes.get_yscale() == scale
