@@ -107,7 +107,7 @@ def _add_tune(commands: Any) -> None:
 
         return tune.run(config, generator=args.generator, snapshot=args.snapshot, out=args.out, progress=args.progress)
 
-    parser = _stage(commands, "tune", "choose the sampling guidance: FID sweep, then CAS of the survivors on validation", runner)
+    parser = _stage(commands, "tune", "choose the settings of drawing: FID over a grid, then CAS of the survivors on validation", runner)
     parser.add_argument("--generator", required=True, help=_WEIGHTS)
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gda.errors import DataError
-from gda.fidelity.frechet import frechet_distance, statistics
+from gda.fidelity.frechet import Statistics, frechet_distance, statistics
 from gda.fidelity.intervals import Estimate, disjoint_halves, named_rng, over_repeats, subsets
 from gda.fidelity.kid import kernel_distance
 from gda.fidelity.prdc import NEIGHBOURS, prdc
@@ -54,6 +54,26 @@ def fid_apart(synthetic: np.ndarray, real: np.ndarray, *, n: int, seed: int, rep
     rng = named_rng(seed, "apart")
     pairs = zip(subsets(len(synthetic), n, repeats, rng), subsets(len(real), n, repeats, rng), strict=True)
     return over_repeats(np.array([fid(synthetic[fake], real[true]) for fake, true in pairs]))
+
+
+def fid_to(reference: Statistics, synthetic: np.ndarray, *, seed: int, repeats: int = REPEATS) -> Estimate:
+    """FID of all rows of `synthetic` [n, d] to a fixed reference, with an interval for what another set of n images would score.
+
+    The interval is the spread of halves drawn without replacement (see `over_repeats`), moved to where the whole set is: fewer images
+    score higher, by a bias that is no uncertainty. Sets of equal n are halved alike. Raises `DataError` for fewer than four rows.
+    """
+    if len(synthetic) < 4:
+        raise DataError(f"a FID with an interval needs at least four images, got {len(synthetic)}")
+    halves = subsets(len(synthetic), len(synthetic) // 2, repeats, named_rng(seed, "point"))
+    spread = over_repeats(np.array([frechet_distance(statistics(synthetic[half]), reference) for half in halves]))
+    value = frechet_distance(statistics(synthetic), reference)
+    return Estimate(value=value, low=max(0.0, value + spread.low - spread.value), high=value + spread.high - spread.value)
+
+
+def fid_floor_to(reference: Statistics, real: np.ndarray, *, n: int, seed: int, repeats: int = REPEATS) -> float:
+    """Mean FID of `n` of the real images [m, d], or all where there are fewer, to the same reference: the floor at equal n."""
+    parts = subsets(len(real), min(n, len(real)), repeats, named_rng(seed, "point floor"))
+    return float(np.mean([frechet_distance(statistics(real[chosen]), reference) for chosen in parts]))
 
 
 def fid(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Publishes a fine-tuned generator anew with weights of another averaging width, made from the snapshots that it holds."""
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from gda.artifacts import GeneratorCard, Outcome, dump_document, read_document
-from gda.errors import ConfigError, DataError, MissingError
+from gda.errors import ConfigError, DataError, MissingError, TryAgainError
 from gda.generator.directory import read_card, weights_digest
 from gda.generator.export import network_folder
 from gda.generator.lora import LORA_FILE
@@ -19,6 +20,7 @@ from gda.recipe import Recipe, bits_environment, digest_of
 # A profile this far off, relative L2, is as far from the one asked for as a width 10 to 15% beside it is (sigma_rel 0.04 to 0.15):
 # a sweep over widths could no longer tell its points apart.
 RESIDUAL_LIMIT = 0.10
+_WAIT = 0.5  # seconds between looks at what another process is making
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -28,21 +30,8 @@ def average_generator(generator: Path, sigma_rel: float, out: Path, *, step: int
     A stage that was trained for fewer steps than `step` is taken at its last. Raises `ConfigError` for a width or step that the
     snapshots cannot give (`force` takes a poor fit), `DataError` for missing or damaged snapshots, `MissingError` for a missing generator.
     """
-    sigma_rel_to_gamma(sigma_rel)  # a width that no snapshots could give is said before any are looked for
-    if not generator.is_dir():
-        raise MissingError(f"{generator}: no such generator directory")
-    card = read_card(str(generator))
-    fits = _fit_stages(generator, card, sigma_rel, step)
-    poor = [stage for stage, f in fits.items() if f.residual > RESIDUAL_LIMIT]
-    if poor and not force:
-        raise ConfigError(_too_sparse(generator / EMA_FOLDER / poor[0], fits[poor[0]]))
-    snapshots = digest_of({stage: [[s.step, s.sigma_rel, s.digests] for s in f.stored] for stage, f in fits.items()})
-    recipe = Recipe(
-        stage="ema",
-        config={"sigma_rel": sigma_rel, "step": {stage: f.step for stage, f in fits.items()}},
-        inputs={"generator": card.digest, "snapshots": snapshots},
-        environment=bits_environment(),
-    )
+    card, fits = _plan(generator, sigma_rel, step=step, force=force)
+    recipe = _recipe(card, fits, sigma_rel)
     workspace = prepare(recipe, out)
     if workspace.finished:
         done = read_document(out / "generator.json", GeneratorCard)
@@ -51,6 +40,50 @@ def average_generator(generator: Path, sigma_rel: float, out: Path, *, step: int
         new = _write_generator(generator, card, fits, workspace.fresh_staging())
         publish(workspace)
     return Outcome(output=out, digest=new.digest, summary=f"wrote {out}: {new.averaging}; {_errors(fits)}")
+
+
+def averaging_digest(generator: str, sigma_rel: float) -> str:
+    """Digest of the average of width `sigma_rel` of a fine-tuned generator: its snapshots and how they are weighed; reads headers alone.
+
+    Raises as `average_generator` does.
+    """
+    card, fits = _plan(Path(generator), sigma_rel)
+    return _recipe(card, fits, sigma_rel).digest
+
+
+def averaged(generator: str, sigma_rel: float, cache: Path) -> Path:
+    """The generator with weights averaged at width `sigma_rel`, made once and kept in `cache` under the digest of its recipe.
+
+    A process that comes while another makes it waits for it. Raises as `average_generator` does.
+    """
+    out = cache / averaging_digest(generator, sigma_rel)[:32]
+    while True:
+        try:
+            return average_generator(Path(generator), sigma_rel, out).output
+        except TryAgainError:
+            time.sleep(_WAIT)
+
+
+def _plan(generator: Path, sigma_rel: float, *, step: int | None = None, force: bool = False) -> tuple[GeneratorCard, dict[str, Fit]]:
+    sigma_rel_to_gamma(sigma_rel)  # a width that no snapshots could give is said before any are looked for
+    if not generator.is_dir():
+        raise MissingError(f"{generator}: no such generator directory")
+    card = read_card(str(generator))
+    fits = _fit_stages(generator, card, sigma_rel, step)
+    poor = [stage for stage, f in fits.items() if f.residual > RESIDUAL_LIMIT]
+    if poor and not force:
+        raise ConfigError(_too_sparse(generator / EMA_FOLDER / poor[0], fits[poor[0]]))
+    return card, fits
+
+
+def _recipe(card: GeneratorCard, fits: Mapping[str, Fit], sigma_rel: float) -> Recipe:
+    snapshots = digest_of({stage: [[s.step, s.sigma_rel, s.digests] for s in f.stored] for stage, f in fits.items()})
+    return Recipe(
+        stage="ema",
+        config={"sigma_rel": sigma_rel, "step": {stage: f.step for stage, f in fits.items()}},
+        inputs={"generator": card.digest, "snapshots": snapshots},
+        environment=bits_environment(),
+    )
 
 
 def _fit_stages(generator: Path, card: GeneratorCard, sigma_rel: float, step: int | None) -> dict[str, Fit]:

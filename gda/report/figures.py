@@ -12,12 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gda.artifacts import ArmResult, Gain, Metrics, Settings
+from gda.artifacts import ArmResult, Gain, Metrics
 from gda.config import Arm
 from gda.report.wording import ARM_COLOURS, ARM_NAMES, points
 
-_WIDTH, _DPI = 7.0, 170  # inches; wide enough for 1,200 px, and 11 pt stays legible when scaled down to a phone
-_STYLE: dict[Any, Any] = {
+WIDTH, _DPI = 7.0, 170  # inches; wide enough for 1,200 px, and 11 pt stays legible when scaled down to a phone
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.spines.top": False,
@@ -41,8 +41,8 @@ def accuracy_figure(metrics: Metrics, confidence: float) -> bytes:
     means = {arm: 100 * result.mean for arm, result in ran if result.mean is not None}
     near = max(means.values()) - 12
     split = any(mean < near for mean in means.values()) and sum(mean >= near for mean in means.values()) > 1
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 0.62 * len(ran) + 1.0), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.62 * len(ran) + 1.0), layout="constrained")
         grid = figure.subplots(1, 2, sharey=True, width_ratios=(1, 2.2), squeeze=False)[0] if split else [figure.subplots()]
         for panel, axes in enumerate(grid):
             for row, (arm, result) in enumerate(ran):
@@ -54,7 +54,7 @@ def accuracy_figure(metrics: Metrics, confidence: float) -> bytes:
             axes.grid(axis="x")
         label = f"accuracy on real test images, % (dots: seeds; bars: {100 * confidence:g}% intervals)"
         figure.supxlabel(label, fontsize=10, color="#3c4043")
-        return _png(figure)
+        return to_png(figure)
 
 
 def _draw_accuracy(axes: Axes, row: int, arm: Arm, result: ArmResult) -> None:
@@ -75,8 +75,8 @@ def _spread(row: float, n: int) -> np.ndarray:
 def gain_figure(metrics: Metrics, declared: Arm, confidence: float) -> bytes:
     """Gain of the declared arm over real and over each real-only rival: one dot a paired seed, the mean and its interval."""
     rows = [(Arm.REAL, metrics.gain[declared]), *metrics.gain_over_rivals.items()]
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 0.72 * len(rows) + 0.9), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.72 * len(rows) + 0.9), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0, color="#5f6368", linewidth=1.2)
         for row, (rival, gain) in enumerate(rows):
@@ -87,7 +87,7 @@ def gain_figure(metrics: Metrics, declared: Arm, confidence: float) -> bytes:
         axes.grid(axis="x")
         label = f"gain, percentage points (dots: paired seeds; bars: {100 * confidence:g}% intervals)"
         figure.supxlabel(label, fontsize=10, color="#3c4043")
-        return _png(figure)
+        return to_png(figure)
 
 
 def _draw_gain(axes: Axes, row: int, rival: Arm, gain: Gain) -> None:
@@ -103,8 +103,8 @@ def per_class_figure(metrics: Metrics) -> bytes:
     arms = [arm for arm in (Arm.REAL, Arm.SYNTHETIC, Arm.MIXED) if metrics.arms[arm].mean is not None]
     table = 100 * np.array([metrics.arms[arm].per_class for arm in arms])
     order = _shown_classes(table)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 0.36 * len(order) + 1.3), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.36 * len(order) + 1.3), layout="constrained")
         axes = figure.subplots()
         rows = np.arange(len(order))
         axes.hlines(rows, table[:, order].min(axis=0), table[:, order].max(axis=0), color="#c4c7cc", linewidth=2)
@@ -116,7 +116,7 @@ def per_class_figure(metrics: Metrics) -> bytes:
         axes.grid(axis="x")
         axes.set_xlabel("accuracy on real test images, %, mean over seeds", fontsize=10)
         figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=10)
-        return _png(figure)
+        return to_png(figure)
 
 
 def _shown_classes(table: np.ndarray) -> Sequence[int]:
@@ -126,48 +126,8 @@ def _shown_classes(table: np.ndarray) -> Sequence[int]:
     return [int(c) for c in np.sort(np.argsort(-np.ptp(table, axis=0), kind="stable")[:_MAX_CLASSES])]
 
 
-def tuning_figure(settings: Settings) -> bytes:
-    """FID (left axis, lower is better) and CAS (right axis, higher is better) against guidance; the chosen setting is marked."""
-    with matplotlib.rc_context(_STYLE | {"axes.spines.left": True, "axes.spines.right": True}):
-        figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
-        axes = figure.subplots()
-        _draw_fid(axes, settings)
-        handles, labels = axes.get_legend_handles_labels()
-        if any(point.cas is not None for point in settings.points):
-            right = axes.twinx()
-            _draw_cas(right, settings)
-            more = right.get_legend_handles_labels()
-            handles, labels = handles + more[0], labels + more[1]
-        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=10)
-        return _png(figure)
-
-
-def _draw_fid(axes: Axes, settings: Settings) -> None:
-    colour = "#5f6368"
-    points_by_guidance = sorted(settings.points, key=lambda point: point.guidance_scale)
-    guidance, fid = [p.guidance_scale for p in points_by_guidance], [p.fid for p in points_by_guidance]
-    chosen = f"chosen guidance: {settings.guidance_scale:g}"
-    axes.axvline(settings.guidance_scale, color="#fbbc04", linewidth=8, alpha=0.35, label=chosen)
-    axes.plot(guidance, fid, "o-", color=colour, label="FID, left")
-    if settings.fid_floor is not None:
-        axes.axhline(settings.fid_floor, color=colour, linestyle=":", linewidth=1.2, label="FID of real against real")
-    axes.set_ylim(bottom=0)
-    axes.set_xticks(guidance, [f"{scale:g}" for scale in guidance])
-    axes.set_xlabel("guidance scale (1 is off)")
-    axes.set_ylabel("FID, lower is better", color=colour)
-
-
-def _draw_cas(axes: Axes, settings: Settings) -> None:
-    colour = "#AA4499"
-    measured = sorted((p.guidance_scale, p.cas, p.cas_by_seed) for p in settings.points if p.cas is not None)
-    axes.plot([scale for scale, _, _ in measured], [100 * cas for _, cas, _ in measured], "D--", color=colour, label="CAS, right")
-    for scale, _, by_seed in measured:
-        axes.scatter([scale] * len(by_seed), [100 * cas for cas in by_seed], s=14, color=colour, alpha=0.5)
-    axes.margins(y=0.25)
-    axes.set_ylabel("CAS on validation, %, higher is better", color=colour)
-
-
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Bytes that are equal for equal figures."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -12,7 +12,7 @@ from gda.artifacts import Metrics, Settings, Verdict
 from gda.config import PromoteConfig
 from gda.data.snapshot import Snapshot
 from gda.io.publish import write_bytes
-from gda.report import figures, tables
+from gda.report import figures, tables, tuning
 from gda.report.gallery import image_grid
 from gda.report.sentences import outcome
 from gda.report.wording import ARM_NAMES, interval, p_value, percent, points
@@ -84,6 +84,7 @@ def _context(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> dict[str, A
         "gain_rows": tables.gain_rows(metrics, inputs.promote),
         "checks": tables.verdict_rows(inputs.verdict) if inputs.verdict is not None else [],
         "verdict": inputs.verdict,
+        "tuning": tuning.tuning_rows(inputs.settings) if inputs.settings is not None else [],
         "settings": inputs.settings,
         "timings": tables.timing_rows(inputs.timings),
         "measured": tables.measured_rows(metrics, inputs.verdict, inputs.settings, test_openings=inputs.test_openings, **counts),
@@ -117,7 +118,7 @@ def _pictures(inputs: ReportInputs) -> dict[str, bytes]:
     if inputs.promote.arm in metrics.gain:
         pictures["gain"] = figures.gain_figure(metrics, inputs.promote.arm, inputs.confidence)
     if inputs.settings is not None and inputs.settings.points:
-        pictures["tuning"] = figures.tuning_figure(inputs.settings)
+        pictures |= {f"tuning_{name}": png for name, png in tuning.tuning_pictures(inputs.settings).items()}
     return pictures
 
 

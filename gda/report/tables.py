@@ -143,8 +143,10 @@ def measured_rows(
     ]
     rows += sorted(metrics.measured_with.items())
     if settings is not None:
-        steps = count(settings.num_inference_steps, "step")
-        rows.append(("tuning", f"{settings.extractor} features, {settings.num_images:,} images a point, {steps}"))
+        points = count(len(settings.points), "point")
+        rows.append(
+            ("tuning", f"{settings.extractor} features, {points} of {settings.num_images:,} images, {settings.chosen.scheduler} scheduler")
+        )
     if verdict is not None:
         references = sorted({m.reference_digest for m in verdict.metrics.values() if m.reference_digest})
         rows += [("validation reference", digest) for digest in references]

@@ -1,67 +1,41 @@
-"""tune: choose the sampling guidance - a cheap FID sweep over every point, then CAS of the survivors on the validation split.
+"""tune: choose the settings of drawing - a cheap FID pass over every point of a grid, then CAS of the survivors on validation.
 
-FID and CAS disagree as guidance grows, so the sweep ends on CAS. Each point is kept under its own recipe: adding one costs one.
+FID and CAS disagree as guidance grows, so the sweep ends on CAS. Each point is kept under its own digest: adding one costs one.
 """
 
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from gda.artifacts import DrawSettings, Outcome, Settings, TuningPoint, dump_document, read_document
+from gda.artifacts import GeneratorCard, Outcome, Settings, TuningPoint, dump_document, read_document
 from gda.config import Config
-from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
-from gda.errors import DataError
-from gda.fidelity.extractors import get_extractor
-from gda.fidelity.frechet import frechet_distance, statistics
-from gda.generator.directory import drawn_side, read_card, resolve
-from gda.generator.families import load_model
-from gda.generator.plan import equal_quotas, make_plan
-from gda.generator.sampler import Sampler
+from gda.errors import ConfigError, DataError
+from gda.fidelity.tuning import Size, Sweep, cas_recipe
+from gda.generator.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve
+from gda.generator.reaverage import averaging_digest
+from gda.generator.sweep import Grid, Parts, make_grid
 from gda.io.publish import prepare, publish, write_bytes
-from gda.io.tensors import read_tensors
-from gda.parallel import Bar, run_parallel, tick
+from gda.parallel import Bar
 from gda.recipe import Recipe, bits_environment, digest_of
-from gda.training.classifier import Source, TrainRecipe, predict_logits, train_classifier
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawJob:
-    """Draw batch `number` of a point: `labels` and `seeds` of its images; kept at `path` once drawn."""
-
-    generator: str
-    prompts: tuple[str, ...]
-    labels: tuple[int, ...]
-    seeds: tuple[int, ...]
-    settings: DrawSettings
-    path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class CasJob:
-    """Train one classifier on a point's images and score it on the validation split."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    val: ImageSet
-    recipe: TrainRecipe
-    seed: int
+from gda.report.tuning import describe, tuning_pictures
 
 
 def run(config: Config, *, generator: str, snapshot: Path, out: Path, progress: bool = False) -> Outcome:
-    """Sweep `tune.guidance_scales` for `generator` and write `settings.json` with the chosen one and the full table.
+    """Sweep the axes of section `tune` for `generator`; write `settings.json` with the chosen point and the full table, and two plots.
 
-    Uses the training and validation splits only. FID is against validation images in the glyph feature space by default;
-    its floor is train against validation.
+    Uses the training and validation splits only: FID is against validation images, its floor is train against validation. A point that
+    cannot be drawn or measured is recorded with the reason and never chosen. Raises `ConfigError` for axes that contradict each other
+    or widths that no snapshots give, `DataError` where no point is left.
     """
     real, card = Snapshot.open(snapshot), read_card(generator)
+    parts = _parts(generator, card)
+    grid = make_grid(config.tune, parts)
     recipe = Recipe(
         stage="tune",
         config=config.tune.model_dump(mode="json")
-        | {"seed": config.seed, "extractor": config.validate_.extractor, "classifier": asdict(_cas_recipe(config))},
-        inputs={"generator": card.digest, "snapshot": real.digest},
+        | {"seed": config.seed, "extractor": config.validate_.extractor, "classifier": asdict(cas_recipe(config))},
+        inputs={"generator": card.digest, "snapshot": real.digest} | _averages(generator, grid),
         environment=bits_environment("diffusers", "timm"),
     )
     workspace = prepare(recipe, out)
@@ -69,150 +43,54 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, progress: 
         settings = read_document(out / "settings.json", Settings)
         return Outcome(output=out, digest=digest_of(settings.model_dump(mode="json")), summary=f"{out} is up to date", reused=True)
 
-    sweep = Sweep(config, generator, real, workspace.work.parent.parent / "points")
-    with Bar(sweep.total_images, f"tune {out.name}", unit="image", shown=progress):
-        settings = sweep.run(card.digest)
+    sweep = Sweep(config, generator, real, grid, parts)
+    if progress:
+        print(f"tune: {sweep.size}", file=sys.stderr, flush=True)
+    with Bar(sweep.size.handled, f"tune {out.name}", unit="image", shown=progress):
+        settings = sweep.run()
+    pictures = tuning_pictures(settings)
+    for name, png in pictures.items():
+        write_bytes(workspace.staging / f"{name}.png", png)
     write_bytes(workspace.staging / "settings.json", dump_document(settings))
     publish(workspace)
-    table = ", ".join(
-        f"{p.guidance_scale:g}: FID {p.fid:.2f}" + (f" CAS {p.cas:.1%}" if p.cas is not None else "") for p in settings.points
+    return _outcome(out, settings, sweep.size, tuple(out / f"{name}.png" for name in pictures))
+
+
+def _parts(generator: str, card: GeneratorCard) -> Parts:
+    path = resolve(generator)
+    return Parts(
+        super_resolution=(path / SUPER_RESOLUTION).is_dir(), upscaler=(path / UPSCALER).is_dir(), averages=bool(card.num_train_steps)
     )
+
+
+def _averages(generator: str, grid: Grid) -> dict[str, str]:
+    """Digests of the averages that the grid asks for, so that widths which cannot be had are refused before anything is drawn."""
+    widths = sorted({point.ema_sigma_rel for point in grid.points if point.ema_sigma_rel is not None})
+    try:
+        return {f"average {width:g}": averaging_digest(generator, width) for width in widths}
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"tune.ema_sigma_rels: {error}") from None
+
+
+def _outcome(out: Path, settings: Settings, size: Size, pictures: tuple[Path, ...]) -> Outcome:
+    chosen, points = settings.chosen_point, settings.points
+    failed = [point.failed for point in points if point.failed]
+    notes = [*settings.notes, *([f"{len(failed)} of {len(points)} points failed, the first: {failed[0]}"] if failed else [])]
     return Outcome(
         output=out,
         digest=digest_of(settings.model_dump(mode="json")),
-        summary=f"wrote {out}: guidance {settings.guidance_scale:g} chosen on validation ({table})",
-        metrics={"guidance_scale": settings.guidance_scale, **{f"fid_guidance_{p.guidance_scale:g}": p.fid for p in settings.points}},
-        files=(out / "settings.json",),
+        summary=f"wrote {out}: {describe(chosen, points)} chosen on validation, FID {chosen.fid:.2f} and CAS {chosen.cas:.1%}; {size}"
+        + "".join(f"; {note}" for note in notes),
+        metrics=_metrics(chosen, size, len(failed)),
+        curves={
+            "point_fid": [(place, point.fid) for place, point in enumerate(points) if point.fid is not None],
+            "point_cas": [(place, point.cas) for place, point in enumerate(points) if point.cas is not None],
+        },
+        files=(out / "settings.json", *pictures),
     )
 
 
-class Sweep:
-    """The two passes over one generator; drawn batches are kept under `points` and shared between passes and runs."""
-
-    def __init__(self, config: Config, generator: str, real: Snapshot, points: Path) -> None:
-        self.config, self.generator, self.points = config, generator, points
-        card, side = read_card(generator), drawn_side(resolve(generator))
-        if side is None:
-            raise DataError(f"{generator}: its configuration does not say sample_size")
-        self.size = side
-        self.prompts = tuple(card.prompts.get(info.name, info.prompt_name) for info in real.classes)
-        self.names = [info.name for info in real.classes]
-        self.digest = card.digest
-        self.real = real
-        self.val = load_images(real, "val", size=self.size)
-        self.extractor = get_extractor(config.validate_.extractor)
-
-    @property
-    def total_images(self) -> int:
-        """Images the two passes draw in all; the survivors keep what the first pass drew."""
-        tune, classes = self.config.tune, len(self.names)
-        extra = max(0, tune.cas_images_per_class - tune.images_per_class)
-        return classes * (len(tune.guidance_scales) * tune.images_per_class + min(tune.survivors, len(tune.guidance_scales)) * extra)
-
-    def run(self, generator_digest: str) -> Settings:
-        tune = self.config.tune
-        reference = statistics(self.extractor.features(self.val.images))
-        train = load_images(self.real, "train", size=self.size)
-        floor = frechet_distance(statistics(self.extractor.features(train.images)), reference)
-        few = self._draw_all(tune.guidance_scales, tune.images_per_class)
-        fids = {g: frechet_distance(statistics(self.extractor.features(images)), reference) for g, (images, _) in few.items()}
-        survivors = sorted(fids, key=fids.__getitem__)[: tune.survivors]
-        cas = self._cas(survivors)
-        points = tuple(
-            TuningPoint(
-                guidance_scale=g,
-                fid=fids[g],
-                cas=float(np.mean(cas[g])) if g in cas else None,
-                cas_by_seed=tuple(cas.get(g, ())),
-            )
-            for g in sorted(fids)
-        )
-        return Settings(
-            guidance_scale=choose(points),
-            num_inference_steps=tune.num_inference_steps,
-            points=points,
-            extractor=f"{self.extractor.name}@{self.extractor.digest[:12]}",
-            fid_floor=floor,
-            num_images=tune.images_per_class * len(self.names),
-            generator_digest=generator_digest,
-            snapshot_digest=self.real.digest,
-        )
-
-    def _cas(self, survivors: list[float]) -> dict[float, list[float]]:
-        tune = self.config.tune
-        drawn = self._draw_all(survivors, max(tune.cas_images_per_class, tune.images_per_class))
-        jobs = [
-            CasJob(images=drawn[g][0], labels=drawn[g][1], val=self.val, recipe=_cas_recipe(self.config), seed=seed)
-            for g in survivors
-            for seed in range(tune.cas_seeds)
-        ]
-        scores = run_parallel(score_cas, jobs)
-        return {g: scores[i * tune.cas_seeds : (i + 1) * tune.cas_seeds] for i, g in enumerate(survivors)}
-
-    def _draw_all(
-        self, guidance_scales: "list[float] | tuple[float, ...]", per_class: int
-    ) -> dict[float, tuple[torch.Tensor, torch.Tensor]]:
-        """Images uint8 NCHW and labels by guidance; batches that were drawn before are read back."""
-        tune = self.config.tune
-        # A stream of its own: the images that settings are chosen on are not the ones that are used.
-        plan = make_plan(
-            equal_quotas(self.names, per_class), seed=self.config.seed + 1, shard_size=tune.batch_size, batch_size=tune.batch_size
-        )
-        jobs = [self._job(g, shard.batches[0]) for g in guidance_scales for shard in plan.shards]
-        drawn = run_parallel(draw_batch, jobs)
-        size = len(plan.shards)
-        labels = torch.tensor([label for job in jobs[:size] for label in job.labels])
-        return {g: (torch.cat(drawn[i * size : (i + 1) * size]), labels) for i, g in enumerate(guidance_scales)}
-
-    def _job(self, guidance: float, batch: tuple) -> DrawJob:
-        settings = DrawSettings(
-            guidance_scale=guidance,
-            num_inference_steps=self.config.tune.num_inference_steps,
-            sr_num_inference_steps=self.config.tune.sr_num_inference_steps,
-        )
-        seeds, labels = tuple(image.seed for image in batch), tuple(image.label for image in batch)
-        name = digest_of(
-            {"generator": self.digest, "prompts": self.prompts, "settings": settings.model_dump(), "seeds": seeds, "labels": labels}
-            | bits_environment("diffusers")
-        )
-        return DrawJob(
-            generator=self.generator,
-            prompts=self.prompts,
-            labels=labels,
-            seeds=seeds,
-            settings=settings,
-            path=self.points / f"{name[:32]}.safetensors",
-        )
-
-
-def choose(points: "tuple[TuningPoint, ...]") -> float:
-    """The guidance of the best mean CAS; among equals the lower FID, then the lower guidance."""
-    scored = [p for p in points if p.cas is not None]
-    return min(scored, key=lambda p: (-(p.cas or 0.0), p.fid, p.guidance_scale)).guidance_scale
-
-
-def draw_batch(job: DrawJob) -> torch.Tensor:
-    """uint8 NCHW; read from `job.path` when it was drawn before."""
-    from safetensors.torch import save
-
-    if job.path.is_file():
-        images = torch.from_numpy(read_tensors(job.path)["images"])
-    else:
-        sampler = Sampler(load_model(job.generator), job.prompts)
-        images = sampler.draw([job.prompts[label] for label in job.labels], job.seeds, job.settings)
-        job.path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(job.path, save({"images": images.contiguous()}))
-    tick(len(images))
-    return images
-
-
-def score_cas(job: CasJob) -> float:
-    """Top-1 in [0, 1] on validation images of a classifier trained on synthetic images alone."""
-    source = Source(images=job.images, labels=job.labels, share=1.0)
-    model, _ = train_classifier([source], job.recipe, num_classes=len(job.val.classes), seed=job.seed)
-    logits = predict_logits(model, job.val.images, image_size=job.recipe.image_size)
-    return float((logits.argmax(1) == job.val.labels).float().mean())
-
-
-def _cas_recipe(config: Config) -> TrainRecipe:
-    return TrainRecipe.from_config(config.classify, num_updates=config.tune.cas_num_updates)
+def _metrics(chosen: TuningPoint, size: Size, failed: int) -> dict[str, float]:
+    measured = {"fid": chosen.fid, "cas": chosen.cas, "guidance_scale": chosen.guidance_scale, "passes": float(chosen.passes)}
+    counted = {"points": float(size.points), "failed_points": float(failed), "images": float(size.images)}
+    return counted | {name: value for name, value in measured.items() if value is not None}

@@ -15,8 +15,8 @@ TINY: dict[str, dict] = {
         "cas_images_per_class": 5,
         "cas_num_updates": 5,
         "cas_seeds": 1,
-        "num_inference_steps": 2,
-        "sr_num_inference_steps": 1,
+        "num_inference_steps": [2],
+        "sr_num_inference_steps": [1],
     },
     "sample": {"images_per_class": 10, "num_inference_steps": 2, "sr_num_inference_steps": 1, "shard_size": 50},
     # The gate is not what this run is about: four training steps make no sound set, and a refused one is tried by itself.

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gda.errors import DataError
-from gda.fidelity.compare import compare, equal_n, fid, fid_floor
+from gda.fidelity.compare import compare, equal_n, fid, fid_floor, fid_floor_to, fid_to
+from gda.fidelity.frechet import statistics
 from gda.fidelity.intervals import disjoint_halves, named_rng, over_repeats, share, subsets
 
 
@@ -78,3 +79,27 @@ def test_streams_differ_by_name_and_seed() -> None:
     first = {named_rng(seed, name).random() for seed in (0, 1) for name in ("a", "b")}
     assert len(first) == 4
     assert named_rng(0, "a").random() in first
+
+
+def test_the_interval_of_a_point_covers_what_other_sets_score() -> None:
+    """Around the FID of the whole set, and nine times in ten around the mean FID of sets of its size."""
+    reference = statistics(draws(0, 2000))
+    sets = [draws(100 + i, 80, scale=1.2) for i in range(60)]
+    found = [fid_to(reference, each, seed=1) for each in sets]
+    assert [estimate.value for estimate in found] == [fid(each, draws(0, 2000)) for each in sets]
+    assert all(estimate.low < estimate.value < estimate.high for estimate in found)
+    mean = np.mean([estimate.value for estimate in found])
+    assert np.mean([estimate.low <= mean <= estimate.high for estimate in found]) >= 0.85
+    width = np.mean([(estimate.high - estimate.low) / 2 for estimate in found])
+    assert 0.7 < width / (1.96 * np.std([estimate.value for estimate in found])) < 1.4
+    with pytest.raises(DataError, match="at least four images, got 3"):
+        fid_to(reference, draws(1, 3), seed=0)
+
+
+def test_the_floor_of_a_sweep_is_at_its_number_of_images() -> None:
+    """What as many real images score: far above the same with all of them, and their own where there are fewer."""
+    reference, real = statistics(draws(0, 2000)), draws(1, 1000)
+    few, many = (fid_floor_to(reference, real, n=n, seed=0) for n in (50, 1000))
+    assert few > 5 * many
+    assert few == pytest.approx(np.mean([fid(draws(2 + i, 50), draws(0, 2000)) for i in range(20)]), rel=0.15)
+    assert fid_floor_to(reference, real[:30], n=50, seed=0) == pytest.approx(fid(real[:30], draws(0, 2000)))

@@ -1,9 +1,11 @@
 """Post-hoc averages: the fitted average is the one that would have been kept, and a generator can be published with it."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from gda.generator.posthoc import (
     stored_averages,
     write_snapshot,
 )
-from gda.generator.reaverage import average_generator
+from gda.generator.reaverage import average_generator, averaged, averaging_digest
 
 STEPS = 400
 WIDTH = 200
@@ -486,3 +488,40 @@ def test_what_cannot_be_asked_is_said_before_snapshots_are_looked_for(in_folder)
         average_generator(Path("generator"), 0.3, Path("out"))
     with pytest.raises(MissingError, match=r"models/absent: no such generator directory$"):
         average_generator(Path("models/absent"), 0.1, Path("out"))
+
+
+def test_an_average_is_kept_under_what_it_was_made_from(in_folder, flow_generator):
+    """The same width is made once; another width, or other snapshots of the same generator, has a folder of its own."""
+    path = averaged(str(flow_generator), 0.08, Path("cache"))
+    assert read_card(str(path)).averaging == "power, sigma_rel 0.08 at step 8 of transformer"
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
+    assert averaged(str(flow_generator), 0.08, Path("cache")) == path
+    assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*")}
+    assert path.name == averaging_digest(str(flow_generator), 0.08)[:32]
+    copy = shutil.copytree(flow_generator, in_folder / "copy")
+    assert averaging_digest(str(copy), 0.08) == averaging_digest(str(flow_generator), 0.08), "where it lies makes no difference"
+    for file in (copy / "ema/transformer").glob("step-00000002*"):
+        file.unlink()
+    others = {averaged(str(flow_generator), 0.09, Path("cache")), averaged(str(copy), 0.08, Path("cache"))}
+    assert len(others | {path}) == 3
+    with pytest.raises(ConfigError, match="too sparse"):
+        averaged(str(flow_generator), 0.28, Path("cache"))
+
+
+def test_whoever_comes_while_an_average_is_made_waits_for_it(in_folder, flow_generator):
+    """Workers that start together do not fail each other: the second gets what the first makes."""
+    name = averaging_digest(str(flow_generator), 0.08)[:32]
+    out, work = Path("cache") / name, Path(".gda/work") / name
+    work.mkdir(parents=True)
+    lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    found: list[Path] = []
+    waiting = threading.Thread(target=lambda: found.append(averaged(str(flow_generator), 0.08, Path("cache"))))
+    waiting.start()
+    waiting.join(1.0)
+    assert waiting.is_alive()
+    assert not out.exists()
+    os.close(lock)
+    waiting.join(60)
+    assert found == [out]
+    assert (out / "generator.json").is_file()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from two_colours import SYNTHETIC_COLUMNS
 
-from gda.artifacts import Metrics, Settings, TuningPoint, Verdict, read_document
+from gda.artifacts import DrawSettings, Metrics, Settings, TuningPoint, Verdict, read_document
 from gda.config import Arm, PromoteConfig
 from gda.data.classes import make_classes
 from gda.data.snapshot import Snapshot, commit_snapshot
@@ -24,10 +24,13 @@ FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 PASSED = read_document(FIXTURES / "metrics.passed.json", Metrics)
 REFUSED = read_document(FIXTURES / "metrics.refused.json", Metrics)
 CLASSES = PASSED.classes
+LOW, HIGH = DrawSettings(guidance_scale=1.0), DrawSettings(guidance_scale=1.5)
 SETTINGS = Settings(
-    guidance_scale=1.5,
-    num_inference_steps=16,
-    points=(TuningPoint(guidance_scale=1.0, fid=14.0), TuningPoint(guidance_scale=1.5, fid=9.5, cas=0.94, cas_by_seed=(0.93, 0.95))),
+    chosen=HIGH,
+    points=(
+        TuningPoint(settings=LOW, passes=22, fid=14.0, fid_ci95=(12.0, 16.0), pareto=True),
+        TuningPoint(settings=HIGH, passes=38, fid=9.5, fid_ci95=(8.0, 11.0), cas=0.94, cas_by_seed=(0.93, 0.95), pareto=True),
+    ),
     extractor="glyph",
     fid_floor=4.0,
     num_images=200,
@@ -157,6 +160,18 @@ def test_missing_parts_are_said_to_be_missing(sets: dict[str, Snapshot], tmp_pat
     assert "Adding synthetic images to 12 real ones" in text
 
 
+def test_the_sweep_is_shown_as_a_table(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects the tuning section: the chosen point first with its interval, CAS by seed and cost; what was left out is said."""
+    text = visible(write(sets, tmp_path / "few"))
+    assert "chosen, undominated, alike guidance 1.5 9.5 (8 to 11) 94.0% (93.0, 95.0) 38" in text
+    assert "undominated guidance 1 14 (12 to 16) 22" in text
+    assert "points are shown" not in text
+    more = tuple(SETTINGS.points[0].model_copy(update={"settings": DrawSettings(guidance_scale=2.0 + i)}) for i in range(20))
+    changes = {"points": SETTINGS.points + more, "notes": ("tune.sr_noise_levels: does not apply",)}
+    many = visible(write(sets, tmp_path / "many", settings=SETTINGS.model_copy(update=changes)))
+    assert "12 of 22 points are shown; the others are in settings.json. tune.sr_noise_levels: does not apply." in many
+
+
 def test_the_page_needs_nothing_else(sets: dict[str, Snapshot], tmp_path: Path) -> None:
     """Protects readers offline: no scripts, no outside references, every picture embedded and equal to its file."""
     page = write(sets, tmp_path)
@@ -164,8 +179,8 @@ def test_the_page_needs_nothing_else(sets: dict[str, Snapshot], tmp_path: Path) 
     embedded = {base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)}
     files = {path.read_bytes() for path in tmp_path.glob("*.png")}
     assert embedded == files
-    assert len(files) == 5
-    assert len(re.findall("<img ", page)) == 5
+    assert len(files) == 6
+    assert len(re.findall("<img ", page)) == 6
 
 
 def test_equal_inputs_give_equal_bytes(sets: dict[str, Snapshot], tmp_path: Path) -> None:

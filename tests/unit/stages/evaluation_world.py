@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from two_colours import SYNTHETIC_COLUMNS
 
-from gda.artifacts import ClassifierCard, Measure, Settings, TuningPoint, Verdict, dump_document
+from gda.artifacts import ClassifierCard, DrawSettings, Measure, Settings, TuningPoint, Verdict, dump_document
 from gda.config import Arm, Config, parse_config
 from gda.data.classes import make_classes
 from gda.data.resident import load_images
@@ -94,10 +94,13 @@ class World:
             for seed in range(6 if arm in (Arm.REAL, Arm.MIXED) else 2):
                 self.add_classifier(arm, seed, wrong=WRONG.get(arm, ()))
         self.write_verdict(passed=True)
-        points = (TuningPoint(guidance_scale=1.0, fid=3.0, cas=0.9, cas_by_seed=(0.9,)), TuningPoint(guidance_scale=2.0, fid=5.0))
+        low, high = (DrawSettings(guidance_scale=guidance, num_inference_steps=4) for guidance in (1.0, 2.0))
+        points = (
+            TuningPoint(settings=low, passes=10, fid=3.0, cas=0.9, cas_by_seed=(0.9,), pareto=True),
+            TuningPoint(settings=high, passes=14, fid=5.0),
+        )
         settings = Settings(
-            guidance_scale=1.0,
-            num_inference_steps=4,
+            chosen=low,
             points=points,
             extractor="glyph",
             fid_floor=1.0,

@@ -1,0 +1,115 @@
+"""FID and CAS of drawn batches against a validation split, each score kept as a small file under the digest of all that decides it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gda.data.resident import ImageSet, load_images
+from gda.data.snapshot import Snapshot
+from gda.errors import DataError
+from gda.fidelity.compare import fid_to
+from gda.fidelity.extractors import get_extractor
+from gda.fidelity.frechet import Statistics
+from gda.generator.points import Batch, read_batches
+from gda.io.publish import storage_errors, write_json
+from gda.recipe import bits_environment, digest_of
+from gda.training.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The validation split of a snapshot as squares of `side` pixels."""
+
+    path: Path
+    digest: str
+    side: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidJob:
+    """Score the images at `paths` against the reference; the score goes to `keep`."""
+
+    paths: tuple[Path, ...]
+    extractor: str
+    reference: Statistics
+    seed: int
+    keep: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasJob:
+    """Train one classifier on the first images at `paths`, one a label, and score it on the validation split."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    val: Split
+    recipe: TrainRecipe
+    seed: int
+    keep: Path
+
+
+def score_fid(job: FidJob) -> str | None:
+    """FID with its interval goes to `job.keep`; returns why it is not a number, if it is not."""
+    features = get_extractor(job.extractor).features(read_batches(job.paths))
+    try:
+        found = fid_to(job.reference, features, seed=job.seed)
+    except (DataError, np.linalg.LinAlgError) as error:
+        return f"its FID cannot be measured ({error})"
+    ends = {"value": found.value, "low": found.low, "high": found.high}
+    if not np.isfinite(list(ends.values())).all():
+        return f"its FID is {found.value}"
+    write_score(job.keep, ends)
+    return None
+
+
+def score_cas(job: CasJob) -> None:
+    """Top-1 in [0, 1] on validation images of a classifier trained on synthetic images alone goes to `job.keep`."""
+    import torch
+
+    val = validation_images(job.val)
+    images = read_batches(job.paths)[: len(job.labels)]
+    source = Source(images=images, labels=torch.tensor(job.labels), share=1.0)
+    model, _ = train_classifier([source], job.recipe, num_classes=len(val.classes), seed=job.seed)
+    write_score(job.keep, {"value": top1(predict_logits(model, val.images, image_size=job.recipe.image_size), val.labels)})
+
+
+@lru_cache(maxsize=1)
+def validation_images(split: Split) -> ImageSet:
+    """The images of a split, decoded once a process; forked processes inherit them."""
+    return load_images(Snapshot.open(split.path), "val", size=split.side)
+
+
+def score_file(folder: Path, kind: str, batches: Sequence[Batch], measured: Mapping[str, Any]) -> Path:
+    """Where a score is kept: named by the drawn images and by what it is `measured` with."""
+    name = digest_of({"batches": [batch.path.name for batch in batches], kind: measured, "environment": bits_environment("timm")})
+    return folder / f"{name[:32]}.{kind}.json"
+
+
+def write_score(path: Path, score: dict[str, float]) -> None:
+    """Keep a score whole or not at all. Raises `MissingError` where the disk refuses."""
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, score)
+
+
+def read_score(path: Path) -> dict[str, float] | None:
+    """A kept score; None where there is none or it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(content, dict) and "value" in content and all(isinstance(value, float) for value in content.values())
+    return content if whole else None
+
+
+def require_score(path: Path) -> dict[str, float]:
+    """A score that was just written or read. Raises `DataError` when it is gone."""
+    score = read_score(path)
+    if score is None:
+        raise DataError(f"{path}: a score that was kept a moment ago is gone; run the same command, which measures it again")
+    return score

@@ -1,0 +1,230 @@
+"""The two passes of a tuning sweep: FID of every point of a grid at few images, then CAS of the survivors.
+
+Drawn batches and scores are kept under `.gda/points`, each under its own digest: adding a point costs one point, and a killed sweep
+goes on where it was.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gda.artifacts import Settings, TuningPoint
+from gda.config import Config
+from gda.data.resident import load_images
+from gda.data.snapshot import Snapshot
+from gda.errors import DataError
+from gda.fidelity.compare import REPEATS, fid_floor_to
+from gda.fidelity.extractors import get_extractor
+from gda.fidelity.frechet import Statistics, statistics
+from gda.fidelity.scores import (
+    CasJob,
+    FidJob,
+    Split,
+    read_score,
+    require_score,
+    score_cas,
+    score_fid,
+    score_file,
+    validation_images,
+    write_score,
+)
+from gda.generator.directory import drawn_side, read_card, resolve
+from gda.generator.plan import PlannedImage, make_plan
+from gda.generator.points import Batch, Source, batch_of, draw_batch, forget_generator
+from gda.generator.reaverage import averaged
+from gda.generator.sweep import Grid, Parts, Point, choose, pareto, passes, survivors
+from gda.io.publish import work_root
+from gda.parallel import run_parallel, tick
+from gda.training.classifier import TrainRecipe
+
+Images = Sequence[tuple[PlannedImage, ...]]  # what is drawn of a point, in batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a sweep is: `images` are drawn in all, `passes` of the networks for FID alone.
+
+    `handled` counts those that the second pass reads back, too: what a progress bar goes through.
+    """
+
+    points: int
+    survivors: int
+    images: int
+    passes: int
+    handled: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.points:,} points, {self.survivors:,} of them to CAS: {self.images:,} images, "
+            f"{self.passes:,} network passes for FID alone"
+        )
+
+
+class Sweep:
+    """The two passes over one generator. Raises `DataError` where its configuration does not say how large its images are."""
+
+    def __init__(self, config: Config, generator: str, real: Snapshot, grid: Grid, parts: Parts) -> None:
+        side = drawn_side(resolve(generator))
+        if side is None:
+            raise DataError(f"{generator}: its configuration does not say sample_size")
+        self._config, self._generator, self._real, self._grid, self._parts = config, generator, real, grid, parts
+        self._val = Split(path=real.path, digest=real.digest, side=side)
+        self._folder = work_root() / "points"
+        self._extractor = get_extractor(config.validate_.extractor)
+        self._card = read_card(generator)
+        tune, classes = config.tune, len(real.classes)
+        self._num_fid, self._num_cas = tune.images_per_class * classes, tune.cas_images_per_class * classes
+        # A longer list starts with the whole batches of a shorter one: the survivors keep what the first pass drew.
+        many = self._images(max(tune.images_per_class, tune.cas_images_per_class))
+        self._fid_images, self._cas_images = self._images(tune.images_per_class), many[: -(-self._num_cas // tune.batch_size)]
+
+    @property
+    def size(self) -> Size:
+        """Known before anything is drawn."""
+        points, kept = self._grid.points, min(self._config.tune.survivors, len(self._grid.points))
+        known, first = set(self._fid_images), len(points) * self._num_fid
+        again = sum(len(batch) for batch in self._cas_images)
+        return Size(
+            points=len(points),
+            survivors=kept,
+            images=first + kept * sum(len(batch) for batch in self._cas_images if batch not in known),
+            passes=sum(passes(point.settings, self._parts) for point in points) * self._num_fid,
+            handled=first + kept * again,
+        )
+
+    def run(self) -> Settings:
+        """Both passes and the choice; the averages of the weights are made first. Raises `DataError` where no point is left."""
+        try:
+            points = self._fid_pass()
+            points = self._cas_pass(points, survivors(points, self._config.tune.survivors))
+            floor = self._floor()
+        finally:
+            validation_images.cache_clear()
+        chosen = choose(points)
+        marked = [point.model_copy(update={"pareto": front}) for point, front in zip(points, pareto(points), strict=True)]
+        return Settings(
+            chosen=chosen.settings,
+            ema_sigma_rel=chosen.ema_sigma_rel,
+            points=tuple(marked),
+            extractor=f"{self._extractor.name}@{self._extractor.digest[:12]}",
+            fid_floor=floor,
+            num_images=self._num_fid,
+            generator_digest=self._card.digest,
+            snapshot_digest=self._real.digest,
+            notes=self._grid.notes,
+        )
+
+    def _fid_pass(self) -> list[TuningPoint]:
+        """Every point with its FID, or with what it failed for."""
+        batches = [self._batches(point, self._fid_images) for point in self._grid.points]
+        keeps = [self._fid_file(drawn) for drawn in batches]
+        fresh = [place for place, keep in enumerate(keeps) if read_score(keep) is None]
+        tick((len(keeps) - len(fresh)) * self._num_fid)
+        failed = self._draw({place: batches[place] for place in fresh})
+        drawn = [place for place in fresh if place not in failed]
+        said = run_parallel(score_fid, [self._fid_job(batches[place], keeps[place]) for place in drawn])
+        failed |= {place: why for place, why in zip(drawn, said, strict=True) if why is not None}
+        return [self._measured(point, keeps[place], failed.get(place)) for place, point in enumerate(self._grid.points)]
+
+    def _cas_pass(self, points: Sequence[TuningPoint], places: Sequence[int]) -> list[TuningPoint]:
+        """The same points, those at `places` with their CAS by seed, or with what they failed for."""
+        batches = {place: self._batches(self._grid.points[place], self._cas_images) for place in places}
+        keeps = {(place, seed): self._cas_file(batches[place], seed) for place in places for seed in range(self._config.tune.cas_seeds)}
+        fresh = [key for key, keep in keeps.items() if read_score(keep) is None]
+        wanted = {place: batches[place] for place, _ in fresh}
+        tick((len(places) - len(wanted)) * sum(len(batch) for batch in self._cas_images))
+        failed = self._draw(wanted)
+        jobs = [self._cas_job(batches[place], seed, keeps[place, seed]) for place, seed in fresh if place not in failed]
+        if jobs:
+            validation_images(self._val)  # forked processes inherit it
+        run_parallel(score_cas, jobs)
+        found = list(points)
+        for place in places:
+            update: dict[str, object] = {"fid": None, "fid_ci95": None, "failed": failed.get(place)}
+            if place not in failed:
+                scores = tuple(require_score(keep)["value"] for (at, _), keep in keeps.items() if at == place)
+                update = {"cas": float(np.mean(scores)), "cas_by_seed": scores}
+            found[place] = points[place].model_copy(update=update)
+        return found
+
+    def _draw(self, batches: Mapping[int, Sequence[Batch]]) -> dict[int, str]:
+        """Draw and keep what is not there yet; returns by place why a point cannot be drawn."""
+        jobs = [(place, batch) for place, drawn in batches.items() for batch in drawn]
+        jobs.sort(key=lambda job: job[1].source.digest)  # each process keeps one generator loaded, so one after the other
+        try:
+            said = run_parallel(draw_batch, [batch for _, batch in jobs])
+        finally:
+            forget_generator()
+        failed: dict[int, str] = {}
+        for (place, _), why in zip(jobs, said, strict=True):
+            if why is not None:
+                failed.setdefault(place, why)
+        return failed
+
+    def _measured(self, point: Point, keep: Path, failed: str | None) -> TuningPoint:
+        score = require_score(keep) if failed is None else None
+        return TuningPoint(
+            settings=point.settings,
+            ema_sigma_rel=point.ema_sigma_rel,
+            passes=passes(point.settings, self._parts),
+            fid=score["value"] if score else None,
+            fid_ci95=(score["low"], score["high"]) if score else None,
+            failed=failed,
+        )
+
+    def _fid_job(self, batches: Sequence[Batch], keep: Path) -> FidJob:
+        paths = tuple(batch.path for batch in batches)
+        return FidJob(paths=paths, extractor=self._extractor.name, reference=self._reference, seed=self._config.seed, keep=keep)
+
+    def _cas_job(self, batches: Sequence[Batch], seed: int, keep: Path) -> CasJob:
+        labels = tuple(label for batch in batches for label in batch.labels)[: self._num_cas]
+        paths = tuple(batch.path for batch in batches)
+        return CasJob(paths=paths, labels=labels, val=self._val, recipe=cas_recipe(self._config), seed=seed, keep=keep)
+
+    def _fid_file(self, batches: Sequence[Batch], **more: int) -> Path:
+        seed = self._config.seed
+        measured = {"extractor": self._extractor.digest, "repeats": REPEATS, "seed": seed, "val": self._val.digest, "side": self._val.side}
+        return score_file(self._folder, "fid", batches, measured | more)
+
+    def _cas_file(self, batches: Sequence[Batch], seed: int) -> Path:
+        measured = {"classifier": asdict(cas_recipe(self._config)), "images": self._num_cas, "seed": seed, "side": self._val.side}
+        return score_file(self._folder, "cas", batches, measured | {"val": self._val.digest})
+
+    def _batches(self, point: Point, images: Images) -> list[Batch]:
+        return [batch_of(self._sources[point.ema_sigma_rel], point.settings, batch, self._folder) for batch in images]
+
+    def _images(self, per_class: int) -> Images:
+        """Equal seeds for every point, of a stream of their own: settings are not chosen on the images that are used."""
+        names, size = [info.name for info in self._real.classes], self._config.tune.batch_size
+        plan = make_plan(equal_quotas(names, per_class), seed=self._config.seed + 1, shard_size=size, batch_size=size)
+        return [shard.batches[0] for shard in plan.shards]
+
+    @cached_property
+    def _sources(self) -> dict[float | None, Source]:
+        """The generator and its averages, each made once."""
+        prompts = tuple(self._card.prompts.get(info.name, info.prompt_name) for info in self._real.classes)
+        found: dict[float | None, Source] = {}
+        for width in {point.ema_sigma_rel for point in self._grid.points}:
+            name = self._generator if width is None else str(averaged(self._generator, width, work_root() / "averages"))
+            found[width] = Source(generator=name, digest=read_card(name).digest, prompts=prompts)
+        return found
+
+    @cached_property
+    def _reference(self) -> Statistics:
+        return statistics(self._extractor.features(validation_images(self._val).images))
+
+    def _floor(self) -> float:
+        """FID of as many training images to the same reference."""
+        keep = self._fid_file([], floor_of=self._num_fid)
+        if read_score(keep) is None:
+            train = self._extractor.features(load_images(self._real, "train", size=self._val.side).images)
+            write_score(keep, {"value": fid_floor_to(self._reference, train, n=self._num_fid, seed=self._config.seed)})
+        return require_score(keep)["value"]
+
+
+def cas_recipe(config: Config) -> TrainRecipe:
+    """How the classifiers of the CAS pass are trained."""
+    return TrainRecipe.from_config(config.classify, num_updates=config.tune.cas_num_updates)

@@ -1,0 +1,114 @@
+"""Batches of images drawn at one setting, each kept as a file under its own digest: what was drawn once is never drawn again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+import torch
+
+from gda.artifacts import DrawSettings
+from gda.errors import ConfigError, DataError
+from gda.generator.families import load_model
+from gda.generator.plan import PlannedImage
+from gda.generator.sampler import Sampler
+from gda.io.publish import storage_errors, write_bytes
+from gda.io.tensors import tensors_digest
+from gda.parallel import tick
+from gda.recipe import bits_environment, digest_of
+
+_CHECKSUM = "sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A generator to draw from: its name, the `digest` of its weights, and the prompt of each class by label."""
+
+    generator: str
+    digest: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images that are drawn together, by their `labels` and `seeds`; kept at `path`, whose name says all that decides their bits."""
+
+    source: Source
+    settings: DrawSettings
+    labels: tuple[int, ...]
+    seeds: tuple[int, ...]
+    path: Path
+
+
+def batch_of(source: Source, settings: DrawSettings, images: Sequence[PlannedImage], folder: Path) -> Batch:
+    """The batch of these images, to be kept in `folder`."""
+    labels, seeds = tuple(image.label for image in images), tuple(image.seed for image in images)
+    name = digest_of(
+        {"generator": source.digest, "prompts": source.prompts, "settings": settings.model_dump(), "seeds": seeds, "labels": labels}
+        | _environment()
+    )
+    return Batch(source=source, settings=settings, labels=labels, seeds=seeds, path=folder / f"{name[:32]}.safetensors")
+
+
+def draw_batch(batch: Batch) -> str | None:
+    """Draw a batch and keep it, unless it is there whole; returns why the generator cannot draw at these settings, if it cannot.
+
+    Raises what loading the generator raises, and `MissingError` where the disk refuses.
+    """
+    why = None
+    if read_batch(batch.path) is None:
+        sampler = _sampler(batch.source)
+        try:
+            _keep(batch.path, sampler.draw([batch.source.prompts[label] for label in batch.labels], batch.seeds, batch.settings))
+        except (ConfigError, DataError) as error:
+            why = str(error)
+    tick(len(batch.labels))
+    return why
+
+
+def _keep(path: Path, images: torch.Tensor) -> None:
+    from safetensors.torch import save
+
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    images = images.contiguous()
+    write_bytes(path, save({"images": images}, metadata={_CHECKSUM: tensors_digest({"images": images.numpy()})}))
+
+
+def read_batch(path: Path) -> torch.Tensor | None:
+    """uint8 NCHW; None where nothing is kept or it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            said, images = (file.metadata() or {}).get(_CHECKSUM), file.get_tensor("images")
+    except (OSError, SafetensorError):
+        return None
+    return images if tensors_digest({"images": images.numpy()}) == said else None
+
+
+def read_batches(paths: Sequence[Path]) -> torch.Tensor:
+    """All of them as one, uint8 NCHW. Raises `DataError` naming one that is gone or damaged."""
+    parts = []
+    for path in paths:
+        images = read_batch(path)
+        if images is None:
+            raise DataError(f"{path}: a drawn batch that was whole a moment ago is gone or damaged; run the same command, which redraws it")
+        parts.append(images)
+    return torch.cat(parts)
+
+
+def forget_generator() -> None:
+    """Drop the generator that this process has loaded."""
+    _sampler.cache_clear()
+
+
+@cache
+def _environment() -> dict[str, str]:
+    return bits_environment("diffusers")
+
+
+@lru_cache(maxsize=1)
+def _sampler(source: Source) -> Sampler:
+    """One generator a process, loaded once however many batches it draws."""
+    return Sampler(load_model(source.generator), source.prompts)

@@ -1,0 +1,187 @@
+"""The grid of a tuning sweep and the choice among its points: pure, without torch, disk or clock."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gda.artifacts import DrawSettings, TuningPoint
+from gda.config import TuneConfig
+from gda.errors import ConfigError, DataError
+
+_WHOLE = (0.0, 1.0)
+_DEFAULTS = DrawSettings(guidance_scale=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What of a generator decides which axes apply: the stages after its base, and whether there are weights to average anew."""
+
+    super_resolution: bool
+    upscaler: bool
+    averages: bool
+
+    @property
+    def enlarging(self) -> int:
+        """Stages after the base; all of them are drawn with the `sr_` guidance and steps."""
+        return self.super_resolution + self.upscaler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One setting to try; `ema_sigma_rel` None is the generator as it is."""
+
+    settings: DrawSettings
+    ema_sigma_rel: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The points of a sweep in order, each once, and what was left out of the product, in sentences."""
+
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+
+
+def make_grid(tune: TuneConfig, parts: Parts) -> Grid:
+    """The product of all axes of `tune`, without settings that would draw equal images.
+
+    Guidance 1 has no interval, and an axis that does not apply to the generator counts as its default, with a note.
+    Raises `ConfigError` for an empty or reversed interval, and for mixes of log-variances without the ancestral sampler.
+    """
+    _check(tune)
+    unused = _unused(tune, parts)
+    product = itertools.product(
+        tune.guidance_scales,
+        tune.guidance_intervals,
+        tune.log_variance_mixes,
+        tune.num_inference_steps,
+        *((getattr(_DEFAULTS, field),) if axis in unused else getattr(tune, axis) for axis, field in _SR_AXES.items()),
+        (None,) if "ema_sigma_rels" in unused else tune.ema_sigma_rels,
+    )
+    points = {_point(tune.scheduler, *values) for values in product}
+    return Grid(points=tuple(sorted(points, key=_order)), notes=tuple(f"tune.{axis}: {why}" for axis, why in unused.items() if why))
+
+
+def passes(settings: DrawSettings, parts: Parts) -> int:
+    """Network passes that an image takes: one a step, and one more where guidance acts.
+
+    Steps are counted as evenly spread over the noise levels, which a scheduler's own spacing may miss by a step.
+    """
+    steps, (low, high) = settings.num_inference_steps, settings.guidance_interval
+    guided = sum(low <= (step + 0.5) / steps <= high for step in range(steps)) if settings.guidance_scale != 1.0 else 0
+    later = settings.sr_num_inference_steps * (2 if settings.sr_guidance_scale != 1.0 else 1)
+    return steps + guided + parts.enlarging * later
+
+
+def survivors(points: Sequence[TuningPoint], count: int) -> list[int]:
+    """Places of the `count` points of the lowest FID, in that order. Raises `DataError` where no point could be drawn and measured."""
+    measured = [(point.fid, place) for place, point in enumerate(points) if point.fid is not None]
+    if not measured:
+        raise DataError(f"tune: none of {len(points)} points could be drawn and measured; {_first_reason(points)}")
+    return [place for _, place in sorted(measured)[:count]]
+
+
+def choose(points: Sequence[TuningPoint]) -> TuningPoint:
+    """The one-standard-error rule: of the points whose mean CAS is within one standard error of the best, the one of the lowest FID.
+
+    A difference in CAS that other seeds could turn round does not decide. Among equal FIDs the higher CAS, then the lower guidance and
+    fewer passes. Raises `DataError` where no point has a CAS.
+    """
+    scored = [(point.cas, point.fid, point) for point in points if point.cas is not None and point.fid is not None]
+    if not scored:
+        raise DataError(f"tune: no survivor could be drawn and scored; {_first_reason(points)}")
+    enough = max(cas for cas, _, _ in scored) - standard_error([point for _, _, point in scored])
+    within = [(fid, -cas, point.guidance_scale, point.passes, place) for place, (cas, fid, point) in enumerate(scored) if cas >= enough]
+    return scored[min(within)[-1]][2]
+
+
+def standard_error(points: Sequence[TuningPoint]) -> float:
+    """Standard error of a point's mean CAS over seeds; 0 with one seed.
+
+    The variance is pooled over the points: two or three seeds of one point alone say little of it, and often nothing.
+    """
+    several = [point.cas_by_seed for point in points if len(point.cas_by_seed) > 1]
+    return float(np.sqrt(np.mean([np.var(scores, ddof=1) / len(scores) for scores in several]))) if several else 0.0
+
+
+def pareto(points: Sequence[TuningPoint]) -> list[bool]:
+    """Whether no other point is at least as good in FID, CAS and passes, and better in one of them.
+
+    A CAS that was not measured counts as the lowest; a point without FID is on no front.
+    """
+    aims = [_aims(point) for point in points]
+    rows = np.array([aim for aim in aims if aim is not None]).reshape(-1, 3)
+    return [aim is not None and not bool(((rows <= aim).all(1) & (rows < aim).any(1)).any()) for aim in aims]
+
+
+def like_the_best(points: Sequence[TuningPoint]) -> list[bool]:
+    """Whether the interval of a point's FID overlaps that of the lowest: so few images do not tell the two apart."""
+    measured = [(point.fid, point.fid_ci95) for point in points if point.fid is not None and point.fid_ci95 is not None]
+    if not measured:
+        return [False] * len(points)
+    low, high = min(measured)[1]
+    return [point.fid_ci95 is not None and point.fid_ci95[0] <= high and low <= point.fid_ci95[1] for point in points]
+
+
+_SR_AXES = {
+    "sr_guidance_scales": "sr_guidance_scale",
+    "sr_num_inference_steps": "sr_num_inference_steps",
+    "sr_noise_levels": "sr_noise_level",
+    "sr_log_variance_mixes": "sr_log_variance_mix",
+}
+
+
+def _point(
+    scheduler: str, guidance: float, interval: tuple[float, float], mix: float | None, steps: int, *rest: float | int | None
+) -> Point:
+    *later, sigma_rel = rest
+    values = dict(zip(_SR_AXES.values(), later, strict=True)) | {
+        "guidance_scale": guidance,
+        "guidance_interval": interval if guidance != 1.0 else _WHOLE,
+        "log_variance_mix": mix,
+        "num_inference_steps": steps,
+        "scheduler": scheduler,
+    }
+    return Point(settings=DrawSettings.model_validate(values), ema_sigma_rel=sigma_rel)
+
+
+def _order(point: Point) -> tuple[float, ...]:
+    """By guidance first; null before every number."""
+    values = point.settings.model_dump(exclude={"scheduler"}) | {"ema_sigma_rel": point.ema_sigma_rel}
+    low, high = values.pop("guidance_interval")
+    return tuple(-1.0 if value is None else float(value) for value in [values.pop("guidance_scale"), low, high, *values.values()])
+
+
+def _check(tune: TuneConfig) -> None:
+    for low, high in tune.guidance_intervals:
+        if low >= high:
+            raise ConfigError(f"tune.guidance_intervals: must go from a lower to a higher share, got [{low:g}, {high:g}]")
+    for axis in ("log_variance_mixes", "sr_log_variance_mixes"):
+        given = [mix for mix in getattr(tune, axis) if mix is not None]
+        if given and tune.scheduler != "ddpm":
+            raise ConfigError(f"tune.{axis}: must be [null] unless tune.scheduler is ddpm, got {given[0]:g} with {tune.scheduler}")
+
+
+def _unused(tune: TuneConfig, parts: Parts) -> dict[str, str]:
+    """Axes that do not apply to the generator, with what to say: nothing where the user left the axis as it was."""
+    missing: dict[str, str] = {}
+    if not parts.enlarging:
+        missing |= dict.fromkeys(_SR_AXES, "the generator has no stage after its base")
+    elif not parts.super_resolution:
+        missing |= dict.fromkeys(("sr_noise_levels", "sr_log_variance_mixes"), "the generator has no super-resolution stage")
+    if not parts.averages:
+        missing["ema_sigma_rels"] = "the generator was not fine-tuned, so there is nothing to average"
+    default = TuneConfig()
+    return {axis: "" if getattr(tune, axis) == getattr(default, axis) else f"does not apply, {why}" for axis, why in missing.items()}
+
+
+def _aims(point: TuningPoint) -> tuple[float, float, float] | None:
+    """What is to be small."""
+    return None if point.fid is None else (point.fid, 0.0 if point.cas is None else -1.0 - point.cas, float(point.passes))
+
+
+def _first_reason(points: Sequence[TuningPoint]) -> str:
+    reasons = [point.failed for point in points if point.failed]
+    return f"the first: {reasons[0]}" if reasons else "none has a FID"
