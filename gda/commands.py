@@ -118,7 +118,15 @@ def _add_sample(commands: Any) -> None:
         from gda.stages import sample
 
         if args.plan_only:
-            return sample.show_plan(config, snapshot=args.snapshot, out=args.out, zero_shot=args.zero_shot)
+            return sample.show_plan(
+                config,
+                generator=args.generator,
+                snapshot=args.snapshot,
+                settings=args.settings,
+                out=args.out,
+                zero_shot=args.zero_shot,
+                workers=_worker(args)[1],
+            )
         worker, workers = _worker(args)
         return sample.run(
             config,
@@ -139,8 +147,10 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--zero-shot", action="store_true", help="the control set: drawn from a base that was not fine-tuned")
     parser.add_argument("--worker", type=int, default=0, metavar="I", help="this worker's number, from 0")
-    parser.add_argument("--workers", default="auto", metavar="N", help="how many share the plan; auto: all CPUs of this machine")
-    parser.add_argument("--plan-only", action="store_true", help="print the plan and draw nothing")
+    parser.add_argument(
+        "--workers", default="auto", metavar="N", help="how many share the plan; auto: this command draws all, one process a GPU or CPU"
+    )
+    parser.add_argument("--plan-only", action="store_true", help="print the plan, what it costs and how long it takes here; draw nothing")
 
 
 def _worker(args: argparse.Namespace) -> tuple[int, int]:

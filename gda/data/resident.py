@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Literal, get_args
@@ -14,7 +14,7 @@ from gda.data.images import Rgb, decode, resize_and_crop, to_array
 from gda.data.ledger import record_test_opening
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError, UsageError
-from gda.io.shards import iterate_shard
+from gda.io.shards import iterate_shard, read_record
 
 Purpose = Literal["evaluate", "leak_check"]
 
@@ -37,6 +37,29 @@ def load_images(snapshot: Snapshot, split: Literal["train", "val"], *, size: int
     if split not in ("train", "val"):
         raise UsageError(f"split {split!r}: this loads train or val; the test split has a door of its own, open_test")
     return _load(snapshot, split, size)
+
+
+class RecordReader:
+    """Single images of a split by their keys; a copy of the manifest is all that it holds."""
+
+    def __init__(self, snapshot: Snapshot, split: Literal["train", "val"]) -> None:
+        self._path = snapshot.path
+        self._rows = snapshot.manifest(split).set_index("key")[["shard", "offset", "sha256"]]
+
+    def load(self, keys: Sequence[str], *, size: int) -> torch.Tensor:
+        """uint8 NCHW, short side scaled to `size` pixels, centre cropped. Raises `DataError` for an unknown key or a damaged record."""
+        if unknown := [key for key in keys if key not in self._rows.index]:
+            raise DataError(f"{self._path}: no record {unknown[0]!r} in its training images")
+        images = np.stack([self._read(key, size) for key in keys])
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+    def _read(self, key: str, size: int) -> Rgb:
+        shard, offset, sha256 = self._rows.loc[key]
+        path = self._path / str(shard)
+        record = read_record(path, int(offset))
+        if record.key != key or hashlib.sha256(record.image).hexdigest() != sha256:
+            raise DataError(f"{path}: record {key!r}: checksum differs from the manifest")
+        return to_array(resize_and_crop(decode(record.image, name=f"{path}: {key}"), size))
 
 
 def open_test(snapshot: Snapshot, purpose: Purpose, *, size: int) -> ImageSet:

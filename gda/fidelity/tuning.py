@@ -32,7 +32,7 @@ from gda.fidelity.scores import (
     write_score,
 )
 from gda.generator.directory import drawn_side, read_card, resolve
-from gda.generator.plan import PlannedImage, make_plan
+from gda.generator.plan import PlannedImage, equal_quotas, make_plan
 from gda.generator.points import Batch, Source, batch_of, draw_batch, forget_generator
 from gda.generator.reaverage import averaged
 from gda.generator.sweep import Grid, Parts, Point, choose, pareto, passes, survivors

@@ -12,9 +12,13 @@ import pandas as pd
 import torch
 
 from gda.artifacts import ClassInfo, DrawSettings
+from gda.data.images import Codec
+from gda.data.resident import RecordReader
+from gda.data.snapshot import Snapshot
 from gda.data.writer import EncodedRecord, ImageRecord, encode_record, load_rows, save_rows, write_encoded_shard
 from gda.errors import DataError, MissingError, NotFiniteError
 from gda.generator.families import load_model
+from gda.generator.model import Start
 from gda.generator.plan import PlannedImage, PlannedShard
 from gda.generator.sampler import Sampler
 from gda.generator.speed import Speed, speed_up
@@ -25,7 +29,10 @@ _WAITING = 2  # batches that may wait for the encoder; bounds memory where it is
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """What all shards of a set share: everything that a worker process needs besides the shard."""
+    """What all shards of a set share: everything that a worker process needs besides the shard.
+
+    `sources` is the real snapshot whose training images drawing starts from, None where it starts from noise.
+    """
 
     generator: str
     generator_digest: str
@@ -33,6 +40,8 @@ class Drawing:
     prompts: tuple[str, ...]
     settings: DrawSettings
     speed: Speed
+    codec: Codec
+    sources: Path | None
     device: str
     folder: Path
 
@@ -60,6 +69,11 @@ class ShardJob:
         planned = [image.key for image in self.shard.images]
         return rows if rows is not None and rows["key"].tolist() == planned else None
 
+    def discard(self) -> None:
+        """Forget the shard, so that it is drawn again."""
+        self.sidecar.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
 
 def draw_shard(job: ShardJob) -> None:
     """Draw and commit one shard with its sidecar of manifest rows; a shard that is already there is left alone.
@@ -69,32 +83,31 @@ def draw_shard(job: ShardJob) -> None:
     if job.rows() is not None:
         tick(len(job.shard.images))
         return
-    sampler = _sampler(job.drawing.generator, job.drawing.generator_digest, job.drawing.prompts, job.drawing.speed, job.drawing.device)
-    with Encoder() as encoder:
+    sampler = _sampler_of(job.drawing)
+    with Encoder(job.drawing.codec) as encoder:
         for batch in job.shard.batches:
             encoder.add(_draw_batch(sampler, job, batch))
             tick(len(batch))
     _commit(job, encoder.records)
 
 
-def redraw(job: ShardJob, batch: Sequence[PlannedImage]) -> torch.Tensor:
-    """One batch of a shard drawn again: uint8 NCHW in [0, 255]."""
-    drawing = job.drawing
-    sampler = _sampler(drawing.generator, drawing.generator_digest, drawing.prompts, drawing.speed, drawing.device)
-    return _pixels(sampler, drawing, batch)
+def redraw(drawing: Drawing, batch: Sequence[PlannedImage]) -> torch.Tensor:
+    """One batch drawn again: uint8 NCHW in [0, 255]."""
+    return _pixels(_sampler_of(drawing), drawing, batch)
 
 
 class Encoder:
     """Encodes and hashes images in a thread of its own while the next batch is drawn; `records` are complete after the block."""
 
-    def __init__(self) -> None:
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
         self.records: list[EncodedRecord] = []
         self._waiting: list[Future[list[EncodedRecord]]] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
     def add(self, records: list[ImageRecord]) -> None:
         """Hand over a batch; waits while as many as may wait do."""
-        self._waiting.append(self._pool.submit(_encode_all, records))
+        self._waiting.append(self._pool.submit(_encode_all, records, self._codec))
         while len(self._waiting) > _WAITING:
             self._take()
 
@@ -112,8 +125,12 @@ class Encoder:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _encode_all(records: list[ImageRecord]) -> list[EncodedRecord]:
-    return [encode_record(record) for record in records]
+def _encode_all(records: list[ImageRecord], codec: Codec) -> list[EncodedRecord]:
+    return [encode_record(record, codec) for record in records]
+
+
+def _sampler_of(drawing: Drawing) -> Sampler:
+    return _sampler(drawing.generator, drawing.generator_digest, drawing.prompts, drawing.speed, drawing.device)
 
 
 @lru_cache(maxsize=1)
@@ -160,7 +177,16 @@ def _within_memory(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedIm
 
 
 def _pixels(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedImage]) -> torch.Tensor:
-    return sampler.draw([drawing.prompts[image.label] for image in batch], [image.seed for image in batch], drawing.settings)
+    prompts, seeds = [drawing.prompts[image.label] for image in batch], [image.seed for image in batch]
+    if drawing.sources is None:
+        return sampler.draw(prompts, seeds, drawing.settings)
+    images = _sources(drawing.sources).load([image.source for image in batch], size=sampler.model.image_size)
+    return sampler.draw(prompts, seeds, drawing.settings, Start(images=images, strength=batch[0].strength))
+
+
+@lru_cache(maxsize=1)
+def _sources(snapshot: Path) -> RecordReader:
+    return RecordReader(Snapshot.open(snapshot), "train")
 
 
 def _commit(job: ShardJob, records: list[EncodedRecord]) -> None:
@@ -173,12 +199,17 @@ def _commit(job: ShardJob, records: list[EncodedRecord]) -> None:
 
 def provenance(drawing: Drawing, image: PlannedImage) -> dict[str, Any]:
     """What an image's own JSON says of where it comes from; the columns of the synthetic manifest are among it."""
-    return drawing.settings.model_dump(mode="json") | {
+    said = drawing.settings.model_dump(mode="json") | {
         "seed": image.seed,
         "prompt": drawing.prompts[image.label],
         "negative_prompt": "",
-        "source_image": "",
+        "source_image": image.source,
         "generator_digest": drawing.generator_digest,
         "precision": drawing.speed.precision,
         "compiled": drawing.speed.compile,
     }
+    if image.source_label is None:
+        return said
+    names = [info.name for info in drawing.classes]
+    soft = {names[label]: weight for label, weight in image.soft_label.items()}
+    return said | {"strength": image.strength, "source_class": names[image.source_label], "soft_label": soft}

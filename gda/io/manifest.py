@@ -33,6 +33,8 @@ SYNTHETIC_COLUMNS: dict[str, pa.DataType] = {
     "scheduler": pa.string(),
     "source_image": pa.string(),
     "generator_digest": pa.string(),
+    "strength": pa.float64(),
+    "source_class": pa.string(),
 }
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -86,6 +87,23 @@ def publish(workspace: Workspace, *, keep_work: bool = False) -> Path:
     if not keep_work:
         shutil.rmtree(workspace.work, ignore_errors=True)
     return out
+
+
+def claim(workspace: Workspace) -> None:
+    """Say that workers are making `out` by this recipe, so that one that was told otherwise is not left drawing another set beside it.
+
+    Raises `UsageError` with the difference where half of another recipe's result for `out` lies in the work folder.
+    """
+    place = work_root() / "claims" / f"{hashlib.sha256(str(workspace.out.absolute()).encode()).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, TypeError):
+        earlier = Recipe(**json.loads(place.read_bytes()))
+        folder = work_root() / "work" / earlier.digest[:32]
+        if earlier != workspace.recipe and any((folder / "out").glob("*")):
+            changes = "; ".join(earlier.difference(workspace.recipe)[:3])
+            raise UsageError(f"{workspace.out}: is half made otherwise ({changes}); give --out another name, or remove {folder}")
+    with storage_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    write_json(place, asdict(workspace.recipe))
 
 
 @contextmanager

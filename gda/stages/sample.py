@@ -1,21 +1,54 @@
 """sample: draw a synthetic snapshot from a generator, shard by shard; any worker count, order or kill gives the same set."""
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts import DrawSettings, GeneratorCard, Outcome, Settings, read_document
+from gda.artifacts import Outcome
 from gda.config import Config
+from gda.data.images import Codec
 from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.errors import DataError, UsageError
-from gda.generator.directory import read_card
+from gda.errors import ConfigError, UsageError
+from gda.generator.configured import Asked, asked_of, plan_for, prompts_of
+from gda.generator.cost import estimate_cost
 from gda.generator.drawing import Drawing, ShardJob, draw_shard
-from gda.generator.plan import Plan, equal_quotas, make_plan
-from gda.generator.speed import Speed
-from gda.io.publish import Workspace, prepare, publish
-from gda.parallel import Bar, device_name, drawing_device, run_parallel, workers_of
+from gda.generator.families import load_model
+from gda.generator.plan import Plan
+from gda.generator.plan_text import describe_plan
+from gda.generator.rate import measure_rate
+from gda.generator.speed import Speed, speed_up
+from gda.io.publish import Workspace, claim, prepare, publish, work_root
+from gda.parallel import Bar, device_name, drawing_device, own_device, run_parallel, workers_of
 from gda.recipe import Recipe, bits_environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """This command's share of the plan: the shards of number `index` modulo `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise UsageError(f"--worker {self.index} --workers {self.count}: expected 0 <= I < N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """A set under way: what was asked, and the jobs of all its shards."""
+
+    asked: Asked
+    real: Snapshot
+    plan: Plan
+    jobs: list[ShardJob]
+    workspace: Workspace
+
+    @property
+    def device(self) -> str:
+        return self.jobs[0].drawing.device
 
 
 def run(
@@ -30,124 +63,138 @@ def run(
     workers: int = 1,
     progress: bool = False,
 ) -> Outcome:
-    """Draw `sample.images_per_class` images a class and publish them as a synthetic Snapshot at `out`.
+    """Draw the configured plan and publish it as a synthetic Snapshot at `out`.
 
     With `workers` > 1 this process draws the shards of number `worker` modulo `workers`; whoever commits the last one publishes.
-    Raises `UsageError` when neither `sample.guidance_scale` nor tuned settings say the guidance, `DataError` on NaN images.
+    Raises `UsageError` when neither `sample.guidance_scale` nor tuned settings say the guidance, and when other workers are drawing
+    another set for `out`; `DataError` for classes that the generator does not know and on NaN images.
     """
-    real, card = Snapshot.open(snapshot), read_card(generator)
+    share = Workers(index=worker, count=workers)
+    real = Snapshot.open(snapshot)
+    asked = asked_of(config, generator, settings, averages=work_root() / "averages")
     plan = plan_for(config, real, zero_shot=zero_shot)
-    drawing = _drawing(config, real, card, generator=generator, settings=settings)
-    workspace = prepare(_recipe(config, plan, drawing), out)
+    drawing = _drawing(config, real, asked, plan)
+    workspace = prepare(_recipe(config, plan, drawing, real), out)
     if workspace.finished:
         return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", reused=True)
+    if share.count > 1:
+        claim(workspace)
 
     drawing = replace(drawing, folder=workspace.staging)
     jobs = [ShardJob(drawing=drawing, shard=shard) for shard in plan.shards]
-    mine = [job for job in jobs if job.shard.number % workers == worker]
+    work = _Work(asked=asked, real=real, plan=plan, jobs=jobs, workspace=workspace)
+    mine = [job for job in jobs if job.shard.number % share.count == share.index]
     with Bar(sum(len(job.shard.images) for job in mine), f"sample {out.name}", unit="image", shown=progress):
         run_parallel(draw_shard, mine, workers=workers_of(drawing.device))
-    if workers > 1 and not all(job.rows() is not None for job in jobs):
-        return Outcome(
-            output=out, digest="", summary=f"drew {len(mine)} of {len(jobs)} shards; {out} is published when the other workers are done"
-        )
-    repaired = _redraw_damaged(jobs)
-    return _commit(workspace, jobs, plan, real, card, repaired)
+    if share.count > 1 and not all(job.rows() is not None for job in jobs):
+        summary = f"drew {len(mine)} of {len(jobs)} shards; {out} is published when the other workers are done"
+        return Outcome(output=out, digest="", summary=summary)
+    return _commit(work, _redraw_damaged(work))
 
 
-def _redraw_damaged(jobs: list[ShardJob]) -> list[str]:
-    """Shards whose bytes changed since they were drawn are drawn again; their names are returned."""
-    damaged = [job for job in jobs if job.rows(checked=True) is None]
-    for job in damaged:
-        job.sidecar.unlink(missing_ok=True)
-        job.path.unlink(missing_ok=True)
-    run_parallel(draw_shard, damaged, workers=workers_of(jobs[0].drawing.device))
-    return [job.shard.name for job in damaged]
-
-
-def _drawing(config: Config, real: Snapshot, card: GeneratorCard, *, generator: str, settings: Path | None) -> Drawing:
+def _drawing(config: Config, real: Snapshot, asked: Asked, plan: Plan) -> Drawing:
     sample = config.sample
+    codec = Codec(format=sample.image_format, quality=sample.jpeg_quality)
+    if sample.features != "none" and not codec.lossless:
+        raise ConfigError(f"sample.features: {sample.features} are of the pixels as drawn, which jpeg does not keep; accepted: png, webp")
     return Drawing(
-        generator=generator,
-        generator_digest=card.digest,
+        generator=asked.generator,
+        generator_digest=asked.card.digest,
         classes=real.classes,
-        prompts=tuple(card.prompts.get(info.name, info.prompt_name) for info in real.classes),
-        settings=draw_settings(config, settings, card),
+        prompts=prompts_of(asked.card, real.classes),
+        settings=asked.settings,
         speed=Speed(precision=sample.precision, compile=sample.compile),
+        codec=codec,
+        sources=real.path if sample.mode == "image_to_image" else None,
         device=drawing_device(),
         folder=Path(),
     )
 
 
-def _recipe(config: Config, plan: Plan, drawing: Drawing) -> Recipe:
+def _recipe(config: Config, plan: Plan, drawing: Drawing, real: Snapshot) -> Recipe:
     asked = {
         "settings": drawing.settings.model_dump(mode="json"),
         "prompts": list(drawing.prompts),
         "batch_size": config.sample.batch_size,
         "shard_size": config.sample.shard_size,
         "plan": plan.digest,
+        "codec": asdict(drawing.codec),
+        "features": config.sample.features,
         **asdict(drawing.speed),
     }
-    environment = bits_environment("diffusers", "transformers", device=device_name(drawing.device))
-    return Recipe(stage="sample", config=asked, inputs={"generator": drawing.generator_digest}, environment=environment)
+    inputs = {"generator": drawing.generator_digest} | ({} if drawing.sources is None else {"snapshot": real.digest})
+    environment = bits_environment("diffusers", "transformers", "pillow", device=device_name(drawing.device))
+    return Recipe(stage="sample", config=asked, inputs=inputs, environment=environment)
 
 
-def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False) -> Plan:
-    """The plan of the synthetic set, or of the zero-shot control."""
-    sample = config.sample
-    count = sample.zero_shot_images_per_class if zero_shot and sample.zero_shot_images_per_class else sample.images_per_class
-    return make_plan(
-        equal_quotas([info.name for info in real.classes], count),
-        seed=config.seed,
-        shard_size=sample.shard_size,
-        batch_size=sample.batch_size,
-    )
+def _redraw_damaged(work: _Work) -> list[str]:
+    """Shards whose bytes changed since they were drawn are drawn again; their names are returned."""
+    damaged = [job for job in work.jobs if job.rows(checked=True) is None]
+    for job in damaged:
+        job.discard()
+    run_parallel(draw_shard, damaged, workers=workers_of(work.device))
+    return [job.shard.name for job in damaged]
 
 
-def draw_settings(config: Config, settings: Path | None, card: GeneratorCard) -> DrawSettings:
-    """The configured settings; those that are null are taken from tuned `settings`, which must be of this generator."""
-    sample, tuned = config.sample, {}
-    if settings is not None:
-        found = read_document(settings, Settings)
-        if found.generator_digest != card.digest:
-            raise DataError(
-                f"{settings}: tuned for generator {found.generator_digest[:12]}, but this one is {card.digest[:12]}; tune again"
-            )
-        tuned = found.chosen.model_dump()
-    elif sample.guidance_scale is None:
-        raise UsageError("sample.guidance_scale is null, which means the tuned setting: give --settings FILE or a number")
-    given = {name: value for name in DrawSettings.model_fields if (value := getattr(sample, name)) is not None}
-    return DrawSettings.model_validate(tuned | given)
-
-
-def _commit(workspace: Workspace, jobs: list[ShardJob], plan: Plan, real: Snapshot, card: GeneratorCard, repaired: list[str]) -> Outcome:
-    rows = pd.concat([job.rows() for job in jobs], ignore_index=True)
+def _commit(work: _Work, repaired: list[str]) -> Outcome:
+    rows = pd.concat([job.rows() for job in work.jobs], ignore_index=True)
     index = commit_snapshot(
-        workspace.staging,
+        work.workspace.staging,
         kind="synthetic",
-        classes=real.classes,
+        classes=work.real.classes,
         rows=rows,
-        provenance={"generator": card.digest, "classes_of": real.digest} | workspace.recipe.environment,
-        licence=card.licence,
-        plan_digest=plan.digest,
+        provenance=_provenance(work),
+        licence=work.asked.card.licence,
+        plan_digest=work.plan.digest,
     )
-    out = publish(workspace)
-    guidance = jobs[0].drawing.settings.guidance_scale
+    out = publish(work.workspace)
+    guidance = work.asked.settings.guidance_scale
     again = f"; damaged since they were drawn, and drawn again: {', '.join(repaired)}" if repaired else ""
     return Outcome(
         output=out,
         digest=index.digest,
-        summary=f"wrote {out}: {len(rows)} images of {len(real.classes)} classes in {len(jobs)} shards, guidance {guidance:g}{again}",
+        summary=f"wrote {out}: {len(rows)} images of {len(work.real.classes)} classes in {len(work.jobs)} shards, "
+        f"guidance {guidance:g}{again}",
         metrics={"images": float(len(rows)), "guidance_scale": guidance},
     )
 
 
-def show_plan(config: Config, *, snapshot: Path, out: Path, zero_shot: bool = False) -> Outcome:
-    """What `--plan-only` prints: shards, batches and images a class; draws nothing."""
+def _provenance(work: _Work) -> Mapping[str, str]:
+    """Where the set comes from, and on what its bits depend: they are claimed to repeat on equal device, libraries and batches."""
+    drawing, recipe = work.jobs[0].drawing, work.workspace.recipe
+    said = {"generator": drawing.generator_digest, "classes_of": work.real.digest, "generator_source": work.asked.card.source}
+    said |= {} if work.asked.averaged_from is None else {"generator_averaged_from": work.asked.averaged_from}
+    said |= {} if drawing.sources is None else {"sources": work.real.digest}
+    bits = {"precision": drawing.speed.precision, "compiled": str(drawing.speed.compile).lower()}
+    return said | recipe.environment | bits | {"batch_size": str(recipe.config["batch_size"])}
+
+
+def show_plan(
+    config: Config,
+    *,
+    generator: str,
+    snapshot: Path,
+    settings: Path | None,
+    out: Path,
+    zero_shot: bool = False,
+    workers: int = 1,
+) -> Outcome:
+    """What `--plan-only` prints: shards, images, what they cost and how long that takes here; draws nothing.
+
+    Without a guidance or settings the plan is shown without its cost.
+    """
     real = Snapshot.open(snapshot)
     plan = plan_for(config, real, zero_shot=zero_shot)
-    for shard in plan.shards:
-        print(f"{shard.name}  {len(shard.images)} images in {len(shard.batches)} batches")
+    cost = rate = None
+    if config.sample.guidance_scale is not None or settings is not None:
+        asked = asked_of(config, generator, settings, averages=work_root() / "averages")
+        cost = estimate_cost(asked.generator, asked.settings, plan)
+        model = load_model(asked.generator)
+        model.to(own_device(drawing_device()))
+        speed_up(model, Speed(precision=config.sample.precision))
+        rate = measure_rate(model, cost, batch_size=config.sample.batch_size)
+    for line in describe_plan(plan, cost, rate, workers=workers, precision=config.sample.precision):
+        print(line)
     summary = (
         f"plan {plan.digest[:16]}: {plan.num_images} images of {len(real.classes)} classes in {len(plan.shards)} shards, nothing drawn"
     )

@@ -1,6 +1,7 @@
 """`validate`: may a synthetic set be used for training? Measures it, judges it, and shows why."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -8,14 +9,14 @@ import pandas as pd
 from gda.artifacts import GeneratorCard, Outcome, Verdict, dump_document, read_document
 from gda.config import Config
 from gda.data.snapshot import Snapshot
-from gda.errors import RefusedError
+from gda.errors import ConfigError, RefusedError
 from gda.fidelity.expectations import Plan
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.inspection import Inspection, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
+from gda.generator.configured import plan_for
 from gda.generator.directory import drawn_side, read_card, resolve
-from gda.generator.plan import equal_quotas, make_plan
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
 
@@ -39,7 +40,9 @@ def run(
     `RefusedError`, after the output is in place. Raises `DataError` for snapshots that are damaged or do not belong together.
     """
     real, fake = Snapshot.open(snapshot), Snapshot.open(synthetic)
-    plan = plan_of(config, fake, real, generator)
+    planned = _planned_counts(config, fake, real)
+    config = _with_planned_ratio(config, planned)
+    plan = plan_of(config, fake, real, generator, planned)
     given = Reference.open(reference) if reference is not None else None
     workspace = prepare(_recipe(config, fake, real, given, plan), out)
     if not workspace.finished:
@@ -53,31 +56,42 @@ def run(
     return _outcome(out, verdict, reused=workspace.finished)
 
 
-def plan_of(config: Config, fake: Snapshot, real: Snapshot, generator: str | Path | None) -> Plan:
+def plan_of(config: Config, fake: Snapshot, real: Snapshot, generator: str | Path | None, planned: list[int] | None) -> Plan:
     """What the set should be: the real set's classes, the count of its plan, the generator it should come from and that one's size."""
     return Plan(
-        count=_planned_count(config, fake, real),
+        count=sum(planned) if planned is not None else sum(shard.count for shard in fake.index.shards),
         classes=tuple(info.name for info in real.classes),
         max_class_ratio=config.validate_.max_class_ratio,
         size=_drawn_size(generator) if generator is not None else None,
-        generator_digest=_digest_of(str(generator)) if generator is not None else None,
+        generator_digest=_expected_digest(fake, str(generator)) if generator is not None else None,
     )
 
 
-def _planned_count(config: Config, fake: Snapshot, real: Snapshot) -> int:
-    """Images that the configured plan asks for when the set was drawn by it; else what its index declares."""
-    sample = config.sample
-    for quota in (sample.images_per_class, sample.zero_shot_images_per_class):
-        if quota is not None:
-            plan = make_plan(
-                equal_quotas([info.name for info in real.classes], quota),
-                seed=config.seed,
-                shard_size=sample.shard_size,
-                batch_size=sample.batch_size,
-            )
-            if plan.digest == fake.index.plan_digest:
-                return plan.num_images
-    return sum(shard.count for shard in fake.index.shards)
+def _with_planned_ratio(config: Config, planned: list[int] | None) -> Config:
+    """The limit of class balance as a multiple of what the plan itself asked for: quotas need not be equal."""
+    if planned is None:
+        return config
+    limit = config.validate_.max_class_ratio * max(planned) / min(planned)
+    return config.model_copy(update={"validate_": config.validate_.model_copy(update={"max_class_ratio": limit})})
+
+
+def _expected_digest(fake: Snapshot, generator: str) -> str:
+    """Digest of the generator, or of the average of its weights that the set says it was drawn from."""
+    digest, said = _digest_of(generator), fake.index.provenance
+    return said["generator"] if said.get("generator_averaged_from") == digest else digest
+
+
+def _planned_counts(config: Config, fake: Snapshot, real: Snapshot) -> list[int] | None:
+    """Images a class that the configured plan asks for, when the set was drawn by it; None for a set drawn otherwise."""
+    for zero_shot in (False, True):
+        try:
+            plan = plan_for(config, real, zero_shot=zero_shot)
+        except ConfigError:
+            continue
+        if plan.digest == fake.index.plan_digest:
+            labels = Counter(image.label for shard in plan.shards for image in shard.images)
+            return [labels[label] for label in range(len(real.classes))]
+    return None
 
 
 def _digest_of(generator: str) -> str:
