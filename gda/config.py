@@ -208,7 +208,9 @@ class ValidateConfig(Section):
     min_label_agreement: Fraction = Field(0.85, description="lowest share of images whose label the cross-fitted classifier confirms")
     min_class_agreement: Fraction = Field(0.6, description="lowest such share in any one class")
     min_coverage_ratio: Fraction = Field(0.5, description="lowest coverage of the real images as a share of the real-vs-real floor")
-    max_class_ratio: float = Field(1.5, ge=1.0, description="highest ratio of the largest class to the smallest")
+    max_class_ratio: float = Field(
+        1.5, ge=1.0, description="highest ratio of the largest class to the smallest, times the ratio that the plan asks for"
+    )
     max_copy_fraction: Fraction = Field(
         0.05, description="highest share of images nearer to a training image than the holdout floor allows"
     )

@@ -7,6 +7,7 @@ from gda.config import load_config
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
 from gda.errors import DataError, UsageError
+from gda.generator import drawing
 from gda.stages import sample
 
 SMALL = (
@@ -30,6 +31,10 @@ def world(tmp_path_factory):
 def work(tmp_path, monkeypatch):
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     return tmp_path / "work"
+
+
+def _in_this_process(function, items, **_):
+    return [function(item) for item in items]
 
 
 def _draw(world, out, **options):
@@ -57,7 +62,7 @@ def test_any_number_of_workers_gives_the_same_set(world, whole, tmp_path, worker
 def test_an_interrupted_run_draws_only_what_is_missing(world, whole, tmp_path, monkeypatch):
     """Killed after some shards, the same command keeps them and ends in the same set."""
     drawn = []
-    real = sample.write_image_shard
+    real = drawing.write_encoded_shard
 
     def stop_at_third(*args, **kwargs):
         if len(drawn) == 2:
@@ -65,13 +70,13 @@ def test_an_interrupted_run_draws_only_what_is_missing(world, whole, tmp_path, m
         drawn.append(kwargs["name"])
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(sample, "run_parallel", lambda function, items: [function(item) for item in items])
-    monkeypatch.setattr(sample, "write_image_shard", stop_at_third)
+    monkeypatch.setattr(sample, "run_parallel", _in_this_process)
+    monkeypatch.setattr(drawing, "write_encoded_shard", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         _draw(world, tmp_path / "set")
     assert not (tmp_path / "set").exists()
     again = []
-    monkeypatch.setattr(sample, "write_image_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
+    monkeypatch.setattr(drawing, "write_encoded_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
     assert _draw(world, tmp_path / "set").digest == whole
     assert len(again) == 2
     assert not set(again) & set(drawn)
@@ -84,9 +89,9 @@ def test_a_damaged_shard_alone_is_drawn_again(world, whole, tmp_path, work, monk
     data = bytearray(shard.read_bytes())
     data[600] ^= 0xFF
     shard.write_bytes(bytes(data))
-    real, again = sample.write_image_shard, []
-    monkeypatch.setattr(sample, "run_parallel", lambda function, items: [function(item) for item in items])
-    monkeypatch.setattr(sample, "write_image_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
+    real, again = drawing.write_encoded_shard, []
+    monkeypatch.setattr(sample, "run_parallel", _in_this_process)
+    monkeypatch.setattr(drawing, "write_encoded_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
     assert _draw(world, tmp_path / "set").digest == whole
     assert shard.name in again
     assert len(again) == 3
