@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from gda.errors import DataError
 from gda.fidelity import accumulated
 from gda.fidelity.accumulated import features_path, has_rows, read_rows, read_statistics, require_honest
 from gda.fidelity.audit import audit_images
-from gda.fidelity.extractors import BATCH, get_extractor
+from gda.fidelity.extractors import BATCH, Extractor, get_extractor
 from gda.fidelity.frechet import frechet_distance, statistics
 from gda.fidelity.moments import merged, moments
 
@@ -104,9 +105,10 @@ def test_batches_begin_anew_with_each_shard(sets):
     """So that a shard's features hang on its own images, however many wait, and however they are handed over."""
     found = read(sets / "rows")
     audit = audit_images(Snapshot.open(sets / "rows"), size=28)
-    first, second = audit.images[: COUNTS[0]], audit.images[COUNTS[0] :]
-    assert (found == np.concatenate([GLYPH.features(first), GLYPH.features(second)])).all()
     assert (found == accumulated.extract_by_shard(audit.images, audit.table["shard"].tolist(), GLYPH)).all()
+    size_of_batch = Extractor(name="x", digest="", dim=1, input_px=28, forward=lambda x: torch.full((len(x), 1), float(len(x))))
+    sizes = accumulated.extract_by_shard(audit.images, audit.table["shard"].tolist(), size_of_batch)
+    assert sizes[:, 0].tolist() == [BATCH] * BATCH + [4] * 4 + [5] * 5
 
 
 def test_a_set_without_decodable_images_has_no_rows():
@@ -133,6 +135,8 @@ def test_other_tools_find_mean_and_covariance(sets):
     data = (sets / "rows" / "features" / "statistics.npz").read_bytes()
     assert data == (sets / "statistics" / "features" / "statistics.npz").read_bytes()
     found = read_statistics(Snapshot.open(sets / "rows"), GLYPH, size=28)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         assert sorted(file) == ["mu", "sigma"]
         assert file["mu"].dtype == file["sigma"].dtype == np.float64

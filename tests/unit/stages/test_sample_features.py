@@ -10,7 +10,7 @@ from gda.data.merge import merge_snapshots
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.verify import verify_snapshot
 from gda.data.writer import ImageRecord, write_image_shard
-from gda.errors import ConfigError, DataError
+from gda.errors import ConfigError, DataError, UsageError
 from gda.fidelity.accumulated import extract_by_shard, features_path, has_rows, read_rows, read_statistics
 from gda.fidelity.audit import audit_images
 from gda.fidelity.extractors import comparison_size, get_extractor
@@ -150,6 +150,10 @@ def test_statistics_alone_and_nothing_at_all(world, whole, tmp_path):
     assert found.n == 12
     with pytest.raises(DataError, match=r"features\.json: not found"):
         read_statistics(Snapshot.open(tmp_path / "none"), GLYPH, size=SIZE)
+    with pytest.raises(UsageError, match=r"config\.features"):
+        draw(world, tmp_path / "none")
+    with pytest.raises(UsageError, match=r"config\.features\.kept: statistics -> rows"):
+        draw(world, tmp_path / "statistics")
 
 
 def another(folder, classes):
