@@ -33,6 +33,12 @@ def test_batches_are_of_one_fixed_size() -> None:
     assert size_of_batch.features(noise(BATCH + 7))[:, 0].tolist() == [BATCH] * BATCH + [7] * 7
 
 
+def test_features_do_not_hang_on_the_layout_in_memory() -> None:
+    """Kernels for channels-last images round otherwise, and stacking decoded pictures makes such images."""
+    glyph, images = get_extractor("glyph"), noise(20)
+    assert (glyph.features(images) == glyph.features(images.to(memory_format=torch.channels_last))).all()
+
+
 def test_other_sizes_are_resized_and_show_the_same_picture() -> None:
     """An image enlarged twice has nearly the features of the original, not those of another image."""
     small = torch.nn.functional.avg_pool2d(noise(6).float(), 7).repeat_interleave(7, 2).repeat_interleave(7, 3).to(torch.uint8)
