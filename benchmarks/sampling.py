@@ -29,6 +29,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from small_sd15 import build_sd15
+from transformers.utils import logging as transformers_logging
 
 from gda.artifacts import ClassInfo, DrawSettings
 from gda.data.images import PNG, decode, to_array
@@ -51,6 +52,14 @@ TARGETS = {
 }
 
 
+SPEEDS = {
+    "fp32": Speed(),
+    "bf16": Speed(precision="bf16"),
+    "fp32 compiled": Speed(compile=True),
+    "bf16 compiled": Speed(precision="bf16", compile=True),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What is drawn: `num_images` in batches; widths of Stable Diffusion 1.5 are divided by `width_divisor`."""
@@ -61,6 +70,7 @@ class Setting:
     num_images: int
     num_inference_steps: int
     device: str
+    compiled: bool
     guidance_scale: float = 3.0
 
 
@@ -168,8 +178,7 @@ def measure(setting: Setting, repetitions: int, say: Callable[[str], None]) -> d
         folder = Path(name)
         world, runs = make_world(folder, setting), {}
         peer = Peer(world, setting)
-        speeds = {"fp32": Speed(), "fp32 compiled": Speed(compile=True), "bf16": Speed(precision="bf16")}
-        speeds["bf16 compiled"] = Speed(precision="bf16", compile=True)
+        speeds = {kind: speed for kind, speed in SPEEDS.items() if setting.compiled or not speed.compile}
         kept, compiling = _samplers(world, speeds, folder, setting, say)
         first: dict[str, dict[str, np.ndarray]] = {}
         for repetition in range(repetitions):
@@ -228,7 +237,7 @@ def _summary(
     walls = {kind: [run["wall"] for run in each] for kind, each in runs.items()}
     cpus = {kind: [run["cpu"] for run in each] for kind, each in runs.items()}
     ratios = {}
-    for kind in ("fp32", "fp32 compiled", "bf16", "bf16 compiled"):
+    for kind in [kind for kind in SPEEDS if kind in walls]:
         for peer in ("one prompt at a time", "batches"):
             ratios[f"{kind} against {peer}"] = {"wall": _ratio(walls[peer], walls[kind]), "cpu": _ratio(cpus[peer], cpus[kind])}
     ratios["kept against thrown away"] = {"wall": _ratio(walls["fp32"], walls["thrown away"])}
@@ -314,8 +323,10 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--num-images", type=int, default=16)
     parser.add_argument("--num-inference-steps", type=int, default=10)
+    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled ways, whose compilation takes minutes")
     given = parser.parse_args()
     diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     setting = Setting(
         width_divisor=1 if given.sd15 else given.width_divisor,
@@ -324,6 +335,7 @@ def main() -> None:
         num_images=given.num_images,
         num_inference_steps=30 if given.sd15 else given.num_inference_steps,
         device=given.device,
+        compiled=not given.no_compile,
     )
     peaks = memory(setting, print) if given.device == "cpu" else None  # before this process runs anything: it forks
     report = measure(setting, given.repetitions, print) | {"peak_mib": peaks}

@@ -8,6 +8,7 @@ from two_colours import two_colours
 
 from gda.artifacts import DrawSettings, Settings, dump_document
 from gda.config import load_config
+from gda.data.merge import merge_snapshots
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
 from gda.errors import ConfigError, DataError, UsageError
@@ -213,3 +214,11 @@ def test_too_little_memory_splits_the_batch_and_says_so(world, tmp_path, monkeyp
 
     one, two = (load_images(Snapshot.open(path), "train", size=16).images.int() for path in (whole, split))
     assert (one - two).abs().max() <= 2
+
+
+def test_runs_of_different_seeds_are_merged(world, tmp_path):
+    """A set grows by a second run: keys tell the runs apart, so that the shards are joined as they are."""
+    one, two = (_draw(world, tmp_path / name, f"seed={seed}").output for seed, name in enumerate(("one", "two")))
+    merged = merge_snapshots([one, two], tmp_path / "both").output
+    assert verify_snapshot(merged) == []
+    assert len(Snapshot.open(merged).manifest()) == 24
