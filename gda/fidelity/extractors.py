@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from gda.config import Config
 from gda.errors import ConfigError
 from gda.fidelity.glyph import FEATURES, INPUT_PX, load_glyph_net
 from gda.io.tensors import tensors_digest
@@ -47,8 +48,13 @@ def get_extractor(name: str) -> Extractor:
     return _REGISTRY[name]()
 
 
+def comparison_size(config: Config, extractor: Extractor) -> int:
+    """Side to which real and synthetic images alike are brought before anything is measured, pixels."""
+    return max(config.classify.image_size, extractor.input_px)
+
+
 def _to_input(images: torch.Tensor, px: int) -> torch.Tensor:
-    scaled = images.float() / 255.0
+    scaled = images.contiguous().float() / 255.0  # kernels round by the layout in memory, too
     if images.shape[2:] == (px, px):
         return scaled
     return F.interpolate(scaled, (px, px), mode="bilinear", antialias=True)

@@ -11,15 +11,16 @@ from gda.config import Config
 from gda.data.resident import ImageSet, load_images, open_test
 from gda.data.snapshot import Snapshot
 from gda.errors import MissingError, TryAgainError
+from gda.fidelity.accumulated import extract_by_shard, has_rows, read_rows, require_honest
 from gda.fidelity.audit import Audit, audit_images
 from gda.fidelity.compare import compare, fid_apart
 from gda.fidelity.copies import CopyCheck, Match, Space, check_copies, fingerprints, near_matches
 from gda.fidelity.duplicates import duplicates, exact_matches
 from gda.fidelity.expectations import Plan, Structure, check_structure
-from gda.fidelity.extractors import Extractor, get_extractor
+from gda.fidelity.extractors import Extractor, comparison_size, get_extractor
 from gda.fidelity.intervals import Estimate, share
 from gda.fidelity.labels import Agreement, agreement
-from gda.fidelity.reference import Reference, comparison_size
+from gda.fidelity.reference import Reference
 from gda.fidelity.verdict import apply_limits, judge
 
 T = TypeVar("T")
@@ -115,12 +116,21 @@ def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: i
     return Subjects(
         audit=audit,
         labels=audit.table["class"].iloc[audit.rows].map(lambda name: index.get(name, -1)).to_numpy(np.int64),
-        features=extractor.features(audit.images),
+        features=_features(synthetic, audit, extractor, size),
         prints=fingerprints(audit.images),
         real=sets,
         real_prints={split: fingerprints(images.images) for split, images in sets.items()},
         real_hashes={split: real.manifest(split)["pixel_sha256"].tolist() for split in SPLITS},
     )
+
+
+def _features(synthetic: Snapshot, audit: Audit, extractor: Extractor, size: int) -> np.ndarray:
+    """Features of the images that decode: those kept while drawing, where they fit and the pixels are still the drawn ones."""
+    if audit.table["as_recorded"].all() and has_rows(synthetic, extractor, size=size):
+        kept = read_rows(synthetic, extractor, size=size)
+        require_honest(synthetic, kept, audit.images, extractor)
+        return kept
+    return extract_by_shard(audit.images, audit.table["shard"].iloc[audit.rows].tolist(), extractor)
 
 
 def origin_of(index: SnapshotIndex) -> Literal["drawn", "merged", "imported"]:

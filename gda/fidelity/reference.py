@@ -24,7 +24,7 @@ from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import fid_floor
-from gda.fidelity.extractors import Extractor, get_extractor
+from gda.fidelity.extractors import Extractor, comparison_size, get_extractor
 from gda.fidelity.labels import Agreement, agreement
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
@@ -99,11 +99,6 @@ class _Fold:
     snapshot: Path
     folder: Path
     config: Config
-
-
-def comparison_size(config: Config, extractor: Extractor) -> int:
-    """Side to which real and synthetic images alike are brought before anything is measured, pixels."""
-    return max(config.classify.image_size, extractor.input_px)
 
 
 def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: Path, progress: bool = False) -> ReferenceIndex:

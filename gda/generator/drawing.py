@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
 
 from gda.artifacts import ClassInfo, DrawSettings
-from gda.data.images import Codec
+from gda.data.images import Codec, Rgb
 from gda.data.resident import RecordReader
 from gda.data.snapshot import Snapshot
 from gda.data.writer import EncodedRecord, ImageRecord, encode_record, load_rows, save_rows, write_encoded_shard
@@ -27,11 +27,35 @@ from gda.parallel import own_device, tick
 _WAITING = 2  # batches that may wait for the encoder; bounds memory where it is slower than the drawing
 
 
+class ShardObserver(Protocol):
+    """Sees the images of one shard and keeps what it makes of them."""
+
+    def add(self, images: Sequence[Rgb]) -> None:
+        """Take the next images of the shard, in record order."""
+
+    def commit(self, rows: pd.DataFrame) -> None:
+        """Keep the result, whole or not at all, as that of the images that these manifest rows of the shard name."""
+
+
+class Observer(Protocol):
+    """Looks at images while they are drawn; what it keeps of a shard is there before the shard counts as drawn."""
+
+    def begin(self, shard: Path) -> ShardObserver:
+        """Start a shard by the path of its tar."""
+
+    def holds(self, shard: Path, rows: pd.DataFrame, *, checked: bool) -> bool:
+        """Whether the result for a shard of these manifest rows is there; `checked` reads all of it."""
+
+    def discard(self, shard: Path) -> None:
+        """Forget a shard's result."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
     """What all shards of a set share: everything that a worker process needs besides the shard.
 
-    `sources` is the real snapshot whose training images drawing starts from, None where it starts from noise.
+    `sources` is the real snapshot whose training images drawing starts from, None where it starts from noise. `observer` is shown every
+    image as drawn; it travels to the worker processes.
     """
 
     generator: str
@@ -44,6 +68,7 @@ class Drawing:
     sources: Path | None
     device: str
     folder: Path
+    observer: Observer | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +89,19 @@ class ShardJob:
         return self.drawing.folder.parent / "rows" / f"{self.shard.number:06d}.json"
 
     def rows(self, *, checked: bool = False) -> pd.DataFrame | None:
-        """Manifest rows of the shard if it was drawn as planned, else None; `checked` reads the tar and compares its checksum too."""
+        """Manifest rows of the shard if it was drawn and observed as planned, else None; `checked` reads all and compares checksums too."""
         rows = load_rows(self.sidecar, self.path, checked=checked)
-        planned = [image.key for image in self.shard.images]
-        return rows if rows is not None and rows["key"].tolist() == planned else None
+        if rows is None or rows["key"].tolist() != [image.key for image in self.shard.images]:
+            return None
+        observer = self.drawing.observer
+        return rows if observer is None or observer.holds(self.path, rows, checked=checked) else None
 
     def discard(self) -> None:
         """Forget the shard, so that it is drawn again."""
         self.sidecar.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
+        if self.drawing.observer is not None:
+            self.drawing.observer.discard(self.path)
 
 
 def draw_shard(job: ShardJob) -> None:
@@ -84,11 +113,15 @@ def draw_shard(job: ShardJob) -> None:
         tick(len(job.shard.images))
         return
     sampler = _sampler_of(job.drawing)
+    observed = job.drawing.observer.begin(job.path) if job.drawing.observer is not None else None
     with Encoder(job.drawing.codec) as encoder:
         for batch in job.shard.batches:
-            encoder.add(_draw_batch(sampler, job, batch))
+            records = _draw_batch(sampler, job, batch)
+            encoder.add(records)
+            if observed is not None:
+                observed.add([record.rgb for record in records])
             tick(len(batch))
-    _commit(job, encoder.records)
+    _commit(job, encoder.records, observed)
 
 
 def redraw(drawing: Drawing, batch: Sequence[PlannedImage]) -> torch.Tensor:
@@ -189,12 +222,15 @@ def _sources(snapshot: Path) -> RecordReader:
     return RecordReader(Snapshot.open(snapshot), "train")
 
 
-def _commit(job: ShardJob, records: list[EncodedRecord]) -> None:
-    """The tar first, then its manifest rows: only both make a drawn shard."""
+def _commit(job: ShardJob, records: list[EncodedRecord], observed: ShardObserver | None) -> None:
+    """The tar first, then what was observed of it, then its manifest rows: only all of them make a drawn shard."""
     job.sidecar.parent.mkdir(parents=True, exist_ok=True)
-    if job.sidecar.is_file():
-        job.path.unlink(missing_ok=True)  # committed once, and damaged since
-    save_rows(job.sidecar, job.path, write_encoded_shard(job.drawing.folder, name=job.shard.name, split="train", records=records))
+    if job.sidecar.is_file() and job.rows(checked=True) is None:
+        job.discard()  # committed once, and damaged since
+    rows = write_encoded_shard(job.drawing.folder, name=job.shard.name, split="train", records=records)
+    if observed is not None:
+        observed.commit(rows)
+    save_rows(job.sidecar, job.path, rows)
 
 
 def provenance(drawing: Drawing, image: PlannedImage) -> dict[str, Any]:

@@ -141,15 +141,26 @@ def write_bytes(path: Path, data: bytes) -> None:
     with storage_errors(path):
         temporary = temporary_name(path)
         try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_synced(temporary, data)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """As `write_bytes`, but create-only: says whether the name was free, and leaves alone what is there where it was not."""
+    with storage_errors(path):
+        temporary = temporary_name(path)
+        try:
+            _write_synced(temporary, data)
+            free = commit_new(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+        return free
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -214,6 +225,13 @@ def _require_same(recipe: Recipe, out: Path) -> None:
     if changes:
         more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
         raise UsageError(f"{out}: exists and was made otherwise ({'; '.join(changes[:3])}{more}); {advice}")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _settle(staging: Path) -> None:

@@ -11,6 +11,8 @@ from gda.config import Config
 from gda.data.images import Codec
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.errors import ConfigError, UsageError
+from gda.fidelity.accumulated import FeatureObserver, FeaturesIndex
+from gda.fidelity.extractors import comparison_size, get_extractor
 from gda.generator.configured import Asked, asked_of, plan_for, prompts_of
 from gda.generator.cost import estimate_cost
 from gda.generator.drawing import Drawing, ShardJob, draw_shard
@@ -44,6 +46,7 @@ class _Work:
     real: Snapshot
     plan: Plan
     jobs: list[ShardJob]
+    observer: FeatureObserver | None
     workspace: Workspace
 
     @property
@@ -73,8 +76,9 @@ def run(
     real = Snapshot.open(snapshot)
     asked = asked_of(config, generator, settings, averages=work_root() / "averages")
     plan = plan_for(config, real, zero_shot=zero_shot)
-    drawing = _drawing(config, real, asked, plan)
-    workspace = prepare(_recipe(config, plan, drawing, real), out)
+    observer = _observer(config, plan)
+    drawing = _drawing(config, real, asked, observer)
+    workspace = prepare(_recipe(config, plan, drawing, real, observer), out)
     if workspace.finished:
         return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", reused=True)
     if share.count > 1:
@@ -82,7 +86,7 @@ def run(
 
     drawing = replace(drawing, folder=workspace.staging)
     jobs = [ShardJob(drawing=drawing, shard=shard) for shard in plan.shards]
-    work = _Work(asked=asked, real=real, plan=plan, jobs=jobs, workspace=workspace)
+    work = _Work(asked=asked, real=real, plan=plan, jobs=jobs, observer=observer, workspace=workspace)
     mine = [job for job in jobs if job.shard.number % share.count == share.index]
     with Bar(sum(len(job.shard.images) for job in mine), f"sample {out.name}", unit="image", shown=progress):
         run_parallel(draw_shard, mine, workers=workers_of(drawing.device))
@@ -92,11 +96,8 @@ def run(
     return _commit(work, _redraw_damaged(work))
 
 
-def _drawing(config: Config, real: Snapshot, asked: Asked, plan: Plan) -> Drawing:
+def _drawing(config: Config, real: Snapshot, asked: Asked, observer: FeatureObserver | None) -> Drawing:
     sample = config.sample
-    codec = Codec(format=sample.image_format, quality=sample.jpeg_quality)
-    if sample.features != "none" and not codec.lossless:
-        raise ConfigError(f"sample.features: {sample.features} are of the pixels as drawn, which jpeg does not keep; accepted: png, webp")
     return Drawing(
         generator=asked.generator,
         generator_digest=asked.card.digest,
@@ -104,14 +105,33 @@ def _drawing(config: Config, real: Snapshot, asked: Asked, plan: Plan) -> Drawin
         prompts=prompts_of(asked.card, real.classes),
         settings=asked.settings,
         speed=Speed(precision=sample.precision, compile=sample.compile),
-        codec=codec,
+        codec=_codec(config),
         sources=real.path if sample.mode == "image_to_image" else None,
         device=drawing_device(),
         folder=Path(),
+        observer=observer,
     )
 
 
-def _recipe(config: Config, plan: Plan, drawing: Drawing, real: Snapshot) -> Recipe:
+def _codec(config: Config) -> Codec:
+    return Codec(format=config.sample.image_format, quality=config.sample.jpeg_quality)
+
+
+def _observer(config: Config, plan: Plan) -> FeatureObserver | None:
+    """What keeps features of the images while they are drawn, measured as `validate` under the same configuration would."""
+    kept = config.sample.features
+    if kept == "none":
+        return None
+    if not _codec(config).lossless:
+        raise ConfigError(f"sample.features: {kept} are of the pixels as drawn, which jpeg does not keep; accepted: png, webp")
+    if plan.num_images < 2:
+        raise ConfigError(f"sample.features: {kept} of a single image have no covariance; accepted: none, or two images and more")
+    extractor = get_extractor(config.validate_.extractor)
+    size = comparison_size(config, extractor)
+    return FeatureObserver(index=FeaturesIndex(kept=kept, extractor=extractor.name, extractor_digest=extractor.digest, image_size=size))
+
+
+def _recipe(config: Config, plan: Plan, drawing: Drawing, real: Snapshot, observer: FeatureObserver | None) -> Recipe:
     asked = {
         "settings": drawing.settings.model_dump(mode="json"),
         "prompts": list(drawing.prompts),
@@ -119,7 +139,7 @@ def _recipe(config: Config, plan: Plan, drawing: Drawing, real: Snapshot) -> Rec
         "shard_size": config.sample.shard_size,
         "plan": plan.digest,
         "codec": asdict(drawing.codec),
-        "features": config.sample.features,
+        "features": "none" if observer is None else observer.index.model_dump(mode="json"),
         **asdict(drawing.speed),
     }
     inputs = {"generator": drawing.generator_digest} | ({} if drawing.sources is None else {"snapshot": real.digest})
@@ -138,6 +158,8 @@ def _redraw_damaged(work: _Work) -> list[str]:
 
 def _commit(work: _Work, repaired: list[str]) -> Outcome:
     rows = pd.concat([job.rows() for job in work.jobs], ignore_index=True)
+    if work.observer is not None:
+        work.observer.finish(work.workspace.staging, rows)
     index = commit_snapshot(
         work.workspace.staging,
         kind="synthetic",

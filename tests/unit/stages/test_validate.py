@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kept_features import forge, keep_features
 from validation_sets import CLASSES, PER_CLASS, Item, as_jpeg, changed, items, tiny_config, with_pixels, write_real, write_set
 from webdataset import ShardWriter
 
@@ -15,8 +16,9 @@ from gda.config import dump_config, parse_config
 from gda.data.images import decode, encode_png, to_array
 from gda.data.ledger import read_ledger
 from gda.data.snapshot import Snapshot
-from gda.errors import MissingError, RefusedError
+from gda.errors import DataError, MissingError, RefusedError
 from gda.fidelity import inspection
+from gda.fidelity.accumulated import features_path
 from gda.generator.plan import equal_quotas, make_plan
 from gda.io.shards import read_shard
 from gda.stages import reference, snapshot, validate
@@ -338,3 +340,46 @@ def test_a_union_of_runs_is_not_refused_for_having_several_settings(world: Path,
         (path / "snapshot.json").write_text(json.dumps(index | {"provenance": provenance}))
         verdict = read_document(validation(world, path, tmp_path / f"{name}-out").output / "verdict.json", Verdict)
         assert verdict.passed == (name == "merged"), verdict.reasons
+
+
+def test_features_kept_while_drawing_give_the_same_verdict(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every byte of the output is the same, whether features were kept or are extracted; rows of images of another size do not count."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    outputs = []
+    for name, kept, size in (("none", None, 0), ("other", "rows", 32), ("statistics", "statistics", 28), ("rows", "rows", 28)):
+        synthetic = write_set(tmp_path / name, {"train": sound()})
+        if kept is not None:
+            keep_features(synthetic, kept, size)
+        with monkeypatch.context() as patch:
+            if name == "rows":
+                patch.setattr(inspection, "extract_by_shard", None)
+            out = validation(world, synthetic, tmp_path / f"{name}-out").output
+        outputs.append({path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert "verdict.json" in outputs[0]
+    assert outputs[0] == outputs[1] == outputs[2] == outputs[3]
+
+
+def test_kept_features_that_lie_are_an_error(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that fit the images by every checksum, and are better than theirs, must not give a verdict, nor may damaged ones."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    synthetic = write_set(tmp_path / "synthetic", {"train": sound()})
+    shard, real = synthetic / "train-000000.tar", reference.Reference.open(world / "reference").pooled
+    keep_features(synthetic, "rows")
+    forge(shard, lambda features: np.resize(real, features.shape))
+    with pytest.raises(DataError, match=r"train-000000\.safetensors: the features of 'train-\d+' are not those of its image"):
+        validation(world, synthetic, tmp_path / "out")
+    features_path(shard).write_bytes(features_path(shard).read_bytes()[:-4])
+    with pytest.raises(DataError, match=r"train-000000\.safetensors: not a whole safetensors file .* remove the folder 'features'"):
+        validation(world, synthetic, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_changed_since_are_measured_anew(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept features say nothing of pixels other than the manifest's, nor of records that do not decode."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    spoilt = changed(sound(), [3], lambda item, place: replace(item, encoded=encode_png(item.rgb[::-1].copy())))
+    synthetic = write_set(tmp_path / "synthetic", {"train": spoilt})
+    keep_features(synthetic, "rows")
+    forge(synthetic / "train-000000.tar", lambda features: features + 1)
+    verdict = read_document(validation(world, synthetic, tmp_path / "out").output / "verdict.json", Verdict)
+    assert "failed_expectations" in failed(verdict)

@@ -1,0 +1,279 @@
+"""Features of synthetic images, kept shard by shard while they are drawn, so that judging a set is a merge and not a second pass.
+
+`features/` in a synthetic snapshot holds `<shard>.safetensors` a shard, `statistics.npz` (`mu` and `sigma` float64, as ADM's and
+pytorch-fid's files call them) and, written last, `features.json`. A shard's file names the extractor, and the keys and pixels of the
+images that its features are of, so that it fits one shard alone. Merged snapshots carry no features.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gda.artifacts import Document, dump_document, read_document
+from gda.data.images import Rgb, resize_and_crop, to_array
+from gda.data.snapshot import Snapshot
+from gda.errors import DataError
+from gda.fidelity.extractors import BATCH, Extractor, get_extractor
+from gda.fidelity.frechet import Statistics
+from gda.fidelity.moments import Moments, merged, moments
+from gda.io.publish import storage_errors, write_bytes, write_new
+from gda.io.tensors import read_tensors, tensors_digest
+from gda.recipe import canonical_json
+
+FOLDER, INDEX_FILE, STATISTICS_FILE = "features", "features.json", "statistics.npz"
+CHECKED_IMAGES = 32
+_METADATA = "gda"  # one key: several come out of safetensors in random order
+_TOLERANCE = 1e-3  # of the root mean square feature; other batches and processors move features by about 1e-6 of it
+_ADVICE = f"remove the folder {FOLDER!r} to have features extracted from the images"
+
+
+class FeaturesIndex(Document):
+    """`features.json`: what is kept of every image, and what it was measured with."""
+
+    schema_version: Literal[1] = 1
+    kept: Literal["statistics", "rows"]
+    extractor: str
+    extractor_digest: str
+    image_size: int = Field(ge=1, description="side to which images are brought before the extractor sees them, pixels")
+
+    def fits(self, extractor: Extractor, size: int) -> bool:
+        """Whether these are the features that `extractor` gives for images of `size` pixels."""
+        return (self.extractor, self.extractor_digest, self.image_size) == (extractor.name, extractor.digest, size)
+
+
+def extract_by_shard(images: torch.Tensor, shards: Sequence[str], extractor: Extractor) -> np.ndarray:
+    """float32 [n, d] of uint8 NCHW images in manifest order, in batches that begin anew with each shard, as they do while drawing."""
+    lengths = [len(list(part)) for _, part in itertools.groupby(shards)] or [0]
+    return np.concatenate([extractor.features(part) for part in images.split(lengths)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureObserver:
+    """Keeps features of every shard that is drawn, as `index` says; the `Observer` of `gda.generator.drawing`."""
+
+    index: FeaturesIndex
+
+    def begin(self, shard: Path) -> "ShardFeatures":
+        """Start the shard whose tar will be at `shard`."""
+        return ShardFeatures(index=self.index, path=features_path(shard))
+
+    def holds(self, shard: Path, rows: pd.DataFrame, *, checked: bool) -> bool:
+        """Whether the shard's features are there, whole, and of the images of these manifest rows; `checked` reads all of them."""
+        try:
+            said = _require_header(features_path(shard), rows, self.index)
+            if checked:
+                _content(features_path(shard), said)
+        except DataError:
+            return False
+        return True
+
+    def discard(self, shard: Path) -> None:
+        """Forget the shard's features."""
+        features_path(shard).unlink(missing_ok=True)
+
+    def finish(self, folder: Path, rows: pd.DataFrame) -> None:
+        """Merge the features of all shards into `statistics.npz`, then say in `features.json` what they are.
+
+        `rows` are the manifest rows of the set in shard order. Raises `DataError` where a shard's features are missing or damaged.
+        """
+        found = reduce(merged, (_shard_moments(*part, self.index) for part in _parts(folder, rows))).statistics()
+        write_bytes(folder / FOLDER / STATISTICS_FILE, _npz(mu=found.mean, sigma=found.cov))
+        write_bytes(folder / FOLDER / INDEX_FILE, dump_document(self.index))
+
+
+@dataclass(kw_only=True)
+class ShardFeatures:
+    """Features of one shard on their way to `path`: images wait until they fill a batch of the extractor's."""
+
+    index: FeaturesIndex
+    path: Path
+    _waiting: list[torch.Tensor] = field(default_factory=list)  # uint8 CHW
+    _rows: list[np.ndarray] = field(default_factory=list)
+    _moments: Moments | None = None
+
+    def add(self, images: Sequence[Rgb]) -> None:
+        """Take the next images of the shard."""
+        for image in images:
+            square = to_array(resize_and_crop(Image.fromarray(image), self.index.image_size)).copy()
+            self._waiting.append(torch.from_numpy(square).permute(2, 0, 1))
+            if len(self._waiting) == BATCH:
+                self._extract()
+
+    def commit(self, rows: pd.DataFrame) -> None:
+        """Write the features of the images that `rows`, the shard's manifest rows, speak of: whole, create-only.
+
+        Features that are there already stay, if they are of the same images: another machine may differ in the last bits. Raises
+        `DataError` when they are not, `MissingError` when the disk is full, read-only or failing.
+        """
+        if self._waiting:
+            self._extract()
+        tensors = self._tensors()
+        said = _described(rows, self.index) | {"content": tensors_digest(tensors)}
+        if self.index.kept == "rows":
+            said["keys"] = rows["key"].tolist()
+        with storage_errors(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not write_new(self.path, save(tensors, metadata={_METADATA: canonical_json(said).decode()})):
+            _content(self.path, _require_header(self.path, rows, self.index))
+
+    def _extract(self) -> None:
+        found = get_extractor(self.index.extractor).features(torch.stack(self._waiting))
+        self._waiting.clear()
+        if self.index.kept == "rows":
+            self._rows.append(found)
+        else:
+            self._moments = moments(found) if self._moments is None else merged(self._moments, moments(found))
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        if self.index.kept == "rows":
+            return {"features": np.concatenate(self._rows)}
+        assert self._moments is not None, "a shard holds at least one image"
+        return {"count": np.array([self._moments.count]), "mean": self._moments.mean, "scatter": self._moments.scatter}
+
+
+def features_path(shard: Path) -> Path:
+    """Where the features of the shard at `shard` are."""
+    return shard.parent / FOLDER / f"{shard.stem}.safetensors"
+
+
+def read_statistics(snapshot: Snapshot, extractor: Extractor, *, size: int) -> Statistics:
+    """Mean, covariance and count of all images, merged over the shards.
+
+    Raises `DataError` where there are none, where they are of another extractor or of images of another size than `size` pixels, and
+    for a shard whose features are missing, damaged or of other images than the manifest's.
+    """
+    index = _require_index(snapshot, extractor, size)
+    parts = _parts(snapshot.path, snapshot.manifest())
+    return reduce(merged, (_shard_moments(*part, index) for part in parts)).statistics()
+
+
+def read_rows(snapshot: Snapshot, extractor: Extractor, *, size: int) -> np.ndarray:
+    """float32 [n, d] in manifest order. Raises `DataError` as `read_statistics` does, and where only statistics were kept."""
+    index = _require_index(snapshot, extractor, size)
+    if index.kept != "rows":
+        raise DataError(f"{snapshot.path / FOLDER}: holds {index.kept}, no rows; draw the set with sample.features=rows to have them")
+    parts = _parts(snapshot.path, snapshot.manifest())
+    return np.concatenate([_shard_tensors(*part, index, extractor.dim)["features"] for part in parts])
+
+
+def has_rows(snapshot: Snapshot, extractor: Extractor, *, size: int) -> bool:
+    """Whether rows were kept that fit. Raises `DataError` for a damaged `features.json`."""
+    path = snapshot.path / FOLDER / INDEX_FILE
+    if not path.is_file():
+        return False
+    index = read_document(path, FeaturesIndex)
+    return index.kept == "rows" and index.fits(extractor, size)
+
+
+def require_honest(snapshot: Snapshot, features: np.ndarray, images: torch.Tensor, extractor: Extractor) -> None:
+    """Extract features of a few images anew: whoever writes the folder could forge rows and all that binds them to the pixels.
+
+    `images` uint8 NCHW in manifest order, as compared. Which ones are looked at hangs on the content of all rows. Raises `DataError`
+    naming the shard whose rows are not what the extractor gives.
+    """
+    rng = np.random.default_rng(int(tensors_digest({"features": features})[:32], 16))
+    chosen = np.sort(rng.permutation(len(features))[:CHECKED_IMAGES])
+    fresh = extractor.features(images[torch.from_numpy(chosen)])
+    apart = np.abs(fresh - features[chosen]).max(1)
+    wrong = ~(apart <= _TOLERANCE * np.sqrt(np.square(fresh, dtype=np.float64).mean()))  # NaN is wrong, too
+    if wrong.any():
+        row = snapshot.manifest().iloc[chosen[wrong.argmax()]]
+        path = features_path(snapshot.path / row["shard"])
+        raise DataError(f"{path}: the features of {row['key']!r} are not those of its image; {_ADVICE}")
+
+
+def _parts(folder: Path, rows: pd.DataFrame) -> Iterator[tuple[Path, pd.DataFrame]]:
+    """File and manifest rows of every shard, in order."""
+    for shard, part in rows.groupby("shard", sort=True):
+        yield features_path(folder / str(shard)), part
+
+
+def _require_index(snapshot: Snapshot, extractor: Extractor, size: int) -> FeaturesIndex:
+    folder = snapshot.path / FOLDER
+    if not (folder / INDEX_FILE).is_file():
+        raise DataError(f"{folder / INDEX_FILE}: not found; only sets drawn with sample.features, and not merged since, carry features")
+    index = read_document(folder / INDEX_FILE, FeaturesIndex)
+    if not index.fits(extractor, size):
+        said = f"{index.extractor}@{index.extractor_digest[:8]} at {index.image_size} px"
+        raise DataError(f"{folder}: features are of {said}, not of {extractor.identity} at {size} px")
+    return index
+
+
+def _described(rows: pd.DataFrame, index: FeaturesIndex) -> dict[str, Any]:
+    """What a shard's file has to say of itself."""
+    pairs = zip(rows["key"].tolist(), rows["pixel_sha256"].tolist(), strict=True)
+    records = hashlib.sha256("".join(f"{key}\t{pixels}\n" for key, pixels in pairs).encode()).hexdigest()
+    return {
+        "kept": index.kept,
+        "extractor": f"{index.extractor}@{index.extractor_digest}",
+        "image_size": index.image_size,
+        "records": records,
+    }
+
+
+def _require_header(path: Path, rows: pd.DataFrame, index: FeaturesIndex) -> dict[str, Any]:
+    """What the file says of itself, once that is what the manifest's rows demand; says nothing yet of the numbers."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = json.loads((file.metadata() or {}).get(_METADATA, "null"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; {_ADVICE}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a whole safetensors file ({error}); {_ADVICE}") from None
+    expected = _described(rows, index) | ({"keys": rows["key"].tolist()} if index.kept == "rows" else {})
+    content = said.get("content") if isinstance(said, dict) else None
+    if said != expected | {"content": content}:
+        raise DataError(f"{path}: its features are not of the images that the manifest names, or of another extractor; {_ADVICE}")
+    return expected | {"content": content}
+
+
+def _content(path: Path, said: dict[str, Any]) -> dict[str, np.ndarray]:
+    tensors = read_tensors(path)
+    if tensors_digest(tensors) != said["content"]:
+        raise DataError(f"{path}: damaged, its numbers are not those that were written; {_ADVICE}")
+    return tensors
+
+
+def _shard_tensors(path: Path, rows: pd.DataFrame, index: FeaturesIndex, dim: int) -> dict[str, np.ndarray]:
+    tensors = _content(path, _require_header(path, rows, index))
+    shapes = {"features": (len(rows), dim)} if index.kept == "rows" else {"count": (1,), "mean": (dim,), "scatter": (dim, dim)}
+    if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+        raise DataError(f"{path}: does not hold the {index.kept} of {len(rows)} images; {_ADVICE}")
+    return tensors
+
+
+def _shard_moments(path: Path, rows: pd.DataFrame, index: FeaturesIndex) -> Moments:
+    """Of rows in the very steps in which statistics are gathered while drawing, so that both ways give the same bits."""
+    tensors = _shard_tensors(path, rows, index, get_extractor(index.extractor).dim)
+    if index.kept == "rows":
+        features = tensors["features"]
+        return reduce(merged, (moments(features[start : start + BATCH]) for start in range(0, len(features), BATCH)))
+    if int(tensors["count"][0]) != len(rows):
+        raise DataError(f"{path}: is of {tensors['count'][0]} images, the manifest names {len(rows)}; {_ADVICE}")
+    return Moments(count=len(rows), mean=tensors["mean"], scatter=tensors["scatter"])
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    """As `numpy.savez` writes it, but with no time in it: equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            data = io.BytesIO()
+            np.lib.format.write_array(data, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data.getvalue())
+    return buffer.getvalue()
