@@ -26,12 +26,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is import
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import logging as diffusers_logging
+from small_sd15 import build_sd15
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from gda.config import FinetuneConfig
@@ -165,65 +165,6 @@ class Peer:
         return batch.noise
 
 
-def build_model(out: Path, setting: Setting) -> Path:
-    """Write Stable Diffusion 1.5 with widths, heads and norm groups divided, and random weights; returns its directory."""
-    d = setting.width_divisor
-    torch.manual_seed(setting.seed)
-    levels = (1, 2, 4, 4)
-    tokenizer = _tokenizer()
-    attention, plain = "CrossAttn{}Block2D", "{}Block2D"
-    unet = UNet2DConditionModel(
-        sample_size=setting.image_size // 8,
-        block_out_channels=[320 // d * k for k in levels],
-        down_block_types=[*[attention.format("Down")] * 3, plain.format("Down")],
-        up_block_types=[plain.format("Up"), *[attention.format("Up")] * 3],
-        layers_per_block=setting.layers_per_block,
-        cross_attention_dim=768 // d,
-        attention_head_dim=max(1, 8 // d),  # diffusers means the number of heads
-        norm_num_groups=32 // d,
-    )
-    vae = AutoencoderKL(
-        sample_size=setting.image_size,
-        block_out_channels=[128 // d * k for k in levels],
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        layers_per_block=2,
-        norm_num_groups=32 // d,
-    )
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(_text_config(tokenizer, d)),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(out)
-    return out
-
-
-def _tokenizer() -> CLIPTokenizer:
-    """One token a printable character: what it says is of no concern here, its 77 tokens are."""
-    letters = [chr(c) for c in range(33, 127)]
-    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)
-
-
-def _text_config(tokenizer: CLIPTokenizer, divisor: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=49408,
-        hidden_size=768 // divisor,
-        intermediate_size=3072 // divisor,
-        num_hidden_layers=12,
-        num_attention_heads=max(1, 12 // divisor),
-        max_position_embeddings=77,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
 def make_job(base: Path, work: Path, setting: Setting) -> StageJob:
     """The job of our loop: jitter and disk cache off, and no checkpoint within the steps that are timed."""
     generator = torch.Generator().manual_seed(setting.seed)
@@ -349,7 +290,13 @@ def measure(setting: Setting, repetitions: int, say: Callable[[str], None]) -> d
     """Everything that is reported, as plain JSON."""
     machine = _machine(setting)
     with TemporaryDirectory() as folder:
-        base = build_model(Path(folder) / "base", setting)
+        base = build_sd15(
+            Path(folder) / "base",
+            width_divisor=setting.width_divisor,
+            image_size=setting.image_size,
+            layers_per_block=setting.layers_per_block,
+            seed=setting.seed,
+        )
         job = make_job(base, Path(folder) / "work", setting)
         flops = count_flops(base, job, setting)
         say(f"FLOP bound {flops.bound(setting.steps):.3f}")

@@ -15,7 +15,11 @@ from gda.errors import DataError, UsageError
 
 def add_commands(commands: Any) -> None:
     """Add the tools' parsers to `commands`."""
-    _add(commands, "verify", "re-hash a snapshot and name what is wrong", _verify, ("directory", Path, None))
+    verify = _add(commands, "verify", "re-hash a snapshot and name what is wrong", _verify, ("directory", Path, None))
+    verify.add_argument("--redraw", type=int, metavar="N", help="draw N random batches of a synthetic set again and compare the pixels")
+    verify.add_argument("--generator", help="the generator that the set was drawn with (default: looked for beside it)")
+    verify.add_argument("--snapshot", type=Path, help="of an image-to-image set, the real snapshot (default: looked for beside it)")
+    verify.add_argument("--seed", type=int, default=0, help="another seed chooses other batches")
     merge = _add(commands, "merge", "join synthetic snapshots without rewriting bytes", _merge, ("directories", Path, "+"))
     merge.add_argument("--out", type=Path, required=True)
     export = _add(commands, "export", "write a snapshot for other tools", _export, ("directory", Path, None))
@@ -53,13 +57,40 @@ def _add(
 def _verify(args: argparse.Namespace) -> int:
     from gda.data.verify import verify_snapshot
 
+    if args.redraw is not None and args.redraw < 1:
+        raise UsageError(f"--redraw {args.redraw}: expected a number of batches, 1 or more")
+    if args.redraw is None and (given := [f"--{name}" for name in ("generator", "snapshot") if getattr(args, name) is not None]):
+        raise UsageError(f"{given[0]}: goes with --redraw N")
     problems = verify_snapshot(args.directory)
     for problem in problems:
         print(problem)
     if problems:
         raise DataError(f"{args.directory}: {len(problems)} problems found")
     print(f"verify: {args.directory} is whole")
+    if args.redraw is not None:
+        _redraw(args)
     return 0
+
+
+def _redraw(args: argparse.Namespace) -> None:
+    from gda.generator import redraw
+
+    recorded = redraw.Recorded.open(args.directory)
+    generator = redraw.find_generator(recorded, args.generator, _beside(recorded.generator, args.directory, "generator.json"))
+    near = _beside(recorded.sources, args.directory, "snapshot.json") if recorded.sources else []
+    drawing = recorded.drawing(generator, redraw.find_sources(recorded, args.snapshot, near))
+    if changed := recorded.differences():
+        limit = redraw.TOLERANCES[drawing.speed.precision]
+        print(f"verify: bits are not claimed here ({'; '.join(changed)}); accepted: {limit:g} grey levels rms an image")
+    found = []
+    for compared in redraw.compare(recorded, drawing, redraw.choose(recorded, args.redraw, seed=args.seed)):
+        found.append(compared)
+        print(f"verify: {redraw.describe(compared)}", flush=True)
+    differing = {key: largest for compared in found for key, largest in compared.differing.items()}
+    if differing:
+        named = ", ".join(f"{key} (by up to {largest} grey levels)" for key, largest in list(differing.items())[:3])
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise DataError(f"{args.directory}: {len(differing)} images are not what its recipe draws: {named}{more}")
 
 
 def _merge(args: argparse.Namespace) -> int:
@@ -114,11 +145,16 @@ def _lineage(args: argparse.Namespace) -> int:
 
 def _known_as(digest: str, near: Path) -> str:
     """Where on this disk the content of `digest` lies, looking at the outputs beside `near`."""
-    for card in ("snapshot.json", "generator.json", "classifier.json"):
-        for path in sorted(near.resolve().parent.parent.glob(f"*/*/{card}")):
-            if _digest_in(path) == digest:
-                return os.path.relpath(path.parent)
-    return ""
+    found = [path for card in ("snapshot.json", "generator.json", "classifier.json") for path in _beside(digest, near, card)]
+    return os.path.relpath(found[0]) if found else ""
+
+
+def _beside(digest: str, near: Path, card: str) -> list[Path]:
+    """Outputs of that digest beside `near`, and averages of weights that `gda sample` made."""
+    from gda.io.publish import work_root
+
+    cards = [*sorted(near.resolve().parent.parent.glob(f"*/*/{card}")), *sorted((work_root() / "averages").glob(f"*/{card}"))]
+    return [path.parent for path in cards if _digest_in(path) == digest]
 
 
 def _digest_in(card: Path) -> str | None:

@@ -37,7 +37,7 @@ from gda.generator.points import Batch, Source, batch_of, draw_batch, forget_gen
 from gda.generator.reaverage import averaged
 from gda.generator.sweep import Grid, Parts, Point, choose, pareto, passes, survivors
 from gda.io.publish import work_root
-from gda.parallel import run_parallel, tick
+from gda.parallel import drawing_device, run_parallel, tick, workers_of
 from gda.training.classifier import TrainRecipe
 
 Images = Sequence[tuple[PlannedImage, ...]]  # what is drawn of a point, in batches
@@ -155,7 +155,7 @@ class Sweep:
         jobs = [(place, batch) for place, drawn in batches.items() for batch in drawn]
         jobs.sort(key=lambda job: job[1].source.digest)  # each process keeps one generator loaded, so one after the other
         try:
-            said = run_parallel(draw_batch, [batch for _, batch in jobs])
+            said = run_parallel(draw_batch, [batch for _, batch in jobs], workers=workers_of(drawing_device()))
         finally:
             forget_generator()
         failed: dict[int, str] = {}

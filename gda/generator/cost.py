@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gda.artifacts import DrawSettings
-from gda.errors import ConfigError
 from gda.generator.directory import SUPER_RESOLUTION, UPSCALER, read_json, resolve
+from gda.generator.draw import Guidance, timesteps_of
 from gda.generator.model import make_scheduler
 from gda.generator.networks import Network, networks_of
 from gda.generator.plan import Plan
@@ -88,14 +89,9 @@ def count_steps(scheduler: Any, steps: int, *, guidance: float, interval: tuple[
     Multi-step schedulers keep what earlier steps gave, so a step is a pass; those that go back to look twice list more timesteps.
     An image noised by `strength` begins as late as in diffusers' image-to-image. Raises `ConfigError` where that leaves no step.
     """
-    scheduler.set_timesteps(steps)
-    kept = min(int(steps * strength), steps)
-    if kept < 1:
-        raise ConfigError(f"sample.strengths: {strength:g} of {steps} steps leaves none; raise it or sample.num_inference_steps")
-    timesteps = scheduler.timesteps[(steps - kept) * int(getattr(scheduler, "order", 1)) :]
-    low, high = interval
-    known = int(scheduler.config["num_train_timesteps"])
-    guided = sum(guidance != 1.0 and low <= float(t) / known <= high for t in timesteps)
+    timesteps = timesteps_of(scheduler, steps, strength, torch.device("cpu"))
+    rule, known = Guidance(scale=guidance, interval=interval), int(scheduler.config["num_train_timesteps"])
+    guided = sum(rule.applies(t, known) for t in timesteps)
     return Steps(guided=guided, single=len(timesteps) - guided)
 
 

@@ -67,6 +67,12 @@ def source_of(name: str) -> str:
     return name if name == DEMO_BASE else Path(name).resolve().name
 
 
+def is_here(name: str) -> bool:
+    """Whether a base or generator can be read without a download."""
+    spec = _hub_id(name)
+    return name == DEMO_BASE or Path(name).is_dir() if spec is None else hub.in_cache(spec, lambda folder: _family(folder, spec))
+
+
 def variant_of(name: str) -> str | None:
     """The variant that a hub id asks for; None for plain weights and for every directory."""
     spec = _hub_id(name)

@@ -109,6 +109,11 @@ def locate(spec: HubId, check: Check) -> Snapshot:
     return found
 
 
+def in_cache(spec: HubId, check: Check) -> bool:
+    """Whether `locate` finds `spec` whole in the local hub cache."""
+    return _find(spec, check) is not None
+
+
 def download_command(spec: HubId) -> str:
     """The `hf download` that fetches what `locate` needs, for a machine with network."""
     weights = ["*/*.safetensors"] if spec.variant is None else [f"*/*.{spec.variant}.safetensors", f"*/*.{spec.variant}-*.safetensors"]

@@ -18,6 +18,7 @@ from gda.generator.plan import (
     check_sizes,
     cut_batches,
     cut_shards,
+    image_key,
     image_seed,
     interleave,
     said_counts,
@@ -87,11 +88,12 @@ class _Starts:
 
     def image(self, label: int, index: int, *, seed: int, grid: tuple[float, ...]) -> PlannedImage:
         source_label, source, strength = self._start(label, index)
+        own = image_seed(seed, self.classes[label], index)
         return PlannedImage(
-            key=f"i{label:04d}-{index:07d}",
+            key=image_key("i", label, index, own),
             label=label,
             index=index,
-            seed=image_seed(seed, self.classes[label], index),
+            seed=own,
             source=source,
             source_label=source_label,
             strength=grid[strength],

@@ -81,10 +81,10 @@ def make_plan(quotas: Mapping[str, int], *, seed: int, shard_size: int, batch_si
     check_sizes(shard_size, batch_size)
     check_quotas(quotas)
     classes, counts = tuple(quotas), list(quotas.values())
-    images = [
-        PlannedImage(key=f"s{label:04d}-{index:07d}", label=label, index=index, seed=image_seed(seed, classes[label], index))
-        for label, index in interleave(counts)
-    ]
+    images = []
+    for label, index in interleave(counts):
+        own = image_seed(seed, classes[label], index)
+        images.append(PlannedImage(key=image_key("s", label, index, own), label=label, index=index, seed=own))
     return Plan(
         classes=classes,
         shards=cut_shards(cut_batches(images, batch_size), shard_size // batch_size),
@@ -104,6 +104,11 @@ def image_seed(seed: int, class_name: str, index: int) -> int:
     """63-bit seed of an image, from sha256 of (seed, class, index)."""
     name = hashlib.sha256(f"image/{seed}/{class_name}/{index}".encode()).digest()
     return int.from_bytes(name[:8], "big") >> 1
+
+
+def image_key(kind: str, label: int, index: int, seed: int) -> str:
+    """The key of an image: readable, and told apart from the same place of another run by 32 bits of the image's seed."""
+    return f"{kind}{label:04d}-{index:07d}-{seed >> 31:08x}"
 
 
 def interleave(counts: Sequence[int]) -> list[tuple[int, int]]:

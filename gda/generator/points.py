@@ -14,7 +14,7 @@ from gda.generator.plan import PlannedImage
 from gda.generator.sampler import Sampler
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.tensors import tensors_digest
-from gda.parallel import tick
+from gda.parallel import device_name, drawing_device, own_device, tick
 from gda.recipe import bits_environment, digest_of
 
 _CHECKSUM = "sha256"
@@ -105,10 +105,12 @@ def forget_generator() -> None:
 
 @cache
 def _environment() -> dict[str, str]:
-    return bits_environment("diffusers")
+    return bits_environment("diffusers", device=device_name(drawing_device()))
 
 
 @lru_cache(maxsize=1)
 def _sampler(source: Source) -> Sampler:
     """One generator a process, loaded once however many batches it draws."""
-    return Sampler(load_model(source.generator), source.prompts)
+    model = load_model(source.generator)
+    model.to(own_device(drawing_device()))
+    return Sampler(model, source.prompts)

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from gda.generator.model import Model
-
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +23,9 @@ def speed_up(model: Model, speed: Speed) -> None:
     What is denoised stays float32 between the passes. On a GPU convolutions get the layout that its tensor cores read.
     """
     for network in model.drawing:
-        network.to(_TYPES[speed.precision])
+        if speed.precision != "fp32":
+            # Past diffusers' own `to`, which warns of parts that it would keep in float32 and names none.
+            nn.Module.to(network, torch.bfloat16)
         if next(network.parameters()).device.type == "cuda":
             network.to(memory_format=torch.channels_last)
         if speed.compile:

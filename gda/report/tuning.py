@@ -58,21 +58,29 @@ class Row:
     marks: tuple[str, ...]
 
 
-def describe(point: TuningPoint, points: Sequence[TuningPoint], *, without: Sequence[str] = ()) -> str:
-    """A point by what differs among `points`, guidance always, e.g. `guidance 1.5, 16 steps`; `without` leaves axes out."""
-    varying = [name for name, said in _AXES.items() if name == "guidance" or len({said(other) for other in points} - {""}) > 1]
-    return ", ".join(said for name in varying if name not in without and (said := _AXES[name](point)))
+def describe(point: TuningPoint, points: Sequence[TuningPoint]) -> str:
+    """A point by what differs among `points`, guidance always, e.g. `guidance 1.5, 16 steps`."""
+    return _say(point, _varying(points))
+
+
+def _varying(points: Sequence[TuningPoint]) -> list[str]:
+    """Names of the axes that are worth saying: guidance, and those that differ."""
+    return [name for name, said in _AXES.items() if name == "guidance" or len({said(point) for point in points} - {""}) > 1]
+
+
+def _say(point: TuningPoint, axes: Sequence[str]) -> str:
+    return ", ".join(said for name in axes if (said := _AXES[name](point)))
 
 
 def tuning_rows(settings: Settings, limit: int = SHOWN_POINTS) -> list[Row]:
     """The chosen point, the other survivors by CAS, then the rest by FID; points that failed come last."""
     points = settings.points
     alike = dict(zip(map(id, points), like_the_best(points), strict=True))
-    chosen = settings.chosen_point
+    chosen, axes = settings.chosen_point, _varying(points)
     order = sorted(points, key=lambda p: (p is not chosen, p.fid is None, -(p.cas or -1.0), p.fid or 0.0))
     return [
         Row(
-            setting=describe(point, points),
+            setting=_say(point, axes),
             fid=_fid(point),
             cas="" if point.cas is None else f"{percent(point.cas)} ({', '.join(f'{100 * cas:.1f}' for cas in point.cas_by_seed)})",
             passes=f"{point.passes:,}",
@@ -152,17 +160,22 @@ def _scale_fid(axes: Axes, which: Literal["x", "y"], points: Sequence[TuningPoin
 
 def _lines(points: Sequence[TuningPoint]) -> list[Line]:
     """Points that differ in guidance alone, the line of the lowest FID first; guidance 1 belongs to lines of any interval."""
+    axes = [name for name in _varying(points) if name != "guidance"]
+    free = [name for name in axes if name != "interval"]
     drawn = [point for point in points if point.fid is not None]
     guided = [point for point in drawn if point.guidance_scale != 1.0] or drawn
-    labels = dict.fromkeys(
-        (describe(p, points, without=["guidance"]), describe(p, points, without=["guidance", "interval"])) for p in guided
-    )
-    lines = []
-    for full, plain in labels:
-        line = [p for p in guided if describe(p, points, without=["guidance"]) == full]
-        line += [p for p in drawn if p not in guided and describe(p, points, without=["guidance", "interval"]) == plain]
-        lines.append((full, sorted(line, key=lambda p: p.guidance_scale)))
-    return sorted(lines, key=lambda item: (min(p.fid or 0.0 for p in item[1]), item[0]))
+    unguided = _grouped([point for point in drawn if point.guidance_scale == 1.0] if guided is not drawn else [], free)
+    lines = _grouped(guided, axes)
+    whole = [(label, line + unguided.get(_say(line[0], free), [])) for label, line in lines.items()]
+    whole = [(label, sorted(line, key=lambda p: p.guidance_scale)) for label, line in whole]
+    return sorted(whole, key=lambda item: (min(p.fid or 0.0 for p in item[1]), item[0]))
+
+
+def _grouped(points: Sequence[TuningPoint], axes: Sequence[str]) -> dict[str, list[TuningPoint]]:
+    groups: dict[str, list[TuningPoint]] = {}
+    for point in points:
+        groups.setdefault(_say(point, axes), []).append(point)
+    return groups
 
 
 def _draw_cas(axes: Axes, lines: Sequence[Line]) -> None:

@@ -147,6 +147,14 @@ def test_averaging_anew_says_what_it_lacks(tmp_path):
     assert not (tmp_path / "g").exists()
 
 
+def test_drawing_again_says_what_it_lacks(tmp_path):
+    """`gda verify` has these flags; no batches, and flags that say nothing alone, each get their line and exit code."""
+    (parser,) = (a.choices["verify"] for a in build_parser()._actions if a.dest == "command")
+    assert {"--redraw", "--generator", "--snapshot", "--seed"} <= set(parser._option_string_actions)
+    _says(gda("verify", "real", "--redraw", "0", cwd=tmp_path), 2, "--redraw 0")
+    _says(gda("verify", "real", "--generator", "demo://glyphs", cwd=tmp_path), 2, "--generator", "--redraw")
+
+
 def test_defects_of_ours_exit_with_one(tmp_path, monkeypatch):
     """An unexpected exception is one line and exit code 1, with the way to see more."""
     from gda import cli

@@ -4,6 +4,7 @@ import json
 import os
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.verify import verify_snapshot
 from gda.data.writer import ImageRecord, write_image_shard
 from gda.errors import DataError, UsageError
-from gda.io.shards import read_shard
+from gda.io.shards import read_shard, write_shard
 
 TWO = {"cat": 14, "hot_dog": 14}
 
@@ -265,6 +266,34 @@ def test_damaged_images_are_not_exported(layout: Any, parts: list[Path], tmp_pat
     with pytest.raises(DataError, match=rf"train-000001\.tar: record '{row['key']}': checksum differs"):
         export_snapshot(parts[0], layout, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "hf", "npz"])
+@pytest.mark.parametrize("change", ["fewer", "other", "relabelled"])
+def test_shards_of_another_set_are_not_exported(change: str, layout: Any, parts: list[Path], tmp_path: Path) -> None:
+    """Guards labels and counts: a sound shard that is not the manifest's, in whatever way, is an error."""
+    shard = parts[0] / "train-000001.tar"
+    records = list(read_shard(shard))
+    if change == "fewer":
+        records = records[:-1]
+    elif change == "other":
+        records = list(read_shard(parts[0] / "train-000000.tar"))
+    else:
+        records[1] = replace(records[1], label=1 - records[1].label)
+    shard.unlink()
+    write_shard(shard, records)
+    with pytest.raises(DataError, match=r"train-000001\.tar: its records are not those of the manifest"):
+        export_snapshot(parts[0], layout, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_npz_of_other_sizes_than_the_manifest_states(run: Any, tmp_path: Path) -> None:
+    """Guards the array's layout: pixels of another size would shift every image after them."""
+    folder = run("one", 0)
+    index, rows = Snapshot.open(folder).index, Snapshot.open(folder).manifest().assign(width=10, height=12)
+    commit_snapshot(folder, kind="synthetic", classes=index.classes, rows=rows, provenance={}, licence="x")
+    with pytest.raises(DataError, match="record 's0' is not of the size that the manifest states"):
+        export_snapshot(folder, "npz", tmp_path / "x")
 
 
 def test_export_writes_the_ledger(parts: list[Path], tmp_path: Path) -> None:

@@ -72,11 +72,13 @@ def test_the_estimate_is_what_drawing_computes(generators, kind, guidance):
     """FLOPs an image, counted from configurations, are to the last one those of an image that is drawn, whatever the family."""
     settings = DrawSettings(guidance_scale=guidance, num_inference_steps=3, sr_guidance_scale=guidance, sr_num_inference_steps=2)
     sampler = Sampler(load_model(str(generators[kind])), ["a"])
-    with FlopCounterMode(display=False) as counter:
-        sampler.draw(["a"], [0], settings)
-    cost = estimate_cost(str(generators[kind]), settings, PLAN)
-    assert cost.flops_per_image == counter.get_total_flops()
-    assert cost.total_flops == 12 * cost.flops_per_image
+    for interval in ((0.0, 1.0), (0.2, 0.6)):
+        asked = settings.model_copy(update={"guidance_interval": interval})
+        with FlopCounterMode(display=False) as counter:
+            sampler.draw(["a"], [0], asked)
+        cost = estimate_cost(str(generators[kind]), asked, PLAN)
+        assert cost.flops_per_image == counter.get_total_flops()
+        assert cost.total_flops == 12 * cost.flops_per_image
 
 
 def test_known_networks_cost_what_is_known_of_them(tmp_path):

@@ -155,7 +155,7 @@ def test_seeds_are_those_of_the_image_and_keys_differ_from_text_mode():
     """Seeds depend on (seed, class, index) alone; keys of the two modes never meet, so that their sets can be merged."""
     for image in _images(_plan(seed=3)):
         assert image.seed == image_seed(3, list(QUOTAS)[image.label], image.index)
-        assert image.key == f"i{image.label:04d}-{image.index:07d}"
+        assert image.key == f"i{image.label:04d}-{image.index:07d}-{image.seed >> 31:08x}"
 
 
 def test_the_seed_shuffles_the_sources():

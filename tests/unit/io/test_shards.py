@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import os
 import random
 import tarfile
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -185,5 +187,35 @@ def test_absurd_size_takes_no_memory(tmp_path: Path) -> None:
     info = tarfile.TarInfo("x.png")
     info.size = 8 * 1024**3 - 1
     (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
-    with pytest.raises(DataError, match=r"'x\.png': truncated"):
+    with pytest.raises(DataError, match=r"'x\.png': truncated \(1024 of 8589934592 bytes\)"):
         names_in(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_file_cut_short_while_it_is_read(tmp_path: Path, foreign: bool) -> None:
+    """Guards readers against a shard that shrinks under them: an error, never half a member."""
+    write_shard(tmp_path / "a.tar", [ShardRecord(key=f"k{i}", extension="png", image=b"x" * 100_000, label=i) for i in range(3)])
+    with open(tmp_path / "a.tar", "rb") as file:
+        members = read_members(file, "a.tar", foreign=foreign)
+        assert [member.name for member in islice(members, 3)] == ["k0.png", "k0.cls", "k0.json"]
+        os.truncate(tmp_path / "a.tar", 150_000)
+        with pytest.raises(DataError, match=r"'k1\.png': truncated while it was read"):
+            next(members)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.png", "a.cls", "b.json"],
+        ["a.png", "b.cls", "a.json"],
+        ["a.png", "a.json", "a.cls"],
+        ["a.png", "a.cls"],
+        ["a.cls", "a.cls", "a.json"],
+        ["a.png", "a.png", "a.cls", "a.json"],
+    ],
+)
+def test_members_that_are_no_record(tmp_path: Path, names: list[str]) -> None:
+    """Guards against an image with another one's label: a record is an image, its label and its metadata, in this order."""
+    write_foreign(tmp_path / "a.tar", names, tarfile.USTAR_FORMAT)
+    with pytest.raises(DataError, match=r"a\.tar: record 'a' is not an image, \.cls and \.json in this order \(found a\."):
+        list(read_shard(tmp_path / "a.tar"))

@@ -127,7 +127,7 @@ def test_a_null_guidance_needs_tuned_settings_of_this_generator(world, tmp_path)
         sample.run(config, **common)
     settings = tmp_path / "settings.json"
     settings.write_text(
-        '{"guidance_scale": 2.0, "num_inference_steps": 2, "points": [], "extractor": "glyph", "fid_floor": null,'
+        '{"chosen": {"guidance_scale": 2.0}, "points": [], "extractor": "glyph", "fid_floor": null,'
         ' "num_images": 1, "generator_digest": "other", "snapshot_digest": "x"}'
     )
     with pytest.raises(DataError, match="tuned for generator other"):

@@ -321,17 +321,17 @@ def averaged_world(world, tmp_path_factory):
 
 
 def test_widths_of_the_average_are_an_axis(world, averaged_world, tmp_path, alone, monkeypatch):
-    """Each width is averaged once, drawn with its own weights, and the chosen one is recorded."""
-    written = Counter(monkeypatch, reaverage, "_write_generator")
-    axes = ("tune.guidance_scales=[2.0]", "tune.survivors=3", "tune.ema_sigma_rels=[null,0.05,0.1]")
+    """Each width is averaged once, loaded once a pass, drawn with its own weights, and the chosen one is recorded."""
+    written, loaded = Counter(monkeypatch, reaverage, "_write_generator"), Counter(monkeypatch, points, "load_model")
+    axes = ("tune.guidance_scales=[1.0,2.0]", "tune.survivors=6", "tune.ema_sigma_rels=[null,0.05,0.1]")
     found = _tune(world, tmp_path / "out", *axes, generator=averaged_world)
-    assert written.take() == 2
-    assert [point.ema_sigma_rel for point in found.points] == [None, 0.05, 0.1]
-    assert len({point.fid for point in found.points}) == 3
+    assert (written.take(), loaded.take()) == (2, 3 + 3)
+    assert [point.ema_sigma_rel for point in found.points] == [None, 0.05, 0.1] * 2
+    assert len({point.fid for point in found.points}) == 6
     assert (found.ema_sigma_rel, found.chosen) == (found.chosen_point.ema_sigma_rel, found.chosen_point.settings)
     more = _tune(world, tmp_path / "more", *axes[:2], "tune.ema_sigma_rels=[0.05,0.1]", "tune.cas_seeds=2", generator=averaged_world)
     assert written.take() == 0
-    assert [point.fid for point in more.points] == [point.fid for point in found.points[1:]]
+    assert [point.fid for point in more.points] == [point.fid for point in found.points if point.ema_sigma_rel is not None]
 
 
 def test_a_width_that_cannot_be_had_is_refused_before_anything_is_drawn(world, averaged_world, tmp_path, alone, monkeypatch):

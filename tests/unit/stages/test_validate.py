@@ -330,6 +330,18 @@ def test_another_generators_set_is_judged_on_equal_terms(kind: str, world: Path,
             assert not any("no value" in reason or "provenance" in reason for reason in verdict.reasons)
 
 
+def test_a_union_of_runs_is_not_refused_for_having_several_settings(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `gda merge` allows, validation does not refuse; a set that does not say that it was merged is held to one setting."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    content = changed(sound(), range(60, 120), lambda item, place: replace(item, meta=item.meta | {"guidance_scale": 3.0}))
+    path = write_set(tmp_path / "synthetic", {"train": content})
+    for name, provenance in (("drawn", {}), ("merged", {"merged": "a b", "guidance_scale": "1.5 | 3.0"})):
+        index = json.loads((path / "snapshot.json").read_text())
+        (path / "snapshot.json").write_text(json.dumps(index | {"provenance": provenance}))
+        verdict = read_document(validation(world, path, tmp_path / f"{name}-out").output / "verdict.json", Verdict)
+        assert verdict.passed == (name == "merged"), verdict.reasons
+
+
 def test_features_kept_while_drawing_give_the_same_verdict(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every byte of the output is the same, whether features were kept or are extracted; rows of images of another size do not count."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
