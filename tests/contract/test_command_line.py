@@ -111,7 +111,7 @@ def test_unknown_architecture_and_wrong_weights(tmp_path, folder):
 def test_an_interrupted_finetune_resumes_to_the_same_weights(tmp_path, folder):
     """Ctrl-C leaves nothing under the final name, exits 75, and the same command ends where an uninterrupted one does."""
     assert gda("snapshot", str(folder), "--out", "real", cwd=tmp_path).returncode == 0
-    sizes = ["--set", "finetune.num_train_steps=80", "--set", "finetune.sr_num_train_steps=0"]
+    sizes = ["--set", "finetune.num_train_steps=30", "--set", "finetune.sr_num_train_steps=0"]
     sizes += ["--set", "finetune.checkpointing_steps=2", "--set", "finetune.train_batch_size=8"]
     command = ["finetune", "--snapshot", "real", *sizes, "--out"]
     whole = gda(*command, "whole", "--json", cwd=tmp_path, env={"GDA_WORK_DIR": str(tmp_path / "other")})
@@ -122,6 +122,8 @@ def test_an_interrupted_finetune_resumes_to_the_same_weights(tmp_path, folder):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
+        # A shell's background jobs ignore SIGINT, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / ".gda").glob("work/*/base/checkpoint-*")) and time.monotonic() < deadline:
