@@ -1,5 +1,6 @@
 """Processes side by side, one torch thread each, so that no result depends on how many cores a machine has."""
 
+import ctypes
 import math
 import multiprocessing
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from gda.errors import MissingError
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -121,7 +124,7 @@ def run_parallel(function: Callable[[T], R], items: Sequence[T], *, workers: int
         return [function(item) for item in items]
     # Forking is safe because no process of ours ever starts a compute thread pool, and it saves the seconds that importing torch takes.
     method = "fork" if sys.platform == "linux" and not _cuda_is_there() else "spawn"
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method), initializer=_start_worker)
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method), initializer=_start_worker, initargs=(os.getpid(),))
     try:
         futures = [pool.submit(function, item) for item in items]
         return [future.result() for future in futures]
@@ -135,11 +138,20 @@ def run_parallel(function: Callable[[T], R], items: Sequence[T], *, workers: int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def _start_worker(parent: int) -> None:
+    _end_with(parent)
     # Ctrl-C reaches the whole process group; the parent alone answers it and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     single_threaded()
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent is killed, where it can: nobody else would, and it holds memory and device."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # killed before we asked
+            os._exit(1)
 
 
 def _cuda_is_there() -> bool:

@@ -1,12 +1,12 @@
 """Kill a writer at every write that matters: nothing half-made is ever under the final name, and the same command goes on."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from killing import KILLED, in_child, killed_at
 from PIL import Image
 
 from gda.config import Config, SnapshotConfig
@@ -17,10 +17,7 @@ from gda.io.publish import exclusive, prepare
 from gda.recipe import Recipe
 from gda.stages.snapshot import run
 
-KILLED = 99
 CONFIG = Config(snapshot=SnapshotConfig(shard_size=4))
-# Every call by which bytes become lasting or visible.
-CALLS = ("fsync", "rename", "replace", "link", "unlink")
 
 
 @pytest.fixture
@@ -35,46 +32,6 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 )
                 Image.fromarray(rgb).save(tmp_path / "source" / split / name / f"{number}.png")
     return tmp_path / "source"
-
-
-def in_child(action: Callable[[], Any]) -> int:
-    """Run in a forked process; its exit status: 0 done, KILLED where it was killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def killed_at(number: int, *, after: bool, action: Callable[[], Any]) -> Callable[[], Any]:
-    """`action`, in which the process dies right before (or after) the `number`-th of CALLS, with no chance to clean up."""
-
-    def wrapped() -> None:
-        count = 0
-        real = {name: getattr(os, name) for name in CALLS}
-
-        def counting(name: str) -> Callable[..., Any]:
-            def call(*arguments: Any, **options: Any) -> Any:
-                nonlocal count
-                count += 1
-                if count == number and not after:
-                    os._exit(KILLED)
-                try:
-                    return real[name](*arguments, **options)
-                finally:
-                    if count == number:
-                        os._exit(KILLED)
-
-            return call
-
-        for name in CALLS:
-            setattr(os, name, counting(name))
-        action()
-
-    return wrapped
 
 
 def tree(folder: Path) -> dict[str, bytes]:

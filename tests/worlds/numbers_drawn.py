@@ -1,0 +1,71 @@
+"""A set drawn in milliseconds: images are random numbers of their seeds, everything around the drawing is the real thing."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gda.artifacts import Outcome
+from gda.config import load_config
+from gda.generator import drawing
+from gda.stages import sample
+
+SMALL = (
+    "sample.images_per_class=8",
+    "sample.batch_size=2",
+    "sample.shard_size=4",
+    "sample.guidance_scale=1.5",
+    "sample.num_inference_steps=2",
+    "sample.sr_num_inference_steps=1",
+)
+NUM_SHARDS = 4
+
+
+class NumbersSampler:
+    """In place of a generator's sampler; every batch it draws is a line of `log`. `before` is called with the seeds of each batch."""
+
+    def __init__(self, log: Path, before: Callable[[Sequence[int]], Any] = lambda seeds: None) -> None:
+        self.log, self.before = log, before
+        self.model = SimpleNamespace(image_size=16)
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], settings: Any, start: Any = None) -> torch.Tensor:
+        """uint8 NCHW, 16 pixels a side."""
+        self.before(seeds)
+        line = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(line, f"{' '.join(map(str, seeds))}\n".encode())
+        os.close(line)
+        images = [np.random.default_rng(seed).integers(0, 256, (3, 16, 16), dtype=np.uint8) for seed in seeds]
+        return torch.from_numpy(np.stack(images))
+
+
+def draw_numbers(monkeypatch: Any, log: Path, before: Callable[[Sequence[int]], Any] = lambda seeds: None) -> None:
+    """From now on every set is drawn by `NumbersSampler`."""
+    sampler = NumbersSampler(log, before)
+    monkeypatch.setattr(drawing, "_sampler_of", lambda _: sampler)
+
+
+def in_this_process(monkeypatch: Any) -> None:
+    """Draw without worker processes."""
+    monkeypatch.setattr(sample, "run_parallel", lambda function, items, **_: [function(item) for item in items])
+
+
+def draw(world: Path, out: Path, *changes: str, **options: Any) -> Outcome:
+    """The stage, for the real snapshot and the generator of `world`."""
+    config = load_config(None, (*SMALL, *changes))
+    return sample.run(config, generator=str(world / "generator"), snapshot=world / "real", out=out, **options)
+
+
+def drawn(log: Path) -> list[str]:
+    """A line of seeds for each batch that was drawn, in the order of drawing; the log is emptied."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return lines
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
