@@ -192,8 +192,8 @@ def _sources(snapshot: Path) -> RecordReader:
 def _commit(job: ShardJob, records: list[EncodedRecord]) -> None:
     """The tar first, then its manifest rows: only both make a drawn shard."""
     job.sidecar.parent.mkdir(parents=True, exist_ok=True)
-    if job.sidecar.is_file():
-        job.path.unlink(missing_ok=True)  # committed once, and damaged since
+    if job.sidecar.is_file() and job.rows(checked=True) is None:
+        job.discard()  # committed once, and damaged since
     save_rows(job.sidecar, job.path, write_encoded_shard(job.drawing.folder, name=job.shard.name, split="train", records=records))
 
 
