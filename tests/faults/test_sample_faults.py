@@ -64,6 +64,22 @@ def test_two_commands_at_once(world, log, tmp_path):
         assert tree(out) == tree(world / "whole")
 
 
+def test_the_loser_of_a_race_leaves_the_winner_s_shard_alone(world, log, tmp_path, work, monkeypatch):
+    """Who comes second with a shard compares and keeps the file that is there: a third process may be reading it."""
+    files = []
+
+    def another_is_faster(_):
+        if not files:
+            files.append(None)
+            assert wait(start(lambda: _first_half(world, tmp_path / "set"))) == 0
+            files.extend(path.stat().st_mtime_ns for path in sorted(work.glob("work/*/out/*.tar")))
+
+    draw_numbers(monkeypatch, log, another_is_faster)
+    _first_half(world, tmp_path / "set")
+    assert len(files) == 1 + NUM_SHARDS // 2
+    assert files[1:] == [path.stat().st_mtime_ns for path in sorted(work.glob("work/*/out/*.tar"))]
+
+
 def test_a_worker_that_slept_changes_nothing(world, log, tmp_path, monkeypatch):
     """Stopped at any call, and continued when others have published: it ends well or says to try again, and no byte of the set moves."""
     expected, stops = tree(world / "whole"), 0
