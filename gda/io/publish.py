@@ -55,16 +55,22 @@ def work_root() -> Path:
 def prepare(recipe: Recipe, out: Path) -> Workspace:
     """Say whether `out` holds this recipe's result already, and make its work folder when it does not.
 
-    Raises `UsageError` when `out` holds something else, `MissingError` when the work folder cannot be written.
+    Raises `UsageError` when `out` holds something else, `MissingError` when the work folder cannot be written, `TryAgainError` when it
+    is taken away at that moment.
     """
     target = out.resolve() if out.is_symlink() else out
     work = work_root() / "work" / recipe.digest[:32]
     if _is_taken(target):
         _require_same(recipe, target)
         return Workspace(recipe=recipe, work=work, out=target, finished=True)
-    with storage_errors(work):
-        work.mkdir(parents=True, exist_ok=True)
-    write_json(work / RECIPE_FILE, asdict(recipe))
+    try:
+        with storage_errors(work):
+            work.mkdir(parents=True, exist_ok=True)
+        write_json(work / RECIPE_FILE, asdict(recipe))
+    except FileNotFoundError:  # another process published this meanwhile, and took the work folder away
+        if _is_taken(target):
+            return prepare(recipe, out)
+        raise TryAgainError(f"{work}: was taken away; run the same command again") from None
     return Workspace(recipe=recipe, work=work, out=target, finished=False)
 
 
@@ -87,6 +93,14 @@ def publish(workspace: Workspace, *, keep_work: bool = False) -> Path:
     if not keep_work:
         shutil.rmtree(workspace.work, ignore_errors=True)
     return out
+
+
+def published_meanwhile(workspace: Workspace) -> bool:
+    """Whether another process has published this very result, so that its work folder is gone; what came into it since is dropped."""
+    if not _holds(workspace.recipe, workspace.out):
+        return False
+    shutil.rmtree(workspace.work, ignore_errors=True)
+    return True
 
 
 def claim(workspace: Workspace) -> None:
@@ -240,7 +254,7 @@ def _settle(staging: Path) -> None:
         for name in names:
             path = Path(folder, name)
             if name.endswith(TEMPORARY_SUFFIX):
-                path.unlink()
+                path.unlink(missing_ok=True)
             elif not path.is_symlink():
                 _sync_file(path)
         _sync_folder(Path(folder))

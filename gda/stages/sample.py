@@ -10,7 +10,7 @@ from gda.artifacts import Outcome
 from gda.config import Config
 from gda.data.images import Codec
 from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.errors import ConfigError, UsageError
+from gda.errors import ConfigError, DataError, TryAgainError, UsageError
 from gda.fidelity.accumulated import FeatureObserver, FeaturesIndex
 from gda.fidelity.extractors import comparison_size, get_extractor
 from gda.generator.configured import Asked, asked_of, plan_for, prompts_of
@@ -21,7 +21,7 @@ from gda.generator.plan import Plan
 from gda.generator.plan_text import describe_plan
 from gda.generator.rate import measure_rate
 from gda.generator.speed import Speed, speed_up
-from gda.io.publish import Workspace, claim, prepare, publish, work_root
+from gda.io.publish import Workspace, claim, prepare, publish, published_meanwhile, work_root
 from gda.parallel import Bar, device_name, drawing_device, own_device, run_parallel, workers_of
 from gda.recipe import Recipe, bits_environment
 
@@ -70,7 +70,8 @@ def run(
 
     With `workers` > 1 this process draws the shards of number `worker` modulo `workers`; whoever commits the last one publishes.
     Raises `UsageError` when neither `sample.guidance_scale` nor tuned settings say the guidance, and when other workers are drawing
-    another set for `out`; `DataError` for classes that the generator does not know and on NaN images.
+    another set for `out`; `DataError` for classes that the generator does not know and on NaN images; `TryAgainError` where another
+    process is publishing the same set at this moment.
     """
     share = Workers(index=worker, count=workers)
     real = Snapshot.open(snapshot)
@@ -88,12 +89,26 @@ def run(
     jobs = [ShardJob(drawing=drawing, shard=shard) for shard in plan.shards]
     work = _Work(asked=asked, real=real, plan=plan, jobs=jobs, observer=observer, workspace=workspace)
     mine = [job for job in jobs if job.shard.number % share.count == share.index]
+    try:
+        return _draw(work, mine, share, progress=progress)
+    except (OSError, ValueError, DataError) as error:  # as where the work folder is taken away under a process that slept
+        if published_meanwhile(workspace):
+            summary = f"another worker published {out} meanwhile"
+            return Outcome(output=out, digest=Snapshot.open(out).digest, summary=summary, reused=True)
+        if isinstance(error, FileNotFoundError):  # it is about to: the last thing before is to sweep temporary files away
+            raise TryAgainError(f"{out}: another process is publishing exactly this; wait for it, then run the same command") from None
+        raise
+
+
+def _draw(work: _Work, mine: list[ShardJob], share: Workers, *, progress: bool) -> Outcome:
+    out = work.workspace.out
+    damaged = {job.shard.name for job in mine if job.sidecar.is_file() and job.rows() is None}
     with Bar(sum(len(job.shard.images) for job in mine), f"sample {out.name}", unit="image", shown=progress):
-        run_parallel(draw_shard, mine, workers=workers_of(drawing.device))
-    if share.count > 1 and not all(job.rows() is not None for job in jobs):
-        summary = f"drew {len(mine)} of {len(jobs)} shards; {out} is published when the other workers are done"
+        run_parallel(draw_shard, mine, workers=workers_of(work.device))
+    if share.count > 1 and not all(job.rows() is not None for job in work.jobs):
+        summary = f"drew {len(mine)} of {len(work.jobs)} shards; {out} is published when the other workers are done"
         return Outcome(output=out, digest="", summary=summary)
-    return _commit(work, _redraw_damaged(work))
+    return _commit(work, sorted(damaged | set(_redraw_damaged(work))))
 
 
 def _drawing(config: Config, real: Snapshot, asked: Asked, observer: FeatureObserver | None) -> Drawing:

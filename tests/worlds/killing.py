@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,11 @@ def start(action: Callable[[], Any], codes: dict[type[BaseException], int] | Non
     try:
         action()
     except BaseException as error:
-        os._exit(next((code for kind, code in (codes or {}).items() if isinstance(error, kind)), 1))
+        code = next((code for kind, code in (codes or {}).items() if isinstance(error, kind)), 1)
+        if code == 1:
+            traceback.print_exc()
+            sys.stderr.flush()
+        os._exit(code)
     os._exit(0)
 
 
