@@ -16,12 +16,16 @@ from gda.generator.reaverage import averaged
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The generator to draw from, with its card, and the settings; `averaged_from` is the digest of the one that was given."""
+    """The generator to draw from, with its card, and the settings.
+
+    Of an average, `averaged_from` is the digest of the generator that was given and `ema_sigma_rel` the width.
+    """
 
     generator: str
     card: GeneratorCard
     settings: DrawSettings
     averaged_from: str | None = None
+    ema_sigma_rel: float | None = None
 
 
 def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False) -> Plan:
@@ -61,7 +65,7 @@ def asked_of(config: Config, generator: str, settings: Path | None, *, averages:
     if tuned.ema_sigma_rel is None:
         return Asked(generator=generator, card=card, settings=chosen)
     average = str(averaged(generator, tuned.ema_sigma_rel, averages))
-    return Asked(generator=average, card=read_card(average), settings=chosen, averaged_from=card.digest)
+    return Asked(generator=average, card=read_card(average), settings=chosen, averaged_from=card.digest, ema_sigma_rel=tuned.ema_sigma_rel)
 
 
 def prompts_of(card: GeneratorCard, classes: tuple[ClassInfo, ...]) -> tuple[str, ...]:

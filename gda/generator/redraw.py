@@ -218,7 +218,8 @@ def find_generator(recorded: Recorded, given: str | None, beside: Sequence[Path]
     if beside:
         return str(beside[0])
     origin = said.get("generator_averaged_from")
-    average = f", an average of {origin[:12]} that gda ema makes again," if origin else ""
+    width = said.get("ema_sigma_rel", "X")
+    average = f", an average that `gda ema --sigma-rel {width}` makes of generator {origin[:12]}," if origin else ""
     raise MissingError(f"{recorded.snapshot.path}: generator {wanted[:12]}{average} is not beside it; say where it is with --generator")
 
 

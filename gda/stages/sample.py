@@ -200,7 +200,8 @@ def _provenance(work: _Work) -> Mapping[str, str]:
     """Where the set comes from, and on what its bits depend: they are claimed to repeat on equal device, libraries and batches."""
     drawing, recipe = work.jobs[0].drawing, work.workspace.recipe
     said = {"generator": drawing.generator_digest, "classes_of": work.real.digest, "generator_source": work.asked.card.source}
-    said |= {} if work.asked.averaged_from is None else {"generator_averaged_from": work.asked.averaged_from}
+    if work.asked.averaged_from is not None:
+        said |= {"generator_averaged_from": work.asked.averaged_from, "ema_sigma_rel": f"{work.asked.ema_sigma_rel:g}"}
     said |= {} if drawing.sources is None else {"sources": work.real.digest}
     bits = {"precision": drawing.speed.precision, "compiled": str(drawing.speed.compile).lower()}
     return said | recipe.environment | bits | {"batch_size": str(recipe.config["batch_size"])}

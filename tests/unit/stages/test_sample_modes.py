@@ -1,6 +1,7 @@
 """What a plan may ask besides equal quotas of prompts: real images to start from, unequal quotas, other formats, averages, precision."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,13 +10,16 @@ from two_colours import two_colours
 from gda.artifacts import DrawSettings, Settings, dump_document
 from gda.config import load_config
 from gda.data.merge import merge_snapshots
+from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
-from gda.errors import ConfigError, DataError, UsageError
+from gda.errors import ConfigError, DataError, MissingError, UsageError
 from gda.generator import drawing
 from gda.generator.directory import read_card
+from gda.generator.reaverage import average_generator
+from gda.generator.redraw import Recorded, choose, compare, find_generator
 from gda.io.shards import read_shard
-from gda.stages import sample, snapshot, validate
+from gda.stages import finetune, sample, snapshot, validate
 
 SMALL = (
     "sample.images_per_class=6",
@@ -62,8 +66,6 @@ def test_images_start_from_real_training_images(world, tmp_path):
 def test_what_is_drawn_depends_on_the_source(world, tmp_path):
     """Low strengths keep the colour of their source: red pictures stay redder than blue ones, whatever the untrained network thinks."""
     out = _draw(world, tmp_path / "set", "sample.mode=image_to_image", "sample.strengths=[0.25]", "sample.guidance_scale=1").output
-    from gda.data.resident import load_images
-
     drawn = load_images(Snapshot.open(out), "train", size=16)
     redness = (drawn.images[:, 0].float() - drawn.images[:, 2].float()).mean((1, 2))
     red = [info.name for info in Snapshot.open(out).classes].index("red")
@@ -140,8 +142,6 @@ def test_unequal_quotas_are_drawn_and_judged_by_their_plan(world, tmp_path):
 def test_a_class_that_the_generator_was_not_taught_is_named(world, tmp_path):
     """A fine-tuned generator's card lists its prompts: a class beyond them is refused, not drawn from its bare name."""
     generator = tmp_path / "taught"
-    import shutil
-
     shutil.copytree(world / "generator", generator)
     card = read_card(str(generator)).model_copy(update={"prompts": {"red": "a red one"}})
     (generator / "generator.json").write_bytes(dump_document(card))
@@ -210,8 +210,6 @@ def test_too_little_memory_splits_the_batch_and_says_so(world, tmp_path, monkeyp
     assert Snapshot.open(split).index.plan_digest == Snapshot.open(whole).index.plan_digest
     assert {record.meta["batch_size"] for record in _records(split)} == {1}
     assert all("batch_size" not in record.meta for record in _records(whole))
-    from gda.data.resident import load_images
-
     one, two = (load_images(Snapshot.open(path), "train", size=16).images.int() for path in (whole, split))
     assert (one - two).abs().max() <= 2
 
@@ -222,3 +220,36 @@ def test_runs_of_different_seeds_are_merged(world, tmp_path):
     merged = merge_snapshots([one, two], tmp_path / "both").output
     assert verify_snapshot(merged) == []
     assert len(Snapshot.open(merged).manifest()) == 24
+
+
+def test_the_tuned_average_is_what_is_drawn_from(world, tmp_path):
+    """Where tuning chose a width, the set is drawn with that average, says so, passes as the generator's own, and can be drawn again."""
+    settings = ("num_train_steps=6", "sr_num_train_steps=0", "train_batch_size=4", "jitter=0", "ema_snapshot_steps=2", "learning_rate=0.01")
+    config = load_config(None, tuple(f"finetune.{item}" for item in settings))
+    taught = finetune.run(config, snapshot=world / "real", base=str(world / "generator"), out=tmp_path / "models" / "taught").output
+    digest = read_card(str(taught)).digest
+    tuned = Settings(
+        chosen=DrawSettings(guidance_scale=1.5, num_inference_steps=2, sr_num_inference_steps=2),
+        ema_sigma_rel=0.1,
+        points=(),
+        extractor="glyph",
+        fid_floor=None,
+        num_images=1,
+        generator_digest=digest,
+        snapshot_digest="x",
+    )
+    (tmp_path / "settings.json").write_bytes(dump_document(tuned))
+    config = load_config(None, ("sample.images_per_class=1", "sample.batch_size=2", "sample.shard_size=2"))
+    out = sample.run(
+        config, generator=str(taught), snapshot=world / "real", settings=tmp_path / "settings.json", out=tmp_path / "data" / "set"
+    ).output
+    said = Snapshot.open(out).index.provenance
+    assert (said["generator_averaged_from"], said["ema_sigma_rel"]) == (digest, "0.1")
+    assert said["generator"] != digest
+    assert validate._expected_digest(Snapshot.open(out), str(taught)) == said["generator"]
+    recorded = Recorded.open(out)
+    with pytest.raises(MissingError, match=r"gda ema --sigma-rel 0\.1"):
+        find_generator(recorded, None, [])
+    average = average_generator(taught, 0.1, tmp_path / "average").output
+    drawing_again = recorded.drawing(find_generator(recorded, str(average), []), None)
+    assert all(found.equal for found in compare(recorded, drawing_again, choose(recorded, 1)))
