@@ -117,6 +117,7 @@ def _add_sample(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
         from gda.stages import sample
 
+        index, count = _worker(args)
         if args.plan_only:
             return sample.show_plan(
                 config,
@@ -125,9 +126,8 @@ def _add_sample(commands: Any) -> None:
                 settings=args.settings,
                 out=args.out,
                 zero_shot=args.zero_shot,
-                workers=_worker(args)[1],
+                workers=sample.Workers(index=index, count=count).count,
             )
-        worker, workers = _worker(args)
         return sample.run(
             config,
             generator=args.generator,
@@ -135,8 +135,8 @@ def _add_sample(commands: Any) -> None:
             settings=args.settings,
             out=args.out,
             zero_shot=args.zero_shot,
-            worker=worker,
-            workers=workers,
+            worker=index,
+            workers=count,
             progress=args.progress,
         )
 
@@ -156,8 +156,8 @@ def _add_sample(commands: Any) -> None:
 def _worker(args: argparse.Namespace) -> tuple[int, int]:
     if args.workers == "auto":
         return 0, 1
-    if not args.workers.isdigit() or not 0 <= args.worker < int(args.workers):
-        raise UsageError(f"--worker {args.worker} --workers {args.workers}: expected 0 <= I < N")
+    if not args.workers.isdigit():
+        raise UsageError(f"--workers {args.workers}: expected a number or auto")
     return args.worker, int(args.workers)
 
 

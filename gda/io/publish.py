@@ -18,6 +18,7 @@ from gda.recipe import Recipe
 
 RECIPE_FILE = "recipe.json"
 TEMPORARY_SUFFIX = ".gda-tmp"
+_WORK, _STAGING = "work", "out"
 _FULL_OR_FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _STORAGE_ERRORS = _FULL_OR_FAILING | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
@@ -36,20 +37,24 @@ class Workspace:
     @property
     def staging(self) -> Path:
         """The folder in which the stage builds its output; what an earlier, killed run left there is kept."""
-        path = self.work / "out"
+        path = self.work / _STAGING
         with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+            _make_folder(path)
         return path
 
     def fresh_staging(self) -> Path:
         """The same folder, emptied: for stages that start over rather than resume."""
-        shutil.rmtree(self.work / "out", ignore_errors=True)
+        shutil.rmtree(self.work / _STAGING, ignore_errors=True)
         return self.staging
 
 
 def work_root() -> Path:
     """`GDA_WORK_DIR`, or `.gda` in the current folder: checkpoints, partial output and ledgers."""
     return Path(os.environ.get("GDA_WORK_DIR") or ".gda")
+
+
+def _work_folder(recipe: Recipe) -> Path:
+    return work_root() / _WORK / recipe.digest[:32]
 
 
 def prepare(recipe: Recipe, out: Path) -> Workspace:
@@ -59,13 +64,13 @@ def prepare(recipe: Recipe, out: Path) -> Workspace:
     is taken away at that moment.
     """
     target = out.resolve() if out.is_symlink() else out
-    work = work_root() / "work" / recipe.digest[:32]
+    work = _work_folder(recipe)
     if _is_taken(target):
         _require_same(recipe, target)
         return Workspace(recipe=recipe, work=work, out=target, finished=True)
     try:
         with storage_errors(work):
-            work.mkdir(parents=True, exist_ok=True)
+            _make_folder(work)
         write_json(work / RECIPE_FILE, asdict(recipe))
     except FileNotFoundError:  # another process published this meanwhile, and took the work folder away
         if _is_taken(target):
@@ -80,7 +85,7 @@ def publish(workspace: Workspace, *, keep_work: bool = False) -> Path:
     Whoever comes second with the same recipe finds the result there and is content. Raises `TryAgainError` when something else
     took the name meanwhile, `MissingError` when the disk is full, read-only or failing; then nothing is under the final name.
     """
-    staging, out = workspace.work / "out", workspace.out
+    staging, out = workspace.work / _STAGING, workspace.out
     try:
         write_json(staging / RECIPE_FILE, asdict(workspace.recipe))
         with storage_errors(out):
@@ -111,8 +116,8 @@ def claim(workspace: Workspace) -> None:
     place = work_root() / "claims" / f"{hashlib.sha256(str(workspace.out.absolute()).encode()).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError):
         earlier = Recipe(**json.loads(place.read_bytes()))
-        folder = work_root() / "work" / earlier.digest[:32]
-        if earlier != workspace.recipe and any((folder / "out").glob("*")):
+        folder = _work_folder(earlier)
+        if earlier != workspace.recipe and any((folder / _STAGING).glob("*")):
             changes = "; ".join(earlier.difference(workspace.recipe)[:3])
             raise UsageError(f"{workspace.out}: is half made otherwise ({changes}); give --out another name, or remove {folder}")
     with storage_errors(place):
@@ -203,8 +208,16 @@ def commit_new(temporary: Path, path: Path) -> bool:
 
 
 def temporary_name(path: Path) -> Path:
-    """A sibling of `path` that no reader looks at and that `publish` sweeps away."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    """A name on the file system of `path` that no reader looks at: beside it, or beside the staging folder that it is in.
+
+    Not in a staging folder: whoever publishes that would take a half-written file of a slower process along.
+    """
+    staging = next((folder for folder in path.parents if _is_staging(folder)), path)
+    return staging.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+
+
+def _is_staging(folder: Path) -> bool:
+    return folder.name == _STAGING and (folder.parent / RECIPE_FILE).is_file() and folder.parent.parent.name == _WORK
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -216,6 +229,17 @@ def read_recipe(folder: Path) -> Recipe:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError):
         raise DataError(f"{path}: not a recipe") from None
+
+
+def _make_folder(path: Path) -> None:
+    """Make it unless it is there; another process may take it away meanwhile, which pathlib takes for a file of that name."""
+    for _ in range(100):
+        try:
+            return path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if path.exists():  # a file, in truth
+                raise
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _is_taken(out: Path) -> bool:

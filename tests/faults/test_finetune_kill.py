@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
+from trees import tree
 
 from gda.generator.build import build_tiny_cascade
 from gda.generator.directory import SUPER_RESOLUTION
@@ -68,7 +69,7 @@ def test_killed_at_twenty_random_moments(tmp_path, kind):
         found = load_file(folder / "weights")
         assert (folder / "losses").read_text() == losses
         assert all(torch.equal(expected[name], found[name]) for name in expected)
-        snapshots = {p.name: p.read_bytes() for p in folder.rglob("ema/*.safetensors")}
-        assert snapshots == {p.name: p.read_bytes() for p in (tmp_path / "whole").rglob("ema/*.safetensors")}
+        snapshots = tree(folder, "ema/*.safetensors")
+        assert snapshots == tree(tmp_path / "whole", "ema/*.safetensors")
         assert snapshots
         rounds, mended = rounds + 1, mended + (kills > before)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from killing import KILLED, in_child, killed_at
 from PIL import Image
+from trees import tree
 
 from gda.config import Config, SnapshotConfig
 from gda.data.snapshot import Snapshot
@@ -32,10 +33,6 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 )
                 Image.fromarray(rgb).save(tmp_path / "source" / split / name / f"{number}.png")
     return tmp_path / "source"
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("after", [False, True])

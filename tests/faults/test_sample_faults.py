@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from killing import start, stopped_at, wait
-from numbers_drawn import NUM_SHARDS, SMALL, draw, draw_numbers, drawn, in_this_process, tree
+from numbers_drawn import NUM_SHARDS, SMALL, draw, draw_numbers, drawn, in_this_process
 from safetensors.torch import load_file, save_file
+from trees import tree
 from two_colours import two_colours
 
 from gda.cli import main

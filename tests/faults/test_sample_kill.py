@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from killing import KILLED, in_child, killed_at, start, wait
-from numbers_drawn import NUM_SHARDS, SMALL, draw, draw_numbers, drawn, in_this_process, tree
+from numbers_drawn import NUM_SHARDS, SMALL, draw, draw_numbers, drawn, in_this_process
+from trees import tree
 from two_colours import two_colours
 
 from gda.data.verify import verify_snapshot

@@ -64,8 +64,3 @@ def drawn(log: Path) -> list[str]:
     lines = log.read_text().splitlines() if log.exists() else []
     log.unlink(missing_ok=True)
     return lines
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

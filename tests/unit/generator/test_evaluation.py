@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from stage_jobs import stage_job
+from trees import tree
 
 from gda.artifacts import DrawSettings
 from gda.errors import DataError
@@ -80,8 +81,8 @@ def test_a_restart_draws_the_same_and_keeps_the_same_best(tiny, tmp_path, monkey
     assert torch.equal(after.seen[0], score.seen[2])
     assert result.scores == expected.scores
     assert all(torch.equal(result.weights[k], expected.weights[k]) for k in expected.weights)
-    pictures = {p.name: p.read_bytes() for p in (tmp_path / "cut" / BASE / EVALUATIONS).glob("*.png")}
-    assert pictures == {p.name: p.read_bytes() for p in (tmp_path / "whole" / BASE / EVALUATIONS).glob("*.png")}
+    pictures = tree(tmp_path / "cut" / BASE / EVALUATIONS, "*.png")
+    assert pictures == tree(tmp_path / "whole" / BASE / EVALUATIONS, "*.png")
     assert len(pictures) == 3
 
 

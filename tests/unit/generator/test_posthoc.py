@@ -16,6 +16,7 @@ from diffusers import DiffusionPipeline, IFPipeline, IFSuperResolutionPipeline, 
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_pipelines import build_tiny_pipeline
+from trees import tree
 
 from gda import cli
 from gda.artifacts import Family, GeneratorCard, dump_document, read_document
@@ -347,7 +348,7 @@ def flow_generator(tmp_path_factory):
 
 def test_the_command_publishes_a_generator_that_diffusers_loads(in_folder, flow_generator, capsys):
     """The stored average is in the weights file, buffers and all else are as they were, and plain diffusers draws with it."""
-    before = {p: p.read_bytes() for p in flow_generator.rglob("*") if p.is_file()}
+    before = tree(flow_generator)
     arguments = ["ema", "--generator", str(flow_generator), "--sigma-rel", "0.1", "--out", "out"]
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out == "ema: wrote out: power, sigma_rel 0.1 at step 8 of transformer; profile error 0.00% (transformer)\n"
@@ -369,7 +370,7 @@ def test_the_command_publishes_a_generator_that_diffusers_loads(in_folder, flow_
     assert card.digest in readme
     assert was.digest not in readme
     assert not (in_folder / "out/ema").exists()
-    assert before == {p: p.read_bytes() for p in flow_generator.rglob("*") if p.is_file()}
+    assert before == tree(flow_generator)
     pipeline = DiffusionPipeline.from_pretrained(in_folder / "out")
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a", num_inference_steps=2, height=16, width=16, output_type="np", generator=torch.Generator().manual_seed(0)).images

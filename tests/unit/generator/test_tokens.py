@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 from transformers import T5EncoderModel
+from trees import tree
 
 from gda.artifacts import ClassInfo, DrawSettings
 from gda.config import FinetuneConfig
@@ -363,8 +364,8 @@ def test_equal_rows_give_equal_bytes(bases, tmp_path, kind):
     """An export can be made again bit for bit, wherever the base lies."""
     moved = shutil.copytree(bases[kind], tmp_path / "elsewhere" / "base")
     one, two = _exported(bases[kind], tmp_path / "one")[0], _exported(moved, tmp_path / "two")[0]
-    files = {path.relative_to(one): path.read_bytes() for path in one.rglob("*") if path.is_file()}
-    assert files == {path.relative_to(two): path.read_bytes() for path in two.rglob("*") if path.is_file()}
+    files = tree(one)
+    assert files == tree(two)
     assert len(files) > 8
     assert not {"is_local", "local_files_only"} & json.loads((one / "tokenizer" / "tokenizer_config.json").read_text()).keys()
 

@@ -3,12 +3,25 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from trees import tree
 
-from gda.errors import DataError, TryAgainError, UsageError
-from gda.io.publish import Workspace, commit_new, exclusive, prepare, publish, read_recipe, work_root, write_bytes, write_json
+from gda.errors import DataError, MissingError, TryAgainError, UsageError
+from gda.io.publish import (
+    Workspace,
+    commit_new,
+    exclusive,
+    prepare,
+    publish,
+    read_recipe,
+    temporary_name,
+    work_root,
+    write_bytes,
+    write_json,
+)
 from gda.recipe import Recipe
 
 RECIPE = Recipe(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
@@ -25,10 +38,6 @@ def build(recipe: Recipe, out: Path, content: str = "hello") -> Workspace:
     (workspace.staging / "folder").mkdir(exist_ok=True)
     (workspace.staging / "folder" / "file.txt").write_text(content)
     return workspace
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_publish_moves_everything_and_says_what_made_it(tmp_path: Path) -> None:
@@ -116,7 +125,7 @@ def test_lost_race_with_something_else(tmp_path: Path) -> None:
     (tmp_path / "out" / "other").write_text("kept")
     with pytest.raises(TryAgainError, match="holds something else"):
         publish(workspace)
-    assert tree(tmp_path / "out") == {"other": b"kept"}
+    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [("other", "kept")]
     assert (workspace.staging / "folder" / "file.txt").exists()
 
 
@@ -131,7 +140,8 @@ def test_across_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(os, "rename", other_disk)
     publish(build(RECIPE, tmp_path / "here" / "out"))
-    assert tree(tmp_path / "here") == {"out/folder/file.txt": b"hello", "out/recipe.json": (tmp_path / "here/out/recipe.json").read_bytes()}
+    assert tree(tmp_path / "here").keys() == {"out/folder/file.txt", "out/recipe.json"}
+    assert (tmp_path / "here/out/folder/file.txt").read_text() == "hello"
 
 
 def test_temporaries_of_killed_writers_are_not_published(tmp_path: Path) -> None:
@@ -140,6 +150,40 @@ def test_temporaries_of_killed_writers_are_not_published(tmp_path: Path) -> None
     (workspace.staging / "folder" / ".x.tar.12-ab.gda-tmp").write_text("half")
     publish(workspace)
     assert tree(tmp_path / "out").keys() == {"folder/file.txt", "recipe.json"}
+
+
+def test_a_file_under_way_when_another_process_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the published folder against a slower worker of the same recipe, which opens a file after the sweep and before the rename."""
+    workspace, real = build(RECIPE, tmp_path / "out"), os.rename
+
+    def just_too_late(source: Path, target: Path) -> None:
+        temporary_name(workspace.staging / "folder" / "late").write_bytes(b"half")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", just_too_late)
+    publish(workspace, keep_work=True)
+    assert tree(tmp_path / "out").keys() == {"folder/file.txt", "recipe.json"}
+    assert len(list(workspace.work.glob(".late.*"))) == 1
+
+
+def test_a_work_folder_that_goes_as_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the start of a command as another one of the same recipe ends: the folder was there, and a moment later it is not."""
+    work, real = prepare(RECIPE, tmp_path / "out").work, os.mkdir
+
+    def gone_when_looked_at(path: Path, mode: int = 0o777) -> None:
+        try:
+            real(path, mode)
+        except FileExistsError:
+            shutil.rmtree(work)
+            raise
+
+    monkeypatch.setattr(os, "mkdir", gone_when_looked_at)
+    assert prepare(RECIPE, tmp_path / "out").work.is_dir()
+    shutil.rmtree(work)
+    work.write_text("a file in the way")
+    monkeypatch.setattr(os, "mkdir", real)
+    with pytest.raises(MissingError, match="File exists"):
+        prepare(RECIPE, tmp_path / "out")
 
 
 def test_staging_survives_and_can_be_emptied(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from trees import tree
 from two_colours import two_colours
 
 from gda.config import load_config
@@ -51,8 +52,8 @@ def draw(world, out, config=ROWS, **options):
 
 
 def files(folder):
-    """Bytes of every file but the recipe."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != RECIPE_FILE}
+    """Every file but the recipe."""
+    return tree(folder, without=(RECIPE_FILE,))
 
 
 @pytest.fixture(scope="module")

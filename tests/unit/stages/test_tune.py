@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from trees import tree
 from two_colours import two_colours
 
 from gda.artifacts import Settings, read_document
@@ -169,7 +170,7 @@ def test_any_number_of_processes_gives_the_same_settings(world, tmp_path, monkey
         monkeypatch.setattr("gda.parallel.available_cpus", lambda workers=workers: workers)
         out = tmp_path / f"out-{workers}"
         _tune(world, out, THREE, "tune.survivors=2", "tune.cas_seeds=2")
-        written.append({path.name: path.read_bytes() for path in out.iterdir()})
+        written.append(tree(out))
     assert written[0] == written[1]
     assert set(written[0]) == {"settings.json", "fid.png", "pareto.png", "recipe.json"}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kept_features import forge, keep_features
+from trees import tree
 from validation_sets import CLASSES, PER_CLASS, Item, as_jpeg, changed, items, tiny_config, with_pixels, write_real, write_set
 from webdataset import ShardWriter
 
@@ -273,9 +274,9 @@ def test_strict_refuses_after_publishing_and_runs_are_identical_and_reused(
     with pytest.raises(RefusedError, match="no record has red"):
         validation(world, synthetic, tmp_path / "strict", strict=True)
     again = validation(world, synthetic, tmp_path / "again")
-    files = {p.relative_to(again.output): p.read_bytes() for p in again.output.rglob("*") if p.is_file()}
-    assert {"verdict.json", "index.html", "expectations.json", "classes.csv", "suspects.csv"} <= {str(name) for name in files}
-    assert files == {p.relative_to(tmp_path / "strict"): p.read_bytes() for p in (tmp_path / "strict").rglob("*") if p.is_file()}
+    files = tree(again.output)
+    assert {"verdict.json", "index.html", "expectations.json", "classes.csv", "suspects.csv"} <= files.keys()
+    assert files == tree(tmp_path / "strict")
     openings = read_ledger()
     assert openings == [{"digest": Snapshot.open(world / "real").digest, "purpose": "leak_check"}] * 2
     reused = validation(world, synthetic, tmp_path / "again")
@@ -354,7 +355,7 @@ def test_features_kept_while_drawing_give_the_same_verdict(world: Path, tmp_path
             if name == "rows":
                 patch.setattr(inspection, "extract_by_shard", None)
             out = validation(world, synthetic, tmp_path / f"{name}-out").output
-        outputs.append({path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()})
+        outputs.append(tree(out))
     assert "verdict.json" in outputs[0]
     assert outputs[0] == outputs[1] == outputs[2] == outputs[3]
 
