@@ -17,7 +17,7 @@ from two_colours import two_colours
 
 from gda.data.verify import verify_snapshot
 
-RANDOM_KILLS = 100
+RANDOM_KILLS = 200
 GRACE = 10  # seconds between SIGTERM and the end
 
 
@@ -71,7 +71,7 @@ def test_killed_at_every_call(world, log, tmp_path, monkeypatch, after):
 
 
 def test_killed_at_random_moments(world, log, tmp_path, monkeypatch):
-    """A hundred times, with worker processes: every run that comes to its end has the bytes of the one left alone."""
+    """Two hundred times, with worker processes: every run that comes to its end has the bytes of the one left alone."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "reference"))
     started = time.monotonic()
     assert in_child(lambda: draw(world, tmp_path / "whole")) == 0
