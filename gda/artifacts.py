@@ -66,6 +66,16 @@ class Measure(Document):
     reference_digest: str | None = None
 
 
+class Filtering(Document):
+    """What was taken out of a set before it was judged, and how it was judged before that."""
+
+    rounds: int = Field(ge=1)
+    dropped: dict[str, int] = Field(description="images taken out, by why; as many were drawn in their place")
+    synthetic_digest: str = Field(description="of the set as it was given")
+    reasons: tuple[str, ...] = Field(description="why that set was refused")
+    metrics: dict[str, Measure] = Field(description="of that set")
+
+
 class Verdict(Document):
     """`verdict.json`: may this synthetic set be used, and why."""
 
@@ -75,6 +85,7 @@ class Verdict(Document):
     metrics: dict[str, Measure]
     synthetic_digest: str
     real_digest: str
+    filtering: Filtering | None = Field(None, description="where images were dropped and others drawn in their place")
 
 
 class ArmResult(Document):

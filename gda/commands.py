@@ -172,6 +172,7 @@ def _add_validate(commands: Any) -> None:
             reference=args.reference,
             generator=args.generator,
             out=args.out,
+            judged=args.judged,
             strict=args.strict,
             progress=args.progress,
         )
@@ -182,6 +183,7 @@ def _add_validate(commands: Any) -> None:
     parser.add_argument("--generator", help=_WEIGHTS)
     parser.add_argument("--reference", type=Path, help="output of gda reference (default: computed)")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--judged", type=Path, help="where to put the set that the verdict is of, as validate.on_fail has left it")
     parser.add_argument("--strict", action="store_true", help="a refusal exits with 4")
 
 

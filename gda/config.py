@@ -218,7 +218,13 @@ class ValidateConfig(Section):
         0.01, gt=0.0, lt=0.5, description="share of held-out images that the copy check may flag; sets its threshold"
     )
     max_duplicate_fraction: Fraction = Field(0.01, description="highest share of exact duplicates inside the set")
-    on_fail: Literal["reject"] = Field("reject", description="what a failed set leads to")
+    on_fail: Literal["reject", "drop_and_redraw"] = Field(
+        "reject", description="what a failed set leads to; drop_and_redraw takes out the images at fault and draws others in their place"
+    )
+    redraw_rounds: int = Field(3, ge=1, le=20, description="most rounds of dropping and redrawing")
+    max_dropped_fraction: Fraction = Field(
+        0.2, description="highest share of the images drawn that may be dropped, over all rounds; beyond it the generator is at fault"
+    )
 
 
 DEMO_CLASSIFIER = "resnetv2_18"

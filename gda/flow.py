@@ -15,6 +15,7 @@ STAGES = ("snapshot", "finetune", "tune", "sample", "validate", "classify", "eva
 REAL = "data/real"
 SYNTHETIC = "data/synthetic"
 ZERO_SHOT = "data/zero_shot"
+JUDGED = "data/judged"
 REFERENCE = "models/reference"
 GENERATOR = "models/generator"
 CLASSIFIERS = "models/classifiers"
@@ -32,13 +33,17 @@ CONTROL_ARMS = (Arm.REAL_LONG, Arm.REAL_STRONG, Arm.ZERO_SHOT, Arm.SYNTHETIC)
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One step of the graph: `stage` is the verb, `variant` tells two uses of one verb apart, `inputs` are paths by role."""
+    """One step of the graph: `stage` is the verb, `variant` tells two uses of one verb apart, `inputs` are paths by role.
+
+    `more_outputs` are data sets beside the `output` that the step is known by.
+    """
 
     stage: str
     variant: str = ""
     sections: tuple[str, ...]
     inputs: dict[str, str]
     output: str
+    more_outputs: tuple[str, ...] = ()
     command: str
     helper: bool = False
     matrix: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +81,7 @@ def arm_inputs(arm: Arm) -> dict[str, str]:
     if arm is Arm.ZERO_SHOT:
         return {"synthetic": ZERO_SHOT}
     if arm in (Arm.SYNTHETIC, Arm.MIXED):
-        return {"synthetic": SYNTHETIC, "verdict": VERDICT}
+        return {"synthetic": JUDGED, "verdict": VERDICT}
     return {}
 
 
@@ -133,8 +138,10 @@ GRAPH: tuple[Node, ...] = (
         sections=("seed", "validate", "sample", "classify.image_size"),
         inputs={"synthetic": SYNTHETIC, "snapshot": REAL, "reference": REFERENCE, "generator": GENERATOR},
         output=VALIDATION,
+        more_outputs=(JUDGED,),
         command=(
-            f"gda validate --synthetic {SYNTHETIC} --snapshot {REAL} --reference {REFERENCE} --generator {GENERATOR} --out {VALIDATION}"
+            f"gda validate --synthetic {SYNTHETIC} --snapshot {REAL} --reference {REFERENCE} --generator {GENERATOR} --judged {JUDGED}"
+            f" --out {VALIDATION}"
         ),
     ),
     _classify("", PAIRED_ARMS, "classify.seeds"),
@@ -145,14 +152,14 @@ GRAPH: tuple[Node, ...] = (
         inputs={
             "runs": CLASSIFIERS,
             "snapshot": REAL,
-            "synthetic": SYNTHETIC,
+            "synthetic": JUDGED,
             "zero-shot": ZERO_SHOT,
             "tuning": TUNING,
             "verdict": VERDICT,
         },
         output=EVALUATION,
         command=(
-            f"gda evaluate --runs {CLASSIFIERS} --snapshot {REAL} --synthetic {SYNTHETIC} --zero-shot {ZERO_SHOT}"
+            f"gda evaluate --runs {CLASSIFIERS} --snapshot {REAL} --synthetic {JUDGED} --zero-shot {ZERO_SHOT}"
             f" --tuning {TUNING} --verdict {VERDICT} --out {EVALUATION}"
         ),
     ),
@@ -176,7 +183,7 @@ def dvc_document() -> dict[str, Any]:
         stage["cmd"] = node.command
         stage["deps"] = list(_deps(node))
         stage["params"] = list(node.sections)
-        stage["outs"] = [node.output]
+        stage["outs"] = [node.output, *node.more_outputs]
         stages[node.name] = {key: value for key, value in stage.items() if value}
     return {"stages": stages, "metrics": [f"{EVALUATION}/metrics.json"]}
 

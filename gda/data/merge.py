@@ -1,7 +1,5 @@
 """Merging snapshots without rewriting a byte of their shards."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +10,8 @@ from gda.data.leaks import require_disjoint_splits
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.writer import shard_name
 from gda.errors import DataError, UsageError
-from gda.io.publish import Workspace, exclusive, prepare, publish, storage_errors
+from gda.io.publish import Workspace, exclusive, prepare, publish
+from gda.io.shards import link_shard
 from gda.recipe import Recipe, digest_of
 
 _SETTINGS = ("guidance_scale", "num_inference_steps", "scheduler")
@@ -62,7 +61,7 @@ def _build(snapshots: Sequence[Snapshot], workspace: Workspace) -> SnapshotIndex
         for shard in snapshot.index.shards:
             renamed[shard.name] = shard_name(shard.split, numbers[shard.split])
             numbers[shard.split] += 1
-            _link(snapshot.path / shard.name, folder / renamed[shard.name])
+            link_shard(snapshot.path / shard.name, folder / renamed[shard.name])
         parts.append(snapshot.manifest().assign(shard=lambda rows, renamed=renamed: rows["shard"].map(renamed)))
     rows = pd.concat(parts, ignore_index=True)
     if snapshots[0].index.kind == "real":
@@ -79,14 +78,6 @@ def _build(snapshots: Sequence[Snapshot], workspace: Workspace) -> SnapshotIndex
     )
     _require_same_bytes(snapshots, index)
     return index
-
-
-def _link(source: Path, target: Path) -> None:
-    with storage_errors(target):
-        try:
-            os.link(source.resolve(), target)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(source, target)
 
 
 def _require_same_bytes(snapshots: Sequence[Snapshot], index: SnapshotIndex) -> None:

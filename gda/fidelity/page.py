@@ -71,7 +71,7 @@ def render_page(verdict: Verdict, found: Inspection, classes: pd.DataFrame) -> s
     return environment.get_template("validation.html").render(
         verdict=verdict,
         images=len(found.subjects.audit.table),
-        metrics=[_metric_row(name, verdict.metrics[name]) for name in MEANING if name in verdict.metrics],
+        metrics=[_metric_row(name, verdict.metrics[name], _before(verdict, name)) for name in MEANING if name in verdict.metrics],
         classes=_class_rows(classes),
         sections=[_disputed(found), _nearest(found), _leaked(found)],
         provenance=_provenance(verdict),
@@ -162,7 +162,11 @@ def _picture(image: torch.Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(encode_png(pixels)).decode()
 
 
-def _metric_row(name: str, measure: Measure) -> dict[str, Any]:
+def _before(verdict: Verdict, name: str) -> Measure | None:
+    return verdict.filtering.metrics.get(name) if verdict.filtering is not None else None
+
+
+def _metric_row(name: str, measure: Measure, before: Measure | None) -> dict[str, Any]:
     def shown(value: float | None) -> str:
         if value is None:
             return "–"
@@ -170,6 +174,7 @@ def _metric_row(name: str, measure: Measure) -> dict[str, Any]:
 
     interval = f"{shown(measure.low)} to {shown(measure.high)}" if measure.low is not None else "–"
     numbers = {"value": shown(measure.value), "interval": interval, "floor": shown(measure.floor), "limit": shown(measure.limit)}
+    numbers["before"] = shown(None if before is None else before.value)
     return {"name": name, "meaning": MEANING[name], "passed": measure.passed, "n": measure.n or "–", **numbers}
 
 

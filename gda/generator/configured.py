@@ -1,5 +1,6 @@
 """What a configuration asks of drawing: the plan, the settings, and the generator that they name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,16 @@ class Asked:
     ema_sigma_rel: float | None = None
 
 
-def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False) -> Plan:
-    """The plan of the synthetic set, or of the zero-shot control. Raises `ConfigError` as quotas and plans do."""
+def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False, further: Sequence[int] | None = None) -> Plan:
+    """The plan of the synthetic set, or of the zero-shot control, with `further` images of each class by label.
+
+    Raises `ConfigError` as quotas and plans do.
+    """
     sample, train = config.sample, real.manifest("train")
     counts = real.index.counts.get("train", {})
     quotas = class_quotas(sample, {info.name: counts.get(info.name, 0) for info in real.classes}, zero_shot=zero_shot)
+    if further is not None:
+        quotas = {name: quota + more for (name, quota), more in zip(quotas.items(), further, strict=True)}
     if sample.mode == "text_to_image":
         return make_plan(quotas, seed=config.seed, shard_size=sample.shard_size, batch_size=sample.batch_size)
     return make_image_plan(

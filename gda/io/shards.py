@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -77,6 +78,15 @@ def write_shard(path: Path, records: Iterable[ShardRecord]) -> ShardIndex:
         finally:
             temporary.unlink(missing_ok=True)
     return index
+
+
+def link_shard(source: Path, target: Path) -> None:
+    """Give a shard another name without copying it, where the file system has hard links. Raises `MissingError` as `write_shard` does."""
+    with storage_errors(target):
+        try:
+            os.link(source.resolve(), target)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(source, target)
 
 
 def read_shard(path: Path) -> Iterator[ShardRecord]:

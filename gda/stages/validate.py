@@ -1,22 +1,24 @@
 """`validate`: may a synthetic set be used for training? Measures it, judges it, and shows why."""
 
 import json
-from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts import GeneratorCard, Outcome, Verdict, dump_document, read_document
+from gda.artifacts import Outcome, Verdict, dump_document, read_document
 from gda.config import Config
+from gda.data.replace import link_snapshot
 from gda.data.snapshot import Snapshot
-from gda.errors import ConfigError, RefusedError
+from gda.errors import RefusedError, UsageError
 from gda.fidelity.expectations import Plan
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.inspection import Inspection, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
-from gda.generator.configured import plan_for
-from gda.generator.directory import drawn_side, read_card, resolve
+from gda.fidelity.rounds import Judged, drop_and_redraw
+from gda.generator.directory import drawn_side, resolve
+from gda.generator.redrawing import Redrawing, expected_digest, planned_counts
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
 
@@ -31,26 +33,34 @@ def run(
     reference: Path | None = None,
     generator: str | Path | None = None,
     out: Path,
+    judged: Path | None = None,
     strict: bool = False,
     progress: bool = False,
 ) -> Outcome:
-    """Write `verdict.json`, `index.html`, `expectations.json`, `classes.csv`, `suspects.csv` and `data_docs/` into `out`.
+    """Write `verdict.json`, `index.html`, `expectations.json`, four tables (`*.csv`) and `data_docs/` into `out`.
 
-    Without `reference` one is computed in the work folder. A refusal is a result: `Outcome.refused`; with `strict` it is a
-    `RefusedError`, after the output is in place. Raises `DataError` for snapshots that are damaged or do not belong together.
+    `judged` is given the set that the verdict is of: the one at `synthetic`, or where `validate.on_fail` is drop_and_redraw what was made
+    of it. Without `reference` one is computed in the work folder. A refusal is a result: `Outcome.refused`; with `strict` it is a
+    `RefusedError`, after the output is in place. Raises `DataError` for snapshots that are damaged or do not belong together,
+    `UsageError` where drop_and_redraw lacks `judged`, the generator or the configuration by which the set was drawn.
     """
     real, fake = Snapshot.open(snapshot), Snapshot.open(synthetic)
-    planned = _planned_counts(config, fake, real)
+    redrawing = Redrawing.of(config, fake, real, generator, judged)
+    planned = _planned(config, fake, real)
     config = _with_planned_ratio(config, planned)
     plan = plan_of(config, fake, real, generator, planned)
     given = Reference.open(reference) if reference is not None else None
     workspace = prepare(_recipe(config, fake, real, given, plan), out)
+    copy = _judged_workspace(workspace, fake, judged)
     if not workspace.finished:
         with exclusive(workspace):
             found = given if given is not None else _computed_reference(config, real, workspace, progress=progress)
-            _write(workspace.fresh_staging(), config, fake, real, found, plan)
+            final = _judge(config, fake, real, found, plan, redrawing, workspace)
+            _publish_judged(final.snapshot, copy)
+            _write(workspace.fresh_staging(), real, found, final)
             publish(workspace)
     verdict = read_document(out / VERDICT, Verdict)
+    _require_judged(verdict, fake, copy, out)
     if strict and not verdict.passed:
         raise RefusedError(f"{synthetic}: refused: {'; '.join(verdict.reasons)} (see {out / PAGE})")
     return _outcome(out, verdict, reused=workspace.finished)
@@ -63,7 +73,7 @@ def plan_of(config: Config, fake: Snapshot, real: Snapshot, generator: str | Pat
         classes=tuple(info.name for info in real.classes),
         max_class_ratio=config.validate_.max_class_ratio,
         size=_drawn_size(generator) if generator is not None else None,
-        generator_digest=_expected_digest(fake, str(generator)) if generator is not None else None,
+        generator_digest=expected_digest(fake, str(generator)) if generator is not None else None,
     )
 
 
@@ -75,29 +85,9 @@ def _with_planned_ratio(config: Config, planned: list[int] | None) -> Config:
     return config.model_copy(update={"validate_": config.validate_.model_copy(update={"max_class_ratio": limit})})
 
 
-def _expected_digest(fake: Snapshot, generator: str) -> str:
-    """Digest of the generator, or of the average of its weights that the set says it was drawn from."""
-    digest, said = _digest_of(generator), fake.index.provenance
-    return said["generator"] if said.get("generator_averaged_from") == digest else digest
-
-
-def _planned_counts(config: Config, fake: Snapshot, real: Snapshot) -> list[int] | None:
-    """Images a class that the configured plan asks for, when the set was drawn by it; None for a set drawn otherwise."""
-    for zero_shot in (False, True):
-        try:
-            plan = plan_for(config, real, zero_shot=zero_shot)
-        except ConfigError:
-            continue
-        if plan.digest == fake.index.plan_digest:
-            labels = Counter(image.label for shard in plan.shards for image in shard.images)
-            return [labels[label] for label in range(len(real.classes))]
-    return None
-
-
-def _digest_of(generator: str) -> str:
-    """What an exported generator says of itself, else what is reckoned from the weights of a base."""
-    stored = Path(generator) / "generator.json"
-    return read_document(stored, GeneratorCard).digest if stored.is_file() else read_card(generator).digest
+def _planned(config: Config, fake: Snapshot, real: Snapshot) -> list[int] | None:
+    planned = planned_counts(config, fake, real)
+    return list(planned.counts) if planned is not None else None
 
 
 def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
@@ -129,16 +119,59 @@ def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *,
     return Reference.open(folder)
 
 
-def _write(folder: Path, config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan) -> None:
-    found = inspect_set(config, synthetic=fake, real=real, reference=reference, plan=plan)
-    verdict = found.verdict(config, synthetic_digest=fake.digest, real_digest=real.digest)
-    names = [info.name for info in real.classes]
+def _judge(
+    config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan, redrawing: Redrawing | None, workspace: Workspace
+) -> Judged:
+    def judge(snapshot: Snapshot) -> tuple[Inspection, Verdict]:
+        found = inspect_set(config, synthetic=snapshot, real=real, reference=reference, plan=plan)
+        return found, found.verdict(config, synthetic_digest=snapshot.digest, real_digest=real.digest)
+
+    found, verdict = judge(fake)
+    first = Judged(snapshot=fake, found=found, verdict=verdict)
+    if redrawing is None:
+        return first
+    return drop_and_redraw(first, config.validate_, judge=judge, replace=partial(redrawing.replace, work=workspace.work))
+
+
+def _judged_workspace(workspace: Workspace, fake: Snapshot, judged: Path | None) -> Workspace | None:
+    if judged is None:
+        return None
+    inputs = {"synthetic": fake.digest, "validation": workspace.recipe.digest}
+    return prepare(Recipe(stage="judged", config={}, inputs=inputs), judged)
+
+
+def _publish_judged(snapshot: Snapshot, copy: Workspace | None) -> None:
+    if copy is not None and not copy.finished:
+        with exclusive(copy):
+            link_snapshot(snapshot, copy.fresh_staging())
+            publish(copy)
+
+
+def _require_judged(verdict: Verdict, fake: Snapshot, copy: Workspace | None, out: Path) -> None:
+    """The set that was judged is where it was asked for, also when an earlier command wrote the verdict without it."""
+    if copy is None or copy.out.exists():
+        return
+    if verdict.synthetic_digest != fake.digest:
+        raise UsageError(
+            f"{copy.out}: the set that {out} judges was drawn by an earlier command and is gone; remove {out} and run it again"
+        )
+    _publish_judged(fake, copy)
+
+
+def _write(folder: Path, real: Snapshot, reference: Reference, final: Judged) -> None:
+    found, names = final.found, [info.name for info in real.classes]
     classes = class_table(found, names, reference.index.agreement_by_class)
     write_bytes(folder / "classes.csv", _csv(classes))
     write_bytes(folder / "suspects.csv", _csv(suspect_table(found, names)))
+    write_bytes(folder / "dropped.csv", _csv(_dropped_table(final)))
     _write_expectations(folder, found)
-    write_bytes(folder / PAGE, render_page(verdict, found, classes).encode())
-    write_bytes(folder / VERDICT, dump_document(verdict))
+    write_bytes(folder / PAGE, render_page(final.verdict, found, classes).encode())
+    write_bytes(folder / VERDICT, dump_document(final.verdict))
+
+
+def _dropped_table(final: Judged) -> pd.DataFrame:
+    rows = [(number, key, why) for number, blamed in enumerate(final.dropped, start=1) for key, why in blamed.items()]
+    return pd.DataFrame(rows, columns=["round", "key", "reason"])
 
 
 def _write_expectations(folder: Path, found: Inspection) -> None:
@@ -165,6 +198,8 @@ def _outcome(out: Path, verdict: Verdict, *, reused: bool) -> Outcome:
         if verdict.passed
         else f"refused: {verdict.reasons[0]}" + (f" (and {len(verdict.reasons) - 1} more reasons)" if len(verdict.reasons) > 1 else "")
     )
+    if verdict.filtering is not None:
+        said += f", after {sum(verdict.filtering.dropped.values())} images were dropped and drawn anew"
     return Outcome(
         output=out,
         digest=digest_of(verdict.model_dump(mode="json")),

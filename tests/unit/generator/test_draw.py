@@ -1,14 +1,23 @@
 """The denoising loop: what starts it, where it is guided, how much noise it draws, and what it says when a network breaks."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from diffusers import AutoPipelineForImage2Image, DDPMScheduler
+from diffusers import (
+    AutoPipelineForImage2Image,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+)
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.artifacts import DrawSettings
 from gda.errors import ConfigError, NotFiniteError
 from gda.generator.build import build_tiny_cascade
-from gda.generator.draw import Guidance, MixedVariance, timesteps_of
+from gda.generator.draw import Guidance, MixedVariance, timesteps_of, to_uint8
 from gda.generator.families import load_model
 from gda.generator.model import SCHEDULERS, Start
 from gda.generator.sampler import Sampler
@@ -216,3 +225,28 @@ def test_bf16_stays_close(worlds, kind):
     close = _draw(model).float()
     assert not torch.equal(exact, close)
     assert (exact - close).square().mean().sqrt() < 8
+
+
+@pytest.mark.parametrize("kind", [HeunDiscreteScheduler, DPMSolverMultistepScheduler, DDIMScheduler])
+@pytest.mark.parametrize("strength", [0.29, 0.5, 1.0])
+def test_image_to_image_begins_where_diffusers_begins(kind, strength):
+    """The part of the steps that a strength leaves, also of schedulers that look at each step twice, as diffusers' own pipeline cuts it."""
+    ours, theirs = kind(), kind()
+    theirs.set_timesteps(7)
+    expected, _ = StableDiffusionImg2ImgPipeline.get_timesteps(SimpleNamespace(scheduler=theirs), 7, strength, torch.device("cpu"))
+    assert timesteps_of(ours, 7, strength, torch.device("cpu")).tolist() == expected.tolist()
+    assert getattr(ours, "begin_index", None) == getattr(theirs, "begin_index", None)
+
+
+def test_compiling_reaches_every_network_that_draws(tmp_path):
+    """A network that is left out would be drawn with at its old speed, and nobody would know."""
+    model = load_model(str(build_tiny_pipeline("sd1", tmp_path / "generator")))
+    speed_up(model, Speed(compile=True))
+    compiled = [module for network in model.drawing for module in network.modules() if module._compiled_call_impl is not None]
+    assert len(compiled) == len(model.drawing) == 2
+
+
+def test_grey_levels_are_rounded_to_the_nearest():
+    """Cutting off would darken every image by half a level."""
+    levels = torch.tensor([0.0, 0.4, 0.6, 254.4, 254.6, 255.0]).reshape(1, 1, 2, 3)
+    assert to_uint8(levels).flatten().tolist() == [0, 0, 1, 254, 255, 255]

@@ -133,10 +133,10 @@ def test_unequal_quotas_are_drawn_and_judged_by_their_plan(world, tmp_path):
     out = _draw(world, tmp_path / "set", *changes).output
     assert Snapshot.open(out).manifest()["class"].value_counts().to_dict() == {"red": 8, "blue": 2}
     real = Snapshot.open(world / "real")
-    planned = validate._planned_counts(load_config(None, (*SMALL, *changes)), Snapshot.open(out), real)
+    planned = validate._planned(load_config(None, (*SMALL, *changes)), Snapshot.open(out), real)
     assert dict(zip([info.name for info in real.classes], planned, strict=True)) == {"red": 8, "blue": 2}
     assert validate._with_planned_ratio(load_config(None, SMALL), planned).validate_.max_class_ratio == pytest.approx(1.5 * 4)
-    assert validate._planned_counts(load_config(None, SMALL), Snapshot.open(out), real) is None
+    assert validate._planned(load_config(None, SMALL), Snapshot.open(out), real) is None
 
 
 def test_a_class_that_the_generator_was_not_taught_is_named(world, tmp_path):
@@ -246,7 +246,7 @@ def test_the_tuned_average_is_what_is_drawn_from(world, tmp_path):
     said = Snapshot.open(out).index.provenance
     assert (said["generator_averaged_from"], said["ema_sigma_rel"]) == (digest, "0.1")
     assert said["generator"] != digest
-    assert validate._expected_digest(Snapshot.open(out), str(taught)) == said["generator"]
+    assert validate.expected_digest(Snapshot.open(out), str(taught)) == said["generator"]
     recorded = Recorded.open(out)
     with pytest.raises(MissingError, match=r"gda ema --sigma-rel 0\.1"):
         find_generator(recorded, None, [])

@@ -1,0 +1,68 @@
+"""Rounds of taking out the images that a set was refused for and drawing others in their place."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from gda.artifacts import Filtering, Verdict
+from gda.config import ValidateConfig
+from gda.data.snapshot import Snapshot
+from gda.fidelity.culprits import culprits
+from gda.fidelity.inspection import Inspection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A set with what was found about it; `dropped` says by round which images were taken out on the way to it, and why, by key."""
+
+    snapshot: Snapshot
+    found: Inspection
+    verdict: Verdict
+    dropped: tuple[Mapping[str, str], ...] = field(default=())
+
+
+Judge = Callable[[Snapshot], tuple[Inspection, Verdict]]
+Replace = Callable[[Snapshot, Mapping[str, str], int], Snapshot]  # of a set, why by key, and the number of the round
+
+
+def drop_and_redraw(first: Judged, config: ValidateConfig, *, judge: Judge, replace: Replace) -> Judged:
+    """Rounds until the set passes, no image is to blame, `redraw_rounds` are over or more than `max_dropped_fraction` would go.
+
+    What is returned was judged as a whole, like any other set; its verdict says what was dropped, and how the set was judged before.
+    """
+    current, size, drawn = first, len(first.snapshot.manifest()), len(first.snapshot.manifest())
+    while not current.verdict.passed and len(current.dropped) < config.redraw_rounds:
+        blamed = culprits(current.found, current.verdict)
+        if not blamed:
+            break
+        gone = sum(map(len, current.dropped)) + len(blamed)
+        if gone > config.max_dropped_fraction * drawn:
+            return _given_up(current, gone / drawn, config)
+        snapshot = replace(current.snapshot, blamed, len(current.dropped) + 1)
+        found, verdict = judge(snapshot)
+        current = Judged(
+            snapshot=snapshot, found=found, verdict=_told(verdict, first, (*current.dropped, blamed)), dropped=(*current.dropped, blamed)
+        )
+        drawn = size + gone
+    return current
+
+
+def _told(verdict: Verdict, first: Judged, dropped: tuple[Mapping[str, str], ...]) -> Verdict:
+    before = first.verdict
+    filtering = Filtering(
+        rounds=len(dropped),
+        dropped=dict(sorted(Counter(why for blamed in dropped for why in blamed.values()).items())),
+        synthetic_digest=before.synthetic_digest,
+        reasons=before.reasons,
+        metrics=before.metrics,
+    )
+    return verdict.model_copy(update={"filtering": filtering})
+
+
+def _given_up(judged: Judged, share: float, config: ValidateConfig) -> Judged:
+    reason = (
+        f"{share:.1%} of the images drawn would have to be dropped; at most {config.max_dropped_fraction:.1%} is accepted, "
+        "for beyond that it is the generator that is at fault"
+    )
+    verdict = judged.verdict.model_copy(update={"reasons": (*judged.verdict.reasons, reason)})
+    return Judged(snapshot=judged.snapshot, found=judged.found, verdict=verdict, dropped=judged.dropped)
