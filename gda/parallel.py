@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
@@ -113,7 +113,7 @@ def tick(count: int = 1) -> None:
 
 
 def run_parallel(function: Callable[[T], R], items: Sequence[T], *, workers: int | None = None) -> list[R]:
-    """`[function(item) for item in items]` over processes, in order; the first failure is raised.
+    """`[function(item) for item in items]` over processes, in order; a failure is raised as soon as it happens.
 
     `function` must be a module-level function. With one item or one CPU it runs in this process. Raises `MissingError` when a
     process was killed (memory).
@@ -127,12 +127,14 @@ def run_parallel(function: Callable[[T], R], items: Sequence[T], *, workers: int
     pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method), initializer=_start_worker, initargs=(os.getpid(),))
     try:
         futures = [pool.submit(function, item) for item in items]
-        return [future.result() for future in futures]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        failed = [future for future in futures if future.done() and future.exception() is not None]
+        return [future.result() for future in failed[:1] or futures]
     except BrokenProcessPool:
         raise MissingError("a worker process was killed, most likely for want of memory; finished parts are kept, run again") from None
     except BaseException:
         for process in list((pool._processes or {}).values()):
-            process.terminate()
+            process.kill()  # a process that is only starting could miss a gentler signal, and would wait for work for ever
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -35,6 +36,23 @@ def test_a_failure_is_the_workers_own_error():
     """A user's error in a worker reaches the command line as itself."""
     with pytest.raises(DataError, match="two"):
         run_parallel(_fail_on_two, [1, 2, 3], workers=2)
+
+
+def _deaf_or_broken(x: int) -> int:
+    if x == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(300)
+    time.sleep(1)
+    raise DataError("one failed")
+
+
+@pytest.mark.timeout(60)
+def test_a_failure_ends_workers_that_do_not_listen():
+    """A worker that is only starting misses a signal that it may handle; the command would wait for it for ever."""
+    began = time.monotonic()
+    with pytest.raises(DataError, match="one failed"):
+        run_parallel(_deaf_or_broken, [0, 1], workers=2)
+    assert time.monotonic() - began < 30
 
 
 def test_a_killed_worker_is_said():
