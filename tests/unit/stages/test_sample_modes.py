@@ -15,6 +15,7 @@ from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
 from gda.errors import ConfigError, DataError, MissingError, UsageError
 from gda.generator import drawing
+from gda.generator.configured import prompts_of
 from gda.generator.directory import read_card
 from gda.generator.reaverage import average_generator
 from gda.generator.redraw import Recorded, choose, compare, find_generator
@@ -137,6 +138,16 @@ def test_unequal_quotas_are_drawn_and_judged_by_their_plan(world, tmp_path):
     assert dict(zip([info.name for info in real.classes], planned, strict=True)) == {"red": 8, "blue": 2}
     assert validate._with_planned_ratio(load_config(None, SMALL), planned).validate_.max_class_ratio == pytest.approx(1.5 * 4)
     assert validate._planned(load_config(None, SMALL), Snapshot.open(out), real) is None
+
+
+def test_each_class_is_drawn_from_its_own_prompt(world):
+    """Prompts go with the class, whatever the order in which the card has them and however they sort."""
+    card = read_card(str(world / "generator")).model_copy(update={"prompts": {"red": "a red one", "blue": "the blue one"}})
+    classes = Snapshot.open(world / "real").classes
+    assert [(info.name, prompt) for info, prompt in zip(classes, prompts_of(card, classes), strict=True)] == [
+        ("blue", "the blue one"),
+        ("red", "a red one"),
+    ]
 
 
 def test_a_class_that_the_generator_was_not_taught_is_named(world, tmp_path):
