@@ -21,7 +21,7 @@ from gda.generator.families import load_model
 from gda.generator.model import Start
 from gda.generator.plan import PlannedImage, PlannedShard
 from gda.generator.sampler import Sampler
-from gda.generator.speed import Speed, speed_up
+from gda.generator.speed import Speed, compiler_errors, speed_up
 from gda.parallel import own_device, tick
 
 _WAITING = 2  # batches that may wait for the encoder; bounds memory where it is slower than the drawing
@@ -211,10 +211,12 @@ def _within_memory(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedIm
 
 def _pixels(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedImage]) -> torch.Tensor:
     prompts, seeds = [drawing.prompts[image.label] for image in batch], [image.seed for image in batch]
-    if drawing.sources is None:
-        return sampler.draw(prompts, seeds, drawing.settings)
-    images = _sources(drawing.sources).load([image.source for image in batch], size=sampler.model.image_size)
-    return sampler.draw(prompts, seeds, drawing.settings, Start(images=images, strength=batch[0].strength))
+    start = None
+    if drawing.sources is not None:
+        images = _sources(drawing.sources).load([image.source for image in batch], size=sampler.model.image_size)
+        start = Start(images=images, strength=batch[0].strength)
+    with compiler_errors(drawing.speed):
+        return sampler.draw(prompts, seeds, drawing.settings, start)
 
 
 @lru_cache(maxsize=1)

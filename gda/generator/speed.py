@@ -1,11 +1,14 @@
 """How fast a generator draws, at what closeness to its own bits: precision, memory layout, compilation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
+from gda.errors import MissingError
 from gda.generator.model import Model
 
 
@@ -31,3 +34,18 @@ def speed_up(model: Model, speed: Speed) -> None:
         if speed.compile:
             # An autoencoder is entered by `decode`, which runs its decoder alone.
             getattr(network, "decoder", network).compile(dynamic=False)
+
+
+@contextmanager
+def compiler_errors(speed: Speed) -> Iterator[None]:
+    """Networks are compiled when they first run: turn what goes wrong there into a `MissingError` with its first line."""
+    if not speed.compile:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        why = str(error).strip().splitlines()[0]
+        raise MissingError(f"sample.compile: the networks cannot be compiled here ({why}); draw with sample.compile=false") from None
