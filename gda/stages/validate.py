@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,12 +16,20 @@ from gda.fidelity.extractors import get_extractor
 from gda.fidelity.inspection import Inspection, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
-from gda.generator.configured import plan_for
+from gda.generator.configured import plan_for, prompts_of
 from gda.generator.directory import drawn_side, read_card, resolve
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
 
 VERDICT, PAGE, EXPECTATIONS = "verdict.json", "index.html", "expectations.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a set's plan asked for: images by label, and the strengths that occur, 0 for images that start from noise."""
+
+    counts: tuple[int, ...]
+    strengths: tuple[float, ...]
 
 
 def run(
@@ -40,9 +49,9 @@ def run(
     `RefusedError`, after the output is in place. Raises `DataError` for snapshots that are damaged or do not belong together.
     """
     real, fake = Snapshot.open(snapshot), Snapshot.open(synthetic)
-    planned = _planned_counts(config, fake, real)
+    planned = _plan_drawn(config, fake, real)
     config = _with_planned_ratio(config, planned)
-    plan = plan_of(config, fake, real, generator, planned)
+    plan = plan_of(fake, real, generator, planned)
     given = Reference.open(reference) if reference is not None else None
     workspace = prepare(_recipe(config, fake, real, given, plan), out)
     if not workspace.finished:
@@ -56,48 +65,54 @@ def run(
     return _outcome(out, verdict, reused=workspace.finished)
 
 
-def plan_of(config: Config, fake: Snapshot, real: Snapshot, generator: str | Path | None, planned: list[int] | None) -> Plan:
-    """What the set should be: the real set's classes, the count of its plan, the generator it should come from and that one's size."""
+def plan_of(fake: Snapshot, real: Snapshot, generator: str | Path | None, planned: Planned | None) -> Plan:
+    """What the set should be: the real set's classes, what its plan asked for, the generator it should come from, its size and prompts."""
     return Plan(
-        count=sum(planned) if planned is not None else sum(shard.count for shard in fake.index.shards),
+        count=sum(planned.counts) if planned is not None else sum(shard.count for shard in fake.index.shards),
         classes=tuple(info.name for info in real.classes),
-        max_class_ratio=config.validate_.max_class_ratio,
+        counts=planned.counts if planned is not None else None,
+        prompts=prompts_of(_card_of(str(generator)), real.classes) if generator is not None else None,
+        strengths=planned.strengths if planned is not None else None,
         size=_drawn_size(generator) if generator is not None else None,
         generator_digest=_expected_digest(fake, str(generator)) if generator is not None else None,
     )
 
 
-def _with_planned_ratio(config: Config, planned: list[int] | None) -> Config:
+def _with_planned_ratio(config: Config, planned: Planned | None) -> Config:
     """The limit of class balance as a multiple of what the plan itself asked for: quotas need not be equal."""
     if planned is None:
         return config
-    limit = config.validate_.max_class_ratio * max(planned) / min(planned)
+    limit = config.validate_.max_class_ratio * max(planned.counts) / min(planned.counts)
     return config.model_copy(update={"validate_": config.validate_.model_copy(update={"max_class_ratio": limit})})
 
 
 def _expected_digest(fake: Snapshot, generator: str) -> str:
     """Digest of the generator, or of the average of its weights that the set says it was drawn from."""
-    digest, said = _digest_of(generator), fake.index.provenance
+    digest, said = _card_of(generator).digest, fake.index.provenance
     return said["generator"] if said.get("generator_averaged_from") == digest else digest
 
 
-def _planned_counts(config: Config, fake: Snapshot, real: Snapshot) -> list[int] | None:
-    """Images a class that the configured plan asks for, when the set was drawn by it; None for a set drawn otherwise."""
+def _plan_drawn(config: Config, fake: Snapshot, real: Snapshot) -> Planned | None:
+    """What the configured plan asks for, when the set was drawn by it; None for a set drawn otherwise."""
     for zero_shot in (False, True):
         try:
             plan = plan_for(config, real, zero_shot=zero_shot)
         except ConfigError:
             continue
         if plan.digest == fake.index.plan_digest:
-            labels = Counter(image.label for shard in plan.shards for image in shard.images)
-            return [labels[label] for label in range(len(real.classes))]
+            images = [image for shard in plan.shards for image in shard.images]
+            labels = Counter(image.label for image in images)
+            return Planned(
+                counts=tuple(labels[label] for label in range(len(real.classes))),
+                strengths=tuple(sorted({image.strength if image.source_label is not None else 0.0 for image in images})),
+            )
     return None
 
 
-def _digest_of(generator: str) -> str:
+def _card_of(generator: str) -> GeneratorCard:
     """What an exported generator says of itself, else what is reckoned from the weights of a base."""
     stored = Path(generator) / "generator.json"
-    return read_document(stored, GeneratorCard).digest if stored.is_file() else read_card(generator).digest
+    return read_document(stored, GeneratorCard) if stored.is_file() else read_card(generator)
 
 
 def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
@@ -111,7 +126,7 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference
     section = {"validate": config.validate_.model_dump(mode="json"), "seed": config.seed, "image_size": config.classify.image_size}
     if reference is None:
         section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
-    planned = {"count": plan.count, "generator": plan.generator_digest}
+    planned = {"count": plan.count, "counts": plan.counts, "prompts": plan.prompts, "generator": plan.generator_digest}
     inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest}
     if reference is not None:
         inputs["reference"] = reference.index.digest
@@ -147,8 +162,9 @@ def _write_expectations(folder: Path, found: Inspection) -> None:
         "passed": structure is not None and not structure.failures,
         "failures": list(structure.failures) if structure is not None else found.failures,
         "results": list(structure.results) if structure is not None else [],
+        "metrics": list(structure.metric_results) if structure is not None else [],
     }
-    write_bytes(folder / EXPECTATIONS, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    write_bytes(folder / EXPECTATIONS, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
     for name, text in (structure.docs if structure is not None else {}).items():
         path = folder / "data_docs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
