@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gda.errors import ConfigError
 
@@ -202,6 +202,19 @@ class SampleConfig(Section):
     )
 
 
+class MetricLimit(Section):
+    metric: str = Field(min_length=1, description="a metric of verdict.json, such as kid or recall")
+    at_most: float | None = Field(None, description="highest value, by the upper end of its interval")
+    at_least: float | None = Field(None, description="lowest value, by the lower end of its interval; either this or at_most")
+    of_floor: bool = Field(False, description="the number is a multiple of the real-vs-real floor at equal N")
+
+    @model_validator(mode="after")
+    def _one_number(self) -> "MetricLimit":
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError(f"limit of {self.metric!r}: give either at_most or at_least")
+        return self
+
+
 class ValidateConfig(Section):
     extractor: Literal["glyph"] = Field("glyph", description="feature network of FID, KID and nearest neighbours")
     fid_max_ratio: float = Field(8.0, gt=0.0, description="highest FID as a multiple of the real-vs-real floor at equal N")
@@ -224,6 +237,9 @@ class ValidateConfig(Section):
     redraw_rounds: int = Field(3, ge=1, le=20, description="most rounds of dropping and redrawing")
     max_dropped_fraction: Fraction = Field(
         0.2, description="highest share of the images drawn that may be dropped, over all rounds; beyond it the generator is at fault"
+    )
+    limits: tuple[MetricLimit, ...] = Field(
+        (), description="further limits of any metric, beside the above: {metric, at_most or at_least, of_floor}"
     )
 
 

@@ -1,6 +1,7 @@
 """Every record of a set looked at once: does it decode to the last byte, to the pixels and the size that the manifest states?"""
 
 import hashlib
+import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
-from gda.data.images import Rgb, decode, pixel_digest, resize_and_crop, to_array
+from gda.data.images import FORMATS, Rgb, decode, pixel_digest, resize_and_crop, to_array
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.io.shards import iterate_shard
@@ -22,8 +24,9 @@ class Audit:
     """What was found.
 
     `table` has a row per image in manifest order: the manifest's columns, `decoded` (1 or 0), `decoded_width`, `decoded_height`,
-    `decoded_pixel_sha256` (null where it does not decode) and `as_recorded` (1: the pixels are those of the manifest). `images`
-    uint8 NCHW are those that decode, scaled and cropped to one size; `rows` are their positions in the table.
+    `decoded_mode` (Pillow's, of the file), `decoded_pixel_sha256` (null where it does not decode), `as_recorded` (1: the pixels are
+    those of the manifest) and `size_as_recorded` (1: so is the size). `images` uint8 NCHW are those that decode, scaled and cropped to
+    one size; `rows` are their positions in the table.
     """
 
     table: pd.DataFrame
@@ -43,10 +46,12 @@ def audit_images(snapshot: Snapshot, *, size: int) -> Audit:
             failures.append(str(error))
             found.append(_missing())
             continue
-        found.append(_seen(to_array(image)))
+        found.append(_seen(to_array(image)) | {"decoded_mode": _stored_mode(data)})
         images.append(torch.from_numpy(to_array(resize_and_crop(image, size)).copy()).permute(2, 0, 1))
     table = pd.concat([manifest, pd.DataFrame(found, index=manifest.index)], axis=1)
     table["as_recorded"] = (table["decoded_pixel_sha256"] == table["pixel_sha256"]).astype(int)
+    sides = (table["decoded_width"] == table["width"]) & (table["decoded_height"] == table["height"])
+    table["size_as_recorded"] = sides.astype(int)
     stacked = torch.stack(images) if images else torch.zeros((0, 3, size, size), dtype=torch.uint8)
     return Audit(table=table, images=stacked, rows=np.flatnonzero(table["decoded"]), failures=tuple(failures))
 
@@ -69,5 +74,11 @@ def _seen(rgb: Rgb) -> dict[str, Any]:
     return {"decoded": 1, "decoded_width": width, "decoded_height": height, "decoded_pixel_sha256": pixel_digest(rgb)}
 
 
+def _stored_mode(data: bytes) -> str:
+    """The mode of the file, of which decoding leaves no trace: a drawn image is RGB."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.mode
+
+
 def _missing() -> dict[str, Any]:
-    return {"decoded": 0, "decoded_width": None, "decoded_height": None, "decoded_pixel_sha256": None}
+    return {"decoded": 0, "decoded_width": None, "decoded_height": None, "decoded_pixel_sha256": None, "decoded_mode": None}

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from gda.artifacts import Measure, SnapshotIndex, Verdict
-from gda.config import Config
+from gda.config import Config, ValidateConfig
 from gda.data.resident import ImageSet, load_images, open_test
 from gda.data.snapshot import Snapshot
 from gda.errors import MissingError, TryAgainError
@@ -21,7 +21,7 @@ from gda.fidelity.extractors import Extractor, comparison_size, get_extractor
 from gda.fidelity.intervals import Estimate, share
 from gda.fidelity.labels import Agreement, agreement
 from gda.fidelity.reference import Reference
-from gda.fidelity.verdict import apply_limits, judge
+from gda.fidelity.verdict import apply_limits, judge, judge_each
 
 T = TypeVar("T")
 SPLITS = ("train", "val", "test")
@@ -81,8 +81,10 @@ class Inspection:
         """Judge the measures; anything that failed to be measured refuses too."""
         passed, reasons = judge(self.measures, config.validate_)
         details = self.structure.failures if self.structure is not None else ()
+        if passed and self.structure is not None:  # otherwise it says once more what the reasons say better
+            details += tuple(f"Great Expectations finds among the metrics: {failure}" for failure in self.structure.metric_failures)
         return Verdict(
-            passed=passed and not self.failures,
+            passed=passed and not details and not self.failures,
             reasons=(*reasons, *details, *self.failures),
             metrics=apply_limits(self.measures, config.validate_),
             synthetic_digest=synthetic_digest,
@@ -95,12 +97,14 @@ def inspect_set(config: Config, *, synthetic: Snapshot, real: Snapshot, referenc
     extractor = get_extractor(config.validate_.extractor)
     reference.require(real, extractor)
     found = Inspection(subjects=gather(synthetic, real, extractor, size=comparison_size(config, extractor)))
-    found.attempt("the structure", lambda: _structure(found, replace(plan, origin=origin_of(synthetic.index))))
+    found.attempt("the counts of images", lambda: _counts(found, plan))
     found.attempt("agreement of labels", lambda: _labels(found, reference))
     found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, seed=config.seed))
     found.attempt("duplicates", lambda: _duplicates(found))
     found.attempt("leaks", lambda: _leaks(found))
     found.attempt("copies", lambda: _copies(found, reference, config.validate_.copy_quantile))
+    # Last, for it holds all that was measured against the limits once more.
+    found.attempt("the structure", lambda: _structure(found, replace(plan, origin=origin_of(synthetic.index)), config.validate_))
     return found
 
 
@@ -171,16 +175,19 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _structure(found: Inspection, plan: Plan) -> None:
+def _counts(found: Inspection, plan: Plan) -> None:
     table = found.subjects.audit.table
-    n = len(table)
-    counts = [int((table["class"] == name).sum()) for name in plan.classes]
+    n, by_class = len(table), table["class"].value_counts()
+    counts = [int(by_class.get(name, 0)) for name in plan.classes]
     ratio = max(counts) / min(counts) if counts and min(counts) > 0 else float("nan")
     found.measures["images"] = measure(n, n=n)
     found.measures["class_ratio"] = measure(ratio, n=n)
     found.measures["undecodable"] = measure(len(found.subjects.audit.failures), n=n)
-    found.structure = check_structure(table, plan)
-    found.measures["failed_expectations"] = measure(len(found.structure.failures), n=n)
+
+
+def _structure(found: Inspection, plan: Plan, config: ValidateConfig) -> None:
+    found.structure = check_structure(found.subjects.audit.table, plan, found.measures, judge_each(found.measures, config))
+    found.measures["failed_expectations"] = measure(len(found.structure.failures), n=len(found.subjects.audit.table))
 
 
 def _labels(found: Inspection, reference: Reference) -> None:

@@ -6,22 +6,37 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gda.artifacts import Measure
-from gda.config import ValidateConfig
+from gda.config import MetricLimit, ValidateConfig
 
+Direction = Literal["at_most", "at_least"]
 Limit = Callable[[Measure, ValidateConfig], float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How one metric is judged.
+    """How one metric is judged: by which end of its interval against which limit (docs/adr/0010).
 
-    `at_most` and `at_least` must hold for the unfavourable end of the interval: a set is refused unless it is shown to be sound.
-    `no_excess` refuses only when even the favourable end is above the limit: a rate that may rightly equal the real one.
+    The `unfavourable` end must keep the limit: a set is refused unless it is shown to be sound. The `favourable` end decides where the
+    limit is the rate of real images, which a sound set has too: refused is what is shown to exceed it. The `value` itself decides
+    where it is the worst of many already, of which an interval would count chance twice.
     """
 
-    kind: Literal["at_most", "at_least", "no_excess"]
+    direction: Direction
+    end: Literal["unfavourable", "favourable", "value"] = "unfavourable"
     limit: Limit
     complaint: str  # of {value}, {bound}, {limit}, {floor}, {n}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """One metric against one limit: `bound` is the end that was judged; null where it or the limit is missing or not finite."""
+
+    name: str
+    direction: Direction
+    bound: float | None
+    limit: float | None
+    passed: bool
+    complaint: str  # why it did not pass
 
 
 def _constant(value: float) -> Limit:
@@ -34,107 +49,164 @@ def _ratio_of_floor(ratio: Callable[[ValidateConfig], float]) -> Limit:
 
 RULES: Mapping[str, Rule] = {
     "failed_expectations": Rule(
-        kind="at_most", limit=_constant(0.0), complaint="{value:.0f} structural expectations failed; expectations.json has the details"
+        direction="at_most",
+        limit=_constant(0.0),
+        complaint="{value:.0f} expectations of the manifest failed, each named below and in expectations.json; none may",
     ),
-    "undecodable": Rule(kind="at_most", limit=_constant(0.0), complaint="{value:.0f} of {n} images cannot be decoded"),
+    "undecodable": Rule(
+        direction="at_most", limit=_constant(0.0), complaint="{value:.0f} of {n} images cannot be decoded; none may be damaged"
+    ),
     "class_ratio": Rule(
-        kind="at_most",
+        direction="at_most",
         limit=lambda measure, config: config.max_class_ratio,
-        complaint="the largest class has {value:.2f} times the images of the smallest; at most {limit:g} times is accepted",
+        complaint="the largest class has {value:.2f} times the images of the smallest; at most {limit:g} times is accepted ({n} images)",
     ),
     "duplicate_fraction": Rule(
-        kind="at_most",
+        direction="at_most",
         limit=lambda measure, config: config.max_duplicate_fraction,
-        complaint="{value:.1%} of the images repeat another one exactly; at most {limit:.1%} is accepted",
+        complaint="{value:.1%} of the {n} images repeat another one exactly; at most {limit:.1%} is accepted",
     ),
-    "exact_train": Rule(kind="at_most", limit=_constant(0.0), complaint="{value:.0f} images are pixel for pixel images of the train split"),
-    "exact_val": Rule(kind="at_most", limit=_constant(0.0), complaint="{value:.0f} images are pixel for pixel images of the val split"),
-    "exact_test": Rule(kind="at_most", limit=_constant(0.0), complaint="{value:.0f} images are pixel for pixel images of the test split"),
+    "exact_train": Rule(
+        direction="at_most",
+        limit=_constant(0.0),
+        complaint="{value:.0f} of {n} images are pixel for pixel images of the train split; none may be",
+    ),
+    "exact_val": Rule(
+        direction="at_most",
+        limit=_constant(0.0),
+        complaint="{value:.0f} of {n} images are pixel for pixel images of the val split; none may be",
+    ),
+    "exact_test": Rule(
+        direction="at_most",
+        limit=_constant(0.0),
+        complaint="{value:.0f} of {n} images are pixel for pixel images of the test split; none may be",
+    ),
     "near_val": Rule(
-        kind="no_excess",
+        direction="at_most",
+        end="favourable",
         limit=lambda measure, config: measure.floor,
-        complaint="{value:.2%} of the images are val images but for re-encoding, resizing or mirroring; "
-        "of real train images {floor:.2%} are",
+        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are val images but for re-encoding, resizing or mirroring; "
+        "of real train images {limit:.2%} are, and no more is accepted",
     ),
     "near_test": Rule(
-        kind="no_excess",
+        direction="at_most",
+        end="favourable",
         limit=lambda measure, config: measure.floor,
-        complaint="{value:.2%} of the images are test images but for re-encoding, resizing or mirroring; "
-        "of real train images {floor:.2%} are",
+        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test images but for re-encoding, resizing or mirroring; "
+        "of real train images {limit:.2%} are, and no more is accepted",
     ),
     "copy_fraction": Rule(
-        kind="at_most",
+        direction="at_most",
         limit=lambda measure, config: config.max_copy_fraction,
-        complaint="{value:.1%} (up to {bound:.1%}) of the images are closer to a training image than held-out real images come "
+        complaint="{value:.1%} (up to {bound:.1%}) of the {n} images are closer to a training image than held-out real images come "
         "({floor:.1%} of those do); at most {limit:.1%} is accepted",
     ),
     "label_agreement": Rule(
-        kind="at_least",
+        direction="at_least",
         limit=lambda measure, config: config.min_label_agreement,
-        complaint="classifiers trained on real images confirm {value:.1%} (as low as {bound:.1%}) of the labels; "
+        complaint="classifiers trained on real images confirm {value:.1%} (as low as {bound:.1%}) of {n} labels; "
         "at least {limit:.1%} is needed, unseen real images reach {floor:.1%}",
     ),
     "label_agreement_worst_class": Rule(
-        kind="at_least",
+        direction="at_least",
         limit=lambda measure, config: config.min_class_agreement,
-        complaint="in the worst class {value:.1%} (as low as {bound:.1%}) of the labels are confirmed; at least {limit:.1%} is needed",
+        complaint="in the class that is confirmed least, {value:.1%} of {n} labels are; at least {limit:.1%} is needed, "
+        "unseen real images of it reach {floor:.1%}",
+        end="value",
     ),
     "fid": Rule(
-        kind="at_most",
+        direction="at_most",
         limit=_ratio_of_floor(lambda config: config.fid_max_ratio),
         complaint="FID is {value:.3g} (up to {bound:.3g}), above {limit:.3g}; "
         "real images against real ones score {floor:.3g} at {n} a side",
     ),
     "coverage": Rule(
-        kind="at_least",
+        direction="at_least",
         limit=_ratio_of_floor(lambda config: config.min_coverage_ratio),
         complaint="only {value:.1%} (as low as {bound:.1%}) of the real images have a synthetic one near them; "
-        "at least {limit:.1%} is needed, real images against real ones reach {floor:.1%}",
+        "at least {limit:.1%} is needed, real images against real ones reach {floor:.1%} at {n} a side",
     ),
 }
 
 
 def judge(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[bool, tuple[str, ...]]:
     """May a set with these measures be used, and if not, why: one sentence a reason. Never raises for what a measure holds."""
-    judged = apply_limits(measures, config)
+    judgements = judge_each(measures, config)
+    asked = dict.fromkeys([*RULES, *(given.metric for given in config.limits)])
     # Metrics that are only reported count as well: a number that should be there and is not says that something broke.
-    unmeasured = [name for name in RULES if name not in judged] + [name for name, measure in judged.items() if not _measured(measure)]
-    reasons = [_complaint(name, judged[name]) for name in RULES if name not in unmeasured and judged[name].passed is not True]
+    unmeasured = [name for name in asked if name not in measures] + [name for name, measure in measures.items() if not _measured(measure)]
+    reasons = [found.complaint for found in judgements if found.name not in unmeasured and not found.passed]
     if unmeasured:
         reasons.append(f"could not be measured, which counts as failed: {', '.join(unmeasured)}")
     return not reasons, tuple(reasons)
 
 
+def judge_each(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[Judgement, ...]:
+    """Every rule, and every limit of `validate.limits`, applied to its metric where that was measured."""
+    rules = [*RULES.items(), *((given.metric, _rule_of(given)) for given in config.limits)]
+    return tuple(_judged(name, measures[name], rule, config) for name, rule in rules if name in measures)
+
+
 def apply_limits(measures: Mapping[str, Measure], config: ValidateConfig) -> dict[str, Measure]:
-    """The same measures with `limit` and `passed` filled in where there is a rule; others are only reported."""
-    return {name: _judged(measure, RULES[name], config) if name in RULES else measure for name, measure in measures.items()}
+    """The same measures with `limit` and `passed` filled in where there is a rule; of several limits the first that failed."""
+    found: dict[str, Measure] = dict(measures)
+    for judgement in judge_each(measures, config):
+        if found[judgement.name].passed is not False and (found[judgement.name].passed is None or not judgement.passed):
+            found[judgement.name] = measures[judgement.name].model_copy(update={"limit": judgement.limit, "passed": judgement.passed})
+    return found
 
 
-def _judged(measure: Measure, rule: Rule, config: ValidateConfig) -> Measure:
-    limit = rule.limit(measure, config)
-    bound = _bound(measure, rule.kind)
-    if limit is None or not math.isfinite(limit):
-        return measure.model_copy(update={"limit": None, "passed": False})
-    if not _measured(measure) or not math.isfinite(bound):
-        return measure.model_copy(update={"limit": limit, "passed": False})
-    passed = bound >= limit if rule.kind == "at_least" else bound <= limit
-    return measure.model_copy(update={"limit": limit, "passed": passed})
+def _rule_of(given: MetricLimit) -> Rule:
+    """What a limit of `validate.limits` asks for: always of the unfavourable end."""
+    direction: Direction = "at_most" if given.at_most is not None else "at_least"
+    number = given.at_most if given.at_most is not None else given.at_least
+    assert number is not None, "a limit has a number"
+    word, reach = ("above", "up to") if direction == "at_most" else ("below", "as low as")
+    of = " times what real images against real ones score" if given.of_floor else ""
+    complaint = f"{given.metric} is {{value:.4g}} ({reach} {{bound:.4g}}, on {{n}} images), {word} the {{limit:.4g}} of validate.limits"
+    return Rule(
+        direction=direction,
+        limit=_ratio_of_floor(lambda config: number) if given.of_floor else _constant(number),
+        complaint=complaint + (f", which is {number:g}{of} ({{floor:.4g}})" if given.of_floor else ""),
+    )
+
+
+def _judged(name: str, measure: Measure, rule: Rule, config: ValidateConfig) -> Judgement:
+    limit, bound = _finite(rule.limit(measure, config)), _bound(measure, rule)
+    known = bound is not None and limit is not None and _measured(measure)
+    passed = known and (bound >= limit if rule.direction == "at_least" else bound <= limit)  # type: ignore[operator]
+    complaint = "" if passed else _complaint(name, measure, rule, bound, limit)
+    return Judgement(name=name, direction=rule.direction, bound=bound, limit=limit, passed=passed, complaint=complaint)
 
 
 def _measured(measure: Measure) -> bool:
     return measure.value is not None and all(math.isfinite(v) for v in (measure.value, measure.low, measure.high) if v is not None)
 
 
-def _bound(measure: Measure, kind: str) -> float:
-    end = measure.high if kind == "at_most" else measure.low
-    if end is not None:
-        return end
-    return math.nan if measure.value is None else measure.value
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
-def _complaint(name: str, measure: Measure) -> str:
-    rule = RULES[name]
-    if measure.limit is None:
+def _bound(measure: Measure, rule: Rule) -> float | None:
+    """The end of the interval that is judged; the value itself where there is no interval."""
+    upper = (rule.direction == "at_most") == (rule.end == "unfavourable")
+    end = measure.high if upper else measure.low
+    return _finite(measure.value if rule.end == "value" or end is None else end)
+
+
+def _complaint(name: str, measure: Measure, rule: Rule, bound: float | None, limit: float | None) -> str:
+    if limit is None:
         return f"{name} has no real-against-real floor to be judged by"
-    floor = math.nan if measure.floor is None else measure.floor
-    return rule.complaint.format(value=measure.value, bound=_bound(measure, rule.kind), limit=measure.limit, floor=floor, n=measure.n)
+    if bound is None or measure.value is None:
+        return f"{name} could not be measured"
+    return rule.complaint.format(value=measure.value, bound=bound, limit=limit, floor=_Floor(measure.floor), n=measure.n)
+
+
+class _Floor:
+    """A floor in a sentence, which need not be known."""
+
+    def __init__(self, value: float | None) -> None:
+        self._value = value
+
+    def __format__(self, spec: str) -> str:
+        return "an unknown share or score" if self._value is None else format(self._value, spec)

@@ -39,7 +39,7 @@ class Redrawing:
         for flag, value in (("--generator", generator), ("--judged", judged)):
             if value is None:
                 raise UsageError(f"validate.on_fail is drop_and_redraw: give {flag}")
-        planned = planned_counts(config, given, real)
+        planned = plan_drawn(config, given, real)
         if planned is None:
             raise UsageError(
                 f"{given.path}: validate.on_fail is drop_and_redraw, but the set was not drawn by this configuration, so that what comes "
@@ -73,7 +73,7 @@ class Redrawing:
 
     def _generator(self) -> str:
         """The generator that the set was drawn with: the one given, or the average of its weights that the set names."""
-        said, digest = self.given.index.provenance, digest_of_generator(self.generator)
+        said, digest = self.given.index.provenance, card_of(self.generator).digest
         if said.get("generator") == digest:
             return self.generator
         if said.get("generator_averaged_from") == digest and "ema_sigma_rel" in said:
@@ -85,13 +85,17 @@ class Redrawing:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """Images by label that the configured plan asks for, of the set itself or of the zero-shot control."""
+    """What the configured plan asks for, of the set itself or of the zero-shot control.
+
+    Images by label, and the strengths; a strength of 0 stands for images that start from noise.
+    """
 
     counts: tuple[int, ...]
+    strengths: tuple[float, ...]
     zero_shot: bool
 
 
-def planned_counts(config: Config, given: Snapshot, real: Snapshot) -> Planned | None:
+def plan_drawn(config: Config, given: Snapshot, real: Snapshot) -> Planned | None:
     """What was planned, when the set was drawn by the configured plan; None for a set drawn otherwise."""
     for zero_shot in (False, True):
         try:
@@ -99,18 +103,23 @@ def planned_counts(config: Config, given: Snapshot, real: Snapshot) -> Planned |
         except ConfigError:
             continue
         if plan.digest == given.index.plan_digest:
-            labels = Counter(image.label for shard in plan.shards for image in shard.images)
-            return Planned(counts=tuple(labels[label] for label in range(len(real.classes))), zero_shot=zero_shot)
+            images = [image for shard in plan.shards for image in shard.images]
+            labels = Counter(image.label for image in images)
+            return Planned(
+                counts=tuple(labels[label] for label in range(len(real.classes))),
+                strengths=tuple(sorted({image.strength if image.source_label is not None else 0.0 for image in images})),
+                zero_shot=zero_shot,
+            )
     return None
 
 
 def expected_digest(given: Snapshot, generator: str) -> str:
     """Digest of the generator, or of the average of its weights that the set says it was drawn from."""
-    digest, said = digest_of_generator(generator), given.index.provenance
+    digest, said = card_of(generator).digest, given.index.provenance
     return said["generator"] if said.get("generator_averaged_from") == digest else digest
 
 
-def digest_of_generator(generator: str) -> str:
+def card_of(generator: str) -> GeneratorCard:
     """What an exported generator says of itself, else what is reckoned from the weights of a base."""
     stored = Path(generator) / "generator.json"
-    return read_document(stored, GeneratorCard).digest if stored.is_file() else read_card(generator).digest
+    return read_document(stored, GeneratorCard) if stored.is_file() else read_card(generator)

@@ -26,7 +26,7 @@ _MEASURE_NAMES = {
     "kid": "KID",
 }
 _SHARES = ("fraction", "agreement", "coverage", "precision", "recall", "density", "near_")
-_SIGNS = {"at_most": "at most", "at_least": "at least", "no_excess": "no more than"}
+_SIGNS = {"at_most": "at most", "at_least": "at least"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def _check(name: str, measure: Measure) -> Check:
         value="not measured" if measure.value is None else show(measure.value),
         interval=f"{show(measure.low)} to {show(measure.high)}" if measure.low is not None and measure.high is not None else "",
         floor=show(measure.floor) if measure.floor is not None else "",
-        limit=f"{_SIGNS[rule.kind] if rule else ''} {show(measure.limit)}".strip() if measure.limit is not None else "",
+        limit=f"{_SIGNS[rule.direction] if rule else ''} {show(measure.limit)}".strip() if measure.limit is not None else "",
         passed=measure.passed,
         measured_on=", ".join(extent + ([measure.extractor] if measure.extractor else [])),
     )

@@ -17,8 +17,9 @@ from gda.fidelity.inspection import Inspection, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
 from gda.fidelity.rounds import Judged, drop_and_redraw
+from gda.generator.configured import prompts_of
 from gda.generator.directory import drawn_side, resolve
-from gda.generator.redrawing import Redrawing, expected_digest, planned_counts
+from gda.generator.redrawing import Planned, Redrawing, card_of, expected_digest, plan_drawn
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
 
@@ -46,9 +47,9 @@ def run(
     """
     real, fake = Snapshot.open(snapshot), Snapshot.open(synthetic)
     redrawing = Redrawing.of(config, fake, real, generator, judged)
-    planned = _planned(config, fake, real)
+    planned = plan_drawn(config, fake, real)
     config = _with_planned_ratio(config, planned)
-    plan = plan_of(config, fake, real, generator, planned)
+    plan = plan_of(fake, real, generator, planned)
     given = Reference.open(reference) if reference is not None else None
     workspace = prepare(_recipe(config, fake, real, given, plan), out)
     copy = _judged_workspace(workspace, fake, judged)
@@ -66,28 +67,25 @@ def run(
     return _outcome(out, verdict, reused=workspace.finished)
 
 
-def plan_of(config: Config, fake: Snapshot, real: Snapshot, generator: str | Path | None, planned: list[int] | None) -> Plan:
-    """What the set should be: the real set's classes, the count of its plan, the generator it should come from and that one's size."""
+def plan_of(fake: Snapshot, real: Snapshot, generator: str | Path | None, planned: Planned | None) -> Plan:
+    """What the set should be: the real set's classes, what its plan asked for, the generator it should come from, its size and prompts."""
     return Plan(
-        count=sum(planned) if planned is not None else sum(shard.count for shard in fake.index.shards),
+        count=sum(planned.counts) if planned is not None else sum(shard.count for shard in fake.index.shards),
         classes=tuple(info.name for info in real.classes),
-        max_class_ratio=config.validate_.max_class_ratio,
+        counts=planned.counts if planned is not None else None,
+        prompts=prompts_of(card_of(str(generator)), real.classes) if generator is not None else None,
+        strengths=planned.strengths if planned is not None else None,
         size=_drawn_size(generator) if generator is not None else None,
         generator_digest=expected_digest(fake, str(generator)) if generator is not None else None,
     )
 
 
-def _with_planned_ratio(config: Config, planned: list[int] | None) -> Config:
+def _with_planned_ratio(config: Config, planned: Planned | None) -> Config:
     """The limit of class balance as a multiple of what the plan itself asked for: quotas need not be equal."""
     if planned is None:
         return config
-    limit = config.validate_.max_class_ratio * max(planned) / min(planned)
+    limit = config.validate_.max_class_ratio * max(planned.counts) / min(planned.counts)
     return config.model_copy(update={"validate_": config.validate_.model_copy(update={"max_class_ratio": limit})})
-
-
-def _planned(config: Config, fake: Snapshot, real: Snapshot) -> list[int] | None:
-    planned = planned_counts(config, fake, real)
-    return list(planned.counts) if planned is not None else None
 
 
 def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
@@ -101,7 +99,7 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference
     section = {"validate": config.validate_.model_dump(mode="json"), "seed": config.seed, "image_size": config.classify.image_size}
     if reference is None:
         section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
-    planned = {"count": plan.count, "generator": plan.generator_digest}
+    planned = {"count": plan.count, "counts": plan.counts, "prompts": plan.prompts, "generator": plan.generator_digest}
     inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest}
     if reference is not None:
         inputs["reference"] = reference.index.digest
@@ -180,8 +178,9 @@ def _write_expectations(folder: Path, found: Inspection) -> None:
         "passed": structure is not None and not structure.failures,
         "failures": list(structure.failures) if structure is not None else found.failures,
         "results": list(structure.results) if structure is not None else [],
+        "metrics": list(structure.metric_results) if structure is not None else [],
     }
-    write_bytes(folder / EXPECTATIONS, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    write_bytes(folder / EXPECTATIONS, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
     for name, text in (structure.docs if structure is not None else {}).items():
         path = folder / "data_docs" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -134,10 +134,10 @@ def test_unequal_quotas_are_drawn_and_judged_by_their_plan(world, tmp_path):
     out = _draw(world, tmp_path / "set", *changes).output
     assert Snapshot.open(out).manifest()["class"].value_counts().to_dict() == {"red": 8, "blue": 2}
     real = Snapshot.open(world / "real")
-    planned = validate._planned(load_config(None, (*SMALL, *changes)), Snapshot.open(out), real)
-    assert dict(zip([info.name for info in real.classes], planned, strict=True)) == {"red": 8, "blue": 2}
+    planned = validate.plan_drawn(load_config(None, (*SMALL, *changes)), Snapshot.open(out), real)
+    assert dict(zip([info.name for info in real.classes], planned.counts, strict=True)) == {"red": 8, "blue": 2}
     assert validate._with_planned_ratio(load_config(None, SMALL), planned).validate_.max_class_ratio == pytest.approx(1.5 * 4)
-    assert validate._planned(load_config(None, SMALL), Snapshot.open(out), real) is None
+    assert validate.plan_drawn(load_config(None, SMALL), Snapshot.open(out), real) is None
 
 
 def test_each_class_is_drawn_from_its_own_prompt(world):

@@ -86,7 +86,7 @@ def test_missing_class(judged: Callable[[Sequence[Item]], Verdict]) -> None:
     """A class without images is refused by name."""
     verdict = judged([item for item in sound() if item.label != "blue"])
     assert not verdict.passed
-    assert any("no record has blue" in reason for reason in verdict.reasons)
+    assert any("the classes of the images are not those of the real set: there are none of blue" in reason for reason in verdict.reasons)
 
 
 def test_unbalanced_classes(judged: Callable[[Sequence[Item]], Verdict]) -> None:
@@ -102,7 +102,7 @@ def test_repeated_images(judged: Callable[[Sequence[Item]], Verdict]) -> None:
     content = sound()
     verdict = judged(changed(content, range(8, 20), lambda item, place: with_pixels(item, content[place % 4].rgb)))
     assert "duplicate_fraction" in failed(verdict)
-    assert any("10.0% of the images repeat another one exactly" in reason for reason in verdict.reasons)
+    assert any("10.0% of the 120 images repeat another one exactly; at most 1.0% is accepted" in reason for reason in verdict.reasons)
 
 
 def test_copies_of_training_images(world: Path, judged: Callable[[Sequence[Item]], Verdict]) -> None:
@@ -126,7 +126,7 @@ def test_one_held_out_image_slipped_in(split: str, world: Path, tmp_path: Path, 
     leaked = real_pixels(world, split)[5]
     verdict = judged(changed(sound(), [5], lambda item, place: with_pixels(item, leaked)))
     assert f"exact_{split}" in failed(verdict)
-    assert any(f"1 images are pixel for pixel images of the {split} split" in reason for reason in verdict.reasons)
+    assert any(f"1 of 120 images are pixel for pixel images of the {split} split; none may be" in reason for reason in verdict.reasons)
     page = (tmp_path / "out" / "index.html").read_text()
     assert f"{split} {split}-0005" in page
 
@@ -198,9 +198,9 @@ def test_incomplete_and_mixed_provenance(judged: Callable[[Sequence[Item]], Verd
         return replace(item, meta=item.meta | [{"guidance_scale": None}, {"seed": 0}, {"scheduler": "ddpm"}][place])
 
     reasons = judged(changed(sound(), [4, 5, 6], spoil)).reasons
-    assert any("'guidance_scale': 1 records have no value" in reason for reason in reasons)
-    assert any("'seed'" in reason and "unique" in reason for reason in reasons)
-    assert any("'scheduler'" in reason for reason in reasons)
+    assert "1 of 120 records have no guidance_scale" in reasons
+    assert "2 of 120 records share their seed with another, such as 0" in reasons
+    assert any("differ from the rest in their scheduler" in reason for reason in reasons)
 
 
 def test_fewer_images_than_planned(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,7 @@ def test_fewer_images_than_planned(world: Path, tmp_path: Path, monkeypatch: pyt
     cut = write_set(tmp_path / "synthetic", {"train": sound()[:-4]}, plan_digest=plan.digest)
     outcome = validate.run(config, synthetic=cut, snapshot=world / "real", reference=world / "reference", out=tmp_path / "out")
     reasons = read_document(outcome.output / "verdict.json", Verdict).reasons
-    assert any("row_count_to_equal failed, found 116; accepted: value 120" in reason for reason in reasons)
+    assert any("the set has 116 images; 120 were planned" in reason for reason in reasons)
 
 
 def test_images_of_another_generator(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_images_of_another_generator(world: Path, tmp_path: Path, monkeypatch: p
         out=tmp_path / "out",
     )
     reasons = read_document(outcome.output / "verdict.json", Verdict).reasons
-    assert any("'generator_digest'" in reason and "cdcd" in reason for reason in reasons)
+    assert any("120 of 120 images are of another generator than cdcd" in reason for reason in reasons)
 
 
 def test_every_check_breaking_down_refuses_the_set(judged: Callable[[Sequence[Item]], Verdict], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_strict_refuses_after_publishing_and_runs_are_identical_and_reused(
     """Under --strict the report must still be there to read; the same input gives the same bytes; a second call does nothing."""
     synthetic = write_set(tmp_path / "synthetic", {"train": [item for item in sound() if item.label != "red"]})
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
-    with pytest.raises(RefusedError, match="no record has red"):
+    with pytest.raises(RefusedError, match="there are none of red"):
         validation(world, synthetic, tmp_path / "strict", strict=True)
     again = validation(world, synthetic, tmp_path / "again")
     files = tree(again.output)
@@ -283,7 +283,7 @@ def test_strict_refuses_after_publishing_and_runs_are_identical_and_reused(
     assert reused.reused
     assert reused.refused
     assert read_ledger() == openings
-    assert str(tmp_path) not in json.dumps([content.decode("utf-8", "replace") for content in files.values()])
+    assert not any(str(tmp_path).encode() in path.read_bytes() for path in again.output.rglob("*") if path.is_file())
 
 
 def test_without_a_reference_one_is_computed(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +318,7 @@ def delivered(kind: str, content: Sequence[Item], root: Path) -> str:
 def test_another_generators_set_is_judged_on_equal_terms(kind: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sound set without seeds or prompts passes from every kind of source, and one with swapped labels is refused for these alone."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
-    swapped = changed(sound(), range(0, 60, 4), lambda item, place: replace(item, label="blue" if item.label == "red" else item.label))
+    swapped = changed(sound(), range(0, 96, 4), lambda item, place: replace(item, label="blue" if item.label == "red" else item.label))
     for name, content in (("sound", sound()), ("swapped", swapped)):
         source = delivered(kind, content, tmp_path / name)
         snapshot.run(tiny_config(), source=source, out=tmp_path / f"{name}-set", as_synthetic=True)
