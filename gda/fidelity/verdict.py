@@ -47,20 +47,24 @@ RULES: Mapping[str, Rule] = {
         limit=lambda measure, config: config.max_duplicate_fraction,
         complaint="{value:.1%} of the images repeat another one exactly; at most {limit:.1%} is accepted",
     ),
+    "near_duplicate_fraction": Rule(
+        kind="at_most",
+        limit=lambda measure, config: None if measure.floor is None else measure.floor + config.max_near_duplicate_fraction,
+        complaint="{value:.1%} of the images repeat another one but for encoding, size, mirroring or light; at most {limit:.1%} is "
+        "accepted, of real images {floor:.1%} do",
+    ),
     "exact_train": Rule(kind="at_most", limit=_constant(0.0), complaint="{value:.0f} images are pixel for pixel images of the train split"),
     "exact_val": Rule(kind="at_most", limit=_constant(0.0), complaint="{value:.0f} images are pixel for pixel images of the val split"),
     "exact_test": Rule(kind="at_most", limit=_constant(0.0), complaint="{value:.0f} images are pixel for pixel images of the test split"),
     "near_val": Rule(
         kind="no_excess",
         limit=lambda measure, config: measure.floor,
-        complaint="{value:.2%} of the images are val images but for re-encoding, resizing or mirroring; "
-        "of real train images {floor:.2%} are",
+        complaint="{value:.2%} of the images are val images but for encoding, size, mirroring or light; of real ones {floor:.2%} may be",
     ),
     "near_test": Rule(
         kind="no_excess",
         limit=lambda measure, config: measure.floor,
-        complaint="{value:.2%} of the images are test images but for re-encoding, resizing or mirroring; "
-        "of real train images {floor:.2%} are",
+        complaint="{value:.2%} of the images are test images but for encoding, size, mirroring or light; of real ones {floor:.2%} may be",
     ),
     "copy_fraction": Rule(
         kind="at_most",
