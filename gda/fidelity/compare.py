@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gda.errors import DataError
-from gda.fidelity.frechet import Statistics, frechet_distance, statistics
+from gda.fidelity.frechet import Statistics, frechet_of_features, frechet_to
 from gda.fidelity.intervals import Estimate, disjoint_halves, named_rng, over_repeats, subsets
 from gda.fidelity.kid import kernel_distance
 from gda.fidelity.prdc import NEIGHBOURS, prdc
@@ -65,20 +65,20 @@ def fid_to(reference: Statistics, synthetic: np.ndarray, *, seed: int, repeats: 
     if len(synthetic) < 4:
         raise DataError(f"a FID with an interval needs at least four images, got {len(synthetic)}")
     halves = subsets(len(synthetic), len(synthetic) // 2, repeats, named_rng(seed, "point"))
-    spread = over_repeats(np.array([frechet_distance(statistics(synthetic[half]), reference) for half in halves]))
-    value = frechet_distance(statistics(synthetic), reference)
+    spread = over_repeats(np.array([frechet_to(reference, synthetic[half]) for half in halves]))
+    value = frechet_to(reference, synthetic)
     return Estimate(value=value, low=max(0.0, value + spread.low - spread.value), high=value + spread.high - spread.value)
 
 
 def fid_floor_to(reference: Statistics, real: np.ndarray, *, n: int, seed: int, repeats: int = REPEATS) -> float:
     """Mean FID of `n` of the real images [m, d], or all where there are fewer, to the same reference: the floor at equal n."""
     parts = subsets(len(real), min(n, len(real)), repeats, named_rng(seed, "point floor"))
-    return float(np.mean([frechet_distance(statistics(real[chosen]), reference) for chosen in parts]))
+    return float(np.mean([frechet_to(reference, real[chosen]) for chosen in parts]))
 
 
 def fid(a: np.ndarray, b: np.ndarray) -> float:
     """Frechet distance of two feature sets."""
-    return frechet_distance(statistics(a), statistics(b))
+    return frechet_of_features(a, b)
 
 
 def equal_n(synthetic: int, real: int) -> int:
