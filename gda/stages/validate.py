@@ -13,10 +13,11 @@ from gda.data.snapshot import Snapshot
 from gda.errors import RefusedError, UsageError
 from gda.fidelity.expectations import Plan
 from gda.fidelity.extractors import get_extractor
-from gda.fidelity.inspection import Inspection, inspect_set
+from gda.fidelity.inspection import Inspection, given_statistics, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
 from gda.fidelity.rounds import Judged, drop_and_redraw
+from gda.fidelity.statistics_file import statistics_digest
 from gda.generator.directory import drawn_side, resolve
 from gda.generator.redrawing import Redrawing, expected_digest, planned_counts
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
@@ -98,13 +99,16 @@ def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
 
 def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference | None, plan: Plan) -> Recipe:
     # A reference that is computed here depends on how classifiers are trained; a given one is named by its digest.
-    section = {"validate": config.validate_.model_dump(mode="json"), "seed": config.seed, "image_size": config.classify.image_size}
+    judging = config.validate_.model_dump(mode="json", exclude={"reference_statistics"})  # named by what is in the file
+    section = {"validate": judging, "seed": config.seed, "image_size": config.classify.image_size}
     if reference is None:
         section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
     planned = {"count": plan.count, "generator": plan.generator_digest}
     inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest}
     if reference is not None:
         inputs["reference"] = reference.index.digest
+    if (given := given_statistics(config, get_extractor(config.validate_.extractor))) is not None:
+        inputs["statistics"] = statistics_digest(given)
     # The manifest holds what the content digest leaves out (seeds, settings), and the expectations read it.
     inputs["manifest"] = fake.index.manifest_sha256
     return Recipe(
