@@ -59,6 +59,9 @@ class Measure(Document):
     low: float | None = Field(None, description="lower end of the 95% interval")
     high: float | None = Field(None, description="upper end of the 95% interval")
     floor: float | None = Field(None, description="the same metric, real against real, at equal N")
+    one_class: float | None = Field(
+        None, description="the same metric of real images of one class, at equal N: what a set scores that has collapsed to it"
+    )
     limit: float | None = Field(None, description="the threshold it was judged by; null when only reported")
     passed: bool | None = Field(None, description="null when only reported")
     n: int | None = Field(None, description="images it was measured on")

@@ -6,10 +6,8 @@ images that its features are of, so that it fits one shard alone. Merged snapsho
 """
 
 import hashlib
-import io
 import itertools
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -31,6 +29,7 @@ from gda.errors import DataError
 from gda.fidelity.extractors import BATCH, Extractor, get_extractor
 from gda.fidelity.frechet import Statistics
 from gda.fidelity.moments import Moments, merged, moments
+from gda.fidelity.statistics_file import statistics_bytes
 from gda.io.publish import storage_errors, write_bytes, write_new
 from gda.io.tensors import read_tensors, tensors_digest
 from gda.recipe import canonical_json
@@ -92,7 +91,7 @@ class FeatureObserver:
         `rows` are the manifest rows of the set in shard order. Raises `DataError` where a shard's features are missing or damaged.
         """
         found = reduce(merged, (_shard_moments(*part, self.index) for part in _parts(folder, rows))).statistics()
-        write_bytes(folder / FOLDER / STATISTICS_FILE, _npz(mu=found.mean, sigma=found.cov))
+        write_bytes(folder / FOLDER / STATISTICS_FILE, statistics_bytes(found))
         write_bytes(folder / FOLDER / INDEX_FILE, dump_document(self.index))
 
 
@@ -266,14 +265,3 @@ def _shard_moments(path: Path, rows: pd.DataFrame, index: FeaturesIndex) -> Mome
     if int(tensors["count"][0]) != len(rows):
         raise DataError(f"{path}: is of {tensors['count'][0]} images, the manifest names {len(rows)}; {_ADVICE}")
     return Moments(count=len(rows), mean=tensors["mean"], scatter=tensors["scatter"])
-
-
-def _npz(**arrays: np.ndarray) -> bytes:
-    """As `numpy.savez` writes it, but with no time in it: equal arrays give equal bytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in arrays.items():
-            data = io.BytesIO()
-            np.lib.format.write_array(data, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data.getvalue())
-    return buffer.getvalue()

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -14,16 +16,19 @@ from gda.data.snapshot import Snapshot
 from gda.errors import MissingError, TryAgainError
 from gda.fidelity.accumulated import extract_by_shard, has_rows, read_rows, require_honest
 from gda.fidelity.audit import Audit, audit_images
-from gda.fidelity.compare import compare, fid_apart
+from gda.fidelity.closeness import Closeness, closeness, to_statistics
+from gda.fidelity.compare import Comparison, Images
 from gda.fidelity.copies import CopyCheck, aligned_space, check_copies, feature_space
 from gda.fidelity.duplicates import duplicates
 from gda.fidelity.expectations import Plan, Structure, check_structure
 from gda.fidelity.extractors import Extractor, comparison_size, get_extractor
+from gda.fidelity.frechet import Statistics
 from gda.fidelity.intervals import Estimate, share
 from gda.fidelity.labels import Agreement, agreement
 from gda.fidelity.leaks import Leak, find_leaks, real_rate, sketches_of
 from gda.fidelity.reference import Reference
 from gda.fidelity.sscd import load_sscd
+from gda.fidelity.statistics_file import read_statistics_file, statistics_digest
 from gda.fidelity.verdict import apply_limits, judge, judge_each
 
 T = TypeVar("T")
@@ -55,6 +60,7 @@ class Inspection:
     subjects: Subjects
     structure: Structure | None = None
     labels: Agreement | None = None
+    closeness: Closeness | None = None
     copies: CopyCheck | None = None
     leaks: list[Leak] = field(default_factory=list)
     repeated: list[list[int]] = field(default_factory=list)  # images that show one picture, largest group first
@@ -87,19 +93,31 @@ class Inspection:
 
 
 def inspect_set(config: Config, *, synthetic: Snapshot, real: Snapshot, reference: Reference, plan: Plan) -> Inspection:
-    """Measure everything about `synthetic`. Raises `DataError` only for snapshots that are damaged or do not belong to the reference."""
+    """Measure everything about `synthetic`.
+
+    Raises `DataError` only for snapshots that are damaged or do not belong to the reference, and as `given_statistics` does.
+    """
     extractor = get_extractor(config.validate_.extractor)
     reference.require(real, extractor)
+    given = given_statistics(config, extractor)
     found = Inspection(subjects=gather(synthetic, real, extractor, size=comparison_size(config, extractor)))
     found.attempt("the counts of images", lambda: _counts(found, plan))
     found.attempt("agreement of labels", lambda: _labels(found, reference))
     found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, seed=config.seed))
+    if given is not None:
+        found.attempt("distance to the given statistics", partial(_to_given, found, reference, extractor, given, seed=config.seed))
     found.attempt("duplicates", lambda: _duplicates(found))
     found.attempt("leaks", lambda: _leaks(found))
     found.attempt("copies", lambda: _copies(found, reference, extractor, config.validate_))
     # Last, for it holds all that was measured against the limits once more.
     found.attempt("the structure", lambda: _structure(found, replace(plan, origin=origin_of(synthetic.index)), config.validate_))
     return found
+
+
+def given_statistics(config: Config, extractor: Extractor) -> Statistics | None:
+    """What `validate.reference_statistics` names. Raises `ConfigError` or `DataError` for a file that cannot serve."""
+    path = config.validate_.reference_statistics
+    return None if path is None else read_statistics_file(Path(path), dim=extractor.dim, extractor=extractor.name)
 
 
 def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: int) -> Subjects:
@@ -165,6 +183,13 @@ def estimated(estimate: Estimate, *, n: int, floor: float | None = None, measure
     )
 
 
+def compared(result: Comparison, measured: MeasuredWith) -> Measure:
+    """A measure with its interval, floor and what real images of one class score."""
+    stated = estimated(result.estimate, n=result.n, floor=result.floor.value, measured=measured)
+    one_class = None if result.one_class is None else _finite(result.one_class.value)
+    return stated.model_copy(update={"one_class": one_class})
+
+
 def _finite(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
@@ -199,13 +224,21 @@ def _labels(found: Inspection, reference: Reference) -> None:
 
 
 def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, *, seed: int) -> None:
-    synthetic = found.subjects.features
+    subjects = found.subjects
+    synthetic = Images(features=subjects.features, probabilities=reference.predict_alone(subjects.audit.images))
+    real = {s: Images(features=reference.features[s], probabilities=reference.probabilities[s]) for s in reference.features}
+    labels = {split: subjects.real[split].labels.numpy() for split in real}
+    classes = len(subjects.real["train"].classes)
+    found.closeness = closeness(synthetic, subjects.labels, real, labels, classes=classes, seed=seed)
     measured = MeasuredWith(extractor=extractor.identity, reference_digest=reference.index.digest)
-    for name, result in compare(synthetic, reference.pooled, seed=seed).items():
-        found.measures[name] = estimated(result.estimate, floor=result.floor.value, n=result.n, measured=measured)
-    n = min(len(synthetic), *(len(rows) for rows in reference.features.values()))
-    for split, rows in reference.features.items():
-        found.measures[f"fid_{split}"] = estimated(fid_apart(synthetic, rows, n=n, seed=seed), n=n, measured=measured)
+    seen_by = replace(measured, extractor=reference.classifiers)
+    for name, result in found.closeness.overall.items():
+        found.measures[name] = compared(result, seen_by if name.startswith("inception_score") else measured)
+
+
+def _to_given(found: Inspection, reference: Reference, extractor: Extractor, given: Statistics, *, seed: int) -> None:
+    measured = MeasuredWith(extractor=extractor.identity, reference_digest=statistics_digest(given))
+    found.measures["fid_reference"] = compared(to_statistics(found.subjects.features, reference.pooled, given, seed=seed), measured)
 
 
 def _duplicates(found: Inspection) -> None:

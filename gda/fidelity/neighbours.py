@@ -4,17 +4,44 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gda.fidelity.threads import one_thread
+
 BLOCK = 2048  # rows at a time; a block of distances to 50,000 references is 800 MiB at most
 
 
 def distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first row, euclidean distances float64 [<=2048, m]) of queries [n, d] to references [m, d]."""
+    for start, block in squared_distance_blocks(queries, references):
+        yield start, np.sqrt(block, out=block)
+
+
+def squared_distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The same, squared: enough to tell which of two is nearer."""
     x, y = np.asarray(queries, np.float64), np.asarray(references, np.float64)
     norms = (y * y).sum(1)
     for start in range(0, len(x), BLOCK):
-        block = x[start : start + BLOCK]
-        squared = (block * block).sum(1)[:, None] + norms - 2.0 * (block @ y.T)
-        yield start, np.sqrt(np.clip(squared, 0.0, None))
+        yield start, _squared(x[start : start + BLOCK], y, norms)
+
+
+@one_thread
+def _squared(x: np.ndarray, y: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    block = x @ y.T
+    block *= -2.0
+    block += (x * x).sum(1)[:, None]
+    block += norms
+    return np.maximum(block, 0.0, out=block)
+
+
+def squared_radii(rows: np.ndarray, *, k: int) -> np.ndarray:
+    """Squared distance float64 [n] of each row [n, d] to its k-th nearest other row."""
+    assert 1 <= k < len(rows), f"k={k} of {len(rows) - 1} others"
+    radii = np.empty(len(rows))
+    for start, block in squared_distance_blocks(rows, rows):
+        own = np.arange(len(block))
+        block[own, start + own] = np.inf
+        block.partition(k - 1, axis=1)
+        radii[start : start + len(block)] = block[:, k - 1]
+    return radii
 
 
 def nearest(queries: np.ndarray, references: np.ndarray, *, k: int = 1, skip_self: bool = False) -> tuple[np.ndarray, np.ndarray]:

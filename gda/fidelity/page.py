@@ -24,12 +24,13 @@ _SHARES = ("fraction", "agreement", "near_", "precision", "recall", "coverage")
 MEANING = {
     "fid": "distance of feature distributions (Frechet); smaller is closer to the real images",
     "fid_train": "the same against train alone; much smaller than against val speaks of memorising",
-    "fid_val": "the same against val alone",
     "kid": "kernel distance of feature distributions, unbiased in the number of images",
     "precision": "share of synthetic images that lie among the real ones",
     "recall": "share of real images that lie among the synthetic ones",
     "density": "how many real neighbourhoods a synthetic image falls into, 1 is as real",
     "coverage": "share of real images with a synthetic one in their neighbourhood",
+    "vendi": "effective number of different images, by the features; larger is more diverse",
+    "inception_score": "Inception Score of the classes that classifiers trained on real images see; larger is surer and more diverse",
     "label_agreement": "labels confirmed by classifiers trained on real images",
     "label_agreement_worst_class": "the same in the class that is confirmed least",
     "copy_fraction": "images closer to a training image than held-out real images come",
@@ -45,6 +46,14 @@ MEANING = {
     "class_ratio": "images of the largest class over those of the smallest",
     "undecodable": "images that do not decode to the last byte",
     "failed_expectations": "structural expectations that failed",
+    "kid_worst_class": "kernel distance within the class that is furthest above its floor",
+    "coverage_worst_class": "coverage within the class that is furthest below its floor",
+    "fid_reference": "distance to the statistics that were given",
+}
+_COMPARED = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi", "inception_score")
+MEANING |= {f"{name}_val": "the same against val alone; real against real: train against val" for name in _COMPARED}
+MEANING |= {
+    f"{name}_at_class_size": "the same with as few images as a class has; beside it, real images of one class" for name in _COMPARED
 }
 
 
@@ -82,7 +91,10 @@ def render_page(verdict: Verdict, found: Inspection, classes: pd.DataFrame) -> s
 
 
 def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float | None]) -> pd.DataFrame:
-    """A row per class of the real set: images, label agreement, that of unseen real images, and images flagged as copies."""
+    """A row per class of the real set: images, label agreement, that of unseen real images, and images flagged as copies.
+
+    KID and coverage with their interval, and `_real`: real images of the class against others, at the same number `compared` a side.
+    """
     rows = []
     for label, name in enumerate(names):
         mine = found.subjects.labels == label
@@ -94,9 +106,23 @@ def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float 
                 "label_agreement": None if estimate is None else estimate.value,
                 "label_agreement_real": floors[label],
                 "flagged_copies": int(found.copies.flagged[mine].sum()) if found.copies is not None else None,
+                **_class_closeness(found, label),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _class_closeness(found: Inspection, label: int) -> dict[str, float | None]:
+    measured = found.closeness.by_class[label] if found.closeness is not None else None
+    row: dict[str, float | None] = {"compared": None if measured is None else measured["kid"].n}
+    for name in ("kid", "coverage"):
+        ends = ("", "_low", "_high", "_real")
+        if measured is None:
+            row |= {f"{name}{end}": None for end in ends}
+            continue
+        estimate, floor = measured[name].estimate, measured[name].floor
+        row |= dict(zip((f"{name}{end}" for end in ends), (estimate.value, estimate.low, estimate.high, floor.value), strict=True))
+    return row
 
 
 def suspect_table(found: Inspection, names: Sequence[str]) -> pd.DataFrame:
@@ -189,17 +215,30 @@ def _metric_row(name: str, measure: Measure, before: Measure | None) -> dict[str
 
     interval = f"{shown(measure.low)} to {shown(measure.high)}" if measure.low is not None else "–"
     numbers = {"value": shown(measure.value), "interval": interval, "floor": shown(measure.floor), "limit": shown(measure.limit)}
+    numbers["one_class"] = shown(measure.one_class)
     numbers["before"] = shown(None if before is None else before.value)
     return {"name": name, "meaning": MEANING[name], "passed": measure.passed, "n": measure.n or "–", **numbers}
 
 
 def _class_rows(classes: pd.DataFrame) -> list[dict[str, Any]]:
     largest = max(1, int(classes["images"].max())) if len(classes) else 1
-    percent = [["–" if pd.isna(v) else f"{v:.1%}" for v in classes[c]] for c in ("label_agreement", "label_agreement_real")]
     return [
-        {"name": row[1], "images": row[2], "width": round(100 * row[2] / largest), "agreement": a, "floor": f, "flagged": row[5]}
-        for row, a, f in zip(classes.itertuples(), *percent, strict=True)
+        {
+            "name": row["class"],
+            "images": row["images"],
+            "width": round(100 * row["images"] / largest),
+            "agreement": _shown(row["label_agreement"], ".1%"),
+            "floor": _shown(row["label_agreement_real"], ".1%"),
+            "flagged": row["flagged_copies"],
+            "kid": f"{_shown(row['kid'], '.3g')} ({_shown(row['kid_real'], '.3g')})",
+            "coverage": f"{_shown(row['coverage'], '.1%')} ({_shown(row['coverage_real'], '.1%')})",
+        }
+        for row in classes.to_dict("records")
     ]
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "–" if pd.isna(value) else format(value, form)
 
 
 def _provenance(verdict: Verdict) -> list[tuple[str, str]]:

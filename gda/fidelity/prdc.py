@@ -1,11 +1,15 @@
-"""Precision, recall, density and coverage: is each image plausible, and is every kind of real image there?"""
+"""Precision, recall, density and coverage: is each image plausible, and is every kind of real image there?
+
+Precision and recall are torch-fidelity's definitions: the k-th *other* image (its `kthvalue(k + 1)` counts the image itself), and a ball
+holds its border. Only images at a rounding's distance from a border can fall differently, such as exact copies of a neighbour.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from gda.errors import DataError
-from gda.fidelity.neighbours import distance_blocks, nearest
+from gda.fidelity.neighbours import squared_distance_blocks, squared_radii
 
 NEIGHBOURS = 3  # as in Kynkaanniemi et al. 2019; radii reach to the third other image
 
@@ -27,11 +31,10 @@ def prdc(synthetic: np.ndarray, real: np.ndarray, *, k: int = NEIGHBOURS) -> Prd
     """
     if min(len(synthetic), len(real)) <= k:
         raise DataError(f"features: precision and recall need more than {k} rows a side, got {len(synthetic)} and {len(real)}")
-    real_radius = nearest(real, real, k=k, skip_self=True)[0][:, -1]
-    synthetic_radius = nearest(synthetic, synthetic, k=k, skip_self=True)[0][:, -1]
+    real_radius, synthetic_radius = squared_radii(real, k=k), squared_radii(synthetic, k=k)
     balls_hit = np.zeros(len(synthetic))
     recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
-    for start, block in distance_blocks(synthetic, real):
+    for start, block in squared_distance_blocks(synthetic, real):
         inside_real = block <= real_radius
         balls_hit[start : start + len(block)] = inside_real.sum(1)
         covered |= inside_real.any(0)

@@ -1,5 +1,8 @@
 """The reference of a real set: classifiers that label images they have not seen, features of train and val, and the FID floor.
 
+What it costs to look at real images is paid once: features, statistics (`statistics.npz`, which other tools read) and the classifiers'
+probabilities are kept, under the digest of the snapshot and of the extractor's weights.
+
 Cross-fitting: train and val together are dealt into folds, class by class, and each fold's classifier is trained on the others. A real
 image is labelled by the one classifier that has not seen it, which gives the agreement that sound images reach (the floor); a
 synthetic image is labelled by the mean of all. Val takes part because train alone may be a few dozen images a class, too few for a
@@ -25,7 +28,9 @@ from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import fid_floor
 from gda.fidelity.extractors import Extractor, comparison_size, get_extractor
-from gda.fidelity.labels import Agreement, agreement
+from gda.fidelity.frechet import statistics
+from gda.fidelity.labels import agreement
+from gda.fidelity.statistics_file import statistics_bytes
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
 from gda.parallel import Bar, run_parallel, tick
@@ -33,7 +38,8 @@ from gda.recipe import digest_of
 from gda.training.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
 
 INDEX_FILE = "reference.json"
-FEATURES_FILE = "features.safetensors"
+FEATURES_FILE, PROBABILITIES_FILE = "features.safetensors", "probabilities.safetensors"
+STATISTICS_FILE = "statistics.npz"
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -59,29 +65,44 @@ class ReferenceIndex(Document):
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """An opened reference; `features` float32 [n, d] by split, in manifest order."""
+    """An opened reference; by split, in manifest order, `features` float32 [n, d] and `probabilities` float64 [n, classes].
+
+    The probabilities are those of the one classifier that has not seen the image.
+    """
 
     path: Path
     index: ReferenceIndex
     features: dict[str, np.ndarray]
+    probabilities: dict[str, np.ndarray]
 
     @classmethod
     def open(cls, path: Path) -> "Reference":
         """Raises `DataError` when a file is missing or damaged."""
         index = read_document(path / INDEX_FILE, ReferenceIndex)
-        features = read_tensors(path / FEATURES_FILE)
-        if set(features) != set(SPLITS) or any(len(features[split]) != index.counts[split] for split in SPLITS):
-            raise DataError(f"{path / FEATURES_FILE}: does not hold the features that {INDEX_FILE} speaks of")
-        return cls(path=path, index=index, features=features)
+        features = _of_every_image(path / FEATURES_FILE, index)
+        return cls(path=path, index=index, features=features, probabilities=_of_every_image(path / PROBABILITIES_FILE, index))
 
     @property
     def pooled(self) -> np.ndarray:
         """Features of train, then val: what synthetic sets are compared with."""
         return np.concatenate([self.features[split] for split in SPLITS])
 
+    @property
+    def classifiers(self) -> str:
+        """What a number must be stated with that is measured by the classifiers' probabilities."""
+        return f"cross-fitted classifiers@{digest_of(list(self.index.folds))[:8]}"
+
     def predict(self, images: torch.Tensor) -> np.ndarray:
         """Class probabilities float64 [n, classes] of uint8 NCHW images nobody trained on: the mean over all folds."""
         return np.mean([_probabilities(self.path / f"fold-{k}", images) for k in range(len(self.index.folds))], axis=0)
+
+    def predict_alone(self, images: torch.Tensor) -> np.ndarray:
+        """The same of one classifier each, in turn, as real images are seen: a mean of all is less sure than any of them."""
+        folds = len(self.index.folds)
+        found = np.zeros((len(images), len(self.index.agreement_by_class)))
+        for k in range(min(folds, len(images))):
+            found[k::folds] = _probabilities(self.path / f"fold-{k}", images[k::folds])
+        return found
 
     def require(self, snapshot: Snapshot, extractor: Extractor) -> None:
         """Raises `DataError` unless this is the reference of that snapshot, measured with that extractor."""
@@ -114,8 +135,13 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     sets: dict[str, ImageSet] = {split: load_images(snapshot, split, size=size) for split in SPLITS}
     features: dict[str, np.ndarray] = {split: extractor.features(images.images) for split, images in sets.items()}
     save_file(features, folder / FEATURES_FILE)
-    floor, n = fid_floor(np.concatenate(list(features.values())), seed=config.seed)
-    confirmed = _held_out_agreement(folder, sets, config)
+    pooled = np.concatenate(list(features.values()))
+    write_bytes(folder / STATISTICS_FILE, statistics_bytes(statistics(pooled)))
+    floor, n = fid_floor(pooled, seed=config.seed)
+    probabilities = _held_out(folder, sets, config)
+    save_file(probabilities, folder / PROBABILITIES_FILE)
+    labels = torch.cat([images.labels for images in sets.values()]).numpy()
+    confirmed = agreement(np.concatenate(list(probabilities.values())), labels)
     index = ReferenceIndex(
         digest=digest_of([snapshot.digest, extractor.digest, tensors_digest(features), digests]),
         snapshot_digest=snapshot.digest,
@@ -192,13 +218,22 @@ def _pooled(sets: dict[str, ImageSet], config: Config) -> tuple[torch.Tensor, to
     return images, labels, assign_folds(keys, labels.numpy(), config.reference.folds, seed=config.seed)
 
 
-def _held_out_agreement(folder: Path, sets: dict[str, ImageSet], config: Config) -> Agreement:
+def _held_out(folder: Path, sets: dict[str, ImageSet], config: Config) -> dict[str, np.ndarray]:
+    """Class probabilities of every real image, by split, of the classifier that has not seen it."""
     images, labels, assigned = _pooled(sets, config)
     probabilities = np.zeros((len(labels), len(sets["train"].classes)))
     for k in range(config.reference.folds):
         held_out = np.flatnonzero(assigned == k)
         probabilities[held_out] = _probabilities(folder / f"fold-{k}", images[held_out])
-    return agreement(probabilities, labels.numpy())
+    train = len(sets["train"].labels)
+    return {"train": probabilities[:train].copy(), "val": probabilities[train:].copy()}
+
+
+def _of_every_image(path: Path, index: ReferenceIndex) -> dict[str, np.ndarray]:
+    found = read_tensors(path)
+    if set(found) != set(SPLITS) or any(len(found[split]) != index.counts[split] for split in SPLITS):
+        raise DataError(f"{path}: does not hold a row for each of the images that {INDEX_FILE} speaks of")
+    return found
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from gda.recipe import Recipe, bits_environment
 
 
 def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) -> Outcome:
-    """Write cross-fitted classifiers (`fold-<k>/`), features of train and val, and `reference.json` into `out`.
+    """Write cross-fitted classifiers (`fold-<k>/`), features, statistics and class probabilities of train and val, and `reference.json`.
 
     Raises `DataError` when the snapshot lacks train or val images, `MissingError` without the extractor's weights.
     """
@@ -31,7 +31,7 @@ def reference_recipe(config: Config, real: Snapshot) -> Recipe:
     classify = config.classify.model_dump(mode="json", exclude={"seeds", "control_seeds", "ratio", "num_updates", "mixed_num_updates"})
     return Recipe(
         stage="reference",
-        config={"reference": config.reference.model_dump(mode="json"), "classify": classify, "seed": config.seed},
+        config={"kept": 2, "reference": config.reference.model_dump(mode="json"), "classify": classify, "seed": config.seed},
         inputs={"snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest},
         environment=bits_environment("timm"),
     )

@@ -13,11 +13,12 @@ from gda.data.snapshot import Snapshot
 from gda.errors import RefusedError, UsageError
 from gda.fidelity.expectations import Plan
 from gda.fidelity.extractors import get_extractor
-from gda.fidelity.inspection import Inspection, inspect_set
+from gda.fidelity.inspection import Inspection, given_statistics, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
 from gda.fidelity.rounds import Judged, drop_and_redraw
 from gda.fidelity.sscd import sscd_digest
+from gda.fidelity.statistics_file import statistics_digest
 from gda.generator.configured import prompts_of
 from gda.generator.directory import drawn_side, resolve
 from gda.generator.redrawing import Planned, Redrawing, card_of, expected_digest, plan_drawn
@@ -97,8 +98,9 @@ def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
 
 def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference | None, plan: Plan) -> Recipe:
     # A reference that is computed here depends on how classifiers are trained; a given one is named by its digest.
-    validate = config.validate_.model_dump(mode="json", exclude={"sscd_weights"})
-    section = {"validate": validate, "seed": config.seed, "image_size": config.classify.image_size}
+    # Files are named by what is in them.
+    judging = config.validate_.model_dump(mode="json", exclude={"reference_statistics", "sscd_weights"})
+    section = {"validate": judging, "seed": config.seed, "image_size": config.classify.image_size}
     if reference is None:
         section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
     lists = {name: None if value is None else list(value) for name, value in (("counts", plan.counts), ("prompts", plan.prompts))}
@@ -108,6 +110,8 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference
         inputs["sscd"] = sscd_digest(config.validate_.sscd_weights)
     if reference is not None:
         inputs["reference"] = reference.index.digest
+    if (given := given_statistics(config, get_extractor(config.validate_.extractor))) is not None:
+        inputs["statistics"] = statistics_digest(given)
     # The manifest holds what the content digest leaves out (seeds, settings), and the expectations read it.
     inputs["manifest"] = fake.index.manifest_sha256
     return Recipe(

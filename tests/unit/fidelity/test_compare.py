@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from gda.errors import DataError
-from gda.fidelity.compare import compare, equal_n, fid, fid_floor, fid_floor_to, fid_to
+from gda.fidelity.closeness import closeness, to_statistics
+from gda.fidelity.compare import (
+    Images,
+    compare,
+    compare_at_class_size,
+    compare_with_split,
+    equal_n,
+    fid,
+    fid_floor,
+    fid_floor_to,
+    fid_to,
+)
 from gda.fidelity.frechet import statistics
 from gda.fidelity.intervals import disjoint_halves, named_rng, over_repeats, share, subsets
 
@@ -13,11 +24,15 @@ def draws(seed: int, n: int, scale: float = 1.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, scale, (n, 12))
 
 
+def images(seed: int, n: int, scale: float = 1.0) -> Images:
+    return Images(features=draws(seed, n, scale))
+
+
 def test_a_perfect_generator_scores_the_floor_at_any_size() -> None:
     """FID falls with the number of images; measured at equal N, new real images must look real whatever N is."""
     real = draws(0, 400)
     for size in (40, 100, 1000):
-        result = compare(draws(1, size), real, seed=0)["fid"]
+        result = compare(images(1, size), Images(features=real), seed=0)["fid"]
         assert result.n == min(size, 200)
         assert result.estimate.value == pytest.approx(result.floor.value, rel=0.35)
     assert fid(draws(1, 40), real) > 1.5 * fid(draws(1, 1000), real)  # what would have happened without
@@ -25,7 +40,7 @@ def test_a_perfect_generator_scores_the_floor_at_any_size() -> None:
 
 def test_a_narrow_generator_is_told_apart() -> None:
     """Half the spread: FID above the floor's interval, recall and coverage below theirs."""
-    found = compare(draws(1, 300, scale=0.5), draws(0, 400), seed=0)
+    found = compare(images(1, 300, scale=0.5), images(0, 400), seed=0)
     assert found["fid"].estimate.low > found["fid"].floor.high
     assert found["recall"].estimate.high < found["recall"].floor.low
     assert found["precision"].estimate.value > found["precision"].floor.value
@@ -33,14 +48,14 @@ def test_a_narrow_generator_is_told_apart() -> None:
 
 def test_same_seed_same_numbers() -> None:
     """The verdict of one set must not change from run to run."""
-    assert compare(draws(1, 50), draws(0, 90), seed=3) == compare(draws(1, 50), draws(0, 90), seed=3)
+    assert compare(images(1, 50), images(0, 90), seed=3) == compare(images(1, 50), images(0, 90), seed=3)
 
 
 def test_floor_of_the_reference_is_the_floor_of_the_comparison() -> None:
     """The number that `reference` states and the one that `validate` judges by are the same."""
     real = draws(0, 120)
     floor, n = fid_floor(real, seed=5)
-    found = compare(draws(1, 300), real, seed=5)["fid"]
+    found = compare(images(1, 300), Images(features=real), seed=5)["fid"]
     assert (floor, n) == (found.floor, found.n)
 
 
@@ -103,3 +118,92 @@ def test_the_floor_of_a_sweep_is_at_its_number_of_images() -> None:
     assert few > 5 * many
     assert few == pytest.approx(np.mean([fid(draws(2 + i, 50), draws(0, 2000)) for i in range(20)]), rel=0.15)
     assert fid_floor_to(reference, real[:30], n=50, seed=0) == pytest.approx(fid(real[:30], draws(0, 2000)))
+
+
+def classes(scale: float = 1.0, each: int = 60, seed: int = 0) -> tuple[Images, np.ndarray]:
+    """Four classes, far apart, with classifiers that are sure of them."""
+    rng, labels = np.random.default_rng(seed), np.repeat(np.arange(4), each)
+    centres = 6 * np.eye(4, 12)
+    probabilities = 0.88 * np.eye(4)[labels] + 0.03
+    return Images(features=centres[labels] + rng.normal(0, scale, (len(labels), 12)), probabilities=probabilities), labels
+
+
+def test_a_set_of_one_class_scores_what_one_real_class_scores() -> None:
+    """The mark by which a collapsed set is seen: far from the floor in all that ask for more than plausible images."""
+    real, labels = classes()
+    fresh, _ = classes(seed=1)
+    collapsed = fresh.pick(np.flatnonzero(labels == 2))
+    sound = compare_at_class_size(fresh, real, labels, seed=0)
+    fallen = compare_at_class_size(collapsed, real, labels, seed=0)
+    assert {found.n for found in (*sound.values(), *fallen.values())} == {60}
+    for name in ("fid", "kid", "recall", "coverage", "vendi", "inception_score"):
+        mark, floor = sound[name].one_class, sound[name].floor
+        assert mark is not None
+        assert mark == fallen[name].one_class
+        middle = (mark.value + floor.value) / 2
+        assert (fallen[name].estimate.value > middle) == (mark.value > floor.value), name
+        assert (sound[name].estimate.value > middle) != (mark.value > floor.value), name
+
+
+def test_one_class_is_held_against_others_and_not_against_itself() -> None:
+    """The images of the class must not be among those that they are compared with: FID of equal sets is zero."""
+    real, labels = classes(each=8)
+    found = compare_at_class_size(real, real, labels, seed=0)
+    assert found["coverage"].one_class is not None
+    assert found["coverage"].one_class.value < 0.5
+
+
+@pytest.mark.parametrize("labels", [np.zeros(80, int), np.arange(80)], ids=["one class", "one image a class"])
+def test_without_classes_of_a_size_nothing_is_stated(labels: np.ndarray) -> None:
+    """A mark that was measured on nothing would warn of anything."""
+    assert compare_at_class_size(images(1, 50), images(0, 80), labels, seed=0) == {}
+
+
+def test_the_floor_of_a_split_is_the_other_split() -> None:
+    """Where val differs from train, so does the floor: a set is not blamed for it."""
+    train, val = images(0, 90), images(1, 120, scale=2.0)
+    found = compare_with_split(images(2, 100), val, train, n=80, seed=0)
+    assert all(each.n == 80 for each in found.values())
+    assert found["fid"].estimate.value == pytest.approx(found["fid"].floor.value, rel=0.2)
+    assert found["fid"].floor.value > 3 * compare(images(2, 160), images(0, 160), seed=0)["fid"].floor.value
+
+
+def test_a_class_that_went_wrong_is_found_by_its_own_floor() -> None:
+    """One class of four shows the images of another: hardly seen over all images, seen at once within the class."""
+    (real, labels), (fresh, _) = classes(), classes(seed=1)
+    spoiled = fresh.features.copy()
+    spoiled[labels == 3] = classes(seed=2)[0].features[labels == 1]
+    splits = {"train": real.pick(np.arange(0, 240, 2)), "val": real.pick(np.arange(1, 240, 2))}
+    split_labels = {"train": labels[::2], "val": labels[1::2]}
+    found = closeness(Images(features=spoiled), labels, splits, split_labels, classes=5, seed=0)
+    *measured, absent = found.by_class
+    assert absent is None
+    worst = found.overall["kid_worst_class"]
+    assert worst == measured[3]["kid"]
+    assert worst.estimate.low > worst.floor.high
+    assert found.overall["coverage_worst_class"] == measured[3]["coverage"]
+    assert found.overall["coverage_worst_class"].estimate.value == 0.0
+    assert all(each["coverage"].estimate.value > 0.5 for each in measured[:3])
+    assert "inception_score" not in found.overall  # no probabilities, no score
+
+
+def test_every_metric_is_stated_with_floor_and_interval_at_equal_n() -> None:
+    """A number without what real images score, or how sure it is, says nothing."""
+    (real, labels), (fresh, _) = classes(), classes(seed=1)
+    splits = {"train": real.pick(np.arange(0, 240, 2)), "val": real.pick(np.arange(1, 240, 2))}
+    found = closeness(fresh, labels, splits, {"train": labels[::2], "val": labels[1::2]}, classes=4, seed=0).overall
+    metrics = {"fid", "kid", "precision", "recall", "density", "coverage", "vendi", "inception_score"}
+    expected = metrics | {f"{name}_val" for name in metrics} | {f"{name}_at_class_size" for name in metrics}
+    assert set(found) == expected | {"fid_train", "kid_worst_class", "coverage_worst_class"}
+    assert all(each.estimate.low <= each.estimate.value <= each.estimate.high and np.isfinite(each.floor.value) for each in found.values())
+    assert all((each.one_class is not None) == name.endswith("_at_class_size") for name, each in found.items())
+    assert (found["fid"].n, found["fid_val"].n, found["fid_at_class_size"].n, found["kid_worst_class"].n) == (120, 120, 60, 30)
+
+
+def test_distance_to_given_statistics_has_its_floor_at_equal_n() -> None:
+    """As many real images as synthetic ones, against the same statistics: a perfect generator scores the floor."""
+    given = statistics(draws(0, 4000))
+    found = to_statistics(draws(1, 500), draws(2, 150), given, seed=0)
+    assert found.n == 150
+    assert found.estimate.value == pytest.approx(found.floor.value, rel=0.3)
+    assert found.floor.value > 2 * fid(draws(1, 500), draws(0, 4000))

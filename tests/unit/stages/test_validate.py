@@ -18,7 +18,7 @@ from gda.data.images import decode, encode_png, to_array
 from gda.data.ledger import read_ledger
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError, MissingError, RefusedError
-from gda.fidelity import inspection
+from gda.fidelity import closeness, inspection
 from gda.fidelity.accumulated import features_path
 from gda.generator.plan import equal_quotas, make_plan
 from gda.io.shards import read_shard
@@ -238,7 +238,7 @@ def test_every_check_breaking_down_refuses_the_set(judged: Callable[[Sequence[It
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("planted")
 
-    for name in ("check_structure", "agreement", "compare", "duplicates", "find_leaks", "check_copies"):
+    for name in ("check_structure", "agreement", "closeness", "duplicates", "find_leaks", "check_copies"):
         monkeypatch.setattr(inspection, name, broken)
     verdict = judged(sound())
     assert not verdict.passed
@@ -248,7 +248,7 @@ def test_every_check_breaking_down_refuses_the_set(judged: Callable[[Sequence[It
 def test_one_check_breaking_down_is_enough(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric that is only reported refuses as well when it cannot be measured."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
-    monkeypatch.setattr(inspection, "fid_apart", lambda *args, **kwargs: (_ for _ in ()).throw(ValueError("planted")))
+    monkeypatch.setattr(closeness, "fid_apart", lambda *args, **kwargs: (_ for _ in ()).throw(ValueError("planted")))
     outcome = validation(world, write_set(tmp_path / "synthetic", {"train": sound()}), tmp_path / "out")
     assert outcome.refused
 

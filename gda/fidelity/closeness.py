@@ -1,0 +1,91 @@
+"""All that a gate states about how close a synthetic set is to the real one: which images are compared, and under which names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gda.fidelity.compare import (
+    LARGEST_SECOND_N,
+    SMALLEST_N,
+    Comparison,
+    Images,
+    compare,
+    compare_at_class_size,
+    compare_class,
+    compare_with_split,
+    fid_apart,
+    fid_floor_to,
+    fid_to,
+)
+from gda.fidelity.frechet import Statistics
+from gda.fidelity.intervals import Estimate, named_rng, subsets
+
+ByClass = tuple[Mapping[str, Comparison] | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closeness:
+    """`overall` by name of the metric; `by_class`, by class index, has KID and coverage, None where a floor needs more images."""
+
+    overall: Mapping[str, Comparison]
+    by_class: ByClass
+
+
+def closeness(
+    synthetic: Images, labels: np.ndarray, real: Mapping[str, Images], real_labels: Mapping[str, np.ndarray], *, classes: int, seed: int
+) -> Closeness:
+    """Compare a set whose labels are int64 [n], -1 for none of the real classes, with the `real` splits train and val.
+
+    Names: as of `compare`; `<metric>_val` against val alone, and `fid_train`; `<metric>_at_class_size`; `kid_worst_class` and
+    `coverage_worst_class`, of the class that is furthest from its own floor. Raises `DataError` as `compare` does.
+    """
+    pooled, pooled_labels = _pooled(real), np.concatenate(list(real_labels.values()))
+    by_class = tuple(
+        compare_class(synthetic.features[labels == label], pooled.features[pooled_labels == label], seed=seed) for label in range(classes)
+    )
+    overall = compare(synthetic, pooled, seed=seed) | _apart(synthetic, real, seed)
+    at_class_size = compare_at_class_size(synthetic, pooled, pooled_labels, seed=seed)
+    overall |= {f"{name}_at_class_size": found for name, found in at_class_size.items()}
+    return Closeness(overall=overall | _worst(by_class), by_class=by_class)
+
+
+def to_statistics(synthetic: np.ndarray, real: np.ndarray, given: Statistics, *, seed: int) -> Comparison:
+    """FID of features [n, d] to given statistics at the largest n that real images [m, d] have too, whose own distance is the floor."""
+    n = min(len(synthetic), len(real))
+    floor = fid_floor_to(given, real, n=n, seed=seed)
+    chosen = next(subsets(len(synthetic), n, 1, named_rng(seed, "statistics")))
+    found = fid_to(given, synthetic[chosen], seed=seed)
+    return Comparison(estimate=found, floor=Estimate(value=floor, low=floor, high=floor), n=n)
+
+
+def _pooled(real: Mapping[str, Images]) -> Images:
+    parts = list(real.values())
+    known = [part.probabilities for part in parts if part.probabilities is not None]
+    return Images(
+        features=np.concatenate([part.features for part in parts]),
+        probabilities=np.concatenate(known) if len(known) == len(parts) else None,
+    )
+
+
+def _apart(synthetic: Images, real: Mapping[str, Images], seed: int) -> dict[str, Comparison]:
+    """Against val alone, and FID against train alone: how much nearer train is speaks of memorising. One floor, train against val."""
+    train, val = real["train"], real["val"]
+    n = min(len(synthetic), len(train), len(val), LARGEST_SECOND_N)
+    if n >= SMALLEST_N:
+        against_val = compare_with_split(synthetic, val, train, n=n, seed=seed)
+    else:  # too few for neighbours
+        fids = [fid_apart(each.features, val.features, n=n, seed=seed) for each in (synthetic, train)]
+        against_val = {"fid": Comparison(estimate=fids[0], floor=fids[1], n=n)}
+    near_train = fid_apart(synthetic.features, train.features, n=n, seed=seed)
+    found = {f"{name}_val": each for name, each in against_val.items()}
+    return found | {"fid_train": Comparison(estimate=near_train, floor=against_val["fid"].floor, n=n)}
+
+
+def _worst(by_class: ByClass) -> dict[str, Comparison]:
+    measured = [found for found in by_class if found is not None]
+    if not measured:
+        return {}
+    kid = max((found["kid"] for found in measured), key=lambda c: c.estimate.value - c.floor.value)
+    coverage = min((found["coverage"] for found in measured), key=lambda c: c.estimate.value - c.floor.value)
+    return {"kid_worst_class": kid, "coverage_worst_class": coverage}

@@ -1,0 +1,31 @@
+"""One thread for numpy's and scipy's linear algebra, so that no bit of a metric depends on the number of cores.
+
+Their BLAS splits sums over as many threads as it finds cores; torch is told once (`gda.parallel.single_threaded`), they are told here.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+import numpy as np  # noqa: F401 - the libraries to be told must be loaded first
+import scipy.linalg  # noqa: F401
+from threadpoolctl import ThreadpoolController
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()  # looking for them takes milliseconds, telling them microseconds
+
+
+def one_thread(compute: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: `compute` runs its linear algebra on one thread, and what was allowed before is allowed again afterwards."""
+
+    @wraps(compute)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _libraries().limit(limits=1, user_api="blas"):
+            return compute(*args, **kwargs)
+
+    return limited
