@@ -231,6 +231,10 @@ class ValidateConfig(Section):
         0.01, gt=0.0, lt=0.5, description="share of held-out images that the copy check may flag; sets its threshold"
     )
     max_duplicate_fraction: Fraction = Field(0.01, description="highest share of exact duplicates inside the set")
+    max_near_duplicate_fraction: Fraction = Field(
+        0.05,
+        description="highest share of images that repeat another one but for re-encoding, resizing or mirroring, unless real images do",
+    )
     limits: tuple[MetricLimit, ...] = Field(
         (), description="further limits of any metric, beside the above: {metric, at_most or at_least, of_floor}"
     )

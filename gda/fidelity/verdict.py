@@ -16,9 +16,9 @@ Limit = Callable[[Measure, ValidateConfig], float | None]
 class Rule:
     """How one metric is judged: by which end of its interval against which limit (docs/adr/0010).
 
-    The `unfavourable` end must keep the limit: a set is refused unless it is shown to be sound. The `favourable` end decides where the
-    limit is the rate of real images, which a sound set has too: refused is what is shown to exceed it. The `value` itself decides
-    where it is the worst of many already, of which an interval would count chance twice.
+    The `unfavourable` end must keep the limit: a set is refused unless it is shown to be sound. The `favourable` end decides for rates
+    that a sound set has too, as real images have: refused is what is shown to exceed the limit. The `value` itself decides where it is
+    the worst of many already, of which an interval would count chance twice.
     """
 
     direction: Direction
@@ -47,6 +47,11 @@ def _ratio_of_floor(ratio: Callable[[ValidateConfig], float]) -> Limit:
     return lambda measure, config: None if measure.floor is None else ratio(config) * measure.floor
 
 
+def _at_least_floor(measure: Measure, accepted: float) -> float | None:
+    """What is accepted of a rate, but never less than real images have; None without a floor."""
+    return None if measure.floor is None else max(measure.floor, accepted)
+
+
 RULES: Mapping[str, Rule] = {
     "failed_expectations": Rule(
         direction="at_most",
@@ -65,6 +70,13 @@ RULES: Mapping[str, Rule] = {
         direction="at_most",
         limit=lambda measure, config: config.max_duplicate_fraction,
         complaint="{value:.1%} of the {n} images repeat another one exactly; at most {limit:.1%} is accepted",
+    ),
+    "near_duplicate_fraction": Rule(
+        direction="at_most",
+        end="favourable",
+        limit=lambda measure, config: _at_least_floor(measure, config.max_near_duplicate_fraction),
+        complaint="{value:.1%} (at least {bound:.1%}) of the {n} images repeat another one but for re-encoding, resizing or mirroring "
+        "({floor:.1%} of real images do); at most {limit:.1%} is accepted",
     ),
     "exact_train": Rule(
         direction="at_most",
@@ -95,10 +107,18 @@ RULES: Mapping[str, Rule] = {
         complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test images but for re-encoding, resizing or mirroring; "
         "of real train images {limit:.2%} are, and no more is accepted",
     ),
+    "near_train": Rule(
+        direction="at_most",
+        end="favourable",
+        limit=lambda measure, config: _at_least_floor(measure, config.max_copy_fraction),
+        complaint="{value:.1%} (at least {bound:.1%}) of the {n} images are training images but for re-encoding, resizing or mirroring "
+        "({floor:.1%} of held-out real images are); at most {limit:.1%} is accepted",
+    ),
     "copy_fraction": Rule(
         direction="at_most",
+        end="favourable",
         limit=lambda measure, config: config.max_copy_fraction,
-        complaint="{value:.1%} (up to {bound:.1%}) of the {n} images are closer to a training image than held-out real images come "
+        complaint="{value:.1%} (at least {bound:.1%}) of the {n} images are closer to a training image than held-out real images come "
         "({floor:.1%} of those do); at most {limit:.1%} is accepted",
     ),
     "label_agreement": Rule(
