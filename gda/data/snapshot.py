@@ -19,7 +19,7 @@ from gda.io.shards import sha256_of
 INDEX_FILE = "snapshot.json"
 SPLITS = ("train", "val", "test")
 SHARD_NAME = re.compile(r"(train|val|test)-[0-9]{6}\.tar\Z")
-_HASH = re.compile(r"[0-9a-f]{64}\Z")
+_HASH = "[0-9a-f]{64}"
 
 
 class Snapshot:
@@ -119,7 +119,8 @@ def digest_rows(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> str:
 def count_rows(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> dict[str, dict[str, int]]:
     """Images by split and class name; a class without images in a split that has others counts 0."""
     counted = rows.groupby(["split", "class"]).size().to_dict()
-    splits = [split for split in SPLITS if split in set(rows["split"])]
+    present = set(rows["split"].unique())
+    splits = [split for split in SPLITS if split in present]
     return {split: {info.name: int(counted.get((split, info.name), 0)) for info in classes} for split in splits}
 
 
@@ -150,7 +151,7 @@ def manifest_problems(index: SnapshotIndex, rows: pd.DataFrame) -> list[str]:
     names = dict(enumerate(info.name for info in index.classes))
     if (wrong := rows[rows["label"].map(names) != rows["class"]]).size:
         problems.append(f"record {wrong['key'].iloc[0]!r}: label {wrong['label'].iloc[0]} is not class {wrong['class'].iloc[0]!r}")
-    if not rows["pixel_sha256"].map(lambda value: bool(_HASH.match(str(value)))).all():
+    if not rows["pixel_sha256"].astype(str).str.fullmatch(_HASH).all():
         problems.append("a pixel hash is not 64 hex digits")
     expected = {(shard.name, shard.split): shard.count for shard in index.shards}
     if rows.groupby(["shard", "split"]).size().to_dict() != expected:

@@ -14,11 +14,11 @@ Limit = Callable[[Measure, ValidateConfig], float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How one metric is judged: by which end of its interval against which limit (docs/adr/0010).
+    """How one metric is judged: by which end of its interval against which limit (docs/adr/0011).
 
-    The `unfavourable` end must keep the limit: a set is refused unless it is shown to be sound. The `favourable` end decides where the
-    limit is the rate of real images, which a sound set has too: refused is what is shown to exceed it. The `value` itself decides
-    where it is the worst of many already, of which an interval would count chance twice.
+    The `unfavourable` end must keep the limit: a set is refused unless it is shown to be sound. The `favourable` end decides for rates
+    that a sound set has too, as real images have: refused is what is shown to exceed the limit. The `value` itself decides where it is
+    the worst of many already, of which an interval would count chance twice.
     """
 
     direction: Direction
@@ -45,6 +45,11 @@ def _constant(value: float) -> Limit:
 
 def _ratio_of_floor(ratio: Callable[[ValidateConfig], float]) -> Limit:
     return lambda measure, config: None if measure.floor is None else ratio(config) * measure.floor
+
+
+def _at_least_floor(measure: Measure, accepted: float) -> float | None:
+    """What is accepted of a rate, but never less than real images have; None without a floor."""
+    return None if measure.floor is None else max(measure.floor, accepted)
 
 
 RULES: Mapping[str, Rule] = {
@@ -83,8 +88,9 @@ RULES: Mapping[str, Rule] = {
     ),
     "near_duplicate_fraction": Rule(
         direction="at_most",
+        end="favourable",
         limit=lambda measure, config: None if measure.floor is None else measure.floor + config.max_near_duplicate_fraction,
-        complaint="{value:.1%} (up to {bound:.1%}) of the {n} images repeat another but for encoding, size, mirroring or light; at most "
+        complaint="{value:.1%} (at least {bound:.1%}) of the {n} images repeat another but for encoding, size, mirroring or light; at most "
         "{limit:.1%} is accepted, of real images {floor:.1%} do",
     ),
     "near_val": Rule(
@@ -101,10 +107,18 @@ RULES: Mapping[str, Rule] = {
         complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test images but for encoding, size, mirroring or light; "
         "of real ones {limit:.2%} may be, and no more is accepted",
     ),
+    "near_train": Rule(
+        direction="at_most",
+        end="favourable",
+        limit=lambda measure, config: _at_least_floor(measure, config.max_copy_fraction),
+        complaint="{value:.1%} (at least {bound:.1%}) of the {n} images are training images but for encoding, size, mirroring or light "
+        "({floor:.1%} of held-out real images are); at most {limit:.1%} is accepted",
+    ),
     "copy_fraction": Rule(
         direction="at_most",
+        end="favourable",
         limit=lambda measure, config: config.max_copy_fraction,
-        complaint="{value:.1%} (up to {bound:.1%}) of the {n} images are closer to a training image than held-out real images come "
+        complaint="{value:.1%} (at least {bound:.1%}) of the {n} images are closer to a training image than held-out real images come "
         "({floor:.1%} of those do); at most {limit:.1%} is accepted",
     ),
     "label_agreement": Rule(

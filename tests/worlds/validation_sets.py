@@ -1,7 +1,7 @@
 """Tiny sets for validation tests: the colour is the class, blobs make every image a picture of its own."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from gda.artifacts import ClassInfo
+from gda.artifacts import ClassInfo, SnapshotIndex, dump_document, read_document
 from gda.config import Config, parse_config
 from gda.data.images import encode_png, pixel_digest
-from gda.data.snapshot import commit_snapshot
+from gda.data.snapshot import INDEX_FILE, commit_snapshot
 from gda.data.writer import EncodedRecord, write_encoded_shard
+from gda.io.manifest import read_manifest, write_manifest
 
 SIZE = 16
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 210), "grey": (130, 130, 130)}
@@ -68,13 +69,17 @@ def write_set(
     kind: Any = "synthetic",
     classes: Sequence[str] = CLASSES,
     plan_digest: str | None = None,
+    shards: int = 1,
 ) -> Path:
-    """Commit a snapshot of these items."""
+    """Commit a snapshot of these items, cut into so many shards a split."""
     folder.mkdir(parents=True)
     rows = []
     for split, content in splits.items():
         records = [_record(f"{split}-{i:04d}", item, kind, classes) for i, item in enumerate(content)]
-        rows.append(write_encoded_shard(folder, name=f"{split}-000000.tar", split=split, records=records))
+        size = -(-len(records) // shards)
+        for number in range(shards):
+            part = records[number * size : (number + 1) * size]
+            rows.append(write_encoded_shard(folder, name=f"{split}-{number:06d}.tar", split=split, records=part))
     infos = [ClassInfo(name=name, prompt_name=name) for name in classes]
     commit_snapshot(
         folder, kind=kind, classes=infos, rows=pd.concat(rows, ignore_index=True), provenance={}, licence="CC0-1.0", plan_digest=plan_digest
@@ -82,9 +87,17 @@ def write_set(
     return folder
 
 
-def write_real(folder: Path) -> Path:
-    """A real snapshot with all three splits."""
-    return write_set(folder, {split: items(count, seed) for seed, (split, count) in enumerate(COUNTS.items())}, kind="real")
+def write_real(folder: Path, counts: Mapping[str, int] = COUNTS) -> Path:
+    """A real snapshot with all three splits, of `counts` images a class."""
+    return write_set(folder, {split: items(count, seed) for seed, (split, count) in enumerate(counts.items())}, kind="real")
+
+
+def rewrite_manifest(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
+    """Replace the manifest by a changed one, with an index that vouches for it and for nothing else of what changed."""
+    index = read_document(folder / INDEX_FILE, SnapshotIndex)
+    checksum = write_manifest(folder, change(read_manifest(folder, index.manifest_sha256)), synthetic=index.kind == "synthetic")
+    (folder / INDEX_FILE).write_bytes(dump_document(index.model_copy(update={"manifest_sha256": checksum})))
+    return folder
 
 
 def changed(content: Sequence[Item], positions: Sequence[int], change: Callable[[Item, int], Item]) -> list[Item]:
