@@ -46,6 +46,9 @@ class SnapshotConfig(Section):
     )
     shard_size: int = Field(1000, ge=1, le=1_000_000, description="images a tar shard")
     max_bad_fraction: Fraction = Field(0.01, description="highest share of unreadable images before the source is refused")
+    on_leak: Literal["warn", "reject"] = Field(
+        "warn", description="what near matches between splits lead to; equal pixels in two splits are always refused"
+    )
     demo_train_per_class: int = Field(20, ge=2, le=400, description="training images a class of demo://mnist")
     demo_val_per_class: int = Field(50, ge=2, le=100, description="validation images a class of demo://mnist")
 
@@ -231,6 +234,13 @@ class ValidateConfig(Section):
         0.01, gt=0.0, lt=0.5, description="share of held-out images that the copy check may flag; sets its threshold"
     )
     max_duplicate_fraction: Fraction = Field(0.01, description="highest share of exact duplicates inside the set")
+    max_near_duplicate_fraction: Fraction = Field(
+        0.02,
+        description="highest share of images that repeat another but for encoding, size, mirroring or light, above that of real images",
+    )
+    sscd_weights: str | None = Field(
+        None, description="TorchScript file of SSCD, whose features then take part in the copy check; it is run as a program, so trust it"
+    )
     on_fail: Literal["reject", "drop_and_redraw"] = Field(
         "reject", description="what a failed set leads to; drop_and_redraw takes out the images at fault and draws others in their place"
     )

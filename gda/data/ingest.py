@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
 from gda.config import SnapshotConfig
 from gda.data.classes import normalise
 from gda.data.images import SYNTHETIC_MARK, Rgb, compression, decode, pixel_digest, resize_and_crop, to_array
-from gda.data.leaks import require_disjoint_splits
+from gda.data.leaks import NearLeak, near_leaks, require_disjoint_splits
+from gda.data.perceptual import sketch, stack_sketches
 from gda.data.sources import Slice, Source, SourceRecord
 from gda.data.splits import Splitter, make_splitter
 from gda.data.writer import EncodedRecord, ImageRecord, encode_record, shard_name, write_encoded_shard
@@ -26,9 +28,13 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Ingested:
-    """Manifest rows of what was written, images by how the source had compressed them, and {"file", "reason"} of each one left out."""
+    """Manifest rows of what was written, images by how the source had compressed them, and {"file", "reason"} of each one left out.
+
+    `near_leaks` are pictures that two splits share but for encoding, size, mirroring or light; a synthetic set has none.
+    """
 
     rows: pd.DataFrame
+    near_leaks: tuple[NearLeak, ...]
     compressions: Mapping[str, int]
     quarantined: tuple[dict[str, str], ...]
 
@@ -47,6 +53,7 @@ class _Encoded:
 
     record: EncodedRecord | None = None
     identity: str = ""
+    sketch: tuple[np.ndarray, np.ndarray] | None = None
     compression: str = "none"  # of arrays
     reason: str | None = None
 
@@ -59,7 +66,7 @@ def ingest(source: Source, folder: Path, *, config: SnapshotConfig, labels: dict
     """
     splitter = _splitter(source, config, as_synthetic)
     records = _in_fixed_order(source.records)
-    writer, compressions = _ShardWriter(folder, config.shard_size), Counter[str]()
+    writer, compressions, sketches = _ShardWriter(folder, config.shard_size), Counter[str](), {}
     rejected = list(source.rejected)
     with Bar(len(records), "snapshot", unit="image", shown=progress):
         for start in range(0, len(records), _WAVE):
@@ -70,13 +77,18 @@ def ingest(source: Source, folder: Path, *, config: SnapshotConfig, labels: dict
                 else:
                     writer.add(_split_of(splitter, record, encoded), encoded.record)
                     compressions[encoded.compression] += 1
+                    if encoded.sketch is not None:
+                        sketches[record.key] = encoded.sketch
     require_few_rejected(rejected, len(records) + len(source.rejected), config.max_bad_fraction)
     rows = writer.close()
     _require_complete(rows, labels, as_synthetic, rejected)
+    leaks: tuple[NearLeak, ...] = ()
     if not as_synthetic:
-        require_disjoint_splits(rows, {record.key: record.name for record in records})
+        names = {record.key: record.name for record in records}
+        require_disjoint_splits(rows, names)
+        leaks = near_leaks(rows, stack_sketches(sketches[key] for key in rows["key"]), names)
     quarantined = tuple({"file": name, "reason": reason} for name, reason in sorted(rejected))
-    return Ingested(rows=rows, compressions=dict(sorted(compressions.items())), quarantined=quarantined)
+    return Ingested(rows=rows, near_leaks=leaks, compressions=dict(sorted(compressions.items())), quarantined=quarantined)
 
 
 @dataclass
@@ -162,7 +174,7 @@ def _encode_pixels(record: SourceRecord, rgb: Rgb, chunk: _Chunk, mark: str | No
         meta={"source": record.name},
         text=text,
     )
-    return _Encoded(record=encode_record(image), identity=identity)
+    return _Encoded(record=encode_record(image), identity=identity, sketch=None if chunk.as_synthetic else sketch(rgb))
 
 
 def _splitter(source: Source, config: SnapshotConfig, as_synthetic: bool) -> Splitter:

@@ -15,6 +15,7 @@ _FINDERS: Mapping[str, tuple[str, _Finder]] = {
     "exact_val": ("is a validation image", lambda found, _: _leaked(found, "val", exact=True)),
     "near_val": ("is nearly a validation image", lambda found, _: _leaked(found, "val", exact=False)),
     "duplicate_fraction": ("repeats another image", lambda found, _: duplicates(found.subjects.hashes)),
+    "near_duplicate_fraction": ("nearly repeats another image", lambda found, _: [row for rows in found.repeated for row in rows[1:]]),
     "copy_fraction": ("copies a training image", lambda found, _: [] if found.copies is None else np.flatnonzero(found.copies.flagged)),
     "label_agreement": ("label not confirmed", lambda found, _: _disputed(found, None)),
     "label_agreement_worst_class": ("label not confirmed", lambda found, measure: _disputed(found, measure.limit)),

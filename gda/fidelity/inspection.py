@@ -8,19 +8,22 @@ import numpy as np
 
 from gda.artifacts import Measure, SnapshotIndex, Verdict
 from gda.config import Config, ValidateConfig
+from gda.data.perceptual import Sketches, distinct, groups, joined, near_matches
 from gda.data.resident import ImageSet, load_images, open_test
 from gda.data.snapshot import Snapshot
 from gda.errors import MissingError, TryAgainError
 from gda.fidelity.accumulated import extract_by_shard, has_rows, read_rows, require_honest
 from gda.fidelity.audit import Audit, audit_images
 from gda.fidelity.compare import compare, fid_apart
-from gda.fidelity.copies import CopyCheck, Match, Space, check_copies, fingerprints, near_matches
-from gda.fidelity.duplicates import duplicates, exact_matches
+from gda.fidelity.copies import CopyCheck, aligned_space, check_copies, feature_space
+from gda.fidelity.duplicates import duplicates
 from gda.fidelity.expectations import Plan, Structure, check_structure
 from gda.fidelity.extractors import Extractor, comparison_size, get_extractor
 from gda.fidelity.intervals import Estimate, share
 from gda.fidelity.labels import Agreement, agreement
+from gda.fidelity.leaks import Leak, find_leaks, real_rate, sketches_of
 from gda.fidelity.reference import Reference
+from gda.fidelity.sscd import load_sscd
 from gda.fidelity.verdict import apply_limits, judge, judge_each
 
 T = TypeVar("T")
@@ -34,25 +37,15 @@ class Subjects:
     audit: Audit
     labels: np.ndarray  # int64 [n], by the real set's classes; -1 for a class it does not have
     features: np.ndarray  # float32 [n, d]
-    prints: np.ndarray  # float32 [n, 4, 768]
+    sketches: Sketches
     real: Mapping[str, ImageSet]
-    real_prints: Mapping[str, np.ndarray]
+    real_sketches: Mapping[str, Sketches]
     real_hashes: Mapping[str, list[str]]
 
     @property
     def hashes(self) -> list[str]:
         """Pixel hashes of the synthetic images as decoded, not as recorded."""
         return self.audit.table["decoded_pixel_sha256"].iloc[self.audit.rows].tolist()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leak:
-    """A synthetic image that is an image of a real split; `exact` pixel for pixel, else but for re-encoding, resizing or mirroring."""
-
-    split: str
-    query: int
-    reference: int
-    exact: bool
 
 
 @dataclass(kw_only=True)
@@ -64,6 +57,7 @@ class Inspection:
     labels: Agreement | None = None
     copies: CopyCheck | None = None
     leaks: list[Leak] = field(default_factory=list)
+    repeated: list[list[int]] = field(default_factory=list)  # images that show one picture, largest group first
     measures: dict[str, Measure] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
@@ -102,7 +96,7 @@ def inspect_set(config: Config, *, synthetic: Snapshot, real: Snapshot, referenc
     found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, seed=config.seed))
     found.attempt("duplicates", lambda: _duplicates(found))
     found.attempt("leaks", lambda: _leaks(found))
-    found.attempt("copies", lambda: _copies(found, reference, config.validate_.copy_quantile))
+    found.attempt("copies", lambda: _copies(found, reference, extractor, config.validate_))
     # Last, for it holds all that was measured against the limits once more.
     found.attempt("the structure", lambda: _structure(found, replace(plan, origin=origin_of(synthetic.index)), config.validate_))
     return found
@@ -121,9 +115,9 @@ def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: i
         audit=audit,
         labels=audit.table["class"].iloc[audit.rows].map(lambda name: index.get(name, -1)).to_numpy(np.int64),
         features=_features(synthetic, audit, extractor, size),
-        prints=fingerprints(audit.images),
+        sketches=sketches_of(audit.images),
         real=sets,
-        real_prints={split: fingerprints(images.images) for split, images in sets.items()},
+        real_sketches={split: sketches_of(images.images) for split, images in sets.items()},
         real_hashes={split: real.manifest(split)["pixel_sha256"].tolist() for split in SPLITS},
     )
 
@@ -216,41 +210,48 @@ def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, *, 
 
 def _duplicates(found: Inspection) -> None:
     subjects, n = found.subjects, len(found.subjects.hashes)
-    repeated = share(len(duplicates(subjects.hashes)), n)
-    found.measures["duplicate_fraction"] = measure(repeated.value, n=n)
-    real = np.concatenate([subjects.real_prints["train"], subjects.real_prints["val"]])
-    floor = len(near_matches(real, real, same_set=True)) / len(real)
-    near = share(len(near_matches(subjects.prints, subjects.prints, same_set=True)), n)
-    found.measures["near_duplicate_fraction"] = estimated(near, floor=floor, n=n)
+    found.measures["duplicate_fraction"] = measure(share(len(duplicates(subjects.hashes)), n).value, n=n)
+    real = joined(subjects.real_sketches["train"], subjects.real_sketches["val"])
+    found.repeated = groups(subjects.sketches)
+    near, floor = (len(near_matches(one, one, same_set=True).queries) / len(one) for one in (subjects.sketches, real))
+    found.measures["near_duplicate_fraction"] = measure(near, n=n).model_copy(update={"floor": _finite(floor)})
 
 
 def _leaks(found: Inspection) -> None:
     subjects, n = found.subjects, len(found.subjects.hashes)
-    train = subjects.real_prints["train"]
+    real = subjects.real_sketches
+    # Real images lie no nearer to a split that they are not of than any new image does.
+    probes = {"train": real["val"], "val": real["train"], "test": joined(real["train"], real["val"])}
     for split in SPLITS:
-        exact = exact_matches(subjects.hashes, subjects.real_hashes[split])
-        near = near_matches(subjects.prints, subjects.real_prints[split])
-        found.measures[f"exact_{split}"] = measure(len(exact), n=n)
-        # Train images lie no nearer to val and test than any new image does; against train itself val is the one to ask.
-        probe = subjects.real_prints["val"] if split == "train" else train
-        floor = len(near_matches(probe, subjects.real_prints[split])) / len(probe)
-        found.measures[f"near_{split}"] = estimated(share(len(near), n), floor=floor, n=n)
-        found.leaks += _leak_list(split, exact, near)
+        leaks = find_leaks(
+            split,
+            hashes=subjects.hashes,
+            sketches=subjects.sketches,
+            real_hashes=subjects.real_hashes[split],
+            real_sketches=real[split],
+        )
+        found.measures[f"exact_{split}"] = measure(sum(leak.exact for leak in leaks), n=n)
+        found.measures[f"near_{split}"] = estimated(share(len(leaks), n), floor=real_rate(probes[split], real[split]), n=n)
+        found.leaks += leaks
 
 
-def _leak_list(split: str, exact: list[tuple[int, int]], near: list[Match]) -> list[Leak]:
-    seen = {query for query, _ in exact}
-    leaks = [Leak(split=split, query=query, reference=reference, exact=True) for query, reference in exact]
-    return leaks + [Leak(split=split, query=m.query, reference=m.reference, exact=False) for m in near if m.query not in seen]
-
-
-def _copies(found: Inspection, reference: Reference, quantile: float) -> None:
+def _copies(found: Inspection, reference: Reference, extractor: Extractor, config: ValidateConfig) -> None:
     subjects = found.subjects
-    prints, features = subjects.real_prints, reference.features
-    spaces = [
-        Space(name="pixels", synthetic=subjects.prints[:, 0], holdout=prints["val"][:, 0], train=prints["train"][:, 0]),
-        Space(name="features", synthetic=subjects.features, holdout=features["val"], train=features["train"]),
-    ]
-    found.copies = check_copies(spaces, quantile=quantile)
-    flagged = share(int(found.copies.flagged.sum()), len(found.copies.flagged))
-    found.measures["copy_fraction"] = estimated(flagged, floor=float(found.copies.holdout_flagged.mean()), n=len(found.copies.flagged))
+    train, val = subjects.real["train"].images, subjects.real["val"].images
+    # A picture that is several times in train would be its own crowd, and one that is in val too would be taken for a new one.
+    kept = distinct(subjects.real_sketches["train"])
+    unseen = np.flatnonzero(near_matches(subjects.real_sketches["val"], subjects.real_sketches["train"]).reference < 0)
+    features = {"synthetic": subjects.features, "holdout": reference.features["val"][unseen], "train": reference.features["train"][kept]}
+    spaces = [aligned_space(synthetic=subjects.audit.images, holdout=val[unseen], train=train[kept]), feature_space("features", **features)]
+    measured = ["aligned", extractor.identity]
+    if config.sscd_weights is not None:
+        sscd = load_sscd(config.sscd_weights)
+        parts = {"synthetic": subjects.audit.images, "holdout": val[unseen], "train": train[kept]}
+        spaces.append(feature_space("sscd", **{name: sscd.features(images) for name, images in parts.items()}))
+        measured.append(sscd.identity)
+    copies = check_copies(spaces, quantile=config.copy_quantile)
+    found.copies = replace(copies, neighbour=kept[copies.neighbour])
+    flagged, n = share(int(copies.flagged.sum()), len(copies.flagged)), len(copies.flagged)
+    found.measures["copy_fraction"] = estimated(
+        flagged, floor=float(copies.holdout_flagged.mean()), n=n, measured=MeasuredWith(extractor=" + ".join(measured))
+    )

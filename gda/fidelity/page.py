@@ -14,10 +14,12 @@ from PIL import Image
 
 from gda.artifacts import Measure, Verdict
 from gda.data.images import encode_png
-from gda.fidelity.inspection import Inspection, Leak
+from gda.fidelity.inspection import Inspection
+from gda.fidelity.leaks import Leak
 
 SHOWN = 16  # pictures a section
 _LARGEST_PX = 96
+_GROUP_SHOWN = 4  # pictures of a group of duplicates
 _SHARES = ("fraction", "agreement", "near_", "precision", "recall", "coverage")
 MEANING = {
     "fid": "distance of feature distributions (Frechet); smaller is closer to the real images",
@@ -32,13 +34,13 @@ MEANING = {
     "label_agreement_worst_class": "the same in the class that is confirmed least",
     "copy_fraction": "images closer to a training image than held-out real images come",
     "duplicate_fraction": "images that repeat another one of the set exactly",
-    "near_duplicate_fraction": "images that repeat another one but for re-encoding, resizing or mirroring",
+    "near_duplicate_fraction": "images that repeat another one but for encoding, size, mirroring or light",
     "exact_train": "images that are a train image, pixel for pixel",
     "exact_val": "images that are a val image, pixel for pixel",
     "exact_test": "images that are a test image, pixel for pixel",
-    "near_train": "images that are a train image but for re-encoding, resizing or mirroring",
-    "near_val": "images that are a val image but for re-encoding, resizing or mirroring",
-    "near_test": "images that are a test image but for re-encoding, resizing or mirroring",
+    "near_train": "images that are a train image but for encoding, size, mirroring or light",
+    "near_val": "images that are a val image but for encoding, size, mirroring or light",
+    "near_test": "images that are a test image but for encoding, size, mirroring or light",
     "images": "images in the set",
     "class_ratio": "images of the largest class over those of the smallest",
     "undecodable": "images that do not decode to the last byte",
@@ -48,7 +50,7 @@ MEANING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One or two pictures side by side (data URIs) with the lines under them."""
+    """A few pictures side by side (data URIs) with the lines under them."""
 
     pictures: Sequence[str]
     caption: Sequence[str]
@@ -73,7 +75,7 @@ def render_page(verdict: Verdict, found: Inspection, classes: pd.DataFrame) -> s
         images=len(found.subjects.audit.table),
         metrics=[_metric_row(name, verdict.metrics[name], _before(verdict, name)) for name in MEANING if name in verdict.metrics],
         classes=_class_rows(classes),
-        sections=[_disputed(found), _nearest(found), _leaked(found)],
+        sections=[_disputed(found), _nearest(found), _leaked(found), _repeated(found)],
         provenance=_provenance(verdict),
         docs=found.structure is not None,
     )
@@ -121,7 +123,10 @@ def _disputed(found: Inspection) -> Section:
 
 def _nearest(found: Inspection) -> Section:
     explanation = (
-        "Synthetic left, nearest training image right. Nearness below 1 is closer than held-out real images come, and counts as a copy."
+        "Synthetic left, nearest training image right. Nearness below 1 is closer than held-out real images come, and counts as a copy. "
+        "Tried on planted copies, this finds most that were re-encoded, mirrored, cropped to 80% of the side or more, turned by up to 12 "
+        "degrees, shifted or lit otherwise; of pictures with hardly any contrast it misses about half, and of pasted parts nothing is "
+        "known. benchmarks/README.md has the figures."
     )
     if found.copies is None:
         return Section(title="Nearest training images", explanation=explanation, figures=[])
@@ -140,7 +145,7 @@ def _nearest(found: Inspection) -> Section:
 def _leaked(found: Inspection) -> Section:
     # Exact ones first, and those of held-out splits before train: they decide.
     leaks = sorted(found.leaks, key=lambda leak: (not leak.exact, leak.split == "train", leak.split, leak.query))
-    explanation = "Synthetic left, real right: the same picture pixel for pixel, or but for re-encoding, resizing or mirroring."
+    explanation = "Synthetic left, real right: the same picture pixel for pixel, or but for encoding, size, mirroring or light."
     figures = [_leak_figure(found, leak) for leak in leaks[:SHOWN]]
     return Section(title="Images of real splits", explanation=explanation, figures=figures, more=max(0, len(leaks) - SHOWN))
 
@@ -152,6 +157,16 @@ def _leak_figure(found: Inspection, leak: Leak) -> Figure:
         pictures=pictures,
         caption=[_keys(found)[leak.query], f"{leak.split} {real.keys[leak.reference]}", "exact" if leak.exact else "near"],
     )
+
+
+def _repeated(found: Inspection) -> Section:
+    images, keys = found.subjects.audit.images, _keys(found)
+    figures = [
+        Figure(pictures=[_picture(images[row]) for row in rows[:_GROUP_SHOWN]], caption=[f"{len(rows)} images", keys[rows[0]]])
+        for rows in found.repeated[:SHOWN]
+    ]
+    explanation = "Synthetic images that show one picture, exactly or but for encoding, size, mirroring or light, largest group first."
+    return Section(title="Duplicates", explanation=explanation, figures=figures, more=max(0, len(found.repeated) - SHOWN))
 
 
 def _picture(image: torch.Tensor) -> str:

@@ -81,19 +81,25 @@ RULES: Mapping[str, Rule] = {
         limit=_constant(0.0),
         complaint="{value:.0f} of {n} images are pixel for pixel images of the test split; none may be",
     ),
+    "near_duplicate_fraction": Rule(
+        direction="at_most",
+        limit=lambda measure, config: None if measure.floor is None else measure.floor + config.max_near_duplicate_fraction,
+        complaint="{value:.1%} of the {n} images repeat another one but for encoding, size, mirroring or light; "
+        "at most {limit:.1%} is accepted, of real images {floor:.1%} do",
+    ),
     "near_val": Rule(
         direction="at_most",
         end="favourable",
         limit=lambda measure, config: measure.floor,
-        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are val images but for re-encoding, resizing or mirroring; "
-        "of real train images {limit:.2%} are, and no more is accepted",
+        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are val images but for encoding, size, mirroring or light; "
+        "of real ones up to {limit:.2%} are, and no more is accepted",
     ),
     "near_test": Rule(
         direction="at_most",
         end="favourable",
         limit=lambda measure, config: measure.floor,
-        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test images but for re-encoding, resizing or mirroring; "
-        "of real train images {limit:.2%} are, and no more is accepted",
+        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test images but for encoding, size, mirroring or light; "
+        "of real ones up to {limit:.2%} are, and no more is accepted",
     ),
     "copy_fraction": Rule(
         direction="at_most",

@@ -14,6 +14,7 @@ _MEASURE_NAMES = {
     "undecodable": "images that cannot be decoded",
     "class_ratio": "largest class to smallest",
     "duplicate_fraction": "exact duplicates inside the set",
+    "near_duplicate_fraction": "near duplicates inside the set",
     "exact_train": "images equal to a train image",
     "exact_val": "images equal to a validation image",
     "exact_test": "images equal to a test image",

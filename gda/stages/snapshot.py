@@ -1,5 +1,6 @@
 """snapshot: turn images from anywhere into an immutable, digested, leak-free data set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import PIL
@@ -13,11 +14,14 @@ from gda.data.demo import read_demo
 from gda.data.folders import read_folder
 from gda.data.images import LOSSY
 from gda.data.ingest import ingest, require_few_rejected
+from gda.data.leaks import NearLeak, leak_table, near_leak_message
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.sources import Columns, Source
-from gda.errors import UsageError
-from gda.io.publish import Workspace, exclusive, prepare, publish
+from gda.errors import DataError, UsageError
+from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe
+
+LEAKS_FILE = "leaks.csv"
 
 
 def run(
@@ -80,6 +84,7 @@ def _build(config: SnapshotConfig, source: Source, workspace: Workspace, as_synt
     labels = {info.name: label for label, info in enumerate(classes)}
     by_source_name = {name: labels[normalise(name)] for name in source.class_names}
     result = ingest(source, folder, config=config, labels=by_source_name, as_synthetic=as_synthetic, progress=progress)
+    _report_leaks(folder, result.near_leaks, config)
     return commit_snapshot(
         folder,
         kind="synthetic" if as_synthetic else "real",
@@ -90,10 +95,19 @@ def _build(config: SnapshotConfig, source: Source, workspace: Workspace, as_synt
             "source_digest": source.fingerprint,
             "source_compression": ", ".join(f"{name} {count}" for name, count in result.compressions.items()),
             "ignored_files": str(source.ignored),
-        },
+        }
+        | ({} if as_synthetic else {"near_leaks": near_leak_message(result.near_leaks) if result.near_leaks else "none"}),
         licence=source.licence,
         quarantined=result.quarantined,
     )
+
+
+def _report_leaks(folder: Path, leaks: Sequence[NearLeak], config: SnapshotConfig) -> None:
+    """List the pairs in `leaks.csv`. Raises `DataError` with the first ones where they are not to be put up with."""
+    if leaks and config.on_leak == "reject":
+        raise DataError(f"{near_leak_message(leaks)}; remove one of each, put both in one group, or set snapshot.on_leak to warn")
+    if leaks:
+        write_bytes(folder / LEAKS_FILE, leak_table(leaks).to_csv(index=False, lineterminator="\n").encode())
 
 
 def _reused(out: Path) -> Outcome:
@@ -115,7 +129,9 @@ def _outcome(out: Path, index: SnapshotIndex) -> Outcome:
 
 
 def _warning(index: SnapshotIndex) -> str:
-    """Of an imported synthetic set, which is stored without loss but may not have come so."""
+    """Of pictures that splits share, and of an imported synthetic set, which is stored without loss but may not have come so."""
+    if index.provenance.get("near_leaks", "none") != "none":
+        return f"; {index.provenance['near_leaks']}; {LEAKS_FILE} lists them"
     lossy = [part for part in index.provenance["source_compression"].split(", ") if part.startswith(LOSSY)]
     if index.kind == "real" or not lossy:
         return ""

@@ -17,6 +17,7 @@ from gda.fidelity.inspection import Inspection, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
 from gda.fidelity.rounds import Judged, drop_and_redraw
+from gda.fidelity.sscd import sscd_digest
 from gda.generator.configured import prompts_of
 from gda.generator.directory import drawn_side, resolve
 from gda.generator.redrawing import Planned, Redrawing, card_of, expected_digest, plan_drawn
@@ -96,11 +97,14 @@ def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
 
 def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference | None, plan: Plan) -> Recipe:
     # A reference that is computed here depends on how classifiers are trained; a given one is named by its digest.
-    section = {"validate": config.validate_.model_dump(mode="json"), "seed": config.seed, "image_size": config.classify.image_size}
+    validate = config.validate_.model_dump(mode="json", exclude={"sscd_weights"})
+    section = {"validate": validate, "seed": config.seed, "image_size": config.classify.image_size}
     if reference is None:
         section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
     planned = {"count": plan.count, "counts": plan.counts, "prompts": plan.prompts, "generator": plan.generator_digest}
     inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest}
+    if config.validate_.sscd_weights is not None:
+        inputs["sscd"] = sscd_digest(config.validate_.sscd_weights)
     if reference is not None:
         inputs["reference"] = reference.index.digest
     # The manifest holds what the content digest leaves out (seeds, settings), and the expectations read it.

@@ -18,6 +18,7 @@ def sound() -> dict[str, Measure]:
         "class_ratio": Measure(value=1.0),
         "label_agreement": Measure(value=0.97, low=0.95, high=0.98, floor=0.96),
         "label_agreement_worst_class": Measure(value=0.9, low=0.8, high=0.95, floor=0.95),
+        "near_duplicate_fraction": Measure(value=0.01, floor=0.01),
         "near_val": Measure(value=0.0, low=0.0, high=0.004, floor=0.0),
         "near_test": Measure(value=0.0, low=0.0, high=0.004, floor=0.0),
         "copy_fraction": Measure(value=0.01, low=0.0, high=0.02, floor=0.01),
@@ -56,7 +57,7 @@ def test_a_nan_end_of_an_interval_refuses(name: str, end: str) -> None:
 
 
 @pytest.mark.parametrize("floor", [None, math.nan])
-@pytest.mark.parametrize("name", ["fid", "coverage", "near_test", "near_val"])
+@pytest.mark.parametrize("name", ["fid", "coverage", "near_test", "near_val", "near_duplicate_fraction"])
 def test_a_missing_floor_refuses(name: str, floor: float | None) -> None:
     """A limit that is a multiple of nothing is no limit."""
     measures = sound()
@@ -85,6 +86,7 @@ def test_a_reported_metric_that_broke_refuses() -> None:
         ("copy_fraction", {"high": 0.05}, {"high": 0.0501}),
         ("label_agreement", {"low": 0.8}, {"low": 0.799}),
         ("coverage", {"low": 0.27}, {"low": 0.2699}),
+        ("near_duplicate_fraction", {"value": 0.03}, {"value": 0.031}),  # 2% above the floor of 1%
         ("near_test", {"low": 0.0, "value": 0.001}, {"low": 0.0001, "value": 0.001}),
         ("class_ratio", {"value": 1.5}, {"value": 1.51}),
         ("exact_test", {"value": 0.0}, {"value": 1.0}),
