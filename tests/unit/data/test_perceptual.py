@@ -56,7 +56,7 @@ def test_the_nearest_and_the_first_match_are_named(monkeypatch: pytest.MonkeyPat
     images[20] = images[7].flip(2)
     whole = sketches(images)
     query = sketches(images[[3, 45]])
-    for blocks in ((64, 1024, 16384), (1, 7, 2)):
+    for blocks in ((256, 1024, 16384), (1, 7, 2)):
         for name, value in zip(("_QUERIES", "_REFERENCES", "_PAIRS"), blocks, strict=True):
             monkeypatch.setattr(perceptual, name, value)
         found = near_matches(query, whole)

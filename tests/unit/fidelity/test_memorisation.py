@@ -13,7 +13,7 @@ def test_the_flagged_share_rises_with_repetition() -> None:
     assert spec.loader is not None
     memorisation = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(memorisation)
-    found = memorisation.flagged_by_dose(rows=600, doses=(1, 10, 100), updates=450, width=256, count=150, seed=0)
+    found = memorisation.flagged_by_dose(rows=300, doses=(1, 10, 100), updates=400, width=256, count=100, held=200, seed=0)
     print({dose: f"{flagged:.1%} (held-out {real:.1%})" for dose, (flagged, real) in found.items()})
     once, ten, hundred = (found[dose][0] for dose in (1, 10, 100))
     assert once <= 0.03
