@@ -23,7 +23,7 @@ NEAR_SHAPE = 0.08
 NEAR_PIXELS = 0.02
 TINT = 0.25  # difference of mean colours that changed brightness may explain, in [0, 1]
 CONTENT = 0.02  # root mean square contrast below which a picture shows nothing that a change of contrast could leave alike
-_QUERIES, _REFERENCES, _PAIRS = 64, 1024, 16384  # a block of comparisons: small enough for a processor's cache
+_QUERIES, _REFERENCES, _PAIRS = 256, 1024, 16384  # a block of comparisons: small enough for a processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def near_matches(queries: Sketches, references: Sketches, *, same_set: bool = Fa
     n = len(queries)
     found = NearMatches(reference=np.full(n, -1), first=np.full(n, -1), distance=np.full(n, np.inf))
     for rows, columns, views in _candidates(queries, references, same_set):
-        distance, same = _compare(queries[rows], references[columns], views)
+        distance, same = _compare(queries, references, rows, columns, views)
         _keep_best(found, rows[same], columns[same], distance[same])
     return found
 
@@ -126,28 +126,49 @@ def _candidates(queries: Sketches, references: Sketches, same_set: bool) -> Iter
                 yield rows[part : part + _PAIRS], columns[part : part + _PAIRS], views[part : part + _PAIRS]
 
 
-def _compare(ours: Sketches, theirs: Sketches, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of shapes float32 [n] of pairs, and whether each is one picture (bool [n])."""
-    a = ours.grey.reshape(len(ours), -1).astype(np.float32) / 255.0
-    b = _seen(theirs.grey, views).reshape(len(theirs), -1).astype(np.float32) / 255.0
-    contrast = np.minimum(a.std(1), b.std(1))
-    shape = np.sqrt(np.mean((_shape(a) - _shape(b)) ** 2, axis=1))
-    tint = np.abs(ours.colour - theirs.colour).max(1)
-    alike = (shape <= NEAR_SHAPE) & (tint <= TINT) & (contrast >= CONTENT)
-    equal = (np.sqrt(np.mean((a - b) ** 2, axis=1)) <= NEAR_PIXELS) & (tint <= 2 * NEAR_PIXELS)
-    return shape, alike | equal
+def _compare(
+    queries: Sketches, references: Sketches, rows: np.ndarray, columns: np.ndarray, views: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of shapes float64 [pairs], and whether each pair is one picture (bool [pairs])."""
+    (ours, row), (theirs, column) = np.unique(rows, return_inverse=True), np.unique(columns, return_inverse=True)
+    a, b = _Shapes.of(queries.grey[ours]), _Shapes.of(references.grey[theirs])
+    product = np.empty(len(rows))
+    for view, seen in enumerate(_VIEWS):
+        mine = views == view
+        product[mine] = np.einsum("nd,nd->n", a.rows[row[mine]], b.rows[:, seen][column[mine]])
+    a, b = a.picked(row), b.picked(column)
+    shape = np.sqrt(np.maximum(a.size**2 + b.size**2 - 2 * product, 0.0))
+    squared = (a.mean - b.mean) ** 2 + (a.size * a.scale) ** 2 + (b.size * b.scale) ** 2 - 2 * a.scale * b.scale * product
+    tint = np.abs(queries.colour[rows] - references.colour[columns]).max(1)
+    alike = (shape <= NEAR_SHAPE) & (tint <= TINT) & (np.minimum(a.scale * a.size, b.scale * b.size) >= CONTENT)
+    return shape, alike | ((squared <= NEAR_PIXELS**2) & (tint <= 2 * NEAR_PIXELS))
 
 
-def _seen(grey: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """Sketches uint8 [n, 16, 16], each mirrored as its view says."""
-    across, down = (views % 2 == 1)[:, None, None], (views >= 2)[:, None, None]
-    mirrored = np.where(across, grey[:, :, ::-1], grey)
-    return np.where(down, mirrored[:, ::-1], mirrored)
+_PLACES = np.arange(SKETCH_PX * SKETCH_PX).reshape(SKETCH_PX, SKETCH_PX)
+_VIEWS = tuple(view.ravel() for view in (_PLACES, _PLACES[:, ::-1], _PLACES[::-1], _PLACES[::-1, ::-1]))
 
 
-def _shape(flat: np.ndarray) -> np.ndarray:
-    centred = flat - flat.mean(1, keepdims=True)
-    return centred / np.maximum(centred.std(1, keepdims=True), CONTENT)
+@dataclass(frozen=True, kw_only=True)
+class _Shapes:
+    """Sketches as `mean + 16 * scale * rows`; `size` is the length of a row, 1 unless there is hardly any contrast."""
+
+    rows: np.ndarray  # float64 [n, 256]
+    mean: np.ndarray
+    scale: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, grey: np.ndarray) -> "_Shapes":
+        flat = grey.reshape(len(grey), -1) / 255.0
+        mean = flat.mean(1)
+        centred = (flat - mean[:, None]) / SKETCH_PX
+        contrast = np.sqrt((centred * centred).sum(1))
+        scale = np.maximum(contrast, CONTENT)
+        return cls(rows=centred / scale[:, None], mean=mean, scale=scale, size=contrast / scale)
+
+    def picked(self, places: np.ndarray) -> "_Shapes":
+        """The numbers, without the rows, at these places."""
+        return _Shapes(rows=self.rows[:0], mean=self.mean[places], scale=self.scale[places], size=self.size[places])
 
 
 def _keep_best(found: NearMatches, rows: np.ndarray, columns: np.ndarray, distance: np.ndarray) -> None:

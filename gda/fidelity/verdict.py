@@ -98,14 +98,14 @@ RULES: Mapping[str, Rule] = {
         end="favourable",
         limit=lambda measure, config: measure.floor,
         complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are val images but for encoding, size, mirroring or light; "
-        "of real ones {limit:.2%} may be, and no more is accepted",
+        "of real ones up to {limit:.2%} are, and no more is accepted",
     ),
     "near_test": Rule(
         direction="at_most",
         end="favourable",
         limit=lambda measure, config: measure.floor,
         complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test images but for encoding, size, mirroring or light; "
-        "of real ones {limit:.2%} may be, and no more is accepted",
+        "of real ones up to {limit:.2%} are, and no more is accepted",
     ),
     "near_train": Rule(
         direction="at_most",
