@@ -42,7 +42,10 @@ def folded(net: GlyphNet) -> GlyphNet:
     fused = deepcopy(net).eval()
     for block in fused.body:
         assert isinstance(block, nn.Sequential)
-        block[0], block[1] = fuse_conv_bn_eval(block[0], block[1]), nn.Identity()
+        convolution, norm = block[0], block[1]
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        block[0], block[1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
     return fused.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
