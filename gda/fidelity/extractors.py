@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from gda.config import Config
 from gda.errors import ConfigError
-from gda.fidelity.glyph import FEATURES, INPUT_PX, load_glyph_net
+from gda.fidelity.glyph import FEATURES, INPUT_PX, folded, load_glyph_net
 from gda.io.tensors import tensors_digest
 
 # Outputs of a network change in the last bits with the batch size, so it is fixed: features depend on the images and their order alone.
@@ -64,7 +64,14 @@ def _to_input(images: torch.Tensor, px: int) -> torch.Tensor:
 def _glyph() -> Extractor:
     net = load_glyph_net()
     digest = tensors_digest({name: tensor.numpy() for name, tensor in net.state_dict().items() if "num_batches" not in name})
-    return Extractor(name="glyph", digest=digest, dim=FEATURES, input_px=INPUT_PX, forward=net.features)
+    fast = folded(net)
+    return Extractor(
+        name="glyph",
+        digest=digest,
+        dim=FEATURES,
+        input_px=INPUT_PX,
+        forward=lambda images: fast.features(images.contiguous(memory_format=torch.channels_last)),
+    )
 
 
 _REGISTRY: dict[str, Callable[[], Extractor]] = {"glyph": _glyph}

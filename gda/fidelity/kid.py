@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from gda.errors import DataError
+from gda.fidelity.neighbours import rows_at_a_time
 from gda.fidelity.threads import one_thread
-
-BLOCK = 2048  # rows of a kernel matrix at a time
 
 
 @one_thread
@@ -60,8 +59,8 @@ def _of_shared_kernel(x: np.ndarray, y: np.ndarray, in_x: np.ndarray, in_y: np.n
 def _sums(x: np.ndarray, y: np.ndarray, in_x: np.ndarray, in_y: np.ndarray) -> np.ndarray:
     """Sum of the kernel over the pairs of each subset, float64 [subsets]."""
     total = np.zeros(in_x.shape[1])
-    for start, block in _kernel_blocks(x, y):
-        total += (in_x[start : start + len(block)] * (block @ in_y)).sum(0)
+    for rows, columns, weight, block in _kernel_blocks(x, y):
+        total += weight * (in_x[rows] * (block @ in_y[columns])).sum(0)
     return total
 
 
@@ -73,16 +72,25 @@ def _indicators(total: int, chosen: list[np.ndarray]) -> np.ndarray:
 
 
 def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
-    return float(sum(block.sum() for _, block in _kernel_blocks(x, y)))
+    return float(sum(weight * block.sum() for _, _, weight, block in _kernel_blocks(x, y)))
 
 
-def _kernel_blocks(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, kernel float64 [<=2048, m])."""
-    for start in range(0, len(x), BLOCK):
-        block = x[start : start + BLOCK] @ y.T
-        block /= x.shape[1]
-        block += 1.0
-        yield start, block * block * block  # a power by multiplication: numpy's takes thirty times as long
+def _kernel_blocks(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, slice, float, np.ndarray]]:
+    """Yield (rows, columns, how often it counts, kernel float64) for all pairs; of one set with itself only half of them are made."""
+    step = rows_at_a_time(len(y))
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        parts = [(rows, 1.0), (slice(start + step, None), 2.0)] if x is y else [(slice(None), 1.0)]
+        for columns, weight in parts:
+            if len(y[columns]):
+                yield rows, columns, weight, _kernel(x[rows], y[columns])
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    block = x @ y.T
+    block /= x.shape[1]
+    block += 1.0
+    return block * block * block  # a power by multiplication: numpy's takes thirty times as long
 
 
 def _diagonal(x: np.ndarray) -> np.ndarray:

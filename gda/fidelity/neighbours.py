@@ -6,7 +6,9 @@ import numpy as np
 
 from gda.fidelity.threads import one_thread
 
-BLOCK = 2048  # rows at a time; a block of distances to 50,000 references is 800 MiB at most
+BLOCK = 2048  # rows at a time at most; a block of distances to 50,000 references is 800 MiB
+_CACHED, _FEWEST = 2**19, 128  # numbers that stay in a processor's cache; rows below which products get slow
+_FEW = 8  # neighbours up to which looking for the least again and again is faster than a partition
 
 
 def distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -16,11 +18,17 @@ def distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iterator[tup
 
 
 def squared_distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The same, squared: enough to tell which of two is nearer."""
+    """The same, squared: enough to tell which of two is nearer. Blocks are small enough to be worked on where they were made."""
     x, y = np.asarray(queries, np.float64), np.asarray(references, np.float64)
+    rows = rows_at_a_time(len(y))
     norms = (y * y).sum(1)
-    for start in range(0, len(x), BLOCK):
-        yield start, _squared(x[start : start + BLOCK], y, norms)
+    for start in range(0, len(x), rows):
+        yield start, _squared(x[start : start + rows], y, norms)
+
+
+def rows_at_a_time(columns: int) -> int:
+    """Rows of a block with so many columns that stays in the cache, where products are still fast."""
+    return min(BLOCK, max(_FEWEST, _CACHED // max(columns, 1)))
 
 
 @one_thread
@@ -39,9 +47,18 @@ def squared_radii(rows: np.ndarray, *, k: int) -> np.ndarray:
     for start, block in squared_distance_blocks(rows, rows):
         own = np.arange(len(block))
         block[own, start + own] = np.inf
-        block.partition(k - 1, axis=1)
-        radii[start : start + len(block)] = block[:, k - 1]
+        radii[start : start + len(block)] = _kth_least(block, own, k)
     return radii
+
+
+def _kth_least(block: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+    """The k-th smallest number of each row; `block` is spoiled."""
+    if k > _FEW:
+        block.partition(k - 1, axis=1)
+        return block[:, k - 1]
+    for _ in range(k - 1):
+        block[rows, block.argmin(1)] = np.inf
+    return block.min(1)
 
 
 def nearest(queries: np.ndarray, references: np.ndarray, *, k: int = 1, skip_self: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -135,6 +135,7 @@ def test_a_set_of_one_class_scores_what_one_real_class_scores() -> None:
     collapsed = fresh.pick(np.flatnonzero(labels == 2))
     sound = compare_at_class_size(fresh, real, labels, seed=0)
     fallen = compare_at_class_size(collapsed, real, labels, seed=0)
+    assert sound["inception_score"].one_class.value < 1.01 < 2.0 < sound["inception_score"].floor.low  # type: ignore[union-attr]
     assert {found.n for found in (*sound.values(), *fallen.values())} == {60}
     for name in ("fid", "kid", "recall", "coverage", "vendi", "inception_score"):
         mark, floor = sound[name].one_class, sound[name].floor
@@ -166,6 +167,14 @@ def test_the_floor_of_a_split_is_the_other_split() -> None:
     assert all(each.n == 80 for each in found.values())
     assert found["fid"].estimate.value == pytest.approx(found["fid"].floor.value, rel=0.2)
     assert found["fid"].floor.value > 3 * compare(images(2, 160), images(0, 160), seed=0)["fid"].floor.value
+
+
+def test_val_is_what_stands_in_the_name() -> None:
+    """A set that is as val is, and unlike train, is near the one and far from the other."""
+    splits = {"train": images(0, 90), "val": images(1, 120, scale=2.0)}
+    labels = {"train": np.zeros(90, int), "val": np.zeros(120, int)}
+    found = closeness(images(2, 100, scale=2.0), np.zeros(100, int), splits, labels, classes=1, seed=0).overall
+    assert found["fid_val"].estimate.high < found["fid_train"].estimate.low
 
 
 def test_a_class_that_went_wrong_is_found_by_its_own_floor() -> None:

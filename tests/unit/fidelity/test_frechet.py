@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from gda.errors import DataError
 from gda.fidelity import frechet
 from gda.fidelity.frechet import Statistics, frechet_distance, frechet_of_features, frechet_to, statistics
 from gda.fidelity.kid import kernel_distance
 from gda.fidelity.neighbours import squared_radii
+from gda.fidelity.threads import one_thread
 
 D = 200
 
@@ -29,6 +30,7 @@ SPECTRA = {
     "like features": (np.exp(-np.arange(D) / 40), np.exp(-np.arange(D) / 30)),
     "one dead feature": (np.r_[np.ones(D - 1), 0.0], np.full(D, 2.0)),
     "few images": (np.r_[np.ones(40), np.zeros(D - 40)], np.r_[np.full(30, 3.0), np.zeros(D - 30)]),
+    "few against many": (1 + np.arange(D) / D, np.r_[np.ones(40), np.zeros(D - 40)]),
     "disjoint": (np.r_[np.ones(100), np.zeros(100)], np.r_[np.zeros(100), np.ones(100)]),
 }
 
@@ -84,6 +86,17 @@ def test_the_short_ways_refuse_what_has_no_covariance(spoiled: np.ndarray) -> No
     for attempt in (lambda: frechet_of_features(spoiled, sound), lambda: frechet_to(statistics(sound), spoiled)):
         with pytest.raises(DataError):
             attempt()
+
+
+def test_linear_algebra_is_told_to_use_one_thread() -> None:
+    """And is allowed as many as before once it is done, for whoever else uses it in this process."""
+
+    def threads() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        assert one_thread(threads)() == {1}
+        assert threads() == {2}
 
 
 def test_bits_do_not_depend_on_the_number_of_cores() -> None:
