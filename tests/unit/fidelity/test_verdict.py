@@ -56,6 +56,7 @@ def test_a_nan_end_of_an_interval_refuses(name: str, end: str) -> None:
     measures = sound()
     measures[name] = measures[name].model_copy(update={end: math.nan})
     assert not judge(measures, CONFIG)[0]
+    assert apply_limits(measures, CONFIG)[name].passed is False
 
 
 @pytest.mark.parametrize("floor", [None, math.nan])
@@ -113,6 +114,7 @@ def test_a_limit_of_a_metric_with_a_rule_adds_to_it() -> None:
     measures = sound() | {"fid": Measure(value=9.0, low=8.0, high=10.0, floor=1.0, n=350)}
     assert not judge(measures, lax)[0]
     assert apply_limits(measures, lax)["fid"].limit == 6.0
+    assert apply_limits(sound(), lax)["fid"].limit == 6.0
     strict = ValidateConfig.model_validate(CONFIG.model_dump() | {"limits": [{"metric": "fid", "at_most": 1.0}]}, strict=False)
     assert not judge(sound(), strict)[0]
     assert apply_limits(sound(), strict)["fid"].limit == 1.0
