@@ -126,7 +126,8 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference
     section = {"validate": config.validate_.model_dump(mode="json"), "seed": config.seed, "image_size": config.classify.image_size}
     if reference is None:
         section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
-    planned = {"count": plan.count, "counts": plan.counts, "prompts": plan.prompts, "generator": plan.generator_digest}
+    asked = {"count": plan.count, "counts": plan.counts, "strengths": plan.strengths}
+    planned = asked | {"prompts": plan.prompts, "generator": plan.generator_digest}
     inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest}
     if reference is not None:
         inputs["reference"] = reference.index.digest
