@@ -103,8 +103,9 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference
     section = {"validate": judging, "seed": config.seed, "image_size": config.classify.image_size}
     if reference is None:
         section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
-    lists = {name: None if value is None else list(value) for name, value in (("counts", plan.counts), ("prompts", plan.prompts))}
-    planned = {"count": plan.count, "generator": plan.generator_digest} | lists  # lists, as a recipe has them when it is read again
+    # Lists, as a recipe has them when it is read again.
+    lists = {name: None if getattr(plan, name) is None else list(getattr(plan, name)) for name in ("counts", "strengths", "prompts")}
+    planned = {"count": plan.count, "generator": plan.generator_digest} | lists
     inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest}
     if config.validate_.sscd_weights is not None:
         inputs["sscd"] = sscd_digest(config.validate_.sscd_weights)

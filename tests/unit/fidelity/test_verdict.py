@@ -5,7 +5,8 @@ import math
 import pytest
 
 from gda.artifacts import Measure
-from gda.config import ValidateConfig
+from gda.config import ValidateConfig, parse_config
+from gda.errors import ConfigError
 from gda.fidelity.verdict import RULES, apply_limits, judge
 
 CONFIG = ValidateConfig(fid_max_ratio=6.0, min_label_agreement=0.8, min_class_agreement=0.5, min_coverage_ratio=0.3)
@@ -55,6 +56,7 @@ def test_a_nan_end_of_an_interval_refuses(name: str, end: str) -> None:
     measures = sound()
     measures[name] = measures[name].model_copy(update={end: math.nan})
     assert not judge(measures, CONFIG)[0]
+    assert apply_limits(measures, CONFIG)[name].passed is False
 
 
 @pytest.mark.parametrize("floor", [None, math.nan])
@@ -66,6 +68,63 @@ def test_a_missing_floor_refuses(name: str, floor: float | None) -> None:
     passed, reasons = judge(measures, CONFIG)
     assert not passed
     assert reasons == (f"{name} has no real-against-real floor to be judged by",)
+
+
+def limited(**limit: object) -> ValidateConfig:
+    return ValidateConfig.model_validate(CONFIG.model_dump() | {"limits": [{"metric": "recall", **limit}]}, strict=False)
+
+
+RECALL = Measure(value=0.5, low=0.4, high=0.6, floor=0.8, n=350)
+
+
+@pytest.mark.parametrize(
+    ("limit", "passed", "said"),
+    [
+        ({"at_least": 0.4}, True, ""),
+        ({"at_least": 0.41}, False, "recall is 0.5 (as low as 0.4, on 350 images), below the 0.41 of validate.limits"),
+        ({"at_most": 0.6}, True, ""),
+        ({"at_most": 0.59}, False, "recall is 0.5 (up to 0.6, on 350 images), above the 0.59 of validate.limits"),
+        ({"at_least": 0.5, "of_floor": True}, True, ""),
+        (
+            {"at_least": 0.75, "of_floor": True},
+            False,
+            "recall is 0.5 (as low as 0.4, on 350 images), below the 0.6 of validate.limits, "
+            "which is 0.75 times what real images against real ones score (0.8)",
+        ),
+    ],
+)
+def test_a_limit_on_any_metric_is_absolute_or_relative_to_the_floor(limit: dict[str, object], passed: bool, said: str) -> None:
+    """What a user asks for beyond the rules is judged as the rules are, and shown."""
+    measures, config = sound() | {"recall": RECALL}, limited(**limit)
+    assert judge(measures, config) == (passed, (said,) if said else ())
+    assert apply_limits(measures, config)["recall"].passed is passed
+
+
+def test_a_limit_that_cannot_be_judged_refuses() -> None:
+    """On a metric that was not measured, or a multiple of a floor that is not known: never a pass."""
+    assert judge(sound(), limited(at_most=1.0)) == (False, ("could not be measured, which counts as failed: recall",))
+    unfloored = {"recall": RECALL.model_copy(update={"floor": None})}
+    passed, reasons = judge(sound() | unfloored, limited(at_most=9.0, of_floor=True))
+    assert (passed, reasons) == (False, ("recall has no real-against-real floor to be judged by",))
+
+
+def test_a_limit_of_a_metric_with_a_rule_adds_to_it() -> None:
+    """A limit never loosens a rule, whichever of the two is kept."""
+    lax = ValidateConfig.model_validate(CONFIG.model_dump() | {"limits": [{"metric": "fid", "at_most": 99.0}]}, strict=False)
+    measures = sound() | {"fid": Measure(value=9.0, low=8.0, high=10.0, floor=1.0, n=350)}
+    assert not judge(measures, lax)[0]
+    assert apply_limits(measures, lax)["fid"].limit == 6.0
+    assert apply_limits(sound(), lax)["fid"].limit == 6.0
+    strict = ValidateConfig.model_validate(CONFIG.model_dump() | {"limits": [{"metric": "fid", "at_most": 1.0}]}, strict=False)
+    assert not judge(sound(), strict)[0]
+    assert apply_limits(sound(), strict)["fid"].limit == 1.0
+
+
+@pytest.mark.parametrize("limit", [{}, {"at_most": 1.0, "at_least": 0.5}])
+def test_a_limit_has_exactly_one_number(limit: dict[str, float]) -> None:
+    """Neither none nor two, which would leave one of them unheard."""
+    with pytest.raises(ConfigError, match="limit of 'kid': give either at_most or at_least"):
+        parse_config({"validate": {"limits": [{"metric": "kid", **limit}]}}, where="test")
 
 
 def test_nothing_at_all_refuses() -> None:
