@@ -74,8 +74,8 @@ def test_colour_and_emptiness_count() -> None:
     """The same shape in another colour is another picture; pictures without content are one only where their colour is."""
     ramp = np.linspace(0, 120, 32, dtype=np.uint8)[None, :, None] + np.zeros((32, 32, 3), np.uint8)
     red, blue = ramp + np.array([90, 0, 0], np.uint8), ramp + np.array([0, 0, 90], np.uint8)
-    grey, same_grey, white = (np.full((32, 32, 3), level, np.uint8) for level in (100, 103, 200))
-    pictures = [red, blue, grey, same_grey, white]
+    grey, same_grey, light = (np.full((32, 32, 3), level, np.uint8) for level in (100, 103, 140))
+    pictures = [red, blue, grey, same_grey, light]
     found = near_matches(*[stack_sketches(sketch(picture) for picture in pictures)] * 2, same_set=True)
     assert found.reference.tolist() == [-1, -1, 3, 2, -1]
 
