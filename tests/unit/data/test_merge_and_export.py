@@ -79,7 +79,7 @@ def test_merge_copies_where_links_fail(parts: list[Path], tmp_path: Path, monkey
     def no_link(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr("gda.data.merge.os.link", no_link)
+    monkeypatch.setattr("gda.io.shards.os.link", no_link)
     merge_snapshots(parts, tmp_path / "all")
     assert verify_snapshot(tmp_path / "all") == []
 
