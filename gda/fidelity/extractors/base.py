@@ -57,11 +57,13 @@ class Extractor:
 
 def to_input(images: torch.Tensor, px: int, resize: Resize) -> torch.Tensor:
     """float32 NCHW in [0, 1] of uint8 images, brought to `px` pixels a side, antialiased; `bicubic` rounds and clips as Pillow does."""
-    scaled = images.contiguous().float() / 255.0  # kernels round by the layout in memory, too
+    images = images.contiguous()  # kernels round by the layout in memory, too
     if resize == "none" or images.shape[2:] == (px, px):
-        return scaled
-    found = F.interpolate(scaled, (px, px), mode=resize, antialias=True)
-    return found if resize == "bilinear" else (found * 255.0).round().clamp(0, 255) / 255.0
+        return images.float() / 255.0
+    if resize == "bilinear":
+        return F.interpolate(images.float() / 255.0, (px, px), mode="bilinear", antialias=True)
+    # Of bytes, torch rounds and clips after each direction, as Pillow does.
+    return F.interpolate(images, (px, px), mode="bicubic", antialias=True).float() / 255.0
 
 
 def normalised(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -55,6 +55,9 @@ def vit_file(tmp_path_factory):
     """Random weights of a small DINOv2 at its own 518 pixels, with the token that only training uses."""
     torch.manual_seed(0)
     state = timm.create_model(TINY_VIT.model, pretrained=False, num_classes=0, **TINY_VIT.arguments).state_dict()
+    # New layers are scaled to nearly nothing, and the class token would see no image.
+    state = {name: tensor * 20 if "proj" in name or "qkv" in name else tensor for name, tensor in state.items()}
+    state |= {name: torch.ones_like(tensor) for name, tensor in state.items() if name.endswith("gamma")}
     path = tmp_path_factory.mktemp("vit") / "model.safetensors"
     save_file(state | {"mask_token": torch.zeros(1, 32)}, path)
     return path
@@ -136,21 +139,21 @@ def test_positions_are_resampled_as_the_authors_do():
     found = resample_positions(torch.cat([torch.full((1, 1, 1), 7.0), ramp], dim=1), (16, 16))
     expected = (np.arange(16) + 0.5) * 37 / 16.1 - 0.5
     assert found[0, 0, 0] == 7.0
-    assert found[0, 1:, 0].reshape(16, 16)[5, 2:14].numpy() == pytest.approx(expected[2:14], abs=1e-4)
+    assert found[0, 1:, 0].reshape(16, 16)[5, 2:14].numpy() == pytest.approx(expected[2:14], abs=0.08)  # 0.19 apart, without the offset
     with pytest.raises(DataError, match="pos_embed"):
         resample_positions(torch.zeros(1, 11, 4), (16, 16))
 
 
 def test_clip_gives_the_projected_embedding(clip_folder):
     """What transformers' own preprocessing and model give for the same pictures."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+    from transformers import CLIPImageProcessorPil, CLIPModel
 
     ours, images = load_clip(str(clip_folder), TINY_CLIP), noise(3, 64)
     seen = CLIPImageProcessorPil()([Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images], return_tensors="pt")
-    network = CLIPVisionModelWithProjection.from_pretrained(str(clip_folder), local_files_only=True).eval()
+    network = CLIPModel.from_pretrained(str(clip_folder), local_files_only=True).eval()
     with torch.inference_mode():
-        expected = network(**seen).image_embeds.numpy()
-    assert ours.features(images) == pytest.approx(expected, abs=2e-3 + 0.01 * np.abs(expected).max())
+        expected = network.get_image_features(**seen).pooler_output.numpy()
+    assert ours.features(images) == pytest.approx(expected, abs=float(2e-3 + 0.01 * np.abs(expected).max()))
     assert np.abs(expected[0] - expected[1]).max() > 0.05 * np.abs(expected).max()
     assert ours.features(images).shape == (3, 12)
 
@@ -173,7 +176,7 @@ def test_parts_of_a_clip_are_refused(clip_folder, tmp_path):
     state = load_file(clip_folder / "model.safetensors")
     state.pop("visual_projection.weight")
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DataError, match="lacks visual_projection.weight"):
+    with pytest.raises(DataError, match=r"lacks visual_projection\.weight"):
         load_clip(str(tmp_path), TINY_CLIP)
 
 
