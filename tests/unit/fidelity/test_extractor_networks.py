@@ -4,6 +4,7 @@ import math
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from gda.fidelity.extractors.clip import load_clip
 from gda.fidelity.extractors.dinov2 import IMAGENET_MEAN, IMAGENET_STD, Architecture, load_dinov2, resample_positions
 from gda.fidelity.extractors.fidelity_bridge import register
 from gda.fidelity.extractors.inception import load_inception
+from gda.stages.reference import reference_recipe
 
 TINY_VIT = Architecture("tiny", "vit_small_patch14_dinov2", {"embed_dim": 32, "depth": 2, "num_heads": 2})
 TINY_CLIP = ClipArchitecture("tiny", hidden_size=16, layers=2, patch_size=32)
@@ -322,3 +324,18 @@ def test_torch_fidelity_measures_the_same_fid_with_our_network(tmp_path):
     ours = fid(*(glyph.features(images) for images in sets.values()))
     assert ours > 0.01
     assert math.isclose(ours, theirs, rel_tol=1e-5)
+
+
+def test_recipes_name_what_is_in_the_file_and_not_where_it_lies(own, tmp_path):
+    """Weights that are moved measure nothing anew; other weights, and another size, do."""
+    real = SimpleNamespace(digest="0" * 64)
+
+    def recipe(*given):
+        return reference_recipe(load_config(None, (f"validate.extractor={own}:means", *given)), real)
+
+    for name in ("here", "there"):
+        (tmp_path / name).write_text("2.0")
+    here, there = (recipe(f"validate.extractor_weights={tmp_path / name}") for name in ("here", "there"))
+    assert here.digest == there.digest != recipe().digest
+    assert str(tmp_path) not in str(here)
+    assert recipe("validate.image_size=40").difference(recipe()) == ["config.compared_at: 40 -> 28"]
