@@ -219,7 +219,24 @@ class MetricLimit(Section):
 
 
 class ValidateConfig(Section):
-    extractor: Literal["glyph"] = Field("glyph", description="feature network of FID, KID and nearest neighbours")
+    extractor: str = Field(
+        "glyph",
+        min_length=1,
+        description="feature network of FID, KID and nearest neighbours: glyph, inception-v3-compat, dinov2-vit-l-14, clip-vit-l-14, or "
+        "a function of your own as module:attribute",
+    )
+    extractor_weights: str | None = Field(
+        None,
+        min_length=1,
+        description="file (of CLIP, directory) of the extractor's weights, which are never downloaded; glyph has its own",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=2048,
+        description="side to which real and synthetic images are brought before they are compared, pixels; null means the larger of "
+        "classify.image_size and the extractor's input",
+    )
     reference_statistics: str | None = Field(
         None, min_length=1, description="an .npz with mu and sigma of the extractor, to which FID is stated as well, as fid_reference"
     )

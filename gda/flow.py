@@ -26,6 +26,9 @@ VERDICT = f"{VALIDATION}/verdict.json"
 EVALUATION = "reports/evaluation"
 PROMOTION = "reports/promotion"
 
+# What features are measured with: every stage that extracts some depends on it.
+EXTRACTOR = ("validate.extractor", "validate.extractor_weights", "validate.image_size")
+
 # Arms whose every seed is compared with real by seed; the others are controls with fewer seeds.
 PAIRED_ARMS = (Arm.REAL, Arm.MIXED)
 CONTROL_ARMS = (Arm.REAL_LONG, Arm.REAL_STRONG, Arm.ZERO_SHOT, Arm.SYNTHETIC)
@@ -69,7 +72,7 @@ def _tune(variant: str, generator: str, output: str) -> Node:
     return Node(
         stage="tune",
         variant=variant,
-        sections=("seed", "tune", "classify", "validate.extractor") + (("finetune.base",) if variant else ()),
+        sections=("seed", "tune", "classify", *EXTRACTOR[:2]) + (("finetune.base",) if variant else ()),
         inputs={"snapshot": REAL} | ({} if variant else {"generator": GENERATOR}),
         output=output,
         command=f"gda tune --generator {generator} --snapshot {REAL} --out {output}",
@@ -116,7 +119,7 @@ GRAPH: tuple[Node, ...] = (
     ),
     Node(
         stage="reference",
-        sections=("seed", "reference", "classify", "validate.extractor"),
+        sections=("seed", "reference", "classify", *EXTRACTOR),
         inputs={"snapshot": REAL},
         output=REFERENCE,
         command=f"gda reference --snapshot {REAL} --out {REFERENCE}",
@@ -124,7 +127,7 @@ GRAPH: tuple[Node, ...] = (
     ),
     Node(
         stage="finetune",
-        sections=("seed", "finetune"),
+        sections=("seed", "finetune", *EXTRACTOR[:2]),
         inputs={"snapshot": REAL},
         output=GENERATOR,
         command=f"gda finetune --snapshot {REAL} --base ${{finetune.base}} --out {GENERATOR}",

@@ -66,10 +66,20 @@ class FeatureObserver:
     """Keeps features of every shard that is drawn, as `index` says; the `Observer` of `gda.generator.drawing`."""
 
     index: FeaturesIndex
+    source: str | None = None  # the extractor's name in the configuration, where it is not that of the index
+    weights: str | None = None
+
+    @property
+    def extractor(self) -> Extractor:
+        """Loaded once a process. Raises `DataError` when its weights are no longer those of the index."""
+        found = get_extractor(self.source or self.index.extractor, self.weights)
+        if not self.index.fits(found, self.index.image_size):
+            raise DataError(f"validate.extractor_weights: {found.identity} is not what this set was begun with, {self.index.extractor}")
+        return found
 
     def begin(self, shard: Path) -> "ShardFeatures":
         """Start the shard whose tar will be at `shard`."""
-        return ShardFeatures(index=self.index, path=features_path(shard))
+        return ShardFeatures(index=self.index, extractor=self.extractor, path=features_path(shard))
 
     def holds(self, shard: Path, rows: pd.DataFrame, *, checked: bool) -> bool:
         """Whether the shard's features are there, whole, and of the images of these manifest rows; `checked` reads all of them."""
@@ -90,7 +100,7 @@ class FeatureObserver:
 
         `rows` are the manifest rows of the set in shard order. Raises `DataError` where a shard's features are missing or damaged.
         """
-        found = reduce(merged, (_shard_moments(*part, self.index) for part in _parts(folder, rows))).statistics()
+        found = reduce(merged, (_shard_moments(*part, self.index, self.extractor.dim) for part in _parts(folder, rows))).statistics()
         write_bytes(folder / FOLDER / STATISTICS_FILE, statistics_bytes(found))
         write_bytes(folder / FOLDER / INDEX_FILE, dump_document(self.index))
 
@@ -100,6 +110,7 @@ class ShardFeatures:
     """Features of one shard on their way to `path`: images wait until they fill a batch of the extractor's."""
 
     index: FeaturesIndex
+    extractor: Extractor
     path: Path
     _waiting: list[torch.Tensor] = field(default_factory=list)  # uint8 CHW
     _rows: list[np.ndarray] = field(default_factory=list)
@@ -131,7 +142,7 @@ class ShardFeatures:
             _content(self.path, _require_header(self.path, rows, self.index))
 
     def _extract(self) -> None:
-        found = get_extractor(self.index.extractor).features(torch.stack(self._waiting))
+        found = self.extractor.features(torch.stack(self._waiting))
         self._waiting.clear()
         if self.index.kept == "rows":
             self._rows.append(found)
@@ -158,7 +169,7 @@ def read_statistics(snapshot: Snapshot, extractor: Extractor, *, size: int) -> S
     """
     index = _require_index(snapshot, extractor, size)
     parts = _parts(snapshot.path, snapshot.manifest())
-    return reduce(merged, (_shard_moments(*part, index) for part in parts)).statistics()
+    return reduce(merged, (_shard_moments(*part, index, extractor.dim) for part in parts)).statistics()
 
 
 def read_rows(snapshot: Snapshot, extractor: Extractor, *, size: int) -> np.ndarray:
@@ -256,9 +267,9 @@ def _shard_tensors(path: Path, rows: pd.DataFrame, index: FeaturesIndex, dim: in
     return tensors
 
 
-def _shard_moments(path: Path, rows: pd.DataFrame, index: FeaturesIndex) -> Moments:
+def _shard_moments(path: Path, rows: pd.DataFrame, index: FeaturesIndex, dim: int) -> Moments:
     """Of rows in the very steps in which statistics are gathered while drawing, so that both ways give the same bits."""
-    tensors = _shard_tensors(path, rows, index, get_extractor(index.extractor).dim)
+    tensors = _shard_tensors(path, rows, index, dim)
     if index.kept == "rows":
         features = tensors["features"]
         return reduce(merged, (moments(features[start : start + BATCH]) for start in range(0, len(features), BATCH)))

@@ -19,15 +19,17 @@ class HeldOutScore:
     """
 
     extractor: str
+    weights: str | None = None
     metric: Literal["fid", "kid"]
     real: np.ndarray
 
     def __call__(self, images: torch.Tensor) -> float:
         """Score uint8 NCHW images."""
-        features = get_extractor(self.extractor).features(images)
+        features = get_extractor(self.extractor, self.weights).features(images)
         return fid(features, self.real) if self.metric == "fid" else kernel_distance(features, self.real)
 
 
-def held_out_score(images: torch.Tensor, *, extractor: str, metric: Literal["fid", "kid"]) -> HeldOutScore:
+def held_out_score(images: torch.Tensor, *, extractor: str, metric: Literal["fid", "kid"], weights: str | None = None) -> HeldOutScore:
     """The score against these real images, uint8 NCHW."""
-    return HeldOutScore(extractor=extractor, metric=metric, real=get_extractor(extractor).features(images))
+    real = get_extractor(extractor, weights).features(images)
+    return HeldOutScore(extractor=extractor, weights=weights, metric=metric, real=real)

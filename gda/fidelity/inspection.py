@@ -21,7 +21,7 @@ from gda.fidelity.compare import Comparison, Images
 from gda.fidelity.copies import CopyCheck, aligned_space, check_copies, feature_space
 from gda.fidelity.duplicates import duplicates
 from gda.fidelity.expectations import Plan, Structure, check_structure
-from gda.fidelity.extractors import Extractor, comparison_size, get_extractor
+from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor
 from gda.fidelity.frechet import Statistics
 from gda.fidelity.intervals import Estimate, share
 from gda.fidelity.labels import Agreement, agreement
@@ -97,10 +97,11 @@ def inspect_set(config: Config, *, synthetic: Snapshot, real: Snapshot, referenc
 
     Raises `DataError` only for snapshots that are damaged or do not belong to the reference, and as `given_statistics` does.
     """
-    extractor = get_extractor(config.validate_.extractor)
-    reference.require(real, extractor)
+    extractor = configured_extractor(config)
+    size = comparison_size(config, extractor)
+    reference.require(real, extractor, size=size)
     given = given_statistics(config, extractor)
-    found = Inspection(subjects=gather(synthetic, real, extractor, size=comparison_size(config, extractor)))
+    found = Inspection(subjects=gather(synthetic, real, extractor, size=size))
     found.attempt("the counts of images", lambda: _counts(found, plan))
     found.attempt("agreement of labels", lambda: _labels(found, reference))
     found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, seed=config.seed))

@@ -27,7 +27,7 @@ from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import fid_floor
-from gda.fidelity.extractors import Extractor, comparison_size, get_extractor
+from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor
 from gda.fidelity.frechet import statistics
 from gda.fidelity.labels import agreement
 from gda.fidelity.statistics_file import statistics_bytes
@@ -104,12 +104,16 @@ class Reference:
             found[k::folds] = _probabilities(self.path / f"fold-{k}", images[k::folds])
         return found
 
-    def require(self, snapshot: Snapshot, extractor: Extractor) -> None:
-        """Raises `DataError` unless this is the reference of that snapshot, measured with that extractor."""
+    def require(self, snapshot: Snapshot, extractor: Extractor, *, size: int) -> None:
+        """Raises `DataError` unless this is the reference of that snapshot, measured with that extractor at that size."""
         if self.index.snapshot_digest != snapshot.digest:
             raise DataError(f"{self.path}: is the reference of snapshot {self.index.snapshot_digest[:12]}, not of {snapshot.digest[:12]}")
         if self.index.extractor_digest != extractor.digest:
-            raise DataError(f"{self.path}: was measured with other weights of extractor {self.index.extractor!r}; compute it again")
+            raise DataError(
+                f"{self.path}: was measured with another extractor, or other weights, than {extractor.identity}; compute it again"
+            )
+        if self.index.image_size != size:
+            raise DataError(f"{self.path}: was measured at {self.index.image_size} pixels, not at {size}; compute it again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +131,7 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
 
     `work` holds resumable training state. A second call does only what is missing. Raises `DataError` when train or val is empty.
     """
-    extractor = get_extractor(config.validate_.extractor)
+    extractor = configured_extractor(config)
     folds = [_Fold(number=k, snapshot=snapshot.path, folder=folder / f"fold-{k}", config=config) for k in range(config.reference.folds)]
     with Bar(len(folds) * config.reference.num_updates, "reference", unit="update", shown=progress):
         digests = run_parallel(partial(_train_fold, work=work), folds)

@@ -36,6 +36,7 @@ class FidJob:
 
     paths: tuple[Path, ...]
     extractor: str
+    weights: str | None
     reference: Statistics
     seed: int
     keep: Path
@@ -55,7 +56,7 @@ class CasJob:
 
 def score_fid(job: FidJob) -> str | None:
     """FID with its interval goes to `job.keep`; returns why it is not a number, if it is not."""
-    features = get_extractor(job.extractor).features(read_batches(job.paths))
+    features = get_extractor(job.extractor, job.weights).features(read_batches(job.paths))
     try:
         found = fid_to(job.reference, features, seed=job.seed)
     except (DataError, np.linalg.LinAlgError) as error:

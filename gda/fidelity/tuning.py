@@ -17,7 +17,7 @@ from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import REPEATS, fid_floor_to
-from gda.fidelity.extractors import get_extractor
+from gda.fidelity.extractors import configured_extractor
 from gda.fidelity.frechet import Statistics, statistics
 from gda.fidelity.scores import (
     CasJob,
@@ -73,7 +73,7 @@ class Sweep:
         self._config, self._generator, self._real, self._grid, self._parts = config, generator, real, grid, parts
         self._val = Split(path=real.path, digest=real.digest, side=side)
         self._folder = work_root() / "points"
-        self._extractor = get_extractor(config.validate_.extractor)
+        self._extractor = configured_extractor(config)
         self._card = read_card(generator)
         tune, classes = config.tune, len(real.classes)
         self._num_fid, self._num_cas = tune.images_per_class * classes, tune.cas_images_per_class * classes
@@ -177,7 +177,15 @@ class Sweep:
 
     def _fid_job(self, batches: Sequence[Batch], keep: Path) -> FidJob:
         paths = tuple(batch.path for batch in batches)
-        return FidJob(paths=paths, extractor=self._extractor.name, reference=self._reference, seed=self._config.seed, keep=keep)
+        named = self._config.validate_
+        return FidJob(
+            paths=paths,
+            extractor=named.extractor,
+            weights=named.extractor_weights,
+            reference=self._reference,
+            seed=self._config.seed,
+            keep=keep,
+        )
 
     def _cas_job(self, batches: Sequence[Batch], seed: int, keep: Path) -> CasJob:
         labels = tuple(label for batch in batches for label in batch.labels)[: self._num_cas]

@@ -12,6 +12,7 @@ from gda.data.holdout import hold_out
 from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError, UsageError
+from gda.fidelity.extractors import configured_extractor
 from gda.fidelity.held_out import held_out_score
 from gda.generator.directory import SUPER_RESOLUTION, read_card
 from gda.generator.evaluation import Evaluation
@@ -77,11 +78,12 @@ class _Plan:
 
 def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], tokens: Tokens | None, world: World) -> Recipe:
     settings = config.finetune
+    scored_by = {"extractor": configured_extractor(config).digest} if settings.evaluation_steps else {}
     said = {"prompts": prompts} | ({"initial": tokens.initial} if tokens is not None else {})
     return Recipe(
         stage="finetune",
         config=settings.model_dump(mode="json", exclude=_NOT_IN_RECIPE) | {"seed": config.seed} | said,
-        inputs={"snapshot": real.digest, "base": read_card(base).digest},
+        inputs={"snapshot": real.digest, "base": read_card(base).digest} | scored_by,
         environment=bits_environment("diffusers", "peft") | {"device": world.device.type},
     )
 
@@ -185,7 +187,12 @@ def _evaluation(config: Config, held_out: torch.Tensor, prompts: list[str]) -> E
         settings=DrawSettings(
             guidance_scale=settings.evaluation_guidance_scale, num_inference_steps=settings.evaluation_num_inference_steps
         ),
-        score=held_out_score(held_out, extractor=config.validate_.extractor, metric=settings.evaluation_metric),
+        score=held_out_score(
+            held_out,
+            extractor=config.validate_.extractor,
+            weights=config.validate_.extractor_weights,
+            metric=settings.evaluation_metric,
+        ),
         shown=tuple(shown[:100]),
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from gda.artifacts import Outcome
 from gda.config import Config
 from gda.data.snapshot import Snapshot
-from gda.fidelity.extractors import get_extractor
+from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.fidelity.reference import Reference, ReferenceIndex, build_reference
 from gda.io.publish import exclusive, prepare, publish
 from gda.recipe import Recipe, bits_environment
@@ -28,12 +28,20 @@ def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) ->
 
 def reference_recipe(config: Config, real: Snapshot) -> Recipe:
     """What the reference depends on: of the classifier's section, only how one is trained."""
+    extractor = configured_extractor(config)
+    size = comparison_size(config, extractor)
     classify = config.classify.model_dump(mode="json", exclude={"seeds", "control_seeds", "ratio", "num_updates", "mixed_num_updates"})
     return Recipe(
         stage="reference",
-        config={"kept": 2, "reference": config.reference.model_dump(mode="json"), "classify": classify, "seed": config.seed},
-        inputs={"snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest},
-        environment=bits_environment("timm"),
+        config={
+            "kept": 2,
+            "reference": config.reference.model_dump(mode="json"),
+            "classify": classify,
+            "seed": config.seed,
+            "compared_at": size,
+        },
+        inputs={"snapshot": real.digest, "extractor": extractor.digest},
+        environment=bits_environment("timm", *extractor.packages),
     )
 
 

@@ -12,7 +12,7 @@ from gda.data.images import Codec
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.errors import ConfigError, DataError, TryAgainError, UsageError
 from gda.fidelity.accumulated import FeatureObserver, FeaturesIndex
-from gda.fidelity.extractors import comparison_size, get_extractor
+from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.generator.configured import Asked, asked_of, plan_for, prompts_of
 from gda.generator.cost import estimate_cost
 from gda.generator.drawing import Drawing, ShardJob, draw_shard
@@ -141,9 +141,10 @@ def _observer(config: Config, plan: Plan) -> FeatureObserver | None:
         raise ConfigError(f"sample.features: {kept} are of the pixels as drawn, which jpeg does not keep; accepted: png, webp")
     if plan.num_images < 2:
         raise ConfigError(f"sample.features: {kept} of a single image have no covariance; accepted: none, or two images and more")
-    extractor = get_extractor(config.validate_.extractor)
+    extractor = configured_extractor(config)
     size = comparison_size(config, extractor)
-    return FeatureObserver(index=FeaturesIndex(kept=kept, extractor=extractor.name, extractor_digest=extractor.digest, image_size=size))
+    index = FeaturesIndex(kept=kept, extractor=extractor.name, extractor_digest=extractor.digest, image_size=size)
+    return FeatureObserver(index=index, source=config.validate_.extractor, weights=config.validate_.extractor_weights)
 
 
 def _recipe(config: Config, plan: Plan, drawing: Drawing, real: Snapshot, observer: FeatureObserver | None) -> Recipe:
@@ -158,7 +159,8 @@ def _recipe(config: Config, plan: Plan, drawing: Drawing, real: Snapshot, observ
         **asdict(drawing.speed),
     }
     inputs = {"generator": drawing.generator_digest} | ({} if drawing.sources is None else {"snapshot": real.digest})
-    environment = bits_environment("diffusers", "transformers", "pillow", device=device_name(drawing.device))
+    measured_with = () if observer is None else observer.extractor.packages
+    environment = bits_environment("diffusers", "transformers", "pillow", *measured_with, device=device_name(drawing.device))
     return Recipe(stage="sample", config=asked, inputs=inputs, environment=environment)
 
 

@@ -11,6 +11,7 @@ from gda.artifacts import GeneratorCard, Outcome, Settings, TuningPoint, dump_do
 from gda.config import Config
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError
+from gda.fidelity.extractors import configured_extractor
 from gda.fidelity.tuning import Size, Sweep, cas_recipe
 from gda.generator.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve
 from gda.generator.reaverage import averaging_digest
@@ -30,13 +31,12 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, progress: 
     """
     real, card = Snapshot.open(snapshot), read_card(generator)
     parts = _parts(generator, card)
-    grid = make_grid(config.tune, parts)
+    grid, extractor = make_grid(config.tune, parts), configured_extractor(config)
     recipe = Recipe(
         stage="tune",
-        config=config.tune.model_dump(mode="json")
-        | {"seed": config.seed, "extractor": config.validate_.extractor, "classifier": asdict(cas_recipe(config))},
-        inputs={"generator": card.digest, "snapshot": real.digest} | _averages(generator, grid),
-        environment=bits_environment("diffusers", "timm"),
+        config=config.tune.model_dump(mode="json") | {"seed": config.seed, "classifier": asdict(cas_recipe(config))},
+        inputs={"generator": card.digest, "snapshot": real.digest, "extractor": extractor.digest} | _averages(generator, grid),
+        environment=bits_environment("diffusers", "timm", *extractor.packages),
     )
     workspace = prepare(recipe, out)
     if workspace.finished:

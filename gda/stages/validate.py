@@ -12,7 +12,7 @@ from gda.data.replace import link_snapshot
 from gda.data.snapshot import Snapshot
 from gda.errors import RefusedError, UsageError
 from gda.fidelity.expectations import Plan
-from gda.fidelity.extractors import get_extractor
+from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.fidelity.inspection import Inspection, given_statistics, inspect_set
 from gda.fidelity.page import class_table, render_page, suspect_table
 from gda.fidelity.reference import Reference, build_reference
@@ -99,25 +99,30 @@ def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
 def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference | None, plan: Plan) -> Recipe:
     # A reference that is computed here depends on how classifiers are trained; a given one is named by its digest.
     # Files are named by what is in them.
-    judging = config.validate_.model_dump(mode="json", exclude={"reference_statistics", "sscd_weights"})
-    section = {"validate": judging, "seed": config.seed, "image_size": config.classify.image_size}
+    judging = config.validate_.model_dump(mode="json", exclude={"extractor_weights", "image_size", "reference_statistics", "sscd_weights"})
+    extractor = configured_extractor(config)
+    section = {
+        "validate": judging,
+        "seed": config.seed,
+        "image_size": config.classify.image_size,
+        "compared_at": comparison_size(config, extractor),
+    }
     if reference is None:
         section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
     # Lists, as a recipe has them when it is read again.
     lists = {name: None if getattr(plan, name) is None else list(getattr(plan, name)) for name in ("counts", "strengths", "prompts")}
     planned = {"count": plan.count, "generator": plan.generator_digest} | lists
-    inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": get_extractor(config.validate_.extractor).digest}
+    inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": extractor.digest}
     if config.validate_.sscd_weights is not None:
         inputs["sscd"] = sscd_digest(config.validate_.sscd_weights)
     if reference is not None:
         inputs["reference"] = reference.index.digest
-    if (given := given_statistics(config, get_extractor(config.validate_.extractor))) is not None:
+    if (given := given_statistics(config, extractor)) is not None:
         inputs["statistics"] = statistics_digest(given)
     # The manifest holds what the content digest leaves out (seeds, settings), and the expectations read it.
     inputs["manifest"] = fake.index.manifest_sha256
-    return Recipe(
-        stage="validate", config=section | {"plan": planned}, inputs=inputs, environment=bits_environment("timm", "great_expectations")
-    )
+    environment = bits_environment("timm", "great_expectations", *extractor.packages)
+    return Recipe(stage="validate", config=section | {"plan": planned}, inputs=inputs, environment=environment)
 
 
 def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *, progress: bool) -> Reference:

@@ -83,7 +83,7 @@ def test_a_reference_of_another_snapshot_is_refused(made: tuple[Path, Path], tmp
     """Numbers measured against the wrong real set must not pass for a comparison."""
     other = Snapshot.open(write_set(tmp_path / "other", {"train": items(2, 9)}, kind="real"))
     with pytest.raises(DataError, match="is the reference of snapshot"):
-        Reference.open(made[1]).require(other, get_extractor("glyph"))
+        Reference.open(made[1]).require(other, get_extractor("glyph"), size=28)
 
 
 def test_folds_are_even_in_every_class_and_do_not_depend_on_order() -> None:

@@ -238,7 +238,7 @@ def test_a_fid_that_is_no_number_is_recorded_and_never_chosen(world, tmp_path, a
         return found * float("nan") if len(seen) == 2 else found  # after the reference comes the first point
 
     broken = extractors.Extractor(name="glyph", digest="0" * 64, dim=glyph.dim, input_px=glyph.input_px, forward=features)
-    monkeypatch.setitem(extractors._REGISTRY, "glyph", lambda: broken)
+    monkeypatch.setitem(extractors._REGISTRY, "glyph", lambda weights: broken)
     found = _tune(world, tmp_path / "out", TWO, "tune.survivors=2")
     assert [point.fid is None for point in found.points] == [True, False]
     assert "its FID cannot be measured" in found.points[0].failed

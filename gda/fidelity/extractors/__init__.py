@@ -1,0 +1,80 @@
+"""Feature extractors by name: what FID, KID, precision/recall and nearest neighbours are measured with."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from gda.config import Config
+from gda.errors import ConfigError
+from gda.fidelity.extractors.base import BATCH, Extractor
+from gda.fidelity.extractors.clip import load_clip
+from gda.fidelity.extractors.dinov2 import load_dinov2
+from gda.fidelity.extractors.inception import load_inception
+from gda.fidelity.extractors.own import load_own
+from gda.fidelity.extractors.weights import state_digest
+from gda.fidelity.glyph import FEATURES, INPUT_PX, folded, load_glyph_net
+
+__all__ = ["BATCH", "Extractor", "comparison_size", "configured_extractor", "get_extractor"]
+
+
+def get_extractor(name: str, weights: str | None = None) -> Extractor:
+    """The extractor of that name, with the weights at that path, loaded once a process.
+
+    Raises `ConfigError` for an unknown name (lists the known), `MissingError` without weights, `DataError` for weights of another network.
+    """
+    if ":" in name:
+        return _own(name, weights)
+    if name not in _REGISTRY:
+        known = ", ".join(sorted(_REGISTRY))
+        raise ConfigError(f"validate.extractor: no extractor {name!r}; known: {known}, or a function of yours as module:attribute")
+    return _REGISTRY[name](weights)
+
+
+def configured_extractor(config: Config) -> Extractor:
+    """The one that section `validate` names; raises as `get_extractor` does."""
+    return get_extractor(config.validate_.extractor, config.validate_.extractor_weights)
+
+
+def comparison_size(config: Config, extractor: Extractor) -> int:
+    """Side to which real and synthetic images alike are brought before anything is measured, pixels.
+
+    Raises `ConfigError` where `validate.image_size` would take away from what the classifiers see.
+    """
+    asked, least = config.validate_.image_size, config.classify.image_size
+    if asked is not None and asked < least:
+        raise ConfigError(f"validate.image_size: {asked} is less than classify.image_size, {least}; accepted: {least} and more, or null")
+    return max(least, extractor.input_px) if asked is None else asked
+
+
+def _glyph(weights: str | None) -> Extractor:
+    if weights is not None:
+        raise ConfigError(f"validate.extractor_weights: {weights}: extractor glyph comes with its weights; accepted: null")
+    return _shipped()
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> Extractor:
+    net = load_glyph_net()
+    digest = state_digest({name: tensor for name, tensor in net.state_dict().items() if "num_batches" not in name})
+    fast = folded(net)
+    return Extractor(
+        name="glyph",
+        digest=digest,
+        dim=FEATURES,
+        input_px=INPUT_PX,
+        forward=lambda images: fast.features(images.contiguous(memory_format=torch.channels_last)),
+    )
+
+
+@lru_cache(maxsize=1)
+def _own(name: str, weights: str | None) -> Extractor:
+    return load_own(name, weights, taken=_REGISTRY)
+
+
+_REGISTRY: dict[str, Callable[[str | None], Extractor]] = {
+    "glyph": _glyph,
+    "inception-v3-compat": lru_cache(maxsize=1)(load_inception),
+    "dinov2-vit-l-14": lru_cache(maxsize=1)(load_dinov2),
+    "clip-vit-l-14": lru_cache(maxsize=1)(load_clip),
+}

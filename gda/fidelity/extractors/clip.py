@@ -1,0 +1,79 @@
+"""`clip-vit-l-14`: the image side of CLIP (Radford et al. 2021) from a local directory of transformers, for FID-CLIP."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gda.errors import DataError, MissingError
+from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor, normalised
+from gda.fidelity.extractors.weights import FIELD, require_weights, state_digest
+from gda.recipe import digest_of
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the directory's configuration must say, so that the name of the extractor is true."""
+
+    name: str
+    hidden_size: int
+    layers: int
+    patch_size: int
+    image_size: int = 224
+
+
+VIT_L_14 = Architecture("clip-vit-l-14", hidden_size=1024, layers=24, patch_size=14)
+
+
+def load_clip(weights: str | None, architecture: Architecture = VIT_L_14) -> Extractor:
+    """Projected image embeddings, not normalised, of images brought to 224 pixels bicubically. Raises `MissingError`, `DataError`."""
+    name = architecture.name
+    wanted = "a directory with config.json and model.safetensors of a CLIPModel"
+    path = require_weights(weights, extractor=name, wanted=wanted, where_from="openai/clip-vit-large-patch14 at huggingface.co")
+    if not (path / "config.json").is_file():
+        raise MissingError(f"{FIELD}: {path} has no config.json; extractor {name} needs {wanted}")
+    network = _network(path)
+    _require_architecture(network.config, architecture, path)
+    state = {key: tensor for key, tensor in network.state_dict().items() if key.startswith(("vision_model.", "visual_projection."))}
+    act = network.config.vision_config.hidden_act
+    said = {"extractor": name, "preprocessing": "bicubic clip", "activation": act}
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        pooled = network.vision_model(pixel_values=normalised(images, CLIP_MEAN, CLIP_STD)).pooler_output
+        return network.visual_projection(pooled)
+
+    return Extractor(
+        name=name,
+        digest=digest_of(said | {"weights": state_digest(state)}),
+        dim=network.config.projection_dim,
+        input_px=architecture.image_size,
+        forward=forward,
+        resize="bicubic",
+        batch=LARGE_NETWORK_BATCH,
+        packages=("transformers",),
+    )
+
+
+def _network(path: Path) -> Any:
+    from transformers import CLIPModel
+
+    try:
+        network, info = CLIPModel.from_pretrained(str(path), local_files_only=True, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise DataError(f"{FIELD}: {path} is not a CLIPModel with its weights ({str(error).splitlines()[0]})") from None
+    wrong = sorted(info["missing_keys"]) or [str(key) for key in info["mismatched_keys"]]
+    if wrong:  # they would stay random
+        raise DataError(f"{FIELD}: {path} is not the whole CLIPModel: it lacks {wrong[0]}")
+    return network.requires_grad_(False).eval()
+
+
+def _require_architecture(config: Any, wanted: Architecture, path: Path) -> None:
+    vision = config.vision_config
+    found = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
+    expected = (wanted.hidden_size, wanted.layers, wanted.patch_size, wanted.image_size)
+    if found != expected:
+        said = "width {}, {} layers, patches of {}, images of {} pixels"
+        raise DataError(f"{FIELD}: {path} is not {wanted.name}: it has {said.format(*found)}; expected {said.format(*expected)}")

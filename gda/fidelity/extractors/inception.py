@@ -1,0 +1,75 @@
+"""`inception-v3-compat`: the Inception network of the original FID, as torch-fidelity has it, with the resize of TensorFlow 1."""
+
+import io
+from pathlib import Path
+
+import torch
+
+from gda.errors import MissingError
+from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor
+from gda.fidelity.extractors.weights import FIELD, load_exactly, read_state, require_weights, state_digest
+from gda.recipe import digest_of
+
+NAME = "inception-v3-compat"
+_LAYER = "2048"
+
+
+def load_inception(weights: str | None) -> Extractor:
+    """Its 2048 pooled features. Raises `MissingError` without the file, `DataError` when it is not of this network.
+
+    The network resizes images itself, from whatever size they have.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = find_weights(weights)
+    state = read_state(path)
+    load_exactly(_shape_of_network(), state, path)
+    # torch-fidelity unpickles whatever it is given; these bytes are tensors alone, as was just seen.
+    checked = io.BytesIO()
+    torch.save(state, checked)
+    checked.seek(0)
+    network = FeatureExtractorInceptionV3(NAME, [_LAYER], feature_extractor_weights_path=checked)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return network((images * 255.0).round().to(torch.uint8))[0]
+
+    digest = digest_of({"extractor": NAME, "layer": _LAYER, "weights": state_digest(state)})
+    return Extractor(
+        name=NAME,
+        digest=digest,
+        dim=int(_LAYER),
+        input_px=FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE,
+        forward=forward,
+        resize="none",
+        batch=LARGE_NETWORK_BATCH,
+        packages=("torch-fidelity",),
+    )
+
+
+def find_weights(given: str | None) -> Path:
+    """The given file, or the one that torch-fidelity once put in torch hub's cache. Raises `MissingError` naming both places."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    name = URL_INCEPTION_V3.rsplit("/", 1)[1]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if given is None and cached.is_file():
+        return cached
+    path = require_weights(given, extractor=NAME, wanted=f"{name} (or that file at {cached})", where_from=URL_INCEPTION_V3)
+    if not path.is_file():
+        raise MissingError(f"{FIELD}: {path} is not a file; extractor {NAME} needs {name} from {URL_INCEPTION_V3}")
+    return path
+
+
+def _shape_of_network() -> torch.nn.Module:
+    """The network without memory for weights: torch-fidelity's constructor wants a file at once, so it gets none to read."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Unloaded(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_: object, **__: object) -> None:
+            """Nothing is loaded."""
+
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    with torch.device("meta"):
+        return Unloaded(NAME, [_LAYER], feature_extractor_weights_path=empty)
