@@ -5,8 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gda.artifacts import ArmResult
+from gda.artifacts import ArmResult, Confusion
 from gda.stats.bootstrap import accuracy_interval
+from gda.stats.calibration import negative_log_likelihood, reliability
+from gda.stats.confusion import confusion_counts, most_confused
+
+CONFUSIONS = 20  # kept an arm
 
 
 def arm_result(
@@ -36,6 +40,20 @@ def arm_result(
         val_top1=tuple(val_top1),
         num_updates=num_updates,
     )
+
+
+def with_probabilities(result: ArmResult, probabilities: NDArray[np.float32], correct: NDArray[np.bool_]) -> ArmResult:
+    """The same with its calibration, from `probabilities` [seeds, images, 2] of the predicted and the true class."""
+    errors = [reliability(best, right).error for best, right in zip(probabilities[..., 0], correct, strict=True)]
+    losses = [negative_log_likelihood(own) for own in probabilities[..., 1]]
+    return result.model_copy(update={"ece": tuple(errors), "nll": tuple(losses)})
+
+
+def with_confusions(result: ArmResult, predicted: NDArray[np.int32], labels: NDArray[np.int32], classes: Sequence[str]) -> ArmResult:
+    """The same with its largest confusions, from classes `predicted` [seeds, images]."""
+    found = most_confused(confusion_counts(predicted, labels, len(classes)), CONFUSIONS)
+    named = [Confusion(class_name=classes[label], predicted=classes[seen], share=share) for label, seen, share in found]
+    return result.model_copy(update={"most_confused": tuple(named)})
 
 
 def skipped_arm(reason: str) -> ArmResult:

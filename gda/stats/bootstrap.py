@@ -13,6 +13,9 @@ from gda.stats.paired import Floats
 
 Interval = tuple[float, float]
 
+_MOST_DIGITS = 39  # to the base of three in an int64
+_MOST_WEIGHTS = 2**23  # held at once, 64 MiB
+
 
 def image_interval(values: Floats, rng: np.random.Generator, *, confidence: float = 0.95, num_resamples: int = 4000) -> Interval:
     """Interval of the mean of `values` [seeds, images] over images alone: what another test set could have said."""
@@ -58,17 +61,39 @@ def _resampled_interval(
     # Resampling in one canonical sign makes exchanging the arms exactly antisymmetric.
     sign = -1.0 if table.sum() < 0 else 1.0
     # Images with equal columns are exchangeable, so drawing how often each column pattern occurs is drawing images - and far cheaper.
-    patterns, counts = np.unique(sign * table, axis=1, return_counts=True)
+    patterns, counts = column_patterns(sign * table)
     rows = np.ones(table.shape[0], dtype=np.int64)
-    by_image = _weights(counts, rng, confidence, num_resamples) if over_images else counts[None].astype(np.float64)
-    by_seed = _weights(rows, rng, confidence, num_resamples) if over_seeds else rows[None].astype(np.float64)
-    means = (by_seed * (by_image @ patterns.T)).sum(axis=1) / table.size
+    sums = _resampled_sums(patterns, counts, rng, confidence, num_resamples) if over_images else (counts @ patterns.T)[None]
+    by_seed = stretched_weights(rows, rng, confidence, num_resamples) if over_seeds else rows[None].astype(np.float64)
+    means = (by_seed * sums).sum(axis=1) / table.size
     tail = (1 - confidence) / 2
     low, high = sorted(float(sign * end) for end in np.quantile(means, (tail, 1 - tail)))
     return max(-1.0, low), min(1.0, high)
 
 
-def _weights(counts: NDArray[np.int64], rng: np.random.Generator, confidence: float, num_resamples: int) -> Floats:
+def column_patterns(table: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """The different columns of `table` [seeds, images] in lexicographic order, float64 [seeds, patterns], and how often each occurs.
+
+    Columns of -1, 0 and 1 - differences of right and wrong - are told apart as numbers to the base of three, which is twenty times faster.
+    """
+    if table.shape[0] > _MOST_DIGITS or not np.isin(table, (-1.0, 0.0, 1.0)).all():
+        patterns, counts = np.unique(table, axis=1, return_counts=True)
+        return patterns, counts
+    codes = np.zeros(table.shape[1], dtype=np.int64)
+    for row in table:
+        codes = 3 * codes + (row + 1).astype(np.int64)
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    return table[:, first], counts
+
+
+def _resampled_sums(patterns: Floats, counts: NDArray[np.int64], rng: np.random.Generator, confidence: float, num_resamples: int) -> Floats:
+    """Sums over resampled images of every seed, [num_resamples, seeds]; a block of resamples at a time, which bounds memory."""
+    block = max(1, _MOST_WEIGHTS // len(counts))
+    sizes = [min(block, num_resamples - start) for start in range(0, num_resamples, block)]
+    return np.concatenate([stretched_weights(counts, rng, confidence, size) @ patterns.T for size in sizes])
+
+
+def stretched_weights(counts: NDArray[np.int64], rng: np.random.Generator, confidence: float, num_resamples: int) -> Floats:
     """Stretched multinomial weights [num_resamples, len(counts)] of items that occur `counts` times; a lone item has weight 1."""
     size = int(counts.sum())
     if size < 2:

@@ -4,26 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from gda.artifacts import Gain
 from gda.stats.bootstrap import crossed_interval, image_interval, seed_interval
 from gda.stats.harm import harmed_classes, smallest_visible_harm
-from gda.stats.paired import Floats, mcnemar_exact, paired_differences, sign_flip_test, two_way
-
-POWER = 0.8
-
-
-def minimal_detectable_effect(differences: Floats, *, alpha: float, power: float = POWER) -> float | None:
-    """The smallest gain that a repetition of this comparison would find significant with probability `power`.
-
-    (t at 1 - alpha/2 plus t at `power`) times the two-way standard error (Bloom 1995). None when there are too few seeds for the
-    sign-flip test to reach `alpha` at all, whatever the gain.
-    """
-    if 2.0 ** (1 - differences.shape[0]) > alpha:
-        return None
-    estimate = two_way(differences)
-    return float((stats.t.ppf(1 - alpha / 2, estimate.freedom) + stats.t.ppf(power, estimate.freedom)) * estimate.error)
+from gda.stats.paired import mcnemar_exact, paired_differences, sign_flip_test
+from gda.stats.power import minimal_detectable_effect
 
 
 def compare(
@@ -60,5 +46,5 @@ def compare(
         differences=tuple(float(d) for d in by_seed),
         harmed_classes=harmed_classes(differences, labels, classes, alpha=alpha),
         smallest_visible_harm=smallest_visible_harm(differences, labels, len(classes), alpha=alpha),
-        minimal_detectable_effect=minimal_detectable_effect(differences, alpha=alpha),
+        minimal_detectable_effect=minimal_detectable_effect(differences, crossed, alpha=alpha),
     )

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gda.stats.bootstrap import accuracy_interval, crossed_interval, image_interval, seed_interval
+from gda.stats import bootstrap
+from gda.stats.bootstrap import accuracy_interval, column_patterns, crossed_interval, image_interval, seed_interval
 
 tables = arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 30)), elements=st.sampled_from([-1.0, 0.0, 1.0]))
 
@@ -104,3 +105,22 @@ def test_a_full_size_comparison_takes_less_than_two_seconds() -> None:
     start = time.process_time()
     crossed_interval(values, np.random.default_rng(1), num_resamples=4000)
     assert time.process_time() - start < 2.0
+
+
+@pytest.mark.parametrize(("seeds", "values"), [(1, (-1, 0, 1)), (6, (-1, 0, 1)), (39, (0, 1)), (40, (-1, 0, 1)), (5, (0.5, 0.25, -1))])
+def test_column_patterns_are_numpys(seeds: int, values: tuple[float, ...]) -> None:
+    """Telling columns apart as numbers must give what comparing them does, in the same order, or intervals would change."""
+    table = np.random.default_rng(seeds).choice(values, size=(seeds, 400)).astype(np.float64)
+    table[:, 200:] = table[:, :200]
+    patterns, counts = column_patterns(table)
+    expected, times = np.unique(table, axis=1, return_counts=True)
+    assert np.array_equal(patterns, expected)
+    assert np.array_equal(counts, times)
+
+
+def test_resampling_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by drawing resamples in blocks: the same draws, whatever the size of a block."""
+    table = np.random.default_rng(0).choice((-1.0, 0.0, 1.0), size=(6, 300))
+    whole = crossed_interval(table, np.random.default_rng(1), num_resamples=501)
+    monkeypatch.setattr(bootstrap, "_MOST_WEIGHTS", 1000)
+    assert crossed_interval(table, np.random.default_rng(1), num_resamples=501) == pytest.approx(whole, abs=1e-15)
