@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gda.data.sources import IMAGE_ENDINGS, Columns, Slice, Source, SourceRecord, fingerprint_files, path_key, printable
+from gda.data.sources import ACCEPTED, IMAGE_ENDINGS, Columns, Slice, Source, SourceRecord, fingerprint_files, path_key, printable
 from gda.data.splits import SPLIT_NAMES, parse_split
 from gda.errors import DataError, UsageError
 
@@ -29,7 +29,7 @@ def read_folder(root: Path, columns: Columns, *, progress: bool) -> Source:
 
 def _read(root: Path, columns: Columns, progress: bool) -> Source:
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder; accepted sources: an image folder, *.tar, *.npz, demo://mnist")
+        raise UsageError(f"{root}: no such folder; accepted sources: {ACCEPTED}")
     if (root / "snapshot.json").exists():
         raise UsageError(f"{root}: is a snapshot already")
     if tables := _metadata_files(root):
@@ -51,7 +51,7 @@ def _from_class_folders(root: Path, progress: bool) -> Source:
                 rejected += [(_relative(child, root), "not in a class folder")] if _is_image_name(child) else []
                 continue
             class_names.add(child.name)
-            found, others = _images_below(child, root)
+            found, others = images_below(child, root)
             ignored += others
             if not found and split in (None, "train"):
                 raise DataError(f"{child}: class {child.name!r} has no images; add some or remove the folder")
@@ -78,7 +78,7 @@ def _from_tables(root: Path, tables: list[tuple[str | None, Path]], columns: Col
     listed = {record.name for record in records}
     if len(listed) < len(records):
         raise DataError(f"{root}: {len(records) - len(listed)} files are listed more than once in the metadata")
-    on_disk, others = _images_below(root, root)
+    on_disk, others = images_below(root, root)
     ignored = others - len(tables) + sum(_relative(path, root) not in listed for path in on_disk)
     class_names = {record.class_name for record in records}
     records = [record for record in records if record.name not in missing]
@@ -176,7 +176,7 @@ def _inside(value: Any, where: str) -> PurePosixPath:
     return path
 
 
-def _images_below(folder: Path, root: Path) -> tuple[list[Path], int]:
+def images_below(folder: Path, root: Path) -> tuple[list[Path], int]:
     """Image files anywhere below, sorted, and the count of other files. Folder links are followed, each real folder once."""
     images: list[Path] = []
     others, seen = 0, set()

@@ -34,6 +34,8 @@ _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 
 Rgb = npt.NDArray[np.uint8]  # [height, width, 3]
+Interpolation = Literal["lanczos", "bicubic", "bilinear"]
+LANCZOS: Interpolation = "lanczos"
 Format = Literal["png", "webp", "jpeg"]
 
 
@@ -140,11 +142,11 @@ def pixel_digest(rgb: Rgb) -> str:
     return hashlib.sha256(f"{height}x{width}x{channels}:".encode() + np.ascontiguousarray(rgb).tobytes()).hexdigest()
 
 
-def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """Scale the short side to `size` pixels (Lanczos, antialiased) and crop the centre square; images of that size pass unchanged."""
+def resize_and_crop(image: Image.Image, size: int, interpolation: Interpolation = LANCZOS) -> Image.Image:
+    """Scale the short side to `size` pixels (antialiased) and crop the centre square; images of that size pass unchanged."""
     if image.size == (size, size):
         return image
-    return ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
+    return ImageOps.fit(image, (size, size), method=Image.Resampling[interpolation.upper()])
 
 
 def to_array(image: Image.Image) -> Rgb:

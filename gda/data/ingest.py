@@ -10,16 +10,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from gda.config import SnapshotConfig
 from gda.data.classes import normalise
 from gda.data.images import SYNTHETIC_MARK, Rgb, compression, decode, pixel_digest, resize_and_crop, to_array
 from gda.data.leaks import NearLeak, near_leaks, require_disjoint_splits
 from gda.data.perceptual import sketch, stack_sketches
+from gda.data.pool import Candidate, Screen
 from gda.data.sources import Slice, Source, SourceRecord
 from gda.data.splits import Splitter, make_splitter
 from gda.data.writer import EncodedRecord, ImageRecord, encode_record, shard_name, write_encoded_shard
 from gda.errors import DataError
 from gda.parallel import Bar, run_parallel, tick
+from gda.sections import SnapshotConfig
 
 _CHUNK = 128  # images a task of a worker process
 _WAVE = 2048  # images between two writes; bounds memory
@@ -45,6 +46,7 @@ class _Chunk:
     labels: dict[str, int]
     image_size: int | None
     as_synthetic: bool
+    screen_size: int | None  # pixels at which a pool is compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,32 +60,49 @@ class _Encoded:
     reason: str | None = None
 
 
-def ingest(source: Source, folder: Path, *, config: SnapshotConfig, labels: dict[str, int], as_synthetic: bool, progress: bool) -> Ingested:
+def ingest(
+    source: Source,
+    folder: Path,
+    *,
+    config: SnapshotConfig,
+    labels: dict[str, int],
+    as_synthetic: bool,
+    screen: Screen | None = None,
+    progress: bool,
+) -> Ingested:
     """Write every usable image of `source` into shards in `folder`; `labels` map the source's class names.
 
-    The order is that of a hash of the keys, so that every shard holds a mixture of classes. Raises `DataError` when keys collide, an
-    image is marked synthetic but not wanted as such, too many cannot be read, a split or class ends up empty, or splits share pictures.
+    The order is that of a hash of the keys, so that every shard holds a mixture of classes. With a `screen` the source is a pool: all
+    of it is train, and what the screen says is left out. Raises `DataError` when keys collide, an image is marked synthetic but not
+    wanted as such, too many cannot be read, a split or class ends up empty, splits share pictures, or nothing is left of a pool.
     """
-    splitter = _splitter(source, config, as_synthetic)
-    records = _in_fixed_order(source.records)
-    writer, compressions, sketches = _ShardWriter(folder, config.shard_size), Counter[str](), {}
+    all_train = as_synthetic or screen is not None
+    splitter = _splitter(source, config, all_train)
+    shots = None if all_train else config.shots
+    records = _in_fixed_order(source.records, draw=None if shots is None else config.shots_draw)
+    writer, compressions, sketches = _ShardWriter(folder, config.shard_size, shots), Counter[str](), {}
     rejected = list(source.rejected)
     with Bar(len(records), "snapshot", unit="image", shown=progress):
         for start in range(0, len(records), _WAVE):
             wave = records[start : start + _WAVE]
-            for record, encoded in zip(wave, _encode_all(wave, labels, config.image_size, as_synthetic), strict=True):
+            images = _encode_all(wave, labels, config.image_size, as_synthetic, screen)
+            left_out = set() if screen is None else screen.leave_out(_candidates(wave, images))
+            for record, encoded in zip(wave, images, strict=True):
                 if encoded.record is None:
                     rejected.append((record.name, encoded.reason or ""))
-                else:
-                    writer.add(_split_of(splitter, record, encoded), encoded.record)
+                elif record.key not in left_out and writer.add(_split_of(splitter, record, encoded), encoded.record):
                     compressions[encoded.compression] += 1
-                    if encoded.sketch is not None:
+                    if encoded.sketch is not None and screen is None:
                         sketches[record.key] = encoded.sketch
     require_few_rejected(rejected, len(records) + len(source.rejected), config.max_bad_fraction)
+    if screen is not None and screen.left_out and not compressions:
+        raise DataError(f"nothing is left of the pool: {screen.message}")
     rows = writer.close()
-    _require_complete(rows, labels, as_synthetic, rejected)
+    if screen is None:
+        _require_complete(rows, labels, as_synthetic, rejected)
+    _require_shots(rows, shots)
     leaks: tuple[NearLeak, ...] = ()
-    if not as_synthetic:
+    if not all_train:
         names = {record.key: record.name for record in records}
         require_disjoint_splits(rows, names)
         leaks = near_leaks(rows, stack_sketches(sketches[key] for key in rows["key"]), names)
@@ -93,19 +112,27 @@ def ingest(source: Source, folder: Path, *, config: SnapshotConfig, labels: dict
 
 @dataclass
 class _ShardWriter:
-    """Collects records by split and writes a shard whenever one is full."""
+    """Collects records by split and writes a shard whenever one is full; of training images takes the first `shots` a class."""
 
     folder: Path
     shard_size: int
+    shots: int | None = None
+    _taken: Counter[int] = field(default_factory=Counter)
     _waiting: dict[str, list[EncodedRecord]] = field(default_factory=dict)
     _written: dict[str, int] = field(default_factory=dict)
     _rows: list[pd.DataFrame] = field(default_factory=list)
 
-    def add(self, split: str, record: EncodedRecord) -> None:
+    def add(self, split: str, record: EncodedRecord) -> bool:
+        """Whether the record was taken."""
+        if split == "train" and self.shots is not None:
+            if self._taken[record.label] == self.shots:
+                return False
+            self._taken[record.label] += 1
         waiting = self._waiting.setdefault(split, [])
         waiting.append(record)
         if len(waiting) == self.shard_size:
             self._flush(split)
+        return True
 
     def close(self) -> pd.DataFrame:
         """Write what is left and return all rows."""
@@ -122,18 +149,27 @@ class _ShardWriter:
         self._written[split] = number + 1
 
 
-def _in_fixed_order(records: Sequence[SourceRecord]) -> list[SourceRecord]:
+def _in_fixed_order(records: Sequence[SourceRecord], *, draw: int | None) -> list[SourceRecord]:
     by_key: dict[str, SourceRecord] = {}
     for record in records:
         if record.key in by_key:
             raise DataError(f"{by_key[record.key].name!r} and {record.name!r} give the same key {record.key!r}; rename one of them")
         by_key[record.key] = record
-    return sorted(records, key=lambda record: hashlib.sha256(record.key.encode()).digest())
+    prefix = "" if draw is None else f"draw {draw}\0"
+    return sorted(records, key=lambda record: hashlib.sha256(f"{prefix}{record.key}".encode()).digest())
 
 
-def _encode_all(records: list[SourceRecord], labels: dict[str, int], image_size: int | None, as_synthetic: bool) -> list[_Encoded]:
+def _encode_all(
+    records: list[SourceRecord], labels: dict[str, int], image_size: int | None, as_synthetic: bool, screen: Screen | None
+) -> list[_Encoded]:
     chunks = [
-        _Chunk(records=tuple(records[start : start + _CHUNK]), labels=labels, image_size=image_size, as_synthetic=as_synthetic)
+        _Chunk(
+            records=tuple(records[start : start + _CHUNK]),
+            labels=labels,
+            image_size=image_size,
+            as_synthetic=as_synthetic,
+            screen_size=None if screen is None else screen.size,
+        )
         for start in range(0, len(records), _CHUNK)
     ]
     return [encoded for part in run_parallel(_encode_chunk, chunks) for encoded in part]
@@ -161,8 +197,17 @@ def _encode(record: SourceRecord, chunk: _Chunk) -> _Encoded:
     return replace(encoded, compression=compression(data))
 
 
+def _candidates(records: Sequence[SourceRecord], images: Sequence[_Encoded]) -> list[Candidate]:
+    return [
+        Candidate(key=record.key, name=record.name, digests=(image.identity, image.record.pixel_sha256), sketch=image.sketch)
+        for record, image in zip(records, images, strict=True)
+        if image.record is not None and image.sketch is not None
+    ]
+
+
 def _encode_pixels(record: SourceRecord, rgb: Rgb, chunk: _Chunk, mark: str | None) -> _Encoded:
     identity = pixel_digest(rgb)
+    compared = None if chunk.screen_size is None else to_array(resize_and_crop(Image.fromarray(rgb), chunk.screen_size))
     if chunk.image_size is not None:
         rgb = to_array(resize_and_crop(Image.fromarray(rgb), chunk.image_size))
     text = {SYNTHETIC_MARK: mark or "unknown"} if chunk.as_synthetic else {}
@@ -174,12 +219,13 @@ def _encode_pixels(record: SourceRecord, rgb: Rgb, chunk: _Chunk, mark: str | No
         meta={"source": record.name},
         text=text,
     )
-    return _Encoded(record=encode_record(image), identity=identity, sketch=None if chunk.as_synthetic else sketch(rgb))
+    small = None if chunk.as_synthetic else sketch(rgb if compared is None else compared)
+    return _Encoded(record=encode_record(image), identity=identity, sketch=small)
 
 
-def _splitter(source: Source, config: SnapshotConfig, as_synthetic: bool) -> Splitter:
+def _splitter(source: Source, config: SnapshotConfig, all_train: bool) -> Splitter:
     given = {record.split for record in source.records}
-    if not as_synthetic:
+    if not all_train:
         return make_splitter(config, given or {None})
     if not given <= {None, "train"}:
         raise DataError("a synthetic set has one split, train; import the folder of its training images alone")
@@ -200,6 +246,13 @@ def require_few_rejected(rejected: Sequence[tuple[str, str]], total: int, limit:
     raise DataError(
         f"{len(rejected)} of {total} images cannot be used, more than snapshot.max_bad_fraction {limit:g} allows: {shown}{more}"
     )
+
+
+def _require_shots(rows: pd.DataFrame, shots: int | None) -> None:
+    counts = rows.loc[rows["split"] == "train", "class"].value_counts()
+    if shots is not None and counts.min() < shots:
+        few = ", ".join(f"{name!r} {count}" for name, count in sorted(counts[counts < shots].items())[:_SHOWN])
+        raise DataError(f"snapshot.shots: {shots} training images a class were asked for, but there are fewer of class {few}")
 
 
 def _require_complete(rows: pd.DataFrame, labels: dict[str, int], as_synthetic: bool, rejected: list[tuple[str, str]]) -> None:

@@ -1,7 +1,7 @@
 """Predictions on the test split as a file: what evaluate writes, the report draws and a later candidate is compared with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +9,25 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from gda.config import Arm
 from gda.errors import DataError
 from gda.io.publish import write_bytes
+from gda.sections import Arm
 
-LABELS = "labels"
+LABELS, PROBABILITIES = "labels", "probabilities/"
 TOP_K = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Classes predicted for every test image, best first: `top` maps (arm, seed) to int32 [images, k]; `labels` is int32 [images]."""
+    """Classes predicted for every test image, best first: `top` maps (arm, seed) to int32 [images, k]; `labels` is int32 [images].
+
+    `probabilities` maps the same to float32 [images, 2], of the best class and of the label; files of before this was kept have none.
+    """
 
     labels: NDArray[np.int32]
     top: Mapping[tuple[Arm, int], NDArray[np.int32]]
     test_digest: str
+    probabilities: Mapping[tuple[Arm, int], NDArray[np.float32]] = field(default_factory=dict)
 
     def correct(self, arm: Arm, seeds: Sequence[int], *, within: int = 1) -> NDArray[np.bool_]:
         """Whether the label is among the first `within` predictions, [seeds, images]."""
@@ -35,12 +39,20 @@ class Predictions:
 
     def only(self, arm: Arm, seed: int) -> "Predictions":
         """The predictions of one classifier alone."""
-        return Predictions(labels=self.labels, top={(arm, seed): self.top[arm, seed]}, test_digest=self.test_digest)
+        kept = {(arm, seed)}
+        return Predictions(
+            labels=self.labels,
+            top={key: self.top[key] for key in kept},
+            test_digest=self.test_digest,
+            probabilities={key: self.probabilities[key] for key in kept & self.probabilities.keys()},
+        )
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write as safetensors; equal predictions give equal bytes."""
-    tensors = {LABELS: predictions.labels} | {f"{arm}/{seed}": np.ascontiguousarray(top) for (arm, seed), top in predictions.top.items()}
+    tensors: dict[str, NDArray[np.generic]] = {LABELS: predictions.labels}
+    tensors |= {f"{arm}/{seed}": np.ascontiguousarray(top) for (arm, seed), top in predictions.top.items()}
+    tensors |= {f"{PROBABILITIES}{arm}/{seed}": np.ascontiguousarray(both) for (arm, seed), both in predictions.probabilities.items()}
     write_bytes(path, save(tensors, metadata={"test_digest": predictions.test_digest}))
 
 
@@ -50,8 +62,12 @@ def read_predictions(path: Path) -> Predictions:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             digest = (file.metadata() or {})["test_digest"]
-        top = {_parse_name(name): tensor for name, tensor in tensors.items() if name != LABELS}
-        return Predictions(labels=tensors[LABELS], top=top, test_digest=digest)
+        labels = tensors.pop(LABELS)
+        probabilities = {
+            _parse_name(name.removeprefix(PROBABILITIES)): tensors.pop(name) for name in list(tensors) if PROBABILITIES in name
+        }
+        top = {_parse_name(name): tensor for name, tensor in tensors.items()}
+        return Predictions(labels=labels, top=top, test_digest=digest, probabilities=probabilities)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{path}: not a whole file of test predictions ({type(error).__name__}: {error})") from None
 

@@ -3,16 +3,20 @@
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 
-from gda.data.images import Rgb, decode, resize_and_crop, to_array
+from gda.data.images import LANCZOS, Interpolation, Rgb, decode, resize_and_crop, to_array
 from gda.data.ledger import record_test_opening
+from gda.data.pixels import room_for
 from gda.data.snapshot import Snapshot
+from gda.data.soft_labels import soft_labels
 from gda.errors import DataError, UsageError
 from gda.io.shards import iterate_shard, read_record
 
@@ -21,22 +25,42 @@ Purpose = Literal["evaluate", "leak_check"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """A split in manifest order: `images` uint8 NCHW RGB, `labels` int64 [n], `keys` [n]; `classes` are the names by label."""
+    """A split in manifest order: `images` uint8 NCHW RGB, `labels` int64 [n], `keys` [n]; `classes` are the names by label.
+
+    Where labels are shared by two classes, `second` int64 [n] has the other one, -1 for none, and `first_share` float32 [n] in [0, 1] what
+    the label keeps, 1 where there is no other.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     keys: tuple[str, ...]
     classes: tuple[str, ...]
+    second: torch.Tensor | None = None
+    first_share: torch.Tensor | None = None
+
+    def take(self, order: torch.Tensor | slice) -> "ImageSet":
+        """The images at the places `order`, int64 [m], with all that belongs to them; a slice copies no pixels."""
+        return replace(
+            self,
+            images=self.images[order],
+            labels=self.labels[order],
+            keys=self.keys[order] if isinstance(order, slice) else tuple(self.keys[int(place)] for place in order),
+            second=None if self.second is None else self.second[order],
+            first_share=None if self.first_share is None else self.first_share[order],
+        )
 
 
-def load_images(snapshot: Snapshot, split: Literal["train", "val"], *, size: int) -> ImageSet:
+def load_images(
+    snapshot: Snapshot, split: Literal["train", "val"], *, size: int, scratch: Path | None = None, interpolation: Interpolation = LANCZOS
+) -> ImageSet:
     """Decode a whole split, short side scaled to `size` pixels, centre cropped. Synthetic images all are in `train`.
 
-    Every image is checked against the manifest. Raises `DataError` naming shard and record, `UsageError` for the test split.
+    Given `scratch`, the images are mapped from a file there, as of `room_for`. Every image is checked against the manifest. Raises
+    `DataError` naming shard and record, `UsageError` for the test split.
     """
     if split not in ("train", "val"):
         raise UsageError(f"split {split!r}: this loads train or val; the test split has a door of its own, open_test")
-    return _load(snapshot, split, size)
+    return _load(snapshot, split, size, scratch, interpolation)
 
 
 class RecordReader:
@@ -62,30 +86,45 @@ class RecordReader:
         return to_array(resize_and_crop(decode(record.image, name=f"{path}: {key}"), size))
 
 
-def open_test(snapshot: Snapshot, purpose: Purpose, *, size: int) -> ImageSet:
+def open_test(
+    snapshot: Snapshot, purpose: Purpose, *, size: int, scratch: Path | None = None, interpolation: Interpolation = LANCZOS
+) -> ImageSet:
     """Decode the test split for one of two purposes, and write that to the ledger first. Raises as `load_images` does."""
     if purpose not in get_args(Purpose):
         raise UsageError(f"purpose {purpose!r}: the test split is opened for {' or '.join(get_args(Purpose))}")
     record_test_opening(snapshot.digest, purpose)
-    return _load(snapshot, "test", size)
+    return _load(snapshot, "test", size, scratch, interpolation)
 
 
-def _load(snapshot: Snapshot, split: str, size: int) -> ImageSet:
+def _load(snapshot: Snapshot, split: str, size: int, scratch: Path | None, interpolation: Interpolation) -> ImageSet:
     rows = snapshot.manifest(split)
     if rows.empty:
         raise DataError(f"{snapshot.path}: split {split!r} holds no images")
-    images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
-    for index, rgb in enumerate(_decoded(snapshot, split, size)):
-        images[index] = rgb
+    classes = tuple(info.name for info in snapshot.classes)
+    second, first_share = _soft_labels(snapshot.path, rows, classes)
+    images = room_for(len(rows), size, scratch=scratch)
+    pixels = images.numpy()
+    for index, rgb in enumerate(_decoded(snapshot, split, size, interpolation)):
+        pixels[index] = rgb.transpose(2, 0, 1)
     return ImageSet(
-        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        images=images,
         labels=torch.from_numpy(rows["label"].to_numpy(dtype=np.int64, copy=True)),
         keys=tuple(rows["key"]),
-        classes=tuple(info.name for info in snapshot.classes),
+        classes=classes,
+        second=second,
+        first_share=first_share,
     )
 
 
-def _decoded(snapshot: Snapshot, split: str, size: int) -> Iterator[Rgb]:
+def _soft_labels(path: Path, rows: pd.DataFrame, classes: Sequence[str]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    try:
+        found = soft_labels(rows, classes)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return (None, None) if found is None else (torch.from_numpy(found[0]), torch.from_numpy(found[1]).float())
+
+
+def _decoded(snapshot: Snapshot, split: str, size: int, interpolation: Interpolation) -> Iterator[Rgb]:
     """Images in manifest order, exactly as many as it has rows; each one's bytes and place are checked."""
     columns = snapshot.manifest(split)[["shard", "key", "label", "offset", "sha256"]]
     for shard, expected in itertools.groupby(columns.itertuples(index=False, name=None), key=itemgetter(0)):
@@ -97,6 +136,6 @@ def _decoded(snapshot: Snapshot, split: str, size: int) -> Iterator[Rgb]:
                 raise DataError(f"{path}: record {key!r} is not where the manifest says")
             if hashlib.sha256(record.image).hexdigest() != sha256:
                 raise DataError(f"{path}: record {key!r}: checksum differs from the manifest")
-            yield to_array(resize_and_crop(decode(record.image, name=f"{path}: {key}"), size))
+            yield to_array(resize_and_crop(decode(record.image, name=f"{path}: {key}"), size, interpolation))
         if next(records, None) is not None:
             raise DataError(f"{path}: holds more records than the manifest names")

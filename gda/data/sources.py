@@ -13,6 +13,7 @@ from gda.io.shards import sha256_of
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import digest_of
 
+ACCEPTED = "an image folder, *.tar, *.npz, demo://mnist, demo://digits"
 # Files with these endings are taken for images; whether they are is decided by their content.
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 _HASH_CHUNK = 256

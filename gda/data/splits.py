@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gda.config import SnapshotConfig
 from gda.errors import ConfigError, DataError
+from gda.sections import SnapshotConfig
 
 SPLIT_NAMES = {
     "train": "train",

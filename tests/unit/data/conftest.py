@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from gda.artifacts import Outcome
-from gda.config import Config, SnapshotConfig
+from gda.config import Config
+from gda.sections import SnapshotConfig
 from gda.stages.snapshot import run
 
 Picture = Callable[..., np.ndarray]
@@ -55,11 +56,13 @@ def take(tmp_path: Path) -> Callable[..., Outcome]:
         out: str = "out",
         *,
         as_synthetic: bool = False,
+        beside: Path | None = None,
         columns: tuple[str | None, str | None] = (None, None),
         **section: object,
     ) -> Outcome:
         config = Config(snapshot=SnapshotConfig.model_validate({"source": str(source), "max_bad_fraction": 0.0, **section}))
         split, group = columns
-        return run(config, source=str(source), out=tmp_path / out, as_synthetic=as_synthetic, split_column=split, group_column=group)
+        kind = {"as_synthetic": as_synthetic, "beside": beside}
+        return run(config, source=str(source), out=tmp_path / out, split_column=split, group_column=group, **kind)
 
     return make

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from trees import tree
 
+from gda.artifacts import Outcome
 from gda.data.images import SYNTHETIC_MARK, decode, encode_png
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
@@ -269,10 +270,10 @@ def test_demo_digits(take: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_demo_sizes(take: Any) -> None:
     """Guards the demo's settings: nested choices of training images, and no set without a test split."""
-    from gda.config import SnapshotConfig
     from gda.data.demo import read_demo
     from gda.data.sources import Columns
     from gda.errors import ConfigError
+    from gda.sections import SnapshotConfig
 
     def train_keys(count: int) -> set[str]:
         source = read_demo("demo://mnist", SnapshotConfig(demo_train_per_class=count), Columns())
@@ -282,3 +283,39 @@ def test_demo_sizes(take: Any) -> None:
     assert train_keys(5) < train_keys(9)
     with pytest.raises(ConfigError, match="demo_train_per_class"):
         take("demo://mnist", demo_train_per_class=400, demo_val_per_class=100)
+
+
+def train_keys(outcome: Outcome) -> set[str]:
+    return set(Snapshot.open(outcome.output).manifest("train")["key"])
+
+
+def test_shots_are_nested_and_leave_the_rest_alone(image_folder: Any, take: Any) -> None:
+    """Guards few-shot comparisons: equal numbers a class, fewer shots inside more of one draw, other draws other images, one test split."""
+    source = image_folder({"cat": 60, "dog": 60})
+    whole, one, three, again = (
+        take(source, f"out-{shots}-{draw}", shots=shots, shots_draw=draw) for shots, draw in ((None, 0), (1, 0), (3, 0), (3, 1))
+    )
+    for outcome, shots in ((one, 1), (three, 3), (again, 3)):
+        index = Snapshot.open(outcome.output).index
+        assert index.counts["train"] == {"cat": shots, "dog": shots}
+        assert index.provenance["shots"].startswith(f"{shots} a class, draw")
+        for split in ("val", "test"):
+            assert Snapshot.open(outcome.output).split_digest(split) == Snapshot.open(whole.output).split_digest(split)
+        assert verify_snapshot(outcome.output) == []
+    assert train_keys(one) < train_keys(three) < train_keys(whole)
+    assert train_keys(again) != train_keys(three)
+    assert "shots" not in Snapshot.open(whole.output).index.provenance
+
+
+def test_too_few_images_for_the_shots_are_named(image_folder: Any, take: Any) -> None:
+    """Guards against a comparison in which a class quietly has fewer images than the others."""
+    source = image_folder({"train/cat": 4, "train/dog": 2, "val/cat": 1, "val/dog": 1, "test/cat": 1, "test/dog": 1})
+    with pytest.raises(DataError, match=r"snapshot\.shots: 3 training images a class were asked for, but there are fewer of class 'dog' 2"):
+        take(source, shots=3)
+
+
+def test_a_whole_snapshot_does_not_depend_on_shots(image_folder: Any, take: Any) -> None:
+    """Guards what is published already: the draw of no shots is no setting of a snapshot."""
+    source = image_folder(TWO)
+    take(source)
+    assert take(source, shots_draw=3).reused

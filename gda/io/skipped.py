@@ -1,0 +1,32 @@
+"""Outputs that hold only why there is nothing: a flow whose steps are fixed still runs where one of them is not asked for."""
+
+import json
+from pathlib import Path
+
+from gda.artifacts import Outcome
+from gda.errors import DataError
+from gda.io.publish import prepare, publish, write_json
+from gda.recipe import Recipe, digest_of
+
+SKIPPED_FILE = "skipped.json"
+
+
+def publish_skipped(stage: str, out: Path, why: str) -> Outcome:
+    """Publish `out` with nothing but `skipped.json` in it; `why` begins with "because". Raises as `prepare` does."""
+    workspace = prepare(Recipe(stage=stage, config={"skipped": why}, inputs={}, environment={}), out)
+    if not workspace.finished:
+        write_json(workspace.fresh_staging() / SKIPPED_FILE, {"skipped": why})
+        publish(workspace)
+    return Outcome(output=out, digest=digest_of({"skipped": why}), summary=f"{out}: skipped, {why}", reused=workspace.finished)
+
+
+def skipped_because(folder: Path) -> str | None:
+    """Why the output at `folder` was skipped; None where it is one that was made. Raises `DataError` for a damaged file."""
+    path = folder / SKIPPED_FILE
+    if not path.is_file():
+        return None
+    try:
+        why = json.loads(path.read_bytes())["skipped"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: damaged; remove {folder} and make it again") from None
+    return str(why)
