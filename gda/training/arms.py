@@ -8,28 +8,45 @@ from pathlib import Path
 from typing import Literal
 
 from gda.artifacts import SnapshotIndex, Verdict, read_document
-from gda.config import Arm
+from gda.config import Config
 from gda.errors import DataError, UsageError
+from gda.sections import Arm
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmPlan:
-    """What an arm is trained on and how long; `gated` arms need a verdict that passed."""
+    """What an arm is trained on and how long; `gated` arms need a verdict that passed.
+
+    `synthetic` images are those given as such; those of `pool` are real ones from elsewhere in their place. Of a `targeted` arm's
+    synthetic images only those of the classes that need them are used. A `last_layer` arm goes on with the head alone, on real images.
+    """
 
     real: bool
-    synthetic: bool
-    gated: bool
-    long: bool
+    synthetic: bool = False
+    pool: bool = False
+    gated: bool = False
+    long: bool = False
     augment: Literal["standard", "strong"] = "standard"
+    targeted: bool = False
+    last_layer: bool = False
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a batch holds real training images and others, so that their ratio counts."""
+        return self.real and (self.synthetic or self.pool)
 
 
 PLANS = {
-    Arm.REAL: ArmPlan(real=True, synthetic=False, gated=False, long=False),
-    Arm.REAL_LONG: ArmPlan(real=True, synthetic=False, gated=False, long=True),
-    Arm.REAL_STRONG: ArmPlan(real=True, synthetic=False, gated=False, long=True, augment="strong"),
-    Arm.ZERO_SHOT: ArmPlan(real=False, synthetic=True, gated=False, long=False),
-    Arm.SYNTHETIC: ArmPlan(real=False, synthetic=True, gated=True, long=False),
+    Arm.REAL: ArmPlan(real=True),
+    Arm.REAL_LONG: ArmPlan(real=True, long=True),
+    Arm.REAL_STRONG: ArmPlan(real=True, long=True, augment="strong"),
+    Arm.RETRIEVED: ArmPlan(real=True, pool=True, long=True),
+    Arm.ZERO_SHOT: ArmPlan(real=False, synthetic=True),
+    Arm.IMG2IMG: ArmPlan(real=True, synthetic=True, long=True),
+    Arm.SYNTHETIC: ArmPlan(real=False, synthetic=True, gated=True),
     Arm.MIXED: ArmPlan(real=True, synthetic=True, gated=True, long=True),
+    Arm.TARGETED: ArmPlan(real=True, synthetic=True, gated=True, long=True, targeted=True),
+    Arm.LAST_LAYER: ArmPlan(real=True, synthetic=True, gated=True, long=True, last_layer=True),
 }
 
 
@@ -49,6 +66,30 @@ def require_same_classes(snapshot: Path, real: SnapshotIndex, synthetic: Path, d
         raise DataError(
             f"{synthetic}: its classes are not those of {snapshot} ({'first odd one ' + repr(odd[0]) if odd else 'another order'})"
         )
+
+
+def require_pool_of(snapshot: Path, real: SnapshotIndex, pool: Path, more: SnapshotIndex) -> None:
+    """Raises `DataError` for images that were not held against this snapshot's test images, or with a class that it lacks."""
+    if more.provenance.get("beside") != real.digest:
+        raise DataError(
+            f"{pool}: is no pool for {snapshot}: images that it tests with might be in it; make one with gda snapshot SOURCE --as pool "
+            f"--beside {snapshot}"
+        )
+    known = {info.name for info in real.classes}
+    if odd := [info.name for info in more.classes if info.name not in known]:
+        raise DataError(f"{pool}: has a class {odd[0]!r}, which is none of those of {snapshot}")
+
+
+def not_compared(arm: Arm) -> str:
+    """Why an arm, or what it is trained on, is not made."""
+    return f"classify.arms does not name {arm}"
+
+
+def no_pool(config: Config) -> str | None:
+    """Why no pool is made; None where one is."""
+    if Arm.RETRIEVED not in config.classify.arms:
+        return not_compared(Arm.RETRIEVED)
+    return "snapshot.pool is null" if config.snapshot.pool is None else None
 
 
 def refusal(arm: Arm, path: Path | None, real: SnapshotIndex, drawn: SnapshotIndex) -> str | None:

@@ -13,7 +13,10 @@ from torch import Tensor
 
 Strength = Literal["standard", "strong"]
 
-MEAN = STD = 0.5  # of every channel, on the scale where white is 1
+Channels = tuple[float, float, float]  # on the scale where white is 1
+Policy = Callable[[Tensor, torch.Generator], Tensor]
+
+_HALF: Channels = (0.5, 0.5, 0.5)
 
 _PADDING = 1 / 14  # of the side: 2 pixels of 28, 16 of 224
 _MAX_ROTATION = 15.0  # degrees, either way
@@ -23,33 +26,46 @@ _MAX_SHIFT = 0.1  # of the side, either way
 _ERASE_PROBABILITY = 0.25
 _ERASE_AREA = (0.02, 0.15)  # of the image
 _ERASE_ASPECT = (0.3, 1 / 0.3)
+_CROP_ASPECT = (3 / 4, 4 / 3)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 NCHW -> float32 NCHW in [-1, 1]."""
-    return images.to(torch.float32).div_(255 * STD).sub_(MEAN / STD)
+def normalise(images: Tensor, mean: Channels = _HALF, std: Channels = _HALF) -> Tensor:
+    """uint8 NCHW -> float32 NCHW, each channel less its mean and divided by its deviation; without them, in [-1, 1]."""
+    scale, shift = (_per_channel(v, images.device) for v in ([255 * s for s in std], [m / s for m, s in zip(mean, std, strict=True)]))
+    return images.to(torch.float32).div_(scale).sub_(shift)
 
 
-def augment(images: Tensor, strength: Strength, generator: torch.Generator, *, horizontal_flip: bool = False) -> Tensor:
-    """Augment and normalise a batch: uint8 NCHW -> float32 NCHW in [-1, 1].
+def _per_channel(values: list[float], device: torch.device) -> float | Tensor:
+    # One number where the channels agree: on a GPU it may round otherwise than a tensor of three.
+    return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device).view(1, 3, 1, 1)
 
-    `standard` is the pad-and-random-crop recipe (He et al. 2016, section 4.2); `strong` is a random affine map followed by random
-    erasing (Zhong et al. 2020). `generator` lives on the CPU wherever the images are, so that draws do not depend on the device.
+
+def augment(
+    images: Tensor,
+    strength: Strength,
+    generator: torch.Generator,
+    *,
+    horizontal_flip: bool = False,
+    crop_area: float = 0.0,
+    policy: Policy | None = None,
+    mean: Channels = _HALF,
+    std: Channels = _HALF,
+) -> Tensor:
+    """Augment and normalise a batch: uint8 NCHW -> float32 NCHW, as `normalise` gives it.
+
+    `standard` is the pad-and-random-crop recipe (He et al. 2016, section 4.2), or with `crop_area` above 0 a random resized crop of that
+    share of the area at least (Szegedy et al. 2015, section 6); `strong` is a random affine map followed by random erasing (Zhong et al.
+    2020). `policy` changes the uint8 images, before the affine map and after a crop. `generator` lives on the CPU wherever the images are,
+    so that draws do not depend on the device.
     """
     if horizontal_flip:
         images = _flip_some(images, generator)
-    return _TRANSFORMS[strength](images, generator)
-
-
-def _standard(images: Tensor, generator: torch.Generator) -> Tensor:
-    return normalise(_random_crop(images, generator))
-
-
-def _strong(images: Tensor, generator: torch.Generator) -> Tensor:
-    return _erase_some(_random_affine(normalise(images), generator), generator)
-
-
-_TRANSFORMS: dict[Strength, Callable[[Tensor, torch.Generator], Tensor]] = {"standard": _standard, "strong": _strong}
+    if strength == "standard":
+        images = _resized_crop(images, crop_area, generator) if crop_area else _random_crop(images, generator)
+    if policy is not None:
+        images = policy(images, generator)
+    inputs = normalise(images, mean, std)
+    return inputs if strength == "standard" else _erase_some(_random_affine(inputs, generator), generator)
 
 
 def _flip_some(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -67,6 +83,20 @@ def _random_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     batch = torch.arange(count, device=images.device)[:, None, None]
     # Indexing around a slice puts the channels last: [n, height, width, c].
     return images[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _resized_crop(images: Tensor, least: float, generator: torch.Generator) -> Tensor:
+    """A rectangle of `least` of the area or more at a random place, blown up to the whole; nothing is shrunk but for the aspect."""
+    count = len(images)
+    area = _uniform(count, least, 1.0, generator)
+    aspect = torch.exp(_uniform(count, math.log(_CROP_ASPECT[0]), math.log(_CROP_ASPECT[1]), generator))
+    width, height = torch.sqrt(area * aspect).clamp(max=1.0), torch.sqrt(area / aspect).clamp(max=1.0)  # shares of the side
+    column, row = ((1 - side) * _uniform(count, -1.0, 1.0, generator) for side in (width, height))  # affine_grid's unit is half a side
+    zero = torch.zeros(count)
+    theta = torch.stack([width, zero, column, zero, height, row], dim=1).view(count, 2, 3).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    cropped = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return cropped.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _random_affine(images: Tensor, generator: torch.Generator) -> Tensor:

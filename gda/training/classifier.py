@@ -1,30 +1,33 @@
 """The classifier loop on timm's parts: fixed optimizer updates on resident images, exactly resumable."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.loss import LabelSmoothingCrossEntropy
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from gda.config import ClassifyConfig
 from gda.errors import DataError
 from gda.io.tensors import tensors_digest
 from gda.parallel import single_threaded
 from gda.recipe import digest_of
-from gda.training.augment import Strength, augment, normalise
+from gda.training.augment import augment, normalise
+from gda.training.auxiliary_norm import AuxiliaryNorms
 from gda.training.checkpoint import load_checkpoint, save_checkpoint
-from gda.training.export import export_classifier, load_classifier
-from gda.training.mixing import MixedBatches, Source
-from gda.training.models import build_model, parse_model_args
+from gda.training.export import export_classifier, load_classifier, preparation, weights_digest
+from gda.training.forward import Forward, exact_convolutions
+from gda.training.mixing import Batch, MixedBatches, Source
+from gda.training.models import build_model, freeze_backbone
+from gda.training.objective import Mixing, WeightedLoss, make_loss, soft_targets
+from gda.training.optimizing import make_optimizer, make_schedule, optimizer_tensors, restore_optimizer
+from gda.training.policies import ErasingPolicy, RandAugmentPolicy
 from gda.training.streams import stream, stream_seed
+from gda.training.train_recipe import TrainRecipe
+from gda.world import World
 
 __all__ = ["Source", "TrainRecipe", "export_classifier", "load_classifier", "predict_logits", "top1", "train_classifier"]
 
@@ -33,87 +36,120 @@ Curve = list[tuple[int, float]]
 _CURVE_EVERY = 10  # updates a point
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainRecipe:
-    """How a classifier is trained, whatever it is trained on; every arm of a comparison shares all but updates and augmentation."""
-
-    model: str
-    model_args: Mapping[str, Any]
-    image_size: int  # pixels
-    num_updates: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_updates: int
-    label_smoothing: float
-    augment: Strength = "standard"
-    horizontal_flip: bool = False
-
-    @classmethod
-    def from_config(cls, config: ClassifyConfig, *, num_updates: int, augment: Strength = "standard") -> "TrainRecipe":
-        """The recipe of `config` for one length and one augmentation. Raises `ConfigError` when the arguments are no JSON object."""
-        return cls(
-            model=config.model,
-            model_args=parse_model_args(config.model_args_json),
-            image_size=config.image_size,
-            num_updates=num_updates,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup_updates=config.warmup_updates,
-            label_smoothing=config.label_smoothing,
-            augment=augment,
-            horizontal_flip=config.horizontal_flip,
-        )
-
-
 def train_classifier(
     sources: Sequence[Source],
     recipe: TrainRecipe,
     *,
     num_classes: int,
     seed: int,
+    start: nn.Module | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 100,
     progress: Callable[[int], None] | None = None,
+    world: World | None = None,
 ) -> tuple[nn.Module, Curve]:
-    """Train from scratch for `recipe.num_updates` updates; returns the model in eval mode and (update, mean loss since the last point).
+    """Train for `recipe.num_updates` updates; returns the model in eval mode and (update, mean loss since the last point).
 
-    Each source fills its exact share of every batch. With `checkpoint` (a directory) the state is saved every `checkpoint_every`
-    updates, and the same call after a kill ends in bit-identical weights. `progress` is called with the number of updates done.
-    Raises `ConfigError` for an unknown architecture or arguments it does not take, `DataError` when the loss is not finite.
+    The weights are the averaged ones where the recipe has an `ema_decay`. Training goes on from a copy of `start`, its head included, or
+    from a new network. Each source fills its exact share of every batch. With
+    `checkpoint` (a directory) the state is saved every `checkpoint_every` updates, and the same call after a kill ends in bit-identical
+    weights. `progress` is called with the number of updates done. What the recipe says of synthetic images holds beside real ones alone.
+    `world` says on which device, by default the CPU, and with which other processes, all of which make the same call: each has its share
+    of every batch, the first one alone saves, and all return the same model, on their device.
+    Raises `ConfigError` for an unknown architecture or arguments it does not take, and for settings or processes that do not go together,
+    `DataError` when the loss is not finite or pretrained weights are another network's.
     """
     single_threaded()
+    world = World.alone() if world is None else world
+    if len({source.synthetic for source in sources}) == 1:
+        recipe = recipe.of_one_origin()
     # timm initialises weights and drops paths from the global generator: it is borrowed, seeded by name, and given back.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []), exact_convolutions(world.device):
         torch.manual_seed(stream_seed(seed, "model"))
-        model = build_model(recipe.model, recipe.model_args, num_classes=num_classes, image_size=recipe.image_size)
-        run = _Run(model, [_resized(source, recipe.image_size) for source in sources], recipe, seed)
-        identity = _identity(sources, recipe, num_classes, seed) if checkpoint is not None else ""
+        model = copy.deepcopy(start) if start is not None else _new(recipe, num_classes)
+        run = _Run(model, [_resized(source, recipe.image_size) for source in sources], recipe, num_classes, seed, world)
+        identity = _identity(sources, recipe, num_classes, seed, start) if checkpoint is not None and world.is_first else ""
         if checkpoint is not None:
-            run.restore(load_checkpoint(checkpoint, identity=identity))
+            run.restore(world.tell(load_checkpoint(checkpoint, identity=identity) if world.is_first else None))
         while run.update < recipe.num_updates:
             run.step()
-            if checkpoint is not None and run.update % checkpoint_every == 0:
+            if checkpoint is not None and run.update % checkpoint_every == 0 and world.is_first:
                 save_checkpoint(checkpoint, run.update, run.state(), identity=identity)
             if progress is not None:
                 progress(run.update)
     # Plain strides again: a model that was loaded from a file has them, and the two must give the same bits.
-    return run.model.eval().to(memory_format=torch.contiguous_format), run.curve
+    return run.finished().eval().requires_grad_(True).to(memory_format=torch.contiguous_format), run.curve
+
+
+def _new(recipe: TrainRecipe, num_classes: int) -> nn.Module:
+    return build_model(
+        recipe.model,
+        recipe.model_args,
+        num_classes=num_classes,
+        image_size=recipe.image_size,
+        test_image_size=recipe.test_image_size,
+        weights=recipe.weights,
+    )
 
 
 class _Run:
     """Everything that changes while a classifier trains."""
 
-    def __init__(self, model: nn.Module, sources: Sequence[Source], recipe: TrainRecipe, seed: int) -> None:
-        # Channels last is 1.3-1.6 times faster on a CPU at these sizes, the fused optimizer 5 times.
-        self.model = model.train().to(memory_format=torch.channels_last)
+    def __init__(
+        self, model: nn.Module, sources: Sequence[Source], recipe: TrainRecipe, num_classes: int, seed: int, world: World | None = None
+    ) -> None:
+        world = World.alone() if world is None else world
+        self.device = world.device
+        # Channels last is 1.3-1.6 times faster on a CPU at these sizes.
+        self.model = model.to(world.device).to(memory_format=torch.channels_last)
         self.recipe = recipe
-        self.batches = MixedBatches(sources, recipe.batch_size, seed)
-        self.augment_stream = stream(seed, "augment")
-        self.optimizer = create_optimizer_v2(model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-        self.schedule = _schedule(self.optimizer, recipe)
-        self.loss = LabelSmoothingCrossEntropy(recipe.label_smoothing)
+        if recipe.tune == "linear":
+            # In eval mode throughout: the statistics of batch norms belong to the frozen weights.
+            freeze_backbone(model, recipe.model)
+            model.eval()
+        else:
+            model.train()
+        # Real images first; callers give them so.
+        ordered = sorted(sources, key=lambda source: source.synthetic)
+        self.batches = MixedBatches(ordered, recipe.batch_size, seed)
+        self.num_classes = num_classes
+        self.streams = {"augment": stream(seed, "augment")}
+        self.policy: RandAugmentPolicy | None = None
+        self.erase: ErasingPolicy | None = None
+        self.mix: Mixing | None = None
+        self.ema: ModelEmaV3 | None = None
+        if recipe.rand_augment:
+            self.policy = RandAugmentPolicy(recipe.rand_augment, image_size=recipe.image_size, mean=recipe.mean)
+        if recipe.random_erasing:
+            self.erase = ErasingPolicy(recipe.random_erasing)
+            self.streams["erasing"] = stream(seed, "erasing")
+        if recipe.mixup or recipe.cutmix:
+            smoothing = recipe.label_smoothing
+            self.mix = Mixing(mixup=recipe.mixup, cutmix=recipe.cutmix, label_smoothing=smoothing, num_classes=num_classes)
+            self.streams["mixing"] = stream(seed, "mixing")
+        if recipe.ema_decay:
+            self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
+        rate = recipe.learning_rate
+        self.optimizer = make_optimizer(
+            model, recipe.optimizer, learning_rate=rate, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+        )
+        self.norms: AuxiliaryNorms | None = None
+        if recipe.auxiliary_batch_norm:
+            num_synthetic = sum(count for source, count in zip(ordered, self.batches.counts, strict=True) if source.synthetic)
+            self.norms = AuxiliaryNorms(self.model, recipe.model, (recipe.batch_size - num_synthetic, num_synthetic))
+            self.optimizer.add_param_group({"params": list(self.norms.parameters.values()), "weight_decay": 0.0})
+        self.schedule = make_schedule(
+            self.optimizer, learning_rate=rate, num_updates=recipe.num_updates, warmup_updates=recipe.warmup_updates
+        )
+        self.loss = make_loss(
+            recipe.loss, label_smoothing=recipe.label_smoothing, bce_threshold=recipe.bce_threshold, mixed=self.mix is not None
+        )
+        self.weights: Tensor | None = None
+        if recipe.synthetic_weight != 1 or self.batches.soft:
+            weights = self.batches.per_image([recipe.synthetic_weight if source.synthetic else 1.0 for source in ordered])
+            self.weights = weights.to(self.device)
+            self.loss = WeightedLoss(recipe.loss, bce_threshold=recipe.bce_threshold)
+        self.forward = Forward(self.model, recipe, world, seed=seed, norms=self.norms)
         self.update = 0
         self.curve: Curve = []
         self.pending: list[float] = []  # losses since the curve's last point
@@ -121,14 +157,55 @@ class _Run:
     def step(self) -> None:
         """One optimizer update."""
         self.schedule.step_update(self.update)
-        images, labels = self.batches.next()
-        inputs = augment(images, self.recipe.augment, self.augment_stream, horizontal_flip=self.recipe.horizontal_flip)
-        loss = self.loss(self.model(inputs.contiguous(memory_format=torch.channels_last)), labels)
+        inputs, towards = self._batch()
+        loss = self.forward.loss(self.loss, inputs, towards, self.update)
         self.optimizer.zero_grad()
         loss.backward()
+        if self.recipe.clip_grad:
+            nn.utils.clip_grad_norm_(self._parameters(), self.recipe.clip_grad)
         self.optimizer.step()
         self.update += 1
-        self._record(loss.item())
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.update)
+        self._record(self.forward.mean(loss))
+
+    def finished(self) -> nn.Module:
+        """The model whose weights are kept."""
+        return self.model if self.ema is None else self.ema.module
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.model.parameters(), *(() if self.norms is None else self.norms.parameters.values())]
+
+    def _batch(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Inputs, float NCHW, and what they are trained towards: labels, mixed targets [n, classes], or targets and weights [n]."""
+        recipe = self.recipe
+        batch = self.batches.next().to(self.device)
+        inputs = augment(
+            batch.images,
+            recipe.augment,
+            self.streams["augment"],
+            horizontal_flip=recipe.horizontal_flip,
+            crop_area=recipe.crop_area,
+            policy=self.policy,
+            mean=recipe.mean,
+            std=recipe.std,
+        )
+        if self.erase is not None:
+            inputs = self.erase(inputs, self.streams["erasing"])
+        if self.weights is not None:
+            return self._weighted(inputs, batch, self.weights)
+        if self.mix is None:
+            return inputs, (batch.labels,)
+        mixed, targets = self.mix(inputs, batch.labels, self.streams["mixing"])
+        return mixed, (targets,)
+
+    def _weighted(self, inputs: Tensor, batch: Batch, weights: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        smoothing = self.recipe.label_smoothing
+        targets = soft_targets(batch.labels, batch.second, batch.first_share, num_classes=self.num_classes, label_smoothing=smoothing)
+        if self.mix is None:
+            return inputs, (targets, weights)
+        mixed, blend = self.mix.blend(inputs, self.streams["mixing"])
+        return mixed, (blend @ targets, blend @ weights)
 
     def _record(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -140,12 +217,14 @@ class _Run:
 
     def state(self) -> dict[str, Tensor]:
         """All of it as one flat mapping of tensors."""
-        optimizer = self.optimizer.state_dict()["state"]
+        average = {} if self.ema is None else self.ema.module.state_dict()
         return {
             **{f"model/{name}": value for name, value in self.model.state_dict().items()},
-            **{f"optimizer/{i}/{name}": value for i, slots in optimizer.items() for name, value in slots.items()},
+            **{f"ema/{name}": value for name, value in average.items()},
+            **{f"optimizer/{name}": value for name, value in optimizer_tensors(self.optimizer).items()},
+            **{f"auxiliary/{name}": value for name, value in ({} if self.norms is None else self.norms.state()).items()},
             **{f"batches/{name}": value for name, value in self.batches.state().items()},
-            "stream/augment": self.augment_stream.get_state(),
+            **{f"stream/{name}": generator.get_state() for name, generator in self.streams.items()},
             "stream/global": torch.random.get_rng_state(),
             "update": torch.tensor([self.update]),
             "curve": torch.tensor(self.curve, dtype=torch.float64).view(-1, 2),
@@ -157,38 +236,18 @@ class _Run:
         if state is None:
             return
         self.model.load_state_dict(_under(state, "model/"))
-        self._restore_optimizer(_under(state, "optimizer/"))
+        if self.ema is not None:
+            self.ema.module.load_state_dict(_under(state, "ema/"))
+        if self.norms is not None:
+            self.norms.restore(_under(state, "auxiliary/"))
+        restore_optimizer(self.optimizer, _under(state, "optimizer/"))
         self.batches.restore(_under(state, "batches/"))
-        self.augment_stream.set_state(state["stream/augment"])
+        for name, generator in self.streams.items():
+            generator.set_state(state[f"stream/{name}"])
         torch.random.set_rng_state(state["stream/global"])
         self.update = int(state["update"])
         self.curve = [(int(update), loss) for update, loss in state["curve"].tolist()]
         self.pending = state["pending"].tolist()
-
-    def _restore_optimizer(self, state: Mapping[str, Tensor]) -> None:
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            i, slot = name.split("/")
-            # The fused kernel walks memory in order, so averages must have the strides of their parameter, which files do not keep.
-            laid_out = torch.empty_like(parameters[int(i)]).copy_(value) if value.ndim else value
-            slots.setdefault(int(i), {})[slot] = laid_out.detach()
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-
-
-def _schedule(optimizer: torch.optim.Optimizer, recipe: TrainRecipe) -> Scheduler:
-    """Linear warm-up, then cosine decay to zero, by the update."""
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched="cosine",
-        num_epochs=recipe.num_updates,
-        warmup_epochs=min(recipe.warmup_updates, recipe.num_updates - 1),
-        warmup_lr=recipe.learning_rate * 1e-2,
-        step_on_epochs=False,
-        updates_per_epoch=1,
-    )
-    assert schedule is not None
-    return schedule
 
 
 def _resized(source: Source, size: int) -> Source:
@@ -199,21 +258,32 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _identity(sources: Sequence[Source], recipe: TrainRecipe, num_classes: int, seed: int) -> str:
-    """What a checkpoint must agree on to be continued: recipe, seed, and every training image with its label."""
-    data = [[tensors_digest({"images": source.images.numpy(), "labels": source.labels.numpy()}), source.share] for source in sources]
-    return digest_of({"recipe": asdict(recipe), "num_classes": num_classes, "seed": seed, "sources": data})
+def _identity(sources: Sequence[Source], recipe: TrainRecipe, num_classes: int, seed: int, start: nn.Module | None) -> str:
+    """What a checkpoint must agree on to be continued: recipe, seed, start, and every training image with its label."""
+    apart = recipe != recipe.of_one_origin()
+    data = [[_content(source), source.share, *(["synthetic"] if apart and source.synthetic else [])] for source in sources]
+    begun = {} if start is None else {"start": weights_digest(start)}
+    return digest_of({"recipe": recipe.identity(), "num_classes": num_classes, "seed": seed, "sources": data} | begun)
+
+
+def _content(source: Source) -> str:
+    soft = {"second": source.second, "first_share": source.first_share}
+    tensors = {"images": source.images, "labels": source.labels} | {name: value for name, value in soft.items() if value is not None}
+    return tensors_digest({name: value.numpy() for name, value in tensors.items()})
 
 
 @torch.no_grad()
 def predict_logits(model: nn.Module, images: Tensor, *, image_size: int, batch_size: int = 256) -> Tensor:
     """Logits (float32 [n, classes], on the CPU) of uint8 NCHW images, resized to `image_size` pixels where they have another size.
 
-    The model is put in eval mode. `batch_size` is part of what fixes the last bits.
+    Computed in float32 where the model is, which is put in eval mode; mean and deviation are those of its `pretrained_cfg`. `batch_size` is
+    part of what fixes the last bits.
     """
     model.eval()
     device = next(model.parameters()).device
-    parts = [model(normalise(_resize(part.to(device), image_size))).float().cpu() for part in images.split(batch_size)]
+    mean, std = preparation(model)
+    with exact_convolutions(device):
+        parts = [model(normalise(_resize(part.to(device), image_size), mean, std)).float().cpu() for part in images.split(batch_size)]
     return torch.cat(parts)
 
 

@@ -15,6 +15,7 @@ from gda.artifacts import ClassifierCard, dump_document
 from gda.errors import DataError
 from gda.io.publish import write_bytes
 from gda.io.tensors import tensors_digest
+from gda.training.augment import Channels
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "classifier.json"
 
@@ -27,10 +28,19 @@ def weights_digest(model: nn.Module) -> str:
 def export_classifier(model: nn.Module, folder: Path, card: ClassifierCard) -> None:
     """Write `model` and its card into `folder`, so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back."""
     folder.mkdir(parents=True, exist_ok=True)
+    mean, std = preparation(model)
+    card = card.model_copy(update={"mean": mean, "std": std})
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_bytes(folder / WEIGHTS, save(tensors))
     write_bytes(folder / CONFIG, (json.dumps(_timm_config(model, card), indent=2, sort_keys=True) + "\n").encode())
     write_bytes(folder / CARD, dump_document(card))
+
+
+def preparation(model: nn.Module) -> tuple[Channels, Channels]:
+    """Mean and deviation of a model's images by channel, where white is 1."""
+    held: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    (a, b, c), (d, e, f) = held["mean"], held["std"]
+    return (float(a), float(b), float(c)), (float(d), float(e), float(f))
 
 
 def load_classifier(folder: Path) -> nn.Module:
@@ -38,7 +48,10 @@ def load_classifier(folder: Path) -> nn.Module:
     config, tensors = _read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
     try:
         # Not pretrained=True: timm would fall back to a pickle where the safetensors file is missing.
-        model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"])
+        held = {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
+        model = timm.create_model(
+            config["architecture"], num_classes=config["num_classes"], pretrained_cfg_overlay=held, **config["model_args"]
+        )
         model.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{folder}: weights and {CONFIG} do not fit together ({str(error).splitlines()[0]})") from None
@@ -46,6 +59,7 @@ def load_classifier(folder: Path) -> nn.Module:
 
 
 def _timm_config(model: nn.Module, card: ClassifierCard) -> dict[str, Any]:
+    held: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     return {
         "architecture": card.model,
         "num_classes": len(card.classes),
@@ -54,14 +68,14 @@ def _timm_config(model: nn.Module, card: ClassifierCard) -> dict[str, Any]:
         "model_args": {name: value for name, value in get_model_args(model).items() if name not in ("num_classes", "in_chans")},
         "pretrained_cfg": {
             "input_size": [3, card.image_size, card.image_size],
-            "fixed_input_size": bool(model.pretrained_cfg.get("fixed_input_size", False)),  # type: ignore[union-attr, operator]
+            "fixed_input_size": bool(held.get("fixed_input_size", False)),
             "num_classes": len(card.classes),
             "mean": list(card.mean),
             "std": list(card.std),
-            "interpolation": "bicubic",
+            "interpolation": held["interpolation"] if card.pretrained is not None else "bicubic",
             "crop_pct": 1.0,
-            "first_conv": model.pretrained_cfg.get("first_conv"),  # type: ignore[union-attr, operator]
-            "classifier": model.pretrained_cfg.get("classifier"),  # type: ignore[union-attr, operator]
+            "first_conv": held.get("first_conv"),
+            "classifier": held.get("classifier"),
         },
     }
 
@@ -69,7 +83,9 @@ def _timm_config(model: nn.Module, card: ClassifierCard) -> dict[str, Any]:
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
-        return {"architecture": content["architecture"], "num_classes": content["num_classes"], "model_args": content.get("model_args", {})}
+        held = {"mean": (0.5,) * 3, "std": (0.5,) * 3} | content.get("pretrained_cfg", {})
+        named = {name: content[name] for name in ("architecture", "num_classes")}
+        return named | {"model_args": content.get("model_args", {}), "mean": held["mean"], "std": held["std"]}
     except FileNotFoundError:
         raise DataError(f"{path}: not found; expected a directory that timm loads") from None
     except (ValueError, KeyError, TypeError) as error:

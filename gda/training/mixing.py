@@ -7,17 +7,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gda.data.resident import ImageSet
 from gda.errors import ConfigError, DataError
 from gda.training.streams import stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Images of one origin: uint8 NCHW, their int64 labels, and their share of every batch (shares of all sources add up to 1)."""
+    """Images of one origin: uint8 NCHW, their int64 labels, and their share of every batch (shares of all sources add up to 1).
+
+    Where labels are soft, `second` int64 [n] is the class that shares an image's label (-1 for none) and `first_share` float32 [n] in
+    [0, 1] what the label keeps (1 without a second). `synthetic` images are those that `synthetic_weight` and `auxiliary_batch_norm` of
+    a recipe treat apart. Raises `DataError` for parts that do not belong together.
+    """
 
     images: Tensor
     labels: Tensor
     share: float = 1.0
+    second: Tensor | None = None
+    first_share: Tensor | None = None
+    synthetic: bool = False
+
+    @classmethod
+    def of(cls, images: ImageSet, *, share: float = 1.0, synthetic: bool = False) -> "Source":
+        """A loaded split as a source, soft labels included."""
+        return cls(
+            images=images.images,
+            labels=images.labels,
+            share=share,
+            second=images.second,
+            first_share=images.first_share,
+            synthetic=synthetic,
+        )
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -26,6 +47,37 @@ class Source:
             raise DataError(
                 f"training images: {len(self.images)} images with {len(self.labels)} labels; expected as many, and at least one"
             )
+        if (self.second is None) != (self.first_share is None):
+            raise DataError("training images: soft labels need both, second labels and the shares of the first")
+        if self.second is not None and self.first_share is not None:
+            _require_soft(self.second, self.first_share, len(self.labels))
+
+
+def _require_soft(second: Tensor, first_share: Tensor, count: int) -> None:
+    if second.shape != (count,) or first_share.shape != (count,):
+        raise DataError(f"training images: {count} labels with {len(second)} second labels and {len(first_share)} shares; expected as many")
+    valid = (first_share >= 0) & (first_share <= 1) & ((second >= 0) | (first_share == 1))
+    if not bool(valid.all()):
+        at = int((~valid).int().argmax())
+        raise DataError(
+            f"training images: image {at} keeps {float(first_share[at]):g} for its label and has second label {int(second[at])}; "
+            "expected a share from 0 to 1, and 1 where there is no second label"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images (uint8 NCHW) and labels (int64 [n]), and where any source has soft labels those of all, as in `Source`."""
+
+    images: Tensor
+    labels: Tensor
+    second: Tensor | None = None
+    first_share: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on `device`."""
+        second, first_share = (None if value is None else value.to(device) for value in (self.second, self.first_share))
+        return Batch(images=self.images.to(device), labels=self.labels.to(device), second=second, first_share=first_share)
 
 
 def batch_counts(shares: Sequence[float], batch_size: int) -> list[int]:
@@ -86,12 +138,27 @@ class MixedBatches:
         self.counts = batch_counts([source.share for source in sources], batch_size)
         self._epochs = [Epochs(len(source.images), stream(seed, f"order/{i}")) for i, source in enumerate(sources)]
 
-    def next(self) -> tuple[Tensor, Tensor]:
-        """Images (uint8 NCHW) and labels (int64), the sources one after the other."""
+    @property
+    def soft(self) -> bool:
+        """Whether any source has soft labels."""
+        return any(source.second is not None for source in self._sources)
+
+    def per_image(self, values: Sequence[float]) -> Tensor:
+        """A number of each source as one of each place in a batch, float [n]; places belong to the same source in every batch."""
+        return torch.cat([torch.full((count,), value) for value, count in zip(values, self.counts, strict=True)])
+
+    def next(self) -> Batch:
+        """The next images, the sources one after the other."""
         taken = [epochs.take(count) for epochs, count in zip(self._epochs, self.counts, strict=True)]
         pairs = list(zip(self._sources, taken, strict=True))
         images = torch.cat([source.images[index] for source, index in pairs])
-        return images, torch.cat([source.labels[index] for source, index in pairs])
+        labels = torch.cat([source.labels[index] for source, index in pairs])
+        if not self.soft:
+            return Batch(images=images, labels=labels)
+        soft = [_soft_of(source, index) for source, index in pairs]
+        return Batch(
+            images=images, labels=labels, second=torch.cat([part[0] for part in soft]), first_share=torch.cat([part[1] for part in soft])
+        )
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs to go on from here, as one flat mapping."""
@@ -101,3 +168,9 @@ class MixedBatches:
         """Go on from where `state` was taken."""
         for i, epochs in enumerate(self._epochs):
             epochs.restore({name: state[f"{i}/{name}"] for name in ("order", "position", "generator")})
+
+
+def _soft_of(source: Source, index: Tensor) -> tuple[Tensor, Tensor]:
+    if source.second is None or source.first_share is None:
+        return torch.full((len(index),), -1), torch.ones(len(index))
+    return source.second[index], source.first_share[index].float()

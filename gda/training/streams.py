@@ -1,7 +1,11 @@
 """Named random streams: every draw comes from a generator whose seed is derived from a run's seed and the draw's name."""
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -13,3 +17,22 @@ def stream_seed(seed: int, name: str) -> int:
 def stream(seed: int, name: str) -> torch.Generator:
     """A CPU generator at the start of the stream `name` of the run `seed`."""
     return torch.Generator().manual_seed(stream_seed(seed, name))
+
+
+@contextmanager
+def seeded_globals(generator: torch.Generator) -> Iterator[None]:
+    """Python's, numpy's and torch's global generators, seeded by the next draw of `generator` and given back as they were.
+
+    For code that knows no other source of chance: the state of `generator` is then all that a resumed run needs.
+    """
+    drawn = int(torch.randint(2**32, (), generator=generator))
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(drawn)
+            np.random.seed(drawn)
+            torch.manual_seed(drawn)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

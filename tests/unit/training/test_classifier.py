@@ -1,7 +1,6 @@
 """The training loop: what it learns, that it resumes bit for bit, and what it refuses."""
 
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,36 +8,16 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from killing import in_child
+from training_world import TINY, coloured, kill_at
 
 from gda.artifacts import ClassifierCard
-from gda.config import Arm, ClassifyConfig
 from gda.errors import ConfigError, DataError, UsageError
 from gda.parallel import run_parallel
+from gda.sections import Arm, ClassifyConfig
 from gda.training.augment import Strength
-from gda.training.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, top1, train_classifier
+from gda.training.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, top1, train_classifier
 from gda.training.export import weights_digest
-
-# drop_path draws from torch's global generator while training: the hardest thing to resume.
-TINY = TrainRecipe(
-    model="test_resnet",
-    model_args={"channels": [8, 8, 8, 16], "stem_width": 4, "drop_path_rate": 0.2},
-    image_size=16,
-    num_updates=12,
-    batch_size=8,
-    learning_rate=5e-3,
-    weight_decay=0.05,
-    warmup_updates=2,
-    label_smoothing=0.1,
-)
-
-
-def coloured(count: int, share: float = 1.0, *, seed: int = 0) -> Source:
-    """Noisy red, green and blue images whose colour is their class: any classifier that works reaches 1.0."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 3
-    images = torch.randint(0, 100, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    images[torch.arange(count), labels] += 120
-    return Source(images=images, labels=labels, share=share)
 
 
 def train(recipe: TrainRecipe = TINY, *, seed: int = 0, **rest: object) -> torch.nn.Module:
@@ -81,20 +60,11 @@ def test_training_leaves_the_global_generator_alone() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def kill_at(update: int) -> None:
-    if update == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("strength", ["standard", "strong"])
 def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, strength: Strength) -> None:
     """kill -9 between checkpoints: the same call continues from the last one and ends in identical weights and curve."""
     recipe = replace(TINY, augment=strength)
-    child = os.fork()
-    if child == 0:
-        train(recipe, checkpoint=tmp_path / "c", checkpoint_every=3, progress=kill_at)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert in_child(lambda: train(recipe, checkpoint=tmp_path / "c", checkpoint_every=3, progress=kill_at)) == -signal.SIGKILL
     seen: list[int] = []
     sources = [coloured(30)]
     resumed, curve = train_classifier(

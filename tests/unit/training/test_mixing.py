@@ -1,5 +1,7 @@
 """Composition of batches and epochs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,10 +40,10 @@ def test_every_batch_has_the_exact_composition() -> None:
     """Each batch holds 5 images of the small source and 15 of the large one, for many epochs of both."""
     batches = MixedBatches([source(1, 7, 0.25), source(2, 31, 0.75)], 20, seed=3)
     for _ in range(40):
-        images, labels = batches.next()
-        values = images[:, 0, 0, 0]
+        batch = batches.next()
+        values = batch.images[:, 0, 0, 0]
         assert (int((values == 1).sum()), int((values == 2).sum())) == (5, 15)
-        assert torch.equal(labels // 100, values.long())
+        assert torch.equal(batch.labels // 100, values.long())
 
 
 def test_epochs_visit_every_image_equally_often() -> None:
@@ -61,7 +63,7 @@ def test_batches_continue_from_a_state() -> None:
     second = MixedBatches(sources, 6, seed=999)
     second.restore({name: value.clone() for name, value in first.state().items()})
     for _ in range(10):
-        assert torch.equal(first.next()[1], second.next()[1])
+        assert torch.equal(first.next().labels, second.next().labels)
 
 
 def test_streams_differ_by_seed_and_name() -> None:
@@ -76,3 +78,17 @@ def test_a_source_needs_uint8_images_and_as_many_labels() -> None:
         Source(images=torch.zeros(2, 3, 4, 4), labels=torch.zeros(2, dtype=torch.int64))
     with pytest.raises(DataError, match="2 images with 3 labels"):
         Source(images=torch.zeros(2, 3, 4, 4, dtype=torch.uint8), labels=torch.zeros(3, dtype=torch.int64))
+
+
+def test_shares_come_with_their_images() -> None:
+    """A soft label must stay with its image through reshuffled epochs; a source without any has whole labels beside it."""
+    soft = replace(source(2, 8, 0.5), second=torch.arange(8), first_share=(torch.arange(8) + 1) / 10)
+    batches = MixedBatches([source(1, 7, 0.5), soft], 6, seed=1)
+    for _ in range(8):
+        batch = batches.next()
+        assert batch.second is not None
+        assert batch.first_share is not None
+        assert (batch.second[:3].tolist(), batch.first_share[:3].tolist()) == ([-1] * 3, [1.0] * 3)
+        assert torch.equal(batch.second[3:], batch.labels[3:] - 200)
+        torch.testing.assert_close(batch.first_share[3:], (batch.labels[3:] - 199) / 10)
+    assert batches.per_image([0.5, 3.0]).tolist() == [0.5] * 3 + [3.0] * 3

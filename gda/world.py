@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gda.errors import ConfigError
 
@@ -38,6 +37,11 @@ class World:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
         return cls(rank=rank, size=size, device=device)
 
+    @classmethod
+    def alone(cls, device: str = "cpu") -> "World":
+        """One process by itself."""
+        return cls(rank=0, size=1, device=torch.device(device))
+
     @staticmethod
     def leave() -> None:
         """Leave the group, where there is one."""
@@ -55,6 +59,15 @@ class World:
             raise ConfigError(f"finetune.train_batch_size: must be a multiple of {multiple}, got {count}")
         length, first = count // (self.size * parts), self.rank * (count // self.size)
         return [slice(first + i * length, first + (i + 1) * length) for i in range(parts)]
+
+    def deal(self, count: int, setting: str) -> slice:
+        """This process's rows of a batch of `count`, dealt out in turn, so that what lies together is in everybody's share.
+
+        Raises `ConfigError`, which names `setting`, where that does not go evenly.
+        """
+        if count % self.size:
+            raise ConfigError(f"{setting}: must be a multiple of the number of processes, {self.size}, got {count}")
+        return slice(self.rank, None, self.size)
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """The equally long `values` of all processes, joined in the order of ranks; on every process."""
@@ -79,20 +92,3 @@ class World:
         box = [value if self.is_first else None]
         dist.broadcast_object_list(box, src=0)
         return box[0]
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The full tensor on the CPU, of which this process may hold a part only; every process must call this."""
-    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return tensor.detach().cpu()
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of `tensor` that this process holds, by reference."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def like(full: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
-    """`full` placed and divided as `example` is."""
-    full = full.to(example.device)
-    return distribute_tensor(full, example.device_mesh, example.placements) if isinstance(example, DTensor) else full

@@ -1,0 +1,172 @@
+"""What an arm is trained on, in memory: real images, and beside or instead of them synthetic ones or those of a pool."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from gda.data.images import Interpolation
+from gda.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gda.data.resident import ImageSet
+    from gda.data.snapshot import Snapshot
+    from gda.training.mixing import Source
+
+Origin = Literal["synthetic", "pool"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Others:
+    """Images beside the real ones: their snapshot, the labels that are used, None for all, and of how many parts a seed gets one.
+
+    The digest is there so that two contents of one path are two keys.
+    """
+
+    path: Path
+    digest: str
+    origin: Origin
+    labels: tuple[int, ...] | None = None
+    parts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What to load. Sizes are sides in pixels."""
+
+    snapshot: Path
+    snapshot_digest: str
+    others: Others | None
+    use_real: bool
+    image_size: int
+    test_image_size: int
+    interpolation: Interpolation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """The sets of a `TrainingData`; `kept` is the share of the other images that is used, in (0, 1], which may be `synthetic`.
+
+    `part` int64 [n] is the part of each of these, where a seed gets but one of `num_parts`.
+    """
+
+    real: "ImageSet | None"
+    others: "ImageSet | None"
+    kept: float
+    val: "ImageSet"
+    synthetic: bool
+    part: "Tensor | None" = None
+    num_parts: int = 1
+
+    def sources(self, ratio: float, *, seed: int = 0) -> "list[Source]":
+        """What batches are made of: a lone set fills them; two share them as `ratio` of all other images to one real.
+
+        Where only some classes' others are used their share is smaller by as much, so that no image is seen more often for that; of parts,
+        that of number `seed` modulo their number is taken. Raises `DataError` for a part without images.
+        """
+        from gda.training.mixing import Source
+
+        ratio *= self.kept
+        mixed = self.real is not None and self.others is not None
+        shares = (1 / (1 + ratio), ratio / (1 + ratio)) if mixed else (1.0, 1.0)
+        origins = ((self.real, shares[0], False), (self._others_of(seed), shares[1], self.synthetic))
+        return [Source.of(images, share=share, synthetic=drawn) for images, share, drawn in origins if images is not None]
+
+    def _others_of(self, seed: int) -> "ImageSet | None":
+        if self.others is None or self.part is None:
+            return self.others
+        places = (self.part == seed % self.num_parts).nonzero().flatten()
+        if not len(places):
+            raise DataError(
+                f"classify.synthetic_parts: {len(self.part)} images leave none for part {seed % self.num_parts}; use fewer parts"
+            )
+        return self.others.take(places)
+
+    @property
+    def real_source(self) -> "Source":
+        """The real images alone."""
+        from gda.training.mixing import Source
+
+        assert self.real is not None
+        return Source.of(self.real)
+
+
+@lru_cache(maxsize=1)
+def load_data(data: TrainingData) -> Loaded:
+    """Training images by origin, and the validation split; kept, so that forked processes find them in memory.
+
+    Raises `DataError` as `load_images` does, and where no image of the classes asked for is there.
+    """
+    from gda.data.resident import load_images
+    from gda.data.snapshot import Snapshot
+
+    real = Snapshot.open(data.snapshot)
+    train = load_images(real, "train", size=data.image_size, interpolation=data.interpolation) if data.use_real else None
+    val = load_images(real, "val", size=data.test_image_size, interpolation=data.interpolation)
+    if data.others is None:
+        return Loaded(real=train, others=None, kept=1.0, val=val, synthetic=False)
+    opened = Snapshot.open(data.others.path)
+    found = load_images(opened, "train", size=data.image_size, interpolation=data.interpolation)
+    used = _chosen(_relabelled(found, val.classes), data.others)
+    return Loaded(
+        real=train,
+        others=used,
+        kept=len(used.keys) / len(found.keys),
+        val=val,
+        synthetic=data.others.origin == "synthetic",
+        part=_parts(opened, used.keys, data.others.parts) if data.others.parts > 1 else None,
+        num_parts=data.others.parts,
+    )
+
+
+def _parts(opened: "Snapshot", keys: Sequence[str], count: int) -> "Tensor":
+    import torch
+
+    rows = opened.manifest("train").set_index("key").loc[list(keys)]
+    drawn_by = rows["generator_digest"].fillna("").tolist() if "generator_digest" in rows else [""] * len(rows)
+    return torch.tensor(parts_of(keys, rows["label"].tolist(), drawn_by, count))
+
+
+def parts_of(keys: Sequence[str], labels: Sequence[int], generators: Sequence[str], count: int) -> list[int]:
+    """The part, 0 to `count` - 1, of each image: that of its generator, or where there is but one the images of a class dealt out.
+
+    They are dealt in an order that depends on the keys alone. Raises `ConfigError` for another number of parts than of generators.
+    """
+    known = sorted(set(generators))
+    if len(known) > 1:
+        if len(known) != count:
+            raise ConfigError(
+                f"classify.synthetic_parts: the set was drawn by {len(known)} generators and cannot be cut into {count} parts; accepted: 1 "
+                f"or {len(known)}, a generator each"
+            )
+        return [known.index(generator) for generator in generators]
+    found, dealt = [0] * len(keys), dict.fromkeys(labels, 0)
+    for place in sorted(range(len(keys)), key=lambda i: hashlib.sha256(f"part/{keys[i]}".encode()).digest()):
+        found[place] = dealt[labels[place]] % count
+        dealt[labels[place]] += 1
+    return found
+
+
+def _relabelled(images: "ImageSet", classes: tuple[str, ...]) -> "ImageSet":
+    """With the labels that `classes` give the classes' names: a pool need not have all of them."""
+    import torch
+
+    if images.classes == classes:
+        return images
+    labels = torch.tensor([classes.index(name) for name in images.classes])
+    return replace(images, labels=labels[images.labels], classes=classes)
+
+
+def _chosen(images: "ImageSet", others: Others) -> "ImageSet":
+    import torch
+
+    if others.labels is None:
+        return images
+    places = torch.isin(images.labels, torch.tensor(others.labels)).nonzero().flatten()
+    if not len(places):
+        raise DataError(f"{others.path}: holds no image of the classes {', '.join(images.classes[label] for label in others.labels)}")
+    return images.take(places)

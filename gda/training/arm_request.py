@@ -1,0 +1,132 @@
+"""An arm on given snapshots: what it is trained on and how long, checked, and the recipe that this makes. Imports nothing heavy."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gda.artifacts import SnapshotIndex
+from gda.classify_section import TWO_ORIGINS
+from gda.data.images import LANCZOS
+from gda.data.soft_labels import soft_labels_input
+from gda.errors import UsageError
+from gda.io.skipped import skipped_because
+from gda.parallel import device_name, training_device
+from gda.recipe import Recipe, bits_environment
+from gda.sections import Arm, ClassifyConfig
+from gda.training.arm_data import Others, TrainingData
+from gda.training.arms import PLANS, ArmPlan, read_index, refusal, require_pool_of, require_same_classes
+from gda.training.pretrained import Weights, find_weights, weights_inputs
+from gda.training.targets import target_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """An arm on given snapshots, without a seed; `skipped` says why there is nothing to train.
+
+    `others` are the images beside the real ones or in their place, and `drawn` is the index of their snapshot.
+    """
+
+    config: ClassifyConfig
+    arm: Arm
+    snapshot: Path
+    real: SnapshotIndex
+    others: Others | None
+    drawn: SnapshotIndex | None
+    skipped: str | None
+    weights: Weights | None
+
+    @property
+    def plan(self) -> ArmPlan:
+        """What the arm is trained on."""
+        return PLANS[self.arm]
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer updates of this arm, without those of the head alone."""
+        index = self.real if self.plan.real or self.drawn is None else self.drawn
+        return self.config.updates_of(sum(index.counts["train"].values()), long=self.plan.long)
+
+    @property
+    def head_updates(self) -> int:
+        """Updates of the head alone that follow."""
+        return self.config.last_layer_updates if self.plan.last_layer else 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return tuple(info.name for info in self.real.classes)
+
+    @property
+    def data(self) -> TrainingData:
+        """The images that this arm is trained and validated on."""
+        return TrainingData(
+            snapshot=self.snapshot,
+            snapshot_digest=self.real.digest,
+            others=self.others,
+            use_real=self.plan.real,
+            image_size=self.config.image_size,
+            test_image_size=self.config.tested_at,
+            interpolation=LANCZOS if self.weights is None else self.weights.interpolation,
+        )
+
+    def recipe(self, seed: int) -> Recipe:
+        """What is asked for with `seed`: only what changes the outcome, so that a real arm does not depend on synthetic data."""
+        unused = {"num_updates", "mixed_num_updates"} | (set() if self.plan.mixes else {"ratio"})
+        unused |= set() if self.plan.real and self.plan.synthetic else TWO_ORIGINS
+        settings = self.config.decided(exclude=unused)
+        decided = {
+            "arm": str(self.arm),
+            "seed": seed,
+            "num_updates": self.num_updates,
+            "augment": self.plan.augment,
+            "skipped": self.skipped,
+        }
+        if self.others is not None and self.others.labels is not None:
+            decided["targets"] = list(self.others.labels)
+        if self.others is not None and self.others.parts > 1:
+            decided["synthetic_part"] = [seed % self.others.parts, self.others.parts]
+        if self.plan.last_layer:
+            decided |= {"last_layer_updates": self.head_updates, "last_layer_learning_rate": self.config.last_layer_learning_rate}
+        inputs = {"snapshot": self.real.digest} | ({} if self.others is None else {self.others.origin: self.others.digest})
+        if self.others is not None and self.drawn is not None:
+            inputs |= soft_labels_input(self.others.path, self.drawn)
+        inputs |= weights_inputs(self.config)
+        environment = bits_environment("timm", "torchvision", device=device_name(training_device()))
+        return Recipe(stage="classify", config=settings | decided, inputs=inputs, environment=environment)
+
+
+def make_request(
+    config: ClassifyConfig,
+    arm: Arm,
+    snapshot: Path,
+    synthetic: Path | None,
+    verdict: Path | None,
+    *,
+    pool: Path | None = None,
+    reference: Path | None = None,
+) -> Request:
+    """Check what was given against what `arm` needs, and read the small files that say what the snapshots are.
+
+    Raises as `run` does, and as `find_weights` for pretrained weights that cannot be used.
+    """
+    plan, real, weights = PLANS[arm], read_index(snapshot, "real"), find_weights(config)
+    asked = Request(config=config, arm=arm, snapshot=snapshot, real=real, others=None, drawn=None, skipped=None, weights=weights)
+    if plan.pool:
+        if pool is None:
+            raise UsageError(f"arm {arm} is trained on more real images: give --pool DIR, or leave it out of classify.arms")
+        if (why := skipped_because(pool)) is not None:
+            return replace(asked, skipped=why)
+        more = read_index(pool, "real")
+        require_pool_of(snapshot, real, pool, more)
+        return replace(asked, others=Others(path=pool, digest=more.digest, origin="pool"), drawn=more)
+    if not plan.synthetic:
+        return asked
+    if synthetic is None:
+        raise UsageError(f"arm {arm} is trained on synthetic images: give --synthetic DIR")
+    if not plan.gated and (why := skipped_because(synthetic)) is not None:
+        return replace(asked, skipped=why)
+    drawn = read_index(synthetic, "synthetic")
+    require_same_classes(snapshot, real, synthetic, drawn)
+    skipped = refusal(arm, verdict, real, drawn) if plan.gated else None
+    labels = target_labels(config, snapshot, real, reference) if plan.targeted and skipped is None else None
+    others = Others(path=synthetic, digest=drawn.digest, origin="synthetic", labels=labels, parts=config.synthetic_parts)
+    return replace(asked, others=others, drawn=drawn, skipped=skipped)

@@ -1,0 +1,152 @@
+"""Search for the number of synthetic images that helps most: nested sets, and more seeds for the ratios that look best."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from gda.data.resident import ImageSet
+from gda.errors import DataError
+from gda.io.publish import storage_errors, write_bytes
+from gda.parallel import run_parallel, tick
+from gda.recipe import bits_environment, digest_of
+from gda.sections import RatioConfig
+from gda.training.classifier import Source, TrainRecipe, predict_logits, train_classifier
+
+REAL_ALONE = 0.0  # the ratio of the rival
+# Seeds of their own: what is chosen here is later compared on those of the configuration.
+_FIRST_SEED = 1000
+
+Correct = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sets:
+    """The images to train and validate on, and what they are known by; `synthetic` is in the order of `nested_order`."""
+
+    real: ImageSet
+    synthetic: ImageSet
+    val: ImageSet
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    count: int  # synthetic images
+    share: float  # of a batch that is synthetic
+    seed: int
+    keep: Path
+
+
+# Set before processes are forked, which inherit it: images are not sent to them.
+_sets: list[tuple[Sets, TrainRecipe]] = []
+
+
+def nested_order(labels: torch.Tensor) -> torch.Tensor:
+    """Places int64 [n] in an order of which every beginning has the classes of `labels` [n] in proportion, each in the order given."""
+    values = labels.numpy()
+    place = np.empty(len(values))
+    for label in np.unique(values):
+        mine = np.flatnonzero(values == label)
+        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return torch.from_numpy(np.lexsort((values, place)))
+
+
+def rungs(config: RatioConfig, num_ratios: int) -> list[tuple[int, int]]:
+    """(ratios, seeds of each) of every round: seeds double and ratios are cut (successive halving, Jamieson and Talwalkar 2016)."""
+    found, kept, seeds = [], num_ratios, config.first_seeds
+    while True:
+        found.append((kept, seeds))
+        if seeds == config.seeds:
+            return found
+        kept, seeds = min(kept, max(2, math.ceil(kept * config.kept))), min(config.seeds, 2 * seeds)
+
+
+def num_classifiers(config: RatioConfig, num_ratios: int) -> int:
+    """Classifiers that the search trains, those of real alone included."""
+    done, total = 0, 0
+    for kept, seeds in rungs(config, num_ratios):
+        total, done = total + (kept + 1) * (seeds - done), seeds
+    return total
+
+
+class RatioSearch:
+    """Train and score on validation; every classifier's answers are kept in `folder` under the digest of all that decides them."""
+
+    def __init__(self, sets: Sets, recipe: TrainRecipe, config: RatioConfig, *, batch_share: float, folder: Path) -> None:
+        self._sets, self._recipe, self._config, self._folder = sets, recipe, config, folder
+        self._batch_share = batch_share
+
+    def run(self, ratios: Sequence[float]) -> dict[float, Correct]:
+        """Whether each validation image is right, [seeds, images], by ratio; ratios that were left early have fewer seeds."""
+        found: dict[float, Correct] = {}
+        alive = sorted(ratios)
+        with storage_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        for kept, seeds in rungs(self._config, len(ratios)):
+            if found:
+                # The smaller ratio wins among equals: it costs less.
+                alive = sorted(sorted(alive, key=lambda ratio: (-float(found[ratio].mean()), ratio))[:kept])
+            found |= self._scored([REAL_ALONE, *alive], seeds)
+        return found
+
+    def _scored(self, ratios: Sequence[float], seeds: int) -> dict[float, Correct]:
+        jobs = {(ratio, seed): self._job(ratio, _FIRST_SEED + seed) for ratio in ratios for seed in range(seeds)}
+        fresh = [job for job in jobs.values() if _read(job.keep, len(self._sets.val.labels)) is None]
+        _sets.append((self._sets, self._recipe))
+        try:
+            run_parallel(_train, fresh)
+        finally:
+            _sets.clear()
+        return {ratio: np.stack([_require(jobs[ratio, seed].keep, self._sets.val) for seed in range(seeds)]) for ratio in ratios}
+
+    def _job(self, ratio: float, seed: int) -> _Job:
+        count = images_of(ratio, len(self._sets.real.labels))
+        share = 0.0 if not count else ratio / (1 + ratio) if self._config.batch_share == "count" else self._batch_share
+        decides = {
+            "count": count,
+            "share": share,
+            "seed": seed,
+            "recipe": (self._recipe if count else self._recipe.of_one_origin()).identity(),
+            "sets": dict(self._sets.digests),
+            "environment": bits_environment("timm", "torchvision"),
+        }
+        return _Job(count=count, share=share, seed=seed, keep=self._folder / f"{digest_of(decides)[:32]}.safetensors")
+
+
+def images_of(ratio: float, num_real: int) -> int:
+    """Synthetic images at a ratio to `num_real` real ones, rounded; at least one of any ratio above 0."""
+    return max(1, math.floor(ratio * num_real + 0.5)) if ratio > 0 else 0
+
+
+def _train(job: _Job) -> None:
+    sets, recipe = _sets[0]
+    sources = [Source.of(sets.real, share=1.0 - job.share)]
+    if job.count:
+        sources.append(Source.of(sets.synthetic.take(slice(job.count)), share=job.share, synthetic=True))
+    model, _ = train_classifier(sources, recipe, num_classes=len(sets.val.classes), seed=job.seed)
+    logits = predict_logits(model, sets.val.images, image_size=recipe.test_image_size or recipe.image_size)
+    correct = (logits.argmax(dim=1) == sets.val.labels).numpy()
+    write_bytes(job.keep, save({"correct": correct.astype(np.uint8)}))
+    tick()
+
+
+def _read(path: Path, images: int) -> Correct | None:
+    try:
+        correct = load_file(path)["correct"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return correct.astype(np.bool_) if correct.shape == (images,) else None
+
+
+def _require(path: Path, val: ImageSet) -> Correct:
+    correct = _read(path, len(val.labels))
+    if correct is None:
+        raise DataError(f"{path}: answers that were kept a moment ago are gone; run the same command, which trains that classifier again")
+    return correct

@@ -1,0 +1,51 @@
+"""The arm `targeted`: which classes need synthetic images most. Imports nothing heavy unless it is asked."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from gda.artifacts import REFERENCE_FILE, REFERENCE_PROBABILITIES, ReferenceIndex, SnapshotIndex, read_document
+from gda.errors import ConfigError, DataError, UsageError
+from gda.io.tensors import read_tensors
+from gda.sections import ClassifyConfig
+
+
+def target_labels(config: ClassifyConfig, snapshot: Path, real: SnapshotIndex, reference: Path | None) -> tuple[int, ...]:
+    """Labels, ascending, of the classes that get synthetic images: those configured, else those that are hardest without them.
+
+    The hardest are the `target_fraction` of the classes, rounded up, whose training and validation images the cross-fitted classifiers of
+    `reference` tell least often; among equals the first. Raises `ConfigError` for a class that the snapshot lacks, `UsageError` without a
+    reference where one is needed, and `DataError` for one of another snapshot.
+    """
+    names = [info.name for info in real.classes]
+    if unknown := [name for name in config.target_classes if name not in names]:
+        raise ConfigError(f"classify.target_classes: no class {unknown[0]!r} in {snapshot}; it has {', '.join(names)}")
+    if config.target_classes:
+        return tuple(sorted(names.index(name) for name in config.target_classes))
+    if reference is None:
+        raise UsageError("arm targeted needs to know which classes are hard: give --reference DIR, or name them in classify.target_classes")
+    accuracy = cross_fitted_accuracy(snapshot, real, reference)
+    wanted = math.ceil(config.target_fraction * len(names) - 1e-9)
+    return tuple(sorted(int(label) for label in np.argsort(accuracy, kind="stable")[:wanted]))
+
+
+def cross_fitted_accuracy(snapshot: Path, real: SnapshotIndex, reference: Path) -> np.ndarray:
+    """Share in [0, 1] of each class's training and validation images that a classifier tells which has not seen them, float64 [classes].
+
+    Raises `DataError` where `reference` is of another snapshot or damaged.
+    """
+    from gda.data.snapshot import Snapshot
+
+    index = read_document(reference / REFERENCE_FILE, ReferenceIndex)
+    if index.snapshot_digest != real.digest:
+        raise DataError(f"{reference}: is the reference of snapshot {index.snapshot_digest[:12]}, not of {real.digest[:12]}")
+    probabilities, opened = read_tensors(reference / REFERENCE_PROBABILITIES), Snapshot.open(snapshot)
+    right, seen = np.zeros(len(real.classes)), np.zeros(len(real.classes))
+    for split, rows in probabilities.items():
+        labels = opened.manifest(split)["label"].to_numpy(np.int64)
+        if rows.shape != (len(labels), len(real.classes)):
+            raise DataError(f"{reference}: has {len(rows)} rows for the {len(labels)} images of split {split}; compute it again")
+        np.add.at(right, labels[rows.argmax(axis=1) == labels], 1)
+        np.add.at(seen, labels, 1)
+    return right / np.maximum(seen, 1)

@@ -1,0 +1,89 @@
+"""How a classifier is trained, as one value that says all of it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from gda.sections import ClassifyConfig
+from gda.training.augment import Channels, Strength
+from gda.training.models import parse_model_args
+from gda.training.pretrained import Weights, find_weights
+
+_FIRST = ("augment", "horizontal_flip")  # have a default, but were there before digests had to be kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """How a classifier is trained, whatever it is trained on; every arm of a comparison shares all but updates and augmentation.
+
+    Fields are those of section `classify`; `weights` are the pretrained ones it names.
+    """
+
+    model: str
+    model_args: Mapping[str, Any]
+    image_size: int  # pixels
+    num_updates: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_updates: int
+    label_smoothing: float
+    augment: Strength = "standard"
+    horizontal_flip: bool = False
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    clip_grad: float = 0.0
+    loss: str = "ce"
+    bce_threshold: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    crop_area: float = 0.0
+    rand_augment: str = ""
+    random_erasing: float = 0.0
+    ema_decay: float = 0.0
+    weights: Weights | None = None
+    tune: str = "full"
+    test_image_size: int | None = None  # pixels; None is image_size
+    synthetic_weight: float = 1.0
+    auxiliary_batch_norm: bool = False
+    precision: str = "fp32"
+    compile: bool = False
+
+    @classmethod
+    def from_config(cls, config: ClassifyConfig, *, num_updates: int, augment: Strength = "standard") -> "TrainRecipe":
+        """The recipe of `config` for one length and one augmentation.
+
+        Raises `ConfigError` when the arguments are no JSON object, and as `find_weights` does.
+        """
+        named = {field.name: getattr(config, field.name) for field in fields(cls) if field.name in ClassifyConfig.model_fields}
+        dropped = {"drop_path_rate": config.drop_path, "drop_rate": config.dropout}
+        model_args = {name: rate for name, rate in dropped.items() if rate} | parse_model_args(config.model_args_json)
+        decided = {"model_args": model_args, "num_updates": num_updates, "augment": augment, "weights": find_weights(config)}
+        return cls(**named | decided)
+
+    def for_head(self, learning_rate: float) -> "TrainRecipe":
+        """The same for the head alone of a network that is trained already: another learning rate, and no average of weights."""
+        warmup = min(self.warmup_updates, self.num_updates // 4)
+        return replace(self, tune="linear", learning_rate=learning_rate, warmup_updates=warmup, ema_decay=0.0)
+
+    @property
+    def mean(self) -> Channels:
+        """What each channel is lessened by, where white is 1: the pretrained weights', or a half."""
+        return (0.5, 0.5, 0.5) if self.weights is None else self.weights.mean
+
+    @property
+    def std(self) -> Channels:
+        """What each channel is divided by: the pretrained weights', or a half."""
+        return (0.5, 0.5, 0.5) if self.weights is None else self.weights.std
+
+    def of_one_origin(self) -> "TrainRecipe":
+        """The same for real images alone or synthetic ones alone: what treats the two differently is off, so it changes no digest."""
+        return replace(self, synthetic_weight=1.0, auxiliary_batch_norm=False)
+
+    def identity(self) -> dict[str, Any]:
+        """What a digest of it is taken over, as plain types: no path, and no setting that is switched off."""
+        content = asdict(self)
+        if self.weights is not None:
+            content["weights"] = self.weights.identity()
+        later = {field.name: field.default for field in fields(self) if field.name not in _FIRST}
+        return {name: value for name, value in content.items() if name not in later or value != later[name]}

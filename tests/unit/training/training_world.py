@@ -1,0 +1,35 @@
+"""A tiny classifier, images whose colour is their class, and a kill in the middle: what tests of training share."""
+
+import os
+import signal
+
+import torch
+
+from gda.training.classifier import Source, TrainRecipe
+
+# drop_path draws from torch's global generator while training: the hardest thing to resume.
+TINY = TrainRecipe(
+    model="test_resnet",
+    model_args={"channels": [8, 8, 8, 16], "stem_width": 4, "drop_path_rate": 0.2},
+    image_size=16,
+    num_updates=12,
+    batch_size=8,
+    learning_rate=5e-3,
+    weight_decay=0.05,
+    warmup_updates=2,
+    label_smoothing=0.1,
+)
+
+
+def coloured(count: int, share: float = 1.0, *, seed: int = 0) -> Source:
+    """Noisy red, green and blue images whose colour is their class: any classifier that works reaches 1.0."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 100, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    images[torch.arange(count), labels] += 120
+    return Source(images=images, labels=labels, share=share)
+
+
+def kill_at(update: int) -> None:
+    if update == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
