@@ -52,6 +52,13 @@ def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False, further
     )
 
 
+def image_to_image(config: Config) -> Config:
+    """The configuration of the image-to-image control: `sample` in that mode, with `sample.img2img_images_per_class` where it is given."""
+    each = config.sample.img2img_images_per_class
+    sized = {} if each is None else {"quota": "equal", "images_per_class": each}
+    return config.model_copy(update={"sample": config.sample.model_copy(update={"mode": "image_to_image", **sized})})
+
+
 def asked_of(config: Config, generator: str, settings: Path | None, *, averages: Path) -> Asked:
     """The configured settings; those that are null are taken from tuned `settings`, which must be of this generator.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from gda.errors import DataError, MissingError, UsageError
 from gda.generator.layout import INDEX, UNUSED, missing_files, used_files
+from gda.io.hub_cache import cache_dir as cache_dir
 
 FORM = "ORG/NAME[@REVISION][:VARIANT]"
 PROBE_SECONDS = 10.0
@@ -84,13 +85,6 @@ def offline_unless_asked() -> None:
     if not _is_true("TRANSFORMERS_OFFLINE"):
         os.environ[_ASKED] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def cache_dir() -> Path:
-    """The hub cache as the environment says now; huggingface_hub reads these variables once, at import."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or Path(home) / "hub"
-    return Path(os.path.expandvars(cache)).expanduser()
 
 
 def locate(spec: HubId, check: Check) -> Snapshot:

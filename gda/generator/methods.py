@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gda.config import FinetuneConfig
 from gda.errors import ConfigError
 from gda.generator.lora import Adapter, add_adapter
 from gda.generator.model import Model, Text
 from gda.generator.prepared import Texts
 from gda.generator.tokens import Tokens, make_inversion
-from gda.generator.world import World
+from gda.sections import FinetuneConfig
+from gda.world import World
 
 
 class Method(Protocol):

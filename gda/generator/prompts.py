@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from gda.artifacts import ClassInfo
-from gda.config import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator.class_files import LISTED, kind_of, listed, read_by_class
 from gda.generator.model import Model, Text
+from gda.sections import FinetuneConfig
 
 Entry = str | tuple[str, ...]  # of the prompt file: a whole prompt, or names from narrow to broad
 

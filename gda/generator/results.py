@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts import Family, GeneratorCard
-from gda.config import FinetuneConfig
 from gda.generator.directory import read_card
 from gda.generator.export import export_generator, network_folder
 from gda.generator.families import load_model
 from gda.generator.lora import LORA_FILE, discarded, factor, write_lora
 from gda.generator.tokens import Tokens, add_tokens, export_tokens
 from gda.generator.train import StageResult
+from gda.sections import FinetuneConfig
 
 ADAPTERS = "adapters"  # folder of adapters that belong to one class each
 _RANK_OF_AVERAGES = 4  # an adapter's file may have so many times the rank trained with: an average of products has more than each

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from gda.config import FinetuneConfig
 from gda.generator.checkpoints import Checkpoints, TrainingState
+from gda.generator.divided import like, local, whole
 from gda.generator.methods import Method
 from gda.generator.optimizer import load_optimizer_state, make_optimizer, optimizer_state, rate_at
 from gda.generator.posthoc import PowerAverages
-from gda.generator.world import World, like, local, whole
+from gda.sections import FinetuneConfig
+from gda.world import World
 
 
 @dataclass

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gda.artifacts import ClassInfo
-from gda.config import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator.directory import BASE
 from gda.generator.model import Model, Text, rows
 from gda.generator.prompts import class_prompts
 from gda.generator.randomness import stream_seed
-from gda.generator.world import World
+from gda.sections import FinetuneConfig
+from gda.world import World
 
 EMBEDS = "learned_embeds"  # folder of the exported tokens, a file each, for pipelines with one text encoder
 _ROLES = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"}

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gda.config import FinetuneConfig
 from gda.errors import DataError, MissingError
 from gda.generator.checkpoints import Checkpoints
 from gda.generator.evaluation import Evaluation, Evaluator, best_step
@@ -22,8 +21,9 @@ from gda.generator.prepared import Prepared, Source, Texts
 from gda.generator.randomness import Draws, stream_seed
 from gda.generator.run import TrainingRun
 from gda.generator.tokens import Tokens
-from gda.generator.world import World
 from gda.parallel import tick
+from gda.sections import FinetuneConfig
+from gda.world import World
 
 EVALUATIONS, SNAPSHOTS = "evaluations", "ema"
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.errors import ConfigError
-from gda.generator.world import World
+from gda.world import World
 
 WORLDS = Path(__file__).parents[2] / "worlds"
 SHARED = {"train_batch_size": 8, "learning_rate": 3e-3, "checkpointing_steps": 3, "lr_scheduler": "constant"}
@@ -23,7 +23,11 @@ def _run(base, folder, *, processes, steps=6, work="work", **changes):
     out = folder / f"out-{len(list(folder.glob('out-*')))}"
     asked = {"base": str(base), "work": str(folder / work), "out": str(out), "steps": steps, "changes": SHARED | changes}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    environment = os.environ | {"PYTHONPATH": str(WORLDS), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(WORLDS), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
     command = [sys.executable, *launcher, str(WORLDS / "process_worker.py"), json.dumps(asked)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]

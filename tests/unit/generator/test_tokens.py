@@ -14,7 +14,6 @@ from transformers import T5EncoderModel
 from trees import tree
 
 from gda.artifacts import ClassInfo, DrawSettings
-from gda.config import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator import train
 from gda.generator.directory import copy_parts
@@ -38,7 +37,8 @@ from gda.generator.tokens import (
     token_tables,
 )
 from gda.generator.train import finetune_stage, step_draws
-from gda.generator.world import World
+from gda.sections import FinetuneConfig
+from gda.world import World
 
 KINDS = ("sd1", "sdxl", "sd3", "cascade")
 TEMPLATE = "a Photo of a {class_name}, on white"

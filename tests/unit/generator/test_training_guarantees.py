@@ -13,13 +13,13 @@ from tiny_pipelines import build_tiny_pipeline
 from trees import tree
 
 from gda.artifacts import DrawSettings
-from gda.config import FinetuneConfig
 from gda.data.holdout import hold_out
 from gda.errors import DataError, MissingError
 from gda.fidelity.held_out import HeldOutScore
 from gda.generator import pipelines, prepared, run, train
 from gda.generator.checkpoints import Checkpoints, TrainingState
 from gda.generator.directory import BASE
+from gda.generator.divided import like
 from gda.generator.evaluation import Evaluation
 from gda.generator.families import load_model
 from gda.generator.latent import LatentUNet
@@ -31,7 +31,8 @@ from gda.generator.randomness import Draws, stream_seed
 from gda.generator.run import TrainingRun
 from gda.generator.tokens import Tokens
 from gda.generator.train import finetune_stage
-from gda.generator.world import World, like
+from gda.sections import FinetuneConfig
+from gda.world import World
 
 CPU = torch.device("cpu")
 PROMPTS = ("a", "b") * 3
