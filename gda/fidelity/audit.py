@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from gda.data.images import FORMATS, Rgb, decode, pixel_digest, resize_and_crop, to_array
+from gda.data.pixels import room_for
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.io.shards import iterate_shard
@@ -35,10 +37,15 @@ class Audit:
     failures: tuple[str, ...]  # one line an undecodable record
 
 
-def audit_images(snapshot: Snapshot, *, size: int) -> Audit:
-    """Decode all records of all splits. Raises `DataError` for a shard that is cut short, altered or not in the manifest's order."""
+def audit_images(snapshot: Snapshot, *, size: int, scratch: Path | None = None) -> Audit:
+    """Decode all records of all splits; given `scratch`, into a file mapped from there, as of `room_for`.
+
+    Raises `DataError` for a shard that is cut short, altered or not in the manifest's order.
+    """
     manifest = snapshot.manifest()
-    found, images, failures = [], [], []
+    found, failures = [], []
+    images, kept = room_for(len(manifest), size, scratch=scratch), 0
+    pixels = images.numpy()
     for name, data in _encoded(snapshot, manifest):
         try:
             image = decode(data, name=name)
@@ -47,13 +54,13 @@ def audit_images(snapshot: Snapshot, *, size: int) -> Audit:
             found.append(_missing())
             continue
         found.append(_seen(to_array(image)) | {"decoded_mode": _stored_mode(data)})
-        images.append(torch.from_numpy(to_array(resize_and_crop(image, size)).copy()).permute(2, 0, 1))
+        pixels[kept] = to_array(resize_and_crop(image, size)).transpose(2, 0, 1)
+        kept += 1
     table = pd.concat([manifest, pd.DataFrame(found, index=manifest.index)], axis=1)
     table["as_recorded"] = (table["decoded_pixel_sha256"] == table["pixel_sha256"]).astype(int)
     sides = (table["decoded_width"] == table["width"]) & (table["decoded_height"] == table["height"])
     table["size_as_recorded"] = sides.astype(int)
-    stacked = torch.stack(images) if images else torch.zeros((0, 3, size, size), dtype=torch.uint8)
-    return Audit(table=table, images=stacked, rows=np.flatnonzero(table["decoded"]), failures=tuple(failures))
+    return Audit(table=table, images=images[:kept], rows=np.flatnonzero(table["decoded"]), failures=tuple(failures))
 
 
 def _encoded(snapshot: Snapshot, manifest: pd.DataFrame) -> Iterator[tuple[str, bytes]]:

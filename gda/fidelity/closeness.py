@@ -21,12 +21,13 @@ from gda.fidelity.compare import (
 from gda.fidelity.frechet import Statistics
 from gda.fidelity.intervals import Estimate, named_rng, subsets
 
+_TINY = 1e-12  # a class of equal real images cannot be narrower
 ByClass = tuple[Mapping[str, Comparison] | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Closeness:
-    """`overall` by name of the metric; `by_class`, by class index, has KID and coverage, None where a floor needs more images."""
+    """`overall` by name; `by_class`, by class index, has KID, coverage and mean distance, None where a floor needs more images."""
 
     overall: Mapping[str, Comparison]
     by_class: ByClass
@@ -38,7 +39,8 @@ def closeness(
     """Compare a set whose labels are int64 [n], -1 for none of the real classes, with the `real` splits train and val.
 
     Names: as of `compare`; `<metric>_val` against val alone, and `fid_train`; `<metric>_at_class_size`; `kid_worst_class` and
-    `coverage_worst_class`, of the class that is furthest from its own floor. Raises `DataError` as `compare` does.
+    `coverage_worst_class`, of the class that is furthest from its own floor; `mean_distance_worst_class`, of the class whose images
+    lie closest together, as a share of its floor. Raises `DataError` as `compare` does.
     """
     pooled, pooled_labels = _pooled(real), np.concatenate(list(real_labels.values()))
     by_class = tuple(
@@ -88,4 +90,5 @@ def _worst(by_class: ByClass) -> dict[str, Comparison]:
         return {}
     kid = max((found["kid"] for found in measured), key=lambda c: c.estimate.value - c.floor.value)
     coverage = min((found["coverage"] for found in measured), key=lambda c: c.estimate.value - c.floor.value)
-    return {"kid_worst_class": kid, "coverage_worst_class": coverage}
+    closest = min((found["mean_distance"] for found in measured), key=lambda c: c.estimate.value / max(c.floor.value, _TINY))
+    return {"kid_worst_class": kid, "coverage_worst_class": coverage, "mean_distance_worst_class": closest}

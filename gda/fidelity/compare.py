@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gda.errors import DataError
-from gda.fidelity.diversity import inception_score, vendi_score
+from gda.fidelity.diversity import inception_score, mean_distance, vendi_score
 from gda.fidelity.frechet import Statistics, frechet_of_features, frechet_to
 from gda.fidelity.intervals import Estimate, disjoint_halves, named_rng, over_repeats, subsets
 from gda.fidelity.kid import kernel_distance
@@ -94,7 +94,7 @@ def compare_at_class_size(
 
 
 def compare_class(synthetic: np.ndarray, real: np.ndarray, *, seed: int, repeats: int = REPEATS) -> dict[str, Comparison] | None:
-    """KID and coverage of one class, features [n, d] against [m, d]; None where it has too few images for a floor at equal n.
+    """KID, coverage and mean distance of one class, features [n, d] against [m, d]; None where too few for a floor at equal n.
 
     FID is left out: at so few images it is nothing but bias.
     """
@@ -199,7 +199,11 @@ def _metrics(judged: Images, against: Images) -> dict[str, float]:
 
 
 def _class_metrics(judged: np.ndarray, against: np.ndarray) -> dict[str, float]:
-    return {"kid": kernel_distance(judged, against), "coverage": prdc(judged, against).coverage}
+    return {
+        "kid": kernel_distance(judged, against),
+        "coverage": prdc(judged, against).coverage,
+        "mean_distance": mean_distance(judged),
+    }
 
 
 def _collect(rows: Iterable[dict[str, float]]) -> dict[str, Estimate]:

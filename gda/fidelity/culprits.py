@@ -12,6 +12,7 @@ from gda.fidelity.inspection import Inspection
 _Finder = Callable[[Inspection, Measure], Iterable[int]]
 _FINDERS: Mapping[str, tuple[str, _Finder]] = {
     "exact_train": ("is a training image", lambda found, _: _leaked(found, "train", exact=True)),
+    "near_train": ("is nearly a training image", lambda found, _: _leaked(found, "train", exact=False)),
     "exact_val": ("is a validation image", lambda found, _: _leaked(found, "val", exact=True)),
     "near_val": ("is nearly a validation image", lambda found, _: _leaked(found, "val", exact=False)),
     "duplicate_fraction": ("repeats another image", lambda found, _: duplicates(found.subjects.hashes)),
@@ -48,4 +49,4 @@ def _disputed(found: Inspection, least: float | None) -> list[int]:
         return []
     shares = found.labels.by_class
     low = {label for label, share in enumerate(shares) if least is None or (share is not None and share.low < least)}
-    return [suspect.position for suspect in found.labels.suspects if suspect.label in low or least is None]
+    return [suspect.position for suspect in found.labels.suspects if not suspect.confirmed and (suspect.label in low or least is None)]

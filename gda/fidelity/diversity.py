@@ -1,6 +1,7 @@
 """Diversity of one set by itself: the Vendi score of its features, and the Inception Score of what a classifier sees in it."""
 
 import numpy as np
+from scipy.spatial.distance import pdist
 from scipy.special import log_softmax, xlogy
 
 from gda.errors import DataError
@@ -24,6 +25,17 @@ def vendi_score(features: np.ndarray) -> float:
     values = np.linalg.eigvalsh(unit.T @ unit if unit.shape[1] < len(unit) else unit @ unit.T) / len(unit)
     spectrum = np.append(np.clip(values, 0.0, None), zeros.mean())  # all zero rows together are one more direction
     return float(np.exp(-xlogy(spectrum, spectrum).sum()))
+
+
+def mean_distance(features: np.ndarray) -> float:
+    """Mean euclidean distance of all pairs of features [n, d]: how far the images of one class lie apart. It does not grow with n.
+
+    Raises `DataError` for fewer than two rows or anything not finite.
+    """
+    rows = np.asarray(features, np.float64)
+    if rows.ndim != 2 or len(rows) < 2 or not np.isfinite(rows).all():
+        raise DataError(f"features: distances need two finite rows or more, got shape {rows.shape}")
+    return float(pdist(rows).mean())
 
 
 def inception_score(probabilities: np.ndarray) -> float:

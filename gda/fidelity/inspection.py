@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from gda.artifacts import Measure, SnapshotIndex, Verdict
-from gda.config import Config, ValidateConfig
+from gda.config import Config
 from gda.data.perceptual import Sketches, distinct, groups, joined, near_matches
 from gda.data.resident import ImageSet, load_images, open_test
 from gda.data.snapshot import Snapshot
+from gda.data.soft_labels import names_to_labels, second_labels
 from gda.errors import MissingError, TryAgainError
 from gda.fidelity.accumulated import extract_by_shard, has_rows, read_rows, require_honest
 from gda.fidelity.audit import Audit, audit_images
@@ -24,12 +26,14 @@ from gda.fidelity.expectations import Plan, Structure, check_structure
 from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor
 from gda.fidelity.frechet import Statistics
 from gda.fidelity.intervals import Estimate, share
-from gda.fidelity.labels import Agreement, agreement
+from gda.fidelity.labels import Agreement, Labels, agreement, class_thresholds
 from gda.fidelity.leaks import Leak, find_leaks, real_rate, sketches_of
+from gda.fidelity.prompt_match import cosines, mean_of
 from gda.fidelity.reference import Reference
 from gda.fidelity.sscd import load_sscd
 from gda.fidelity.statistics_file import read_statistics_file, statistics_digest
 from gda.fidelity.verdict import apply_limits, judge, judge_each
+from gda.sections import ValidateConfig
 
 T = TypeVar("T")
 SPLITS = ("train", "val", "test")
@@ -51,6 +55,12 @@ class Subjects:
     def hashes(self) -> list[str]:
         """Pixel hashes of the synthetic images as decoded, not as recorded."""
         return self.audit.table["decoded_pixel_sha256"].iloc[self.audit.rows].tolist()
+
+    @property
+    def said_labels(self) -> Labels:
+        """The labels with their soft parts: an image from a real one of another class keeps that class by what its strength left of it."""
+        second, weights = second_labels(self.audit.table.iloc[self.audit.rows], self.labels, self.real["train"].classes)
+        return Labels(classes=self.labels, second=second, weights=weights)
 
 
 @dataclass(kw_only=True)
@@ -92,8 +102,10 @@ class Inspection:
         )
 
 
-def inspect_set(config: Config, *, synthetic: Snapshot, real: Snapshot, reference: Reference, plan: Plan) -> Inspection:
-    """Measure everything about `synthetic`.
+def inspect_set(
+    config: Config, *, synthetic: Snapshot, real: Snapshot, reference: Reference, plan: Plan, scratch: Path | None = None
+) -> Inspection:
+    """Measure everything about `synthetic`; given the folder `scratch`, decoded images are mapped from files there.
 
     Raises `DataError` only for snapshots that are damaged or do not belong to the reference, and as `given_statistics` does.
     """
@@ -101,10 +113,12 @@ def inspect_set(config: Config, *, synthetic: Snapshot, real: Snapshot, referenc
     size = comparison_size(config, extractor)
     reference.require(real, extractor, size=size)
     given = given_statistics(config, extractor)
-    found = Inspection(subjects=gather(synthetic, real, extractor, size=size))
+    found = Inspection(subjects=gather(synthetic, real, extractor, size=size, scratch=scratch))
     found.attempt("the counts of images", lambda: _counts(found, plan))
     found.attempt("agreement of labels", lambda: _labels(found, reference))
     found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, seed=config.seed))
+    if extractor.text is not None and _prompted(found.subjects.audit.table):
+        found.attempt("the match with prompts", lambda: _prompts(found, reference, extractor))
     if given is not None:
         found.attempt("distance to the given statistics", partial(_to_given, found, reference, extractor, given, seed=config.seed))
     found.attempt("duplicates", lambda: _duplicates(found))
@@ -121,18 +135,17 @@ def given_statistics(config: Config, extractor: Extractor) -> Statistics | None:
     return None if path is None else read_statistics_file(Path(path), dim=extractor.dim, extractor=extractor.name)
 
 
-def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: int) -> Subjects:
+def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: int, scratch: Path | None = None) -> Subjects:
     """Decode everything. The test split is opened through its door, for the leak check alone."""
-    audit = audit_images(synthetic, size=size)
+    audit = audit_images(synthetic, size=size, scratch=scratch)
     sets = {
-        "train": load_images(real, "train", size=size),
-        "val": load_images(real, "val", size=size),
-        "test": open_test(real, "leak_check", size=size),
+        "train": load_images(real, "train", size=size, scratch=scratch),
+        "val": load_images(real, "val", size=size, scratch=scratch),
+        "test": open_test(real, "leak_check", size=size, scratch=scratch),
     }
-    index = {info.name: label for label, info in enumerate(real.classes)}
     return Subjects(
         audit=audit,
-        labels=audit.table["class"].iloc[audit.rows].map(lambda name: index.get(name, -1)).to_numpy(np.int64),
+        labels=names_to_labels(audit.table["class"].iloc[audit.rows].tolist(), [info.name for info in real.classes]),
         features=_features(synthetic, audit, extractor, size),
         sketches=sketches_of(audit.images),
         real=sets,
@@ -148,6 +161,11 @@ def _features(synthetic: Snapshot, audit: Audit, extractor: Extractor, size: int
         require_honest(synthetic, kept, audit.images, extractor)
         return kept
     return extract_by_shard(audit.images, audit.table["shard"].iloc[audit.rows].tolist(), extractor)
+
+
+def _prompted(table: pd.DataFrame) -> bool:
+    """Whether every record says by which prompt it was drawn; an imported set need not."""
+    return bool(table["prompt"].notna().all()) and bool((table["prompt"] != "").all())
 
 
 def origin_of(index: SnapshotIndex) -> Literal["drawn", "merged", "imported"]:
@@ -212,16 +230,26 @@ def _structure(found: Inspection, plan: Plan, config: ValidateConfig) -> None:
 
 def _labels(found: Inspection, reference: Reference) -> None:
     subjects = found.subjects
-    found.labels = agreement(reference.predict(subjects.audit.images), subjects.labels)
-    worst = found.labels.worst
-    floors = reference.index.agreement_by_class
+    unseen = np.concatenate(list(reference.probabilities.values()))
+    truth = np.concatenate([subjects.real[split].labels.numpy() for split in reference.probabilities])
+    thresholds = class_thresholds(unseen, truth)
+    real = agreement(unseen, Labels.hard(truth), thresholds)
+    found.labels = agreement(reference.predict(subjects.audit.images), subjects.said_labels, thresholds)
     measured, n = MeasuredWith(reference_digest=reference.index.digest), len(subjects.labels)
-    found.measures["label_agreement"] = estimated(found.labels.overall, floor=reference.index.agreement, n=n, measured=measured)
-    estimate = found.labels.by_class[worst]
-    assert estimate is not None
-    found.measures["label_agreement_worst_class"] = estimated(
-        estimate, floor=floors[worst], n=int((subjects.labels == worst).sum()), measured=measured
-    )
+    worst = found.labels.worst
+    of_worst, floor_of_worst = found.labels.by_class[worst], real.by_class[worst]
+    assert of_worst is not None
+    of_class = int((subjects.labels == worst).sum())
+    found.measures |= {
+        "label_agreement": estimated(found.labels.overall, floor=real.overall.value, n=n, measured=measured),
+        "label_agreement_worst_class": estimated(
+            of_worst, floor=None if floor_of_worst is None else floor_of_worst.value, n=of_class, measured=measured
+        ),
+        "confident_disagreement": estimated(found.labels.confident, floor=real.confident.value, n=n, measured=measured),
+    }
+    if found.labels.soft_gap is not None:
+        soft = int(subjects.said_labels.soft.sum())
+        found.measures["soft_label_gap"] = estimated(found.labels.soft_gap, n=soft, measured=measured)
 
 
 def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, *, seed: int) -> None:
@@ -235,6 +263,22 @@ def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, *, 
     seen_by = replace(measured, extractor=reference.classifiers)
     for name, result in found.closeness.overall.items():
         found.measures[name] = compared(result, seen_by if name.startswith("inception_score") else measured)
+
+
+def _prompts(found: Inspection, reference: Reference, extractor: Extractor) -> None:
+    """How well images match their prompts; the floor is of real images, by the prompts that their classes were drawn with."""
+    assert extractor.text is not None
+    subjects = found.subjects
+    prompts = subjects.audit.table["prompt"].iloc[subjects.audit.rows].tolist()
+    by_label = {int(label): prompt for label, prompt in zip(subjects.labels, prompts, strict=True)}
+    real = {split: subjects.real[split].labels.tolist() for split in reference.features}
+    drawn = [(split, i, by_label[label]) for split, labels in real.items() for i, label in enumerate(labels) if label in by_label]
+    floor = cosines(np.stack([reference.features[split][i] for split, i, _ in drawn]), [text for *_, text in drawn], extractor.text.embed)
+    measured = MeasuredWith(
+        extractor=f"{extractor.identity} with texts@{extractor.text.digest[:8]}", reference_digest=reference.index.digest
+    )
+    matched = mean_of(cosines(subjects.features, prompts, extractor.text.embed))
+    found.measures["text_alignment"] = estimated(matched, floor=float(floor.mean()), n=len(prompts), measured=measured)
 
 
 def _to_given(found: Inspection, reference: Reference, extractor: Extractor, given: Statistics, *, seed: int) -> None:

@@ -4,27 +4,68 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gda.data.soft_labels import NOBODY
 from gda.errors import DataError
 from gda.fidelity.intervals import Estimate, share
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What n images are said to show: `classes` int64 [n], and `second` int64 [n] where a soft label shares with another class.
+
+    `weights` float64 [n] in [0, 1] is what the soft label gives to `classes`; 1 where there is no second class, `second` -1.
+    """
+
+    classes: np.ndarray
+    second: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def hard(cls, classes: np.ndarray) -> "Labels":
+        """One class an image; -1 for one that the classifiers do not know."""
+        return cls(classes=classes, second=np.full(len(classes), NOBODY), weights=np.ones(len(classes)))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def soft(self) -> np.ndarray:
+        """Bool [n]: whose label is shared by two classes that the classifiers know."""
+        return (self.second != NOBODY) & (self.classes != NOBODY)
+
+    def named(self, seen: np.ndarray) -> np.ndarray:
+        """Bool [n]: is the class `seen`, int64 [n] from 0, one that the label names?"""
+        return (seen == self.classes) | (seen == self.second)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suspect:
-    """An image whose label the classifiers dispute; `probability` is what they give the class they see instead."""
+    """An image whose label the classifiers dispute; `probability` is what they give the class they see instead.
+
+    `confident`: as sure of it as they are of real images of that class. Not so sure, they may have seen the label's class as well.
+    """
 
     position: int
     label: int
     predicted: int
     probability: float
     own_probability: float
+    confident: bool
+    confirmed: bool  # the label's class is likelier to them than any other, and yet they are surer of another than they use to be
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Share of images whose label is confirmed: overall, by class index (None for an absent class), and the disputed ones."""
+    """Share of images whose label is confirmed: overall, by class index (None for an absent class), and the disputed ones.
+
+    `confident` is the share that is disputed with confidence; `soft_gap`, None without soft labels, is by how much more images with a
+    soft label are seen as its first class than its weights say.
+    """
 
     overall: Estimate
     by_class: tuple[Estimate | None, ...]
+    confident: Estimate
+    soft_gap: Estimate | None
     suspects: tuple[Suspect, ...]  # most confidently disputed first
 
     @property
@@ -32,22 +73,47 @@ class Agreement:
         """Index of the class that is confirmed least."""
         return min((i for i, e in enumerate(self.by_class) if e is not None), key=lambda i: self.by_class[i].value)  # type: ignore[union-attr]
 
+    def confusions(self, most: int) -> list[tuple[int, int, int]]:
+        """(label, class seen instead, images) of the pairs most often met among the suspects, at most so many."""
+        pairs, counts = np.unique([(s.label, s.predicted) for s in self.suspects] or np.zeros((0, 2), int), axis=0, return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:most]
+        return [(int(pairs[i][0]), int(pairs[i][1]), int(counts[i])) for i in order]
 
-def agreement(probabilities: np.ndarray, labels: np.ndarray) -> Agreement:
-    """Compare labels int64 [n] (-1: a class the classifiers do not know) with class probabilities float [n, classes].
 
-    Raises `DataError` for an empty set or probabilities that are not finite.
+def class_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How sure classifiers are of real images of each class, float64 [classes]; infinite for a class without images.
+
+    The mean probability of their own class over images that the classifiers have not seen: `probabilities` float [n, classes], labels
+    int64 [n]. The per-class thresholds of confident learning (Northcutt, Jiang and Chuang 2021, equation 2).
+    """
+    own = probabilities[np.arange(len(labels)), labels]
+    classes = range(probabilities.shape[1])
+    return np.array([own[labels == c].mean() if (labels == c).any() else np.inf for c in classes])
+
+
+def agreement(probabilities: np.ndarray, labels: Labels, thresholds: np.ndarray) -> Agreement:
+    """Compare labels with class probabilities float [n, classes]; `thresholds` as of `class_thresholds`.
+
+    A label is confirmed when the likeliest class is one that it names. It is disputed with confidence when, of the classes that reach
+    their threshold, the likeliest is none that it names: the off-diagonal of the confident joint. Raises `DataError` for an empty set
+    or probabilities that are not finite.
     """
     if len(labels) == 0 or not np.isfinite(probabilities).all():
         raise DataError(f"labels: {len(labels)} images with finite probabilities are needed to compare")
-    predicted = probabilities.argmax(1)
-    confirmed = predicted == labels
-    by_class = [_share_of(confirmed[labels == c]) for c in range(probabilities.shape[1])]
-    disputed = [_suspect(int(i), probabilities[i], int(labels[i])) for i in np.flatnonzero(~confirmed)]
+    likeliest = probabilities.argmax(1)
+    confirmed = labels.named(likeliest)
+    reaching = np.where(probabilities >= thresholds, probabilities, -1.0)
+    sure_of = np.where(reaching.max(1) >= 0, reaching.argmax(1), NOBODY)
+    confident = (sure_of != NOBODY) & ~labels.named(sure_of)
+    disputed = np.flatnonzero(~confirmed | confident)
+    seen = np.where(confident, sure_of, likeliest)
+    suspects = [_suspect(int(i), probabilities[i], labels, int(seen[i]), bool(confident[i]), bool(confirmed[i])) for i in disputed]
     return Agreement(
         overall=share(int(confirmed.sum()), len(labels)),
-        by_class=tuple(by_class),
-        suspects=tuple(sorted(disputed, key=lambda s: (s.own_probability - s.probability, s.position))),
+        by_class=tuple(_share_of(confirmed[labels.classes == c]) for c in range(probabilities.shape[1])),
+        confident=share(int(confident.sum()), len(labels)),
+        soft_gap=_soft_gap(likeliest, labels),
+        suspects=tuple(sorted(suspects, key=lambda s: (not s.confident, s.own_probability - s.probability, s.position))),
     )
 
 
@@ -55,7 +121,25 @@ def _share_of(confirmed: np.ndarray) -> Estimate | None:
     return share(int(confirmed.sum()), len(confirmed)) if len(confirmed) else None
 
 
-def _suspect(position: int, row: np.ndarray, label: int) -> Suspect:
-    own = float(row[label]) if label >= 0 else 0.0
-    predicted = int(row.argmax())
-    return Suspect(position=position, label=label, predicted=predicted, probability=float(row[predicted]), own_probability=own)
+def _soft_gap(seen: np.ndarray, labels: Labels) -> Estimate | None:
+    """Of soft-labelled images seen as one of their two classes: the share seen as the first, less what the weights say it should be."""
+    told = labels.soft & labels.named(seen)
+    if not told.any():
+        return None
+    expected = float(labels.weights[told].mean())
+    found = share(int((seen == labels.classes)[told].sum()), int(told.sum()))
+    return Estimate(value=found.value - expected, low=found.low - expected, high=found.high - expected)
+
+
+def _suspect(position: int, row: np.ndarray, labels: Labels, seen: int, confident: bool, confirmed: bool) -> Suspect:
+    label, second = int(labels.classes[position]), int(labels.second[position])
+    own = sum(float(row[c]) for c in (label, second) if c != NOBODY)
+    return Suspect(
+        position=position,
+        label=label,
+        predicted=seen,
+        probability=float(row[seen]),
+        own_probability=own,
+        confident=confident,
+        confirmed=confirmed,
+    )

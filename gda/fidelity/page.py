@@ -20,7 +20,8 @@ from gda.fidelity.leaks import Leak
 SHOWN = 16  # pictures a section
 _LARGEST_PX = 96
 _GROUP_SHOWN = 4  # pictures of a group of duplicates
-_SHARES = ("fraction", "agreement", "near_", "precision", "recall", "coverage")
+_PAIRS_SHOWN = 5
+_SHARES = ("fraction", "agreement", "gap", "near_", "precision", "recall", "coverage")
 MEANING = {
     "fid": "distance of feature distributions (Frechet); smaller is closer to the real images",
     "fid_train": "the same against train alone; much smaller than against val speaks of memorising",
@@ -33,6 +34,9 @@ MEANING = {
     "inception_score": "Inception Score of the classes that classifiers trained on real images see; larger is surer and more diverse",
     "label_agreement": "labels confirmed by classifiers trained on real images",
     "label_agreement_worst_class": "the same in the class that is confirmed least",
+    "confident_disagreement": "labels that contradict what those classifiers are as sure of as of real images (confident learning)",
+    "soft_label_gap": "how much more often soft-labelled images show their first class than their weights say; 0 is honest",
+    "text_alignment": "mean cosine of images and their prompts; larger is closer to what was asked for",
     "copy_fraction": "images closer to a training image than held-out real images come",
     "duplicate_fraction": "images that repeat another one of the set exactly",
     "near_duplicate_fraction": "images that repeat another one but for encoding, size, mirroring or light",
@@ -47,6 +51,7 @@ MEANING = {
     "undecodable": "images that do not decode to the last byte",
     "failed_expectations": "structural expectations that failed",
     "kid_worst_class": "kernel distance within the class that is furthest above its floor",
+    "mean_distance_worst_class": "mean distance between images of the class in which they are most alike, beside its real ones",
     "coverage_worst_class": "coverage within the class that is furthest below its floor",
     "fid_reference": "distance to the statistics that were given",
 }
@@ -93,7 +98,7 @@ def render_page(verdict: Verdict, found: Inspection, classes: pd.DataFrame) -> s
 def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float | None]) -> pd.DataFrame:
     """A row per class of the real set: images, label agreement, that of unseen real images, and images flagged as copies.
 
-    KID and coverage with their interval, and `_real`: real images of the class against others, at the same number `compared` a side.
+    KID, coverage and mean distance with their interval, and `_real`: real images of the class, at the same number `compared` a side.
     """
     rows = []
     for label, name in enumerate(names):
@@ -115,7 +120,7 @@ def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float 
 def _class_closeness(found: Inspection, label: int) -> dict[str, float | None]:
     measured = found.closeness.by_class[label] if found.closeness is not None else None
     row: dict[str, float | None] = {"compared": None if measured is None else measured["kid"].n}
-    for name in ("kid", "coverage"):
+    for name in ("kid", "coverage", "mean_distance"):
         ends = ("", "_low", "_high", "_real")
         if measured is None:
             row |= {f"{name}{end}": None for end in ends}
@@ -129,8 +134,10 @@ def suspect_table(found: Inspection, names: Sequence[str]) -> pd.DataFrame:
     """A row per disputed label, most confidently disputed first."""
     keys = _keys(found)
     suspects = found.labels.suspects if found.labels is not None else ()
-    columns = ["key", "class", "seen_as", "probability", "probability_of_class"]
-    rows = [(keys[s.position], _name(names, s.label), names[s.predicted], s.probability, s.own_probability) for s in suspects]
+    columns = ["key", "class", "seen_as", "probability", "probability_of_class", "confident"]
+    rows = [
+        (keys[s.position], _name(names, s.label), names[s.predicted], s.probability, s.own_probability, int(s.confident)) for s in suspects
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -143,8 +150,17 @@ def _disputed(found: Inspection) -> Section:
         )
         for s in suspects[:SHOWN]
     ]
-    explanation = "What the label says, and below it what classifiers trained on real images see, most confident first."
+    explanation = (
+        "What the label says, and below it what classifiers trained on real images see: first where they are as sure of it as of real "
+        "images of that class." + _confusions(found, names)
+    )
     return Section(title="Disputed labels", explanation=explanation, figures=figures, more=max(0, len(suspects) - SHOWN))
+
+
+def _confusions(found: Inspection, names: Sequence[str]) -> str:
+    pairs = found.labels.confusions(_PAIRS_SHOWN) if found.labels is not None else []
+    said = [f"{_name(names, label)} seen as {names[seen]} ({count})" for label, seen, count in pairs]
+    return f" Most often: {', '.join(said)}." if said else ""
 
 
 def _nearest(found: Inspection) -> Section:
@@ -232,6 +248,7 @@ def _class_rows(classes: pd.DataFrame) -> list[dict[str, Any]]:
             "flagged": row["flagged_copies"],
             "kid": f"{_shown(row['kid'], '.3g')} ({_shown(row['kid_real'], '.3g')})",
             "coverage": f"{_shown(row['coverage'], '.1%')} ({_shown(row['coverage_real'], '.1%')})",
+            "distance": f"{_shown(row['mean_distance'], '.3g')} ({_shown(row['mean_distance_real'], '.3g')})",
         }
         for row in classes.to_dict("records")
     ]

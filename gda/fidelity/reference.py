@@ -18,49 +18,30 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from safetensors.numpy import save_file
 
-from gda.artifacts import ClassifierCard, Document, dump_document, read_document
-from gda.config import Arm, Config
+from gda.artifacts import REFERENCE_FILE, REFERENCE_PROBABILITIES, ClassifierCard, ReferenceIndex, dump_document, read_document
+from gda.config import Config
 from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import fid_floor
 from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor
 from gda.fidelity.frechet import statistics
-from gda.fidelity.labels import agreement
+from gda.fidelity.labels import Labels, agreement, class_thresholds
 from gda.fidelity.statistics_file import statistics_bytes
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import digest_of
+from gda.sections import Arm
 from gda.training.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
+from gda.training.pretrained import find_weights
 
-INDEX_FILE = "reference.json"
-FEATURES_FILE, PROBABILITIES_FILE = "features.safetensors", "probabilities.safetensors"
+FEATURES_FILE = "features.safetensors"
 STATISTICS_FILE = "statistics.npz"
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
-
-
-class ReferenceIndex(Document):
-    """`reference.json`, written last."""
-
-    schema_version: int = Field(1, ge=1, le=1)
-    digest: str = Field(description="content: snapshot, extractor, features and every fold's weights")
-    snapshot_digest: str
-    extractor: str
-    extractor_digest: str
-    image_size: int = Field(description="side to which images are brought before anything is measured, pixels")
-    folds: tuple[str, ...] = Field(min_length=2, description="content digest of each fold's classifier, in fold-<k>/")
-    counts: dict[str, int] = Field(description="images by split")
-    agreement: float = Field(description="share of real images whose label a classifier confirms that has not seen them")
-    agreement_by_class: tuple[float | None, ...]
-    fid_floor: float = Field(description="FID between disjoint halves of train and val together, mean over repeats")
-    fid_floor_low: float
-    fid_floor_high: float
-    fid_floor_n: int = Field(description="images a side of the floor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +59,9 @@ class Reference:
     @classmethod
     def open(cls, path: Path) -> "Reference":
         """Raises `DataError` when a file is missing or damaged."""
-        index = read_document(path / INDEX_FILE, ReferenceIndex)
+        index = read_document(path / REFERENCE_FILE, ReferenceIndex)
         features = _of_every_image(path / FEATURES_FILE, index)
-        return cls(path=path, index=index, features=features, probabilities=_of_every_image(path / PROBABILITIES_FILE, index))
+        return cls(path=path, index=index, features=features, probabilities=_of_every_image(path / REFERENCE_PROBABILITIES, index))
 
     @property
     def pooled(self) -> np.ndarray:
@@ -143,9 +124,10 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     write_bytes(folder / STATISTICS_FILE, statistics_bytes(statistics(pooled)))
     floor, n = fid_floor(pooled, seed=config.seed)
     probabilities = _held_out(folder, sets, config)
-    save_file(probabilities, folder / PROBABILITIES_FILE)
+    save_file(probabilities, folder / REFERENCE_PROBABILITIES)
     labels = torch.cat([images.labels for images in sets.values()]).numpy()
-    confirmed = agreement(np.concatenate(list(probabilities.values())), labels)
+    pooled_probabilities = np.concatenate(list(probabilities.values()))
+    confirmed = agreement(pooled_probabilities, Labels.hard(labels), class_thresholds(pooled_probabilities, labels))
     index = ReferenceIndex(
         digest=digest_of([snapshot.digest, extractor.digest, tensors_digest(features), digests]),
         snapshot_digest=snapshot.digest,
@@ -161,7 +143,7 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
         fid_floor_high=floor.high,
         fid_floor_n=n,
     )
-    write_bytes(folder / INDEX_FILE, dump_document(index))
+    write_bytes(folder / REFERENCE_FILE, dump_document(index))
     return index
 
 
@@ -203,6 +185,7 @@ def _fold_seed(seed: int, number: int) -> int:
 
 
 def _card(fold: _Fold, snapshot: Snapshot) -> ClassifierCard:
+    weights = find_weights(fold.config.classify)
     return ClassifierCard(
         arm=Arm.REAL,
         seed=fold.number,
@@ -211,6 +194,7 @@ def _card(fold: _Fold, snapshot: Snapshot) -> ClassifierCard:
         classes=tuple(info.name for info in snapshot.classes),
         num_updates=fold.config.reference.num_updates,
         snapshot_digest=snapshot.digest,
+        pretrained=None if weights is None else weights.digest,
     )
 
 
@@ -236,7 +220,7 @@ def _held_out(folder: Path, sets: dict[str, ImageSet], config: Config) -> dict[s
 def _of_every_image(path: Path, index: ReferenceIndex) -> dict[str, np.ndarray]:
     found = read_tensors(path)
     if set(found) != set(SPLITS) or any(len(found[split]) != index.counts[split] for split in SPLITS):
-        raise DataError(f"{path}: does not hold a row for each of the images that {INDEX_FILE} speaks of")
+        raise DataError(f"{path}: does not hold a row for each of the images that {REFERENCE_FILE} speaks of")
     return found
 
 

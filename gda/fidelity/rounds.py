@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gda.artifacts import Filtering, Verdict
-from gda.config import ValidateConfig
 from gda.data.snapshot import Snapshot
 from gda.fidelity.culprits import culprits
 from gda.fidelity.inspection import Inspection
+from gda.sections import ValidateConfig
 
 
 @dataclass(frozen=True, kw_only=True)

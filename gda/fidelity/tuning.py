@@ -5,7 +5,7 @@ goes on where it was.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -198,7 +198,7 @@ class Sweep:
         return score_file(self._folder, "fid", batches, measured | more)
 
     def _cas_file(self, batches: Sequence[Batch], seed: int) -> Path:
-        measured = {"classifier": asdict(cas_recipe(self._config)), "images": self._num_cas, "seed": seed, "side": self._val.side}
+        measured = {"classifier": cas_recipe(self._config).identity(), "images": self._num_cas, "seed": seed, "side": self._val.side}
         return score_file(self._folder, "cas", batches, measured | {"val": self._val.digest})
 
     def _batches(self, point: Point, images: Images) -> list[Batch]:
@@ -235,4 +235,4 @@ class Sweep:
 
 def cas_recipe(config: Config) -> TrainRecipe:
     """How the classifiers of the CAS pass are trained."""
-    return TrainRecipe.from_config(config.classify, num_updates=config.tune.cas_num_updates)
+    return TrainRecipe.from_config(config.classify, num_updates=config.tune.cas_num_updates).of_one_origin()

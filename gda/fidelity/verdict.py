@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gda.artifacts import Measure
-from gda.config import MetricLimit, ValidateConfig
+from gda.sections import MetricLimit, ValidateConfig
 
 Direction = Literal["at_most", "at_least"]
 Limit = Callable[[Measure, ValidateConfig], float | None]
@@ -25,6 +25,7 @@ class Rule:
     end: Literal["unfavourable", "favourable", "value"] = "unfavourable"
     limit: Limit
     complaint: str  # of {value}, {bound}, {limit}, {floor}, {n}
+    optional: bool = False  # some sets are too small to have it; all others must
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +147,21 @@ RULES: Mapping[str, Rule] = {
         complaint="only {value:.1%} (as low as {bound:.1%}) of the real images have a synthetic one near them; "
         "at least {limit:.1%} is needed, real images against real ones reach {floor:.1%} at {n} a side",
     ),
+    "mean_distance_worst_class": Rule(
+        direction="at_least",
+        end="value",
+        optional=True,
+        limit=_ratio_of_floor(lambda config: config.min_class_diversity),
+        complaint="in the class whose images are most alike, two of them differ by {value:.3g} on average; at least {limit:.3g} is needed, "
+        "its real images differ by {floor:.3g}",
+    ),
 }
 
 
 def judge(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[bool, tuple[str, ...]]:
     """May a set with these measures be used, and if not, why: one sentence a reason. Never raises for what a measure holds."""
     judgements = judge_each(measures, config)
-    asked = dict.fromkeys([*RULES, *(given.metric for given in config.limits)])
+    asked = dict.fromkeys([*(name for name, rule in RULES.items() if not rule.optional), *(given.metric for given in config.limits)])
     # Metrics that are only reported count as well: a number that should be there and is not says that something broke.
     unmeasured = [name for name in asked if name not in measures] + [name for name, measure in measures.items() if not _measured(measure)]
     reasons = [found.complaint for found in judgements if found.name not in unmeasured and not found.passed]

@@ -1,6 +1,6 @@
 """What a feature extractor is: a network, the digest of all that decides its numbers, and how images are brought to its size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,12 +17,21 @@ Resize = Literal["bilinear", "bicubic", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextSide:
+    """How texts get to the space of an extractor's features: `embed` gives float32 [n, dim]; `digest` is of weights and tokenizer."""
+
+    digest: str
+    embed: Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extractor:
     """A feature network: `name`, content `digest` of its weights and preprocessing, `dim` of its features.
 
     `forward` sees float32 [n, 3, input_px, input_px] in [0, 1], or images of any size where `resize` is `none`, and gives float32
     [n, dim] that depend on each image alone. It is given `batch` images at once, a divisor of 250, so that batches begin anew wherever
-    shards and waiting lists do. `packages` are the libraries, besides torch and timm, whose versions its bits depend on.
+    shards and waiting lists do. `packages` are the libraries, besides torch and timm, whose versions its bits depend on. `text` is there
+    where prompts can be compared with images.
     """
 
     name: str
@@ -33,6 +42,7 @@ class Extractor:
     resize: Resize = "bilinear"
     batch: int = BATCH
     packages: tuple[str, ...] = ()
+    text: TextSide | None = None
 
     @property
     def identity(self) -> str:

@@ -1,13 +1,16 @@
-"""`clip-vit-l-14`: the image side of CLIP (Radford et al. 2021) from a local directory of transformers, for FID-CLIP."""
+"""`clip-vit-l-14`: CLIP (Radford et al. 2021) from a local directory of transformers: images for FID-CLIP, prompts for text alignment."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gda.errors import DataError, MissingError
-from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor, normalised
+from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor, TextSide, normalised
 from gda.fidelity.extractors.weights import FIELD, require_weights, state_digest
 from gda.recipe import digest_of
 
@@ -25,11 +28,15 @@ class Architecture:
     image_size: int = 224
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 VIT_L_14 = Architecture("clip-vit-l-14", hidden_size=1024, layers=24, patch_size=14)
 
 
 def load_clip(weights: str | None, architecture: Architecture = VIT_L_14) -> Extractor:
-    """Projected image embeddings, not normalised, of images brought to 224 pixels bicubically. Raises `MissingError`, `DataError`."""
+    """Projected image embeddings, not normalised, of images brought to 224 pixels bicubically; texts too, where a tokenizer is beside it.
+
+    Raises `MissingError` without the directory, `DataError` for another model.
+    """
     name = architecture.name
     wanted = "a directory with config.json and model.safetensors of a CLIPModel"
     path = require_weights(weights, extractor=name, wanted=wanted, where_from="openai/clip-vit-large-patch14 at huggingface.co")
@@ -54,7 +61,34 @@ def load_clip(weights: str | None, architecture: Architecture = VIT_L_14) -> Ext
         resize="bicubic",
         batch=LARGE_NETWORK_BATCH,
         packages=("transformers",),
+        text=_text_side(network, path),
     )
+
+
+def _text_side(network: Any, path: Path) -> TextSide | None:
+    files = [path / name for name in _TOKENIZER_FILES if (path / name).is_file()]
+    if not files:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except Exception as error:  # the library raises bare ones as well
+        raise DataError(f"{FIELD}: {path} holds a tokenizer that cannot be read ({str(error).splitlines()[0]})") from None
+    longest = network.config.text_config.max_position_embeddings
+
+    @torch.inference_mode()
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        rows = []
+        for text in texts:  # one by one: no text depends on how another one pads
+            tokens = tokenizer([text], truncation=True, max_length=longest, return_tensors="pt")
+            pooled = network.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+            rows.append(network.text_projection(pooled)[0].float().numpy())
+        return np.stack(rows)
+
+    state = {key: tensor for key, tensor in network.state_dict().items() if key.startswith(("text_model.", "text_projection."))}
+    contents = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    return TextSide(digest=digest_of([contents, longest, state_digest(state)]), embed=embed)
 
 
 def _network(path: Path) -> Any:

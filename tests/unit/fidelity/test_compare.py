@@ -203,7 +203,7 @@ def test_every_metric_is_stated_with_floor_and_interval_at_equal_n() -> None:
     found = closeness(fresh, labels, splits, {"train": labels[::2], "val": labels[1::2]}, classes=4, seed=0).overall
     metrics = {"fid", "kid", "precision", "recall", "density", "coverage", "vendi", "inception_score"}
     expected = metrics | {f"{name}_val" for name in metrics} | {f"{name}_at_class_size" for name in metrics}
-    assert set(found) == expected | {"fid_train", "kid_worst_class", "coverage_worst_class"}
+    assert set(found) == expected | {"fid_train", "kid_worst_class", "coverage_worst_class", "mean_distance_worst_class"}
     assert all(each.estimate.low <= each.estimate.value <= each.estimate.high and np.isfinite(each.floor.value) for each in found.values())
     assert all((each.one_class is not None) == name.endswith("_at_class_size") for name, each in found.items())
     assert (found["fid"].n, found["fid_val"].n, found["fid_at_class_size"].n, found["kid_worst_class"].n) == (120, 120, 60, 30)
@@ -216,3 +216,18 @@ def test_distance_to_given_statistics_has_its_floor_at_equal_n() -> None:
     assert found.n == 150
     assert found.estimate.value == pytest.approx(found.floor.value, rel=0.3)
     assert found.floor.value > 2 * fid(draws(1, 500), draws(0, 4000))
+
+
+def test_the_narrowest_class_is_that_by_its_own_floor() -> None:
+    """A class of naturally similar images is not blamed; one whose images are half as far apart as its real ones is."""
+    (real, labels), (fresh, _) = classes(), classes(seed=1)
+    scale = np.where(labels == 0, 0.05, 1.0)[:, None]
+    centre = np.stack([real.features[labels == c].mean(0) for c in range(labels.max() + 1)])[labels]
+    narrowed = np.where((labels == 2)[:, None], 0.5, 1.0) * scale
+    given = Images(features=centre + narrowed * (fresh.features - centre))
+    held = Images(features=centre + scale * (real.features - centre))
+    splits = {"train": held.pick(np.arange(0, 240, 2)), "val": held.pick(np.arange(1, 240, 2))}
+    found = closeness(given, labels, splits, {"train": labels[::2], "val": labels[1::2]}, classes=4, seed=0)
+    worst = found.overall["mean_distance_worst_class"]
+    assert worst == found.by_class[2]["mean_distance"]  # type: ignore[index]
+    assert worst.estimate.value == pytest.approx(0.5 * worst.floor.value, rel=0.15)

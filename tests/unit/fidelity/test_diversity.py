@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import entropy
 
 from gda.errors import DataError
-from gda.fidelity.diversity import inception_score, vendi_score
+from gda.fidelity.diversity import inception_score, mean_distance, vendi_score
 
 
 @pytest.mark.parametrize("d", [5, 400])
@@ -46,3 +46,18 @@ def test_what_is_not_a_set_has_no_diversity(spoiled: np.ndarray) -> None:
     for score in (vendi_score, inception_score):
         with pytest.raises(DataError):
             score(spoiled)
+
+
+def test_the_mean_distance_is_that_of_all_pairs_and_does_not_grow_with_n() -> None:
+    """By hand; twice as many images of the same kind are as far apart."""
+    assert mean_distance(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])) == pytest.approx((5 + 1 + np.sqrt(18)) / 3)
+    rows = np.random.default_rng(0).normal(size=(400, 8))
+    assert mean_distance(rows[:200]) == pytest.approx(mean_distance(rows), rel=0.03)
+    assert mean_distance(rows[:200] / 2) == pytest.approx(mean_distance(rows[:200]) / 2)
+
+
+@pytest.mark.parametrize("rows", [np.zeros((1, 3)), np.zeros(3), np.array([[1.0], [np.nan]])])
+def test_distances_need_two_finite_rows(rows: np.ndarray) -> None:
+    """One image is as far from itself as nothing says."""
+    with pytest.raises(DataError, match="two finite rows"):
+        mean_distance(rows)

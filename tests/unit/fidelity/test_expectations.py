@@ -12,7 +12,6 @@ from great_expectations.expectations.expectation import ColumnAggregateExpectati
 from great_expectations.expectations.row_conditions import Column
 
 from gda.artifacts import Measure
-from gda.config import ValidateConfig
 from gda.fidelity import suites
 from gda.fidelity.expectations import (
     PROVENANCE,
@@ -26,6 +25,7 @@ from gda.fidelity.expectations import (
 )
 from gda.fidelity.suites import Found, Suite, run_suites
 from gda.fidelity.verdict import judge_each
+from gda.sections import ValidateConfig
 
 PLAN = Plan(count=40, classes=("a", "b"), counts=(20, 20), prompts=("an a", "a b"), size=(28, 28), generator_digest="ab", strengths=(0.0,))
 UNKNOWN = Plan(count=40, classes=("a", "b"))

@@ -1,7 +1,9 @@
 """Large extractors, with random weights in files of the right layout: nothing is downloaded, and no weights are taken for others."""
 
+import json
 import math
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import timm
 import torch
 import torch_fidelity
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from gda.config import load_config
@@ -29,6 +31,7 @@ from gda.fidelity.extractors.inception import load_inception
 from gda.stages.reference import reference_recipe
 
 TINY_VIT = Architecture("tiny", "vit_small_patch14_dinov2", {"embed_dim": 32, "depth": 2, "num_heads": 2})
+TOKENS = [*"abcdef", *(letter + "</w>" for letter in "abcdef"), "<|startoftext|>", "<|endoftext|>"]
 TINY_CLIP = ClipArchitecture("tiny", hidden_size=16, layers=2, patch_size=32)
 
 
@@ -73,6 +76,7 @@ def clip_folder(tmp_path_factory):
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
     config = CLIPConfig(text_config=small | {"vocab_size": 50}, vision_config=small | {"patch_size": 32}, projection_dim=12)
+    config.text_config.bos_token_id, config.text_config.eos_token_id = TOKENS.index("<|startoftext|>"), TOKENS.index("<|endoftext|>")
     path = tmp_path_factory.mktemp("clip") / "model"
     CLIPModel(config).eval().save_pretrained(path)
     return path
@@ -158,6 +162,57 @@ def test_clip_gives_the_projected_embedding(clip_folder):
     assert ours.features(images) == pytest.approx(expected, abs=float(2e-3 + 0.01 * np.abs(expected).max()))
     assert np.abs(expected[0] - expected[1]).max() > 0.05 * np.abs(expected).max()
     assert ours.features(images).shape == (3, 12)
+
+
+def with_tokenizer(clip_folder: Path, folder: Path) -> Path:
+    """The same network beside a tokenizer that spells."""
+    shutil.copytree(clip_folder, folder)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
+    return folder
+
+
+def test_clip_embeds_texts_where_it_has_a_tokenizer(clip_folder, tmp_path):
+    """As transformers' own tokenizer and model do; each text alone, so that none depends on its neighbours."""
+    from transformers import AutoTokenizer, CLIPModel
+
+    assert load_clip(str(clip_folder), TINY_CLIP).text is None
+    path, texts = with_tokenizer(clip_folder, tmp_path / "clip"), ["bad face", "a cab", "e" * 200]
+    ours = load_clip(str(path), TINY_CLIP).text
+    network = CLIPModel.from_pretrained(str(path), local_files_only=True).eval()
+    tokens = AutoTokenizer.from_pretrained(str(path))(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    with torch.inference_mode():
+        expected = network.get_text_features(**tokens).pooler_output.numpy()
+    found = ours.embed(texts)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    assert (ours.embed(texts[1:]) == found[1:]).all()
+
+
+def test_texts_have_a_digest_of_their_own(clip_folder, tmp_path):
+    """Another tokenizer or another text tower leaves the features as they are, and is told apart all the same."""
+    path = with_tokenizer(clip_folder, tmp_path / "clip")
+    first = load_clip(str(path), TINY_CLIP)
+    (path / "merges.txt").write_text("#version: 0.2\na b\n")
+    (path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate([*TOKENS, "ab"])}))
+    second = load_clip(str(path), TINY_CLIP)
+    state = load_file(path / "model.safetensors")
+    save_file(
+        state | {"text_projection.weight": state["text_projection.weight"] + 1}, path / "model.safetensors", metadata={"format": "pt"}
+    )
+    third = load_clip(str(path), TINY_CLIP)
+    assert first.digest == second.digest == third.digest
+    assert len({each.text.digest for each in (first, second, third)}) == 3
+
+
+def test_a_tokenizer_that_cannot_be_read_is_refused(clip_folder, tmp_path):
+    """Rather than a metric that silently goes missing."""
+    path = with_tokenizer(clip_folder, tmp_path / "clip")
+    (path / "vocab.json").write_text("{")
+    with pytest.raises(DataError, match="holds a tokenizer that cannot be read"):
+        load_clip(str(path), TINY_CLIP)
 
 
 def test_the_name_of_an_architecture_is_true(clip_folder, vit_file, inception_file):

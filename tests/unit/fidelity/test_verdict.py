@@ -5,9 +5,10 @@ import math
 import pytest
 
 from gda.artifacts import Measure
-from gda.config import ValidateConfig, parse_config
+from gda.config import parse_config
 from gda.errors import ConfigError
 from gda.fidelity.verdict import RULES, apply_limits, judge
+from gda.sections import ValidateConfig
 
 CONFIG = ValidateConfig(fid_max_ratio=6.0, min_label_agreement=0.8, min_class_agreement=0.5, min_coverage_ratio=0.3)
 
@@ -26,6 +27,7 @@ def sound() -> dict[str, Measure]:
         "copy_fraction": Measure(value=0.01, low=0.0, high=0.02, floor=0.01),
         "fid": Measure(value=2.0, low=1.5, high=2.5, floor=1.0, n=350),
         "coverage": Measure(value=0.8, low=0.7, high=0.9, floor=0.9),
+        "mean_distance_worst_class": Measure(value=6.0, low=4.0, high=7.0, floor=9.0),
         "kid": Measure(value=0.1),
     }
 
@@ -39,6 +41,8 @@ def test_sound_measures_pass_without_reasons() -> None:
 @pytest.mark.parametrize("broken", [None, math.nan, math.inf, "absent"])
 def test_every_metric_that_is_not_a_number_refuses(name: str, broken: object) -> None:
     """Missing, null, NaN or infinite: each fails closed, and the reason names the metric."""
+    if broken == "absent" and RULES[name].optional:
+        pytest.skip("sets with a handful of images a class do not have it; the next test is of that")
     measures = sound()
     if broken == "absent":
         del measures[name]
@@ -47,6 +51,14 @@ def test_every_metric_that_is_not_a_number_refuses(name: str, broken: object) ->
     passed, reasons = judge(measures, CONFIG)
     assert not passed
     assert any(name in reason and "counts as failed" in reason for reason in reasons)
+
+
+def test_only_what_small_sets_cannot_have_may_be_absent() -> None:
+    """What is measured within a class needs enough images for a floor; a few-shot set is judged by the rest."""
+    measures = sound()
+    del measures["mean_distance_worst_class"]
+    assert judge(measures, CONFIG) == (True, ())
+    assert [name for name, rule in RULES.items() if rule.optional] == ["mean_distance_worst_class"]
 
 
 @pytest.mark.parametrize("name", ["fid", "coverage", "label_agreement", "copy_fraction"])
@@ -149,6 +161,7 @@ def test_a_reported_metric_that_broke_refuses() -> None:
         ("label_agreement_worst_class", {"value": 0.5, "low": 0.3}, {"value": 0.499, "high": 0.7}),
         ("label_agreement", {"low": 0.8}, {"low": 0.799}),
         ("coverage", {"low": 0.27}, {"low": 0.2699}),
+        ("mean_distance_worst_class", {"value": 4.5, "low": 1.0}, {"value": 4.499, "high": 9.0}),  # half of the floor of 9
         ("near_duplicate_fraction", {"value": 0.05, "low": 0.03}, {"value": 0.05, "low": 0.0301}),  # 2% above the floor of 1%
         ("near_test", {"low": 0.0, "value": 0.001}, {"low": 0.0001, "value": 0.001}),
         ("class_ratio", {"value": 1.5}, {"value": 1.51}),

@@ -1,0 +1,82 @@
+"""Whom a refusal blames: single images, by the checks that failed, and nobody once the test split was met."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gda.artifacts import Measure, Verdict
+from gda.fidelity.culprits import culprits
+from gda.fidelity.intervals import share
+from gda.fidelity.labels import Suspect
+from gda.fidelity.leaks import Leak
+
+FAILED = Measure(value=1.0, limit=0.5, passed=False)
+
+
+def suspect(position: int, *, label: int = 0, confirmed: bool = False) -> Suspect:
+    return Suspect(
+        position=position, label=label, predicted=1, probability=0.9, own_probability=0.1, confident=confirmed, confirmed=confirmed
+    )
+
+
+def inspection(**found: Any) -> Any:
+    """Of six records the second does not decode, so that positions among the others are not rows."""
+    table = pd.DataFrame({"key": [f"k{i}" for i in range(6)], "decoded": [1, 0, 1, 1, 1, 1]})
+    audit = SimpleNamespace(table=table, rows=np.array([0, 2, 3, 4, 5]))
+    given = {"leaks": [], "labels": None, "copies": None, "repeated": []} | found
+    return SimpleNamespace(subjects=SimpleNamespace(audit=audit, hashes=list("abcde")), **given)
+
+
+def blamed(found: Any, *failed: str) -> dict[str, str]:
+    metrics = dict.fromkeys(failed, FAILED) | {"kid": Measure(value=1.0)}
+    return culprits(found, Verdict(passed=False, reasons=("r",), metrics=metrics, synthetic_digest="s", real_digest="r"))
+
+
+def test_labels_that_are_confirmed_are_not_blamed() -> None:
+    """Classifiers may be surer of another class than they use to be, and still think the label's class the likeliest."""
+    labels = SimpleNamespace(suspects=(suspect(1), suspect(3, confirmed=True)), by_class=(share(1, 3),))
+    assert blamed(inspection(labels=labels), "label_agreement") == {"k2": "label not confirmed"}
+
+
+def test_only_the_classes_that_failed_are_blamed() -> None:
+    """By the limit of the worst class: the other one keeps its disputed image."""
+    labels = SimpleNamespace(suspects=(suspect(0, label=0), suspect(1, label=1)), by_class=(share(10, 100), share(90, 100)))
+    assert blamed(inspection(labels=labels), "label_agreement_worst_class") == {"k0": "label not confirmed"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "leak", "why"),
+    [
+        ("exact_train", Leak(split="train", query=4, reference=0, exact=True), "is a training image"),
+        ("near_train", Leak(split="train", query=4, reference=0, exact=False), "is nearly a training image"),
+        ("exact_val", Leak(split="val", query=4, reference=0, exact=True), "is a validation image"),
+        ("near_val", Leak(split="val", query=4, reference=0, exact=False), "is nearly a validation image"),
+    ],
+)
+def test_images_of_real_splits_are_blamed_by_the_check_that_failed(metric: str, leak: Leak, why: str) -> None:
+    """And by no other one: the same image is left where its check passed."""
+    assert blamed(inspection(leaks=[leak]), metric) == {"k5": why}
+    assert blamed(inspection(leaks=[leak]), "duplicate_fraction") == {}
+
+
+@pytest.mark.parametrize("met", ["exact_test", "near_test"])
+def test_what_is_known_of_the_test_split_mends_nothing(met: str) -> None:
+    """A set that was chosen by the test split would no longer be new to it."""
+    leaks = [Leak(split="train", query=4, reference=0, exact=True), Leak(split="test", query=0, reference=0, exact=True)]
+    assert blamed(inspection(leaks=leaks), "exact_train", met) == {}
+
+
+def test_of_several_reasons_the_first_is_said_and_damaged_files_before_all() -> None:
+    """One line an image."""
+    labels = SimpleNamespace(suspects=(suspect(4), suspect(0)), by_class=(share(1, 3),))
+    found = inspection(labels=labels, leaks=[Leak(split="train", query=4, reference=0, exact=True)], repeated=[[0, 1]])
+    told = blamed(found, "label_agreement", "exact_train", "near_duplicate_fraction", "undecodable")
+    assert told == {
+        "k0": "label not confirmed",
+        "k1": "does not decode",
+        "k2": "nearly repeats another image",
+        "k5": "is a training image",
+    }
