@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gda.artifacts import ArmResult, Gain, Metrics
-from gda.config import Arm
 from gda.report.wording import ARM_COLOURS, ARM_NAMES, points
+from gda.sections import Arm
 
 WIDTH, _DPI = 7.0, 170  # inches; wide enough for 1,200 px, and 11 pt stays legible when scaled down to a phone
 STYLE: dict[Any, Any] = {
@@ -100,7 +100,7 @@ def _draw_gain(axes: Axes, row: int, rival: Arm, gain: Gain) -> None:
 
 def per_class_figure(metrics: Metrics) -> bytes:
     """Accuracy of each class in the arms real, synthetic and real+synthetic; with many classes, those that changed most."""
-    arms = [arm for arm in (Arm.REAL, Arm.SYNTHETIC, Arm.MIXED) if metrics.arms[arm].mean is not None]
+    arms = [arm for arm in (Arm.REAL, Arm.SYNTHETIC, Arm.MIXED) if arm in metrics.arms and metrics.arms[arm].mean is not None]
     table = 100 * np.array([metrics.arms[arm].per_class for arm in arms])
     order = _shown_classes(table)
     with matplotlib.rc_context(STYLE):

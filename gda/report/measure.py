@@ -5,16 +5,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gda.artifacts import ArmResult, Candidate, ClassifierCard, Gain, Metrics, Verdict
-from gda.config import Arm, Config
+from gda.artifacts import ArmResult, Candidate, ClassifierCard, Gain, Metrics, SetResult, Verdict
+from gda.config import Config
 from gda.data.predictions import TOP_K, Predictions
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
-from gda.stats.arms import arm_result, skipped_arm
+from gda.sections import Arm
+from gda.stats.arms import arm_result, skipped_arm, with_confusions, with_probabilities
 from gda.stats.gain import compare
 from gda.stats.streams import named_generator
 
-RIVALS = (Arm.REAL_LONG, Arm.REAL_STRONG)  # real-only, with as many updates as the mixed arm
+RIVALS = (Arm.REAL_LONG, Arm.REAL_STRONG, Arm.RETRIEVED, Arm.IMG2IMG)  # no generated set is needed, and as many updates as mixing takes
 
 Cards = Mapping[tuple[Arm, int], ClassifierCard]
 
@@ -26,44 +27,53 @@ def measure(
     real: Snapshot,
     *,
     candidate: Candidate | None,
-    synthetic_digest: str | None,
+    synthetic: Snapshot | None,
     verdict: Verdict | None,
+    sets: Mapping[str, SetResult] | None = None,
 ) -> Metrics:
     """Everything that metrics.json says. Raises `DataError` when two arms to be compared share no seed."""
     classes = tuple(info.name for info in real.classes)
-    arms = {arm: _arm(config, arm, cards, predictions, len(classes)) for arm in Arm}
-    ran = {arm for arm in Arm if arms[arm].skipped is None}
+    arms = {arm: _arm(config, arm, cards, predictions, classes) for arm in dict.fromkeys(arm for arm, _ in cards)}
+    ran = {arm for arm in arms if arms[arm].skipped is None}
     declared = config.promote.arm
     rivals = [rival for rival in RIVALS if rival is not declared and {rival, declared} <= ran]
     return Metrics(
         arms=arms,
-        cas=arms[Arm.SYNTHETIC].mean,
-        cas_ci95=arms[Arm.SYNTHETIC].ci95,
-        cas_zero_shot=arms[Arm.ZERO_SHOT].mean,
-        gain={arm: _gain(config, predictions, arm, Arm.REAL, classes) for arm in Arm if arm in ran - {Arm.REAL}},
+        cas=cas.mean if (cas := arms.get(Arm.SYNTHETIC)) else None,
+        cas_ci95=cas.ci95 if cas else None,
+        cas_zero_shot=untuned.mean if (untuned := arms.get(Arm.ZERO_SHOT)) else None,
+        gain={arm: _gain(config, predictions, arm, Arm.REAL, classes) for arm in arms if arm in ran - {Arm.REAL}},
         gain_over_rivals={rival: _gain(config, predictions, declared, rival, classes) for rival in rivals},
+        sets=dict(sets or {}),
         candidate=candidate,
         num_test=len(predictions.labels),
+        num_train=_images(real),
+        num_synthetic=_images(synthetic) if synthetic is not None else None,
         classes=classes,
         snapshot_digest=real.digest,
         test_digest=predictions.test_digest,
-        synthetic_digest=synthetic_digest,
+        synthetic_digest=synthetic.digest if synthetic is not None else None,
         verdict_passed=verdict.passed if verdict is not None else None,
         measured_with=_measured_with(config, cards),
     )
 
 
-def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, num_classes: int) -> ArmResult:
+def _images(snapshot: Snapshot) -> int:
+    return sum(snapshot.index.counts["train"].values())
+
+
+def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, classes: tuple[str, ...]) -> ArmResult:
     mine = {seed: card for (name, seed), card in cards.items() if name is arm}
     seeds = tuple(sorted(mine))
     first = mine[seeds[0]]
     if first.skipped is not None:
         return skipped_arm(first.skipped)
-    return arm_result(
-        predictions.correct(arm, seeds),
+    correct = predictions.correct(arm, seeds)
+    result = arm_result(
+        correct,
         predictions.correct(arm, seeds, within=TOP_K),
         predictions.labels.astype(np.int64),
-        num_classes,
+        len(classes),
         named_generator(config.seed, "evaluate", arm),
         seeds=seeds,
         val_top1=[accuracy for seed in seeds if (accuracy := mine[seed].val_top1) is not None],
@@ -71,6 +81,10 @@ def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, num_c
         confidence=config.evaluate.confidence,
         num_resamples=config.evaluate.num_resamples,
     )
+    result = with_confusions(result, np.stack([predictions.top[arm, seed][:, 0] for seed in seeds]), predictions.labels, classes)
+    if not {(arm, seed) for seed in seeds} <= predictions.probabilities.keys():
+        return result
+    return with_probabilities(result, np.stack([predictions.probabilities[arm, seed] for seed in seeds]), correct)
 
 
 def _gain(config: Config, predictions: Predictions, arm: Arm, rival: Arm, classes: tuple[str, ...]) -> Gain:
@@ -89,7 +103,14 @@ def _gain(config: Config, predictions: Predictions, arm: Arm, rival: Arm, classe
     )
 
 
+def _said_of_seeds(parts: int) -> str:
+    if parts == 1:
+        return "all of an arm train on the same synthetic images: intervals are of this very set"
+    return f"a seed trains on the one of {parts} disjoint parts of the synthetic images that has its number modulo {parts}"
+
+
 def _measured_with(config: Config, cards: Cards) -> dict[str, str]:
+    parts = max(card.synthetic_parts for card in cards.values())
     versions = {name: importlib.metadata.version(name) for name in ("gda", "numpy", "scipy", "timm", "torch")}
     models = sorted({f"{card.model} at {card.image_size} pixels" for card in cards.values() if card.skipped is None})
     return {
@@ -97,6 +118,7 @@ def _measured_with(config: Config, cards: Cards) -> dict[str, str]:
         "confidence": f"{config.evaluate.confidence:g}",
         "device": "cpu, one thread a process",
         "intervals": f"crossed bootstrap over seeds and images, {config.evaluate.num_resamples} resamples",
+        "seeds": _said_of_seeds(parts),
         "p-value": "two-sided sign-flip test over paired seeds",
         "harm to classes": f"two-way t test and exact McNemar test, the larger p-value, Holm-corrected at {config.promote.alpha:g}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),

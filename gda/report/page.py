@@ -9,13 +9,15 @@ from typing import Any
 import jinja2
 
 from gda.artifacts import Metrics, Settings, Verdict
-from gda.config import PromoteConfig
+from gda.data.predictions import Predictions
 from gda.data.snapshot import Snapshot
 from gda.io.publish import write_bytes
-from gda.report import figures, tables, tuning
+from gda.report import figures, mistakes, tables, tuning
 from gda.report.gallery import image_grid
 from gda.report.sentences import outcome
+from gda.report.sets import set_tables
 from gda.report.wording import ARM_NAMES, interval, p_value, percent, points
+from gda.sections import Arm, PromoteConfig
 
 REPORT_FILE = "report.html"
 
@@ -31,6 +33,7 @@ class ReportInputs:
     confidence: float
     gate_reasons: tuple[str, ...]  # empty when the gate holds
     real: Snapshot
+    predictions: Predictions | None = None
     synthetic: Snapshot | None = None
     zero_shot: Snapshot | None = None
     timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
@@ -81,7 +84,11 @@ def _context(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> dict[str, A
         "pictures": {name: _data_uri(data) for name, data in pictures.items()},
         "validation_page": inputs.validation_page,
         "arms": tables.arm_rows(metrics, inputs.promote.alpha),
+        "sets": set_tables(metrics),
         "gain_rows": tables.gain_rows(metrics, inputs.promote),
+        "calibration": mistakes.calibration_rows(metrics),
+        "confusions": mistakes.confusion_rows(metrics, inputs.promote.arm),
+        "declared": ARM_NAMES[inputs.promote.arm],
         "checks": tables.verdict_rows(inputs.verdict) if inputs.verdict is not None else [],
         "verdict": inputs.verdict,
         "tuning": tuning.tuning_rows(inputs.settings) if inputs.settings is not None else [],
@@ -117,6 +124,13 @@ def _pictures(inputs: ReportInputs) -> dict[str, bytes]:
     }
     if inputs.promote.arm in metrics.gain:
         pictures["gain"] = figures.gain_figure(metrics, inputs.promote.arm, inputs.confidence)
+    if inputs.predictions is not None:
+        arms = dict.fromkeys((Arm.REAL, Arm.SYNTHETIC, inputs.promote.arm))
+        drawn = {
+            "reliability": mistakes.reliability_figure(inputs.predictions, list(arms)),
+            "confusion": mistakes.confusion_figure(inputs.predictions, inputs.promote.arm, metrics.classes),
+        }
+        pictures |= {name: png for name, png in drawn.items() if png is not None}
     if inputs.settings is not None and inputs.settings.points:
         pictures |= {f"tuning_{name}": png for name, png in tuning.tuning_pictures(inputs.settings).items()}
     return pictures

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gda.artifacts import Gain, Metrics, Verdict
-from gda.config import Arm, PromoteConfig
 from gda.report.wording import ARM_NAMES, count, interval, p_value, percent, points
+from gda.sections import Arm, PromoteConfig
 
 Tone = Literal["good", "neutral", "bad"]
 
@@ -39,7 +39,7 @@ def outcome(
     else:
         beaten_by = [rival for rival, other in metrics.gain_over_rivals.items() if other.ci95[1] < 0]
         headline = _gain_sentence(metrics, arm, gain, promote.alpha, level, num_train, num_synthetic)
-        headline += "".join(f" But “{ARM_NAMES[rival]}” does better still: {percent(metrics.arms[rival].mean)}." for rival in beaten_by)
+        headline += _better_rivals(metrics, beaten_by)
         tone = "bad" if gain.ci95[1] < 0 else "neutral" if gate_reasons or beaten_by else "good"
     return Outcome(
         tone=tone,  # type: ignore[arg-type]
@@ -86,6 +86,15 @@ def _gain_sentence(metrics: Metrics, arm: Arm, gain: Gain, alpha: float, level: 
     return f"{subject} {verb} accuracy from {percent(before)} to {percent(after)} ({numbers}).{doubt}"
 
 
+def _better_rivals(metrics: Metrics, rivals: Sequence[Arm]) -> str:
+    if not rivals:
+        return ""
+    if len(rivals) == 1:
+        return f" But “{ARM_NAMES[rivals[0]]}” does better still: {percent(metrics.arms[rivals[0]].mean)}."
+    said = [f"“{ARM_NAMES[rival]}” ({percent(metrics.arms[rival].mean)})" for rival in rivals]
+    return f" But {', '.join(said[:-1])} and {said[-1]} do better still."
+
+
 def _paired_accuracies(metrics: Metrics, arm: Arm, gain: Gain) -> tuple[float, float]:
     """Accuracies of real and `arm` over the seeds that they share, so that they differ by exactly the gain."""
     real, other = metrics.arms[Arm.REAL], metrics.arms[arm]
@@ -101,6 +110,10 @@ def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:
         Arm.MIXED: f"Adding {drawn} to {real} ones",
         Arm.SYNTHETIC: f"Replacing {real} images by {drawn}",
         Arm.ZERO_SHOT: f"Replacing {real} images by synthetic ones from a generator that was not fine-tuned",
+        Arm.TARGETED: f"Adding synthetic images of the hard classes alone to {real} ones",
+        Arm.LAST_LAYER: f"Adding {drawn} to {real} ones, and training the head on the real ones at the end,",
+        Arm.IMG2IMG: f"Adding images drawn from {real} ones to them",
+        Arm.RETRIEVED: f"Adding real images from elsewhere to {real} ones",
         Arm.REAL_LONG: f"Training longer on the same {real} images",
         Arm.REAL_STRONG: f"Stronger augmentation of the same {real} images",
         Arm.REAL: f"Training on {real} images",
@@ -112,6 +125,8 @@ def _rival_sentence(rival: Arm, gain: Gain, alpha: float, level: str) -> str:
     question = {
         Arm.REAL_LONG: "Is it only the longer training? Against the same real images trained for as many updates",
         Arm.REAL_STRONG: "Would strong hand-made augmentation do as well? Against it",
+        Arm.RETRIEVED: "Would more real images do as well? Against those of the pool, mixed in alike",
+        Arm.IMG2IMG: "Would noising and redrawing the real images do as well? Against that",
     }.get(rival, f"Against {ARM_NAMES[rival]}")
     answer = {
         "better": "the synthetic images are better",

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gda.artifacts import Gain, Measure, Metrics, Settings, Verdict
-from gda.config import Arm, PromoteConfig
 from gda.fidelity.verdict import RULES
 from gda.report.sentences import judgement
 from gda.report.wording import ARM_NAMES, count, interval, number, p_value, percent, points, seconds
+from gda.sections import Arm, PromoteConfig
 
 _MEASURE_NAMES = {
     "failed_expectations": "structural expectations that failed",
@@ -23,6 +23,7 @@ _MEASURE_NAMES = {
     "copy_fraction": "copies of training images",
     "label_agreement": "labels confirmed",
     "label_agreement_worst_class": "labels confirmed, worst class",
+    "confident_disagreement": "labels disputed with confidence",
     "fid": "FID",
     "kid": "KID",
 }

@@ -3,24 +3,33 @@
 import math
 from collections.abc import Sequence
 
-from gda.config import Arm
+from gda.sections import Arm
 
 ARM_NAMES = {
     Arm.REAL: "real only",
     Arm.REAL_LONG: "real only, trained as long",
     Arm.REAL_STRONG: "real only, strong augmentation",
+    Arm.RETRIEVED: "real + more real images",
     Arm.ZERO_SHOT: "synthetic, not fine-tuned",
+    Arm.IMG2IMG: "real + image to image",
     Arm.SYNTHETIC: "synthetic only",
     Arm.MIXED: "real + synthetic",
+    Arm.TARGETED: "real + synthetic, hard classes",
+    Arm.LAST_LAYER: "real + synthetic, then head on real",
 }
-# Okabe and Ito's palette, told apart with every common form of colour blindness: cold colours for real, warm for synthetic.
+# Okabe and Ito's palette, told apart with every common form of colour blindness: cold colours for real, warm for synthetic. It has eight;
+# the arms that never meet in one plot without a label have darker shades of their kin.
 ARM_COLOURS = {
     Arm.REAL: "#0072B2",
     Arm.REAL_LONG: "#56B4E9",
     Arm.REAL_STRONG: "#009E73",
+    Arm.RETRIEVED: "#00527F",
     Arm.ZERO_SHOT: "#E69F00",
+    Arm.IMG2IMG: "#B27B00",
     Arm.SYNTHETIC: "#CC79A7",
     Arm.MIXED: "#D55E00",
+    Arm.TARGETED: "#A34800",
+    Arm.LAST_LAYER: "#7A3600",
 }
 _MINUS = "\N{MINUS SIGN}"
 

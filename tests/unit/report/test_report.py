@@ -12,13 +12,13 @@ from PIL import Image
 from two_colours import SYNTHETIC_COLUMNS
 
 from gda.artifacts import DrawSettings, Metrics, Settings, TuningPoint, Verdict, read_document
-from gda.config import Arm, PromoteConfig
 from gda.data.classes import make_classes
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.writer import ImageRecord, write_image_shard
 from gda.report.gallery import COLUMNS, image_grid
 from gda.report.page import ReportInputs, write_report
 from gda.report.sentences import judgement
+from gda.sections import Arm, PromoteConfig
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 PASSED = read_document(FIXTURES / "metrics.passed.json", Metrics)
@@ -135,6 +135,11 @@ def test_a_loss_and_a_better_rival_are_said(sets: dict[str, Snapshot], tmp_path:
     beaten = write(sets, tmp_path / "beaten", PASSED.model_copy(update={"gain_over_rivals": rivals}))
     assert "But “real only, strong augmentation” does better still: 95.0%." in visible(beaten)
     assert 'class="outcome good"' not in beaten
+    rivals |= {Arm.REAL_LONG: rivals[Arm.REAL_STRONG]}
+    both = write(sets, tmp_path / "both", PASSED.model_copy(update={"gain_over_rivals": rivals}))
+    assert re.search(
+        r"But “real only, trained as long” \([0-9.]+%\) and “real only, strong augmentation” \(95.0%\) do better still\.", visible(both)
+    )
 
 
 def test_a_refused_set_is_explained(sets: dict[str, Snapshot], tmp_path: Path) -> None:

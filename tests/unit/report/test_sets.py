@@ -1,0 +1,34 @@
+"""The table of robustness sets says what was measured, on how many images, and among which classes."""
+
+from pathlib import Path
+
+from gda.artifacts import Metrics, read_document
+from gda.report.sets import set_tables
+
+FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
+
+
+def test_every_number_is_told_with_its_conditions() -> None:
+    """Protects readers from comparing restricted with unrestricted accuracies, or a gain without its interval."""
+    metrics = read_document(FIXTURES / "metrics.passed.json", Metrics)
+    (table,) = set_tables(metrics)
+    assert table.name == "sketch"
+    assert table.measured == "250 images of 2 classes; predictions among these 2 classes alone; 12 images without a label of ours left out"
+    assert table.rows == (
+        ("real only", "2", "51.0%", "47.0 to 55.0", "–", "–"),
+        ("real + synthetic", "2", "55.0%", "51.0 to 59.0", "+4.0 (+1.0 to +7.0)", "p = 0.5"),
+    )
+
+
+def test_other_conditions_are_other_words() -> None:
+    """Protects the wording of a set over all classes with several labels an image, and of nothing left out."""
+    metrics = read_document(FIXTURES / "metrics.passed.json", Metrics)
+    changes = {"restricted": False, "several_labels": True, "left_out": 0, "num_classes": 1, "num_images": 1}
+    (table,) = set_tables(metrics.model_copy(update={"sets": {"r": metrics.sets["sketch"].model_copy(update=changes)}}))
+    among = f"predictions among all {len(metrics.classes)} classes"
+    assert table.measured == f"1 image of 1 class; {among}; any of an image's labels is right"
+
+
+def test_no_sets_no_tables() -> None:
+    """Protects reports of runs without sets from an empty section."""
+    assert set_tables(read_document(FIXTURES / "metrics.refused.json", Metrics)) == []
