@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gda.config import Arm
 from gda.errors import DataError
+from gda.sections import Arm
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -91,6 +91,14 @@ class Verdict(Document):
     filtering: Filtering | None = Field(None, description="where images were dropped and others drawn in their place")
 
 
+class Confusion(Document):
+    """How many of a class's test images, as a share, are taken for another class."""
+
+    class_name: str
+    predicted: str
+    share: float
+
+
 class ArmResult(Document):
     """One arm on the test split; accuracies are fractions in [0, 1]."""
 
@@ -100,6 +108,9 @@ class ArmResult(Document):
     mean: float | None
     ci95: tuple[float, float] | None
     per_class: tuple[float, ...] = Field(description="mean top-1 over seeds by class index")
+    ece: tuple[float, ...] = Field((), description="expected calibration error by seed, 15 equal bins (Guo et al. 2017)")
+    nll: tuple[float, ...] = Field((), description="mean negative log-likelihood of the true class by seed, nats")
+    most_confused: tuple[Confusion, ...] = Field((), description="the largest shares of a class that are taken for another, over seeds")
     val_top1: tuple[float, ...] = Field((), description="by seed, on the validation split")
     num_updates: int | None = None
     skipped: str | None = Field(None, description="why the arm did not run")
@@ -138,6 +149,39 @@ class Candidate(Document):
     digest: str
 
 
+class SetGain(Document):
+    """Accuracy of an arm minus that of real on a robustness set, paired by seed and image; fractions, not points."""
+
+    mean: float
+    ci95: tuple[float, float] = Field(description="crossed bootstrap over seeds and images")
+    p_value: float = Field(
+        description="two-sided sign-flip test over paired seeds; of one set and arm alone, not corrected for their number"
+    )
+    seeds: int = Field(ge=1, description="paired seeds")
+
+
+class SetArm(Document):
+    """One arm on a robustness set; accuracies are fractions in [0, 1]."""
+
+    seeds: tuple[int, ...]
+    top1: tuple[float, ...] = Field(description="by seed")
+    mean: float
+    ci95: tuple[float, float]
+    gain: SetGain | None = Field(None, description="over real; null for real itself")
+
+
+class SetResult(Document):
+    """A robustness set: images from elsewhere that no choice has seen; arms that did not run are left out."""
+
+    num_images: int = Field(ge=1)
+    left_out: int = Field(ge=0, description="images without a label of ours")
+    num_classes: int = Field(ge=1, description="classes that are right for some image")
+    restricted: bool = Field(description="predictions over these classes alone; otherwise over all classes")
+    several_labels: bool = Field(description="labels are a list for each image, any of which is right")
+    digest: str = Field(description="of file names, contents and labels")
+    arms: dict[Arm, SetArm]
+
+
 class Metrics(Document):
     """`metrics.json` of evaluate."""
 
@@ -148,14 +192,39 @@ class Metrics(Document):
     cas_zero_shot: float | None = None
     gain: dict[Arm, Gain] = Field(description="over real")
     gain_over_rivals: dict[Arm, Gain] = Field(default_factory=dict, description="the declared arm over each real-only rival")
+    sets: dict[str, SetResult] = Field(default_factory=dict, description="robustness sets by name; they decide nothing")
     candidate: Candidate | None = None
     num_test: int = Field(ge=0)
+    num_train: int | None = Field(None, description="real training images")
+    num_synthetic: int | None = Field(None, description="synthetic training images")
     classes: tuple[str, ...]
     snapshot_digest: str
     test_digest: str = Field(description="digest of the test split alone")
     synthetic_digest: str | None = None
     verdict_passed: bool | None = None
     measured_with: dict[str, str] = Field(default_factory=dict)
+
+
+REFERENCE_FILE, REFERENCE_PROBABILITIES = "reference.json", "probabilities.safetensors"
+
+
+class ReferenceIndex(Document):
+    """`reference.json`, written last."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    digest: str = Field(description="content: snapshot, extractor, features and every fold's weights")
+    snapshot_digest: str
+    extractor: str
+    extractor_digest: str
+    image_size: int = Field(description="side to which images are brought before anything is measured, pixels")
+    folds: tuple[str, ...] = Field(min_length=2, description="content digest of each fold's classifier, in fold-<k>/")
+    counts: dict[str, int] = Field(description="images by split")
+    agreement: float = Field(description="share of real images whose label a classifier confirms that has not seen them")
+    agreement_by_class: tuple[float | None, ...]
+    fid_floor: float = Field(description="FID between disjoint halves of train and val together, mean over repeats")
+    fid_floor_low: float
+    fid_floor_high: float
+    fid_floor_n: int = Field(description="images a side of the floor")
 
 
 class ClassifierCard(Document):
@@ -175,7 +244,20 @@ class ClassifierCard(Document):
     digest: str = Field("", description="content digest of the weights and what they were trained from")
     snapshot_digest: str
     synthetic_digest: str | None = None
+    pool_digest: str | None = Field(None, exclude_if=lambda digest: digest is None, description="of the pool of more real images")
+    synthetic_parts: int = Field(
+        1, ge=1, exclude_if=lambda parts: parts == 1, description="parts of the synthetic set, of which it was trained on one"
+    )
+    targets: tuple[str, ...] | None = Field(
+        None, exclude_if=lambda names: names is None, description="the classes that got synthetic images; null is all of them"
+    )
     base_licence: str = "unknown"
+    pretrained: str | None = Field(
+        None, exclude_if=lambda digest: digest is None, description="sha256 of the file of weights it was started from"
+    )
+    interpolation: Literal["lanczos", "bicubic", "bilinear"] | None = Field(
+        None, exclude_if=lambda name: name is None, description="how images are brought to its size; null is lanczos"
+    )
 
 
 class DrawSettings(Document):

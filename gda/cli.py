@@ -15,6 +15,7 @@ from gda.artifacts import Outcome
 from gda.commands import build_parser
 from gda.config import Config, dump_config, load_config
 from gda.errors import ConfigError, GdaError, TryAgainError
+from gda.parallel import is_first_process
 from gda.timings import write_timing
 
 PARAMS_FILE = Path("params.yaml")
@@ -59,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _close(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> None:
-    if int(os.environ.get("RANK", "0")) > 0:  # of several processes under torchrun the first one speaks for all
+    if not is_first_process():  # under torchrun
         return
     if not outcome.reused and outcome.digest:
         write_timing(args.command, outcome.output, seconds)

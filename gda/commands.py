@@ -7,8 +7,9 @@ from typing import Any
 
 from gda import tools
 from gda.artifacts import Outcome
-from gda.config import Arm, Config
+from gda.config import Config
 from gda.errors import UsageError
+from gda.sections import Arm
 from gda.timings import read_timings
 
 Runner = Callable[[Config, argparse.Namespace], Outcome]
@@ -26,8 +27,10 @@ def build_parser() -> argparse.ArgumentParser:
         _add_tune,
         _add_sample,
         _add_validate,
+        _add_ratio,
         _add_classify,
         _add_evaluate,
+        _add_compare,
         _add_promote,
     ):
         add(commands)
@@ -47,22 +50,47 @@ def _stage(commands: Any, name: str, help_text: str, runner: Runner) -> argparse
 
 def _add_snapshot(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
+        from gda.data.sources import ACCEPTED
+        from gda.io.skipped import publish_skipped
         from gda.stages import snapshot
+        from gda.training.arms import no_pool
 
+        if (args.as_kind == "pool") != (args.beside is not None):
+            raise UsageError("--as pool and --beside DIR go together: a pool is held against the real snapshot that it is for")
+        source = args.source or (config.snapshot.pool if args.as_kind == "pool" else None)
+        if args.if_compared and args.as_kind == "pool" and (why := no_pool(config)) is not None:
+            return publish_skipped("snapshot", args.out, f"because {why}")
+        if source is None:
+            missing = "SOURCE is needed" if args.as_kind != "pool" else "snapshot.pool is null; give SOURCE, or the setting a source"
+            raise UsageError(f"{missing}; accepted: {ACCEPTED}")
         return snapshot.run(
             config,
-            source=args.source,
+            source=source,
             out=args.out,
             as_synthetic=args.as_kind == "synthetic",
+            beside=args.beside,
             group_column=args.group_column,
             split_column=args.split_column,
             progress=args.progress,
         )
 
     parser = _stage(commands, "snapshot", "freeze a labelled image set: shards, manifest and leak-free splits", runner)
-    parser.add_argument("source", help="image folder, tar pattern, Hugging Face imagefolder, .npz or demo://mnist")
+    parser.add_argument(
+        "source",
+        nargs="?",
+        help="image folder, tar pattern, Hugging Face imagefolder, .npz, demo://mnist or demo://digits (default of a pool: snapshot.pool)",
+    )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--as", dest="as_kind", choices=("real", "synthetic"), default="real", help="what the images are")
+    parser.add_argument("--as", dest="as_kind", choices=("real", "synthetic", "pool"), default="real", help="what the images are")
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="DIR",
+        help="with --as pool: the real snapshot; its images, and any near its val or test, are left out",
+    )
+    parser.add_argument(
+        "--if-compared", action="store_true", help="skip a pool where snapshot.pool is null or classify.arms does not name retrieved"
+    )
     parser.add_argument("--group-column", help="images of one group stay in one split")
     parser.add_argument("--split-column", help="column that names the split of each image")
 
@@ -115,9 +143,16 @@ def _add_tune(commands: Any) -> None:
 
 def _add_sample(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
+        from gda.generator.configured import image_to_image
+        from gda.io.skipped import publish_skipped
         from gda.stages import sample
+        from gda.training.arms import not_compared
 
         index, count = _worker(args)
+        if args.if_compared and args.image_to_image and Arm.IMG2IMG not in config.classify.arms:
+            return publish_skipped("sample", args.out, f"because {not_compared(Arm.IMG2IMG)}")
+        if args.image_to_image:
+            config = image_to_image(config)
         if args.plan_only:
             return sample.show_plan(
                 config,
@@ -146,6 +181,8 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument("--settings", type=Path, help="settings.json of tune; needed while sample.guidance_scale is null")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--zero-shot", action="store_true", help="the control set: drawn from a base that was not fine-tuned")
+    parser.add_argument("--if-compared", action="store_true", help="skip the image-to-image set where classify.arms does not name its arm")
+    parser.add_argument("--image-to-image", action="store_true", help="the control set: real training images noised and drawn again")
     parser.add_argument("--worker", type=int, default=0, metavar="I", help="this worker's number, from 0")
     parser.add_argument(
         "--workers", default="auto", metavar="N", help="how many share the plan; auto: this command draws all, one process a GPU or CPU"
@@ -187,6 +224,21 @@ def _add_validate(commands: Any) -> None:
     parser.add_argument("--strict", action="store_true", help="a refusal exits with 4")
 
 
+def _add_ratio(commands: Any) -> None:
+    def runner(config: Config, args: argparse.Namespace) -> Outcome:
+        from gda.stages import ratio
+
+        return ratio.run(
+            config, snapshot=args.snapshot, synthetic=args.synthetic, verdict=args.verdict, out=args.out, progress=args.progress
+        )
+
+    parser = _stage(commands, "ratio", "find how many synthetic images help: accuracy on validation by ratio, and its peak", runner)
+    parser.add_argument("--snapshot", type=Path, required=True)
+    parser.add_argument("--synthetic", type=Path, required=True)
+    parser.add_argument("--verdict", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+
+
 def _add_classify(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
         from gda.stages import classify
@@ -199,7 +251,10 @@ def _add_classify(commands: Any) -> None:
             out=args.out,
             synthetic=args.synthetic,
             verdict=args.verdict,
-            with_seeds=configured_seeds(config, Arm(args.arm)) if args.all_seeds else (),
+            pool=args.pool,
+            reference=args.reference,
+            if_compared=args.if_compared,
+            with_seeds=config.classify.seeds_of(Arm(args.arm)) if args.all_seeds else (),
             progress=args.progress,
         )
 
@@ -207,19 +262,17 @@ def _add_classify(commands: Any) -> None:
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--synthetic", type=Path)
     parser.add_argument("--verdict", type=Path)
+    parser.add_argument("--pool", type=Path, help="more real images, of gda snapshot --as pool, for the arm retrieved")
+    parser.add_argument("--reference", type=Path, help="output of gda reference, which tells the arm targeted the hard classes")
+    parser.add_argument("--if-compared", action="store_true", help="skip an arm that classify.arms does not name")
     parser.add_argument("--arm", choices=[str(arm) for arm in Arm], required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument(
-        "--all-seeds", action="store_true", help="train the arm's other configured seeds beside it; their commands then only publish"
+        "--all-seeds",
+        action="store_true",
+        help="train the arm's other configured seeds beside it; their commands then only publish (under torchrun: only the seed asked for)",
     )
     parser.add_argument("--out", type=Path, required=True)
-
-
-def configured_seeds(config: Config, arm: Arm) -> tuple[int, ...]:
-    """Seeds that the configuration gives an arm."""
-    from gda.flow import PAIRED_ARMS
-
-    return config.classify.seeds if arm in PAIRED_ARMS else config.classify.control_seeds
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -246,6 +299,17 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--zero-shot", type=Path)
     parser.add_argument("--tuning", type=Path)
     parser.add_argument("--verdict", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _add_compare(commands: Any) -> None:
+    def runner(config: Config, args: argparse.Namespace) -> Outcome:
+        from gda.stages import compare
+
+        return compare.run(config, evaluations=args.evaluations, out=args.out)
+
+    parser = _stage(commands, "compare", "gain by the number of real images, of several evaluations on one test split", runner)
+    parser.add_argument("evaluations", type=Path, nargs="+", metavar="EVALUATION", help="output of gda evaluate")
     parser.add_argument("--out", type=Path, required=True)
 
 

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gda.config import Arm
+from gda.sections import PAIRED_ARMS, Arm
 
 STAGES = ("snapshot", "finetune", "tune", "sample", "validate", "classify", "evaluate", "promote")
 
 REAL = "data/real"
 SYNTHETIC = "data/synthetic"
 ZERO_SHOT = "data/zero_shot"
+IMG2IMG = "data/img2img"
+POOL = "data/pool"
 JUDGED = "data/judged"
 REFERENCE = "models/reference"
 GENERATOR = "models/generator"
@@ -29,9 +31,7 @@ PROMOTION = "reports/promotion"
 # What features are measured with: every stage that extracts some depends on it.
 EXTRACTOR = ("validate.extractor", "validate.extractor_weights", "validate.image_size")
 
-# Arms whose every seed is compared with real by seed; the others are controls with fewer seeds.
-PAIRED_ARMS = (Arm.REAL, Arm.MIXED)
-CONTROL_ARMS = (Arm.REAL_LONG, Arm.REAL_STRONG, Arm.ZERO_SHOT, Arm.SYNTHETIC)
+CONTROL_ARMS = tuple(arm for arm in Arm if arm not in PAIRED_ARMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +56,15 @@ class Node:
         return f"{self.stage}_{self.variant}" if self.variant else self.stage
 
 
-def _sample(variant: str, generator: str, tuning: str, output: str) -> Node:
-    flag = " --zero-shot" if variant else ""
+def _sample(variant: str, generator: str, tuning: str, output: str, flags: str = "", more: tuple[str, ...] = ()) -> Node:
+    base = generator != GENERATOR
     return Node(
         stage="sample",
         variant=variant,
-        sections=("seed", "sample") + (("finetune.base",) if variant else ()),
-        inputs={"snapshot": REAL, "settings": f"{tuning}/settings.json"} | ({} if variant else {"generator": GENERATOR}),
+        sections=("seed", "sample") + (("finetune.base",) if base else ()) + more,
+        inputs={"snapshot": REAL, "settings": f"{tuning}/settings.json"} | ({} if base else {"generator": GENERATOR}),
         output=output,
-        command=f"gda sample --generator {generator} --snapshot {REAL} --settings {tuning}/settings.json{flag} --out {output}",
+        command=f"gda sample --generator {generator} --snapshot {REAL} --settings {tuning}/settings.json{flags} --out {output}",
     )
 
 
@@ -80,12 +80,17 @@ def _tune(variant: str, generator: str, output: str) -> Node:
 
 
 def arm_inputs(arm: Arm) -> dict[str, str]:
-    """What an arm trains on besides the real snapshot: its synthetic set, and the verdict where the gate applies."""
-    if arm is Arm.ZERO_SHOT:
-        return {"synthetic": ZERO_SHOT}
-    if arm in (Arm.SYNTHETIC, Arm.MIXED):
-        return {"synthetic": JUDGED, "verdict": VERDICT}
-    return {}
+    """What an arm needs besides the real snapshot, by role: other images, and where the gate applies the verdict on them."""
+    judged = {"synthetic": JUDGED, "verdict": VERDICT}
+    return {
+        Arm.ZERO_SHOT: {"synthetic": ZERO_SHOT},
+        Arm.IMG2IMG: {"synthetic": IMG2IMG},
+        Arm.RETRIEVED: {"pool": POOL},
+        Arm.SYNTHETIC: judged,
+        Arm.MIXED: judged,
+        Arm.LAST_LAYER: judged,
+        Arm.TARGETED: judged | {"reference": REFERENCE},
+    }.get(arm, {})
 
 
 def _classify(variant: str, arms: tuple[Arm, ...], seeds: str) -> Node:
@@ -94,15 +99,16 @@ def _classify(variant: str, arms: tuple[Arm, ...], seeds: str) -> Node:
         inputs = arm_inputs(arm)
         flags = "".join(f" --{role} {path}" for role, path in inputs.items())
         # DVC's templates have no lists of varying length: an arm without a set names the real snapshot again.
-        items.append({"name": str(arm), "flags": flags.strip(), **{role: inputs.get(role, REAL) for role in ("synthetic", "verdict")}})
+        needs = {role: inputs.get(role, REAL) for role in ("verdict", "reference")}
+        items.append({"name": str(arm), "flags": flags.strip(), "others": inputs.get("synthetic", inputs.get("pool", REAL)), **needs})
     return Node(
         stage="classify",
         variant=variant,
         sections=("classify",),
-        inputs={"snapshot": REAL, "synthetic": "${item.arm.synthetic}", "verdict": "${item.arm.verdict}"},
+        inputs={"snapshot": REAL} | {role: f"${{item.arm.{role}}}" for role in ("others", "verdict", "reference")},
         output=f"{CLASSIFIERS}/${{item.arm.name}}-${{item.seed}}",
         command=(
-            f"gda classify --snapshot {REAL} --arm ${{item.arm.name}} --seed ${{item.seed}} --all-seeds ${{item.arm.flags}}"
+            f"gda classify --snapshot {REAL} --arm ${{item.arm.name}} --seed ${{item.seed}} --if-compared --all-seeds ${{item.arm.flags}}"
             f" --out {CLASSIFIERS}/${{item.arm.name}}-${{item.seed}}"
         ),
         matrix={"arm": items, "seed": f"${{{seeds}}}"},
@@ -116,6 +122,14 @@ GRAPH: tuple[Node, ...] = (
         inputs={},
         output=REAL,
         command=f"gda snapshot ${{snapshot.source}} --out {REAL}",
+    ),
+    Node(
+        stage="snapshot",
+        variant="pool",
+        sections=("snapshot", "classify.arms"),
+        inputs={"snapshot": REAL},
+        output=POOL,
+        command=f"gda snapshot --as pool --beside {REAL} --if-compared --out {POOL}",
     ),
     Node(
         stage="reference",
@@ -135,7 +149,8 @@ GRAPH: tuple[Node, ...] = (
     _tune("", GENERATOR, TUNING),
     _tune("zero_shot", "${finetune.base}", TUNING_ZERO_SHOT),
     _sample("", GENERATOR, TUNING, SYNTHETIC),
-    _sample("zero_shot", "${finetune.base}", TUNING_ZERO_SHOT, ZERO_SHOT),
+    _sample("zero_shot", "${finetune.base}", TUNING_ZERO_SHOT, ZERO_SHOT, " --zero-shot"),
+    _sample("img2img", GENERATOR, TUNING, IMG2IMG, " --image-to-image --if-compared", ("classify.arms",)),
     Node(
         stage="validate",
         sections=("seed", "validate", "sample", "classify.image_size"),
@@ -151,7 +166,7 @@ GRAPH: tuple[Node, ...] = (
     _classify("controls", CONTROL_ARMS, "classify.control_seeds"),
     Node(
         stage="evaluate",
-        sections=("seed", "evaluate", "promote", "classify.seeds", "classify.control_seeds"),
+        sections=("seed", "evaluate", "promote", "classify.seeds", "classify.control_seeds", "classify.arms"),
         inputs={
             "runs": CLASSIFIERS,
             "snapshot": REAL,

@@ -16,6 +16,8 @@ from typing import TypeVar
 from gda.errors import MissingError
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+# One of them is there where torch can see a GPU: NVIDIA's, the same on boards that share its memory, in WSL, AMD's.
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,6 +43,21 @@ def drawing_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def training_device() -> str:
+    """As `drawing_device`; a machine without a GPU's driver is not made to import torch for the answer."""
+    return drawing_device() if any(os.path.exists(driver) for driver in _GPU_DRIVERS) else "cpu"
+
+
+def num_processes() -> int:
+    """How many processes `torchrun` started to do this together; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of them that writes and speaks for all."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def device_name(kind: str) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gda.artifacts import ArmResult, Decision, Gain, Metrics, Verdict, read_document
-from gda.config import Arm
+from gda.sections import Arm
 from gda.tracking import DEFAULT_TRACKING_URI, experiment_name, tracking_uri
 
 

@@ -1,4 +1,4 @@
-"""The commands beside the stages: verify, merge, export, ema, config show, lineage, summary, doctor."""
+"""The commands beside the stages: verify, merge, export, ema, config show, recipes, lineage, summary, doctor."""
 
 import argparse
 import importlib.metadata
@@ -22,9 +22,11 @@ def add_commands(commands: Any) -> None:
     verify.add_argument("--seed", type=int, default=0, help="another seed chooses other batches")
     merge = _add(commands, "merge", "join synthetic snapshots without rewriting bytes", _merge, ("directories", Path, "+"))
     merge.add_argument("--out", type=Path, required=True)
-    export = _add(commands, "export", "write a snapshot for other tools", _export, ("directory", Path, None))
-    export.add_argument("--to", choices=("imagefolder", "npz", "hf"), required=True)
-    export.add_argument("--out", type=Path, required=True)
+    export = _add(
+        commands, "export", "write a snapshot, or with --to onnx a classifier, for other tools", _export, ("directory", Path, None)
+    )
+    export.add_argument("--to", choices=("imagefolder", "npz", "hf", "onnx"), required=True, help="onnx is for classifiers")
+    export.add_argument("--out", type=Path, required=True, help="a folder, or the .onnx file")
     ema = _add(commands, "ema", "average a generator's weights anew, at any width, from the snapshots that finetune kept", _ema)
     ema.add_argument("--generator", type=Path, required=True, help="output of a finetune with finetune.ema_snapshot_steps")
     ema.add_argument("--sigma-rel", type=float, required=True, metavar="X", help="width of the average relative to training, below 0.288")
@@ -36,6 +38,7 @@ def add_commands(commands: Any) -> None:
     config = _add(commands, "config", "configuration tools", _config, ("action", str, None))
     config.add_argument("--params", type=Path, metavar="FILE")
     config.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    _add(commands, "recipes", "the training recipes that classify.recipe takes, with their sources", _recipes)
     _add(commands, "summary", "the result table of the last run in this folder", _summary)
     _add(commands, "doctor", "check that this machine has what the job needs", _doctor)
 
@@ -101,6 +104,16 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    is_classifier, is_snapshot = ((args.directory / card).is_file() for card in ("classifier.json", "snapshot.json"))
+    if args.to == "onnx":
+        if is_snapshot:
+            raise UsageError(f"{args.directory}: --to onnx is for classifiers, and this is a snapshot")
+        from gda.training.onnx_file import export_onnx
+
+        print(f"export: {export_onnx(args.directory, args.out).summary}")
+        return 0
+    if is_classifier:
+        raise UsageError(f"{args.directory}: --to {args.to} is for snapshots, and this is a classifier; --to onnx exports it")
     from gda.data.export import export_snapshot
 
     print(f"export: {export_snapshot(args.directory, args.to, args.out).summary}")
@@ -122,6 +135,13 @@ def _config(args: argparse.Namespace) -> int:
     params = args.params or (default if default.exists() else None)
     yaml = YAML()
     yaml.dump(dump_config(load_config(params, tuple(args.set))), sys.stdout)
+    return 0
+
+
+def _recipes(args: argparse.Namespace) -> int:
+    from gda.classifier_recipes import recipe_table
+
+    print(recipe_table())
     return 0
 
 

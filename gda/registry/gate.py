@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gda.artifacts import Gain, Metrics, Verdict
-from gda.config import Arm, PromoteConfig
+from gda.sections import Arm, PromoteConfig
 
-SYNTHETIC_ARMS = frozenset({Arm.SYNTHETIC, Arm.MIXED})
-# zero_shot bypasses the verdict by design, and real is what the others are measured against.
-CONTROL_ARMS = frozenset({Arm.ZERO_SHOT, Arm.REAL})
+SYNTHETIC_ARMS = frozenset({Arm.SYNTHETIC, Arm.MIXED, Arm.TARGETED, Arm.LAST_LAYER})
+# zero_shot and img2img bypass the verdict by design, and real is what the others are measured against.
+CONTROL_ARMS = frozenset({Arm.ZERO_SHOT, Arm.IMG2IMG, Arm.REAL})
 REAL_ONLY = "real"
 
 

@@ -100,6 +100,11 @@ class Registry:
             self._client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
         return version
 
+    def describe(self, version: Registered, text: str) -> None:
+        """Say what `version` is, for those who meet it in the registry."""
+        with _reachable():
+            self._client.update_model_version(self.model_name, version.version, description=text)
+
     def promote(self, version: Registered, *, over: Registered | None) -> None:
         """Let `champion` point at `version`, provided that it still points at `over`, which the gate compared it with.
 

@@ -28,17 +28,18 @@ class ServedClassifier(PythonModel):
         """Probabilities; images of another size are scaled (short side, antialiased) and cropped about the centre."""
         images = torch.from_numpy(np.ascontiguousarray(model_input)).permute(0, 3, 1, 2).float()
         mean, std = (torch.tensor(self.card[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-        inputs = (_fit(images, self.card["image_size"]) / 255 - mean) / std
+        inputs = (_fit(images, self.card["image_size"], self.card.get("interpolation")) / 255 - mean) / std
         return np.concatenate([self.network(part).softmax(dim=1).numpy() for part in inputs.split(256)])
 
 
-def _fit(images: torch.Tensor, size: int) -> torch.Tensor:
+def _fit(images: torch.Tensor, size: int, interpolation: str | None) -> torch.Tensor:
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
     scale = size / min(height, width)
     height, width = max(size, round(height * scale)), max(size, round(width * scale))
-    scaled = F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False).round().clamp(0, 255)
+    mode = "bicubic" if interpolation == "bicubic" else "bilinear"
+    scaled = F.interpolate(images, (height, width), mode=mode, antialias=True, align_corners=False).round().clamp(0, 255)
     top, left = (height - size) // 2, (width - size) // 2
     return scaled[..., top : top + size, left : left + size]
 

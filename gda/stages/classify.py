@@ -5,25 +5,28 @@ The heavy imports wait until something has to be trained: publishing finished wo
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gda.artifacts import ClassifierCard, Outcome, SnapshotIndex, dump_document, read_document
-from gda.config import Arm, ClassifyConfig, Config
-from gda.errors import DataError, TryAgainError, UsageError
+from gda.artifacts import ClassifierCard, Outcome, dump_document, read_document
+from gda.config import Config
+from gda.errors import DataError, TryAgainError
 from gda.io.publish import Workspace, exclusive, prepare, publish, read_recipe, work_root, write_bytes, write_json
-from gda.parallel import Bar, run_parallel, tick
-from gda.recipe import Recipe, bits_environment, digest_of
-from gda.training.arms import PLANS, ArmPlan, read_index, refusal, require_same_classes
+from gda.io.skipped import publish_skipped
+from gda.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
+from gda.recipe import Recipe, digest_of
+from gda.sections import Arm
+from gda.training.arm_data import Loaded, load_data
+from gda.training.arm_request import Request, make_request
+from gda.training.arms import not_compared
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gda.data.resident import ImageSet
-    from gda.training.classifier import Curve, Source
+    from gda.training.classifier import Curve
+    from gda.world import World
 
 CARD, PREDICTIONS = "classifier.json", "val_predictions.safetensors"
 CHECKPOINT_EVERY = 100  # updates
@@ -31,79 +34,22 @@ _DONE = "done.json"  # in the work folder, written last: what is in its `out` is
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """What to load; the digests are there so that two contents of one path are two keys."""
-
-    snapshot: Path
-    snapshot_digest: str
-    synthetic: Path | None
-    synthetic_digest: str | None
-    use_real: bool
-    image_size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """An arm on given snapshots, without a seed; `skipped` says why there is nothing to train."""
-
-    config: ClassifyConfig
-    arm: Arm
-    snapshot: Path
-    real: SnapshotIndex
-    synthetic_path: Path | None
-    synthetic: SnapshotIndex | None
-    skipped: str | None
-
-    @property
-    def plan(self) -> ArmPlan:
-        """What the arm is trained on."""
-        return PLANS[self.arm]
-
-    @property
-    def num_updates(self) -> int:
-        """Optimizer updates of this arm."""
-        return self.config.mixed_num_updates if self.plan.long else self.config.num_updates
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
-        return tuple(info.name for info in self.real.classes)
-
-    @property
-    def data(self) -> TrainingData:
-        """The images that this arm is trained and validated on."""
-        return TrainingData(
-            snapshot=self.snapshot,
-            snapshot_digest=self.real.digest,
-            synthetic=self.synthetic_path,
-            synthetic_digest=self.synthetic.digest if self.synthetic else None,
-            use_real=self.plan.real,
-            image_size=self.config.image_size,
-        )
-
-    def recipe(self, seed: int) -> Recipe:
-        """What is asked for with `seed`: only what changes the outcome, so that a real arm does not depend on synthetic data."""
-        unused = {"seeds", "control_seeds", "num_updates", "mixed_num_updates"} | (set() if self.arm is Arm.MIXED else {"ratio"})
-        settings = self.config.model_dump(mode="json", exclude=unused)
-        decided = {
-            "arm": str(self.arm),
-            "seed": seed,
-            "num_updates": self.num_updates,
-            "augment": self.plan.augment,
-            "skipped": self.skipped,
-        }
-        inputs = {"snapshot": self.real.digest} | ({"synthetic": self.synthetic.digest} if self.synthetic else {})
-        return Recipe(stage="classify", config=settings | decided, inputs=inputs, environment=bits_environment("timm", "torchvision"))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Job:
-    """Train one seed of a request in its work folder; `mine` when this is the seed that was asked for."""
+    """Train one seed of a request in its work folder; `mine` when this is the seed that was asked for.
+
+    Classifiers that are published already lie in folders of `beside`.
+    """
 
     request: Request
     seed: int
     workspace: Workspace
+    beside: Path
     mine: bool
+
+    @property
+    def num_updates(self) -> int:
+        """Those of its head alone included."""
+        return self.request.num_updates + self.request.head_updates
 
 
 def run(
@@ -115,45 +61,67 @@ def run(
     out: Path,
     synthetic: Path | None = None,
     verdict: Path | None = None,
+    pool: Path | None = None,
+    reference: Path | None = None,
+    if_compared: bool = False,
     with_seeds: tuple[int, ...] = (),
     progress: bool = False,
 ) -> Outcome:
     """Train the classifier of `arm` and `seed` and publish it at `out` as a directory that timm loads.
 
     `with_seeds` are other seeds of the arm to train side by side; their results wait in the work folder for their own commands.
-    When the verdict refused the synthetic set, a gated arm's output is a card that says so. Real arms never open `synthetic`.
-    Raises `UsageError` when the arm needs a synthetic set or verdict that is not given, `DataError` when they do not belong together.
+    When the verdict refused the synthetic set, a gated arm's output is a card that says so. Real arms never open `synthetic`; `pool`, more
+    real images, is opened by the arm retrieved alone, and `reference` by targeted. With `if_compared` an arm that `config.classify.arms`
+    does not name is skipped.
+    Under `torchrun` every process calls this: together they train `seed` alone, whatever `with_seeds` says, and the first one writes.
+    Raises `UsageError` when the arm needs something that is not given, `DataError` when the parts do not belong together.
     """
-    request = make_request(config.classify, arm, snapshot, synthetic, verdict)
+    if if_compared and arm not in config.classify.arms:
+        return publish_skipped("classify", out, f"because {not_compared(arm)}") if is_first_process() else _left_to_the_first(out)
+    request = make_request(config.classify, arm, snapshot, synthetic, verdict, pool=pool, reference=reference)
+    if num_processes() > 1:
+        return _run_together(request, seed, out, progress=progress)
     workspace = prepare(request.recipe(seed), out)
-    if workspace.finished:
-        card = read_document(out / CARD, ClassifierCard)
-        return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", reused=True, refused=card.skipped is not None)
-    if not _is_done(workspace):
-        mine = Job(request=request, seed=seed, workspace=workspace, mine=True)
+    if not workspace.finished and not _is_done(workspace):
+        mine = Job(request=request, seed=seed, workspace=workspace, beside=workspace.out.parent, mine=True)
         if request.skipped is not None:
             _write_skipped(mine)
         else:
             _train_all([mine, *_others(mine, with_seeds)], progress=progress)
-    return _publish(workspace)
+    return _result(workspace, out)
 
 
-def make_request(config: ClassifyConfig, arm: Arm, snapshot: Path, synthetic: Path | None, verdict: Path | None) -> Request:
-    """Check what was given against what `arm` needs, and read the small files that say what the snapshots are. Raises as `run` does."""
-    plan, real = PLANS[arm], read_index(snapshot, "real")
-    if not plan.synthetic:
-        return Request(config=config, arm=arm, snapshot=snapshot, real=real, synthetic_path=None, synthetic=None, skipped=None)
-    if synthetic is None:
-        raise UsageError(f"arm {arm} is trained on synthetic images: give --synthetic DIR")
-    drawn = read_index(synthetic, "synthetic")
-    require_same_classes(snapshot, real, synthetic, drawn)
-    skipped = refusal(arm, verdict, real, drawn) if plan.gated else None
-    return Request(config=config, arm=arm, snapshot=snapshot, real=real, synthetic_path=synthetic, synthetic=drawn, skipped=skipped)
+def _run_together(request: Request, seed: int, out: Path, *, progress: bool) -> Outcome:
+    """What each of the processes that `torchrun` started does; the first one looks what is there, writes, and the others wait for that."""
+    from gda.world import World
+
+    world = World.join()
+    try:
+        begun = prepare(request.recipe(seed), out) if world.is_first else None
+        workspace, done = world.tell(None if begun is None else (begun, begun.finished or _is_done(begun)))
+        job = Job(request=request, seed=seed, workspace=workspace, beside=workspace.out.parent, mine=True)
+        if not done and request.skipped is None:
+            with (
+                exclusive(workspace) if world.is_first else nullcontext(),
+                Bar(job.num_updates, f"classify {request.arm}", unit="update", shown=progress and world.is_first),
+            ):
+                _train(job, world)
+        elif not done and world.is_first:
+            _write_skipped(job)
+        outcome = _result(workspace, out) if world.is_first else _left_to_the_first(out)
+        world.tell(None)
+        return outcome
+    finally:
+        World.leave()
+
+
+def _left_to_the_first(out: Path) -> Outcome:
+    return Outcome(output=out, digest="", summary="the first process writes the result")
 
 
 def _others(mine: Job, seeds: Sequence[int]) -> list[Job]:
     """Jobs of the seeds to train alongside, without those that are published beside our output or finished already."""
-    published = [recipe for folder in mine.workspace.out.parent.glob("*/recipe.json") if (recipe := _recipe_in(folder.parent))]
+    published = [recipe for folder in mine.beside.glob("*/recipe.json") if (recipe := _recipe_in(folder.parent))]
     jobs = []
     for seed in sorted(set(seeds) - {mine.seed}):
         recipe = mine.request.recipe(seed)
@@ -162,7 +130,7 @@ def _others(mine: Job, seeds: Sequence[int]) -> list[Job]:
             continue
         # Its final name is not ours to know: `out` is where its own command will publish from.
         workspace = prepare(recipe, work / "published")
-        jobs.append(Job(request=mine.request, seed=seed, workspace=workspace, mine=False))
+        jobs.append(Job(request=mine.request, seed=seed, workspace=workspace, beside=mine.beside, mine=False))
     return jobs
 
 
@@ -177,62 +145,86 @@ def _train_all(jobs: list[Job], *, progress: bool) -> None:
     import gda.training.classifier  # noqa: F401
 
     request = jobs[0].request
-    _load(request.data)
-    with Bar(request.num_updates * len(jobs), f"classify {request.arm}", unit="update", shown=progress):
-        run_parallel(train_job, jobs)
+    load_data(request.data)
+    with Bar(jobs[0].num_updates * len(jobs), f"classify {request.arm}", unit="update", shown=progress):
+        run_parallel(train_job, jobs, workers=workers_of(training_device()))
 
 
 def train_job(job: Job) -> None:
     """Train one seed into its work folder and mark it done; a companion seed that another process works on is left to it."""
     if _is_done(job.workspace):
-        tick(job.request.num_updates)
+        tick(job.num_updates)
         return
+    from gda.world import World
+
     try:
         with exclusive(job.workspace):
-            _train(job)
+            _train(job, World.alone(own_device(training_device())))
     except TryAgainError:
         if job.mine:
             raise
 
 
-def _train(job: Job) -> None:
-    from gda.training.classifier import TrainRecipe, predict_logits, top1, train_classifier
+def _train(job: Job, world: "World") -> None:
+    from gda.training.classifier import predict_logits, top1
+
+    loaded = load_data(job.request.data)
+    model, curve = _train_head(job, loaded, world) if job.request.plan.last_layer else _train_whole(job, loaded, world)
+    if not world.is_first:
+        return
+    logits = predict_logits(model, loaded.val.images, image_size=job.request.config.tested_at)
+    _write_classifier(job, model, logits, loaded.val.labels, val_top1=top1(logits, loaded.val.labels))
+    _mark_done(job.workspace, curve)
+
+
+def _train_whole(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, Curve]":
+    from gda.training.classifier import TrainRecipe, train_classifier
 
     request = job.request
-    sources, val = _load(request.data)
-    model, curve = train_classifier(
-        _with_shares(sources, request.config.ratio),
+    return train_classifier(
+        loaded.sources(request.config.ratio, seed=job.seed),
         TrainRecipe.from_config(request.config, num_updates=request.num_updates, augment=request.plan.augment),
         num_classes=len(request.classes),
         seed=job.seed,
         checkpoint=job.workspace.work / "checkpoint",
         checkpoint_every=CHECKPOINT_EVERY,
         progress=lambda _: tick(),
+        world=world,
     )
-    logits = predict_logits(model, val.images, image_size=request.config.image_size)
-    _write_classifier(job, model, logits, val.labels, val_top1=top1(logits, val.labels))
-    _mark_done(job.workspace, curve)
 
 
-@lru_cache(maxsize=1)
-def _load(data: TrainingData) -> tuple[dict[str, "ImageSet"], "ImageSet"]:
-    """Training images by origin, and the validation split; kept, so that forked processes find them in memory."""
-    from gda.data.resident import load_images
-    from gda.data.snapshot import Snapshot
+def _train_head(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, Curve]":
+    """Go on from the classifier of real+synthetic of the same seed: one that is finished already, or its like, trained here."""
+    from gda.training.classifier import TrainRecipe, load_classifier, train_classifier
 
-    real = Snapshot.open(data.snapshot)
-    sources = {"real": load_images(real, "train", size=data.image_size)} if data.use_real else {}
-    if data.synthetic is not None:
-        sources["synthetic"] = load_images(Snapshot.open(data.synthetic), "train", size=data.image_size)
-    return sources, load_images(real, "val", size=data.image_size)
+    request = job.request
+    finished = world.tell(_finished_mixed(job) if world.is_first else None)
+    if finished is not None:
+        start = load_classifier(finished)
+        tick(request.num_updates)
+    else:
+        start, _ = _train_whole(job, loaded, world)
+    recipe = TrainRecipe.from_config(request.config, num_updates=request.head_updates, augment=request.plan.augment)
+    model, curve = train_classifier(
+        [loaded.real_source],
+        recipe.for_head(request.config.last_layer_learning_rate),
+        num_classes=len(request.classes),
+        seed=job.seed,
+        start=start,
+        progress=lambda _: tick(),
+        world=world,
+    )
+    return model, [(request.num_updates + update, loss) for update, loss in curve]
 
 
-def _with_shares(sources: dict[str, "ImageSet"], ratio: float) -> list["Source"]:
-    """A lone source fills the batch; two share it as `ratio` synthetic images to one real."""
-    from gda.training.classifier import Source
-
-    shares = {"real": 1 / (1 + ratio), "synthetic": ratio / (1 + ratio)} if len(sources) == 2 else dict.fromkeys(sources, 1.0)
-    return [Source(images=images.images, labels=images.labels, share=shares[name]) for name, images in sources.items()]
+def _finished_mixed(job: Job) -> Path | None:
+    """The classifier of real+synthetic of the same seed, published beside our output or waiting in its work folder."""
+    recipe = replace(job.request, arm=Arm.MIXED).recipe(job.seed)
+    for folder in sorted(path.parent for path in job.beside.glob("*/recipe.json")):
+        if _recipe_in(folder) == recipe:
+            return folder
+    waiting = work_root() / "work" / recipe.digest[:32]
+    return waiting / "out" if (waiting / _DONE).exists() and (waiting / "out" / CARD).is_file() else None
 
 
 def _write_classifier(job: Job, model: "nn.Module", logits: "Tensor", labels: "Tensor", *, val_top1: float) -> None:
@@ -252,21 +244,32 @@ def _write_skipped(job: Job) -> None:
 
 def _card(job: Job, *, weights: str | None = None, val_top1: float | None = None) -> ClassifierCard:
     request, recipe = job.request, job.workspace.recipe
-    source = request.synthetic or request.real
+    synthetic = request.drawn if request.plan.synthetic else None
+    targets = None if request.others is None else request.others.labels
     return ClassifierCard(
         arm=request.arm,
         seed=job.seed,
         skipped=request.skipped,
         model=request.config.model,
-        image_size=request.config.image_size,
+        image_size=request.config.tested_at,
         classes=request.classes,
-        num_updates=0 if request.skipped else request.num_updates,
+        num_updates=0 if request.skipped else request.num_updates + request.head_updates,
         val_top1=val_top1,
         digest=digest_of({"weights": weights, "config": recipe.config, "inputs": recipe.inputs}),
         snapshot_digest=request.real.digest,
-        synthetic_digest=request.synthetic.digest if request.synthetic else None,
-        base_licence=source.licence,
+        synthetic_digest=synthetic.digest if synthetic else None,
+        pool_digest=request.drawn.digest if request.drawn and request.plan.pool else None,
+        synthetic_parts=request.others.parts if request.others else 1,
+        targets=None if targets is None else tuple(request.classes[label] for label in targets),
+        base_licence=(request.drawn or request.real).licence,
+        pretrained=None if request.weights is None else request.weights.digest,
+        interpolation=None if request.weights is None else request.weights.interpolation,
     )
+
+
+def _refused(card: ClassifierCard) -> bool:
+    """Whether the gate kept the arm from being trained, rather than that nobody asked for its images."""
+    return card.skipped is not None and card.synthetic_digest is not None
 
 
 def _is_done(workspace: Workspace) -> bool:
@@ -277,6 +280,14 @@ def _mark_done(workspace: Workspace, curve: "Curve") -> None:
     write_json(workspace.work / _DONE, {"curve": [list(point) for point in curve]})
 
 
+def _result(workspace: Workspace, out: Path) -> Outcome:
+    """Of a recipe that is finished, or that is done and waits to be published."""
+    if not workspace.finished:
+        return _publish(workspace)
+    card = read_document(out / CARD, ClassifierCard)
+    return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", reused=True, refused=_refused(card))
+
+
 def _publish(workspace: Workspace) -> Outcome:
     curve = [(int(update), float(loss)) for update, loss in json.loads((workspace.work / _DONE).read_bytes())["curve"]]
     out = publish(workspace)
@@ -285,9 +296,9 @@ def _publish(workspace: Workspace) -> Outcome:
         return Outcome(
             output=out,
             digest=card.digest,
-            summary=f"wrote {out}: skipped, because the synthetic set was refused",
+            summary=f"wrote {out}: skipped, {card.skipped}",
             files=(out / CARD,),
-            refused=True,
+            refused=_refused(card),
         )
     assert card.val_top1 is not None
     return Outcome(

@@ -2,29 +2,35 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
-from gda.artifacts import Candidate, ClassifierCard, Metrics, Outcome, Settings, Verdict, dump_document, read_document
-from gda.config import Arm, Config
+from gda.artifacts import Candidate, ClassifierCard, Metrics, Outcome, SetResult, Settings, Verdict, dump_document, read_document
+from gda.config import Config
+from gda.data.held_out_sets import HeldOutSet
+from gda.data.images import LANCZOS, Interpolation
 from gda.data.ledger import read_ledger
 from gda.data.predictions import TOP_K, Predictions, read_predictions, write_predictions
 from gda.data.resident import open_test
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
-from gda.flow import PAIRED_ARMS
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import Recipe, bits_environment, digest_of
 from gda.registry.gate import decide
 from gda.report.measure import measure
 from gda.report.page import ReportInputs, write_report
+from gda.sections import Arm
+from gda.stages import evaluate_sets
+from gda.stats.confusion import confusion_counts
 from gda.training.classifier import load_classifier, predict_logits
 
 CARD_FILE, METRICS_FILE, REPORT_FILE, PREDICTIONS_FILE = "classifier.json", "metrics.json", "report.html", "predictions.safetensors"
+CONFUSION_FILE = "confusion.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +43,11 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictJob:
-    """Predict the test images in the .npy file `images` (uint8 NCHW) with one classifier."""
+    """Predict the test images in the .npy file `images` (uint8 NCHW), whose classes are `labels` int32 [n], with one classifier."""
 
     folder: Path
     images: Path
+    labels: np.ndarray
     image_size: int
 
 
@@ -53,6 +60,7 @@ class Inputs:
     zero_shot: Snapshot | None
     settings: Settings | None
     verdict: Verdict | None
+    sets: tuple[HeldOutSet, ...]
 
 
 Runs = Mapping[tuple[Arm, int], Run]
@@ -78,7 +86,7 @@ def run(
     (stage -> seconds) and `validation_report` (the folder of validate, by default that of the verdict) only dress the report.
     Raises `DataError` for a classifier that is missing, or was trained on another snapshot.
     """
-    given = _open_inputs(snapshot, synthetic, zero_shot, tuning, verdict)
+    given = _open_inputs(config, snapshot, synthetic, zero_shot, tuning, verdict, progress=progress)
     chosen = select_runs(config, runs)
     _require_consistent(chosen, given.real, snapshot)
     workspace = prepare(_recipe(config, chosen, given), out)
@@ -93,25 +101,39 @@ def run(
             predictions,
             given.real,
             candidate=_candidate(config, chosen),
-            synthetic_digest=given.synthetic.digest if given.synthetic is not None else None,
+            synthetic=given.synthetic,
             verdict=given.verdict,
+            sets=_measure_sets(config, workspace, chosen, given, progress=progress),
         )
         folder = workspace.fresh_staging()
         write_predictions(folder / PREDICTIONS_FILE, predictions)
         write_bytes(folder / METRICS_FILE, dump_document(metrics))
         page = _validation_page(verdict, validation_report, out)
-        write_report(folder, _report_inputs(config, chosen, given, metrics, timings=dict(timings or {}), validation_page=page))
+        write_bytes(folder / CONFUSION_FILE, _confusions(predictions, metrics.classes))
+        inputs = _report_inputs(config, chosen, given, metrics, timings=dict(timings or {}), validation_page=page)
+        write_report(folder, replace(inputs, predictions=predictions))
         publish(workspace)
     return _outcome(out, metrics)
 
 
-def _open_inputs(snapshot: Path, synthetic: Path | None, zero_shot: Path | None, tuning: Path | None, verdict: Path | None) -> Inputs:
+def _open_inputs(
+    config: Config,
+    snapshot: Path,
+    synthetic: Path | None,
+    zero_shot: Path | None,
+    tuning: Path | None,
+    verdict: Path | None,
+    *,
+    progress: bool,
+) -> Inputs:
+    real = Snapshot.open(snapshot)
     return Inputs(
-        real=Snapshot.open(snapshot),
+        real=real,
         synthetic=Snapshot.open(synthetic) if synthetic is not None else None,
         zero_shot=Snapshot.open(zero_shot) if zero_shot is not None else None,
         settings=read_document(tuning / "settings.json", Settings) if tuning is not None else None,
         verdict=read_document(verdict, Verdict) if verdict is not None else None,
+        sets=evaluate_sets.open_sets(config, tuple(info.name for info in real.classes), progress=progress),
     )
 
 
@@ -149,22 +171,18 @@ def select_runs(config: Config, folders: Sequence[Path]) -> Runs:
     found: dict[tuple[Arm, int], Run] = {}
     for path in _classifier_folders(folders):
         card = read_document(path / CARD_FILE, ClassifierCard)
-        if card.seed not in _seeds(config, card.arm):
+        if card.arm not in config.classify.arms or card.seed not in config.classify.seeds_of(card.arm):
             continue
         if (card.arm, card.seed) in found:
             other = found[card.arm, card.seed].path
             raise DataError(f"{path}: {card.arm}, seed {card.seed} is also in {other}; give --runs only one of them")
         found[card.arm, card.seed] = Run(path=path, card=card)
-    wanted = [(arm, seed) for arm in Arm for seed in _seeds(config, arm)]
+    wanted = [(arm, seed) for arm in Arm if arm in config.classify.arms for seed in config.classify.seeds_of(arm)]
     for arm, seed in wanted:
         if (arm, seed) not in found:
             where = ", ".join(map(str, folders))
             raise DataError(f"{where}: no classifier of arm {arm}, seed {seed} (expected a folder such as {arm}-{seed})")
     return {key: found[key] for key in wanted}
-
-
-def _seeds(config: Config, arm: Arm) -> tuple[int, ...]:
-    return config.classify.seeds if arm in PAIRED_ARMS else config.classify.control_seeds
 
 
 def _classifier_folders(folders: Sequence[Path]) -> list[Path]:
@@ -201,12 +219,13 @@ def _recipe(config: Config, chosen: Runs, given: Inputs) -> Recipe:
         stage="evaluate",
         config={
             "seed": config.seed,
-            "evaluate": config.evaluate.model_dump(mode="json"),
+            "evaluate": config.evaluate.model_dump(mode="json", exclude=set(evaluate_sets.FIELDS)),
             "promote": config.promote.model_dump(mode="json"),
         },
         inputs={
             **{name: opened.digest for name, opened in snapshots.items() if opened is not None},
             **{name: digest_of(document.model_dump(mode="json")) for name, document in documents.items() if document is not None},
+            **evaluate_sets.identities(config, given.sets),
             # The path is in metrics.json, as the candidate's.
             **{f"{arm}-{seed}": f"{run_.path.as_posix()}@{run_.card.digest}" for (arm, seed), run_ in chosen.items()},
         },
@@ -219,31 +238,70 @@ def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bo
     kept = workspace.work / PREDICTIONS_FILE
     if kept.exists():
         return read_predictions(kept)
+    trained, size, interpolation = _trained(chosen)
+    test = open_test(real, "evaluate", size=size, interpolation=interpolation)
+    # A file that the workers map, rather than a copy of the images sent to each of them.
+    images = workspace.work / "test_images.npy"
+    np.save(images, test.images.numpy())
+    labels = test.labels.numpy().astype(np.int32)
+    jobs = [PredictJob(folder=run_.path, images=images, labels=labels, image_size=size) for run_ in trained.values()]
+    with Bar(len(jobs), "evaluate", unit="classifier", shown=progress):
+        found = dict(zip(trained, run_parallel(predict, jobs), strict=True))
+    images.unlink()
+    predictions = Predictions(
+        labels=labels,
+        top={key: top for key, (top, _) in found.items()},
+        test_digest=real.split_digest("test"),
+        probabilities={key: both for key, (_, both) in found.items()},
+    )
+    write_predictions(kept, predictions)
+    return predictions
+
+
+def _trained(chosen: Runs) -> tuple[Runs, int, Interpolation]:
+    """The classifiers that ran, and the one size, in pixels, and filter of their images. Raises `DataError` where there are several."""
     trained = {key: run_ for key, run_ in chosen.items() if run_.card.skipped is None}
     sizes = sorted({run_.card.image_size for run_ in trained.values()})
     if len(sizes) != 1:
         pixels = ", ".join(map(str, sizes))
         raise DataError(f"classifiers take images of different sizes ({pixels} pixels); run classify again for all of them")
-    test = open_test(real, "evaluate", size=sizes[0])
-    # A file that the workers map, rather than a copy of the images sent to each of them.
-    images = workspace.work / "test_images.npy"
-    np.save(images, test.images.numpy())
-    jobs = [PredictJob(folder=run_.path, images=images, image_size=sizes[0]) for run_ in trained.values()]
-    with Bar(len(jobs), "evaluate", unit="classifier", shown=progress):
-        top = run_parallel(predict_top, jobs)
-    images.unlink()
-    labels = test.labels.numpy().astype(np.int32)
-    predictions = Predictions(labels=labels, top=dict(zip(trained, top, strict=True)), test_digest=real.split_digest("test"))
-    write_predictions(kept, predictions)
-    return predictions
+    filters = sorted({run_.card.interpolation or LANCZOS for run_ in trained.values()})
+    if len(filters) != 1:
+        raise DataError(f"classifiers take images resized differently ({', '.join(filters)}); run classify again for all of them")
+    return trained, sizes[0], filters[0]
 
 
-def predict_top(job: PredictJob) -> np.ndarray:
-    """The best classes of every image, best first, int32 [images, at most TOP_K]; ties go to the lower class."""
+def _measure_sets(config: Config, workspace: Workspace, chosen: Runs, given: Inputs, *, progress: bool) -> dict[str, SetResult]:
+    trained, size, interpolation = _trained(chosen)
+    folders = {key: run_.path for key, run_ in trained.items()}
+    seen_as = evaluate_sets.Seen(size=size, interpolation=interpolation)
+    return evaluate_sets.measure_sets(config, given.sets, folders, given.real, seen_as, scratch=workspace.work, progress=progress)
+
+
+def predict(job: PredictJob) -> tuple[np.ndarray, np.ndarray]:
+    """The best classes of every image, best first, int32 [images, at most TOP_K], ties going to the lower class; and probabilities.
+
+    The latter float32 [images, 2]: of the best class, and of the true one.
+    """
     images = torch.from_numpy(np.load(job.images, mmap_mode="c"))
-    logits = predict_logits(load_classifier(job.folder), images, image_size=job.image_size).numpy()
+    logits = predict_logits(load_classifier(job.folder), images, image_size=job.image_size)
+    probabilities = logits.double().softmax(1).numpy()
     tick()
-    return np.argsort(-logits, axis=1, kind="stable")[:, :TOP_K].astype(np.int32)
+    top = np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :TOP_K].astype(np.int32)
+    rows = np.arange(len(top))
+    return top, np.stack([probabilities[rows, top[:, 0]], probabilities[rows, job.labels]], axis=1).astype(np.float32)
+
+
+def _confusions(predictions: Predictions, classes: Sequence[str]) -> bytes:
+    """CSV: arm, class, class predicted, and how many of its images over all seeds; pairs that never occur are left out."""
+    tables = []
+    for arm in dict.fromkeys(arm for arm, _ in predictions.top):
+        predicted = np.stack([predictions.top[arm, seed][:, 0] for seed in predictions.seeds(arm)])
+        counts = confusion_counts(predicted, predictions.labels, len(classes))
+        rows, columns = np.nonzero(counts)
+        pairs = {"class": [classes[int(i)] for i in rows], "predicted": [classes[int(i)] for i in columns], "images": counts[rows, columns]}
+        tables.append(pd.DataFrame({"arm": str(arm)} | pairs, index=range(len(rows))))
+    return pd.concat(tables).to_csv(index=False, lineterminator="\n").encode()
 
 
 def _candidate(config: Config, chosen: Runs) -> Candidate | None:
@@ -262,6 +320,7 @@ def _licence(chosen: Runs, candidate: Candidate | None) -> str:
 def _outcome(out: Path, metrics: Metrics, *, reused: bool = False) -> Outcome:
     numbers = {f"top1_{arm.replace('+', '_')}": result.mean for arm, result in metrics.arms.items() if result.mean is not None}
     numbers |= {f"gain_{arm.replace('+', '_')}": gain.mean for arm, gain in metrics.gain.items()}
+    numbers |= {f"top1_{arm.replace('+', '_')}_{name}": of.mean for name, one in metrics.sets.items() for arm, of in one.arms.items()}
     accuracies = ", ".join(f"{arm} {100 * result.mean:.1f}%" for arm, result in metrics.arms.items() if result.mean is not None)
     skipped = ", ".join(arm for arm, result in metrics.arms.items() if result.skipped is not None)
     left_out = f"; skipped {skipped}" if skipped else ""
@@ -270,6 +329,6 @@ def _outcome(out: Path, metrics: Metrics, *, reused: bool = False) -> Outcome:
         digest=digest_of(metrics.model_dump(mode="json")),
         summary=f"{out} is up to date" if reused else f"wrote {out / REPORT_FILE}: {accuracies}{left_out}",
         metrics=numbers,
-        files=tuple(sorted(path for path in out.iterdir() if path.suffix in (".html", ".json", ".png"))),
+        files=tuple(sorted(path for path in out.iterdir() if path.suffix in (".html", ".json", ".png", ".csv"))),
         reused=reused,
     )

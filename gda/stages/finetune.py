@@ -23,11 +23,11 @@ from gda.generator.randomness import stream_seed
 from gda.generator.results import export_results
 from gda.generator.tokens import Tokens, class_tokens, token_prompts
 from gda.generator.train import EVALUATIONS, SNAPSHOTS, StageJob, StageResult, finetune_stage
-from gda.generator.world import World
 from gda.io.publish import RECIPE_FILE, Workspace, prepare, publish, read_recipe, work_root
 from gda.model_versions import generator_model
 from gda.parallel import Bar, run_parallel
 from gda.recipe import Recipe, bits_environment, digest_of
+from gda.world import World
 
 # These change no weight, or are digested by content.
 _NOT_IN_RECIPE = {"base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"}

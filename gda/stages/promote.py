@@ -12,6 +12,7 @@ from gda.io.publish import storage_errors, write_bytes
 from gda.recipe import digest_of
 from gda.registry.gate import GateResult, Rival, decide, real_rival
 from gda.registry.models import PREDICTIONS_FILE, Registered, Registry
+from gda.report.model_card import CARD_FILE, describe, model_card
 from gda.stats.gain import compare
 from gda.stats.streams import named_generator
 
@@ -29,6 +30,8 @@ def run(
     progress: bool = False,
 ) -> Outcome:
     """Judge the candidate of `evaluation`, register it as `challenger`, promote it if the gate holds, and write `decision.json`.
+
+    Beside it lies the candidate's `MODEL_CARD.md`.
 
     Not cached: the registry is asked each time. The rival is the model behind `champion`, else real-only training. `dry_run` changes
     nothing in the registry. Raises `DataError` on damaged input or a candidate that changed since, `TryAgainError` when MLflow is away.
@@ -51,7 +54,9 @@ def run(
         if gate.promoted:
             registry.promote(version, over=incumbent)
     decision = _decision(config, metrics, gate, version, registry.aliases(version) if version else (), dry_run=dry_run)
-    return _write(decision, out or DEFAULT_OUT)
+    if version is not None and card is not None:
+        registry.describe(version, describe(card, metrics, decision))
+    return _write(decision, out or DEFAULT_OUT, model_card(card, metrics, judged, decision) if card is not None else None)
 
 
 def _read_candidate(candidate: Candidate | None) -> ClassifierCard | None:
@@ -130,17 +135,20 @@ def _decision(
     )
 
 
-def _write(decision: Decision, out: Path) -> Outcome:
-    path = out / DECISION_FILE
+def _write(decision: Decision, out: Path, card: str | None) -> Outcome:
+    path, card_path = out / DECISION_FILE, out / CARD_FILE
     with storage_errors(path):
         out.mkdir(parents=True, exist_ok=True)
+        card_path.unlink(missing_ok=True)  # an earlier candidate's
+    if card is not None:
+        write_bytes(card_path, card.encode())
     write_bytes(path, dump_document(decision))
     return Outcome(
         output=out,
         digest=digest_of(decision.model_dump(mode="json")),
         summary=_summary(decision),
         metrics={"promoted": float(decision.promoted)},
-        files=(path,),
+        files=(path,) if card is None else (path, card_path),
         refused=not decision.promoted,
     )
 

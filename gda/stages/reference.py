@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from gda.artifacts import Outcome
+from gda.artifacts import Outcome, ReferenceIndex
+from gda.classify_section import TWO_ORIGINS
 from gda.config import Config
 from gda.data.snapshot import Snapshot
 from gda.fidelity.extractors import comparison_size, configured_extractor
-from gda.fidelity.reference import Reference, ReferenceIndex, build_reference
+from gda.fidelity.reference import Reference, build_reference
 from gda.io.publish import exclusive, prepare, publish
 from gda.recipe import Recipe, bits_environment
+from gda.training.pretrained import weights_inputs
 
 
 def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) -> Outcome:
@@ -30,7 +32,7 @@ def reference_recipe(config: Config, real: Snapshot) -> Recipe:
     """What the reference depends on: of the classifier's section, only how one is trained."""
     extractor = configured_extractor(config)
     size = comparison_size(config, extractor)
-    classify = config.classify.model_dump(mode="json", exclude={"seeds", "control_seeds", "ratio", "num_updates", "mixed_num_updates"})
+    classify = config.classify.decided(exclude={"ratio", "num_updates", "mixed_num_updates", *TWO_ORIGINS})
     return Recipe(
         stage="reference",
         config={
@@ -40,7 +42,7 @@ def reference_recipe(config: Config, real: Snapshot) -> Recipe:
             "seed": config.seed,
             "compared_at": size,
         },
-        inputs={"snapshot": real.digest, "extractor": extractor.digest},
+        inputs={"snapshot": real.digest, "extractor": extractor.digest} | weights_inputs(config.classify),
         environment=bits_environment("timm", *extractor.packages),
     )
 

@@ -7,7 +7,7 @@ import PIL
 from PIL import features
 
 from gda.artifacts import Outcome, SnapshotIndex
-from gda.config import Config, SnapshotConfig
+from gda.config import Config
 from gda.data.archives import read_npz, read_tars
 from gda.data.classes import make_classes, normalise
 from gda.data.demo import read_demo
@@ -15,13 +15,16 @@ from gda.data.folders import read_folder
 from gda.data.images import LOSSY
 from gda.data.ingest import ingest, require_few_rejected
 from gda.data.leaks import NearLeak, leak_table, near_leak_message
+from gda.data.pool import PURPOSE, Screen, as_pool, open_beside, open_screen
 from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.sources import Columns, Source
+from gda.data.sources import ACCEPTED, Columns, Source
 from gda.errors import DataError, UsageError
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe
+from gda.sections import SnapshotConfig
 
 LEAKS_FILE = "leaks.csv"
+LEFT_OUT_FILE = "left_out.csv"
 
 
 def run(
@@ -30,6 +33,7 @@ def run(
     source: str,
     out: Path,
     as_synthetic: bool = False,
+    beside: Path | None = None,
     group_column: str | None = None,
     split_column: str | None = None,
     progress: bool = False,
@@ -37,26 +41,32 @@ def run(
     """Read `source`, split it, and publish it as a Snapshot at `out`.
 
     `as_synthetic` imports a set drawn elsewhere: all of it goes to train, every image is marked as synthetic, and the columns of the
-    manifest that say how an image was drawn are null. Raises `DataError` for images and labels that cannot be used, `UsageError` for a
-    source that is not there or an `out` that holds something else.
+    manifest that say how an image was drawn are null. Given `beside`, a real snapshot, the source is a pool of more real images for it:
+    all of it goes to train but for images that the real set has already and near matches of its val and test, which are left out and
+    listed; classes and labels are those of the real set, any of which may be empty. Raises `DataError` for images and labels that cannot
+    be used, `UsageError` for a source that is not there or an `out` that holds something else.
     """
+    assert beside is None or not as_synthetic, "a pool is of real images"
     columns = Columns(split=split_column, group=group_column)
+    real = None if beside is None else open_beside(beside)
     found = open_source(source, config.snapshot, columns, progress=progress)
-    workspace = prepare(_recipe(config.snapshot, found, columns, as_synthetic), out)
+    if real is not None:
+        found = as_pool(found, real.classes)
+    workspace = prepare(_recipe(config.snapshot, found, columns, as_synthetic, real), out)
     if workspace.finished:
         return _reused(out)
     with exclusive(workspace):
-        index = _build(config.snapshot, found, workspace, as_synthetic, progress)
+        index = _build(config.snapshot, found, workspace, as_synthetic, real, progress)
         publish(workspace)
     return _outcome(out, index)
 
 
 def open_source(source: str, config: SnapshotConfig, columns: Columns, *, progress: bool = False) -> Source:
-    """List the images of a folder, a tar pattern, an .npz or `demo://mnist`, whichever `source` names."""
+    """List the images of a folder, a tar pattern, an .npz or a demo set, whichever `source` names."""
     if source.startswith("demo://"):
         return read_demo(source, config, columns)
     if "://" in source:
-        raise UsageError(f"{source}: remote sources are not read; accepted: an image folder, *.tar, *.npz, demo://mnist")
+        raise UsageError(f"{source}: remote sources are not read; accepted: {ACCEPTED}")
     if source.endswith(".npz"):
         return read_npz(Path(source), columns)
     if ".tar" in Path(source).name:
@@ -64,9 +74,14 @@ def open_source(source: str, config: SnapshotConfig, columns: Columns, *, progre
     return read_folder(Path(source), columns, progress=progress)
 
 
-def _recipe(config: SnapshotConfig, source: Source, columns: Columns, as_synthetic: bool) -> Recipe:
+def _recipe(config: SnapshotConfig, source: Source, columns: Columns, as_synthetic: bool, real: Snapshot | None) -> Recipe:
     # Where the source lies is left out: its content is what counts, and a path would differ between machines.
-    asked = config.model_dump(mode="json", exclude={"source"})
+    if real is not None:
+        asked = config.model_dump(mode="json", include={"image_size", "shard_size", "max_bad_fraction"}) | {"purpose": PURPOSE}
+        inputs = {"source": source.fingerprint, "beside": real.digest}
+        return Recipe(stage="snapshot", config=asked, inputs=inputs, environment=_codecs())
+    unused = {"shots", "shots_draw"} if config.shots is None else set()
+    asked = config.model_dump(mode="json", exclude={"source", "pool"} | unused)
     asked |= {"as_synthetic": as_synthetic, "split_column": columns.split, "group_column": columns.group}
     return Recipe(stage="snapshot", config=asked, inputs={"source": source.fingerprint}, environment=_codecs())
 
@@ -77,29 +92,43 @@ def _codecs() -> dict[str, str]:
     return {"pillow": PIL.__version__} | {name: str(version) for name in names if (version := features.version(name))}
 
 
-def _build(config: SnapshotConfig, source: Source, workspace: Workspace, as_synthetic: bool, progress: bool) -> SnapshotIndex:
+def _build(
+    config: SnapshotConfig, source: Source, workspace: Workspace, as_synthetic: bool, real: Snapshot | None, progress: bool
+) -> SnapshotIndex:
     folder = workspace.fresh_staging()
     require_few_rejected(source.rejected, len(source.records) + len(source.rejected), config.max_bad_fraction)
-    classes = make_classes(source.class_names)
+    classes = make_classes(source.class_names) if real is None else real.classes
     labels = {info.name: label for label, info in enumerate(classes)}
     by_source_name = {name: labels[normalise(name)] for name in source.class_names}
-    result = ingest(source, folder, config=config, labels=by_source_name, as_synthetic=as_synthetic, progress=progress)
+    screen = None if real is None else open_screen(real, scratch=workspace.work)
+    result = ingest(source, folder, config=config, labels=by_source_name, as_synthetic=as_synthetic, screen=screen, progress=progress)
     _report_leaks(folder, result.near_leaks, config)
+    provenance = {
+        "source": source.description,
+        "source_digest": source.fingerprint,
+        "source_compression": ", ".join(f"{name} {count}" for name, count in result.compressions.items()),
+        "ignored_files": str(source.ignored),
+    }
+    if real is not None and screen is not None:
+        _list_left_out(folder, screen)
+        provenance |= {"purpose": PURPOSE, "beside": real.digest, "left_out": screen.message}
+    elif not as_synthetic:
+        provenance |= {} if config.shots is None else {"shots": f"{config.shots} a class, draw {config.shots_draw}"}
+        provenance |= {"near_leaks": near_leak_message(result.near_leaks) if result.near_leaks else "none"}
     return commit_snapshot(
         folder,
         kind="synthetic" if as_synthetic else "real",
         classes=classes,
         rows=result.rows,
-        provenance={
-            "source": source.description,
-            "source_digest": source.fingerprint,
-            "source_compression": ", ".join(f"{name} {count}" for name, count in result.compressions.items()),
-            "ignored_files": str(source.ignored),
-        }
-        | ({} if as_synthetic else {"near_leaks": near_leak_message(result.near_leaks) if result.near_leaks else "none"}),
+        provenance=provenance,
         licence=source.licence,
         quarantined=result.quarantined,
     )
+
+
+def _list_left_out(folder: Path, screen: Screen) -> None:
+    if screen.left_out:
+        write_bytes(folder / LEFT_OUT_FILE, screen.table().to_csv(index=False, lineterminator="\n").encode())
 
 
 def _report_leaks(folder: Path, leaks: Sequence[NearLeak], config: SnapshotConfig) -> None:
@@ -129,9 +158,11 @@ def _outcome(out: Path, index: SnapshotIndex) -> Outcome:
 
 
 def _warning(index: SnapshotIndex) -> str:
-    """Of pictures that splits share, and of an imported synthetic set, which is stored without loss but may not have come so."""
+    """Of pictures that splits or a pool and the real set share, and of a synthetic set, stored without loss but maybe not come so."""
     if index.provenance.get("near_leaks", "none") != "none":
         return f"; {index.provenance['near_leaks']}; {LEAKS_FILE} lists them"
+    if index.provenance.get("left_out", "none") != "none":
+        return f"; left out {index.provenance['left_out']}; {LEFT_OUT_FILE} lists them"
     lossy = [part for part in index.provenance["source_compression"].split(", ") if part.startswith(LOSSY)]
     if index.kind == "real" or not lossy:
         return ""

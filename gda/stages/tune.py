@@ -4,7 +4,6 @@ FID and CAS disagree as guidance grows, so the sweep ends on CAS. Each point is 
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from gda.artifacts import GeneratorCard, Outcome, Settings, TuningPoint, dump_document, read_document
@@ -34,7 +33,7 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, progress: 
     grid, extractor = make_grid(config.tune, parts), configured_extractor(config)
     recipe = Recipe(
         stage="tune",
-        config=config.tune.model_dump(mode="json") | {"seed": config.seed, "classifier": asdict(cas_recipe(config))},
+        config=config.tune.model_dump(mode="json") | {"seed": config.seed, "classifier": cas_recipe(config).identity()},
         inputs={"generator": card.digest, "snapshot": real.digest, "extractor": extractor.digest} | _averages(generator, grid),
         environment=bits_environment("diffusers", "timm", *extractor.packages),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from gda.artifacts import Outcome, Verdict, dump_document, read_document
+from gda.classify_section import TWO_ORIGINS
 from gda.config import Config
 from gda.data.replace import link_snapshot
 from gda.data.snapshot import Snapshot
@@ -24,6 +25,7 @@ from gda.generator.directory import drawn_side, resolve
 from gda.generator.redrawing import Planned, Redrawing, card_of, expected_digest, plan_drawn
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
+from gda.training.pretrained import weights_inputs
 
 VERDICT, PAGE, EXPECTATIONS = "verdict.json", "index.html", "expectations.json"
 
@@ -108,15 +110,16 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference
         "compared_at": comparison_size(config, extractor),
     }
     if reference is None:
-        section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.model_dump(mode="json")}
+        section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.decided(exclude=TWO_ORIGINS)}
     # Lists, as a recipe has them when it is read again.
     lists = {name: None if getattr(plan, name) is None else list(getattr(plan, name)) for name in ("counts", "strengths", "prompts")}
     planned = {"count": plan.count, "generator": plan.generator_digest} | lists
     inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": extractor.digest}
     if config.validate_.sscd_weights is not None:
         inputs["sscd"] = sscd_digest(config.validate_.sscd_weights)
-    if reference is not None:
-        inputs["reference"] = reference.index.digest
+    inputs |= weights_inputs(config.classify) if reference is None else {"reference": reference.index.digest}
+    if extractor.text is not None:
+        inputs["texts"] = extractor.text.digest
     if (given := given_statistics(config, extractor)) is not None:
         inputs["statistics"] = statistics_digest(given)
     # The manifest holds what the content digest leaves out (seeds, settings), and the expectations read it.
@@ -136,7 +139,7 @@ def _judge(
     config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan, redrawing: Redrawing | None, workspace: Workspace
 ) -> Judged:
     def judge(snapshot: Snapshot) -> tuple[Inspection, Verdict]:
-        found = inspect_set(config, synthetic=snapshot, real=real, reference=reference, plan=plan)
+        found = inspect_set(config, synthetic=snapshot, real=real, reference=reference, plan=plan, scratch=workspace.work)
         return found, found.verdict(config, synthetic_digest=snapshot.digest, real_digest=real.digest)
 
     found, verdict = judge(fake)

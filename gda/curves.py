@@ -1,0 +1,73 @@
+"""Documents of what is measured along an axis: accuracy by synthetic images, and by real ones."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from gda.artifacts import SCHEMA_VERSION, Document
+from gda.sections import Arm
+
+
+class RatioPoint(Document):
+    """Real + synthetic at one ratio, on the validation split; `gain` is over real alone, the same seeds trained as long."""
+
+    ratio: float = Field(description="synthetic images to real training images")
+    num_images: int = Field(description="synthetic images")
+    top1: tuple[float, ...] = Field(description="by seed; ratios that were left early have fewer")
+    gain: float
+    ci95: tuple[float, float] = Field(description="over seeds, whose variance is pooled over ratios, and images")
+
+
+class RatioCurve(Document):
+    """`ratio.json`: how accuracy on validation depends on the number of synthetic images, and where it peaks."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    points: tuple[RatioPoint, ...] = Field(description="by ratio; empty when the synthetic set was refused, which `skipped` explains")
+    real_top1: tuple[float, ...] = Field((), description="of real alone by seed")
+    peak: float | None = Field(None, description="ratio at which a parabola over log ratio is highest, within what was measured")
+    peak_ci95: tuple[float, float] | None = None
+    best: float | None = Field(None, description="measured ratio of the highest mean accuracy among those that were kept to the end")
+    enough: float | None = Field(None, description="smallest measured ratio within one standard error of the best")
+    at_edge: Literal["", "smallest", "largest"] = Field(
+        "", description="the peak is at this end of what was measured, so it may lie beyond"
+    )
+    notes: tuple[str, ...] = ()
+    skipped: str | None = None
+    num_real: int
+    num_val: int
+    num_updates: int
+    snapshot_digest: str
+    synthetic_digest: str
+
+
+class Exchange(Document):
+    """How many real images one synthetic image is worth, by a power law through what real alone reached at each size."""
+
+    rate: float | None = Field(description="null where it lies beyond the sizes over which the curve is trusted")
+    low: float | None = Field(description="null where the interval is open")
+    high: float | None
+    num_synthetic: int
+
+
+class SizePoint(Document):
+    """What one number of real training images led to, over all draws of it; accuracies are shares of the test split."""
+
+    num_train: int
+    draws: int = Field(description="evaluations, each of another draw of so many images")
+    seeds: int = Field(description="paired seeds of all draws")
+    real_top1: tuple[float, ...] = Field(description="of real alone by draw, mean over seeds")
+    top1: tuple[float, ...] = Field(description="of the arm by draw, mean over seeds")
+    gain: float
+    ci95: tuple[float, float] = Field(description="over draws and images; of a single draw over seeds and images")
+    exchange: Exchange | None = Field(None, description="null with fewer than three sizes, or where real alone does not gain by size")
+
+
+class Comparison(Document):
+    """`comparison.json`: the gain of one arm over real alone by the number of real training images, on one test split."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    arm: Arm
+    points: tuple[SizePoint, ...] = Field(description="by number of real images")
+    num_test: int
+    test_digest: str
+    skipped: tuple[str, ...] = Field((), description="evaluations in which the arm did not run, and why")

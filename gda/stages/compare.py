@@ -1,0 +1,205 @@
+"""compare: several evaluations on one test split side by side - few shots and many, each in several draws - as table and plot."""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gda.artifacts import Metrics, Outcome, dump_document, read_document
+from gda.config import Config
+from gda.curves import Comparison, Exchange, SizePoint
+from gda.data.predictions import Predictions, read_predictions
+from gda.errors import DataError
+from gda.io.publish import exclusive, prepare, publish, write_bytes
+from gda.recipe import Recipe, digest_of
+from gda.report.sizes import size_figure, size_table
+from gda.sections import Arm
+from gda.stats.bootstrap import crossed_interval
+from gda.stats.exchange import exchange_rate
+from gda.stats.paired import Floats, paired_differences
+from gda.stats.streams import named_generator
+
+COMPARISON, TABLE, PICTURE = "comparison.json", "comparison.csv", "sizes.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    path: Path
+    metrics: Metrics
+    predictions: Predictions
+
+    @property
+    def num_train(self) -> int:
+        if self.metrics.num_train is None:
+            raise DataError(f"{self.path}: does not say how many images were trained on; evaluate again")
+        return self.metrics.num_train
+
+    def difference(self, arm: Arm) -> Floats:
+        """Of the arm and real alone by seed and image, seeds that both have."""
+        seeds = self.seeds(arm)
+        return paired_differences(self.predictions.correct(arm, seeds), self.predictions.correct(Arm.REAL, seeds))
+
+    def seeds(self, arm: Arm) -> tuple[int, ...]:
+        """Seeds of the arm that real alone has too. Raises `DataError` when there are none."""
+        both = sorted(set(self.predictions.seeds(arm)) & set(self.predictions.seeds(Arm.REAL)))
+        if not both:
+            raise DataError(f"{self.path}: {arm} and real share no seed")
+        return tuple(both)
+
+    def top1(self, arm: Arm, seeds: Sequence[int]) -> float:
+        return float(self.predictions.correct(arm, seeds).mean())
+
+
+def run(config: Config, *, evaluations: Sequence[Path], out: Path) -> Outcome:
+    """Write `comparison.json`, a table and a plot of the gain of `promote.arm` over real alone by the number of real training images.
+
+    Evaluations of as many images are draws of one size. No image is read: predictions on the test split were kept when it was opened.
+    Raises `DataError` for other test splits or classes, one real set given twice, or when the arm ran in none of them.
+    """
+    found = [_open(path) for path in evaluations]
+    _require_comparable(found)
+    recipe = Recipe(
+        stage="compare",
+        config={"arm": str(config.promote.arm), "evaluate": config.evaluate.model_dump(mode="json"), "seed": config.seed},
+        inputs={f"evaluation {each.metrics.snapshot_digest}": digest_of(each.metrics.model_dump(mode="json")) for each in found},
+    )
+    workspace = prepare(recipe, out)
+    if workspace.finished:
+        return _outcome(out, read_document(out / COMPARISON, Comparison), reused=True)
+    with exclusive(workspace):
+        comparison = _compare(config, found)
+        write_bytes(workspace.staging / COMPARISON, dump_document(comparison))
+        write_bytes(workspace.staging / TABLE, _table(comparison))
+        write_bytes(workspace.staging / PICTURE, size_figure(comparison, config.evaluate.confidence))
+        publish(workspace)
+    return _outcome(out, comparison)
+
+
+def _open(path: Path) -> _Evaluation:
+    metrics, predictions = read_document(path / "metrics.json", Metrics), read_predictions(path / "predictions.safetensors")
+    if predictions.test_digest != metrics.test_digest:
+        raise DataError(f"{path}: its predictions are of another test split than its metrics")
+    return _Evaluation(path=path, metrics=metrics, predictions=predictions)
+
+
+def _require_comparable(found: Sequence[_Evaluation]) -> None:
+    first, by_data = found[0], dict[str, Path]()
+    for each in found:
+        for name, said in (
+            ("test split", each.metrics.test_digest == first.metrics.test_digest),
+            ("classes", each.metrics.classes == first.metrics.classes),
+        ):
+            if not said:
+                raise DataError(
+                    f"{each.path}: has another {name} than {first.path}; only evaluations on the same test images can be compared"
+                )
+        if (other := by_data.setdefault(each.metrics.snapshot_digest, each.path)) is not each.path:
+            raise DataError(f"{each.path}: is of the same real images as {other}; give each draw once")
+
+
+def _compare(config: Config, found: Sequence[_Evaluation]) -> Comparison:
+    arm = config.promote.arm
+    skipped = {each.path.name: reason for each in found if (reason := _not_run(each, arm)) is not None}
+    ran = [each for each in found if each.path.name not in skipped]
+    if not ran:
+        raise DataError(f"{arm} ran in none of these evaluations: {next(iter(skipped.values()))}")
+    by_size = {size: [each for each in ran if each.num_train == size] for size in sorted({each.num_train for each in ran})}
+    exchanged = _exchanges(config, arm, by_size)
+    points = [_point(config, arm, draws) for draws in by_size.values()]
+    return Comparison(
+        arm=arm,
+        points=tuple(point.model_copy(update={"exchange": exchanged.get(point.num_train)}) for point in points),
+        num_test=ran[0].metrics.num_test,
+        test_digest=ran[0].metrics.test_digest,
+        skipped=tuple(f"{name}: {reason}" for name, reason in skipped.items()),
+    )
+
+
+def _not_run(evaluation: _Evaluation, arm: Arm) -> str | None:
+    result = evaluation.metrics.arms.get(arm)
+    return "it was not evaluated" if result is None else result.skipped
+
+
+def _point(config: Config, arm: Arm, draws: Sequence[_Evaluation]) -> SizePoint:
+    ordered = _ordered(draws)
+    tables = [each.difference(arm) for each in ordered]
+    # Draws are what could have come out otherwise; seeds of one draw share its images, so they count as one.
+    rows = np.stack([table.mean(axis=0) for table in tables]) if len(tables) > 1 else tables[0]
+    evaluate = config.evaluate
+    rng = named_generator(config.seed, "compare", *(each.metrics.snapshot_digest for each in ordered))
+    return SizePoint(
+        num_train=ordered[0].num_train,
+        draws=len(ordered),
+        seeds=sum(len(table) for table in tables),
+        real_top1=tuple(each.top1(Arm.REAL, each.seeds(arm)) for each in ordered),
+        top1=tuple(each.top1(arm, each.seeds(arm)) for each in ordered),
+        gain=float(rows.mean()),
+        ci95=crossed_interval(rows, rng, confidence=evaluate.confidence, num_resamples=evaluate.num_resamples),
+    )
+
+
+def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) -> dict[int, Exchange]:
+    """By size, where there are three and each row of the table - a draw, or a seed where every size has one draw - has all of them."""
+    draws = min(map(len, by_size.values()))
+    if len(by_size) < 3:
+        return {}
+    if draws > 1:
+        rows = {size: [(each, each.seeds(arm)) for each in _ordered(found)[:draws]] for size, found in by_size.items()}
+    else:
+        shared = sorted(set.intersection(*(set(found[0].seeds(arm)) for found in by_size.values())))
+        rows = {size: [(_ordered(found)[0], (seed,)) for seed in shared] for size, found in by_size.items()}
+    if len(next(iter(rows.values()))) < 2:
+        return {}
+    sizes = np.array(list(by_size), dtype=np.int64)
+    real, own = (np.array([[each.top1(which, seeds) for each, seeds in rows[size]] for size in by_size]).T for which in (Arm.REAL, arm))
+    found: dict[int, Exchange] = {}
+    for place, size in enumerate(by_size):
+        counts = {each.metrics.num_synthetic for each, _ in rows[size]}
+        if len(counts) != 1 or not (num_synthetic := next(iter(counts))):
+            continue
+        rng = named_generator(config.seed, "compare", "exchange", str(size))
+        with suppress(ValueError):  # a curve that does not rise prices nothing
+            rate = exchange_rate(
+                sizes,
+                real,
+                own[:, place],
+                rng,
+                num_real=size,
+                num_synthetic=num_synthetic,
+                confidence=config.evaluate.confidence,
+                num_resamples=config.evaluate.num_resamples,
+            )
+            ends = [value if math.isfinite(value) else None for value in (rate.rate, *rate.ci95)]
+            found[size] = Exchange(rate=ends[0], low=ends[1], high=ends[2], num_synthetic=num_synthetic)
+    return found
+
+
+def _ordered(draws: Sequence[_Evaluation]) -> list[_Evaluation]:
+    return sorted(draws, key=lambda each: each.metrics.snapshot_digest)
+
+
+def _table(comparison: Comparison) -> bytes:
+    rows = [
+        {"num_train": point.num_train, "draw": draw, "real_top1": real, "top1": own, "gain": own - real}
+        for point in comparison.points
+        for draw, (real, own) in enumerate(zip(point.real_top1, point.top1, strict=True))
+    ]
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode()
+
+
+def _outcome(out: Path, comparison: Comparison, *, reused: bool = False) -> Outcome:
+    notes = [f"left out {reason}" for reason in comparison.skipped]
+    text = "\n".join([f"wrote {out}: {comparison.arm} against real", *size_table(comparison), *notes])
+    return Outcome(
+        output=out,
+        digest=digest_of(comparison.model_dump(mode="json")),
+        summary=f"{out} is up to date" if reused else text,
+        metrics={f"gain_at_{point.num_train}": point.gain for point in comparison.points},
+        curves={"gain": [(point.num_train, point.gain) for point in comparison.points]},
+        files=(out / COMPARISON, out / TABLE, out / PICTURE),
+        reused=reused,
+    )
