@@ -10,8 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from gda.commands import build_parser
-from gda.config import Arm, Config, load_config
+from gda.config import Config, load_config
 from gda.flow import CONTROL_ARMS, GRAPH, PAIRED_ARMS, STAGES, dvc_text
+from gda.sections import Arm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +39,7 @@ def test_every_stage_is_a_section_a_module_and_a_command():
 def test_every_arm_runs_once():
     """Paired and control arms are all the arms, without overlap."""
     assert sorted([*PAIRED_ARMS, *CONTROL_ARMS]) == sorted(Arm)
+    assert set(load_config(ROOT / "params.yaml").classify.arms) == set(Arm)
 
 
 def test_params_yaml_is_valid_and_has_what_dvc_refers_to():
@@ -67,14 +69,14 @@ def test_real_arms_do_not_depend_on_synthetic_data():
     for node in GRAPH:
         for item in node.matrix.get("arm", []):
             if item["name"].startswith("real") and item["name"] != "real+synthetic":
-                assert "synthetic" not in item["synthetic"]
+                assert item["others"] == "data/real"
                 assert item["flags"] == ""
 
 
 def test_the_command_surface_is_frozen():
     """Other tools call these commands and flags: a removed one is a breaking change."""
     wanted = {
-        "snapshot": {"--out", "--as", "--group-column", "--split-column"},
+        "snapshot": {"--out", "--as", "--beside", "--group-column", "--split-column"},
         "finetune": {"--snapshot", "--base", "--out", "--resume"},
         "tune": {"--generator", "--snapshot", "--out"},
         "sample": {"--generator", "--snapshot", "--settings", "--out", "--worker", "--workers", "--plan-only"},

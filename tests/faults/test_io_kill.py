@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from killing import KILLED, in_child, killed_at
+from killing import KILLED, in_child, killed_at, start, wait
 from PIL import Image
 from trees import tree
 
-from gda.config import Config, SnapshotConfig
+from gda.config import Config
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
 from gda.errors import TryAgainError
 from gda.io.publish import exclusive, prepare
 from gda.recipe import Recipe
+from gda.sections import SnapshotConfig
 from gda.stages.snapshot import run
 
 CONFIG = Config(snapshot=SnapshotConfig(shard_size=4))
@@ -99,19 +100,8 @@ def _expect_busy(workspace: Any) -> None:
 
 def test_two_processes_at_once(source: Path, tmp_path: Path) -> None:
     """Guards two equal commands started together: one makes the snapshot, the other waits its turn or finds it; none breaks it."""
-    children = []
-    for _ in range(3):
-        child = os.fork()
-        if child == 0:
-            try:
-                run(CONFIG, source=str(source), out=tmp_path / "out")
-            except TryAgainError:
-                os._exit(75)
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    snapshot = lambda: run(CONFIG, source=str(source), out=tmp_path / "out")  # noqa: E731
+    statuses = [wait(child) for child in [start(snapshot, {TryAgainError: 75}) for _ in range(3)]]
     assert set(statuses) <= {0, 75}
     assert 0 in statuses
     assert verify_snapshot(tmp_path / "out") == []

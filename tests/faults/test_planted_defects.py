@@ -165,10 +165,10 @@ def relabelled(content: list[Item], positions: Sequence[int]) -> list[Item]:
     return changed(content, positions, lambda item, place: replace(item, label=CLASSES[(CLASSES.index(item.label) + 1) % 4]))
 
 
-def collapsed(content: list[Item], classes: Sequence[str]) -> list[Item]:
-    """One picture of each of these classes, again and again with jitter."""
+def collapsed(content: list[Item], classes: Sequence[str], jitter: float = 3) -> list[Item]:
+    """One picture of each of these classes, again and again with jitter, grey levels."""
     rng, first = np.random.default_rng(7), {item.label: item.rgb for item in content}
-    return [with_pixels(item, noisy(first[item.label], rng, 3)) if item.label in classes else item for item in content]
+    return [with_pixels(item, noisy(first[item.label], rng, jitter)) if item.label in classes else item for item in content]
 
 
 def unbalanced(content: list[Item]) -> list[Item]:
@@ -382,6 +382,10 @@ DEFECTS: dict[str, tuple[Plant, str]] = {
     "one class collapsed": (
         of_items(lambda bench, content: collapsed(content, ["red"])),
         r"25.0% \(at least \d+.\d%\) of the 120 images repeat another but for encoding, size, mirroring or light",
+    ),
+    "one class collapsed under noise": (
+        of_items(lambda bench, content: collapsed(content, ["red"], jitter=8)),
+        r"in the class whose images are most alike, two of them differ by .* on average; at least .* is needed, its real images differ by",
     ),
     # Where they come from.
     "training images": (from_split("train", 40), r"40 of 120 images are pixel for pixel images of the train split; none may be"),

@@ -253,10 +253,9 @@ def test_poisoned_weights(world, tmp_path, capsys):
     assert not (tmp_path / "set").exists()
 
 
-def test_a_machine_without_a_compiler(world, tmp_path, capsys, monkeypatch):
+@pytest.mark.usefixtures("no_compiler")
+def test_a_machine_without_a_compiler(world, tmp_path, capsys):
     """Compilation needs one: said in one line, with the setting that asked for it, and not as a defect of the program."""
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nonexistent/g++"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     assert main(_command(world, tmp_path / "set", "sample.compile=true")) == 5
     said = _one_line(capsys)
     assert "sample.compile: the networks cannot be compiled here (InvalidCxxCompiler: No working C++ compiler found" in said

@@ -18,9 +18,15 @@ TINY: dict[str, dict] = {
         "num_inference_steps": [2],
         "sr_num_inference_steps": [1],
     },
-    "sample": {"images_per_class": 10, "num_inference_steps": 2, "sr_num_inference_steps": 1, "shard_size": 50},
+    "sample": {"images_per_class": 10, "num_inference_steps": 2, "sr_num_inference_steps": 2, "shard_size": 50, "strengths": [0.5, 1.0]},
     # The gate is not what this run is about: four training steps make no sound set, and a refused one is tried by itself.
-    "validate": {"fid_max_ratio": 1e6, "min_label_agreement": 0.0, "min_class_agreement": 0.0, "min_coverage_ratio": 0.0},
+    "validate": {
+        "fid_max_ratio": 1e6,
+        "min_label_agreement": 0.0,
+        "min_class_agreement": 0.0,
+        "min_coverage_ratio": 0.0,
+        "min_class_diversity": 0.0,
+    },
     "classify": {"num_updates": 15, "mixed_num_updates": 20, "seeds": [0, 1], "control_seeds": [0], "warmup_updates": 2},
     "evaluate": {"num_resamples": 200},
     "promote": {"min_seeds": 2},

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from gda.artifacts import Decision, Metrics, Settings, Verdict, read_document
-from gda.config import Arm
 from gda.flow import GRAPH
+from gda.sections import Arm
 
 
 def _stage(name: str) -> str:
@@ -18,7 +18,7 @@ def test_every_node_ran_once(job):
     """All stages run, the classifiers once an arm and seed."""
     assert {_stage(name) for name in job.first} == {node.name for node in GRAPH}
     assert sum(name.startswith("classify@") for name in job.first) == 4
-    assert sum(name.startswith("classify_controls@") for name in job.first) == 4
+    assert sum(name.startswith("classify_controls@") for name in job.first) == 8
 
 
 def test_metrics_json_has_what_others_rely_on(job):
@@ -114,6 +114,7 @@ def test_guidance_re_runs_from_sample_on(job):
     assert {_stage(name) for name in ran} <= {
         "sample",
         "sample_zero_shot",
+        "sample_img2img",
         "validate",
         "classify",
         "classify_controls",
@@ -123,20 +124,28 @@ def test_guidance_re_runs_from_sample_on(job):
     assert "sample" in ran
     again = {name for name in ran if name.startswith("classify")}
     assert again
-    # arm0 of `classify` is real; real_long and real_strong are arm0 and arm1 of the controls.
-    assert not {name for name in again if re.match(r"classify@arm0-|classify_controls@arm[01]-", name)}
+    # arm0 of `classify` is real; real_long, real_strong and retrieved are the first three of the controls.
+    assert not {name for name in again if re.match(r"classify@arm0-|classify_controls@arm[012]-", name)}
 
 
 def test_a_refused_set_is_a_result(job):
-    """With a gate that cannot hold, arms that needed the set are skipped, and the real arms and the report are there."""
+    """With a gate that cannot hold, arms that needed the set are skipped, and the real arms and the report are there.
+
+    So are runs without a pool and without an arm: dvc.yaml stays, and the steps of what is not there leave a note.
+    """
     job.set("validate", min_label_agreement=1.0, min_class_agreement=1.0)
+    job.set("snapshot", pool=None)
+    job.set("classify", arms=[str(arm) for arm in Arm if arm is not Arm.IMG2IMG])
     job.repro()
     verdict = read_document(job.folder / "reports/validation/verdict.json", Verdict)
     metrics = read_document(job.folder / "reports/evaluation/metrics.json", Metrics)
     decision = read_document(job.folder / "reports/promotion/decision.json", Decision)
     assert not verdict.passed
-    assert metrics.arms[Arm.SYNTHETIC].skipped
-    assert metrics.arms[Arm.MIXED].skipped
+    for arm in (Arm.SYNTHETIC, Arm.MIXED, Arm.TARGETED, Arm.LAST_LAYER):
+        assert metrics.arms[arm].skipped.startswith("because the synthetic set was refused")
+    assert metrics.arms[Arm.RETRIEVED].skipped == "because snapshot.pool is null"
+    assert Arm.IMG2IMG not in metrics.arms
+    assert [path.name for path in (job.folder / "data/img2img").iterdir() if path.suffix == ".tar"] == []
     assert metrics.arms[Arm.REAL].mean is not None
     assert metrics.arms[Arm.ZERO_SHOT].mean is not None
     assert metrics.cas is None

@@ -35,7 +35,7 @@ def digits(tmp_path_factory):
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
     job = Job(folder)
-    job.set("snapshot", source=str(folder / "images"), test_fraction=0.5, val_fraction=0.35)
+    job.set("snapshot", source=str(folder / "images"), test_fraction=0.5, val_fraction=0.35, pool=None)
     for section, values in SHORT.items():
         job.set(section, **values)
     job.init()

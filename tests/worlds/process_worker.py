@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from stage_jobs import stage_job
 
 from gda.generator.train import finetune_stage
-from gda.generator.world import World
+from gda.world import World
 
 
 def main() -> None:

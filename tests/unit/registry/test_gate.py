@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gda.artifacts import Metrics, Verdict, read_document
-from gda.config import Arm, PromoteConfig
 from gda.registry.gate import GateResult, Rival, decide
+from gda.sections import Arm, PromoteConfig
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 METRICS = read_document(FIXTURES / "metrics.passed.json", Metrics)

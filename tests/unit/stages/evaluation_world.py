@@ -12,11 +12,12 @@ import pandas as pd
 from two_colours import SYNTHETIC_COLUMNS
 
 from gda.artifacts import ClassifierCard, DrawSettings, Measure, Settings, TuningPoint, Verdict, dump_document
-from gda.config import Arm, Config, parse_config
+from gda.config import Config, parse_config
 from gda.data.classes import make_classes
 from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.writer import ImageRecord, write_image_shard
+from gda.sections import Arm
 from gda.training.classifier import Source, TrainRecipe, export_classifier, train_classifier
 
 SIZE = 16
@@ -24,7 +25,14 @@ COLOURS = {"blue": (40, 60, 210), "green": (40, 180, 60), "grey": (130, 130, 130
 CLASSES = tuple(COLOURS)
 TEST_PER_CLASS = 25
 # classes that an arm's classifiers get wrong; the accuracy is 1 - wrong / 4
-WRONG: Mapping[Arm, Sequence[int]] = {Arm.REAL: (0,), Arm.REAL_LONG: (0,), Arm.ZERO_SHOT: (0, 1), Arm.SYNTHETIC: (0,)}
+WRONG: Mapping[Arm, Sequence[int]] = {
+    Arm.REAL: (0,),
+    Arm.REAL_LONG: (0,),
+    Arm.RETRIEVED: (0, 1),
+    Arm.ZERO_SHOT: (0, 1),
+    Arm.IMG2IMG: (0,),
+    Arm.SYNTHETIC: (0,),
+}
 
 
 def config(**promote: object) -> Config:
@@ -38,7 +46,9 @@ def config(**promote: object) -> Config:
                 "batch_size": 16,
                 "num_updates": 40,
                 "warmup_updates": 4,
+                "seeds": [0, 1, 2, 3, 4, 5],
                 "control_seeds": [0, 1],
+                "arms": list(Arm),
             },
             "evaluate": {"num_resamples": 300},
             "promote": {"model_name": "tiny", **promote},

@@ -7,25 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import timm
 import torch
+from classify_world import CLASSES, verdict_on, write_set
+from killing import in_child
 from safetensors.torch import load_file
 
-from gda.artifacts import ClassifierCard, ClassInfo, Outcome, SnapshotIndex, Verdict, dump_document, read_document
-from gda.config import Arm, ClassifyConfig, Config
+from gda.artifacts import ClassifierCard, Outcome, read_document
+from gda.config import Config
 from gda.data.resident import ImageSet, load_images
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.publish import work_root
+from gda.sections import Arm, ClassifyConfig
 from gda.stages import classify
+from gda.training.arm_data import Loaded, load_data
+from gda.training.arm_request import make_request
 from gda.training.classifier import predict_logits
 
-CLASSES = tuple(ClassInfo(name=name, prompt_name=name) for name in ("blue", "green", "red"))
-CHANNEL = {"red": 0, "green": 1, "blue": 2}
 CONFIG = Config(
     classify=ClassifyConfig(
         model="resnetv2_18",
@@ -46,35 +46,6 @@ def own_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
 
 
-def write_set(
-    folder: Path,
-    kind: str,
-    splits: dict[str, int],
-    *,
-    seed: int = 0,
-    classes: tuple[ClassInfo, ...] = CLASSES,
-    mislabelled: tuple[str, ...] = (),
-) -> Path:
-    """A snapshot of noisy red, green and blue squares whose colour is their class, so that its accuracy is known to be 1.0.
-
-    In the splits named by `mislabelled` every colour is the next class's.
-    """
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    frames = []
-    for split, per_class in splits.items():
-        records = []
-        for label, info in enumerate(classes):
-            for i in range(per_class):
-                rgb = rng.integers(0, 100, (16, 16, 3), dtype=np.uint8)
-                rgb[..., (CHANNEL[info.name] + (split in mislabelled)) % 3] += 120
-                records.append(ImageRecord(key=f"{split}-{info.name}-{i}", rgb=rgb, label=label, class_name=info.name))
-        frames.append(write_image_shard(folder, name=f"{split}-000000.tar", split=split, records=records))
-    rows = pd.concat(frames, ignore_index=True)
-    commit_snapshot(folder, kind=kind, classes=classes, rows=rows, provenance={}, licence="CC0-1.0")  # type: ignore[arg-type]
-    return folder
-
-
 @pytest.fixture
 def real(tmp_path: Path) -> Path:
     return write_set(tmp_path / "real", "real", {"train": 8, "val": 8, "test": 2})
@@ -83,14 +54,6 @@ def real(tmp_path: Path) -> Path:
 @pytest.fixture
 def synthetic(tmp_path: Path) -> Path:
     return write_set(tmp_path / "synthetic", "synthetic", {"train": 10}, seed=1)
-
-
-def verdict_on(real: Path, synthetic: Path, path: Path, *, reasons: tuple[str, ...] = ()) -> Path:
-    """A verdict about these two snapshots; refused when there are reasons."""
-    digests = [read_document(folder / "snapshot.json", SnapshotIndex).digest for folder in (synthetic, real)]
-    verdict = Verdict(passed=not reasons, reasons=reasons, metrics={}, synthetic_digest=digests[0], real_digest=digests[1])
-    path.write_bytes(dump_document(verdict))
-    return path
 
 
 def card_of(outcome: Outcome) -> ClassifierCard:
@@ -136,7 +99,7 @@ def test_the_test_split_is_never_opened(real: Path, tmp_path: Path) -> None:
     before = classify.run(CONFIG, snapshot=real, arm=Arm.REAL, seed=0, out=tmp_path / "a")
     (real / "test-000000.tar").write_bytes(b"rubbish")
     shutil.rmtree(tmp_path / "a")
-    classify._load.cache_clear()
+    load_data.cache_clear()
     after = classify.run(CONFIG, snapshot=real, arm=Arm.REAL, seed=0, out=tmp_path / "a")
     assert (after.digest, after.reused) == (before.digest, False)
     assert not (work_root() / "test_ledger.jsonl").exists()
@@ -171,9 +134,13 @@ def test_the_mixed_batch_follows_the_ratio() -> None:
     images = ImageSet(
         images=torch.zeros(2, 3, 4, 4, dtype=torch.uint8), labels=torch.zeros(2, dtype=torch.int64), keys=("a", "b"), classes=("x",)
     )
-    mixed = classify._with_shares({"real": images, "synthetic": images}, 3.0)
-    assert [source.share for source in mixed] == [0.25, 0.75]
-    assert [source.share for source in classify._with_shares({"synthetic": images}, 3.0)] == [1.0]
+    mixed = Loaded(real=images, others=images, kept=1.0, val=images, synthetic=True)
+    assert [source.share for source in mixed.sources(3.0)] == [0.25, 0.75]
+    assert [source.share for source in Loaded(real=images, others=images, kept=1 / 3, val=images, synthetic=True).sources(3.0)] == [
+        0.5,
+        0.5,
+    ]
+    assert [source.share for source in Loaded(real=None, others=images, kept=1.0, val=images, synthetic=True).sources(3.0)] == [1.0]
 
 
 @pytest.mark.parametrize("arm", [Arm.SYNTHETIC, Arm.MIXED])
@@ -240,12 +207,12 @@ def test_a_killed_command_continues_and_publishes_the_same(real: Path, tmp_path:
     """kill -9 while training: nothing is published; the same command then ends with the digest of an uninterrupted one."""
     monkeypatch.setattr(classify, "CHECKPOINT_EVERY", 9)
     whole = classify.run(CONFIG, snapshot=real, arm=Arm.REAL, seed=0, out=tmp_path / "whole")
-    child = os.fork()
-    if child == 0:
+
+    def killed() -> None:
         classify.tick = _kill_after_checkpoint  # type: ignore[assignment]
         classify.run(CONFIG, snapshot=real, arm=Arm.REAL, seed=0, out=tmp_path / "out")
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    assert in_child(killed) == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     again = classify.run(CONFIG, snapshot=real, arm=Arm.REAL, seed=0, out=tmp_path / "out")
     assert (again.digest, again.reused) == (whole.digest, False)
@@ -262,7 +229,8 @@ def test_publishing_finished_work_imports_no_torch(real: Path, tmp_path: Path) -
     program = """
 import sys
 from pathlib import Path
-from gda.config import Arm, Config
+from gda.config import Config
+from gda.sections import Arm
 from gda.stages import classify
 config = Config.model_validate_json(sys.argv[1])
 outcome = classify.run(config, snapshot=Path(sys.argv[2]), arm=Arm.REAL, seed=1, out=Path(sys.argv[3]), with_seeds=(0, 1))
@@ -284,15 +252,25 @@ def test_a_configuration_error_from_a_worker_is_one_line(real: Path, tmp_path: P
 
 
 def test_the_recipe_holds_only_what_matters(real: Path, synthetic: Path, tmp_path: Path) -> None:
-    """The mixing ratio changes the mixed arm's identity and no other's; lists of seeds change none."""
+    """The mixing ratio changes the identity of arms that mix and no other's, and so on; lists of seeds and of arms change none."""
     verdict = verdict_on(real, synthetic, tmp_path / "verdict.json")
+    pool = write_set(tmp_path / "pool", "real", {"train": 2}, seed=3, beside=real)
 
     def digest(arm: Arm, **changes: object) -> str:
-        config = CONFIG.classify.model_copy(update=changes)
-        return classify.make_request(config, arm, real, synthetic, verdict).recipe(0).digest
+        config = CONFIG.classify.model_copy(update={"target_classes": ("red",)} | changes)
+        return make_request(config, arm, real, synthetic, verdict, pool=pool).recipe(0).digest
 
     assert digest(Arm.REAL) == digest(Arm.REAL, ratio=2.0, mixed_num_updates=7, seeds=(1, 2))
     assert digest(Arm.MIXED) == digest(Arm.MIXED, num_updates=7)
     assert digest(Arm.MIXED) != digest(Arm.MIXED, ratio=2.0)
     assert digest(Arm.REAL) != digest(Arm.REAL, num_updates=7)
+    for field, value, concerned in (
+        ("ratio", 2.0, {Arm.RETRIEVED, Arm.IMG2IMG, Arm.MIXED, Arm.TARGETED, Arm.LAST_LAYER}),
+        ("target_classes", ("blue",), {Arm.TARGETED}),
+        ("last_layer_updates", 7, {Arm.LAST_LAYER}),
+        ("last_layer_learning_rate", 0.5, {Arm.LAST_LAYER}),
+        ("arms", (Arm.REAL,), set()),
+        ("control_seeds", (9,), set()),
+    ):
+        assert {arm for arm in Arm if digest(arm) != digest(arm, **{field: value})} == concerned, field
     assert len({digest(arm) for arm in Arm}) == len(Arm)

@@ -2,16 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from evaluation_world import TEST_PER_CLASS, World, config
 
 from gda.artifacts import Metrics, Outcome, read_document
-from gda.config import Arm
-from gda.data.predictions import read_predictions
+from gda.data.predictions import read_predictions, write_predictions
 from gda.errors import DataError
+from gda.sections import Arm
 from gda.stages import evaluate
+from gda.stats.calibration import reliability
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +44,18 @@ def world(pristine: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
     return copy
 
 
-def run(world: World, *, out: str = "out", runs: list[Path] | None = None, settings: bool = True, **promote: object) -> Outcome:
+def run(
+    world: World,
+    *,
+    out: str = "out",
+    runs: list[Path] | None = None,
+    settings: bool = True,
+    arms: tuple[Arm, ...] = tuple(Arm),
+    **promote: object,
+) -> Outcome:
+    asked = config(**promote)
     return evaluate.run(
-        config(**promote),
+        asked.model_copy(update={"classify": asked.classify.model_copy(update={"arms": arms})}),
         runs=runs or [world.runs],
         snapshot=world.root / "real",
         synthetic=world.root / "synthetic",
@@ -70,21 +83,39 @@ def test_known_accuracies_and_gains_come_out(pristine: World, evaluated: Outcome
         Arm.REAL: 0.75,
         Arm.REAL_LONG: 0.75,
         Arm.REAL_STRONG: 1.0,
+        Arm.RETRIEVED: 0.5,
         Arm.ZERO_SHOT: 0.5,
+        Arm.IMG2IMG: 0.75,
         Arm.SYNTHETIC: 0.75,
         Arm.MIXED: 1.0,
+        Arm.TARGETED: 1.0,
+        Arm.LAST_LAYER: 1.0,
     }
     assert metrics.cas == 0.75
     assert metrics.cas_zero_shot == 0.5
     assert metrics.arms[Arm.REAL].per_class == (0.0, 1.0, 1.0, 1.0)
     assert metrics.gain[Arm.MIXED].mean == 0.25
     assert metrics.gain[Arm.MIXED].p_value == 0.03125
-    assert metrics.gain_over_rivals[Arm.REAL_LONG].mean == 0.25
-    assert metrics.gain_over_rivals[Arm.REAL_STRONG].mean == 0.0
+    assert {rival: gain.mean for rival, gain in metrics.gain_over_rivals.items()} == {
+        Arm.REAL_LONG: 0.25,
+        Arm.REAL_STRONG: 0.0,
+        Arm.RETRIEVED: 0.5,
+        Arm.IMG2IMG: 0.25,
+    }
     assert metrics.gain[Arm.SYNTHETIC].seeds == 2
     assert metrics.num_test == 4 * TEST_PER_CLASS
     assert metrics.test_digest == pristine.real.split_digest("test")
     assert {"metrics.json", "report.html", "predictions.safetensors", "accuracy.png"} <= {p.name for p in evaluated.output.iterdir()}
+
+
+def test_arms_that_are_not_compared_are_left_out(world: World) -> None:
+    """Classifiers of other arms that lie about are ignored, and the report does without the arms that it is used to."""
+    world.add_classifier(Arm.SYNTHETIC, 0, folder=world.runs / "copy")
+    outcome = run(world, arms=(Arm.REAL, Arm.MIXED))
+    metrics = metrics_of(outcome)
+    assert (list(metrics.arms), list(metrics.gain), metrics.gain_over_rivals) == ([Arm.REAL, Arm.MIXED], [Arm.MIXED], {})
+    assert (metrics.cas, metrics.cas_ci95, metrics.cas_zero_shot) == (None, None, None)
+    assert "Promotion gate: open" in (outcome.output / "report.html").read_text()
 
 
 def test_the_candidate_is_chosen_on_validation(world: World) -> None:
@@ -188,6 +219,52 @@ def test_predictions_agree_with_the_metrics(evaluated: Outcome, tmp_path: Path) 
     (tmp_path / "cut.safetensors").write_bytes(written.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"cut\.safetensors: not a whole file"):
         read_predictions(tmp_path / "cut.safetensors")
+
+
+def test_confusions_and_calibration_are_those_of_the_predictions(evaluated: Outcome) -> None:
+    """Protects what is said of mistakes: arms that cannot see blue always take it for others, largest share first."""
+    metrics, predictions = metrics_of(evaluated), read_predictions(evaluated.output / "predictions.safetensors")
+    confusions = metrics.arms[Arm.REAL].most_confused
+    assert {each.class_name for each in confusions} == {"blue"}
+    assert sum(each.share for each in confusions) == pytest.approx(1.0)
+    assert [each.share for each in confusions] == sorted((each.share for each in confusions), reverse=True)
+    assert metrics.arms[Arm.MIXED].most_confused == ()
+    table = pd.read_csv(evaluated.output / "confusion.csv")
+    seeds = len(predictions.seeds(Arm.REAL))
+    blue = table[(table["arm"] == "real") & (table["class"] == "blue")]
+    assert dict(zip(blue["predicted"], blue["images"] / (seeds * TEST_PER_CLASS), strict=True)) == {
+        each.predicted: pytest.approx(each.share) for each in confusions
+    }
+    assert table.groupby("arm")["images"].sum().to_dict() == {
+        str(arm): len(predictions.seeds(arm)) * metrics.num_test for arm in Arm if metrics.arms[arm].skipped is None
+    }
+    for (arm, seed), both in predictions.probabilities.items():
+        right = predictions.correct(arm, (seed,))[0]
+        assert (both[right, 0] == both[right, 1]).all()
+        assert (both[~right, 0] > both[~right, 1]).all()
+        place = metrics.arms[arm].seeds.index(seed)
+        assert metrics.arms[arm].ece[place] == pytest.approx(reliability(both[:, 0], right).error)
+        assert metrics.arms[arm].nll[place] == pytest.approx(-np.log(both[:, 1].astype(float)).mean())
+    assert metrics.arms[Arm.REAL].ece[0] > 2 * metrics.arms[Arm.MIXED].ece[0]  # sure of blue and wrong
+
+
+def test_mistakes_are_in_the_report(evaluated: Outcome) -> None:
+    """Protects the two sections and their plots, which also are files."""
+    page = (evaluated.output / "report.html").read_text()
+    assert "Can the probabilities be believed?" in page
+    assert {"reliability.png", "confusion.png", "confusion.csv"} <= {path.name for path in evaluated.files}
+
+
+def test_predictions_of_before_probabilities_were_kept_can_be_read(evaluated: Outcome, tmp_path: Path) -> None:
+    """Protects the champions of earlier versions: their file says less, and what is said is the same."""
+    whole = read_predictions(evaluated.output / "predictions.safetensors")
+    write_predictions(tmp_path / "old.safetensors", replace(whole, probabilities={}))
+    old = read_predictions(tmp_path / "old.safetensors")
+    assert old.probabilities == {}
+    assert (old.correct(Arm.REAL, range(6)) == whole.correct(Arm.REAL, range(6))).all()
+    one = whole.only(Arm.REAL, 2)
+    assert list(one.top) == list(one.probabilities) == [(Arm.REAL, 2)]
+    assert old.only(Arm.REAL, 2).probabilities == {}
 
 
 def test_the_report_links_to_the_validation_report(world: World) -> None:

@@ -10,10 +10,10 @@ import pytest
 from evaluation_world import World, config
 
 from gda.artifacts import Decision, Metrics, Outcome, dump_document, read_document
-from gda.config import Arm
 from gda.data.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError, TryAgainError
 from gda.registry.models import Registered, Registry
+from gda.sections import Arm
 from gda.stages import evaluate, promote
 
 
@@ -89,6 +89,9 @@ def test_a_gain_makes_the_candidate_champion_once(evaluated: tuple[World, Path],
     assert first.reasons == ()
     assert first.rival == "real"
     assert first.aliases == ("challenger", "champion")
+    text = (evaluation.parent / "reports/promotion/MODEL_CARD.md").read_text()
+    assert "Promoted: better than real by interval and by test" in text
+    assert "models:/tiny/1" in text
     assert first.model_version == "1"
     again = decision_of(run(evaluated, evaluation))
     assert again == first
@@ -97,6 +100,7 @@ def test_a_gain_makes_the_candidate_champion_once(evaluated: tuple[World, Path],
     metrics = read_document(evaluation / "metrics.json", Metrics)
     assert metrics.candidate is not None
     assert versions[0].tags["gda.digest"] == metrics.candidate.digest
+    assert "It passed the promotion gate." in versions[0].description
     assert versions[0].tags["gda.test_digest"] == metrics.test_digest
     images = np.full((3, 24, 16, 3), (200, 40, 40), dtype=np.uint8)
     loaded = mlflow.pyfunc.load_model("models:/tiny@champion").predict(images)

@@ -74,8 +74,8 @@ def test_what_is_drawn_depends_on_the_source(world, tmp_path):
 
 
 def test_images_towards_another_class_say_so(world, tmp_path):
-    """Label and prompt are the target's; the source's class and the soft label by strength are on record."""
-    changes = ("sample.mode=image_to_image", "sample.strengths=[0.5]", "sample.other_class_fraction=0.5")
+    """Label and prompt are the target's; the source's class and the soft label by strength are on record, and that is what is trained."""
+    changes = ("sample.mode=image_to_image", "sample.strengths=[0.75]", "sample.other_class_fraction=0.5")
     out = _draw(world, tmp_path / "set", *changes).output
     rows = Snapshot.open(out).manifest()
     other = rows[rows["class"] != rows["source_class"]]
@@ -85,8 +85,12 @@ def test_images_towards_another_class_say_so(world, tmp_path):
     assert (real.loc[other["source_image"], "class"].to_numpy() == other["source_class"].to_numpy()).all()
     soft = {record.key: record.meta["soft_label"] for record in _records(out)}
     for row in rows.to_dict("records"):
-        mixed = {row["class"]: 0.5, row["source_class"]: 0.5}
+        mixed = {row["class"]: 0.75, row["source_class"]: 0.25}
         assert soft[row["key"]] == (mixed if row["class"] != row["source_class"] else {row["class"]: 1.0})
+    loaded = load_images(Snapshot.open(out), "train", size=8)
+    for key, label, second, share in zip(loaded.keys, loaded.labels, loaded.second, loaded.first_share, strict=True):
+        rest = {} if second < 0 else {loaded.classes[second]: 1 - float(share)}
+        assert soft[key] == {loaded.classes[label]: float(share)} | rest
 
 
 def test_sources_are_part_of_what_is_asked(world, tmp_path):

@@ -1,15 +1,21 @@
 """validate: what it states of distributions, in the verdict, the table of classes and the page."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from colour_words import colour_words
+from mapped import LISTED, is_mapped
 from trees import tree
-from validation_sets import CLASSES, PER_CLASS, Item, items, tiny_config, with_pixels, write_real, write_set
+from validation_sets import CLASSES, COLOURS, COUNTS, PER_CLASS, Item, changed, items, tiny_config, with_pixels, write_real, write_set
 
 from gda.artifacts import Measure, Outcome, Verdict, read_document
 from gda.errors import ConfigError, DataError
+from gda.fidelity.prompt_match import cosines
 from gda.fidelity.reference import Reference
 from gda.stages import reference, validate
 
@@ -123,3 +129,75 @@ def test_the_reference_keeps_what_looking_at_real_images_costs(world: Path) -> N
     with pytest.raises(DataError, match=r"probabilities\.safetensors: not found"):
         Reference.open(world / "reference")
     (world / "kept").rename(damaged)
+
+
+def toned(item: Item, other: str, share: float, **meta: object) -> Item:
+    """The picture moved from its class's colour towards another's, by so much of the way."""
+    way = np.array(COLOURS[other]) - np.array(COLOURS[item.label])
+    rgb = np.clip(item.rgb + share * way, 0, 255).astype(np.uint8)
+    return replace(with_pixels(item, rgb), meta=item.meta | {"source_image": "train-0001", "source_class": other} | meta)
+
+
+def test_soft_labels_are_judged_as_such(world: Path, tmp_path: Path) -> None:
+    """Red images drawn from green ones that still look green: no wrong label where the label says so, and the gap to it is stated."""
+    content = items(PER_CLASS, 77)
+    reds = [i for i, item in enumerate(content) if item.label == "red"]
+    soft = changed(content, reds[:20], lambda item, place: toned(item, "green", 1.0, strength=0.25))
+    found = measures(validation(world, tmp_path / "soft", write_set(tmp_path / "a", {"train": soft})))
+    assert found["label_agreement"].value > 0.95  # type: ignore[operator]
+    assert found["soft_label_gap"].n == 20
+    assert found["soft_label_gap"].value == pytest.approx(-0.25)
+    # Nor is a picture half-way between two of one class anything but of that class.
+    same = changed(content, reds[:20], lambda item, place: toned(item, "red", 0.0, strength=0.25))
+    found = measures(validation(world, tmp_path / "same", write_set(tmp_path / "c", {"train": same})))
+    assert "soft_label_gap" not in found
+    # As hard labels, which strength 1 makes them, the same pictures are wrong.
+    hard = changed(content, reds[:20], lambda item, place: toned(item, "green", 1.0, strength=1.0))
+    found = measures(validation(world, tmp_path / "hard", write_set(tmp_path / "b", {"train": hard})))
+    assert found["label_agreement"].value < 0.88  # type: ignore[operator]
+    assert found["confident_disagreement"].value > found["confident_disagreement"].floor  # type: ignore[operator]
+    assert "soft_label_gap" not in found
+    assert "red seen as green (20)" in (tmp_path / "hard" / "index.html").read_text()
+
+
+@pytest.mark.skipif(not LISTED, reason="only Linux lists what is mapped")
+def test_decoded_images_need_not_fit_into_memory(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synthetic and real ones alike are mapped from files of the work folder, which are gone afterwards."""
+    seen, inspect = [], validate.inspect_set
+    monkeypatch.setattr(validate, "inspect_set", lambda *args, **options: seen.append(inspect(*args, **options)) or seen[0])
+    validation(world, tmp_path / "out")
+    assert is_mapped(seen[0].subjects.audit.images)
+    assert all(is_mapped(images.images) for images in seen[0].subjects.real.values())
+
+
+def test_prompts_are_compared_with_images_where_the_extractor_has_texts(world: Path, tmp_path: Path) -> None:
+    """Images of the colour that their prompt names match as well as real ones; prompts that name another's do not."""
+    options = {"extractor": "colour_words:colour_words"}
+
+    def prompted(name: str, prompts: list[str | None]) -> Outcome:
+        content = [replace(item, meta=item.meta | {"prompt": prompt}) for item, prompt in zip(items(PER_CLASS, 77), prompts, strict=True)]
+        synthetic = write_set(tmp_path / name, {"train": content})
+        given = {"synthetic": synthetic, "snapshot": world / "real", "reference": None, "out": tmp_path / f"{name}-out"}
+        return validate.run(tiny_config(**options), **given)
+
+    def shifted(by: int) -> list[str | None]:
+        return [f"a {CLASSES[(CLASSES.index(item.label) + by) % 4]} thing" for item in items(PER_CLASS, 77)]
+
+    right, wrong = (measures(prompted(name, shifted(by)))["text_alignment"] for name, by in (("right", 0), ("wrong", 1)))
+    assert right.value == pytest.approx(right.floor, abs=0.05)
+    pictures = [item for split, count in enumerate((COUNTS["train"], COUNTS["val"])) for item in items(count, split)]
+    extractor = colour_words(None)
+    features = extractor.features(torch.from_numpy(np.stack([item.rgb for item in pictures])).permute(0, 3, 1, 2))
+    expected = cosines(features, [item.label for item in pictures], extractor.text.embed)  # type: ignore[union-attr]
+    assert right.floor == pytest.approx(expected.mean(), rel=1e-9)  # the two sets agree to seven digits by chance
+    assert right.low < right.value < right.high  # type: ignore[operator]
+    assert right.extractor == "colour-words@c0c0c0c0 with texts@7e7e7e7e"
+    # Real images are compared by the prompts that the set was drawn with, so the floor falls as well.
+    assert wrong.value < right.low - 0.2  # type: ignore[operator]
+    assert "mean cosine of images and their prompts" in (tmp_path / "right-out" / "index.html").read_text()
+    assert "text_alignment" not in measures(validation(world, tmp_path / "out"))
+    assert json.loads((tmp_path / "right-out" / "recipe.json").read_text())["inputs"]["texts"] == "7e" * 32
+    # A set that does not say by which prompts it was drawn is not held against any.
+    silent = read_document(prompted("silent", [None, *shifted(0)[1:]]).output / "verdict.json", Verdict)
+    assert "text_alignment" not in silent.metrics
+    assert not any("match with prompts" in reason for reason in silent.reasons)

@@ -171,6 +171,21 @@ def test_copies_and_repeats_go_too(judge, world, tmp_path):
     assert not set(hashes) & set(real)
 
 
+def test_disguised_copies_go_too(judge, world, tmp_path):
+    """Mirrored training images, which no pixel hash finds."""
+    train = [to_array(decode(record.image, name=record.key)) for record in read_shard(world / "real" / "train-000000.tar")]
+    reds = train[:: len(CLASSES)]
+
+    def mirrored(prompt, seed):
+        return reds[seed % len(reds)][:, ::-1].copy() if prompt == "red" and seed % 4 == 0 else None
+
+    limits = {"max_copy_fraction": 0.01, "max_duplicate_fraction": 1.0, "max_near_duplicate_fraction": 1.0, "limits": ()}
+    verdict = judge(mirrored, configured(**limits, redraw_rounds=10))
+    assert any("training images but for encoding" in reason for reason in verdict.filtering.reasons)
+    assert "is nearly a training image" in verdict.filtering.dropped
+    assert verdict.metrics["near_train"].value < 0.25 * verdict.filtering.metrics["near_train"].value
+
+
 def test_a_set_that_passes_is_left_alone(judge, tmp_path):
     """Nothing is dropped from a sound set, under either policy; the set that was judged is the given one, without a copy of its bytes."""
     verdict = judge(lambda prompt, seed: None, configured())

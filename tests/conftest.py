@@ -1,0 +1,30 @@
+"""What every test process does first."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _autograd_before_anything_is_compiled() -> None:
+    """Let autograd find out that there is no device before compilation pretends one.
+
+    The first backward pass of a process counts devices, and starts a thread for each; after a `torch.compile` it counts one, and
+    from then on no forked process may train. Tests fork, whatever ran before them.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without a C++ compiler, and nothing compiled before on it.
+
+    By torch's own patching: pytest's would leave the setting hidden from whichever test of the process asks for it next.
+    """
+    from torch._inductor import config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    with config.patch({"cpp.cxx": (None, "/nonexistent/g++")}):
+        yield

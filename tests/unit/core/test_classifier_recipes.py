@@ -1,0 +1,95 @@
+"""Named training recipes: what they fill in, what wins over them, and that reading them needs no torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from gda.classifier_recipes import RECIPES, recipe_table, scaled_rate
+from gda.config import dump_config, load_config, parse_config
+from gda.errors import ConfigError
+from gda.sections import ClassifyConfig
+
+
+def test_the_demo_recipe_is_the_defaults() -> None:
+    """A default that is changed without its recipe would make `demo` another training than the demo's."""
+    assert ClassifyConfig(recipe="demo") == ClassifyConfig().model_copy(update={"recipe": "demo"})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_valid_section(name: str) -> None:
+    """A figure out of a field's range would only be noticed by the one who selects that recipe."""
+    config, recipe = ClassifyConfig(recipe=name), RECIPES[name]
+    assert (config.model, config.batch_size, config.learning_rate) == (recipe.model, recipe.batch_size, recipe.learning_rate)
+    assert (config.optimizer, config.mixup, config.rand_augment) == (recipe.optimizer, recipe.mixup, recipe.rand_augment)
+    assert 0 < config.warmup_updates < config.num_updates
+    assert recipe.source
+
+
+def test_given_settings_win_over_the_recipe() -> None:
+    """What a user writes must not be silently replaced, and what equals the default counts as not written."""
+    config = ClassifyConfig(recipe="a2", drop_path=0.2, label_smoothing=0.1, num_updates=600, horizontal_flip=True)
+    assert (config.drop_path, config.label_smoothing) == (0.2, 0.0)
+    assert (config.model, config.optimizer, config.loss, config.bce_threshold) == ("resnet50", "lamb", "bce", 0.2)
+    assert (config.num_updates, config.warmup_updates, config.horizontal_flip) == (600, 10, True)
+
+
+def test_a3_is_tested_larger_than_it_is_trained() -> None:
+    """160 and 224 pixels are the recipe's; at a size of one's own that test size would be meaningless."""
+    assert (ClassifyConfig(recipe="a3").image_size, ClassifyConfig(recipe="a3").tested_at) == (160, 224)
+    assert ClassifyConfig(recipe="a3", image_size=64).tested_at == 64
+    assert ClassifyConfig(recipe="a3", image_size=64, test_image_size=80).tested_at == 80
+    assert ClassifyConfig(recipe="a2").test_image_size is None
+
+
+@pytest.mark.parametrize(("name", "batch_size", "rate"), [("resnet50", 256, 0.1), ("a2", 512, 2.5e-3), ("vit-s-16", 256, 1e-3)])
+def test_the_rate_follows_the_batch_by_the_recipes_rule(name: str, batch_size: int, rate: float) -> None:
+    """Linear, by the root, or not at all: a rate for 4096 images diverges at 256."""
+    assert ClassifyConfig(recipe=name, batch_size=batch_size).learning_rate == pytest.approx(rate, rel=1e-12)
+    assert scaled_rate(RECIPES[name], RECIPES[name].batch_size) == RECIPES[name].learning_rate
+
+
+def test_a_filled_section_survives_being_written_and_read() -> None:
+    """`gda config show` prints settings that, read again, are the same training; arrays of the file are taken as before."""
+    config = load_config(None, ("classify.recipe=a3", "classify.batch_size=128", "classify.seeds=[4,5]"))
+    assert config.classify.seeds == (4, 5)
+    assert parse_config(dump_config(config), where="test") == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("recipe=a4",), "classify.recipe: .*gda recipes lists them: demo, .*a3"),
+        (("tune=linear",), "give pretrained"),
+        (("mixup=0.2", "batch_size=33"), "even batch_size"),
+        (("bce_threshold=0.2",), "goes with loss: bce"),
+        (("rand_augment=auto",), "classify.rand_augment"),
+        (("optimizer=adam",), "classify.optimizer: .*lamb"),
+        (("recipe=a1", "batch_size=many"), "classify.batch_size: input should be a valid integer"),
+    ],
+)
+def test_settings_that_do_not_agree_are_refused(settings: tuple[str, ...], message: str) -> None:
+    """Each contradiction is one line that names the field, before anything is trained."""
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, tuple(f"classify.{setting}" for setting in settings))
+
+
+def test_what_is_switched_off_is_not_in_a_stages_recipe() -> None:
+    """Finished outputs stay up to date when settings are added; a recipe's name or a path would make equal trainings two."""
+    first = {
+        "model", "model_args_json", "image_size", "num_updates", "mixed_num_updates", "batch_size", "ratio", "learning_rate",
+        "weight_decay", "warmup_updates", "label_smoothing", "horizontal_flip",
+    }  # fmt: skip
+    assert ClassifyConfig().decided().keys() == first
+    assert ClassifyConfig(recipe="demo", pretrained="w.safetensors").decided() == ClassifyConfig().decided()
+    changed = ClassifyConfig(pretrained="w.safetensors", tune="linear", ema_decay=0.9).decided(exclude={"seeds"})
+    assert changed.keys() == first - {"seeds"} | {"tune", "ema_decay"}
+
+
+def test_recipes_are_printed_without_torch() -> None:
+    """A look at the table takes no seconds of imports; every recipe is there with its source."""
+    code = "import sys; from gda.cli import main; main(['recipes']); assert not {'torch', 'timm'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == recipe_table().strip()
+    for name, recipe in RECIPES.items():
+        assert f"\n{name}: {recipe.source}\n" in done.stdout
