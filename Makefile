@@ -35,7 +35,7 @@ demo: $(STAMP)
 	@gda summary
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	ruff format --check .
@@ -43,6 +43,7 @@ check: $(STAMP)
 	mypy gda
 	lint-imports
 	$(BIN)/python -m gda.flow | diff - dvc.yaml
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --collect-only --durations=0 >$(VENV)/collected.txt || { tail -20 $(VENV)/collected.txt; exit 1; }
 	@if grep -q -i -E '^--(extra-)?index-url|^--find-links|@ http' requirements.lock; then echo "requirements.lock names an index address"; exit 1; fi
 
 format: $(STAMP)
