@@ -318,7 +318,13 @@ def _add_promote(commands: Any) -> None:
         from gda.stages import promote
 
         return promote.run(
-            config, evaluation=args.evaluation, verdict=args.verdict, out=args.out, dry_run=args.dry_run, progress=args.progress
+            config,
+            evaluation=args.evaluation,
+            verdict=args.verdict,
+            out=args.out,
+            dry_run=args.dry_run,
+            register_only=args.register_only,
+            progress=args.progress,
         )
 
     parser = _stage(commands, "promote", "register the candidate; make it champion if the gate holds", runner)
@@ -326,3 +332,4 @@ def _add_promote(commands: Any) -> None:
     parser.add_argument("--verdict", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="where decision.json goes")
     parser.add_argument("--dry-run", action="store_true", help="decide and record, but leave the registry alone")
+    parser.add_argument("--register-only", action="store_true", help="decide, and register the candidate as challenger, but leave champion")

@@ -11,7 +11,7 @@ from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
 from gda.recipe import digest_of
 from gda.registry.gate import GateResult, Rival, decide, real_rival
-from gda.registry.models import PREDICTIONS_FILE, Registered, Registry
+from gda.registry.models import CHAMPION, PREDICTIONS_FILE, Registered, Registry
 from gda.report.model_card import CARD_FILE, describe, model_card
 from gda.stats.gain import compare
 from gda.stats.streams import named_generator
@@ -27,6 +27,7 @@ def run(
     verdict: Path | None,
     out: Path | None = None,
     dry_run: bool = False,
+    register_only: bool = False,
     progress: bool = False,
 ) -> Outcome:
     """Judge the candidate of `evaluation`, register it as `challenger`, promote it if the gate holds, and write `decision.json`.
@@ -34,7 +35,8 @@ def run(
     Beside it lies the candidate's `MODEL_CARD.md`.
 
     Not cached: the registry is asked each time. The rival is the model behind `champion`, else real-only training. `dry_run` changes
-    nothing in the registry. Raises `DataError` on damaged input or a candidate that changed since, `TryAgainError` when MLflow is away.
+    nothing in the registry; `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on
+    damaged input or a candidate that changed since, `TryAgainError` when MLflow is away.
     """
     metrics = read_document(evaluation / "metrics.json", Metrics)
     judged = read_document(verdict, Verdict) if verdict is not None else None
@@ -51,7 +53,7 @@ def run(
     if card is not None and metrics.candidate is not None and not dry_run:
         tags = _tags(metrics, card, gate)
         version = registry.register(Path(metrics.candidate.path), card, predictions.only(card.arm, card.seed), tags)
-        if gate.promoted:
+        if gate.promoted and not register_only:
             registry.promote(version, over=incumbent)
     decision = _decision(config, metrics, gate, version, registry.aliases(version) if version else (), dry_run=dry_run)
     if version is not None and card is not None:
@@ -159,4 +161,6 @@ def _summary(decision: Decision) -> str:
         return f"not promoted ({name}, against {decision.rival}): " + "; ".join(decision.reasons)
     if decision.dry_run:
         return f"{name} would be promoted over {decision.rival}; a dry run changes nothing"
+    if CHAMPION not in decision.aliases:
+        return f"{name} is challenger and passed the gate against {decision.rival}; gda promote makes it champion"
     return f"{name} is champion now: better than {decision.rival} with p <= alpha, an interval above zero and no class harmed"

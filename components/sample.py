@@ -1,0 +1,51 @@
+"""Drawing synthetic sets: the plan, one worker's shards of it, and the whole."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def plan_sampling(
+    snapshot: str, settings: str, num_workers: int, data_root: str, code: str, summary: dsl.Output[dsl.Markdown]
+) -> list[str]:
+    """Plan the synthetic set and say which workers draw it, each as `I/N`; no more of them than the plan has shards."""
+    from gda.steps.entry import planned
+
+    return planned(snapshot=snapshot, settings=settings, num_workers=num_workers, data_root=data_root, code=code, summary=summary)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def sample_shards(worker: str, snapshot: str, generator: str, tuning: str, settings: str, data_root: str, code: str, resources: str) -> str:
+    """Draw this worker's shards; each is committed when it is whole, so that a retry draws only what is missing.
+
+    `resources` is what the pod was given: a run parameter reaches the inside of a loop only where a step there takes it.
+    """
+    from gda.steps.step import run_step
+
+    index, count = worker.split("/")
+    inputs = {"snapshot": snapshot, "generator": generator, "settings": tuning}
+    share = (int(index), int(count))
+    return run_step("sample", inputs=inputs, settings=settings, data_root=data_root, code=code, share=share).record.summary
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def sample(
+    step: str,
+    snapshot: str,
+    generator: str,
+    tuning: str,
+    settings: str,
+    data_root: str,
+    code: str,
+    drawn: list[str],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+) -> str:
+    """Publish a synthetic set, drawing what no worker has drawn. `step` is sample, sample_zero_shot or sample_img2img."""
+    from gda.steps.step import run_step
+
+    inputs = {"snapshot": snapshot, "generator": generator, "settings": tuning}
+    done = run_step(step, inputs=inputs, settings=settings, data_root=data_root, code=code)
+    done.show(metrics=metrics, summary=summary)
+    return done.reference()

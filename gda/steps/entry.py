@@ -1,0 +1,80 @@
+"""What the components call that is no step of the flow: configuring a run, planning its fan-outs, refusing, reporting."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gda.artifacts import Verdict, read_document
+from gda.data.snapshot import Snapshot
+from gda.errors import UsageError
+from gda.io.publish import write_bytes
+from gda.steps.form import FORM, classifier_runs, step_settings
+from gda.steps.graph import CLASSIFY, config_of, parse_reference
+from gda.steps.record import configure
+from gda.steps.report import report_run
+from gda.steps.step import FileArtifact, Place
+
+# Above it pipelines' own bookkeeping of a loop outgrows what a cluster's store takes (kubeflow/pipelines#12131).
+MOST_WORKERS = 50
+
+
+def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str, ...]:
+    """The code, and what each step is told, in the order of the flow. `given` are all arguments of the component."""
+    place = Place.at(given["data_root"])
+    code = f"{given['code_version']} in {given['image']}"
+    form = {name: given[name] for name in FORM}
+    config = configure(form, given["settings"], data_root=place.root, run=given["run"], code=code)
+    told = step_settings(config)
+    lines = [f"# Run {given['run']}", "", f"Code {code}.", "", "| Field | Value |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in form.items()]
+    lines += ["", "```json", json.dumps(config.model_dump(mode="json", by_alias=True), indent=1), "```", ""]
+    write_bytes(Path(summary.path), "\n".join(lines).encode())
+    return (code, *(text for name, text in told.items() if name == CLASSIFY or not name.startswith(CLASSIFY)))
+
+
+def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, code: str, summary: FileArtifact) -> list[str]:
+    """The workers that draw the synthetic set, as `I/N`; at most one a shard. Raises `UsageError` for fewer than 1 or more than 50."""
+    from gda.generator.configured import plan_for
+    from gda.generator.plan_text import describe_plan
+
+    if not 1 <= num_workers <= MOST_WORKERS:
+        raise UsageError(f"sample_workers {num_workers}: accepted: 1 to {MOST_WORKERS}; make shards larger rather than more workers")
+    Place.at(data_root)
+    config = config_of(settings)
+    plan = plan_for(config, Snapshot.open(parse_reference(snapshot, role="snapshot").path))
+    count = min(num_workers, len(plan.shards))
+    told = describe_plan(plan, None, None, workers=count, precision=config.sample.precision)
+    write_bytes(
+        Path(summary.path), "\n".join(["# The synthetic set", "", *[f"- {line}" for line in told], "", f"Code {code}.", ""]).encode()
+    )
+    return [f"{index}/{count}" for index in range(count)]
+
+
+def planned_classifiers(settings: str, *, summary: FileArtifact) -> list[dict[str, str]]:
+    """Every classifier to train, as arm and seed."""
+    runs = classifier_runs(config_of(settings))
+    by_arm: dict[str, list[str]] = {}
+    for run in runs:
+        by_arm.setdefault(run["arm"], []).append(run["seed"])
+    rows = [f"| {arm} | {', '.join(seeds)} |" for arm, seeds in by_arm.items()]
+    write_bytes(Path(summary.path), "\n".join([f"# {len(runs)} classifiers", "", "| Arm | Seeds |", "|---|---|", *rows, ""]).encode())
+    return runs
+
+
+def rejected(verdict: str, *, summary: FileArtifact, page: FileArtifact) -> str:
+    """Say why the synthetic set was refused; returns the reasons as one text."""
+    folder = parse_reference(verdict, role="verdict").path
+    reasons = read_document(folder / "verdict.json", Verdict).reasons
+    write_bytes(Path(summary.path), "\n".join(["# The synthetic set was refused", "", *[f"- {reason}" for reason in reasons], ""]).encode())
+    write_bytes(Path(page.path), (folder / "index.html").read_bytes())
+    return "; ".join(reasons)
+
+
+def reported(run: str, *, data_root: str, state: str, error: str, summary: FileArtifact, page: FileArtifact) -> None:
+    """Write the outcome of `run` as text and as a page."""
+    place = Place.at(data_root)
+    outcome = report_run(run, data_root=place.root, state=state, error=error)
+    write_bytes(Path(summary.path), outcome.markdown().encode())
+    write_bytes(Path(page.path), outcome.html().encode())
+    print(outcome.markdown())

@@ -1,0 +1,207 @@
+"""How the steps of `gda.flow` hang together when each runs by itself: what a step reads, which settings it sees, and its key.
+
+Pure: no disk, no torch. A step's output is known by a `Reference` (where it lies, and the digest of its content), and a step by its key,
+so that the same request finds the same folder again: a retried pod, a second run, or the report that looks a run up.
+"""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gda.artifacts import Document
+from gda.config import Config, dump_config, parse_config
+from gda.errors import DataError, UsageError
+from gda.flow import CLASSIFIERS, GRAPH, Node, arm_inputs
+from gda.recipe import digest_of
+from gda.sections import Arm
+
+NODES = {node.name: node for node in GRAPH}
+# One component trains the classifiers of every arm; the graph has two nodes of it, which differ in their seeds alone.
+CLASSIFY = "classify"
+# A run of the job registers its candidate; `champion` is moved by another pipeline, under an account of its own.
+REGISTER_FLAGS = ("--register-only",)
+
+
+class Reference(Document):
+    """Where an output lies and what is in it; what steps hand to each other in place of data."""
+
+    uri: str
+    digest: str
+
+    @property
+    def path(self) -> Path:
+        """The folder or file. Raises `DataError` for anything that is no absolute path of this file system."""
+        path = Path(self.uri.removeprefix("file://"))
+        if "://" in self.uri.removeprefix("file://") or not path.is_absolute():
+            raise DataError(f"{self.uri}: accepted: an absolute path on a volume that every step mounts, with or without file://")
+        return path
+
+    def text(self) -> str:
+        """The reference as one line of JSON, which pipelines pass on as a string."""
+        return json.dumps(self.model_dump(), sort_keys=True)
+
+
+def parse_reference(text: str, *, role: str) -> Reference:
+    """Read `Reference.text`. Raises `UsageError` that names the role."""
+    try:
+        return Reference.model_validate_json(text)
+    except ValueError:
+        raise UsageError(f"{role}: {text[:80]!r} is no reference; accepted: a JSON object with uri and digest") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One step to run: the node, the item of its matrix, its inputs by role, its settings, and flags beside the flow's own.
+
+    `code` names program and image.
+    """
+
+    node: Node
+    item: Mapping[str, str]
+    inputs: Mapping[str, tuple[Reference, ...]]
+    settings: str
+    code: str
+    flags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the step's folder, such as `finetune` or `classify-real-0`."""
+        return "-".join([CLASSIFY if self.node.matrix else self.node.name, *self.item.values()])
+
+    @property
+    def key(self) -> str:
+        """sha256 over everything that decides the output; paths, and the order of classifiers, are not in it."""
+        digests = {role: sorted(reference.digest for reference in given) for role, given in self.inputs.items()}
+        asked = {"step": self.name, "settings": json.loads(self.settings), "inputs": digests, "code": self.code}
+        return digest_of(asked | ({"flags": list(self.flags)} if self.flags else {}))
+
+
+def settings_of(config: Config, node: Node) -> str:
+    """The sections that `node` depends on, resolved, as one line of JSON: a change elsewhere is none to it."""
+    resolved = dump_config(config)
+    chosen: dict[str, Any] = {}
+    for name in node.sections:
+        section, _, leaf = name.partition(".")
+        if not leaf:
+            chosen[section] = resolved[section]
+        elif not isinstance(chosen.get(section), dict) or leaf not in chosen[section]:
+            chosen.setdefault(section, {})[leaf] = resolved[section][leaf]
+    return json.dumps(chosen, sort_keys=True)
+
+
+def config_of(settings: str) -> Config:
+    """The configuration as a step sees it: its own sections, the defaults elsewhere. Raises `ConfigError`."""
+    try:
+        content = json.loads(settings)
+    except ValueError:
+        raise UsageError(f"settings: {settings[:80]!r} is not JSON") from None
+    arms = content.get("classify", {}).get("arms")
+    if arms and "promote" not in content:
+        # A step that knows which arms are compared, but not which is declared: any of them will do to read the rest.
+        content = {**content, "promote": {"arm": arms[0]}}
+    return parse_config(content, where="settings")
+
+
+def make_request(
+    name: str,
+    *,
+    inputs: Mapping[str, tuple[Reference, ...]],
+    settings: str,
+    code: str,
+    item: Mapping[str, str],
+    flags: tuple[str, ...] = (),
+) -> Request:
+    """Check that `inputs` are what the node reads, and leave out what this arm does not. Raises `UsageError`."""
+    node = node_of(name, item)
+    wanted = roles(node, item)
+    if node.matrix:
+        item = {"arm": item["arm"], "seed": item["seed"]}
+    if missing := [role for role in wanted if not inputs.get(role)]:
+        raise UsageError(f"{name}: no reference for {', '.join(missing)}; given: {', '.join(inputs) or 'none'}")
+    settings = json.dumps(json.loads(settings), sort_keys=True)
+    return Request(node=node, item=dict(item), inputs={role: inputs[role] for role in wanted}, settings=settings, code=code, flags=flags)
+
+
+def node_of(name: str, item: Mapping[str, str]) -> Node:
+    """The node of the graph; for classifiers, the one that has the arm of `item`. Raises `UsageError`."""
+    if name not in NODES:
+        raise UsageError(f"{name}: no step of the job; accepted: {', '.join(NODES)}")
+    if name != CLASSIFY:
+        return NODES[name]
+    found = [node for node in GRAPH if node.matrix and item.get("arm") in [arm["name"] for arm in node.matrix["arm"]]]
+    if not found or not item.get("seed", "").isdigit():
+        raise UsageError(f"classify: arm {item.get('arm')!r}, seed {item.get('seed')!r}; accepted: {', '.join(Arm)}, and a number")
+    return found[0]
+
+
+def roles(node: Node, item: Mapping[str, str]) -> dict[str, str]:
+    """What the node reads: role -> path in the flow."""
+    if not node.matrix:
+        return dict(node.inputs)
+    return {"snapshot": node.inputs["snapshot"]} | arm_inputs(Arm(item["arm"]))
+
+
+def producer(path: str) -> tuple[str, str]:
+    """Name of the node that writes the flow's `path`, and which of its outputs that lies in."""
+    for node in GRAPH:
+        for output in (node.output, *node.more_outputs):
+            if PurePosixPath(path).is_relative_to(output):
+                return node.name, output
+    return CLASSIFY, CLASSIFIERS
+
+
+def argv(request: Request, folder: Path) -> list[str]:
+    """The flow's own command for `request`, with its paths: outputs below `folder`, inputs where they lie."""
+    config = config_of(request.settings)
+    paths = {flow: _places(flow, request.inputs[role]) for role, flow in roles(request.node, request.item).items()}
+    words: list[str] = []
+    for word in shlex.split(_filled(request, config)):
+        if word in paths:  # several classifiers: the flag again before each
+            flag = words.pop()
+            words += [part for place in paths[word] for part in (flag, place)]
+        elif word in (outputs := _outputs(request)):
+            words.append(str(folder / outputs[word]))
+        else:
+            words.append(word)
+    return [*words[1:], *request.flags]  # without `gda`
+
+
+def output_paths(request: Request) -> tuple[str, ...]:
+    """The flow's paths of what the step writes, its own output first."""
+    return tuple(_outputs(request).values())
+
+
+def _outputs(request: Request) -> dict[str, str]:
+    named = _with_item(request.node.output, request.item)
+    return {path: path for path in (named, *request.node.more_outputs)}
+
+
+def _places(flow: str, given: tuple[Reference, ...]) -> list[str]:
+    """Paths of an input; a file within another step's output is found there under the name that the flow gives it."""
+    _, output = producer(flow)
+    within = PurePosixPath(flow).relative_to(output) if flow != CLASSIFIERS else PurePosixPath()
+    return [str(reference.path / within) for reference in given]
+
+
+def _filled(request: Request, config: Config) -> str:
+    """The node's command with what its templates stand for."""
+    command = _with_item(request.node.command, request.item)
+    if request.node.matrix:
+        (arm,) = [arm for arm in request.node.matrix["arm"] if arm["name"] == request.item["arm"]]
+        # One classifier a step: its siblings are steps of their own.
+        command = command.replace("${item.arm.flags}", arm["flags"]).replace(" --all-seeds", "").replace(" --if-compared", "")
+    for name, value in _template_values(config):
+        command = command.replace(f"${{{name}}}", shlex.quote(value))
+    return command
+
+
+def _with_item(text: str, item: Mapping[str, str]) -> str:
+    return text.replace("${item.arm.name}", item.get("arm", "")).replace("${item.seed}", item.get("seed", ""))
+
+
+def _template_values(config: Config) -> Iterator[tuple[str, str]]:
+    yield "snapshot.source", config.snapshot.source
+    yield "finetune.base", config.finetune.base

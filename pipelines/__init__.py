@@ -1,0 +1,1 @@
+"""The job as pipelines of Kubeflow: what can be run from its user interface, compiled to files that are checked in."""

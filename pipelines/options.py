@@ -1,0 +1,19 @@
+"""What Kubeflow fixes when a pipeline is compiled, in one place."""
+
+from dataclasses import dataclass
+
+from components import IMAGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """The image of every step by digest, the Kueue queue and priority of their pods, and how many of a loop's pods run at once.
+
+    `retries` is how often a step that failed is tried again.
+    """
+
+    image: str = IMAGE
+    queue: str = ""
+    priority: str = ""
+    parallelism: int = 8
+    retries: int = 3
