@@ -33,7 +33,7 @@ def configure(
     image: str,
     resources: str,
     summary: dsl.Output[dsl.Markdown],
-) -> NamedTuple(
+) -> NamedTuple(  # type: ignore[valid-type]
     "Configured",
     [
         ("code", str),

@@ -39,10 +39,14 @@ def sample(
     data_root: str,
     code: str,
     drawn: list[str],
+    resources: str,
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
 ) -> str:
-    """Publish a synthetic set, drawing what no worker has drawn. `step` is sample, sample_zero_shot or sample_img2img."""
+    """Publish a synthetic set, drawing what no worker has drawn. `step` is sample, sample_zero_shot or sample_img2img.
+
+    `drawn` is what workers said, which this waits for; `resources` is what the pod was given.
+    """
     from gda.steps.step import run_step
 
     inputs = {"snapshot": snapshot, "generator": generator, "settings": tuning}

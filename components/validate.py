@@ -19,7 +19,7 @@ def validate(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
-) -> NamedTuple("Validated", [("verdict", str), ("judged", str), ("passed", bool)]):
+) -> NamedTuple("Validated", [("verdict", str), ("judged", str), ("passed", bool)]):  # type: ignore[valid-type]
     """Decide whether the synthetic set may be used, and say why."""
     from gda.steps.step import run_step
 

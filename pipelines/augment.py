@@ -85,7 +85,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             settings: All other settings as one JSON object of sections, as gda config show prints them.
             data_root: Folder on the shared volume, which every step mounts at /data.
             data_claim: The volume's claim; its storage must let several pods write.
-            sample_workers: Pods that share the drawing of the synthetic set, 1 to 50.
+            sample_workers: Pods that share the drawing of the synthetic set, up to 50; 0: one step draws it alone.
             cpu: Processors of a step that computes.
             memory: Memory of a step that computes.
             gpu_type: Resource name of the accelerators.
@@ -141,6 +141,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             place(chosen_base, GPU, title="tune, zero-shot")
 
             source = {"snapshot": real.outputs["Output"], "generator": tuned.outputs["Output"], "tuning": chosen.outputs["Output"]}
+            source["resources"] = given
             # In a group of its own: within one, the local runner hands a loop's body the loop's item in place of its siblings' outputs.
             with dsl.If(sample_workers > 0, name="workers"):
                 planned = plan_sampling(
@@ -148,7 +149,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 )
                 place(planned, LIGHT, title="plan of sampling")
                 with dsl.ParallelFor(planned.outputs["Output"], name="shards", parallelism=options.parallelism) as worker:
-                    shards = sample_shards(worker=worker, resources=given, settings=told.outputs["sample"], **source, **known)
+                    shards = sample_shards(worker=worker, settings=told.outputs["sample"], **source, **known)
                     place(shards, GPU, title="sample shards")
                 drawn = sample(step="sample", settings=told.outputs["sample"], drawn=dsl.Collected(shards.output), **source, **known)
                 place(drawn, GPU, title="sample")
@@ -156,7 +157,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 alone = sample(step="sample", settings=told.outputs["sample"], drawn=[], **source, **known)
                 place(alone, GPU, title="sample alone")
             synthetic = dsl.OneOf(drawn.outputs["Output"], alone.outputs["Output"])
-            base_source = {"snapshot": real.outputs["Output"], "generator": "", "tuning": chosen_base.outputs["Output"], "drawn": []}
+            base_source = source | {"generator": "", "tuning": chosen_base.outputs["Output"], "drawn": []}
             zero_shot = sample(step="sample_zero_shot", settings=told.outputs["sample_zero_shot"], **base_source, **known)
             place(zero_shot, GPU, title="sample, zero-shot")
             img2img = sample(step="sample_img2img", settings=told.outputs["sample_img2img"], drawn=[], **source, **known)

@@ -14,6 +14,8 @@ LIGHT, CPU, GPU = "light", "cpu", "gpu"
 _HOUR = 3600
 # After so many seconds a step is given up and tried again; it goes on from its last checkpoint.
 _TIMEOUTS = {LIGHT: _HOUR, CPU: 12 * _HOUR, GPU: 72 * _HOUR}
+# Dictionaries that are no settings of a step: Kubernetes reads them.
+STRUCTS: frozenset[str] = frozenset()
 _TRACKING = {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME": "MLFLOW_EXPERIMENT_NAME"}
 
 

@@ -1,0 +1,173 @@
+"""Every component as a function on tiny data: what it writes, shows and hands on; refusals, failures, and the report after each."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from step_world import Run
+from two_colours import two_colours
+
+from components.promote import promote
+from components.sample import plan_sampling
+from components.snapshot import snapshot
+from components.validate import reject
+from gda.artifacts import Decision, Metrics, read_document
+from gda.errors import ConfigError, DataError, UsageError
+from gda.steps.graph import parse_reference
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """A run by hand of all steps, and what each handed on."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "GDA_WORK_DIR"):
+            patch.delenv(name, raising=False)
+        folder = tmp_path_factory.mktemp("components")
+        patch.chdir(folder)
+        two_colours(folder / "given", 40)
+        run = Run(root=folder, images=folder / "given" / "images", base=folder / "given" / "generator")
+        told = run.configure()
+        have: dict[str, Any] = {"told": told} | run.real(told)
+        have |= run.generated(told, have)
+        have["verdict"], have["judged"], have["passed"] = run.judged(told, have)
+        have |= run.compared(told, have, have["verdict"], have["judged"])
+        have["text"], have["page"] = run.report()
+        yield run, have
+
+
+def _folder(reference: str) -> Path:
+    return parse_reference(reference, role="test").path
+
+
+def test_the_whole_job_by_hand(world: tuple[Run, dict[str, Any]]) -> None:
+    """Steps that hand each other nothing but references end with an evaluation and a registered challenger."""
+    _, have = world
+    assert have["passed"] is True
+    metrics = read_document(_folder(have["evaluation"]) / "metrics.json", Metrics)
+    assert {arm: result.seeds for arm, result in metrics.arms.items()} == {"real": (0, 1), "real+synthetic": (0, 1), "zero_shot": (0,)}
+    decision = read_document(_folder(have["challenger"]) / "decision.json", Decision)
+    assert decision.aliases == ("challenger",)
+    assert decision.model_version == "1"
+
+
+def test_steps_hand_on_references_and_not_data(world: tuple[Run, dict[str, Any]]) -> None:
+    """What a pipeline stores of each step is pages and small texts: no shard, no image, no weights pass through it."""
+    run, have = world
+    handed = [value for name, value in have.items() if isinstance(value, str) and name not in ("text", "page")]
+    assert all(len(text) < 1000 for text in handed)
+    assert all(parse_reference(text, role="test").path.is_dir() for text in handed)
+    pages = [path for path in (run.root / "pages").rglob("*") if path.is_file()]
+    assert {path.name for path in pages} == {"summary", "page"}
+    images = sum(path.stat().st_size for path in (run.root / "volume").rglob("*.tar"))
+    assert images > 0
+    assert max(path.stat().st_size for path in pages if path.name == "summary") < 20_000
+
+
+def test_what_the_user_interface_shows(world: tuple[Run, dict[str, Any]]) -> None:
+    """Measures are numbers, the report's page is the comparison's, the text says how the run ended."""
+    run, have = world
+    assert set(run.metrics) >= {"snapshot", "reference", "finetune", "tune", "sample", "validate", "classify", "evaluate", "register"}
+    assert all(isinstance(value, float) for shown in run.metrics.values() for value in shown.values())
+    assert have["page"] == (_folder(have["evaluation"]) / "report.html").read_text()
+    assert "gda-classifier version 1 is a challenger that did not pass the gate" in have["text"]
+    assert "| classify-real+synthetic-1 | done |" in have["text"]
+    assert "not done" not in have["text"]
+
+
+def test_a_finished_step_is_found_again(world: tuple[Run, dict[str, Any]]) -> None:
+    """The same request does not run twice: a retried pod, or a second run, gets the same reference."""
+    run, have = world
+    record = _folder(have["snapshot"]).parents[1] / "step.json"
+    before = record.stat().st_mtime_ns
+    assert run.call(snapshot, settings=have["told"]["snapshot"], code=have["told"]["code"]) == have["snapshot"]
+    assert record.stat().st_mtime_ns == before
+    assert run.call(snapshot, settings=have["told"]["snapshot"], code="other code") != have["snapshot"]
+
+
+def test_an_input_that_changed_is_refused(world: tuple[Run, dict[str, Any]]) -> None:
+    """A reference whose content is not what was referred to stops the step before it computes anything."""
+    run, have = world
+    other = parse_reference(have["snapshot"], role="snapshot").model_copy(update={"digest": "0" * 64}).text()
+    with pytest.raises(DataError, match=r"snapshot: .* holds [0-9a-f]{12}, but 000000000000 was asked for"):
+        run.judged(have["told"], have | {"snapshot": other})
+
+
+def test_no_more_workers_than_shards(world: tuple[Run, dict[str, Any]]) -> None:
+    """The plan has three shards: seven workers would idle, none or too many are refused."""
+    run, have = world
+    given = {"snapshot": have["snapshot"], "settings": have["told"]["sample"], "code": "1"}
+    assert run.call(plan_sampling, num_workers=7, **given) == ["0/3", "1/3", "2/3"]
+    assert run.call(plan_sampling, num_workers=2, **given) == ["0/2", "1/2"]
+    for count in (0, 51):
+        with pytest.raises(UsageError, match=f"sample_workers {count}: accepted: 1 to 50"):
+            run.call(plan_sampling, num_workers=count, **given)
+
+
+def test_promotion_asks_the_gate_again(world: tuple[Run, dict[str, Any]]) -> None:
+    """The pipeline that may move `champion` does not, where the gate does not hold."""
+    run, have = world
+    told = have["told"]
+    done = run.call(promote, evaluation=have["evaluation"], verdict=have["verdict"], settings=told["promote"], code=told["code"])
+    decision = read_document(_folder(done) / "decision.json", Decision)
+    assert not decision.promoted
+    assert "champion" not in decision.aliases
+
+
+def test_a_refused_set_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
+    """The verdict stops the run before any classifier; its reasons are the report."""
+    run, have = world
+    refused = replace(run, name="run-2", changes={"validate": {"fid_max_ratio": 1e-9}}, metrics={})
+    told = refused.configure()
+    verdict, _, passed = refused.judged(told, have)
+    assert passed is False
+    reasons = refused.call(reject, verdict=verdict)
+    assert reasons.startswith("FID is ")
+    text, page = refused.report()
+    assert text.startswith("# The synthetic set was refused; no classifier was trained on it")
+    assert reasons in text
+    assert "FID is " in page
+    assert "| validate | refused |" in text
+    run.calls = refused.calls
+
+
+def test_a_failed_step_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
+    """The report names the step, its one line of error, and what was never reached."""
+    run, _ = world
+    failed = replace(run, name="run-3", images=run.root / "nowhere", metrics={})
+    told = failed.configure()
+    with pytest.raises(DataError, match="nowhere"):
+        failed.real(told)
+    text, page = failed.report("FAILED", "Task job failed.")
+    assert text.startswith("# The run failed at snapshot")
+    assert str(run.root / "nowhere") in text
+    assert "| reference | not done |" in text
+    assert "The run failed at snapshot" in page
+    run.calls = failed.calls
+
+
+def test_a_wrong_configuration_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
+    """A run that was refused at its form says which field is wrong."""
+    run, _ = world
+    wrong = replace(run, name="run-4", changes={"validate": {"fid_max_ratio": 2.0}}, metrics={})
+    form = wrong.form()
+    settings = json.dumps(json.loads(form["settings"]) | {"sedes": 1})
+    wrong.form = lambda: form | {"settings": settings}  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="unknown key 'sedes'"):
+        wrong.configure()
+    text, _ = wrong.report("FAILED", "Task job failed.")
+    assert text.startswith("# The run was refused: its configuration is wrong")
+    assert "unknown key 'sedes'" in text
+    run.calls = wrong.calls
+
+
+def test_a_run_that_never_began_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
+    """Without so much as a configuration, the pipeline's own word is what there is."""
+    run, _ = world
+    lost = replace(run, name="run-5", metrics={})
+    text, _ = lost.report("FAILED", "image could not be pulled")
+    assert text.startswith("# The run did not get as far as its configuration")
+    assert "image could not be pulled" in text
+    run.calls = lost.calls
