@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from kfp import dsl
+from PIL import Image
 
 from components.classify import classify, plan_classifiers
 from components.configure import configure
@@ -19,6 +21,7 @@ from components.snapshot import snapshot, snapshot_pool
 from components.tune import tune
 from components.validate import validate
 from gda.config import parse_config
+from gda.generator.build import build_tiny_cascade
 from gda.steps.form import FORM, split_up
 
 # Quick rather than good: what is tried is how steps hang together, so that no rule of quality may refuse the set.
@@ -58,14 +61,26 @@ QUICK: dict[str, dict[str, Any]] = {
         "control_seeds": [0],
         "image_size": 16,
     },
-    "evaluate": {"num_resamples": 50},
+    "evaluate": {"num_resamples": 200},
     "promote": {"min_seeds": 2},
 }
 
 
+def two_textures(root: Path, per_class: int) -> Path:
+    """Write `images/`, red and blue noise by class, and a random-weight `generator/` into `root`; returns `root`."""
+    draws = np.random.default_rng(0)
+    for name, colour in (("red", (180, 40, 40)), ("blue", (40, 40, 180))):
+        (root / "images" / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = np.clip(draws.normal(colour, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "images" / name / f"{i}.png")
+    build_tiny_cascade(root / "generator")
+    return root
+
+
 @dataclass
 class Run:
-    """A run of the components by hand. `call` runs one on this volume; its pages lie in `pages/<n>-<component>/`."""
+    """A run of the components by hand. `call` runs one on this volume; its pages lie in `pages/<name>/<n>-<component>/`."""
 
     root: Path
     images: Path
@@ -88,7 +103,7 @@ class Run:
         """Call `component` as a function with real artifacts of the SDK; returns what it returns."""
         function: Callable[..., Any] = component.python_func
         self.calls += 1
-        folder = self.root / "pages" / f"{self.calls:02d}-{function.__name__}"
+        folder = self.root / "pages" / self.name / f"{self.calls:02d}-{function.__name__}"
         folder.mkdir(parents=True)
         artifacts: dict[str, Any] = {}
         for name, spec in (component.component_spec.outputs or {}).items():
@@ -160,7 +175,7 @@ class Run:
             state=state, pipeline_job_resource_name=self.name, pipeline_task_name="job", error_code=0, error_message=error
         )
         self.call(report, run=self.name, status=status)
-        folder = self.root / "pages" / f"{self.calls:02d}-report"
+        folder = self.root / "pages" / self.name / f"{self.calls:02d}-report"
         return (folder / "summary").read_text(), (folder / "page").read_text()
 
 
