@@ -165,6 +165,12 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def _artifact_location() -> str | None:
+    """`mlruns` beside a SQLite file that is named by its absolute path; MLflow's own choice is the working directory."""
+    path = tracking_uri().removeprefix("sqlite:///")
+    return (Path(path).parent / "mlruns").as_uri() if path != tracking_uri() and Path(path).is_absolute() else None
+
+
 def _experiment(client: Any) -> str:
     from mlflow.exceptions import MlflowException
 
@@ -172,7 +178,7 @@ def _experiment(client: Any) -> str:
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(experiment_name()))
+        return str(client.create_experiment(experiment_name(), artifact_location=_artifact_location()))
     except MlflowException:  # another process created it in between
         found = client.get_experiment_by_name(experiment_name())
         if found is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipelines.errors import PipelinesError, UsageError
 from pipelines.options import CompileOptions
 from pipelines.registry import PIPELINES
+from pipelines.server_commands import add_commands as add_server_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_compile(commands)
     _add_lint(commands)
+    add_server_commands(commands)
     return parser
 
 
