@@ -10,13 +10,14 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo test check format install report ui clean gpu-test lock
+.PHONY: help demo kfp-local test check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
 	@echo "make test     run every test"
 	@echo "make check    format, lint, types, import rules, generated files"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
+	@echo "make kfp-local run the job as the pipeline that a cluster runs, on this machine"
 	@echo "make clean    remove what the job wrote (not the virtual environment)"
 
 $(STAMP): requirements.lock pyproject.toml
@@ -40,11 +41,17 @@ test: $(STAMP)
 check: $(STAMP)
 	ruff format --check .
 	ruff check .
-	mypy gda
+	mypy gda components pipelines
 	lint-imports
 	$(BIN)/python -m gda.flow | diff - dvc.yaml
+	$(BIN)/python -m pipelines compile --check
+	$(BIN)/python -m pipelines lint pipelines/compiled/*.yaml
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --collect-only --durations=0 >$(VENV)/collected.txt || { tail -20 $(VENV)/collected.txt; exit 1; }
 	@if grep -q -i -E '^--(extra-)?index-url|^--find-links|@ http' requirements.lock; then echo "requirements.lock names an index address"; exit 1; fi
+
+# The whole job as the pipeline `augment`, a process a step, with the demo's parameters; pages go to kfp-local/pages.
+kfp-local: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pipelines.local --data-root kfp-local
 
 format: $(STAMP)
 	ruff format .
@@ -57,4 +64,4 @@ lock:
 	uv pip compile pyproject.toml --extra dev --extra kfp --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o requirements.lock
 
 clean:
-	rm -rf data models reports .gda mlflow.db mlruns dvc.lock
+	rm -rf data models reports .gda mlflow.db mlruns dvc.lock kfp-local

@@ -29,6 +29,8 @@ FORM = {
     "model_name": "promote.model_name",
     "seed": "seed",
 }
+# Whole numbers, which pipelines may hand on as floating point.
+_WHOLE = ("num_train_steps", "images_per_class", "image_size", "num_updates", "min_seeds", "seed")
 
 
 def filled_in(form: Mapping[str, Any], settings: str) -> Config:
@@ -90,6 +92,8 @@ def _as_configured(name: str, value: Any) -> Any:
         return list(range(int(value)))
     if name == "guidance_scale":  # 0 in the form: as tuned
         return float(value) or None
+    if name in _WHOLE and isinstance(value, float) and value.is_integer():
+        return int(value)
     return (value or None) if name == "pool" else value
 
 

@@ -46,7 +46,9 @@ def test_any_configuration_survives_the_form(seeds: int, guidance: float | None,
 def test_numbers_may_arrive_as_floating_point() -> None:
     """A pipeline's integers may be written as 10.0; the configuration has whole numbers."""
     form, settings = split_up(Config())
-    assert filled_in(form | {"num_seeds": 10.0}, settings) == Config()
+    assert filled_in({name: float(value) if type(value) is int else value for name, value in form.items()}, settings) == Config()
+    with pytest.raises(ConfigError, match=r"finetune\.num_train_steps"):
+        filled_in(form | {"num_train_steps": 7.5}, settings)
 
 
 @pytest.mark.parametrize(
