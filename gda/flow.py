@@ -27,6 +27,7 @@ VALIDATION = "reports/validation"
 VERDICT = f"{VALIDATION}/verdict.json"
 EVALUATION = "reports/evaluation"
 PROMOTION = "reports/promotion"
+RATIO = "reports/ratio"
 
 # What features are measured with: every stage that extracts some depends on it.
 EXTRACTOR = ("validate.extractor", "validate.extractor_weights", "validate.image_size")
@@ -187,6 +188,17 @@ GRAPH: tuple[Node, ...] = (
         inputs={"evaluation": EVALUATION, "verdict": VERDICT},
         output=PROMOTION,
         command=f"gda promote --evaluation {EVALUATION} --verdict {VERDICT} --out {PROMOTION}",
+    ),
+)
+
+# Steps that are no part of the job: run by hand, or by a pipeline of their own.
+BESIDE: tuple[Node, ...] = (
+    Node(
+        stage="ratio",
+        sections=("seed", "ratio", "classify"),
+        inputs={"snapshot": REAL, "synthetic": JUDGED, "verdict": VERDICT},
+        output=RATIO,
+        command=f"gda ratio --snapshot {REAL} --synthetic {JUDGED} --verdict {VERDICT} --out {RATIO}",
     ),
 )
 

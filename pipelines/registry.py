@@ -2,4 +2,7 @@
 
 PIPELINES = {
     "augment": "pipelines.augment:build",
+    "promote": "pipelines.afterwards:build_promote",
+    "evaluate": "pipelines.afterwards:build_evaluate",
+    "ratio": "pipelines.afterwards:build_ratio",
 }

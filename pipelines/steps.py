@@ -28,12 +28,12 @@ class Placement:
 
     options: CompileOptions
     data_claim: Any
-    cpu: Any
-    memory: Any
-    gpu_type: Any
-    gpu_count: Any
-    node_selector: Any
-    tolerations: Any
+    cpu: Any = "4"
+    memory: Any = "16Gi"
+    gpu_type: Any = "nvidia.com/gpu"
+    gpu_count: Any = "1"
+    node_selector: Any = None
+    tolerations: Any = None
     shm_size: str = "8Gi"
 
     def __call__(self, task: PipelineTask, kind: str, *, title: str, cached: bool = True) -> PipelineTask:

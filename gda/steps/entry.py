@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts import Verdict, read_document
+from gda.config import Config, dump_config, parse_config
 from gda.data.snapshot import Snapshot
-from gda.errors import UsageError
+from gda.errors import ConfigError, DataError, UsageError
+from gda.flow import EVALUATION, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes
 from gda.steps.form import FORM, classifier_runs, step_settings
 from gda.steps.graph import CLASSIFY, config_of, parse_reference
-from gda.steps.record import configure
+from gda.steps.record import config_of_run, configure, read_run
 from gda.steps.report import report_run
 from gda.steps.step import FileArtifact, Place
+from gda.steps.trace import trace
 
 # Above it pipelines' own bookkeeping of a loop outgrows what a cluster's store takes (kubeflow/pipelines#12131).
 MOST_WORKERS = 50
+_AFTERWARDS = ("evaluate", "promote", "ratio")
 
 
 def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str, ...]:
@@ -30,7 +34,7 @@ def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str,
     lines += [f"| {name} | {value} |" for name, value in form.items()]
     lines += ["", "```json", json.dumps(config.model_dump(mode="json", by_alias=True), indent=1), "```", ""]
     write_bytes(Path(summary.path), "\n".join(lines).encode())
-    return (code, *(text for name, text in told.items() if name == CLASSIFY or not name.startswith(CLASSIFY)))
+    return (code, *(told[node.name] for node in GRAPH if node.name == CLASSIFY or not node.matrix))
 
 
 def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, code: str, summary: FileArtifact) -> list[str]:
@@ -78,3 +82,40 @@ def reported(run: str, *, data_root: str, state: str, error: str, summary: FileA
     write_bytes(Path(summary.path), outcome.markdown().encode())
     write_bytes(Path(page.path), outcome.html().encode())
     print(outcome.markdown())
+
+
+def looked_up(run: str, settings: str, *, data_root: str, summary: FileArtifact) -> dict[str, Any]:
+    """References to what `run` made, by role, and what steps after it are told: as in that run, with the JSON object `settings` over it.
+
+    Raises `DataError` where the run did not get so far as its verdict, `ConfigError` for a wrong setting, and for one of a section that
+    would have changed what the run made.
+    """
+    place = Place.at(data_root)
+    record = read_run(place.root, run)
+    config = config_of_run(record)
+    if config is None:
+        raise DataError(f"run {run}: was never configured: {record.error}")
+    steps = {step.name: step.record for step in trace(config, data_root=place.root, code=record.code)}
+    outputs = {path: ref.text() for done in steps.values() if done is not None for path, ref in done.outputs.items()}
+    if VALIDATION not in outputs:
+        raise DataError(f"run {run}: did not get as far as its verdict; there is nothing to go on from")
+    runs = [next(iter(done.outputs.values())).text() for name, done in steps.items() if name.startswith("classify-") and done is not None]
+    told = step_settings(_with(config, settings))
+    write_bytes(Path(summary.path), "\n".join([f"# Run {run}", "", *[f"- {path}" for path in outputs], ""]).encode())
+    made = {"snapshot": REAL, "judged": JUDGED, "zero_shot": ZERO_SHOT, "tuning": TUNING, "verdict": VALIDATION, "evaluation": EVALUATION}
+    references = {role: outputs.get(path, "") for role, path in made.items()}
+    return references | {"runs": runs, "code": record.code} | {f"{name}_settings": told[name] for name in ("evaluate", "promote", "ratio")}
+
+
+def _with(config: Config, settings: str) -> Config:
+    """`config` with other settings of the sections that only steps after a run's own read."""
+    content = dump_config(config)
+    try:
+        changes = json.loads(settings or "{}")
+    except ValueError as error:
+        raise ConfigError(f"settings: not JSON ({error})") from None
+    for section, values in changes.items():
+        if section not in _AFTERWARDS:
+            raise ConfigError(f"settings: {section}: decided what the run made; accepted: {', '.join(_AFTERWARDS)}")
+        content[section] |= values
+    return parse_config(content, where="settings")

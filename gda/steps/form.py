@@ -6,7 +6,7 @@ from typing import Any
 
 from gda.config import Config, dump_config, parse_config
 from gda.errors import ConfigError
-from gda.flow import GRAPH
+from gda.flow import BESIDE, GRAPH
 from gda.steps.graph import settings_of
 
 # Field of the form -> field of the configuration. `num_seeds` and `guidance_scale` are written otherwise there (see `_as_configured`).
@@ -69,7 +69,7 @@ def split_up(config: Config) -> tuple[dict[str, Any], str]:
 
 def step_settings(config: Config) -> dict[str, str]:
     """What each step is told: its own sections as JSON, by the name of its node in the flow."""
-    return {node.name: settings_of(config, node) for node in GRAPH}
+    return {node.name: settings_of(config, node) for node in (*GRAPH, *BESIDE)}
 
 
 def classifier_runs(config: Config) -> list[dict[str, str]]:

@@ -14,11 +14,11 @@ from typing import Any
 from gda.artifacts import Document
 from gda.config import Config, dump_config, parse_config
 from gda.errors import DataError, UsageError
-from gda.flow import CLASSIFIERS, GRAPH, Node, arm_inputs
+from gda.flow import BESIDE, CLASSIFIERS, GRAPH, Node, arm_inputs
 from gda.recipe import digest_of
 from gda.sections import Arm
 
-NODES = {node.name: node for node in GRAPH}
+NODES = {node.name: node for node in (*GRAPH, *BESIDE)}
 # One component trains the classifiers of every arm; the graph has two nodes of it, which differ in their seeds alone.
 CLASSIFY = "classify"
 # A run of the job registers its candidate; `champion` is moved by another pipeline, under an account of its own.

@@ -1,6 +1,7 @@
 """Every component as a function on tiny data: what it writes, shows and hands on; refusals, failures, and the report after each."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 import pytest
 from step_world import Run, two_textures
 
+from components.evaluate import evaluate
+from components.look_up import look_up
 from components.promote import promote
+from components.ratio import ratio
 from components.sample import plan_sampling
 from components.snapshot import snapshot
 from components.validate import reject
@@ -166,3 +170,64 @@ def test_a_run_that_never_began_is_reported(world: tuple[Run, dict[str, Any]]) -
     text, _ = lost.report("FAILED", "image could not be pulled")
     assert text.startswith("# The run did not get as far as its configuration")
     assert "image could not be pulled" in text
+
+
+def test_what_a_run_made_is_found(world: tuple[Run, dict[str, Any]]) -> None:
+    """Pipelines that go on from a run get its very references, its code, and its settings."""
+    run, have = world
+    found = _looked_up(run)
+    for role in ("snapshot", "judged", "zero_shot", "tuning", "verdict", "evaluation"):
+        assert found[role] == have[role]
+    assert len(found["runs"]) == 5
+    assert found["code"] == have["told"]["code"]
+    assert found["evaluate_settings"] == have["told"]["evaluate"]
+    assert found["promote_settings"] == have["told"]["promote"]
+
+
+def test_a_run_is_compared_again(world: tuple[Run, dict[str, Any]]) -> None:
+    """With other settings the evaluation is another; with the run's own it is found finished."""
+    run, have = world
+    sets = {"snapshot": have["snapshot"], "zero_shot": have["zero_shot"], "tuning": have["tuning"], "verdict": have["verdict"]}
+    for settings, same in (("{}", True), ('{"evaluate": {"confidence": 0.9}}', False)):
+        found = _looked_up(run, settings)
+        again = run.call(
+            evaluate, runs=found["runs"], synthetic=found["judged"], settings=found["evaluate_settings"], code=found["code"], **sets
+        )
+        assert (again == have["evaluation"]) is same
+
+
+def test_the_ratio_of_a_run(world: tuple[Run, dict[str, Any]]) -> None:
+    """The curve is of the set that the verdict is of."""
+    run, have = world
+    few = {"ratio": {"ratios": [0.1, 0.3], "first_seeds": 1, "seeds": 2, "num_updates": 2}}
+    found = _looked_up(run, json.dumps(few))
+    curve = run.call(
+        ratio,
+        snapshot=found["snapshot"],
+        synthetic=found["judged"],
+        verdict=found["verdict"],
+        settings=found["ratio_settings"],
+        code=found["code"],
+    )
+    assert json.loads((_folder(curve) / "ratio.json").read_bytes())["synthetic_digest"] == parse_reference(have["judged"], role="t").digest
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "error", "said"),
+    [
+        ("run-1", '{"finetune": {"jitter": 0.1}}', ConfigError, "finetune: decided what the run made; accepted: evaluate, promote, ratio"),
+        ("run-1", '{"evaluate": {"confidense": 0.1}}', ConfigError, "did you mean 'confidence'"),
+        ("run-1", "{", ConfigError, "settings: not JSON"),
+        ("run-0", "{}", DataError, "not found"),
+        ("../run-1", "{}", UsageError, "accepted: letters, digits"),
+    ],
+)
+def test_what_cannot_be_looked_up(world: tuple[Run, dict[str, Any]], name: str, settings: str, error: type, said: str) -> None:
+    """A wrong name, or a setting that decided what the run made, is one line."""
+    with pytest.raises(error, match=re.escape(said)):
+        _looked_up(world[0], settings, name)
+
+
+def _looked_up(run: Run, settings: str = "{}", name: str = "run-1") -> dict[str, Any]:
+    names = [key for key, spec in look_up.component_spec.outputs.items() if key != "summary"]
+    return dict(zip(names, run.call(look_up, run=name, settings=settings, resources=""), strict=True))
