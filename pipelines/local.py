@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from components import IMAGE
 from gda.config import Config, load_config
 from gda.steps.form import split_up
+from pipelines.compiling import build
 from pipelines.options import CompileOptions
 
 
@@ -19,13 +21,17 @@ def run_arguments(config: Config, *, data_root: Path, code_version: str, sample_
 
 
 def run_augment(config: Config, *, data_root: Path, outputs: Path, code_version: str, docker: str = "") -> bool:
-    """Run the pipeline in subprocesses, or in containers of the image `docker`; says whether every step that ran succeeded.
+    """Run `augment` with `config`; says whether every step that ran succeeded."""
+    arguments = run_arguments(config, data_root=data_root, code_version=code_version)
+    return run_pipeline("augment", arguments, data_root=data_root, outputs=outputs, docker=docker)
+
+
+def run_pipeline(name: str, arguments: Mapping[str, Any], *, data_root: Path, outputs: Path, docker: str = "") -> bool:
+    """Run a pipeline in subprocesses, or in containers of the image `docker`; says whether every step that ran succeeded.
 
     `outputs` gets the small artifacts of each step (pages, tables, measures); images and weights stay below `data_root`.
     """
     from kfp import local
-
-    from pipelines.augment import build
 
     data_root.mkdir(parents=True, exist_ok=True)
     if docker:
@@ -33,9 +39,9 @@ def run_augment(config: Config, *, data_root: Path, outputs: Path, code_version:
         local.init(runner=local.DockerRunner(volumes=volumes), pipeline_root=str(outputs), raise_on_error=True)
     else:
         local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(outputs), raise_on_error=True)
-    augment = build(CompileOptions(image=docker or IMAGE, retries=0))
+    pipeline = build(name, CompileOptions(image=docker or IMAGE, retries=0))
     try:
-        augment(**run_arguments(config, data_root=data_root, code_version=code_version))
+        pipeline(**arguments)
     except RuntimeError as error:  # how the local runner says that a step failed, after the exit handler has run
         print(error, file=sys.stderr)
         return False

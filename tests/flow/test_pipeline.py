@@ -15,7 +15,7 @@ from step_world import QUICK, two_textures
 from gda.config import Config, load_config
 from gda.flow import EVALUATION, GRAPH, PROMOTION
 from gda.steps.step import StepRecord, content_digest
-from pipelines.local import run_augment
+from pipelines.local import run_augment, run_pipeline
 
 Pages = dict[str, Path]
 
@@ -158,7 +158,31 @@ def test_a_failed_step_ends_in_a_report(local: tuple[Local, bool, Path], world: 
     assert "| evaluate | not done |" in text
 
 
+def test_pipelines_that_go_on_from_a_run(local: tuple[Local, bool, Path], world: Path) -> None:
+    """`promote` asks the gate about the run's candidate, `evaluate` compares its classifiers again; both run from their compiled form."""
+    runs, _, _ = local
+    (name,) = [path.parent.name for path in runs.volume.glob("runs/*/run.json") if (world / "first" / path.parent.name).is_dir()]
+    given = {"run": name, "data_root": str(runs.volume)}
+    assert run_pipeline("promote", given, data_root=runs.volume, outputs=world / "promoted")
+    (pages,) = (world / "promoted").iterdir()
+    assert "not promoted (gda-classifier version 1, against real)" in (pages / "promote/summary").read_text()
+    changed = given | {"settings": '{"evaluate": {"confidence": 0.9}}'}
+    assert run_pipeline("evaluate", changed, data_root=runs.volume, outputs=world / "compared")
+    assert len(list(runs.volume.glob("steps/evaluate/*/step.json"))) == 2
+
+
 def test_the_volume_is_all_that_is_written(local: tuple[Local, bool, Path], world: Path) -> None:
     """Steps leave nothing in the directory they run in: on a cluster it is read-only."""
-    assert {path.name for path in world.iterdir()} <= {"given", "params.yaml", "volume", "first", "second", "refused", "failed", "repro"}
+    assert {path.name for path in world.iterdir()} <= {
+        "given",
+        "params.yaml",
+        "volume",
+        "first",
+        "second",
+        "refused",
+        "failed",
+        "repro",
+        "promoted",
+        "compared",
+    }
     assert (local[0].volume / "mlflow.db").is_file()
