@@ -133,12 +133,26 @@ def _add_tune(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
         from gda.stages import tune
 
-        return tune.run(config, generator=args.generator, snapshot=args.snapshot, out=args.out, progress=args.progress)
+        if not 0 <= args.worker < args.workers:
+            raise UsageError(f"--worker {args.worker} --workers {args.workers}: expected 0 <= I < N")
+        return tune.run(
+            config,
+            generator=args.generator,
+            snapshot=args.snapshot,
+            out=args.out,
+            worker=args.worker,
+            workers=args.workers,
+            progress=args.progress,
+        )
 
     parser = _stage(commands, "tune", "choose the settings of drawing: FID over a grid, then CAS of the survivors on validation", runner)
     parser.add_argument("--generator", required=True, help=_WEIGHTS)
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--worker", type=int, default=0, metavar="I", help="this worker's number, from 0")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="how many share the FID of the points; the command without it then chooses"
+    )
 
 
 def _add_sample(commands: Any) -> None:

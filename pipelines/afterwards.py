@@ -1,4 +1,4 @@
-"""Pipelines that go on from a run of `augment`: `promote` moves the champion, `evaluate` and `ratio` ask more of what the run made."""
+"""Pipelines that go on from a run of `augment`: `promote` moves the champion; `evaluate`, `ratio` and `sweep` ask more of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,8 @@ from components.look_up import look_up
 from components.promote import promote as promote_step
 from components.promote import register
 from components.ratio import ratio as ratio_step
+from components.tune import plan_points, tune_points
+from components.tune import tune as tune_step
 from pipelines.options import CompileOptions
 from pipelines.steps import GPU, LIGHT, Placement
 
@@ -33,7 +35,7 @@ def build_promote(options: CompileOptions) -> Callable[..., Any]:
             data_claim: The volume's claim.
         """
         place = Placement(options=options, data_claim=data_claim)
-        found = look_up(run=run, settings="{}", data_root=data_root, resources="")
+        found = look_up(run=run, settings="{}", accepted="", data_root=data_root, resources="")
         place(found, LIGHT, title="look the run up", cached=False)
         done = promote_step(
             evaluation=found.outputs["evaluation"],
@@ -85,7 +87,9 @@ def build_evaluate(options: CompileOptions) -> Callable[..., Any]:
             options=options, data_claim=data_claim, cpu=cpu, memory=memory, gpu_type=gpu_type, gpu_count=gpu_count,
             node_selector=node_selector, tolerations=tolerations,
         )  # fmt: skip
-        found = look_up(run=run, settings=settings, data_root=data_root, resources=f"{cpu} {memory} {gpu_count} {gpu_type}")
+        found = look_up(
+            run=run, settings=settings, accepted="evaluate promote", data_root=data_root, resources=f"{cpu} {memory} {gpu_count} {gpu_type}"
+        )
         place(found, LIGHT, title="look the run up", cached=False)
         made = {name: found.outputs[name] for name in ("runs", "snapshot", "zero_shot", "tuning", "verdict", "code")}
         told = found.outputs["evaluate_settings"]
@@ -141,7 +145,9 @@ def build_ratio(options: CompileOptions) -> Callable[..., Any]:
             options=options, data_claim=data_claim, cpu=cpu, memory=memory, gpu_type=gpu_type, gpu_count=gpu_count,
             node_selector=node_selector, tolerations=tolerations,
         )  # fmt: skip
-        found = look_up(run=run, settings=settings, data_root=data_root, resources=f"{cpu} {memory} {gpu_count} {gpu_type}")
+        found = look_up(
+            run=run, settings=settings, accepted="ratio", data_root=data_root, resources=f"{cpu} {memory} {gpu_count} {gpu_type}"
+        )
         place(found, LIGHT, title="look the run up", cached=False)
         curve = ratio_step(
             snapshot=found.outputs["snapshot"],
@@ -154,3 +160,60 @@ def build_ratio(options: CompileOptions) -> Callable[..., Any]:
         place(curve, GPU, title="ratio")
 
     return ratio
+
+
+def build_sweep(options: CompileOptions) -> Callable[..., Any]:
+    """A wider search for the settings of drawing, its points over many pods."""
+
+    @dsl.pipeline(
+        name="sweep",
+        description="Search guidance, steps and averages of a run's generator over many pods: FID of every point, then CAS of the best.",
+        pipeline_config=_KEPT,
+    )
+    def sweep(
+        run: str,
+        settings: str = '{"tune": {"guidance_scales": [1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0]}}',
+        workers: int = 4,
+        data_root: str = "/data",
+        data_claim: str = "gda-data",
+        cpu: str = "4",
+        memory: str = "16Gi",
+        gpu_type: str = "nvidia.com/gpu",
+        gpu_count: str = "1",
+        node_selector: dict = {},  # noqa: B006
+        tolerations: list = [],  # noqa: B006
+    ) -> None:
+        """Search guidance, steps and averages of a run's generator over many pods: FID of every point, then CAS of the best.
+
+        Args:
+            run: Name of the run of augment whose generator is tuned.
+            settings: The axes, in section tune over that of the run, as one JSON object.
+            workers: Pods that share the points, 1 to 50.
+            data_root: Folder on the shared volume, which every step mounts at /data.
+            data_claim: The volume's claim.
+            cpu: Processors of a step that computes.
+            memory: Memory of a step that computes.
+            gpu_type: Resource name of the accelerators.
+            gpu_count: Accelerators of a step that computes; 0 for none.
+            node_selector: Labels of the nodes for steps that compute, as a JSON object.
+            tolerations: Taints that these steps tolerate, as a JSON list.
+        """
+        place = Placement(
+            options=options, data_claim=data_claim, cpu=cpu, memory=memory, gpu_type=gpu_type, gpu_count=gpu_count,
+            node_selector=node_selector, tolerations=tolerations,
+        )  # fmt: skip
+        given = f"{cpu} cpu, {memory}, {gpu_count} {gpu_type}"
+        found = look_up(run=run, settings=settings, accepted="tune", data_root=data_root, resources=given)
+        place(found, LIGHT, title="look the run up", cached=False)
+        told = {name: found.outputs[name] for name in ("snapshot", "generator", "code")} | {"settings": found.outputs["tune_settings"]}
+        # In a group, of runs that came to have a generator: see augment.
+        with dsl.If(found.outputs["generator"] != "", name="spread"):
+            planned = plan_points(settings=found.outputs["tune_settings"], num_workers=workers)
+            place(planned, LIGHT, title="plan of the sweep")
+            with dsl.ParallelFor(planned.outputs["Output"], name="points", parallelism=options.parallelism) as worker:
+                points = tune_points(worker=worker, data_root=data_root, resources=given, **told)
+                place(points, GPU, title="measure points")
+            best = tune_step(step="tune", measured=dsl.Collected(points.output), data_root=data_root, **told)
+            place(best, GPU, title="choose")
+
+    return sweep

@@ -132,11 +132,21 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             place(tuned, GPU, title="finetune")
 
             chosen = tune(
-                step="tune", snapshot=real.outputs["Output"], generator=tuned.outputs["Output"], settings=told.outputs["tune"], **known
+                step="tune",
+                snapshot=real.outputs["Output"],
+                generator=tuned.outputs["Output"],
+                settings=told.outputs["tune"],
+                measured=[],
+                **known,
             )
             place(chosen, GPU, title="tune")
             chosen_base = tune(
-                step="tune_zero_shot", snapshot=real.outputs["Output"], generator="", settings=told.outputs["tune_zero_shot"], **known
+                step="tune_zero_shot",
+                snapshot=real.outputs["Output"],
+                generator="",
+                settings=told.outputs["tune_zero_shot"],
+                measured=[],
+                **known,
             )
             place(chosen_base, GPU, title="tune, zero-shot")
 

@@ -5,4 +5,5 @@ PIPELINES = {
     "promote": "pipelines.afterwards:build_promote",
     "evaluate": "pipelines.afterwards:build_evaluate",
     "ratio": "pipelines.afterwards:build_ratio",
+    "sweep": "pipelines.afterwards:build_sweep",
 }

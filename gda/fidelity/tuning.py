@@ -117,9 +117,19 @@ class Sweep:
             notes=self._grid.notes,
         )
 
-    def _fid_pass(self) -> list[TuningPoint]:
-        """Every point with its FID, or with what it failed for."""
-        batches = [self._batches(point, self._fid_images) for point in self._grid.points]
+    def measure(self, worker: int, workers: int) -> int:
+        """Draw this worker's share of the points and keep their FID, for the run of the whole sweep to find; returns how many they are."""
+        mine = range(worker, len(self._grid.points), workers)
+        try:
+            self._fid_pass(mine)
+        finally:
+            validation_images.cache_clear()
+        return len(mine)
+
+    def _fid_pass(self, places: Sequence[int] | None = None) -> list[TuningPoint]:
+        """Every point (of those at `places`) with its FID, or with what it failed for."""
+        points = self._grid.points if places is None else [self._grid.points[place] for place in places]
+        batches = [self._batches(point, self._fid_images) for point in points]
         keeps = [self._fid_file(drawn) for drawn in batches]
         fresh = [place for place, keep in enumerate(keeps) if read_score(keep) is None]
         tick((len(keeps) - len(fresh)) * self._num_fid)
@@ -127,7 +137,7 @@ class Sweep:
         drawn = [place for place in fresh if place not in failed]
         said = run_parallel(score_fid, [self._fid_job(batches[place], keeps[place]) for place in drawn])
         failed |= {place: why for place, why in zip(drawn, said, strict=True) if why is not None}
-        return [self._measured(point, keeps[place], failed.get(place)) for place, point in enumerate(self._grid.points)]
+        return [self._measured(point, keeps[place], failed.get(place)) for place, point in enumerate(points)]
 
     def _cas_pass(self, points: Sequence[TuningPoint], places: Sequence[int]) -> list[TuningPoint]:
         """The same points, those at `places` with their CAS by seed, or with what they failed for."""

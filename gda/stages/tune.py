@@ -21,9 +21,10 @@ from gda.recipe import Recipe, bits_environment, digest_of
 from gda.report.tuning import describe, tuning_pictures
 
 
-def run(config: Config, *, generator: str, snapshot: Path, out: Path, progress: bool = False) -> Outcome:
+def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: int = 0, workers: int = 1, progress: bool = False) -> Outcome:
     """Sweep the axes of section `tune` for `generator`; write `settings.json` with the chosen point and the full table, and two plots.
 
+    With `workers` > 1 only the FID of the points of number `worker` modulo `workers` is measured, and kept for the command without them.
     Uses the training and validation splits only: FID is against validation images, its floor is train against validation. A point that
     cannot be drawn or measured is recorded with the reason and never chosen. Raises `ConfigError` for axes that contradict each other
     or widths that no snapshots give, `DataError` where no point is left.
@@ -43,6 +44,9 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, progress: 
         return Outcome(output=out, digest=digest_of(settings.model_dump(mode="json")), summary=f"{out} is up to date", reused=True)
 
     sweep = Sweep(config, generator, real, grid, parts)
+    if workers > 1:
+        count = sweep.measure(worker, workers)
+        return Outcome(output=out, digest="", summary=f"measured {count} of {len(grid.points)} points of {out}; no choice is made yet")
     if progress:
         print(f"tune: {sweep.size}", file=sys.stderr, flush=True)
     with Bar(sweep.size.handled, f"tune {out.name}", unit="image", shown=progress):

@@ -1,6 +1,7 @@
 """What the components call that is no step of the flow: configuring a run, planning its fan-outs, refusing, reporting."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from gda.artifacts import Verdict, read_document
 from gda.config import Config, dump_config, parse_config
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
-from gda.flow import EVALUATION, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
+from gda.flow import EVALUATION, GENERATOR, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes
 from gda.steps.form import FORM, classifier_runs, step_settings
 from gda.steps.graph import CLASSIFY, config_of, parse_reference
@@ -20,7 +21,6 @@ from gda.steps.trace import trace
 
 # Above it pipelines' own bookkeeping of a loop outgrows what a cluster's store takes (kubeflow/pipelines#12131).
 MOST_WORKERS = 50
-_AFTERWARDS = ("evaluate", "promote", "ratio")
 
 
 def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str, ...]:
@@ -42,8 +42,7 @@ def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, c
     from gda.generator.configured import plan_for
     from gda.generator.plan_text import describe_plan
 
-    if not 1 <= num_workers <= MOST_WORKERS:
-        raise UsageError(f"sample_workers {num_workers}: accepted: 1 to {MOST_WORKERS}; make shards larger rather than more workers")
+    _require_workers("sample_workers", num_workers)
     Place.at(data_root)
     config = config_of(settings)
     plan = plan_for(config, Snapshot.open(parse_reference(snapshot, role="snapshot").path))
@@ -84,11 +83,27 @@ def reported(run: str, *, data_root: str, state: str, error: str, summary: FileA
     print(outcome.markdown())
 
 
-def looked_up(run: str, settings: str, *, data_root: str, summary: FileArtifact) -> dict[str, Any]:
+def planned_points(settings: str, *, num_workers: int, summary: FileArtifact) -> list[str]:
+    """The workers that measure the points of a sweep, as `I/N`; at most one a combination of values. Raises `UsageError` as `planned`."""
+    tune = config_of(settings).tune
+    _require_workers("workers", num_workers)
+    axes = {name: values for name, values in tune.model_dump(mode="json").items() if isinstance(values, list)}
+    count = min(num_workers, math.prod(len(values) for values in axes.values()))
+    rows = [f"| {name} | {', '.join(map(str, values))} |" for name, values in axes.items()]
+    write_bytes(Path(summary.path), "\n".join(["# The sweep", "", "| Axis | Values |", "|---|---|", *rows, ""]).encode())
+    return [f"{index}/{count}" for index in range(count)]
+
+
+def _require_workers(name: str, number: int) -> None:
+    if not 1 <= number <= MOST_WORKERS:
+        raise UsageError(f"{name} {number}: accepted: 1 to {MOST_WORKERS}")
+
+
+def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary: FileArtifact) -> dict[str, Any]:
     """References to what `run` made, by role, and what steps after it are told: as in that run, with the JSON object `settings` over it.
 
-    Raises `DataError` where the run did not get so far as its verdict, `ConfigError` for a wrong setting, and for one of a section that
-    would have changed what the run made.
+    `accepted` are the sections that the settings may be of, separated by spaces. Raises `DataError` where the run did not get so far as
+    its verdict, `ConfigError` for a wrong setting, and for one of another section, which the steps after it do not read.
     """
     place = Place.at(data_root)
     record = read_run(place.root, run)
@@ -100,22 +115,34 @@ def looked_up(run: str, settings: str, *, data_root: str, summary: FileArtifact)
     if VALIDATION not in outputs:
         raise DataError(f"run {run}: did not get as far as its verdict; there is nothing to go on from")
     runs = [next(iter(done.outputs.values())).text() for name, done in steps.items() if name.startswith("classify-") and done is not None]
-    told = step_settings(_with(config, settings))
+    told = step_settings(_with(config, settings, tuple(accepted.split())))
     write_bytes(Path(summary.path), "\n".join([f"# Run {run}", "", *[f"- {path}" for path in outputs], ""]).encode())
-    made = {"snapshot": REAL, "judged": JUDGED, "zero_shot": ZERO_SHOT, "tuning": TUNING, "verdict": VALIDATION, "evaluation": EVALUATION}
+    made = {
+        "snapshot": REAL,
+        "generator": GENERATOR,
+        "judged": JUDGED,
+        "zero_shot": ZERO_SHOT,
+        "tuning": TUNING,
+        "verdict": VALIDATION,
+        "evaluation": EVALUATION,
+    }
     references = {role: outputs.get(path, "") for role, path in made.items()}
-    return references | {"runs": runs, "code": record.code} | {f"{name}_settings": told[name] for name in ("evaluate", "promote", "ratio")}
+    return (
+        references
+        | {"runs": runs, "code": record.code}
+        | {f"{name}_settings": told[name] for name in ("evaluate", "promote", "ratio", "tune")}
+    )
 
 
-def _with(config: Config, settings: str) -> Config:
-    """`config` with other settings of the sections that only steps after a run's own read."""
+def _with(config: Config, settings: str, accepted: tuple[str, ...]) -> Config:
+    """`config` with other settings of the accepted sections."""
     content = dump_config(config)
     try:
         changes = json.loads(settings or "{}")
     except ValueError as error:
         raise ConfigError(f"settings: not JSON ({error})") from None
     for section, values in changes.items():
-        if section not in _AFTERWARDS:
-            raise ConfigError(f"settings: {section}: decided what the run made; accepted: {', '.join(_AFTERWARDS)}")
+        if section not in accepted:
+            raise ConfigError(f"settings: {section}: is not asked anew here; accepted: {', '.join(accepted) or 'none'}")
         content[section] |= values
     return parse_config(content, where="settings")

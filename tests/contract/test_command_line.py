@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,26 +117,37 @@ def test_an_interrupted_finetune_resumes_to_the_same_weights(tmp_path, folder):
     command = ["finetune", "--snapshot", "real", *sizes, "--out"]
     whole = gda(*command, "whole", "--json", cwd=tmp_path, env={"GDA_WORK_DIR": str(tmp_path / "other")})
     assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gda", *command, "cut"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
-        # A shell's background jobs ignore SIGINT, and their children with them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / ".gda").glob("work/*/base/checkpoint-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 75, stderr
+    for _ in range(3):  # a run on a busy machine may end before the signal reaches it
+        code, stderr = _interrupted([*command, "cut"], tmp_path)
+        if code == 75:
+            break
+        assert code == 0, stderr
+        shutil.rmtree(tmp_path / "cut")
+    assert code == 75, stderr
     assert "the same command continues" in stderr
     assert "Traceback" not in stderr
     assert not (tmp_path / "cut").exists()
     resumed = gda(*command, "cut", "--json", cwd=tmp_path)
     assert json.loads(resumed.stdout)["digest"] == json.loads(whole.stdout)["digest"]
+
+
+def _interrupted(command, folder):
+    """Exit code and stderr of a run that gets Ctrl-C once it has a checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gda", *command],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"},
+        # A shell's background jobs ignore SIGINT, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not list((folder / ".gda").glob("work/*/base/checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
 
 
 def test_averaging_anew_says_what_it_lacks(tmp_path):

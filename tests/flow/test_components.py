@@ -16,8 +16,9 @@ from components.promote import promote
 from components.ratio import ratio
 from components.sample import plan_sampling
 from components.snapshot import snapshot
+from components.tune import plan_points, tune, tune_points
 from components.validate import reject
-from gda.artifacts import Decision, Metrics, read_document
+from gda.artifacts import Decision, Metrics, Settings, read_document
 from gda.errors import ConfigError, DataError, UsageError
 from gda.steps.graph import parse_reference
 
@@ -215,7 +216,7 @@ def test_the_ratio_of_a_run(world: tuple[Run, dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "error", "said"),
     [
-        ("run-1", '{"finetune": {"jitter": 0.1}}', ConfigError, "finetune: decided what the run made; accepted: evaluate, promote, ratio"),
+        ("run-1", '{"finetune": {"jitter": 0.1}}', ConfigError, "finetune: is not asked anew here; accepted: evaluate, promote, ratio"),
         ("run-1", '{"evaluate": {"confidense": 0.1}}', ConfigError, "did you mean 'confidence'"),
         ("run-1", "{", ConfigError, "settings: not JSON"),
         ("run-0", "{}", DataError, "not found"),
@@ -228,6 +229,29 @@ def test_what_cannot_be_looked_up(world: tuple[Run, dict[str, Any]], name: str, 
         _looked_up(world[0], settings, name)
 
 
-def _looked_up(run: Run, settings: str = "{}", name: str = "run-1") -> dict[str, Any]:
+def test_a_sweep_is_shared(world: tuple[Run, dict[str, Any]]) -> None:
+    """Workers measure all points between them; the step that chooses draws none again, and its table is that of one worker alone."""
+    run, _ = world
+    wide = {"tune": {"guidance_scales": [1.0, 1.5, 2.0], "survivors": 1}}
+    found = _looked_up(run, json.dumps(wide), accepted="tune")
+    told = {"snapshot": found["snapshot"], "generator": found["generator"], "code": found["code"], "settings": found["tune_settings"]}
+    workers = run.call(plan_points, settings=found["tune_settings"], num_workers=9)
+    assert workers == ["0/3", "1/3", "2/3"]
+    points = run.root / "volume/.gda/points"
+    drawn = [len(list(points.glob("*.safetensors")))]
+    for worker in workers:
+        said = run.call(tune_points, worker=worker, resources="", **told)
+        assert "measured 1 of 3 points" in said
+        drawn.append(len(list(points.glob("*.safetensors"))))
+    assert drawn[0] == drawn[1] < drawn[2] < drawn[3], "the run has drawn the first point; each other worker draws one"
+    chosen = run.call(tune, step="tune", measured=workers, **told)
+    assert len(list(points.glob("*.safetensors"))) == drawn[-1]
+    settings = read_document(_folder(chosen) / "settings.json", Settings)
+    assert [point.guidance_scale for point in settings.points] == [1.0, 1.5, 2.0]
+    alone = run.call(tune, step="tune", measured=[], **(told | {"code": "another"}))
+    assert parse_reference(alone, role="t").digest == parse_reference(chosen, role="t").digest
+
+
+def _looked_up(run: Run, settings: str = "{}", name: str = "run-1", accepted: str = "evaluate promote ratio") -> dict[str, Any]:
     names = [key for key, spec in look_up.component_spec.outputs.items() if key != "summary"]
-    return dict(zip(names, run.call(look_up, run=name, settings=settings, resources=""), strict=True))
+    return dict(zip(names, run.call(look_up, run=name, settings=settings, accepted=accepted, resources=""), strict=True))

@@ -138,8 +138,8 @@ class Run:
         """Fine-tuning, tuning and the three synthetic sets, that of the fine-tuned generator drawn by as many workers as are planned."""
         known = {"snapshot": have["snapshot"], "code": told["code"]}
         generator = self.call(finetune, settings=told["finetune"], **known)
-        tuning = self.call(tune, step="tune", generator=generator, settings=told["tune"], **known)
-        base_tuning = self.call(tune, step="tune_zero_shot", generator="", settings=told["tune_zero_shot"], **known)
+        tuning = self.call(tune, step="tune", generator=generator, settings=told["tune"], measured=[], **known)
+        base_tuning = self.call(tune, step="tune_zero_shot", generator="", settings=told["tune_zero_shot"], measured=[], **known)
         source = {"generator": generator, "tuning": tuning, "resources": "none"} | known
         workers = self.call(plan_sampling, settings=told["sample"], num_workers=2, **known)
         drawn = [self.call(sample_shards, worker=worker, settings=told["sample"], **source) for worker in workers]
