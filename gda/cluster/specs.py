@@ -1,0 +1,202 @@
+"""Bodies of what is asked of Kubernetes: an Indexed Job of workers, and a TrainJob of Kubeflow Trainer. Pure: dictionaries, no client.
+
+Every pod fits Pod Security's restricted profile, mounts the shared volume, and holds no token of a service account.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gda.errors import UsageError
+from gda.recipe import digest_of
+
+ASKED = "gda.dev/asked"  # annotation: digest of what was asked, by which a job is recognised when its step is tried again
+_QUEUE, _PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
+_DATA, _SCRATCH, _SHM = "data", "scratch", "shm"
+# Exit codes of gda that no other try will change: wrong usage, bad data, a refusal.
+_HOPELESS = (2, 3, 4)
+_TRAINER = "node"  # name of the container and of the replicated job that Trainer's runtimes run a program in
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodSettings:
+    """What the pods of a job are given; `gpus` of the resource `gpu_type`, quantities as Kubernetes writes them."""
+
+    image: str
+    data_claim: str
+    data_mount: str = "/data"
+    cpu: str = "4"
+    memory: str = "16Gi"
+    gpu_type: str = "nvidia.com/gpu"
+    gpus: int = 1
+    shm: str = "8Gi"
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    service_account: str = "gda-worker"
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # variable -> (Secret, key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSettings:
+    """How a job runs: `parallelism` pods at once (0: all), tries of one worker, seconds until it is given up, Kueue's queue."""
+
+    parallelism: int = 0
+    retries_per_worker: int = 3
+    deadline_seconds: int = 24 * 3600
+    keep_seconds: int = 24 * 3600
+    queue: str = ""
+    priority: str = ""
+
+
+def job_name(prefix: str, key: str) -> str:
+    """A name that the same work has each time: DNS-1123, at most 50 characters, as a job's pods get longer ones."""
+    name = f"{prefix.lower().replace('_', '-')[:33].strip('-')}-{key[:16]}"
+    if not name[0].isalpha():
+        raise UsageError(f"job name {name}: must begin with a letter")
+    return name
+
+
+def indexed_job(name: str, *, namespace: str, command: Sequence[str], workers: int, pods: PodSettings, job: JobSettings) -> dict[str, Any]:
+    """A batch/v1 Job of `workers` pods, each of which runs `command` with its number in the variable JOB_COMPLETION_INDEX.
+
+    A worker is tried again for itself, not for others' failures; a pod that was evicted or preempted does not count as a try; codes that
+    no other try changes end the worker at once. A pod is only replaced when it is gone, as two would fight for one share.
+    """
+    if workers < 1:
+        raise UsageError(f"workers {workers}: accepted: 1 and more")
+    spec = {
+        "completionMode": "Indexed",
+        "completions": workers,
+        "parallelism": min(job.parallelism or workers, workers),
+        "backoffLimitPerIndex": job.retries_per_worker,
+        "maxFailedIndexes": workers,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": _failure_rules()},
+        "activeDeadlineSeconds": job.deadline_seconds,
+        "ttlSecondsAfterFinished": job.keep_seconds,
+        "template": {"metadata": {"labels": _labels(name)}, "spec": pod_spec(pods, command)},
+    }
+    if job.queue:
+        spec["suspend"] = True  # Kueue lets it go when there is room
+    return _signed({"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(name, namespace, job), "spec": spec})
+
+
+def train_job(
+    name: str,
+    *,
+    namespace: str,
+    command: Sequence[str],
+    nodes: int,
+    processes_per_node: int,
+    pods: PodSettings,
+    job: JobSettings,
+    runtime: str = "torch-distributed",
+) -> dict[str, Any]:
+    """A TrainJob (trainer.kubeflow.org/v1alpha1, Trainer 2.2 or later): `command` under torchrun on `nodes` pods."""
+    if nodes < 1 or processes_per_node < 1:
+        raise UsageError(f"nodes {nodes}, processes {processes_per_node}: accepted: 1 and more")
+    spec = pod_spec(pods, command)
+    container = spec.pop("containers")[0]
+    patch = {
+        "serviceAccountName": spec["serviceAccountName"],
+        "securityContext": spec["securityContext"],
+        "volumes": spec["volumes"],
+        "nodeSelector": spec["nodeSelector"],
+        "tolerations": spec["tolerations"],
+        "containers": [
+            {"name": _TRAINER, "volumeMounts": container["volumeMounts"], "securityContext": container["securityContext"]},
+        ],
+    }
+    template = {"spec": {"template": {"metadata": {"labels": _labels(name)}, "spec": patch}}}
+    body = {
+        "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", "name": runtime},
+        "trainer": {
+            "image": container["image"],
+            "command": list(container["command"]),
+            "numNodes": nodes,
+            "numProcPerNode": processes_per_node,
+            "resourcesPerNode": container["resources"],
+            "env": container["env"],
+        },
+        "runtimePatches": [
+            {
+                "manager": "gda.dev/steps",
+                "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [{"name": _TRAINER, "template": template}]}}},
+            }
+        ],
+        "activeDeadlineSeconds": job.deadline_seconds,
+    }
+    if job.queue:
+        body["suspend"] = True
+    metadata = _metadata(name, namespace, job)
+    return _signed({"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": metadata, "spec": body})
+
+
+def pod_spec(pods: PodSettings, command: Sequence[str]) -> dict[str, Any]:
+    """One container that runs `command`, within the restricted profile, with the volume, shared memory and a scratch folder."""
+    amounts = {"cpu": pods.cpu, "memory": pods.memory} | ({pods.gpu_type: str(pods.gpus)} if pods.gpus else {})
+    own_env = {"HOME": "/tmp", "GDA_WORK_DIR": f"{pods.data_mount}/.gda"}
+    env: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in sorted((own_env | dict(pods.env)).items())]
+    env += [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": entry, "optional": True}}}
+        for key, (secret, entry) in sorted(pods.secrets.items())
+    ]
+    container = {
+        "name": "gda",
+        "image": pods.image,
+        "command": list(command),
+        "env": env,
+        "resources": {"requests": amounts, "limits": amounts},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": _DATA, "mountPath": pods.data_mount},
+            {"name": _SCRATCH, "mountPath": "/tmp"},
+            {"name": _SHM, "mountPath": "/dev/shm"},
+        ],
+    }
+    return {
+        "restartPolicy": "Never",
+        "serviceAccountName": pods.service_account,
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [
+            {"name": _DATA, "persistentVolumeClaim": {"claimName": pods.data_claim}},
+            {"name": _SCRATCH, "emptyDir": {}},
+            {"name": _SHM, "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm}},
+        ],
+        "nodeSelector": dict(pods.node_selector),
+        "tolerations": [dict(toleration) for toleration in pods.tolerations],
+    }
+
+
+def asked_of(body: Mapping[str, Any]) -> str:
+    """The digest of what a body asks for."""
+    return str(body["metadata"].get("annotations", {}).get(ASKED, ""))
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    """In the order in which Kubernetes tries them."""
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "FailIndex", "onExitCodes": {"containerName": "gda", "operator": "In", "values": list(_HOPELESS)}},
+    ]
+
+
+def _labels(name: str) -> dict[str, str]:
+    return {"app.kubernetes.io/name": "gda", "app.kubernetes.io/component": "worker", "gda.dev/job": name}
+
+
+def _metadata(name: str, namespace: str, job: JobSettings) -> dict[str, Any]:
+    labels = _labels(name) | ({_QUEUE: job.queue} if job.queue else {}) | ({_PRIORITY: job.priority} if job.priority else {})
+    return {"name": name, "namespace": namespace, "labels": labels}
+
+
+def _signed(body: dict[str, Any]) -> dict[str, Any]:
+    body["metadata"]["annotations"] = {ASKED: digest_of({"spec": body["spec"], "labels": body["metadata"]["labels"]})}
+    return body
