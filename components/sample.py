@@ -53,3 +53,36 @@ def sample(
     done = run_step(step, inputs=inputs, settings=settings, data_root=data_root, code=code)
     done.show(metrics=metrics, summary=summary)
     return done.reference()
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def sample_job(
+    snapshot: str,
+    generator: str,
+    tuning: str,
+    settings: str,
+    workers: int,
+    image: str,
+    data_claim: str,
+    cpu: str,
+    memory: str,
+    gpu_type: str,
+    gpu_count: str,
+    node_selector: str,
+    tolerations: str,
+    job: str,
+    data_root: str,
+    code: str,
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+) -> str:
+    """Draw the synthetic set by one Indexed Job, which Kubernetes or Kueue may stop and start pod by pod, and publish it."""
+    from gda.steps.entry import pods_of
+    from gda.steps.jobs import sample_by_job
+
+    pods = pods_of(image, data_claim, cpu, memory, gpu_type, gpu_count, node_selector, tolerations)
+    inputs = {"snapshot": snapshot, "generator": generator, "settings": tuning}
+    given = {"settings": settings, "data_root": data_root, "code": code}
+    step = sample_by_job(inputs=inputs, workers=workers, pods=pods, job=job, **given)
+    step.show(metrics=metrics, summary=summary)
+    return step.reference()

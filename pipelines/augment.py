@@ -12,12 +12,12 @@ from components.finetune import finetune
 from components.promote import register
 from components.reference import reference
 from components.report import report
-from components.sample import plan_sampling, sample, sample_shards
+from components.sample import plan_sampling, sample, sample_job, sample_shards
 from components.snapshot import snapshot, snapshot_pool
 from components.tune import tune
 from components.validate import reject, validate
 from pipelines.options import CompileOptions
-from pipelines.steps import CPU, GPU, LIGHT, Placement
+from pipelines.steps import CPU, GPU, LIGHT, WATCH, Placement
 
 CODE_VERSION = "0.1.0"
 
@@ -52,6 +52,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
         settings: str = "{}",
         data_root: str = "/data",
         data_claim: str = "gda-data",
+        sampler: str = "pods",
         sample_workers: int = 4,
         cpu: str = "4",
         memory: str = "16Gi",
@@ -59,6 +60,9 @@ def build(options: CompileOptions) -> Callable[..., Any]:
         gpu_count: str = "1",
         node_selector: dict = {},  # noqa: B006
         tolerations: list = [],  # noqa: B006
+        job: str = options.job_text(),
+        job_node_selector: str = "{}",
+        job_tolerations: str = "[]",
         code_version: str = CODE_VERSION,
         image: str = options.image,
     ) -> None:
@@ -85,13 +89,17 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             settings: All other settings as one JSON object of sections, as gda config show prints them.
             data_root: Folder on the shared volume, which every step mounts at /data.
             data_claim: The volume's claim; its storage must let several pods write.
-            sample_workers: Pods that share the drawing of the synthetic set, up to 50; 0: one step draws it alone.
+            sampler: Who draws the synthetic set: "pods" of this pipeline, or a "job", whose pods may be taken away and come back.
+            sample_workers: Pods that share the drawing of the synthetic set, 1 to 50.
             cpu: Processors of a step that computes.
             memory: Memory of a step that computes.
             gpu_type: Resource name of the accelerators.
             gpu_count: Accelerators of a step that computes; 0 for none.
             node_selector: Labels of the nodes for steps that compute, as a JSON object.
             tolerations: Taints that these steps tolerate, as a JSON list.
+            job: Of the sampler "job": retries_per_worker, deadline_seconds, queue and priority, as one JSON object.
+            job_node_selector: Of the sampler "job": labels of its nodes, as a JSON object in text.
+            job_tolerations: Of the sampler "job": taints that its pods tolerate, as a JSON list in text.
             code_version: Version of the code in the image; part of what a cached step is known by.
             image: Digest of the image that the pipeline was compiled for; part of what a cached step is known by.
         """
@@ -153,7 +161,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             source = {"snapshot": real.outputs["Output"], "generator": tuned.outputs["Output"], "tuning": chosen.outputs["Output"]}
             source["resources"] = given
             # In a group of its own: within one, the local runner hands a loop's body the loop's item in place of its siblings' outputs.
-            with dsl.If(sample_workers > 0, name="workers"):
+            with dsl.If(sampler == "pods", name="pods"):
                 planned = plan_sampling(
                     snapshot=real.outputs["Output"], settings=told.outputs["sample"], num_workers=sample_workers, **known
                 )
@@ -163,10 +171,14 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                     place(shards, GPU, title="sample shards")
                 drawn = sample(step="sample", settings=told.outputs["sample"], drawn=dsl.Collected(shards.output), **source, **known)
                 place(drawn, GPU, title="sample")
-            with dsl.Else(name="one-step"):
-                alone = sample(step="sample", settings=told.outputs["sample"], drawn=[], **source, **known)
-                place(alone, GPU, title="sample alone")
-            synthetic = dsl.OneOf(drawn.outputs["Output"], alone.outputs["Output"])
+            with dsl.Else(name="job"):
+                watched = sample_job(
+                    snapshot=real.outputs["Output"], generator=tuned.outputs["Output"], tuning=chosen.outputs["Output"],
+                    settings=told.outputs["sample"], workers=sample_workers, image=image, data_claim=data_claim, cpu=cpu, memory=memory,
+                    gpu_type=gpu_type, gpu_count=gpu_count, node_selector=job_node_selector, tolerations=job_tolerations, job=job, **known,
+                )  # fmt: skip
+                place(watched, WATCH, title="sample by a job")
+            synthetic = dsl.OneOf(drawn.outputs["Output"], watched.outputs["Output"])
             base_source = source | {"generator": "", "tuning": chosen_base.outputs["Output"], "drawn": []}
             zero_shot = sample(step="sample_zero_shot", settings=told.outputs["sample_zero_shot"], **base_source, **known)
             place(zero_shot, GPU, title="sample, zero-shot")

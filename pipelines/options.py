@@ -1,5 +1,6 @@
 """What Kubeflow fixes when a pipeline is compiled, in one place."""
 
+import json
 from dataclasses import dataclass
 
 from components import IMAGE
@@ -17,3 +18,7 @@ class CompileOptions:
     priority: str = ""
     parallelism: int = 8
     retries: int = 3
+
+    def job_text(self) -> str:
+        """How a Job of this pipeline runs, as a step reads it."""
+        return json.dumps({"queue": self.queue, "priority": self.priority}, sort_keys=True)

@@ -10,10 +10,10 @@ from pipelines.options import CompileOptions
 
 # Where the shared volume is mounted; a run's data_root is this folder or one below it.
 DATA_MOUNT = "/data"
-LIGHT, CPU, GPU = "light", "cpu", "gpu"
+LIGHT, WATCH, CPU, GPU = "light", "watch", "cpu", "gpu"
 _HOUR = 3600
 # After so many seconds a step is given up and tried again; it goes on from its last checkpoint.
-_TIMEOUTS = {LIGHT: _HOUR, CPU: 12 * _HOUR, GPU: 72 * _HOUR}
+_TIMEOUTS = {LIGHT: _HOUR, WATCH: 72 * _HOUR, CPU: 12 * _HOUR, GPU: 72 * _HOUR}
 # Dictionaries that are no settings of a step: Kubernetes reads them.
 STRUCTS: frozenset[str] = frozenset()
 _TRACKING = {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME": "MLFLOW_EXPERIMENT_NAME"}
@@ -37,7 +37,7 @@ class Placement:
     shm_size: str = "8Gi"
 
     def __call__(self, task: PipelineTask, kind: str, *, title: str, cached: bool = True) -> PipelineTask:
-        """Give `task` what steps of its `kind` (light, cpu or gpu) need, and the name that the graph shows."""
+        """Give `task` what steps of its `kind` need - light, watch (light, but long), cpu or gpu -, and the name that the graph shows."""
         task.set_display_name(title)
         task.set_container_image(self.options.image)
         if self.options.retries:
@@ -48,7 +48,7 @@ class Placement:
         kubernetes.mount_pvc(task, pvc_name=self.data_claim, mount_path=DATA_MOUNT)
         kubernetes.use_config_map_as_env(task, "gda-tracking", _TRACKING, optional=True)
         kubernetes.use_secret_as_env(task, "gda-hub", {"token": "HF_TOKEN"}, optional=True)
-        if kind == LIGHT:
+        if kind in (LIGHT, WATCH):
             task.set_cpu_request("250m").set_cpu_limit("2").set_memory_request("1Gi").set_memory_limit("4Gi")
             return task
         task.set_cpu_request(self.cpu).set_cpu_limit(self.cpu).set_memory_request(self.memory).set_memory_limit(self.memory)

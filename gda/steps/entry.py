@@ -42,7 +42,7 @@ def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, c
     from gda.generator.configured import plan_for
     from gda.generator.plan_text import describe_plan
 
-    _require_workers("sample_workers", num_workers)
+    require_workers("sample_workers", num_workers)
     Place.at(data_root)
     config = config_of(settings)
     plan = plan_for(config, Snapshot.open(parse_reference(snapshot, role="snapshot").path))
@@ -86,7 +86,7 @@ def reported(run: str, *, data_root: str, state: str, error: str, summary: FileA
 def planned_points(settings: str, *, num_workers: int, summary: FileArtifact) -> list[str]:
     """The workers that measure the points of a sweep, as `I/N`; at most one a combination of values. Raises `UsageError` as `planned`."""
     tune = config_of(settings).tune
-    _require_workers("workers", num_workers)
+    require_workers("workers", num_workers)
     axes = {name: values for name, values in tune.model_dump(mode="json").items() if isinstance(values, list)}
     count = min(num_workers, math.prod(len(values) for values in axes.values()))
     rows = [f"| {name} | {', '.join(map(str, values))} |" for name, values in axes.items()]
@@ -94,7 +94,8 @@ def planned_points(settings: str, *, num_workers: int, summary: FileArtifact) ->
     return [f"{index}/{count}" for index in range(count)]
 
 
-def _require_workers(name: str, number: int) -> None:
+def require_workers(name: str, number: int) -> None:
+    """Raises `UsageError` that names the parameter, for fewer than one worker and for more than a loop may have."""
     if not 1 <= number <= MOST_WORKERS:
         raise UsageError(f"{name} {number}: accepted: 1 to {MOST_WORKERS}")
 
@@ -146,3 +147,24 @@ def _with(config: Config, settings: str, accepted: tuple[str, ...]) -> Config:
             raise ConfigError(f"settings: {section}: is not asked anew here; accepted: {', '.join(accepted) or 'none'}")
         content[section] |= values
     return parse_config(content, where="settings")
+
+
+def pods_of(image: str, data_claim: str, cpu: str, memory: str, gpu_type: str, gpu_count: str, node_selector: str, tolerations: str) -> str:
+    """What the pods of a job are given, as `gda.steps.jobs` reads it; the address of MLflow is this step's own. Raises `UsageError`."""
+    import os
+
+    try:
+        content = {
+            "image": image,
+            "data_claim": data_claim,
+            "cpu": cpu,
+            "memory": memory,
+            "gpu_type": gpu_type,
+            "gpus": int(gpu_count),
+            "node_selector": json.loads(node_selector or "{}"),
+            "tolerations": json.loads(tolerations or "[]"),
+        }
+    except ValueError as error:
+        raise UsageError(f"pods of the job: {error}; accepted: a number of accelerators, a JSON object of labels, a JSON list") from None
+    env = {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME") if os.environ.get(name)}
+    return json.dumps(content | {"env": env, "secrets": {"HF_TOKEN": ["gda-hub", "token"]}})

@@ -128,7 +128,7 @@ def run_step(
     completes and publishes the set. Raises what the stage raises, after leaving the reason in `failure.json`.
     """
     place = Place.at(data_root)
-    given = {role: _references(role, text) for role, text in inputs.items()}
+    given = {role: references(role, text) for role, text in inputs.items()}
     request = make_request(name, inputs=given, settings=settings, code=code, item=item or {}, flags=flags)
     folder = place.folder(request)
     if (done := finished(folder)) is not None and request.node.stage not in _NEVER_REUSED:
@@ -162,7 +162,8 @@ def content_digest(path: Path) -> str:
     raise DataError(f"{path}: holds none of {', '.join(_WITH_DIGEST + _WHOLE)}")
 
 
-def _references(role: str, text: str | Sequence[str]) -> tuple[Reference, ...]:
+def references(role: str, text: str | Sequence[str]) -> tuple[Reference, ...]:
+    """The references in one text, or in several; empty texts are none. Raises `UsageError` that names the role."""
     texts = (text,) if isinstance(text, str) else tuple(text)
     return tuple(parse_reference(one, role=role) for one in texts if one)
 

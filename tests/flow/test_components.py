@@ -1,26 +1,31 @@
 """Every component as a function on tiny data: what it writes, shows and hands on; refusals, failures, and the report after each."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_kubernetes import FakeKubernetes
+from flow_job import ROOT
 from step_world import Run, two_textures
 
 from components.evaluate import evaluate
 from components.look_up import look_up
 from components.promote import promote
 from components.ratio import ratio
-from components.sample import plan_sampling
+from components.sample import plan_sampling, sample_job
 from components.snapshot import snapshot
 from components.tune import plan_points, tune, tune_points
 from components.validate import reject
 from gda.artifacts import Decision, Metrics, Settings, read_document
 from gda.errors import ConfigError, DataError, UsageError
 from gda.steps.graph import parse_reference
+from gda.steps.step import StepRecord
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +260,51 @@ def test_a_sweep_is_shared(world: tuple[Run, dict[str, Any]]) -> None:
 def _looked_up(run: Run, settings: str = "{}", name: str = "run-1", accepted: str = "evaluate promote ratio") -> dict[str, Any]:
     names = [key for key, spec in look_up.component_spec.outputs.items() if key != "summary"]
     return dict(zip(names, run.call(look_up, run=name, settings=settings, accepted=accepted, resources=""), strict=True))
+
+
+def test_a_job_draws_the_same_set(world: tuple[Run, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pods of an Indexed Job, here processes that run its very command, draw what the workers of the pipeline draw."""
+    run, have = world
+    ran: list[int] = []
+    with FakeKubernetes() as kube:
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig(run.root / "kubeconfig")))
+
+        def work(look: int) -> None:
+            (job,) = kube.jobs.values()
+            (container,) = job["spec"]["template"]["spec"]["containers"]
+            own = {one["name"]: one["value"] for one in container["env"] if "value" in one and one["name"] != "HOME"}
+            own["GDA_WORK_DIR"] = str(run.root / "volume/.gda")
+            for index in range(job["spec"]["completions"]) if look == 1 else ():
+                subprocess.run(
+                    container["command"],
+                    env={**os.environ, **own, "PYTHONPATH": str(ROOT), "JOB_COMPLETION_INDEX": str(index)},
+                    check=True,
+                    cwd="/",
+                )
+                ran.append(index)
+
+        kube.on_look = work
+        kube.script = [{"succeeded": 2, "conditions": [{"type": "Complete", "status": "True"}]}]
+        drawn = run.call(
+            sample_job,
+            snapshot=have["snapshot"],
+            generator=have["generator"],
+            tuning=have["tuning"],
+            settings=have["told"]["sample"],
+            workers=2,
+            image="r/gda@sha256:1",
+            data_claim="gda-data",
+            cpu="1",
+            memory="1Gi",
+            gpu_type="nvidia.com/gpu",
+            gpu_count="0",
+            node_selector="{}",
+            tolerations="[]",
+            job="{}",
+            code="code of the job",
+        )
+    assert ran == [0, 1]
+    assert parse_reference(drawn, role="t").digest == parse_reference(have["synthetic"], role="t").digest
+    record = read_document(_folder(drawn).parents[1] / "step.json", StepRecord)
+    assert record.summary.endswith("is up to date"), "the last worker published the set; the step only found it"
