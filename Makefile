@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo kfp-local test check format install report ui clean gpu-test lock
+.PHONY: help demo kfp-local image image-test test check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
@@ -53,6 +53,13 @@ check: $(STAMP)
 kfp-local: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pipelines.local --data-root kfp-local
 
+# The image that pipeline steps run in; BASE names another base with Python 3.11, as where no registry is reachable.
+image: $(STAMP)
+	$(BIN)/python -m components.images.build --target $(or $(TARGET),cpu) --tag $(or $(TAG),gda:local) $(if $(BASE),--base $(BASE))
+
+image-test: $(STAMP)
+	$(BIN)/python -m pytest -rs tests/images
+
 format: $(STAMP)
 	ruff format .
 	ruff check --fix .
@@ -62,6 +69,7 @@ ui: $(STAMP)
 
 lock:
 	uv pip compile pyproject.toml --extra dev --extra kfp --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o requirements.lock
+	python -m components.images.build --requirements | uv pip compile - --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o components/images/requirements.lock
 
 clean:
 	rm -rf data models reports .gda mlflow.db mlruns dvc.lock kfp-local
