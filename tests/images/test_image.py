@@ -68,8 +68,6 @@ def test_it_has_no_tools_that_a_step_does_not_need() -> None:
     assert config["User"] == "10001:0"
     named = {f"org.opencontainers.image.{name}" for name in ("title", "revision", "version", "licenses")}
     assert named <= config["Labels"].keys()
-        "Labels"
-    ].keys()
 
 
 def test_it_holds_what_its_bill_says() -> None:
