@@ -69,7 +69,7 @@ ui: $(STAMP)
 
 lock:
 	uv pip compile pyproject.toml --extra dev --extra kfp --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o requirements.lock
-	python -m components.images.build --requirements | uv pip compile - --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o components/images/requirements.lock
+	python -m components.images.build --requirements | uv pip compile - --constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o components/images/requirements.lock
 
 clean:
 	rm -rf data models reports .gda mlflow.db mlruns dvc.lock kfp-local
