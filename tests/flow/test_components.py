@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from step_world import Run, two_textures
 
 from components.evaluate import evaluate
 from components.look_up import look_up
-from components.promote import promote
+from components.promote import promote, register
 from components.ratio import ratio
 from components.sample import plan_sampling, sample_job
 from components.snapshot import snapshot
@@ -94,6 +95,27 @@ def test_a_finished_step_is_found_again(world: tuple[Run, dict[str, Any]]) -> No
     assert run.call(snapshot, settings=have["told"]["snapshot"], code=have["told"]["code"]) == have["snapshot"]
     assert record.stat().st_mtime_ns == before
     assert run.call(snapshot, settings=have["told"]["snapshot"], code="other code") != have["snapshot"]
+
+
+def test_an_output_that_was_swept_away_is_made_again(world: tuple[Run, dict[str, Any]]) -> None:
+    """A record without its output is none: old steps may be removed by age."""
+    run, have = world
+    told = {"settings": have["told"]["snapshot"], "code": "code of the sweep"}
+    made = run.call(snapshot, **told)
+    shutil.rmtree(_folder(made))
+    assert run.call(snapshot, **told) == made
+    assert (_folder(made) / "snapshot.json").is_file()
+
+
+def test_the_registry_is_asked_each_time(world: tuple[Run, dict[str, Any]]) -> None:
+    """A second registration writes its decision anew: between two, another model may have become champion."""
+    run, have = world
+    told = have["told"]
+    file = _folder(have["challenger"]) / "decision.json"
+    before = file.stat().st_mtime_ns
+    again = run.call(register, evaluation=have["evaluation"], verdict=have["verdict"], settings=told["promote"], code=told["code"])
+    assert again == have["challenger"]
+    assert file.stat().st_mtime_ns > before
 
 
 def test_an_input_that_changed_is_refused(world: tuple[Run, dict[str, Any]]) -> None:
@@ -286,24 +308,25 @@ def test_a_job_draws_the_same_set(world: tuple[Run, dict[str, Any]], monkeypatch
 
         kube.on_look = work
         kube.script = [{"succeeded": 2, "conditions": [{"type": "Complete", "status": "True"}]}]
-        drawn = run.call(
-            sample_job,
-            snapshot=have["snapshot"],
-            generator=have["generator"],
-            tuning=have["tuning"],
-            settings=have["told"]["sample"],
-            workers=2,
-            image="r/gda@sha256:1",
-            data_claim="gda-data",
-            cpu="1",
-            memory="1Gi",
-            gpu_type="nvidia.com/gpu",
-            gpu_count="0",
-            node_selector="{}",
-            tolerations="[]",
-            job="{}",
-            code="code of the job",
-        )
+        asked = {
+            "snapshot": have["snapshot"],
+            "generator": have["generator"],
+            "tuning": have["tuning"],
+            "settings": have["told"]["sample"],
+            "workers": 2,
+            "image": "r/gda@sha256:1",
+            "data_claim": "gda-data",
+            "cpu": "1",
+            "memory": "1Gi",
+            "gpu_type": "nvidia.com/gpu",
+            "gpu_count": "0",
+            "node_selector": "{}",
+            "tolerations": "[]",
+            "job": "{}",
+            "code": "code of the job",
+        }
+        drawn = run.call(sample_job, **asked)
+    assert run.call(sample_job, **asked) == drawn, "a finished step needs no cluster"
     assert ran == [0, 1]
     assert parse_reference(drawn, role="t").digest == parse_reference(have["synthetic"], role="t").digest
     record = read_document(_folder(drawn).parents[1] / "step.json", StepRecord)
