@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 from components.evaluate import evaluate as evaluate_step
 from components.look_up import look_up
@@ -15,6 +15,7 @@ from components.tune import tune as tune_step
 from pipelines.options import CompileOptions
 from pipelines.steps import GPU, LIGHT, Placement
 
+_CREDENTIAL = {"username": "MLFLOW_TRACKING_USERNAME", "password": "MLFLOW_TRACKING_PASSWORD"}
 _KEPT = dsl.PipelineConfig(ttl_seconds_after_finished=7 * 24 * 3600, active_deadline_seconds=7 * 24 * 3600)
 
 
@@ -45,6 +46,8 @@ def build_promote(options: CompileOptions) -> Callable[..., Any]:
             code=found.outputs["code"],
         )
         place(done, LIGHT, title="promote", cached=False)
+        # The one credential that may move an alias; the account of other runs cannot read it.
+        kubernetes.use_secret_as_env(done, "gda-mlflow-promote", _CREDENTIAL, optional=True)
 
     return promote
 

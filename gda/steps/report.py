@@ -26,7 +26,7 @@ class RunReport:
     def markdown(self) -> str:
         """The outcome and a table of the steps."""
         said = [f"# {self.headline}", "", *[f"- {sentence}" for sentence in self.sentences], ""]
-        return "\n".join([*said, "| Step | Outcome | |", "|---|---|---|", *[f"| {' | '.join(_row(step))} |" for step in self.steps], ""])
+        return "\n".join([*said, "| Step | Outcome | What it said |", "|---|---|---|", *[f"| {' | '.join(_row(step))} |" for step in self.steps], ""])
 
     def html(self) -> str:
         """One self-contained page: the comparison's report where there is one, else the outcome and the steps."""
@@ -93,10 +93,10 @@ body {{ margin: 0 auto; max-width: 960px; padding: 28px 20px 64px; color: #20212
 h1 {{ font-size: 22px; border-left: 6px solid #b3261e; padding-left: 16px; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 14.5px; }}
 td, th {{ text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid #e4e6e9; vertical-align: top; overflow-wrap: anywhere; }}
-td:first-child, td:nth-child(2) {{ white-space: nowrap; }}
+th, td:first-child, td:nth-child(2) {{ white-space: nowrap; overflow-wrap: normal; }}
 </style></head><body>
 <h1>{headline}</h1>
 <ul>{items}</ul>
-<table><tr><th>Step</th><th>Outcome</th><th></th></tr>{rows}</table>
+<table><tr><th>Step</th><th>Outcome</th><th>What it said</th></tr>{rows}</table>
 </body></html>
 """

@@ -100,3 +100,14 @@ def test_help_is_quick() -> None:
 def test_every_pipeline_is_checked_in() -> None:
     """Two files a pipeline, and no file of one that is gone."""
     assert {path.name for path in COMPILED.iterdir()} == {f"{name}{end}" for name in PIPELINES for end in (".yaml", ".manifest.yaml")}
+
+
+def test_only_promotion_holds_the_credential() -> None:
+    """The Secret that may move an alias is in no step but the one that does."""
+    holders = {}
+    for name in PIPELINES:
+        _, platform = read_compiled(COMPILED / f"{name}.yaml")
+        for step, settings in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
+            if any(secret["secretName"] == "gda-mlflow-promote" for secret in settings.get("secretAsEnv", ())):
+                holders[name] = step
+    assert holders == {"promote": "exec-promote"}
