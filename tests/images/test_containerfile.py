@@ -35,6 +35,8 @@ def test_nothing_comes_from_a_network() -> None:
     assert len(installs) == 2
     assert all("--no-index" in install for install in installs)
     assert "--require-hashes" in installs[0]
+    (installing,) = [rest for instruction, rest in instructions() if instruction == "RUN" and "pip install" in rest]
+    assert "||" not in installing, "an installation that fails must fail the build"
 
 
 def test_the_base_is_an_argument_and_no_moving_tag() -> None:
