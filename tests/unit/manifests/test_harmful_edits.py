@@ -29,6 +29,11 @@ HARMS: dict[str, tuple[Edit, str]] = {
     "no memory limit": (drop(MLFLOW, f"{CONTAINER}.resources.limits"), "resources.limits.memory: is missing"),
     "no requests": (drop(MLFLOW, f"{CONTAINER}.resources.requests"), "resources.requests.cpu: is missing"),
     "latest": (put(MLFLOW, f"{CONTAINER}.image", "team/mlflow:latest"), "image: is team/mlflow:latest; accepted: NAME@sha256:DIGEST"),
+    "no image": (drop(MLFLOW, f"{CONTAINER}.image"), f"{CONTAINER}.image: is missing; accepted: NAME@sha256:DIGEST"),
+    "kernel's files": (
+        put(MLFLOW, f"{CONTAINER}.securityContext.procMount", "Unmasked"),
+        "procMount: is Unmasked; accepted: absent, or Default",
+    ),
     "tag": (put(MLFLOW, f"{CONTAINER}.image", "gda.invalid/mlflow:3.17"), "image: is gda.invalid/mlflow:3.17"),
     "token": (put(MLFLOW, "spec.template.spec.automountServiceAccountToken", True), "automountServiceAccountToken: is true for gda-mlflow"),
     "token by the account": (
