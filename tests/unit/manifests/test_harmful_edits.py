@@ -101,6 +101,7 @@ HARMS: dict[str, tuple[Edit, str]] = {
     "policy fails open": (put("ValidatingAdmissionPolicy/gda-accounts-of-pods", "spec.failurePolicy", "Ignore"), "is Ignore"),
     "policy gone": (drop("ValidatingAdmissionPolicy/gda-accounts-of-pods"), "names ValidatingAdmissionPolicy gda-accounts-of-pods"),
     "account gone": (drop("ServiceAccount/gda-mlflow"), "names ServiceAccount gda-mlflow, which is not there"),
+    "account of a binding gone": (drop("ServiceAccount/gda-promote"), "subjects[0]: names ServiceAccount gda-promote, which is not there"),
     "role gone": (drop("Role/gda-steps"), "roleRef: names Role gda-steps, which is not there"),
     "settings gone": (drop("ConfigMap/gda-mlflow"), "names ConfigMap gda-mlflow, which is not there"),
     "volume gone": (drop("PersistentVolumeClaim/gda-data"), "names PersistentVolumeClaim gda-data, which is not there"),

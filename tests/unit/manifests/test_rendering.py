@@ -1,10 +1,15 @@
 """The rendered manifests are those of their sources, with kustomize and without it."""
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+from manifests.check import check
+from manifests.documents import from_objects
 from manifests.render import ROOT, TARGETS, _digest, differences, kustomize, main, render
 
 
@@ -64,3 +69,19 @@ def test_rendering_without_kustomize_is_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("GDA_KUSTOMIZE", raising=False)
     assert main([]) == 5
     assert capsys.readouterr().err == "manifests: no kustomize; accepted: kustomize (5.x) or kubectl on the path, or GDA_KUSTOMIZE\n"
+
+
+@pytest.mark.skipif(not kustomize(), reason="no kustomize on this machine")
+def test_the_overlay_of_the_readme_builds_and_is_sound(copy: Path) -> None:
+    """Who copies the README's example gets every placeholder replaced, and nothing that the check refuses."""
+    settings, stores = re.findall(r"^```yaml\n(.*?)^```", (copy / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    ours = copy / "overlays" / "ours"
+    ours.mkdir()
+    (ours / "kustomization.yaml").write_text(settings)
+    (ours / "stores.yaml").write_text(stores)
+    built = subprocess.run([*kustomize(), str(ours)], capture_output=True, text=True, check=True).stdout
+    for placeholder in ("gda.invalid/mlflow", "storageClassName: shared", "192.0.2.1"):
+        assert placeholder not in built
+    documents = from_objects("ours.yaml", list(yaml.safe_load_all(built)))
+    assert "mlflow-calls-its-stores" in {document.name for document in documents}
+    assert check(documents) == []
