@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo kfp-local image image-test test check format install report ui clean gpu-test lock
+.PHONY: help demo kfp-local image image-test manifests test check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
@@ -18,6 +18,7 @@ help:
 	@echo "make check    format, lint, types, import rules, generated files"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
 	@echo "make kfp-local run the job as the pipeline that a cluster runs, on this machine"
+	@echo "make manifests render what a cluster needs beside Kubeflow, with kustomize or kubectl"
 	@echo "make clean    remove what the job wrote (not the virtual environment)"
 
 $(STAMP): requirements.lock pyproject.toml
@@ -41,11 +42,13 @@ test: $(STAMP)
 check: $(STAMP)
 	ruff format --check .
 	ruff check .
-	mypy gda components pipelines
+	mypy gda components pipelines manifests
 	lint-imports
 	$(BIN)/python -m gda.flow | diff - dvc.yaml
 	$(BIN)/python -m pipelines compile --check
 	$(BIN)/python -m pipelines lint pipelines/compiled/*.yaml
+	$(BIN)/python -m manifests.render --check
+	for whole in base local; do $(BIN)/python -m manifests.check manifests/rendered/$$whole.yaml pipelines/compiled/*.manifest.yaml || exit 1; done
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --collect-only --durations=0 >$(VENV)/collected.txt || { tail -20 $(VENV)/collected.txt; exit 1; }
 	@if grep -q -i -E '^--(extra-)?index-url|^--find-links|@ http' requirements.lock; then echo "requirements.lock names an index address"; exit 1; fi
 
@@ -59,6 +62,10 @@ image: $(STAMP)
 
 image-test: $(STAMP)
 	$(BIN)/python -m pytest -rs tests/images
+
+# What is checked in under manifests/rendered, from its sources.
+manifests: $(STAMP)
+	$(BIN)/python -m manifests.render
 
 format: $(STAMP)
 	ruff format .

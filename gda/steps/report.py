@@ -26,7 +26,9 @@ class RunReport:
     def markdown(self) -> str:
         """The outcome and a table of the steps."""
         said = [f"# {self.headline}", "", *[f"- {sentence}" for sentence in self.sentences], ""]
-        return "\n".join([*said, "| Step | Outcome | What it said |", "|---|---|---|", *[f"| {' | '.join(_row(step))} |" for step in self.steps], ""])
+        return "\n".join(
+            [*said, "| Step | Outcome | What it said |", "|---|---|---|", *[f"| {' | '.join(_row(step))} |" for step in self.steps], ""]
+        )
 
     def html(self) -> str:
         """One self-contained page: the comparison's report where there is one, else the outcome and the steps."""

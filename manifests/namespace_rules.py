@@ -1,0 +1,66 @@
+"""What a namespace must have: pod security that is enforced, a network closed but for what is named, no way in from outside."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from manifests.documents import Document, Finding, finding
+
+_PSA = "pod-security.kubernetes.io"
+_PINNED = re.compile(r"v1\.\d+")
+_EVERYWHERE = {"0.0.0.0/0", "::/0"}
+
+
+def check_namespaces(documents: Sequence[Document]) -> Iterator[Finding]:
+    """What is wrong with the namespaces of `documents`, their network policies and services."""
+    for document in documents:
+        if document.kind == "Namespace":
+            yield from _pod_security(document)
+            yield from _closed(document, documents)
+        elif document.kind == "NetworkPolicy":
+            yield from _policy(document)
+        elif document.kind == "Service" and _spec(document).get("type", "ClusterIP") != "ClusterIP":
+            yield finding(document, "spec.type", f"is {_spec(document)['type']}", "ClusterIP")
+        elif document.kind == "ValidatingAdmissionPolicyBinding" and _spec(document).get("validationActions") != ["Deny"]:
+            yield finding(document, "spec.validationActions", f"is {_spec(document).get('validationActions')}", "[Deny]")
+        elif document.kind == "ValidatingAdmissionPolicy" and _spec(document).get("failurePolicy", "Fail") != "Fail":
+            yield finding(document, "spec.failurePolicy", f"is {_spec(document)['failurePolicy']}", "Fail")
+
+
+def _spec(document: Document) -> dict[str, Any]:
+    return document.data.get("spec") or {}
+
+
+def _pod_security(document: Document) -> Iterator[Finding]:
+    labels = (document.data.get("metadata") or {}).get("labels") or {}
+    for mode in ("enforce", "audit", "warn"):
+        level, version = labels.get(f"{_PSA}/{mode}"), str(labels.get(f"{_PSA}/{mode}-version"))
+        if level != "restricted":
+            yield finding(document, f"metadata.labels.{_PSA}/{mode}", f"is {level}", "restricted")
+        if not _PINNED.fullmatch(version):
+            yield finding(document, f"metadata.labels.{_PSA}/{mode}-version", f"is {version}", "a version, such as v1.33")
+
+
+def _closed(namespace: Document, documents: Sequence[Document]) -> Iterator[Finding]:
+    policies = [d for d in documents if d.kind == "NetworkPolicy" and d.namespace == namespace.name]
+    for direction in ("Ingress", "Egress"):
+        if not any(_denies(_spec(policy), direction) for policy in policies):
+            yield finding(namespace, "NetworkPolicy", f"none denies all {direction.lower()}", "one with podSelector {} and no rules")
+
+
+def _denies(spec: dict[str, Any], direction: str) -> bool:
+    return spec.get("podSelector") == {} and direction in (spec.get("policyTypes") or []) and not spec.get(direction.lower())
+
+
+def _policy(document: Document) -> Iterator[Finding]:
+    for direction, key in (("ingress", "from"), ("egress", "to")):
+        for i, rule in enumerate(_spec(document).get(direction) or []):
+            path = f"spec.{direction}[{i}].{key}"
+            if not rule.get(key):
+                yield finding(document, path, "is missing, which is everywhere", "pods, namespaces or addresses")
+            for peer in rule.get(key) or []:
+                cidr = (peer.get("ipBlock") or {}).get("cidr")
+                if cidr in _EVERYWHERE:
+                    yield finding(document, path, f"is {cidr}", "the addresses that are needed")
+                if peer.get("namespaceSelector") == {}:
+                    yield finding(document, path, "is every namespace", "namespaces by label")
