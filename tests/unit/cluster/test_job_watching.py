@@ -63,6 +63,7 @@ def test_a_step_that_is_tried_again_adopts_its_job(kube: FakeKubernetes) -> None
 def test_another_job_of_the_name_is_left_alone(kube: FakeKubernetes) -> None:
     """A job that asks for something else is neither watched nor deleted."""
     kube.jobs["gda-sample-1"] = _job(parallelism=1)
+    kube.script = [DONE]
     with pytest.raises(DataError, match="is there already, for other work"):
         _cluster().run_to_end(_job())
     assert not kube.deleted
