@@ -119,6 +119,20 @@ def test_a_dry_run_changes_nothing(evaluated: tuple[World, Path], evaluation: Pa
     assert mlflow.MlflowClient().search_registered_models() == []
 
 
+def test_registering_alone_leaves_champion(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """A gate that holds makes a challenger; `champion` waits for the account that may move it, whose decision is then the same."""
+    verdict = evaluated[0].verdict
+    registered = promote.run(config(), evaluation=evaluation, verdict=verdict, register_only=True)
+    decision = decision_of(registered)
+    assert decision.promoted
+    assert decision.aliases == ("challenger",)
+    assert "passed the gate against real; gda promote makes it champion" in registered.summary
+    assert Registry(config().promote.model_name).champion() is None
+    moved = decision_of(run(evaluated, evaluation))
+    assert moved.aliases == ("challenger", "champion")
+    assert moved.model_version == decision.model_version
+
+
 def test_a_refused_candidate_is_challenger_only(evaluated: tuple[World, Path], evaluation: Path) -> None:
     """Protects the champion alias from a gate that does not hold, and that the refusal is a result with its reasons."""
     outcome = run(evaluated, evaluation, min_seeds=7)
