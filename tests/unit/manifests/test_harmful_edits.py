@@ -115,6 +115,18 @@ HARMS: dict[str, tuple[Edit, str]] = {
         put(JOB, f"{POD}.volumes[settings].projected.sources[1].secret.name", "x"),
         f"{POD}.volumes[settings]: names Secret x",
     ),
+    "job's projected settings": (
+        put(JOB, f"{POD}.volumes[settings].projected.sources[0].configMap.name", "x"),
+        f"{POD}.volumes[settings]: names ConfigMap x",
+    ),
+    "job's claim": (
+        put(JOB, f"{POD}.volumes[data].persistentVolumeClaim.claimName", "x"),
+        f"{POD}.volumes[data]: names PersistentVolumeClaim x",
+    ),
+    "job's environment": (
+        put(JOB, f"{POD}.containers[main].env[HF_TOKEN].valueFrom.secretKeyRef.name", "x"),
+        f"{POD}.containers[main].env[HF_TOKEN]: names Secret x",
+    ),
     "job as a run": (
         lambda objects: [
             put(JOB, f"{POD}.serviceAccountName", "gda-mlflow")(objects),
