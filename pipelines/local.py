@@ -29,16 +29,15 @@ def run_augment(config: Config, *, data_root: Path, outputs: Path, code_version:
 def run_pipeline(name: str, arguments: Mapping[str, Any], *, data_root: Path, outputs: Path, docker: str = "") -> bool:
     """Run a pipeline in subprocesses, or in containers of the image `docker`; says whether every step that ran succeeded.
 
-    `outputs` gets the small artifacts of each step (pages, tables, measures); images and weights stay below `data_root`.
+    `outputs` gets the small artifacts of each step (pages, tables, measures), or with `docker` the data root itself; images and weights
+    stay below `data_root`, which the image's user must be able to write.
     """
     from kfp import local
 
     data_root.mkdir(parents=True, exist_ok=True)
-    if docker:
-        volumes = {str(data_root.resolve()): {"bind": str(data_root.resolve()), "mode": "rw"}}
-        local.init(runner=local.DockerRunner(volumes=volumes), pipeline_root=str(outputs), raise_on_error=True)
-    else:
-        local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(outputs), raise_on_error=True)
+    # Containers are given the folder of the artifacts and no other: with them, everything lies below the data root.
+    runner, root = (local.DockerRunner(), data_root) if docker else (local.SubprocessRunner(use_venv=False), outputs)
+    local.init(runner=runner, pipeline_root=str(root.resolve()), raise_on_error=True)
     pipeline = build(name, CompileOptions(image=docker or IMAGE, retries=0))
     try:
         pipeline(**arguments)

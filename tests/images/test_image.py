@@ -7,24 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from image_files import FOLDER
+from image_files import FOLDER, why_not
 
 IMAGE = os.environ.get("GDA_TEST_IMAGE", "gda:local")
 ENGINE = next((name for name in ("docker", "podman") if shutil.which(name)), None)
 
 
-def _there() -> str:
-    """Why the image cannot be run here; empty where it can."""
-    if ENGINE is None:
-        return "neither docker nor podman is installed"
-    if subprocess.run([ENGINE, "info"], capture_output=True, check=False).returncode != 0:
-        return f"{ENGINE} does not answer"
-    if subprocess.run([ENGINE, "image", "inspect", IMAGE], capture_output=True, check=False).returncode != 0:
-        return f"there is no image {IMAGE}; make image builds it"
-    return ""
-
-
-pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(_there()), reason=_there())]
+_NOT = why_not(IMAGE, engines=("docker", "podman"))
+pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(_NOT), reason=_NOT)]
 
 
 def _run(*command: str, user: str = "54321:0", options: tuple[str, ...] = (), code: int = 0) -> str:
