@@ -78,14 +78,15 @@ def _differences(texts: dict[str, str], folder: Path) -> int:
 def _add_lint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("lint", help="look for what the compiler lets through and the cluster does not run")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a compiled pipeline")
+    parser.add_argument("--image", default="", help="that every step must run in")
     parser.set_defaults(command=_lint)
 
 
 def _lint(args: argparse.Namespace) -> int:
     from pipelines.documents import read_compiled
     from pipelines.scope_lint import lint
-    from pipelines.steps import STRUCTS
+    from pipelines.steps import EXEMPT
 
-    found = [f"{path}: {finding}" for path in args.files for finding in lint(*read_compiled(path), structs=STRUCTS)]
+    found = [f"{path}: {finding}" for path in args.files for finding in lint(*read_compiled(path), image=args.image, **EXEMPT)]
     print("\n".join(found) or "nothing found")
     return 1 if found else 0

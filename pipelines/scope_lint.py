@@ -8,60 +8,66 @@ run parameters that set nothing but resources inside any group of steps; and it 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from pipelines.documents import component_of, executors_of, groups, named, tasks_of
+from pipelines.step_lint import Finding, lint_steps
 
 # Loops of more pods outgrow what a cluster's store takes (kubeflow/pipelines#12131).
 MOST_ITERATIONS = 50
 _CHANNEL = re.compile(r"\{\{\$\.inputs\.(parameters|artifacts)\['([^']+)'\]")
+_CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\]")
 _KINDS = ("parameters", "artifacts")
-# Parameters of these types are passed as protobuf structs, in which every number is floating point.
-_AS_STRUCT = "STRUCT"
-
-
-@dataclass(frozen=True, order=True)
-class Finding:
-    """One defect: where (component and task) and what."""
-
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+# What a task's input may come from; an empty one comes from nowhere.
+_SOURCES = {
+    "componentInputParameter",
+    "componentInputArtifact",
+    "taskOutputParameter",
+    "taskOutputArtifact",
+    "runtimeValue",
+    "taskFinalStatus",
+}
+_OUTPUTS = (("taskOutputParameter", "parameters", "outputParameterKey"), ("taskOutputArtifact", "artifacts", "outputArtifactKey"))
+# Inputs of a task beside those that its component declares: channels, and what sets its resources.
+_BESIDE = re.compile(r"pipelinechannel--.*|(cpu|memory)_(request|limit)|accelerator_(type|count)")
 
 
 def lint(
-    spec: Mapping[str, Any], platform: Mapping[str, Any] | None = None, *, image: str = "", structs: frozenset[str] = frozenset()
+    spec: Mapping[str, Any],
+    platform: Mapping[str, Any] | None = None,
+    *,
+    image: str = "",
+    structs: frozenset[str] = frozenset(),
+    uncached: frozenset[str] | None = None,
+    named_loops: frozenset[str] = frozenset(),
 ) -> list[Finding]:
     """Every defect of the pipeline `spec`, sorted; `platform` is its Kubernetes part.
 
-    `image`, if given, is what every step must run in. `structs` are names of parameters that may be dictionaries.
+    `image`, if given, is what every step must run in. `structs` are names of parameters that may be dictionaries, `uncached`, if given,
+    of the tasks that may run without the cache, `named_loops` of loops that may have a name although their outputs are collected.
     """
-    findings = set(_scopes(spec))
-    findings |= set(_executors(spec, platform or {}, image))
-    findings |= set(_whole_numbers(spec, structs))
+    findings = set(_scopes(spec, executors_of(platform or {}), named_loops))
+    findings |= set(lint_steps(spec, platform or {}, image=image, structs=structs, uncached=uncached))
     return sorted(findings)
 
 
-def _groups(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every component that holds tasks, by name."""
-    yield "root", spec["root"]
-    for name, component in spec.get("components", {}).items():
-        if "dag" in component:
-            yield name, component
-
-
-def _scopes(spec: Mapping[str, Any]) -> Iterator[Finding]:
+def _scopes(spec: Mapping[str, Any], settings: Mapping[str, Any], named_loops: frozenset[str]) -> Iterator[Finding]:
     inside = _inside_groups(spec)
-    for name, group in _groups(spec):
+    for name, group in groups(spec):
         has = {kind: set(group.get("inputDefinitions", {}).get(kind, {})) for kind in _KINDS}
-        tasks = group["dag"]["tasks"]
+        tasks = tasks_of(group)
+        if not tasks:
+            yield Finding(name, "holds no task")
         for task_name, task in tasks.items():
             where = f"{name}/{task_name}"
             yield from _inputs(where, spec, task, tasks, has)
+            yield from _declared(where, spec, task)
             yield from _iterator(where, task, has, nested=name in inside)
             yield from _condition(where, task)
-        yield from _outputs(name, spec, group, tasks)
+            yield from _order(where, task, tasks)
+            yield from _placement(where, spec, settings.get(component_of(spec, task).get("executorLabel", ""), {}), tasks, has)
+        yield from _outputs(name, spec, group)
+        yield from _collected(name, group, named_loops)
 
 
 def _inputs(
@@ -71,45 +77,57 @@ def _inputs(
     items = _own_items(task)
     for kind in _KINDS:
         for name, source in given.get(kind, {}).items():
+            if not _SOURCES & set(source):
+                yield Finding(where, f"{name} comes from nowhere")
             own = source.get("componentInputParameter") or source.get("componentInputArtifact")
             if own is not None and own not in has[kind] | items:
                 yield Finding(where, f"{name} reads {own}, which its group does not have")
             yield from _producers(where, name, spec, source, tasks)
             constant = source.get("runtimeValue", {}).get("constant")
             text = constant if isinstance(constant, str) else ""
+            if "runtimeValue" in source and constant is None:
+                yield Finding(where, f"{name} comes from nowhere")
             if "-loop-item" in _CHANNEL.sub("", text):
                 yield Finding(where, f"{name} holds the name of a loop's item in its place")
             for _, channel in _CHANNEL.findall(text):
                 if channel not in given.get("parameters", {}) and channel not in has["parameters"] | items:
                     yield Finding(where, f"{name} writes {channel} into text, which its group does not have")
-    component = spec.get("components", {}).get(task.get("componentRef", {}).get("name", ""))
-    if component is None:
+
+
+def _declared(where: str, spec: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Finding]:
+    """What a task is given is what its component asks for."""
+    component = component_of(spec, task)
+    if not component:
         yield Finding(where, "refers to a component that there is none of")
         return
+    if "dag" not in component and "executorLabel" not in component:
+        yield Finding(where, "has neither tasks nor an executor")
     wanted = component.get("inputDefinitions", {})
+    items = _own_items(task)
     for kind in _KINDS:
+        given = task.get("inputs", {}).get(kind, {})
         for name, definition in wanted.get(kind, {}).items():
             optional = (
                 definition.get("isOptional") or "defaultValue" in definition or definition.get("parameterType") == "TASK_FINAL_STATUS"
             )
-            if not optional and name not in given.get(kind, {}) and name not in items:
+            if not optional and name not in given and name not in items:
                 yield Finding(where, f"lacks {name}")
+        for name in given:
+            if name not in wanted.get(kind, {}) and not ("executorLabel" in component and _BESIDE.fullmatch(name)):
+                yield Finding(where, f"is given {name}, which its component does not ask for")
 
 
 def _producers(where: str, name: str, spec: Mapping[str, Any], source: Mapping[str, Any], tasks: Mapping[str, Any]) -> Iterator[Finding]:
-    for field, kind, key in (
-        ("taskOutputParameter", "parameters", "outputParameterKey"),
-        ("taskOutputArtifact", "artifacts", "outputArtifactKey"),
-    ):
+    for field, kind, key in _OUTPUTS:
         if (reference := source.get(field)) is None:
             continue
-        producer = tasks.get(reference["producerTask"])
-        if producer is None:
-            yield Finding(where, f"{name} reads an output of {reference['producerTask']}, which is no task beside it")
-            continue
-        component = spec["components"].get(producer["componentRef"]["name"], {})
-        if reference[key] not in component.get("outputDefinitions", {}).get(kind, {}):
-            yield Finding(where, f"{name} reads {reference[key]} of {reference['producerTask']}, which has no such output")
+        producer = reference.get("producerTask")
+        if producer not in tasks:
+            yield Finding(where, f"{name} reads an output of {producer}, which is no task beside it")
+        elif reference.get(key) not in component_of(spec, tasks[producer]).get("outputDefinitions", {}).get(kind, {}):
+            yield Finding(where, f"{name} reads {reference.get(key)} of {producer}, which has no such output")
+    if "taskFinalStatus" in source and source["taskFinalStatus"].get("producerTask") not in tasks:
+        yield Finding(where, f"{name} is the end of {source['taskFinalStatus'].get('producerTask')}, which is no task beside it")
 
 
 def _own_items(task: Mapping[str, Any]) -> set[str]:
@@ -119,76 +137,88 @@ def _own_items(task: Mapping[str, Any]) -> set[str]:
 
 
 def _iterator(where: str, task: Mapping[str, Any], has: Mapping[str, set[str]], *, nested: bool) -> Iterator[Finding]:
-    iterator = task.get("parameterIterator")
-    if iterator is None:
-        return
-    items = iterator.get("items", {})
-    if "raw" in items:
-        values = json.loads(items["raw"])
-        if len(values) > MOST_ITERATIONS:
-            yield Finding(where, f"loops {len(values)} times; at most {MOST_ITERATIONS}")
-        if nested and any(isinstance(value, dict) for value in values):
-            yield Finding(where, "loops over literal dicts inside a group; let a step give the list")
-    elif items.get("inputParameter") not in set(task.get("inputs", {}).get("parameters", {})) | has["parameters"]:
-        yield Finding(where, f"loops over {items.get('inputParameter')}, which its group does not have")
+    for field, kind, key in (("parameterIterator", "parameters", "inputParameter"), ("artifactIterator", "artifacts", "inputArtifact")):
+        if (iterator := task.get(field)) is None:
+            continue
+        items = iterator.get("items", {})
+        if "raw" in items:
+            yield from _literals(where, json.loads(items["raw"]), nested=nested)
+        elif items.get(key) not in set(task.get("inputs", {}).get(kind, {})) | has[kind]:
+            yield Finding(where, f"loops over {items.get(key)}, which its group does not have")
+
+
+def _literals(where: str, values: list[Any], *, nested: bool) -> Iterator[Finding]:
+    if len(values) > MOST_ITERATIONS:
+        yield Finding(where, f"loops {len(values)} times; at most {MOST_ITERATIONS}")
+    if nested and any(isinstance(value, dict) for value in values):
+        yield Finding(where, "loops over literal dicts inside a group; let a step give the list")
 
 
 def _condition(where: str, task: Mapping[str, Any]) -> Iterator[Finding]:
-    condition = task.get("triggerPolicy", {}).get("condition", "")
-    for name in re.findall(r"inputs\.parameter_values\['([^']+)'\]", condition):
+    policy = task.get("triggerPolicy", {})
+    for name in _CONDITION.findall(policy.get("condition", "")):
         if name not in task.get("inputs", {}).get("parameters", {}):
             yield Finding(where, f"its condition reads {name}, which it is not given")
 
 
-def _outputs(name: str, spec: Mapping[str, Any], group: Mapping[str, Any], tasks: Mapping[str, Any]) -> Iterator[Finding]:
-    outputs = group["dag"].get("outputs", {})
-    for output, source in outputs.get("parameters", {}).items():
-        selectors = (
-            [source["valueFromParameter"]]
-            if "valueFromParameter" in source
-            else source.get("valueFromOneof", {}).get("parameterSelectors", [])
-        )
-        for selector in selectors:
-            task = tasks.get(selector["producerSubtask"])
-            component = spec["components"].get(task["componentRef"]["name"], {}) if task else {}
-            if selector["outputParameterKey"] not in component.get("outputDefinitions", {}).get("parameters", {}):
-                yield Finding(name, f"hands out {output} of {selector['producerSubtask']}, which has no such output")
+def _order(where: str, task: Mapping[str, Any], tasks: Mapping[str, Any]) -> Iterator[Finding]:
+    for name in task.get("dependentTasks", ()):
+        if name not in tasks:
+            yield Finding(where, f"waits for {name}, which is no task beside it")
+
+
+def _placement(
+    where: str, spec: Mapping[str, Any], settings: Mapping[str, Any], tasks: Mapping[str, Any], has: Mapping[str, set[str]]
+) -> Iterator[Finding]:
+    """Names that the Kubernetes part reads, for volumes, secrets or nodes: they are looked up in the task's group."""
+    for name in named(settings, "componentInputParameter"):
+        if name not in has["parameters"]:
+            yield Finding(where, f"its pod reads {name}, which its group does not have")
+    for reference in named(settings, "taskOutputParameter"):
+        yield from _producers(where, "its pod", spec, {"taskOutputParameter": reference}, tasks)
+
+
+def _outputs(name: str, spec: Mapping[str, Any], group: Mapping[str, Any]) -> Iterator[Finding]:
+    """What a group hands out is what it declares, and an output of one of its tasks."""
+    tasks = tasks_of(group)
+    for kind in _KINDS:
+        handed = group["dag"].get("outputs", {}).get(kind, {})
+        declared = group.get("outputDefinitions", {}).get(kind, {})
+        for output in sorted(set(declared) - set(handed)):
+            yield Finding(name, f"declares {output}, which it does not hand out")
+        for output in sorted(set(handed) - set(declared)):
+            yield Finding(name, f"hands out {output}, which it does not declare")
+        for output, source in handed.items():
+            selectors = _selectors(source)
+            if not selectors:
+                yield Finding(name, f"hands out {output} of nothing")
+            for producer, key in selectors:
+                if key not in component_of(spec, tasks.get(producer)).get("outputDefinitions", {}).get(kind, {}):
+                    yield Finding(name, f"hands out {output} of {producer}, which has no such output")
+
+
+def _selectors(source: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Task and output of each candidate for a group's output."""
+    found = [source["valueFromParameter"]] if "valueFromParameter" in source else []
+    found += source.get("valueFromOneof", {}).get("parameterSelectors", [])
+    found += source.get("artifactSelectors", [])
+    return [(one.get("producerSubtask", ""), one.get("outputParameterKey") or one.get("outputArtifactKey") or "") for one in found]
+
+
+def _collected(name: str, group: Mapping[str, Any], named_loops: frozenset[str]) -> Iterator[Finding]:
+    """Loops with a name whose outputs are read: servers look these up under that name (kubeflow/pipelines#13239)."""
+    tasks = tasks_of(group)
+    read = {reference.get("producerTask") for task in tasks.values() for field, _, _ in _OUTPUTS for reference in named(task, field)}
+    handed = group["dag"].get("outputs", {})
+    read |= {producer for kind in _KINDS for source in handed.get(kind, {}).values() for producer, _ in _selectors(source)}
+    for task_name, task in tasks.items():
+        title = task.get("taskInfo", {}).get("name", task_name)
+        if "parameterIterator" in task and task_name in read and title not in {task_name, *named_loops}:
+            yield Finding(f"{name}/{task_name}", f"is named {title}, and its outputs are collected; leave name= out")
 
 
 def _inside_groups(spec: Mapping[str, Any]) -> set[str]:
     """Groups that lie in another group than the root."""
-    return {task["componentRef"]["name"] for name, group in _groups(spec) for task in group["dag"]["tasks"].values()} & {
-        name for name, _ in _groups(spec)
+    return {task.get("componentRef", {}).get("name", "") for _, group in groups(spec) for task in tasks_of(group).values()} & {
+        name for name, _ in groups(spec)
     }
-
-
-def _executors(spec: Mapping[str, Any], platform: Mapping[str, Any], image: str) -> Iterator[Finding]:
-    settings = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
-    for name, executor in spec["deploymentSpec"]["executors"].items():
-        container = executor.get("container")
-        if container is None:
-            continue
-        if image and container.get("image") != image:
-            yield Finding(name, f"runs in {container.get('image')}, not in {image}")
-        resources = container.get("resources", {})
-        for limit in ("resourceCpuLimit", "resourceMemoryLimit"):
-            if limit not in resources:
-                yield Finding(name, f"has no {limit}")
-        if platform and "activeDeadlineSeconds" not in settings.get(name, {}):
-            yield Finding(name, "has no timeout")
-        if platform and not settings.get(name, {}).get("securityContext", {}).get("runAsNonRoot"):
-            yield Finding(name, "may run as root")
-    for group_name, group in _groups(spec):
-        for task_name, task in group["dag"]["tasks"].items():
-            component = spec.get("components", {}).get(task.get("componentRef", {}).get("name", ""), {})
-            if "executorLabel" in component and "retryPolicy" not in task:
-                yield Finding(f"{group_name}/{task_name}", "is not tried again when it fails")
-
-
-def _whole_numbers(spec: Mapping[str, Any], structs: frozenset[str]) -> Iterator[Finding]:
-    for name, component in spec.get("components", {}).items():
-        if "executorLabel" not in component:
-            continue
-        for parameter, definition in component.get("inputDefinitions", {}).get("parameters", {}).items():
-            if definition.get("parameterType") == _AS_STRUCT and parameter not in structs:
-                yield Finding(name, f"{parameter} is a dictionary, whose whole numbers become floating point; pass JSON as text")

@@ -89,6 +89,29 @@ def test_lint_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     capsys.readouterr()
     assert main(["lint", str(damaged)]) == 1
     assert "has no resourceMemoryLimit" in capsys.readouterr().out
+    assert main(["lint", str(COMPILED / "augment.yaml"), "--image", IMAGE]) == 1
+    assert f"not in {IMAGE}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"- pipelineInfo\n",
+        b"pipelineInfo: 3\n",
+        b"kind: PipelineVersion\n",
+        b"pipelineInfo: {name: a}\nroot: {dag: {}}\n",
+        b"\xff\xfe\x00",
+        b"a: [\n b: }",
+    ],
+)
+def test_a_file_that_is_no_pipeline_is_one_line(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a file holds, the line names it, and nothing breaks."""
+    path = tmp_path / "file.yaml"
+    path.write_bytes(content)
+    assert main(["lint", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pipelines: {path}: no compiled pipeline")
+    assert error.count("\n") == 1
 
 
 def test_help_is_quick() -> None:
