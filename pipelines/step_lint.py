@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.documents import component_of, executors_of, groups, tasks_of
 
@@ -23,6 +23,14 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+class Exemptions(TypedDict):
+    """Names that rules leave alone: of parameters, of tasks and of loops."""
+
+    structs: frozenset[str]
+    uncached: frozenset[str]
+    named_loops: frozenset[str]
 
 
 def lint_steps(

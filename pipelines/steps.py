@@ -7,6 +7,7 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
 from pipelines.options import CompileOptions
+from pipelines.step_lint import Exemptions
 
 # Where the shared volume is mounted; a run's data_root is this folder or one below it.
 DATA_MOUNT = "/data"
@@ -21,7 +22,7 @@ UNCACHED = frozenset({"configure", "look-up", "promote", "register", "report"})
 # Loops that have a name although their outputs are collected, which servers before the fix of kubeflow/pipelines#13239 cannot look up.
 NAMED_LOOPS = frozenset({"arms-and-seeds", "points", "shards"})
 # What the lint lets these pipelines do.
-EXEMPT = {"structs": STRUCTS, "uncached": UNCACHED, "named_loops": NAMED_LOOPS}
+EXEMPT: Exemptions = {"structs": STRUCTS, "uncached": UNCACHED, "named_loops": NAMED_LOOPS}
 _TRACKING = {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME": "MLFLOW_EXPERIMENT_NAME"}
 
 
