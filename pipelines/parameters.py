@@ -1,6 +1,7 @@
 """A run's parameters, checked against the pipeline before anything is sent: the server would accept a misspelt name."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from pipelines.errors import UsageError
 
 # The server keeps no more than this of a run's parameters, in bytes of JSON.
 MOST_BYTES = 10_000
+# It reads every number, a whole one too, as a double: larger ones would come out as others.
+LARGEST_WHOLE = 2**53
 _ACCEPTED = {
     "STRING": "text",
     "NUMBER_INTEGER": "a whole number",
@@ -35,17 +38,18 @@ def read_parameters(given: Sequence[str], file: Path | None, spec: Mapping[str, 
         if name not in wanted:
             raise UsageError(f"parameter {name}: there is none; accepted: {', '.join(sorted(wanted))}")
         _require_type(name, value, wanted[name]["parameterType"])
+        _require_exact(name, value)
     for name, definition in wanted.items():
         if name not in values and "defaultValue" not in definition and not definition.get("isOptional"):
             raise UsageError(f"parameter {name}: must be given; it is {_ACCEPTED[definition['parameterType']]}")
-    if (size := len(json.dumps(values))) > MOST_BYTES:
+    if (size := len(json.dumps(values, ensure_ascii=False).encode())) > MOST_BYTES:
         raise UsageError(f"parameters: {size} bytes as JSON; accepted: up to {MOST_BYTES}")
     return values
 
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: no JSON object of parameters ({error})") from None
     if not isinstance(content, dict):
@@ -55,9 +59,24 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _parsed(name: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse_constant)
     except ValueError:
         raise UsageError(f"parameter {name}: {text!r} is not JSON; text needs no quotes only where the parameter is text") from None
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _require_exact(name: str, value: Any) -> None:
+    """Raise `UsageError` for a number, at any depth, that the server would not hand on as it is."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            _require_exact(name, part)
+    elif isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+        raise UsageError(f"parameter {name}: {value}; accepted: whole numbers from -2^53 to 2^53, others the server rounds")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"parameter {name}: {value}; accepted: finite numbers")
 
 
 def _require_type(name: str, value: Any, kind: str) -> None:
@@ -68,6 +87,6 @@ def _require_type(name: str, value: Any, kind: str) -> None:
         "BOOLEAN": isinstance(value, bool),
         "LIST": isinstance(value, list),
         "STRUCT": isinstance(value, dict),
-    }[kind]
+    }.get(kind, False)
     if not fits:
-        raise UsageError(f"parameter {name}: {value!r}; accepted: {_ACCEPTED[kind]}")
+        raise UsageError(f"parameter {name}: {value!r}; accepted: {_ACCEPTED.get(kind, 'nothing, the server sets it')}")

@@ -163,6 +163,10 @@ def test_a_server_that_is_away(kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch, ca
         (["run", "augment", "--param", "images=5"], 2, "parameter images: there is none; accepted: alpha, base_model"),
         (["run", "augment", "--param", "num_seeds=6.5"], 2, "parameter num_seeds: 6.5; accepted: a whole number"),
         (["run", "augment", "--param", "num_seeds=six"], 2, "parameter num_seeds: 'six' is not JSON"),
+        (["run", "augment", "--param", "guidance_scale=NaN"], 2, "parameter guidance_scale: 'NaN' is not JSON"),
+        (["run", "augment", "--param", "guidance_scale=1e999"], 2, "parameter guidance_scale: inf; accepted: finite numbers"),
+        (["run", "augment", "--param", "seed=9007199254740993"], 2, "parameter seed: 9007199254740993; accepted: whole numbers from -2^53"),
+        (["run", "augment", "--param", 'tolerations=[{"a": 9007199254740993}]'], 2, "parameter tolerations: 9007199254740993; accepted"),
         (["run", "augment", "--param", "num_seeds"], 2, "--param num_seeds: accepted: NAME=VALUE"),
         (["run", "augment", "--param", "settings=" + "x" * 11_000], 2, "bytes as JSON; accepted: up to 10000"),
         (["run", "augment", "--version", "v9"], 2, "augment version v9: is not on the server"),
@@ -201,5 +205,10 @@ def test_parameters_of_a_file(tmp_path: Path) -> None:
     file.write_text("[1]")
     with pytest.raises(UsageError, match="no JSON object of parameters"):
         read_parameters([], file, spec)
+    file.write_text('{"a": Infinity}')
+    with pytest.raises(UsageError, match="no JSON object of parameters .Infinity is no JSON"):
+        read_parameters([], file, spec)
+    assert read_parameters([f"a={2**53}"], None, spec) == {"a": 2**53}
+    assert len(read_parameters(["a=1", "b=" + "é" * 4_900], None, spec)["b"]) == 4_900
     with pytest.raises(UsageError, match="parameter a: True; accepted: a whole number"):
         read_parameters(["a=true"], None, spec)
