@@ -2,11 +2,13 @@
 
 import argparse
 import difflib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.errors import PipelinesError, UsageError
+from pipelines.errors import PipelinesError, TryAgainError, UsageError
 from pipelines.options import CompileOptions
 from pipelines.registry import PIPELINES
 from pipelines.server_commands import add_commands as add_server_commands
@@ -18,8 +20,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.command(args))
     except PipelinesError as error:
-        print(f"pipelines: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", TryAgainError.exit_code)
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if os.environ.get("GDA_DEBUG"):
+            traceback.print_exc()
+        return _fail(f"internal error: {type(error).__name__}: {' '.join(str(error).split())} (GDA_DEBUG=1 shows where)", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"pipelines: {message}", file=sys.stderr)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,10 +70,13 @@ def _compile(args: argparse.Namespace) -> int:
     texts = {file: text for name in args.names or PIPELINES for file, text in compile_pipeline(name, options).items()}
     if args.check:
         return _differences(texts, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, text in texts.items():
-        (folder / file).write_text(text, "utf-8")
-        print(f"wrote {folder / file}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in texts.items():
+            (folder / file).write_text(text, "utf-8")
+            print(f"wrote {folder / file}")
+    except OSError as error:
+        raise UsageError(f"--out {folder}: {error.strerror}; accepted: a folder that can be written to") from None
     return 0
 
 

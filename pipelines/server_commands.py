@@ -18,6 +18,7 @@ def add_commands(commands: Commands) -> None:
 
     run = _with_parameters(_command(commands, "run", "start a run of a version that was uploaded", _run))
     run.add_argument("--wait", action="store_true", help="until it ends; exit code 1 unless it succeeded")
+    run.add_argument("--no-cache", action="store_true", help="run every step anew; the run then names no version, and carries the pipeline")
     run.add_argument("--timeout", type=int, default=24 * 3600, metavar="SECONDS", help="of --wait")
 
     schedule = _with_parameters(_command(commands, "schedule", "run a version again and again", _schedule))
@@ -45,7 +46,8 @@ def _with_parameters(parser: argparse.ArgumentParser) -> argparse.ArgumentParser
     parser.add_argument("--params-file", type=Path, metavar="FILE", help="JSON object of parameters")
     parser.add_argument("--experiment", default="gda", help="that runs are listed under")
     parser.add_argument("--service-account", help="that the run's pods have (manifests/README.md says which)")
-    parser.add_argument("--title", default="", help="name of the run (default: pipeline and version)")
+    parser.add_argument("--title", "--run-name", default="", metavar="NAME", help="of the run (default: pipeline and version)")
+    parser.add_argument("--pipeline-root", metavar="URI", help="where the server keeps outputs of steps (default: the server's)")
     return parser
 
 
@@ -66,7 +68,7 @@ def _upload(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     server, version, parameters = _prepared(args)
-    run = server.run(args.name, version, parameters, experiment=args.experiment, account=args.service_account, title=args.title)
+    run = server.run(version, parameters, _launch(args, version), cached=not args.no_cache)
     print(f"{args.name} version {version.name}: run {run} started")
     if not args.wait:
         return 0
@@ -84,7 +86,7 @@ def _schedule(args: argparse.Namespace) -> int:
         raise UsageError(f"--interval {args.interval}: accepted: 60 seconds and more")
     server, version, parameters = _prepared(args)
     when = Schedule(cron=args.cron, interval=args.interval, max_concurrency=args.max_concurrency, catchup=args.catchup)
-    made = server.schedule(args.name, version, parameters, when, experiment=args.experiment, account=args.service_account, title=args.title)
+    made = server.schedule(version, parameters, when, _launch(args, version))
     print(f"{args.name} version {version.name}: schedule {made} made")
     return 0
 
@@ -96,6 +98,13 @@ def _prepared(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     server = _server(args)
     version = server.version(args.name, args.version)
     return server, version, read_parameters(args.param, args.params_file, version.spec)
+
+
+def _launch(args: argparse.Namespace, version: Any) -> Any:
+    from pipelines.server import Launch
+
+    title = args.title or f"{args.name} {version.name}"
+    return Launch(experiment=args.experiment, title=title, account=args.service_account, root=args.pipeline_root)
 
 
 def _commit() -> str:

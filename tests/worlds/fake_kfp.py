@@ -1,7 +1,7 @@
 """A server that speaks as much of Kubeflow Pipelines' API (v2beta1) as the SDK's client uses here, over HTTP on loopback.
 
 It keeps what it is sent and refuses what the real server refuses: unknown ids, a run without a version, a schedule without a trigger,
-a second version of one name, parameters that the pipeline does not declare.
+a second version of one name, parameters that the pipeline does not declare; with several users, experiments without a namespace.
 """
 
 import json
@@ -19,9 +19,16 @@ PREFIX = "/apis/v2beta1"
 
 
 class FakeKfp:
-    """The server; `url` is its address. `fail` makes the next requests answer with that status; `tokens` are those it has seen."""
+    """The server; `url` is its address. `fail` makes the next requests answer with that status; `tokens` are those it has seen.
 
-    def __init__(self, *, token: str | None = None) -> None:
+    `blind` holds whose next list is empty, "pipelines" or "versions", as to a client that another one overtakes. `page`, if set, answers
+    everything.
+    """
+
+    def __init__(self, *, token: str | None = None, multi_user: bool = False) -> None:
+        self.multi_user = multi_user
+        self.blind: set[str] = set()
+        self.page: bytes | None = None
         self.token = token
         self.tokens: list[str] = []
         self.fail: list[int] = []
@@ -58,9 +65,9 @@ class FakeKfp:
     def _answer(self, handler: BaseHTTPRequestHandler, method: str) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         status, content = self._checked(handler, method, body)
-        data = json.dumps(content).encode()
+        data = self.page or json.dumps(content).encode()
         handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Type", "text/html" if self.page else "application/json")
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)
@@ -83,24 +90,26 @@ class FakeKfp:
     def _routed(self, method: str, parts: list[str], query: dict[str, str], body: bytes, kind: str) -> Any:
         match method, parts:
             case "GET", ["healthz"]:
-                return {"multi_user": False}
+                return {"multi_user": self.multi_user}
             case "GET", ["pipelines"]:
-                wanted = json.loads(query["filter"])["predicates"][0] if "filter" in query else None
-                found = [p for p in self.pipelines.values() if wanted is None or p["display_name"] == wanted["stringValue"]]
+                found = [] if self._blind("pipelines") else self._found(self.pipelines, query)
                 return {"pipelines": found, "total_size": len(found)}
             case "POST", ["pipelines"]:
-                return self._kept(self.pipelines, "pipeline_id", json.loads(body), needs=("display_name",))
+                return self._created(json.loads(body))
             case "POST", ["pipelines", "upload_version"]:
                 return self._uploaded(query, _file_of(body, kind))
             case "GET", ["pipelines", pipeline, "versions"]:
-                of_it = [v for v in self.versions.values() if v["pipeline_id"] == pipeline]
+                hidden = self._blind("versions")
+                of_it = [v for v in self.versions.values() if v["pipeline_id"] == pipeline and not hidden]
                 newest = list(reversed(of_it)) if query.get("sort_by") == "created_at desc" else of_it
                 start = int(query.get("page_token") or 0)
                 end = start + 1  # a version a page: a client must turn pages
                 return {"pipeline_versions": newest[start:end], "next_page_token": str(end) if end < len(newest) else ""}
             case "GET", ["experiments"]:
-                return {"experiments": list(self.experiments.values())}
+                self._require_namespace(query)
+                return {"experiments": self._found(self.experiments, query)}
             case "POST", ["experiments"]:
+                self._require_namespace(json.loads(body))
                 return self._kept(self.experiments, "experiment_id", json.loads(body), needs=("display_name",))
             case "POST", ["runs"]:
                 return self._started(json.loads(body))
@@ -110,11 +119,31 @@ class FakeKfp:
                 return self._scheduled(json.loads(body))
         raise RefusedError(404, f"{method} {'/'.join(parts)}")
 
+    def _blind(self, kind: str) -> bool:
+        """Whether this list is to be empty; the next one is not."""
+        hidden = kind in self.blind
+        self.blind.discard(kind)
+        return hidden
+
+    def _found(self, where: dict[str, dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
+        """Those of the namespace that was asked for, an empty one being everybody's, and of the name if there is one."""
+        (wanted,) = json.loads(query["filter"])["predicates"] if "filter" in query else (None,)
+        there = [one for one in where.values() if (one.get("namespace") or "") == query.get("namespace", "")]
+        return [one for one in there if wanted is None or one[wanted["key"]] == wanted["stringValue"]]
+
+    def _require_namespace(self, content: dict[str, Any]) -> None:
+        if bool(content.get("namespace")) != self.multi_user:
+            raise RefusedError(400, "a namespace is needed" if self.multi_user else "this server has no namespaces")
+
+    def _created(self, content: dict[str, Any]) -> dict[str, Any]:
+        same = ("display_name", "namespace")
+        if any(all(other.get(key) == content.get(key) for key in same) for other in self.pipelines.values()):
+            raise RefusedError(409, "that name is taken")
+        return self._kept(self.pipelines, "pipeline_id", content, needs=("display_name",))
+
     def _kept(self, where: dict[str, dict[str, Any]], name: str, content: dict[str, Any], *, needs: tuple[str, ...]) -> dict[str, Any]:
         if missing := [field for field in needs if not content.get(field)]:
             raise RefusedError(400, f"{missing[0]} is needed")
-        if any(other["display_name"] == content["display_name"] for other in where.values()) and where is self.pipelines:
-            raise RefusedError(409, "that name is taken")
         identity = str(uuid.uuid4())
         where[identity] = content | {name: identity}
         return where[identity]
@@ -122,7 +151,7 @@ class FakeKfp:
     def _uploaded(self, query: dict[str, str], file: bytes) -> dict[str, Any]:
         if query.get("pipelineid") not in self.pipelines:
             raise RefusedError(404, "no such pipeline")
-        documents = list(yaml.safe_load_all(file))
+        documents = list(yaml.load_all(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         same = [v for v in self.versions.values() if (v["pipeline_id"], v["display_name"]) == (query["pipelineid"], query["name"])]
         if same:
             raise RefusedError(409, "that version is there")
@@ -153,10 +182,14 @@ class FakeKfp:
         if content.get("experiment_id") not in self.experiments:
             raise RefusedError(400, "no such experiment")
         reference = content.get("pipeline_version_reference") or {}
+        carried = content.get("pipeline_spec")
+        if bool(reference) == bool(carried):
+            raise RefusedError(400, "either a version or a pipeline")
         version = self.versions.get(reference.get("pipeline_version_id", ""))
-        if version is None or version["pipeline_id"] != reference.get("pipeline_id"):
+        if reference and (version is None or version["pipeline_id"] != reference.get("pipeline_id")):
             raise RefusedError(400, "both ids of a version are needed")
-        wanted = version["pipeline_spec"]["pipeline_spec"]["root"].get("inputDefinitions", {}).get("parameters", {})
+        spec = version["pipeline_spec"]["pipeline_spec"] if version else carried.get("pipeline_spec", carried)
+        wanted = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         for name in content.get("runtime_config", {}).get("parameters", {}):
             if name not in wanted:
                 raise RefusedError(400, f"no parameter {name}")
