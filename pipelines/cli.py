@@ -61,11 +61,16 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _compile(args: argparse.Namespace) -> int:
-    from pipelines.compiling import COMPILED, checked_image, compile_pipeline
+    from pipelines.compiling import COMPILED, checked_image, checked_label, compile_pipeline
 
     if not 1 <= args.parallelism <= 50:
         raise UsageError(f"--parallelism {args.parallelism}: accepted: 1 to 50")
-    options = CompileOptions(image=checked_image(args.image), queue=args.queue, priority=args.priority, parallelism=args.parallelism)
+    options = CompileOptions(
+        image=checked_image(args.image),
+        queue=checked_label("--queue", args.queue),
+        priority=checked_label("--priority", args.priority),
+        parallelism=args.parallelism,
+    )
     folder = args.out or COMPILED
     texts = {file: text for name in args.names or PIPELINES for file, text in compile_pipeline(name, options).items()}
     if args.check:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -64,10 +65,26 @@ def test_both_forms_hold_the_same_pipeline(tmp_path: Path) -> None:
     assert kinds["PipelineVersion"]["spec"]["pipelineName"] == kinds["Pipeline"]["metadata"]["name"] == "augment"
 
 
+def test_other_content_is_another_object() -> None:
+    """A cluster refuses an edited PipelineVersion: what differs in the file has another name, and what does not has none."""
+
+    def version(**options: Any) -> tuple[str, str]:
+        text = compile_pipeline("promote", CompileOptions(image=IMAGE, **options))["promote.manifest.yaml"]
+        (found,) = [document for document in yaml.safe_load_all(text) if document and document["kind"] == "PipelineVersion"]
+        return found["metadata"]["name"], found["spec"]["displayName"]
+
+    name, shown = version()
+    assert name == f"promote-{shown}"
+    assert shown.startswith("abababababab-")
+    assert version(retries=1) != version() == (name, shown)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["compile", "--image", "gda:latest"], "--image gda:latest: accepted: REGISTRY/NAME@sha256:DIGEST"),
+        (["compile", "--queue", "GPU queue"], "--queue GPU queue: accepted: up to 63 lower-case letters"),
+        (["compile", "--priority=-low"], "--priority -low: accepted"),
         (["compile", "agument"], "agument: no pipeline; accepted: augment"),
         (["compile", "--parallelism", "0"], "--parallelism 0: accepted: 1 to 50"),
         (["lint", "nowhere.yaml"], "nowhere.yaml: no compiled pipeline"),
