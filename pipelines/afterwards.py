@@ -213,7 +213,7 @@ def build_sweep(options: CompileOptions) -> Callable[..., Any]:
         with dsl.If(found.outputs["generator"] != "", name="spread"):
             planned = plan_points(settings=found.outputs["tune_settings"], num_workers=workers)
             place(planned, LIGHT, title="plan of the sweep")
-            with dsl.ParallelFor(planned.outputs["Output"], name="points", parallelism=options.parallelism) as worker:
+            with dsl.ParallelFor(planned.outputs["Output"], parallelism=options.parallelism) as worker:
                 points = tune_points(worker=worker, data_root=data_root, resources=given, **told)
                 place(points, GPU, title="measure points")
             best = tune_step(step="tune", measured=dsl.Collected(points.output), data_root=data_root, **told)

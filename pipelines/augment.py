@@ -166,7 +166,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                     snapshot=real.outputs["Output"], settings=told.outputs["sample"], num_workers=sample_workers, **known
                 )
                 place(planned, LIGHT, title="plan of sampling")
-                with dsl.ParallelFor(planned.outputs["Output"], name="shards", parallelism=options.parallelism) as worker:
+                with dsl.ParallelFor(planned.outputs["Output"], parallelism=options.parallelism) as worker:
                     shards = sample_shards(worker=worker, settings=told.outputs["sample"], **source, **known)
                     place(shards, GPU, title="sample shards")
                 drawn = sample(step="sample", settings=told.outputs["sample"], drawn=dsl.Collected(shards.output), **source, **known)
@@ -195,7 +195,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             with dsl.If(verdict.outputs["passed"] == True, name="sound"):  # noqa: E712
                 runs = plan_classifiers(settings=told.outputs["classify"], verdict=verdict.outputs["verdict"])
                 place(runs, LIGHT, title="plan of classifiers")
-                with dsl.ParallelFor(runs.outputs["Output"], name="arms-and-seeds", parallelism=options.parallelism) as item:
+                with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
                     trained = classify(
                         arm=item.arm, seed=item.seed, snapshot=real.outputs["Output"], judged=verdict.outputs["judged"],
                         verdict=verdict.outputs["verdict"], zero_shot=zero_shot.outputs["Output"], img2img=img2img.outputs["Output"],
