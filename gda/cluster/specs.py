@@ -1,6 +1,7 @@
 """Bodies of what is asked of Kubernetes: an Indexed Job of workers, and a TrainJob of Kubeflow Trainer. Pure: dictionaries, no client.
 
-Every pod fits Pod Security's restricted profile, mounts the shared volume, and holds no token of a service account.
+Every pod fits Pod Security's restricted profile and mounts the shared volume. A Job's pods hold no token of a service account; those of a
+TrainJob hold none where the account says so, as no patch of a runtime can.
 """
 
 import re
@@ -168,6 +169,7 @@ def pod_spec(pods: PodSettings, command: Sequence[str]) -> dict[str, Any]:
         "restartPolicy": "Never",
         "serviceAccountName": pods.service_account,
         "automountServiceAccountToken": False,
+        "enableServiceLinks": False,  # a Service named mlflow would set MLFLOW_PORT
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
         "volumes": [
