@@ -228,6 +228,15 @@ def test_a_terminated_step_takes_its_job_back(kube: FakeKubernetes, step: Callab
     assert kube.deleted == [("gda-sample-1", "Foreground")]
 
 
+def test_a_second_sigterm_does_not_stop_the_deletion(kube: FakeKubernetes) -> None:
+    """Who cancels may be impatient: the job is taken back all the same."""
+    kube.script = [RUNNING]
+    kube.on_look = lambda _: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        _cluster().run_to_end(_job())
+    assert kube.deleted == [("gda-sample-1", "Foreground")]
+
+
 def test_sigterm_is_as_before_afterwards(kube: FakeKubernetes) -> None:
     """What the caller had set is put back."""
     kube.script = [DONE]
