@@ -1,9 +1,11 @@
 """Bodies of what is asked of Kubernetes: an Indexed Job of workers, and a TrainJob of Kubeflow Trainer. Pure: dictionaries, no client.
 
-Every pod fits Pod Security's restricted profile, mounts the shared volume, and holds no token of a service account.
+Every pod fits Pod Security's restricted profile and mounts the shared volume. A Job's pods hold no token of a service account; those of a
+TrainJob hold none where the account says so, as no patch of a runtime can.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +17,11 @@ _QUEUE, _PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 _DATA, _SCRATCH, _SHM = "data", "scratch", "shm"
 # Exit codes of gda that no other try will change: wrong usage, bad data, a refusal.
 _HOPELESS = (2, 3, 4)
+_CONTAINER = "gda"
 _TRAINER = "node"  # name of the container and of the replicated job that Trainer's runtimes run a program in
+CONTAINERS = {"Job": _CONTAINER, "TrainJob": _TRAINER}  # in which container of a kind's pods our program runs
+# What others write into the spec of a job that waits in a queue.
+_OF_OTHERS = frozenset({"spec.suspend"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ class JobSettings:
 
 def job_name(prefix: str, key: str) -> str:
     """A name that the same work has each time: DNS-1123, at most 50 characters, as a job's pods get longer ones."""
-    name = f"{prefix.lower().replace('_', '-')[:33].strip('-')}-{key[:16]}"
+    name = f"{re.sub('[^a-z0-9]+', '-', prefix.lower())[:33].strip('-')}-{key[:16]}"
     if not name[0].isalpha():
         raise UsageError(f"job name {name}: must begin with a letter")
     return name
@@ -143,7 +149,7 @@ def pod_spec(pods: PodSettings, command: Sequence[str]) -> dict[str, Any]:
         for key, (secret, entry) in sorted(pods.secrets.items())
     ]
     container = {
-        "name": "gda",
+        "name": _CONTAINER,
         "image": pods.image,
         "command": list(command),
         "env": env,
@@ -163,6 +169,7 @@ def pod_spec(pods: PodSettings, command: Sequence[str]) -> dict[str, Any]:
         "restartPolicy": "Never",
         "serviceAccountName": pods.service_account,
         "automountServiceAccountToken": False,
+        "enableServiceLinks": False,  # a Service named mlflow would set MLFLOW_PORT
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
         "volumes": [
@@ -180,11 +187,34 @@ def asked_of(body: Mapping[str, Any]) -> str:
     return str(body["metadata"].get("annotations", {}).get(ASKED, ""))
 
 
+def differences(there: Mapping[str, Any], body: Mapping[str, Any]) -> list[str]:
+    """A line for each field of `body` that is otherwise in the job `there`, e.g. `spec.parallelism: 1, asked for: 3`.
+
+    What only `there` has is left out, as the server fills in defaults and queues add to it.
+    """
+    both = (
+        {"spec": there.get("spec"), "labels": there["metadata"].get("labels")},
+        {"spec": body["spec"], "labels": body["metadata"]["labels"]},
+    )
+    return [line for line in _differing("", *both) if line.partition(":")[0] not in _OF_OTHERS]
+
+
+def _differing(field: str, there: Any, asked: Any) -> Iterator[str]:
+    if isinstance(there, Mapping) and isinstance(asked, Mapping):
+        for key in sorted(asked):
+            yield from _differing(f"{field}.{key}" if field else key, there.get(key), asked[key])
+    elif isinstance(there, list) and isinstance(asked, list) and len(there) == len(asked):
+        for number, (one, other) in enumerate(zip(there, asked)):
+            yield from _differing(f"{field}[{number}]", one, other)
+    elif there != asked and (there or asked):
+        yield f"{field}: {there}, asked for: {asked}"
+
+
 def _failure_rules() -> list[dict[str, Any]]:
     """In the order in which Kubernetes tries them."""
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "FailIndex", "onExitCodes": {"containerName": "gda", "operator": "In", "values": list(_HOPELESS)}},
+        {"action": "FailIndex", "onExitCodes": {"containerName": _CONTAINER, "operator": "In", "values": list(_HOPELESS)}},
     ]
 
 

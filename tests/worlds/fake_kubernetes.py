@@ -1,6 +1,7 @@
 """A server that speaks as much of Kubernetes' API as jobs need, over HTTP on loopback: the real client talks to it.
 
-It checks jobs by the rules of the real server that a wrong body would meet, and lets a job progress by a script of statuses.
+It checks jobs by the rules of the real server that a wrong body would meet, keeps versions, and streams watches. A job progresses by a
+script of statuses.
 """
 
 import json
@@ -12,45 +13,41 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import yaml
+from kubernetes_rules import wrong_job, wrong_train_job
 
 JOBS, TRAIN_JOBS = "/apis/batch/v1/namespaces/gda/jobs", "/apis/trainer.kubeflow.org/v1alpha1/namespaces/gda/trainjobs"
 PODS = "/api/v1/namespaces/gda/pods"
+RULES = {JOBS: wrong_job, TRAIN_JOBS: wrong_train_job}
+Answer = tuple[int, Any]
 
 
 class FakeKubernetes:
-    """The server. `script` holds the statuses that a job shows, one a look, the last for ever; `fail` answers of the next requests."""
+    """The server.
+
+    `script` holds the statuses that a job shows, one a look or event, the last for ever. `fail` are answers of the next requests: a
+    status, or one with a message. `watches` are fates of the next watches: "expired" (410 as an answer), "forgotten" (410 as an event),
+    "cut" (the connection breaks within a line), or a status. A job whose pods go first is there for `lingering` more looks.
+    """
 
     def __init__(self, *, trainer: bool = True) -> None:
         self.trainer = trainer
         self.jobs: dict[str, dict[str, Any]] = {}
         self.script: list[dict[str, Any]] = []
-        self.fail: list[int] = []
+        self.fail: list[int | tuple[int, str]] = []
+        self.watches: list[int | str] = []
         self.pods: list[dict[str, Any]] = []
-        self.logs: dict[str, str] = {}
+        self.logs: dict[str, str | int] = {}
         self.deleted: list[tuple[str, str]] = []
         self.asked: list[str] = []
         self.on_look: Callable[[int], None] | None = None
-        self._looks = 0
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                fake._answer(self, "GET")
-
-            def do_POST(self) -> None:
-                fake._answer(self, "POST")
-
-            def do_DELETE(self) -> None:
-                fake._answer(self, "DELETE")
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.lingering = 0
+        self.patience = 0.05  # seconds for which a watch stays open when nothing happens
+        self._looks = self._version = 0
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> "FakeKubernetes":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,87 +67,155 @@ class FakeKubernetes:
         path.write_text(yaml.safe_dump(named))
         return path
 
-    def _answer(self, handler: BaseHTTPRequestHandler, method: str) -> None:
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        url = urlparse(handler.path)
-        self.asked.append(f"{method} {url.path}")
-        status, content = (
-            (self.fail.pop(0), {"reason": "as told"}) if self.fail else self._routed(method, url.path, parse_qs(url.query), body)
-        )
-        data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "text/plain" if isinstance(content, str) else "application/json")
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        handler.wfile.write(data)
+    def put(self, job: dict[str, Any], **status: Any) -> None:
+        """Store a job as the server does: with an identity, a version and defaults of its own."""
+        self._version += 1
+        own = {"uid": f"uid-{self._version}", "resourceVersion": str(self._version)}
+        spec = {"backoffLimit": 2147483647} | job["spec"]
+        self.jobs[job["metadata"]["name"]] = job | {"metadata": job["metadata"] | own, "spec": spec, "status": status}
 
-    def _routed(self, method: str, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
-        if path.startswith(PODS):
-            return self._of_pods(path, query)
-        kind = next((kind for kind in (JOBS, TRAIN_JOBS) if path.startswith(kind)), None)
+    def verbs(self, verb: str) -> int:
+        """How many requests of a verb - GET, WATCH, POST, DELETE - for jobs there were."""
+        return sum(asked.startswith(f"{verb} /apis/") for asked in self.asked)
+
+    def answer(self, method: str, target: str, body: bytes) -> Answer:
+        """An answer, or the events of a watch as an iterator of them."""
+        url = urlparse(target)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        method = "WATCH" if query.get("watch") else method
+        self.asked.append(f"{method} {url.path}")
+        if self.fail:
+            told = self.fail.pop(0)
+            return (told, {"reason": "as told"}) if isinstance(told, int) else _status(*told)
+        if url.path.startswith(PODS):
+            return self._of_pods(url.path, query)
+        kind = next((kind for kind in RULES if url.path.startswith(kind)), None)
         if kind is None or (kind == TRAIN_JOBS and not self.trainer):
-            return 404, {"reason": "NotFound"}
+            return 404, "404 page not found\n"
         if method == "POST":
             return self._created(kind, json.loads(body))
-        name = path.removeprefix(f"{kind}/")
-        if method == "GET":
-            return self._looked_at(name)
-        if name not in self.jobs:
-            return 404, {"reason": "NotFound"}
-        if method == "DELETE":
-            del self.jobs[name]
-            self.deleted.append((name, (query.get("propagationPolicy") or ["none"])[0]))
-            return 200, {"kind": "Status", "status": "Success"}
-        return 405, {"reason": "MethodNotAllowed"}
+        if method == "WATCH":
+            return self._watched(query)
+        name = url.path.removeprefix(f"{kind}/")
+        return self._looked_at(name) if method == "GET" else self._deleted(name, query, json.loads(body or b"{}"))
 
-    def _created(self, kind: str, job: dict[str, Any]) -> tuple[int, Any]:
+    def _created(self, kind: str, job: dict[str, Any]) -> Answer:
         name = job["metadata"]["name"]
         if name in self.jobs:
-            return 409, {"reason": "AlreadyExists"}
-        if kind == JOBS and (wrong := wrong_job(job)):
-            return 422, {"reason": "Invalid", "message": wrong}
-        self.jobs[name] = job
-        return 201, job
+            return _status(409, f"{name} already exists")
+        if wrong := RULES[kind](job):
+            return _status(422, wrong)
+        self.put(job)
+        return 201, self.jobs[name]
 
-    def _looked_at(self, name: str) -> tuple[int, Any]:
+    def _look(self, name: str) -> dict[str, Any] | None:
+        """The job with its next status, or None when it is gone."""
         self._looks += 1
         if self.on_look is not None:
             self.on_look(self._looks)
-        if name not in self.jobs:
-            return 404, {"reason": "NotFound"}
-        status = self.script.pop(0) if len(self.script) > 1 else (self.script[0] if self.script else {})
-        return 200, self.jobs[name] | {"status": status}
+        job = self.jobs.get(name)
+        if job is not None and "deletionTimestamp" in job["metadata"]:
+            self.lingering -= 1
+            if self.lingering < 0:
+                del self.jobs[name]
+            return self.jobs.get(name)
+        if job is not None and self.script:
+            self._version += 1
+            job["status"] = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+            job["metadata"] = job["metadata"] | {"resourceVersion": str(self._version)}
+        return job
 
-    def _of_pods(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+    def _looked_at(self, name: str) -> Answer:
+        job = self._look(name)
+        return (200, job) if job is not None else _status(404, f"{name} not found")
+
+    def _watched(self, query: dict[str, str]) -> Answer:
+        fate = self.watches.pop(0) if self.watches else ""
+        if isinstance(fate, int) or fate == "expired":
+            return _status(410 if fate == "expired" else fate, "too old resource version")
+        name = query["fieldSelector"].removeprefix("metadata.name=")
+        if name in self.jobs and query["resourceVersion"] != self.jobs[name]["metadata"]["resourceVersion"]:
+            return _status(400, f"a watch from {query['resourceVersion']} would tell what was said already")
+        return 200, self._events(name, fate)
+
+    def _events(self, name: str, fate: str):
+        if fate == "forgotten":
+            yield {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
+        elif fate == "cut":
+            yield None
+        else:
+            while self._has_news(name) and (job := self._look(name)) is not None:
+                yield {"type": "MODIFIED", "object": job}
+            threading.Event().wait(self.patience)
+            if name not in self.jobs:
+                yield {"type": "DELETED", "object": {}}
+
+    def _has_news(self, name: str) -> bool:
+        return len(self.script) > 1 or bool(self.script and self.jobs.get(name, {}).get("status") != self.script[0])
+
+    def _deleted(self, name: str, query: dict[str, str], options: dict[str, Any]) -> Answer:
+        """As the real server: options in the body are all that counts, the query only where there are none."""
+        if name not in self.jobs:
+            return _status(404, f"{name} not found")
+        uid = options.get("preconditions", {}).get("uid")
+        if uid not in (None, self.jobs[name]["metadata"]["uid"]):
+            return _status(409, "the UID in the precondition does not match")
+        policy = (options or query).get("propagationPolicy", "none")
+        self.deleted.append((name, policy))
+        if policy == "Foreground" and self.lingering:
+            self.jobs[name]["metadata"] = self.jobs[name]["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+        else:
+            del self.jobs[name]
+        return 200, {"kind": "Status", "status": "Success"}
+
+    def _of_pods(self, path: str, query: dict[str, str]) -> Answer:
         if path.endswith("/log"):
-            return 200, self.logs[path.split("/")[-2]]
-        key, _, value = query["labelSelector"][0].partition("=")
+            log = self.logs[f"{path.split('/')[-2]}/{query['container']}"]
+            return _status(log, "no log") if isinstance(log, int) else (200, log)
+        key, _, value = query["labelSelector"].partition("=")
         found = [pod for pod in self.pods if pod["metadata"]["labels"].get(key) == value]
         return 200, {"kind": "PodList", "items": found}
 
 
-def wrong_job(job: dict[str, Any]) -> str | None:
-    """What the real API server would refuse a Job for."""
-    spec = job["spec"]
-    pod = spec["template"]["spec"]
-    if pod["restartPolicy"] != "Never" and "podFailurePolicy" in spec:
-        return "podFailurePolicy needs restartPolicy Never"
-    if "backoffLimitPerIndex" in spec and spec.get("completionMode") != "Indexed":
-        return "backoffLimitPerIndex needs completionMode Indexed"
-    if "maxFailedIndexes" in spec and ("backoffLimitPerIndex" not in spec or spec["maxFailedIndexes"] > spec["completions"]):
-        return "maxFailedIndexes needs backoffLimitPerIndex and at most completions"
-    for rule in spec.get("podFailurePolicy", {}).get("rules", ()):
-        if rule["action"] == "FailIndex" and "backoffLimitPerIndex" not in spec:
-            return "FailIndex needs backoffLimitPerIndex"
-        if ("onExitCodes" in rule) == ("onPodConditions" in rule):
-            return "a rule has exit codes or conditions, not both"
-        codes = rule.get("onExitCodes", {})
-        if codes and (0 in codes["values"] and codes["operator"] == "In"):
-            return "0 is no failure"
-        if codes and codes.get("containerName") not in [container["name"] for container in pod["containers"]]:
-            return "no container of that name"
-    if spec.get("podReplacementPolicy") not in (None, "Failed") and "podFailurePolicy" in spec:
-        return "with a podFailurePolicy, pods are replaced when Failed"
-    if spec["parallelism"] > spec["completions"]:
-        return "more pods at once than workers"
-    return None
+def _status(code: int, message: str) -> Answer:
+    return code, {"kind": "Status", "status": "Failure", "code": code, "message": message}
+
+
+def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def _any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, content = fake.answer(self.command, self.path, body)
+            self.send_response(status)
+            if isinstance(content, (str, dict)):
+                self._whole(content)
+            else:
+                self._streamed(content)
+
+        do_GET = do_POST = do_DELETE = _any  # noqa: N815
+
+        def _whole(self, content: Any) -> None:
+            data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+            self.send_header("Content-Type", "text/plain" if isinstance(content, str) else "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def _streamed(self, events: Any) -> None:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for event in events:
+                data = b'{"type": "MODI' if event is None else json.dumps(event).encode() + b"\n"
+                self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+                if event is None:
+                    self.close_connection = True
+                    return
+            self.wfile.write(b"0\r\n\r\n")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler

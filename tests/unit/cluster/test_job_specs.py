@@ -2,12 +2,13 @@
 
 import copy
 import re
+from typing import Any
 
 import pytest
-from fake_kubernetes import wrong_job
 from kubernetes import client
+from kubernetes_rules import unrestricted, wrong_job, wrong_train_job
 
-from gda.cluster.specs import JobSettings, PodSettings, asked_of, indexed_job, job_name, pod_spec, train_job
+from gda.cluster.specs import JobSettings, PodSettings, asked_of, differences, indexed_job, job_name, pod_spec, train_job
 from gda.errors import UsageError
 
 PODS = PodSettings(
@@ -30,13 +31,11 @@ def test_a_pod_is_of_the_restricted_profile() -> None:
     """Pod Security would refuse any pod that lacks one of these; the root is read-only, and no token of an account is mounted."""
     pod = pod_spec(PODS, COMMAND)
     (container,) = pod["containers"]
-    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert unrestricted(pod) == []
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False, "a Service named mlflow would set MLFLOW_PORT"
     assert {volume["name"] for volume in pod["volumes"]} == {mount["name"] for mount in container["volumeMounts"]}
-    assert not any("hostPath" in volume for volume in pod["volumes"])
 
 
 def test_a_pod_has_what_it_was_given() -> None:
@@ -62,6 +61,43 @@ def test_a_job_is_one_that_the_server_takes() -> None:
     assert client.ApiClient().sanitize_for_serialization(known) == job
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("completionMode", "NonIndexed", "backoffLimitPerIndex needs completionMode Indexed"),
+        ("maxFailedIndexes", 4, "at most completions"),
+        ("podReplacementPolicy", "TerminatingOrFailed", "replaced when Failed"),
+        ("activeDeadlineSeconds", -1, "must not be negative"),
+        ("template.spec.restartPolicy", "OnFailure", "needs restartPolicy Never"),
+        ("template.spec.containers.0.name", "other", "no container of that name"),
+        ("template.spec.volumes", [], "no volume data"),
+        ("template.spec.containers.0.resources.limits.nvidia.com/gpu", "0.5", "must be whole"),
+        ("podFailurePolicy.rules.1.onExitCodes.values", [3, 2], "must be ordered"),
+        ("podFailurePolicy.rules.1.onExitCodes.values", [0, 2], "0 is no failure"),
+        ("podFailurePolicy.rules.0.onPodConditions.0.status", "", "must be True, False or Unknown"),
+        ("podFailurePolicy.rules.0.action", "Skip", "no action Skip"),
+    ],
+)
+def test_rules_find_what_they_are_for(field: str, value: Any, said: str) -> None:
+    """Else a body without fault would say nothing: each rule of the server refuses the body that breaks it."""
+    job = copy.deepcopy(_job())
+    *path, last = ["spec", *field.replace("nvidia.com/gpu", "GPU").split(".")]
+    place: Any = job
+    for step in path:
+        place = place[int(step) if step.isdigit() else step]
+    place[last.replace("GPU", "nvidia.com/gpu")] = value
+    assert said in str(wrong_job(job))
+
+
+@pytest.mark.parametrize("field", ["runAsNonRoot", "seccompProfile", "allowPrivilegeEscalation", "capabilities"])
+def test_the_profile_finds_what_it_is_for(field: str) -> None:
+    """A pod that lacks a field of the restricted profile is found."""
+    pod = pod_spec(PODS, COMMAND)
+    for context in (pod["securityContext"], pod["containers"][0]["securityContext"]):
+        context.pop(field, None)
+    assert [line.partition(":")[0] for line in unrestricted(pod)] == [field]
+
+
 def test_workers_are_tried_for_themselves() -> None:
     """Each has its own tries; eviction is none; what no try changes ends the worker; a pod is replaced when it is gone."""
     spec = _job(retries_per_worker=5)["spec"]
@@ -83,6 +119,13 @@ def test_a_queue_lets_the_job_go() -> None:
     assert "suspend" not in _job()["spec"]
 
 
+def test_a_queue_lets_a_train_job_go() -> None:
+    """A TrainJob too is created suspended where Kueue admits it."""
+    asked = {"namespace": "gda", "command": ["t"], "nodes": 2, "processes_per_node": 1, "pods": PODS}
+    assert train_job("a", **asked, job=JobSettings(queue="gpus"))["spec"]["suspend"] is True
+    assert "suspend" not in train_job("a", **asked, job=JobSettings())["spec"]
+
+
 def test_a_train_job_patches_its_runtime() -> None:
     """What a runtime cannot know - account, volume, nodes, the restricted profile - is a patch of its container `node`."""
     spec = _train()["spec"]
@@ -98,10 +141,43 @@ def test_a_train_job_patches_its_runtime() -> None:
     assert template["metadata"]["labels"]["gda.dev/job"] == "gda-finetune-1"
 
 
+def test_a_train_job_is_one_that_trainer_takes() -> None:
+    """No rule of Trainer's is broken, and the pods that its runtime makes with this patch are of the restricted profile."""
+    job = _train()
+    assert wrong_train_job(job) is None
+    (replicated,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    assert unrestricted(replicated["template"]["spec"]["template"]["spec"]) == []
+    replicated["template"]["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "A", "value": "b"}]
+    assert wrong_train_job(job) == "env of node is set by the trainer alone"
+
+
+def test_a_train_job_agrees_with_trainers_models() -> None:
+    """Trainer's own models hold every field of the body under its name and of its type: what they do not know is lost in them."""
+    models = pytest.importorskip("kubeflow_trainer_api.models", reason="needs kubeflow-trainer-api")
+    job = train_job("t", namespace="gda", command=["torchrun"], nodes=2, processes_per_node=8, pods=PODS, job=JobSettings(queue="q"))
+    assert models.TrainerV1alpha1TrainJob.from_dict(copy.deepcopy(job)).to_dict() == job
+
+
+def test_differences_name_the_field() -> None:
+    """A refusal says what is otherwise; what the server, a queue or another program adds is no difference."""
+    there = copy.deepcopy(_job(queue="q"))
+    there["spec"] |= {"suspend": False, "backoffLimit": 7, "parallelism": 1}
+    there["metadata"]["labels"]["other"] = "x"
+    there["spec"]["template"]["spec"]["containers"][0]["image"] = "r/old"
+    assert differences(there, _job(queue="q")) == [
+        "spec.parallelism: 1, asked for: 3",
+        "spec.template.spec.containers[0].image: r/old, asked for: r/gda@sha256:1",
+    ]
+    without = indexed_job("a", namespace="gda", command=COMMAND, workers=3, pods=PodSettings(image="i", data_claim="c"), job=JobSettings())
+    stored = copy.deepcopy(without)
+    del stored["spec"]["template"]["spec"]["nodeSelector"]
+    assert differences(stored, without) == [], "a server leaves out what is empty"
+
+
 def test_a_name_is_the_works_own() -> None:
     """The same work has the same name each time, another has another; names fit Kubernetes' rules, and those of pods made from them."""
     assert job_name("gda-sample", "ab" * 32) == job_name("gda-sample", "ab" * 32) != job_name("gda-sample", "cd" * 32)
-    for prefix in ("gda-sample_zero_shot", "gda-" + "x" * 80):
+    for prefix in ("gda-sample_zero_shot", "gda-real+synthetic.2", "gda-" + "x" * 80):
         name = job_name(prefix, "ab" * 32)
         assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
         assert len(name) <= 50
