@@ -1,8 +1,11 @@
 """`augment` on this machine, without a cluster: `python -m pipelines.local --data-root DIR`, as `make kfp-local` runs it."""
 
 import argparse
+import builtins
+import contextlib
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +43,25 @@ def run_pipeline(name: str, arguments: Mapping[str, Any], *, data_root: Path, ou
     local.init(runner=runner, pipeline_root=str(root.resolve()), raise_on_error=True)
     pipeline = build(name, CompileOptions(image=docker or IMAGE, retries=0))
     try:
-        pipeline(**arguments)
+        with _printing_and_logging_kept():
+            pipeline(**arguments)
     except RuntimeError as error:  # how the local runner says that a step failed, after the exit handler has run
         print(error, file=sys.stderr)
         return False
     return True
+
+
+@contextlib.contextmanager
+def _printing_and_logging_kept() -> Iterator[None]:
+    """The local runner exchanges `print` and the root logger's handlers for each step, and threads that overlap put back the wrong ones."""
+    logger = logging.getLogger()
+    printing, handlers, level = builtins.print, logger.handlers[:], logger.level
+    try:
+        yield
+    finally:
+        builtins.print = printing
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
 
 
 def main() -> int:

@@ -17,6 +17,8 @@ from gda.flow import EVALUATION, GRAPH, PROMOTION
 from gda.steps.step import StepRecord, content_digest
 from pipelines.local import run_augment, run_pipeline
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:kfp.local", "ignore::RuntimeWarning:kfp.local")  # no limits, no images here
+
 Pages = dict[str, Path]
 
 
