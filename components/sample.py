@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import IMAGE, OF_THE_JOB
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -55,7 +55,7 @@ def sample(
     return done.reference()
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=IMAGE, install_kfp_package=False, task_config_passthroughs=OF_THE_JOB)
 def sample_job(
     snapshot: str,
     generator: str,
@@ -63,26 +63,19 @@ def sample_job(
     settings: str,
     workers: int,
     image: str,
-    data_claim: str,
-    cpu: str,
-    memory: str,
-    gpu_type: str,
-    gpu_count: str,
-    node_selector: str,
-    tolerations: str,
     job: str,
     data_root: str,
     code: str,
+    resources: str,
+    task_config: dsl.TaskConfig,
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
 ) -> str:
-    """Draw the synthetic set by one Indexed Job, which Kubernetes or Kueue may stop and start pod by pod, and publish it."""
-    from gda.steps.entry import pods_of
+    """Draw the synthetic set by one Indexed Job, whose workers may be taken away and start again pod by pod, and publish it."""
     from gda.steps.jobs import sample_by_job
 
-    pods = pods_of(image, data_claim, cpu, memory, gpu_type, gpu_count, node_selector, tolerations)
     inputs = {"snapshot": snapshot, "generator": generator, "settings": tuning}
     given = {"settings": settings, "data_root": data_root, "code": code}
-    step = sample_by_job(inputs=inputs, workers=workers, pods=pods, job=job, **given)
+    step = sample_by_job(inputs=inputs, workers=workers, image=image, task=task_config, job=job, **given)
     step.show(metrics=metrics, summary=summary)
     return step.reference()

@@ -50,6 +50,15 @@ def training_device() -> str:
     return drawing_device() if any(os.path.exists(driver) for driver in _GPU_DRIVERS) else "cpu"
 
 
+def num_accelerators() -> int:
+    """How many GPUs torch sees; 0 without one, and then without importing torch."""
+    if training_device() == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def num_processes() -> int:
     """How many processes `torchrun` started to do this together; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -5,10 +5,10 @@ from typing import Any
 
 from kfp import dsl
 
-from components.classify import classify, plan_classifiers
+from components.classify import classify, classify_job, gather_classifiers, plan_classifiers
 from components.configure import configure
 from components.evaluate import evaluate
-from components.finetune import finetune
+from components.finetune import finetune, finetune_job
 from components.promote import register
 from components.reference import reference
 from components.report import report
@@ -17,7 +17,7 @@ from components.snapshot import snapshot, snapshot_pool
 from components.tune import tune
 from components.validate import reject, validate
 from pipelines.options import CompileOptions
-from pipelines.steps import CPU, GPU, LIGHT, WATCH, Placement
+from pipelines.steps import CPU, GPU, JOB, LIGHT, Placement
 
 CODE_VERSION = "0.1.0"
 
@@ -60,9 +60,9 @@ def build(options: CompileOptions) -> Callable[..., Any]:
         gpu_count: str = "1",
         node_selector: dict = {},  # noqa: B006
         tolerations: list = [],  # noqa: B006
+        finetune_nodes: int = 1,
+        classify_nodes: int = 1,
         job: str = options.job_text(),
-        job_node_selector: str = "{}",
-        job_tolerations: str = "[]",
         code_version: str = CODE_VERSION,
         image: str = options.image,
     ) -> None:
@@ -94,12 +94,12 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             cpu: Processors of a step that computes.
             memory: Memory of a step that computes.
             gpu_type: Resource name of the accelerators.
-            gpu_count: Accelerators of a step that computes; 0 for none.
+            gpu_count: Accelerators of a step that computes; 0 for none. A network is trained by a process on each.
             node_selector: Labels of the nodes for steps that compute, as a JSON object.
             tolerations: Taints that these steps tolerate, as a JSON list.
-            job: Of the sampler "job": retries_per_worker, deadline_seconds, queue and priority, as one JSON object.
-            job_node_selector: Of the sampler "job": labels of its nodes, as a JSON object in text.
-            job_tolerations: Of the sampler "job": taints that its pods tolerate, as a JSON list in text.
+            finetune_nodes: Pods that fine-tune together, each with these accelerators; above 1 as a TrainJob of Kubeflow Trainer.
+            classify_nodes: Pods that train one classifier together; above 1 as a TrainJob.
+            job: Of jobs: retries_per_worker, deadline_seconds, queue and priority, as one JSON object.
             code_version: Version of the code in the image; part of what a cached step is known by.
             image: Digest of the image that the pipeline was compiled for; part of what a cached step is known by.
         """
@@ -129,6 +129,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             )  # fmt: skip
             place(told, LIGHT, title="configure", cached=False)
             known = {"data_root": data_root, "code": told.outputs["code"]}
+            by_job = known | {"image": image, "job": job, "resources": given}
 
             real = snapshot(settings=told.outputs["snapshot"], **known)
             place(real, CPU, title="snapshot")
@@ -136,13 +137,20 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             place(more, CPU, title="snapshot of the pool")
             judge = reference(snapshot=real.outputs["Output"], settings=told.outputs["reference"], **known)
             place(judge, GPU, title="reference")
-            tuned = finetune(snapshot=real.outputs["Output"], settings=told.outputs["finetune"], **known)
-            place(tuned, GPU, title="finetune")
+            with dsl.If(finetune_nodes == 1, name="finetune-on-one-node"):
+                tuned_here = finetune(snapshot=real.outputs["Output"], settings=told.outputs["finetune"], resources=given, **known)
+                place(tuned_here, GPU, title="finetune")
+            with dsl.Else(name="finetune-on-several"):
+                tuned_there = finetune_job(
+                    snapshot=real.outputs["Output"], settings=told.outputs["finetune"], nodes=finetune_nodes, **by_job
+                )
+                place(tuned_there, JOB, title="finetune by a job")
+            generator = dsl.OneOf(tuned_here.outputs["Output"], tuned_there.outputs["Output"])
 
             chosen = tune(
                 step="tune",
                 snapshot=real.outputs["Output"],
-                generator=tuned.outputs["Output"],
+                generator=generator,
                 settings=told.outputs["tune"],
                 measured=[],
                 **known,
@@ -158,7 +166,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             )
             place(chosen_base, GPU, title="tune, zero-shot")
 
-            source = {"snapshot": real.outputs["Output"], "generator": tuned.outputs["Output"], "tuning": chosen.outputs["Output"]}
+            source = {"snapshot": real.outputs["Output"], "generator": generator, "tuning": chosen.outputs["Output"]}
             source["resources"] = given
             # In a group of its own: within one, the local runner hands a loop's body the loop's item in place of its siblings' outputs.
             with dsl.If(sampler == "pods", name="pods"):
@@ -173,11 +181,10 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 place(drawn, GPU, title="sample")
             with dsl.Else(name="job"):
                 watched = sample_job(
-                    snapshot=real.outputs["Output"], generator=tuned.outputs["Output"], tuning=chosen.outputs["Output"],
-                    settings=told.outputs["sample"], workers=sample_workers, image=image, data_claim=data_claim, cpu=cpu, memory=memory,
-                    gpu_type=gpu_type, gpu_count=gpu_count, node_selector=job_node_selector, tolerations=job_tolerations, job=job, **known,
+                    snapshot=real.outputs["Output"], generator=generator, tuning=chosen.outputs["Output"],
+                    settings=told.outputs["sample"], workers=sample_workers, **by_job,
                 )  # fmt: skip
-                place(watched, WATCH, title="sample by a job")
+                place(watched, JOB, title="sample by a job")
             synthetic = dsl.OneOf(drawn.outputs["Output"], watched.outputs["Output"])
             base_source = source | {"generator": "", "tuning": chosen_base.outputs["Output"], "drawn": []}
             zero_shot = sample(step="sample_zero_shot", settings=told.outputs["sample_zero_shot"], **base_source, **known)
@@ -187,7 +194,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
 
             verdict = validate(
                 synthetic=synthetic, snapshot=real.outputs["Output"], reference=judge.outputs["Output"],
-                generator=tuned.outputs["Output"],
+                generator=generator,
                 settings=told.outputs["validate"], **known,
             )  # fmt: skip
             place(verdict, GPU, title="validate")
@@ -195,16 +202,26 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             with dsl.If(verdict.outputs["passed"] == True, name="sound"):  # noqa: E712
                 runs = plan_classifiers(settings=told.outputs["classify"], verdict=verdict.outputs["verdict"])
                 place(runs, LIGHT, title="plan of classifiers")
-                with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
-                    trained = classify(
-                        arm=item.arm, seed=item.seed, snapshot=real.outputs["Output"], judged=verdict.outputs["judged"],
-                        verdict=verdict.outputs["verdict"], zero_shot=zero_shot.outputs["Output"], img2img=img2img.outputs["Output"],
-                        pool=more.outputs["Output"],
-                        reference=judge.outputs["Output"], settings=told.outputs["classify"], resources=given, **known,
-                    )  # fmt: skip
-                    place(trained, GPU, title="classify")
+                sets = {
+                    "snapshot": real.outputs["Output"], "judged": verdict.outputs["judged"], "verdict": verdict.outputs["verdict"],
+                    "zero_shot": zero_shot.outputs["Output"], "img2img": img2img.outputs["Output"], "pool": more.outputs["Output"],
+                    "reference": judge.outputs["Output"], "settings": told.outputs["classify"],
+                }  # fmt: skip
+                with dsl.If(classify_nodes == 1, name="classify-on-one-node"):
+                    with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
+                        trained = classify(arm=item.arm, seed=item.seed, resources=given, **sets, **known)
+                        place(trained, GPU, title="classify")
+                    from_pods = gather_classifiers(runs=dsl.Collected(trained.outputs["Output"]))
+                    place(from_pods, LIGHT, title="all classifiers")
+                with dsl.Else(name="classify-on-several"):
+                    with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
+                        watched = classify_job(arm=item.arm, seed=item.seed, nodes=classify_nodes, **sets, **by_job)
+                        place(watched, JOB, title="classify by a job")
+                    from_jobs = gather_classifiers(runs=dsl.Collected(watched.outputs["Output"]))
+                    place(from_jobs, LIGHT, title="all classifiers")
+                classifiers = dsl.OneOf(from_pods.outputs["Output"], from_jobs.outputs["Output"])
                 compared = evaluate(
-                    runs=dsl.Collected(trained.outputs["Output"]), snapshot=real.outputs["Output"], synthetic=verdict.outputs["judged"],
+                    runs=classifiers, snapshot=real.outputs["Output"], synthetic=verdict.outputs["judged"],
                     zero_shot=zero_shot.outputs["Output"], tuning=chosen.outputs["Output"], verdict=verdict.outputs["verdict"],
                     settings=told.outputs["evaluate"], **known,
                 )  # fmt: skip

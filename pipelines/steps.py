@@ -11,10 +11,10 @@ from pipelines.step_lint import Exemptions
 
 # Where the shared volume is mounted; a run's data_root is this folder or one below it.
 DATA_MOUNT = "/data"
-LIGHT, WATCH, CPU, GPU = "light", "watch", "cpu", "gpu"
+LIGHT, CPU, GPU, JOB = "light", "cpu", "gpu", "job"
 _HOUR = 3600
 # After so many seconds a step is given up and tried again; it goes on from its last checkpoint.
-_TIMEOUTS = {LIGHT: _HOUR, WATCH: 72 * _HOUR, CPU: 12 * _HOUR, GPU: 72 * _HOUR}
+_TIMEOUTS = {LIGHT: _HOUR, CPU: 12 * _HOUR, GPU: 72 * _HOUR, JOB: 72 * _HOUR}
 # Dictionaries that are no settings of a step: Kubernetes reads them.
 STRUCTS: frozenset[str] = frozenset()
 # Tasks that run anew in each run: they name it, look another one up, or move something outside it.
@@ -44,7 +44,10 @@ class Placement:
     shm_size: str = "8Gi"
 
     def __call__(self, task: PipelineTask, kind: str, *, title: str, cached: bool = True) -> PipelineTask:
-        """Give `task` what steps of its `kind` need - light, watch (light, but long), cpu or gpu -, and the name that the graph shows."""
+        """Give `task` what steps of its `kind` need, and the name that the graph shows.
+
+        `kind` is light, cpu, gpu, or job: what a gpu step needs is then its job's, and its own pod only watches.
+        """
         task.set_display_name(title)
         task.set_container_image(self.options.image)
         if self.options.retries:
@@ -55,16 +58,18 @@ class Placement:
         kubernetes.mount_pvc(task, pvc_name=self.data_claim, mount_path=DATA_MOUNT)
         kubernetes.use_config_map_as_env(task, "gda-tracking", _TRACKING, optional=True)
         kubernetes.use_secret_as_env(task, "gda-hub", {"token": "HF_TOKEN"}, optional=True)
-        if kind in (LIGHT, WATCH):
+        if kind == LIGHT:
             task.set_cpu_request("250m").set_cpu_limit("2").set_memory_request("1Gi").set_memory_limit("4Gi")
             return task
         task.set_cpu_request(self.cpu).set_cpu_limit(self.cpu).set_memory_request(self.memory).set_memory_limit(self.memory)
-        # Loaders hand batches over in shared memory, of which a container has 64 MiB unless it is given more.
-        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=self.shm_size)
-        if kind == GPU:
+        if kind != JOB:  # of which pods have their own
+            # Loaders hand batches over in shared memory, of which a container has 64 MiB unless it is given more.
+            kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=self.shm_size)
+        if kind in (GPU, JOB):
             task.set_accelerator_type(self.gpu_type).set_accelerator_limit(self.gpu_count)
             kubernetes.add_node_selector_json(task, self.node_selector)
             kubernetes.add_toleration_json(task, self.tolerations)
+        if kind == GPU:
             self._queue(task)
         return task
 

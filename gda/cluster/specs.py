@@ -14,7 +14,7 @@ from gda.recipe import digest_of
 
 ASKED = "gda.dev/asked"  # annotation: digest of what was asked, by which a job is recognised when its step is tried again
 _QUEUE, _PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
-_DATA, _SCRATCH, _SHM = "data", "scratch", "shm"
+_SCRATCH, _SHM, _SCRATCH_PATH = "gda-scratch", "gda-shm", "/tmp"
 # Exit codes of gda that no other try will change: wrong usage, bad data, a refusal.
 _HOPELESS = (2, 3, 4)
 _CONTAINER = "gda"
@@ -26,21 +26,24 @@ _OF_OTHERS = frozenset({"spec.suspend"})
 
 @dataclass(frozen=True, kw_only=True)
 class PodSettings:
-    """What the pods of a job are given; `gpus` of the resource `gpu_type`, quantities as Kubernetes writes them."""
+    """What the pods of a job are given, as fragments of Kubernetes' pod specification, which a pipeline hands to its step."""
 
     image: str
-    data_claim: str
-    data_mount: str = "/data"
-    cpu: str = "4"
-    memory: str = "16Gi"
-    gpu_type: str = "nvidia.com/gpu"
-    gpus: int = 1
-    shm: str = "8Gi"
+    resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    env: Sequence[Mapping[str, Any]] = ()
+    volumes: Sequence[Mapping[str, Any]] = ()
+    volume_mounts: Sequence[Mapping[str, Any]] = ()
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Mapping[str, Any]] = ()
+    affinity: Mapping[str, Any] = field(default_factory=dict)
+    shm: str = "8Gi"
     service_account: str = "gda-worker"
-    env: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # variable -> (Secret, key)
+
+    @property
+    def accelerators(self) -> int:
+        """How many devices a pod has: whatever it is given that is no processor, memory or disk."""
+        amounts = self.resources.get("limits", {})
+        return sum(int(amount) for name, amount in amounts.items() if "/" in name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,7 @@ def train_job(
         "volumes": spec["volumes"],
         "nodeSelector": spec["nodeSelector"],
         "tolerations": spec["tolerations"],
+        "affinity": spec["affinity"],
         "containers": [
             {"name": _TRAINER, "volumeMounts": container["volumeMounts"], "securityContext": container["securityContext"]},
         ],
@@ -140,28 +144,25 @@ def train_job(
 
 
 def pod_spec(pods: PodSettings, command: Sequence[str]) -> dict[str, Any]:
-    """One container that runs `command`, within the restricted profile, with the volume, shared memory and a scratch folder."""
-    amounts = {"cpu": pods.cpu, "memory": pods.memory} | ({pods.gpu_type: str(pods.gpus)} if pods.gpus else {})
-    own_env = {"HOME": "/tmp", "GDA_WORK_DIR": f"{pods.data_mount}/.gda"}
-    env: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in sorted((own_env | dict(pods.env)).items())]
-    env += [
-        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": entry, "optional": True}}}
-        for key, (secret, entry) in sorted(pods.secrets.items())
-    ]
+    """One container that runs `command`, within the restricted profile, with shared memory and a scratch folder beside its volumes.
+
+    A variable that is given twice has the last value, as a container's would.
+    """
+    env = {str(one["name"]): dict(one) for one in ({"name": "HOME", "value": _SCRATCH_PATH}, *pods.env)}
     container = {
         "name": _CONTAINER,
         "image": pods.image,
         "command": list(command),
-        "env": env,
-        "resources": {"requests": amounts, "limits": amounts},
+        "env": list(env.values()),
+        "resources": {kind: dict(amounts) for kind, amounts in pods.resources.items()},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": _DATA, "mountPath": pods.data_mount},
-            {"name": _SCRATCH, "mountPath": "/tmp"},
+            *(dict(mount) for mount in pods.volume_mounts),
+            {"name": _SCRATCH, "mountPath": _SCRATCH_PATH},
             {"name": _SHM, "mountPath": "/dev/shm"},
         ],
     }
@@ -173,12 +174,13 @@ def pod_spec(pods: PodSettings, command: Sequence[str]) -> dict[str, Any]:
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
         "volumes": [
-            {"name": _DATA, "persistentVolumeClaim": {"claimName": pods.data_claim}},
+            *(dict(volume) for volume in pods.volumes),
             {"name": _SCRATCH, "emptyDir": {}},
             {"name": _SHM, "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm}},
         ],
         "nodeSelector": dict(pods.node_selector),
         "tolerations": [dict(toleration) for toleration in pods.tolerations],
+        "affinity": dict(pods.affinity),
     }
 
 

@@ -1,5 +1,6 @@
 """A job on a cluster from its creation to its end: adopted when a step is tried again, taken back when the run is cancelled."""
 
+import re
 import signal
 import threading
 import time
@@ -13,7 +14,9 @@ from gda.cluster.api import JobApi, named
 from gda.cluster.specs import CONTAINERS, asked_of, differences
 from gda.errors import DataError, GdaError, TryAgainError
 
-_LOG_LINES = 20
+# Of a failed pod's log: so much is read, and so much is shown where our program says nothing of itself. torchrun writes pages after it.
+_LINES_READ, _LINES_SHOWN = 400, 20
+_OWN_SENTENCE = re.compile(r"gda [a-z]+: ")
 # How often a job that is being deleted is looked at before this step gives up: ten minutes at the usual pause.
 _LOOKS_AT_THE_LEAVING = 120
 _INDEX = "batch.kubernetes.io/job-completion-index"
@@ -135,7 +138,7 @@ class Cluster:
                 return "its pods are gone"
             pod = (of_failed or failed)[-1]
             name = pod["metadata"]["name"]
-            return f"{name}{_ending(pod)} said: {self._api.log(body, name, CONTAINERS[body['kind']], _LOG_LINES)}"
+            return f"{name}{_ending(pod)} said: {_last_said(self._api.log(body, name, CONTAINERS[body['kind']], _LINES_READ))}"
         except GdaError as error:
             return f"why cannot be read: {error}"
 
@@ -156,6 +159,13 @@ def state_of(job: Mapping[str, Any]) -> State:
         said = "waits for its queue" if job["spec"].get("suspend") else said
         return State(ended=None, reason="", said=said, failed_indexes=indexes)
     return State(ended=ended[0]["type"], reason=ended[0].get("reason") or "", said=said, failed_indexes=indexes)
+
+
+def _last_said(log: str) -> str:
+    """The sentence in which our program said what is wrong, else the last lines of all."""
+    lines = log.splitlines()
+    own = [line for line in lines if _OWN_SENTENCE.match(line)]
+    return own[-1] if own else "\n".join(lines[-_LINES_SHOWN:])
 
 
 def _numbers(indexes: str) -> set[int]:

@@ -285,7 +285,8 @@ def _result(workspace: Workspace, out: Path) -> Outcome:
     if not workspace.finished:
         return _publish(workspace)
     card = read_document(out / CARD, ClassifierCard)
-    return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", reused=True, refused=_refused(card))
+    metrics = {} if card.val_top1 is None else {"val_top1": card.val_top1}
+    return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", metrics=metrics, reused=True, refused=_refused(card))
 
 
 def _publish(workspace: Workspace) -> Outcome:

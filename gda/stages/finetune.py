@@ -52,7 +52,7 @@ def run(
         workspace = _agree(recipe, out, world)
         if workspace.finished:
             card = read_document(out / "generator.json", GeneratorCard)
-            return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", reused=True)
+            return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", metrics=card.metrics, reused=True)
         resume_at = _resume(workspace, resume) if resume is not None else {}
         plan = _plan(config, name, real, prompts, tokens, workspace.work, resume_at)
         with Bar(sum(job.num_train_steps for job in plan.jobs), "finetune", unit="step", shown=progress and world.is_first):

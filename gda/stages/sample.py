@@ -81,7 +81,8 @@ def run(
     drawing = _drawing(config, real, asked, observer)
     workspace = prepare(_recipe(config, plan, drawing, real, observer), out)
     if workspace.finished:
-        return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", reused=True)
+        metrics = {"images": float(plan.num_images), "guidance_scale": asked.settings.guidance_scale}
+        return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", metrics=metrics, reused=True)
     if share.count > 1:
         claim(workspace)
 

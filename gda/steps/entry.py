@@ -2,11 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import Verdict, read_document
+from gda.artifacts import ClassifierCard, Verdict, read_document
 from gda.config import Config, dump_config, parse_config
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
@@ -63,6 +63,21 @@ def planned_classifiers(settings: str, *, summary: FileArtifact) -> list[dict[st
     rows = [f"| {arm} | {', '.join(seeds)} |" for arm, seeds in by_arm.items()]
     write_bytes(Path(summary.path), "\n".join([f"# {len(runs)} classifiers", "", "| Arm | Seeds |", "|---|---|", *rows, ""]).encode())
     return runs
+
+
+def gathered(runs: Sequence[str], *, summary: FileArtifact) -> list[str]:
+    """Hand on the classifiers in `runs`, and show how each did on the validation images."""
+    folders = [parse_reference(run, role="runs").path for run in runs]
+    cards = sorted(
+        (read_document(folder / "classifier.json", ClassifierCard) for folder in folders), key=lambda card: (card.arm, card.seed)
+    )
+    rows = [
+        f"| {card.arm} | {card.seed} | {f'{card.val_top1:.2%}' if card.val_top1 is not None else f'skipped: {card.skipped}'} |"
+        for card in cards
+    ]
+    head = [f"# {len(cards)} classifiers", "", "| Arm | Seed | Top-1 on validation |", "|---|---|---|"]
+    write_bytes(Path(summary.path), "\n".join([*head, *rows, ""]).encode())
+    return list(runs)
 
 
 def rejected(verdict: str, *, summary: FileArtifact, page: FileArtifact) -> str:
@@ -147,24 +162,3 @@ def _with(config: Config, settings: str, accepted: tuple[str, ...]) -> Config:
             raise ConfigError(f"settings: {section}: is not asked anew here; accepted: {', '.join(accepted) or 'none'}")
         content[section] |= values
     return parse_config(content, where="settings")
-
-
-def pods_of(image: str, data_claim: str, cpu: str, memory: str, gpu_type: str, gpu_count: str, node_selector: str, tolerations: str) -> str:
-    """What the pods of a job are given, as `gda.steps.jobs` reads it; the address of MLflow is this step's own. Raises `UsageError`."""
-    import os
-
-    try:
-        content = {
-            "image": image,
-            "data_claim": data_claim,
-            "cpu": cpu,
-            "memory": memory,
-            "gpu_type": gpu_type,
-            "gpus": int(gpu_count),
-            "node_selector": json.loads(node_selector or "{}"),
-            "tolerations": json.loads(tolerations or "[]"),
-        }
-    except ValueError as error:
-        raise UsageError(f"pods of the job: {error}; accepted: a number of accelerators, a JSON object of labels, a JSON list") from None
-    env = {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME") if os.environ.get(name)}
-    return json.dumps(content | {"env": env, "secrets": {"HF_TOKEN": ["gda-hub", "token"]}})

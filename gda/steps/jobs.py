@@ -1,70 +1,147 @@
-"""Drawing a synthetic set by one Indexed Job, for queues that take pods away: Kubernetes counts the tries of each worker for itself."""
+"""Steps whose work several pods do: a synthetic set drawn by one Indexed Job, a network trained by one TrainJob.
+
+The step creates, adopts and watches the job, and then finds what its pods published, as if it had done the work itself.
+"""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
-from gda.cluster.specs import JobSettings, PodSettings, indexed_job, job_name
+from gda.cluster.specs import JobSettings, PodSettings, indexed_job, job_name, train_job
 from gda.cluster.watching import Cluster
 from gda.errors import UsageError
-from gda.io.publish import write_bytes
 from gda.steps.entry import require_workers
-from gda.steps.graph import Request, argv, make_request
-from gda.steps.step import Place, Step, finished, references, run_step
+from gda.steps.graph import Request
+from gda.steps.step import Place, Step, run_step
 
 # Where a pod finds its namespace.
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # The worker's number is in a variable that Kubernetes sets.
 _WORKER = 'exec python3 -m gda "$@" --worker "$JOB_COMPLETION_INDEX"'
-SETTINGS_FILE = "settings.json"
-T = TypeVar("T", PodSettings, JobSettings)
+# How many processes on how many pods is in variables that Trainer sets.
+_TOGETHER = ("python3", "-m", "torch.distributed.run", "-m", "gda")
+# What the pods are to find as this step finds it: where checkpoints go, and where runs are logged.
+_OWN_ENV = ("GDA_WORK_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
+Body = Callable[[str, Sequence[str], PodSettings, JobSettings], dict[str, Any]]
+
+
+class TaskConfig(Protocol):
+    """What a pipeline says of its step's pod (`kfp.dsl.TaskConfig`), in fragments of Kubernetes' pod specification; None outside one."""
+
+    resources: Any
+    env: Any
+    volumes: Any
+    volume_mounts: Any
+    node_selector: Any
+    tolerations: Any
+    affinity: Any
 
 
 def sample_by_job(
-    *, inputs: Mapping[str, str], settings: str, data_root: str, code: str, workers: int, pods: str, job: str, namespace: str = ""
+    *,
+    inputs: Mapping[str, str],
+    settings: str,
+    data_root: str,
+    code: str,
+    workers: int,
+    image: str,
+    task: TaskConfig,
+    job: str,
+    namespace: str = "",
 ) -> Step:
     """Draw the synthetic set by a Job of `workers` pods, watch it to its end, and publish the set: the one that any workers draw.
 
-    `pods` and `job` are JSON objects with fields of `PodSettings` and `JobSettings`. A step that is tried again adopts the job of the one
-    before. Raises what `Cluster.run_to_end` raises, and `UsageError` for a wrong field.
+    `job` is a JSON object with fields of `JobSettings`; the pods are given what `task` has. A step that is tried again adopts the job of
+    the one before. Raises what `Cluster.run_to_end` raises, and `UsageError` for a wrong field, or where `task` mounts no `data_root`.
     """
     require_workers("sample_workers", workers)
-    place = Place.at(data_root)
-    given = {role: references(role, text) for role, text in inputs.items()}
-    request = make_request("sample", inputs=given, settings=settings, code=code, item={})
-    folder = place.folder(request)
-    if finished(folder) is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / SETTINGS_FILE, request.settings.encode())
-        body = _body(request, folder, workers, _read(PodSettings, pods, "pods"), _read(JobSettings, job, "job"), namespace)
-        Cluster().run_to_end(body)
-    return run_step("sample", inputs=inputs, settings=settings, data_root=data_root, code=code)
+
+    def body(name: str, words: Sequence[str], pods: PodSettings, how: JobSettings) -> dict[str, Any]:
+        command = ["sh", "-c", _WORKER, "gda", *words, "--workers", str(workers)]
+        return indexed_job(name, namespace=namespace or _own_namespace(), command=command, workers=workers, pods=pods, job=how)
+
+    by = _by_job(body, image=image, task=task, job=job, data_root=data_root)
+    return run_step("sample", inputs=inputs, settings=settings, data_root=data_root, code=code, by=by)
 
 
-def _body(request: Request, folder: Path, workers: int, pods: PodSettings, job: JobSettings, namespace: str) -> dict[str, Any]:
-    words = [*argv(request, folder), "--params", str(folder / SETTINGS_FILE), "--workers", str(workers), "--quiet"]
-    return indexed_job(
-        job_name("gda-sample", request.key),
-        namespace=namespace or _own_namespace(),
-        command=["sh", "-c", _WORKER, "gda", *words],
-        workers=workers,
-        pods=pods,
-        job=job,
+def train_by_job(
+    step: str,
+    *,
+    inputs: Mapping[str, str],
+    settings: str,
+    data_root: str,
+    code: str,
+    nodes: int,
+    image: str,
+    task: TaskConfig,
+    job: str,
+    item: Mapping[str, str],
+    namespace: str = "",
+) -> Step:
+    """Train the network of `step` (finetune, or classify with its `item`) by a TrainJob on `nodes` pods, a process for each accelerator.
+
+    Everything else as in `sample_by_job`; a pod without accelerators runs one process. Raises `UsageError` for fewer than 1 node.
+    """
+
+    def body(name: str, words: Sequence[str], pods: PodSettings, how: JobSettings) -> dict[str, Any]:
+        return train_job(
+            name,
+            namespace=namespace or _own_namespace(),
+            command=[*_TOGETHER, *words],
+            nodes=nodes,
+            processes_per_node=max(1, pods.accelerators),
+            pods=pods,
+            job=how,
+        )
+
+    by = _by_job(body, image=image, task=task, job=job, data_root=data_root)
+    return run_step(step, inputs=inputs, settings=settings, data_root=data_root, code=code, item=item, by=by)
+
+
+def _by_job(body: Body, *, image: str, task: TaskConfig, job: str, data_root: str) -> Callable[[Request, Sequence[str]], None]:
+    """What has a job of this `body` do a step's work. Raises `UsageError` for settings that no job can have."""
+    pods, how = pods_of(task, image=image, data_root=Place.at(data_root).root), read_job(job)
+
+    def work(request: Request, words: Sequence[str]) -> None:
+        Cluster().run_to_end(body(job_name(f"gda-{request.name}", request.key), words, pods, how))
+
+    return work
+
+
+def pods_of(task: TaskConfig, *, image: str, data_root: Path) -> PodSettings:
+    """Pods that are given what the step's own task has, and work in the same folder.
+
+    Raises `UsageError` where the task has no volume at `data_root`: the step was not started by a pipeline on a cluster.
+    """
+    mounts = list(task.volume_mounts or ())
+    if not any(PurePosixPath(data_root).is_relative_to(mount["mountPath"]) for mount in mounts):
+        places = ", ".join(mount["mountPath"] for mount in mounts) or "none"
+        raise UsageError(f"data_root {data_root}: pods of a job would not see it; volumes of this step: {places}")
+    return PodSettings(
+        image=image,
+        resources=task.resources or {},
+        env=[*(task.env or ()), *({"name": name, "value": os.environ[name]} for name in _OWN_ENV if os.environ.get(name))],
+        volumes=list(task.volumes or ()),
+        volume_mounts=mounts,
+        node_selector=task.node_selector or {},
+        tolerations=task.tolerations or (),
+        affinity=task.affinity or {},
     )
 
 
-def _read(kind: type[T], text: str, name: str) -> T:
-    """Settings of a job from a JSON object. Raises `UsageError` that names an unknown or missing field."""
+def read_job(text: str) -> JobSettings:
+    """How a job runs, from a JSON object. Raises `UsageError` that names an unknown field."""
     try:
         content = json.loads(text or "{}")
-        known = {field.name for field in fields(kind)}
+        known = {field.name for field in fields(JobSettings)}
         if unknown := sorted(set(content) - known):
-            raise UsageError(f"{name}: unknown field {unknown[0]!r}; accepted: {', '.join(sorted(known))}")
-        return kind(**content)
+            raise UsageError(f"job: unknown field {unknown[0]!r}; accepted: {', '.join(sorted(known))}")
+        return JobSettings(**content)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{name}: {text[:80]!r}: {error}") from None
+        raise UsageError(f"job: {text[:80]!r}: {error}") from None
 
 
 def _own_namespace() -> str:

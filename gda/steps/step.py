@@ -7,7 +7,7 @@
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,16 +15,19 @@ from typing import Protocol
 from gda.artifacts import Document, Outcome, read_document
 from gda.bookkeeping import note, prepare_process
 from gda.commands import build_parser
+from gda.config import dump_config
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
 from gda.io.publish import write_bytes, write_json
 from gda.recipe import digest_of
 from gda.steps.graph import Reference, Request, argv, config_of, make_request, output_paths, parse_reference
 
-STEP_FILE, FAILURE_FILE = "step.json", "failure.json"
+STEP_FILE, FAILURE_FILE, SETTINGS_FILE = "step.json", "failure.json", "settings.json"
 # Files that say what an output holds, by a field `digest` of theirs, or by their whole content.
 _WITH_DIGEST = ("snapshot.json", "generator.json", "classifier.json", "reference.json")
 _WHOLE = ("verdict.json", "settings.json", "metrics.json", "decision.json", "skipped.json")
 _PAGES = ("reports/validation/index.html", "reports/evaluation/report.html")
+# Does a step's work elsewhere: called with the request, and the words that follow `gda` on its command line.
+Others = Callable[[Request, Sequence[str]], None]
 # The registry is asked anew each time.
 _NEVER_REUSED = ("promote",)
 
@@ -120,12 +123,14 @@ def run_step(
     item: Mapping[str, str] | None = None,
     flags: tuple[str, ...] = (),
     share: tuple[int, int] | None = None,
+    by: Others | None = None,
 ) -> Step:
     """Run the node `name` of the flow by the command line's own code, and say where its output is.
 
     `inputs` are references by role, as text; more than the node reads is fine. `settings` are its sections as JSON; `flags` are added
     to the flow's command. `share` (number of this worker, number of workers) draws a part of a synthetic set; the step without it
-    completes and publishes the set. Raises what the stage raises, after leaving the reason in `failure.json`.
+    completes and publishes the set. `by` has other processes do the work; the step then finds what they published. Raises what the stage
+    or `by` raises, after leaving the reason in `failure.json`.
     """
     place = Place.at(data_root)
     given = {role: references(role, text) for role, text in inputs.items()}
@@ -134,7 +139,7 @@ def run_step(
     if (done := finished(folder)) is not None and request.node.stage not in _NEVER_REUSED:
         return Step(record=done, folder=folder, reused=True)
     try:
-        return _run(request, folder, share)
+        return _run(request, folder, share, by)
     except GdaError as error:
         write_json(_made(folder) / FAILURE_FILE, {"step": request.name, "error": str(error), "exit_code": error.exit_code})
         raise
@@ -168,7 +173,7 @@ def references(role: str, text: str | Sequence[str]) -> tuple[Reference, ...]:
     return tuple(parse_reference(one, role=role) for one in texts if one)
 
 
-def _run(request: Request, folder: Path, share: tuple[int, int] | None) -> Step:
+def _run(request: Request, folder: Path, share: tuple[int, int] | None, by: Others | None) -> Step:
     for role, references in request.inputs.items():
         for reference in references:
             _require(role, reference)
@@ -177,6 +182,9 @@ def _run(request: Request, folder: Path, share: tuple[int, int] | None) -> Step:
     args = build_parser().parse_args([*words, "--quiet"])
     args.progress = False
     started = time.perf_counter()
+    if by is not None:
+        write_json(_made(folder) / SETTINGS_FILE, dump_config(config))
+        by(request, [*words, "--params", str(folder / SETTINGS_FILE), "--quiet"])
     outcome: Outcome = args.runner(config, args)
     seconds = time.perf_counter() - started
     if not outcome.reused and outcome.digest and (problem := note(args, config, outcome, seconds)):

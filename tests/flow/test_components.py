@@ -1,18 +1,16 @@
 """Every component as a function on tiny data: what it writes, shows and hands on; refusals, failures, and the report after each."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_world import IMAGE, Pods, task_config
 from fake_kubernetes import FakeKubernetes
-from flow_job import ROOT
 from step_world import Run, two_textures
 
 from components.evaluate import evaluate
@@ -85,6 +83,10 @@ def test_what_the_user_interface_shows(world: tuple[Run, dict[str, Any]]) -> Non
     assert "gda-classifier version 1 is a challenger that did not pass the gate" in have["text"]
     assert "| classify-real+synthetic-1 | done |" in have["text"]
     assert "not done" not in have["text"]
+    (page,) = (run.root / "pages" / run.name).glob("*-gather_classifiers/summary")
+    text = page.read_text()
+    assert text.startswith("# 5 classifiers\n")
+    assert re.search(r"^\| real\+synthetic \| 1 \| \d+\.\d\d% \|$", text, re.M)
 
 
 def test_a_finished_step_is_found_again(world: tuple[Run, dict[str, Any]]) -> None:
@@ -287,47 +289,26 @@ def _looked_up(run: Run, settings: str = "{}", name: str = "run-1", accepted: st
 def test_a_job_draws_the_same_set(world: tuple[Run, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """The pods of an Indexed Job, here processes that run its very command, draw what the workers of the pipeline draw."""
     run, have = world
-    ran: list[int] = []
     with FakeKubernetes() as kube:
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig(run.root / "kubeconfig")))
-
-        def work(look: int) -> None:
-            (job,) = kube.jobs.values()
-            (container,) = job["spec"]["template"]["spec"]["containers"]
-            own = {one["name"]: one["value"] for one in container["env"] if "value" in one and one["name"] != "HOME"}
-            own["GDA_WORK_DIR"] = str(run.root / "volume/.gda")
-            for index in range(job["spec"]["completions"]) if look == 1 else ():
-                subprocess.run(
-                    container["command"],
-                    env={**os.environ, **own, "PYTHONPATH": str(ROOT), "JOB_COMPLETION_INDEX": str(index)},
-                    check=True,
-                    cwd="/",
-                )
-                ran.append(index)
-
-        kube.on_look = work
-        kube.script = [{"succeeded": 2, "conditions": [{"type": "Complete", "status": "True"}]}]
+        pods = Pods(kube)
         asked = {
             "snapshot": have["snapshot"],
             "generator": have["generator"],
             "tuning": have["tuning"],
             "settings": have["told"]["sample"],
             "workers": 2,
-            "image": "r/gda@sha256:1",
-            "data_claim": "gda-data",
-            "cpu": "1",
-            "memory": "1Gi",
-            "gpu_type": "nvidia.com/gpu",
-            "gpu_count": "0",
-            "node_selector": "{}",
-            "tolerations": "[]",
+            "image": IMAGE,
             "job": "{}",
             "code": "code of the job",
+            "resources": "",
+            "task_config": task_config(run.root / "volume"),
         }
         drawn = run.call(sample_job, **asked)
     assert run.call(sample_job, **asked) == drawn, "a finished step needs no cluster"
-    assert ran == [0, 1]
+    assert pods.codes == [0, 0]
     assert parse_reference(drawn, role="t").digest == parse_reference(have["synthetic"], role="t").digest
     record = read_document(_folder(drawn).parents[1] / "step.json", StepRecord)
+    assert record.metrics["images"] == 12
     assert record.summary.endswith("is up to date"), "the last worker published the set; the step only found it"

@@ -9,7 +9,7 @@ import numpy as np
 from kfp import dsl
 from PIL import Image
 
-from components.classify import classify, plan_classifiers
+from components.classify import classify, gather_classifiers, plan_classifiers
 from components.configure import configure
 from components.evaluate import evaluate
 from components.finetune import finetune
@@ -137,7 +137,7 @@ class Run:
     def generated(self, told: dict[str, str], have: dict[str, str]) -> dict[str, str]:
         """Fine-tuning, tuning and the three synthetic sets, that of the fine-tuned generator drawn by as many workers as are planned."""
         known = {"snapshot": have["snapshot"], "code": told["code"]}
-        generator = self.call(finetune, settings=told["finetune"], **known)
+        generator = self.call(finetune, settings=told["finetune"], resources="none", **known)
         tuning = self.call(tune, step="tune", generator=generator, settings=told["tune"], measured=[], **known)
         base_tuning = self.call(tune, step="tune_zero_shot", generator="", settings=told["tune_zero_shot"], measured=[], **known)
         source = {"generator": generator, "tuning": tuning, "resources": "none"} | known
@@ -164,6 +164,7 @@ class Run:
             self.call(classify, **item, verdict=verdict, settings=told["classify"], code=told["code"], resources="none", **given)
             for item in self.call(plan_classifiers, settings=told["classify"], verdict=verdict)
         ]
+        runs = self.call(gather_classifiers, runs=runs)
         sets = {role: have[role] for role in ("snapshot", "zero_shot", "tuning")} | {"synthetic": judged, "verdict": verdict}
         evaluation = self.call(evaluate, runs=runs, settings=told["evaluate"], code=told["code"], **sets)
         last = {"evaluation": evaluation, "verdict": verdict, "settings": told["promote"], "code": told["code"]}

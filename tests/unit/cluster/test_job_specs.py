@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,17 @@ from kubernetes_rules import unrestricted, wrong_job, wrong_train_job
 from gda.cluster.specs import JobSettings, PodSettings, asked_of, differences, indexed_job, job_name, pod_spec, train_job
 from gda.errors import UsageError
 
+AMOUNTS = {"cpu": "4", "memory": "16Gi"}
 PODS = PodSettings(
-    image="r/gda@sha256:1", data_claim="gda-data", gpus=2,
+    image="r/gda@sha256:1",
+    resources={"requests": AMOUNTS, "limits": AMOUNTS | {"nvidia.com/gpu": "2"}},
+    env=[
+        {"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"},
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "gda-hub", "key": "token", "optional": True}}},
+    ],
+    volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "gda-data"}}],
+    volume_mounts=[{"name": "data", "mountPath": "/data"}],
     node_selector={"gpu": "h100"}, tolerations=[{"key": "gpu", "operator": "Exists"}],
-    env={"MLFLOW_TRACKING_URI": "http://mlflow:5000"}, secrets={"HF_TOKEN": ("gda-hub", "token")},
 )  # fmt: skip
 COMMAND = ["sh", "-c", "gda sample --worker $JOB_COMPLETION_INDEX --workers 3"]
 
@@ -48,9 +56,20 @@ def test_a_pod_has_what_it_was_given() -> None:
     assert env["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow:5000"
     assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"]["name"] == "gda-hub"
     assert "value" not in env["HF_TOKEN"]
-    assert env["GDA_WORK_DIR"]["value"] == "/data/.gda"
-    without = pod_spec(PodSettings(image="i", data_claim="c", gpus=0), COMMAND)
-    assert "nvidia.com/gpu" not in without["containers"][0]["resources"]["limits"]
+    assert env["HOME"]["value"] == "/tmp"
+    assert pod["volumes"][0] == {"name": "data", "persistentVolumeClaim": {"claimName": "gda-data"}}
+    assert container["volumeMounts"][0] == {"name": "data", "mountPath": "/data"}
+    again = pod_spec(replace(PODS, env=[*PODS.env, {"name": "HF_TOKEN", "value": "t"}]), COMMAND)["containers"][0]["env"]
+    assert [one for one in again if one["name"] == "HF_TOKEN"] == [{"name": "HF_TOKEN", "value": "t"}], "the last one counts"
+
+
+@pytest.mark.parametrize(
+    ("limits", "count"),
+    [({}, 0), (AMOUNTS, 0), ({"nvidia.com/gpu": "8"} | AMOUNTS, 8), ({"amd.com/gpu": 2}, 2), ({"ephemeral-storage": "9"}, 0)],
+)
+def test_accelerators_are_counted(limits: dict, count: int) -> None:
+    """Kubernetes names devices with their maker's domain, and counts them in whole numbers."""
+    assert PodSettings(image="i", resources={"limits": limits}).accelerators == count
 
 
 def test_a_job_is_one_that_the_server_takes() -> None:
@@ -168,7 +187,7 @@ def test_differences_name_the_field() -> None:
         "spec.parallelism: 1, asked for: 3",
         "spec.template.spec.containers[0].image: r/old, asked for: r/gda@sha256:1",
     ]
-    without = indexed_job("a", namespace="gda", command=COMMAND, workers=3, pods=PodSettings(image="i", data_claim="c"), job=JobSettings())
+    without = indexed_job("a", namespace="gda", command=COMMAND, workers=3, pods=PodSettings(image="i"), job=JobSettings())
     stored = copy.deepcopy(without)
     del stored["spec"]["template"]["spec"]["nodeSelector"]
     assert differences(stored, without) == [], "a server leaves out what is empty"

@@ -15,7 +15,7 @@ from gda.cluster.specs import JobSettings, PodSettings, indexed_job, train_job
 from gda.cluster.watching import Cluster, JobFailedError, state_of
 from gda.errors import DataError, MissingError, TryAgainError
 
-PODS = PodSettings(image="r/gda@sha256:1", data_claim="gda-data")
+PODS = PodSettings(image="r/gda@sha256:1")
 DONE = {"succeeded": 3, "conditions": [{"type": "Complete", "status": "True"}]}
 RUNNING = {"active": 3}
 FAILED = {"failed": 4, "failedIndexes": "1", "conditions": [{"type": "Failed", "status": "True", "reason": "FailedIndexes"}]}
