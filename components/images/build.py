@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,9 +59,9 @@ def gather(folder: Path) -> None:
     """Put into `folder` what the build copies: the locked wheels, this package's, the lock, the bill of materials."""
     wheels = folder / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
-    for old in wheels.glob("gda-*.whl"):
-        old.unlink()
     lock = FOLDER / "requirements.lock"
+    for old in stale(wheels, lock.read_text("utf-8")):
+        old.unlink()
     _pip("download", "--no-deps", "--require-hashes", "--prefer-binary", "-r", str(lock), "-d", str(wheels))
     for source in wheels.glob("*.tar.gz"):  # whose hash was checked; the image has no compiler to build it with
         _pip("wheel", "--no-deps", "-w", str(wheels), str(source))
@@ -68,7 +69,21 @@ def gather(folder: Path) -> None:
     _pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(ROOT))
     (folder / "requirements.lock").write_text(lock_of(wheels), "utf-8")
     shutil.copy(FOLDER / "Containerfile", folder / "Containerfile")
-    (folder / "sbom.json").write_text(json.dumps(bill_of_materials(lock.read_text("utf-8")), indent=1, sort_keys=True) + "\n", "utf-8")
+    bill = folder / "sbom.json"
+    bill.write_text(json.dumps(bill_of_materials(lock.read_text("utf-8")), indent=1, sort_keys=True) + "\n", "utf-8")
+    for file in (bill, folder / "requirements.lock"):
+        file.chmod(0o644)  # as the image's user must read it, whatever this machine's umask is
+
+
+def stale(wheels: Path, lock: str) -> list[Path]:
+    """Wheels of an earlier lock, and this package's own: the image would have what neither its lock nor its bill of materials names."""
+    locked = {(part["name"], part["version"]) for part in bill_of_materials(lock)["components"]}
+    return [wheel for wheel in sorted(wheels.glob("*.whl")) if _named(wheel) not in locked]
+
+
+def _named(wheel: Path) -> tuple[str, str]:
+    name, version = wheel.name.split("-")[:2]
+    return re.sub(r"[-_.]+", "-", name).lower(), version
 
 
 def lock_of(wheels: Path) -> str:
@@ -88,7 +103,7 @@ def requirements() -> list[str]:
     return needed + list(project["optional-dependencies"]["kfp"])
 
 
-def bill_of_materials(lock: str) -> dict[str, object]:
+def bill_of_materials(lock: str) -> dict[str, Any]:
     """CycloneDX 1.6 of what the lock installs: name, version, package URL, hashes; equal for equal locks, so without a time."""
     components = []
     for entry in lock.replace("\\\n", " ").splitlines():
@@ -127,7 +142,10 @@ def _project() -> dict[str, Any]:
 
 
 def _revision() -> str:
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    """The commit, and whether files differ from it."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return found.stdout.strip() or "unknown"
 
 

@@ -2,13 +2,15 @@
 
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 from image_files import FOLDER, ROOT, instructions
 
-from components.images.build import bill_of_materials, build_command, lock_of, requirements
+from components.images import build
+from components.images.build import bill_of_materials, build_command, lock_of, requirements, stale
 
 LOCK = (FOLDER / "requirements.lock").read_text()
 LOCKED = {line.split("==")[0] for line in LOCK.splitlines() if "==" in line and not line.startswith(" ")}
@@ -103,3 +105,35 @@ def test_the_engines_command(engine: str, verb: str, tmp_path: Path) -> None:
     assert command[command.index("--target") + 1] == "gpu"
     assert "BASE=b" in command
     assert command[-1] == str(tmp_path)
+
+
+def test_wheels_of_an_earlier_lock_are_not_installed(tmp_path: Path) -> None:
+    """The folder is kept between builds; what the lock no longer names goes, and so does this package's own wheel."""
+    lock = "foo-bar==1.2 \\\n    --hash=sha256:00\nbaz==3.0.post1 --hash=sha256:01\n"
+    names = [
+        "foo_bar-1.2-py3-none-any.whl",
+        "Foo.Bar-1.1-py3-none-any.whl",
+        "baz-3.0.post1-cp311-cp311-any.whl",
+        "gda-0.1.0-py3-none-any.whl",
+    ]
+    for name in [*names, "gone-1.0-py3-none-any.whl"]:
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in stale(tmp_path, lock)] == [names[1], names[3], "gone-1.0-py3-none-any.whl"]
+
+
+def test_the_revision_says_that_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of uncommitted files is not one of their commit."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"], ["tag", "v1"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1"\n')
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+    def said() -> str:
+        words = build_command("docker", tmp_path, target="cpu", tag="t", base=None)
+        return next(word for word in words if word.startswith("REVISION=")).partition("=")[2]
+
+    assert said() == head
+    subprocess.run([*git, "add", "."], check=True)
+    assert said() == f"{head}-dirty"
