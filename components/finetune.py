@@ -2,7 +2,8 @@
 
 from kfp import dsl
 
-from components import IMAGE, OF_THE_JOB
+from components import IMAGE
+from components.passing import OF_THE_JOB
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -54,7 +54,11 @@ def test_what_is_fixed_when_compiling(tmp_path: Path) -> None:
     loops = [
         task for c in spec["components"].values() for task in c.get("dag", {}).get("tasks", {}).values() if "parameterIterator" in task
     ]
-    assert [loop["iteratorPolicy"]["parallelismLimit"] for loop in loops] == [3, 3]
+    assert [loop["iteratorPolicy"]["parallelismLimit"] for loop in loops] == [3, 3, 3]
+    for job in ("exec-finetune-job", "exec-classify-job", "exec-sample-job"):
+        assert "podMetadata" not in kubernetes[job], "a pod that only watches waits in no queue; its job's pods do"
+        assert kubernetes[job]["nodeSelector"] == kubernetes["exec-finetune"]["nodeSelector"]
+        assert "emptyDirMounts" not in kubernetes[job]
 
 
 def test_both_forms_hold_the_same_pipeline(tmp_path: Path) -> None:

@@ -186,11 +186,11 @@ def _outer(spec: dict[str, Any], task: str) -> dict[str, Any]:
 
 
 def _without_input(spec: dict[str, Any]) -> None:
-    del _group(spec, "finetune")["finetune"]["inputs"]["parameters"]["snapshot"]
+    del _group(spec, "reference")["reference"]["inputs"]["parameters"]["snapshot"]
 
 
 def _without_definition(spec: dict[str, Any]) -> None:
-    del _outer(spec, "sample-shards")["inputDefinitions"]["parameters"]["pipelinechannel--finetune-Output"]
+    del _outer(spec, "sample-shards")["inputDefinitions"]["parameters"]["pipelinechannel--tune-Output"]
 
 
 def _renamed_definition(spec: dict[str, Any]) -> None:
@@ -199,11 +199,11 @@ def _renamed_definition(spec: dict[str, Any]) -> None:
 
 
 def _missing_producer(spec: dict[str, Any]) -> None:
-    _group(spec, "finetune")["finetune"]["inputs"]["parameters"]["snapshot"]["taskOutputParameter"]["producerTask"] = "snapshots"
+    _group(spec, "reference")["reference"]["inputs"]["parameters"]["snapshot"]["taskOutputParameter"]["producerTask"] = "snapshots"
 
 
 def _missing_output(spec: dict[str, Any]) -> None:
-    _group(spec, "finetune")["finetune"]["inputs"]["parameters"]["snapshot"]["taskOutputParameter"]["outputParameterKey"] = "Out"
+    _group(spec, "reference")["reference"]["inputs"]["parameters"]["snapshot"]["taskOutputParameter"]["outputParameterKey"] = "Out"
 
 
 def _missing_component(spec: dict[str, Any]) -> None:
@@ -236,14 +236,14 @@ def _no_retry(spec: dict[str, Any]) -> None:
 
 def _text_out_of_scope(spec: dict[str, Any]) -> None:
     constant = {"runtimeValue": {"constant": "{{$.inputs.parameters['pipelinechannel--nobody']}}"}}
-    _group(spec, "finetune")["finetune"]["inputs"]["parameters"]["code"] = constant
+    _group(spec, "reference")["reference"]["inputs"]["parameters"]["code"] = constant
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (_without_input, "lacks snapshot"),
-        (_without_definition, "reads pipelinechannel--finetune-Output, which its group does not have"),
+        (_without_definition, "reads pipelinechannel--tune-Output, which its group does not have"),
         (_renamed_definition, "reads pipelinechannel--snapshot-Output, which its group does not have"),
         (_missing_producer, "reads an output of snapshots, which is no task beside it"),
         (_missing_output, "reads Out of snapshot, which has no such output"),
