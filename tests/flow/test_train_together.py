@@ -1,6 +1,8 @@
 """Steps whose network several processes train: under torchrun in the step's own pod, and as a TrainJob whose pods are processes here."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -113,6 +115,7 @@ def test_a_cancelled_step_ends_its_processes(world: tuple[Run, dict[str, str], s
     script = tmp_path / "step.py"
     script.write_text(f"from gda.steps.processes import train_here\ntrain_here('finetune', processes=2, **{asked!r})\n")
     step = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    started: list[int] = []
     try:
         started = _until(lambda: _descendants(step.pid) if len(_descendants(step.pid)) >= 3 else [])
         step.send_signal(signal.SIGTERM)
@@ -120,7 +123,9 @@ def test_a_cancelled_step_ends_its_processes(world: tuple[Run, dict[str, str], s
         assert "finetune: interrupted; run again" in said
         _until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and _runs(pid) for pid in started))
     finally:
-        step.kill()
+        for pid in (step.pid, *started):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _until(found: Any, seconds: float = 90) -> Any:
