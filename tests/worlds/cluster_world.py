@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ class Pods:
             own = self._of_trainer(job, index)
         given = {one["name"]: one["value"] for one in container["env"] if "value" in one and one["name"] != "HOME"}
         self.variables.append(given)
-        env = {**os.environ, **given, **own, "PYTHONPATH": str(ROOT)}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as the image's python3 is ours
+        env = {**os.environ, **given, **own, "PYTHONPATH": str(ROOT), "PATH": path}
         return subprocess.Popen(container["command"], env=env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def _of_trainer(self, job: dict[str, Any], index: int) -> dict[str, str]:
