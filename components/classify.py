@@ -35,10 +35,11 @@ def classify(
 
     `resources` is what the pod was given: a run parameter reaches the inside of a loop only where a step there takes it.
     """
+    from gda.steps.entry import classifier_inputs
     from gda.steps.processes import train_here
 
-    drawn = {"zero_shot": zero_shot, "img2img": img2img}.get(arm, judged)
-    inputs = {"snapshot": snapshot, "synthetic": drawn, "verdict": verdict, "pool": pool, "reference": reference}
+    sets = {"judged": judged, "verdict": verdict, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "reference": reference}
+    inputs = classifier_inputs(arm, snapshot=snapshot, **sets)
     item = {"arm": arm, "seed": seed}
     step = train_here("classify", inputs=inputs, settings=settings, data_root=data_root, code=code, item=item)
     step.show(metrics=metrics)
@@ -67,10 +68,11 @@ def classify_job(
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Train one classifier of one arm by a TrainJob on `nodes` pods, each with what this task is given."""
+    from gda.steps.entry import classifier_inputs
     from gda.steps.jobs import train_by_job
 
-    drawn = {"zero_shot": zero_shot, "img2img": img2img}.get(arm, judged)
-    inputs = {"snapshot": snapshot, "synthetic": drawn, "verdict": verdict, "pool": pool, "reference": reference}
+    sets = {"judged": judged, "verdict": verdict, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "reference": reference}
+    inputs = classifier_inputs(arm, snapshot=snapshot, **sets)
     item = {"arm": arm, "seed": seed}
     given = {"settings": settings, "data_root": data_root, "code": code}
     step = train_by_job("classify", inputs=inputs, item=item, nodes=nodes, image=image, task=task_config, job=job, **given)

@@ -12,6 +12,7 @@ from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.flow import EVALUATION, GENERATOR, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes
+from gda.sections import Arm
 from gda.steps.form import FORM, classifier_runs, step_settings
 from gda.steps.graph import CLASSIFY, config_of, parse_reference
 from gda.steps.record import config_of_run, configure, read_run
@@ -63,6 +64,14 @@ def planned_classifiers(settings: str, *, summary: FileArtifact) -> list[dict[st
     rows = [f"| {arm} | {', '.join(seeds)} |" for arm, seeds in by_arm.items()]
     write_bytes(Path(summary.path), "\n".join([f"# {len(runs)} classifiers", "", "| Arm | Seeds |", "|---|---|", *rows, ""]).encode())
     return runs
+
+
+def classifier_inputs(
+    arm: str, *, snapshot: str, judged: str, verdict: str, zero_shot: str, img2img: str, pool: str, reference: str
+) -> dict[str, str]:
+    """References by role for a classifier of `arm`, which reads one of the three synthetic sets, or none; more than it reads is fine."""
+    drawn = {Arm.ZERO_SHOT.value: zero_shot, Arm.IMG2IMG.value: img2img}.get(arm, judged)
+    return {"snapshot": snapshot, "synthetic": drawn, "verdict": verdict, "pool": pool, "reference": reference}
 
 
 def gathered(runs: Sequence[str], *, summary: FileArtifact) -> list[str]:
