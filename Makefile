@@ -10,7 +10,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo kfp-local image image-test manifests test check format install report ui clean gpu-test lock
+# The settings under which a processor with AVX-512 computes with the kernels of one without.
+OTHER_KERNELS := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+
+.PHONY: help demo kfp-local image image-test manifests test test-kernels check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
@@ -38,6 +41,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@if grep -q -w avx512f /proc/cpuinfo 2>/dev/null; then $(MAKE) --no-print-directory test-kernels; else echo "learning tests are not run again: this processor has no other kernels to run them with"; fi
+
+# What networks learn must not hang on rounding: the learning tests again, with the kernels of another processor.
+test-kernels: $(STAMP)
+	$(OTHER_KERNELS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m learning -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
 
 check: $(STAMP)
 	ruff format --check .

@@ -12,6 +12,7 @@ from gda.registry.gate import GateResult, decide
 from gda.sections import Arm
 from gda.stages import classify, evaluate
 
+pytestmark = pytest.mark.learning
 TEST_PER_CLASS = 120
 NEAR = 0.03  # by which the test images drawn may differ from their mixture, and networks from the best that they could be
 REAL_ARMS = (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG)

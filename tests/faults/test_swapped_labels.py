@@ -12,6 +12,7 @@ from validation_sets import SETTINGS, Item, changed, tiny_config, write_set
 from gda.config import Config
 from gda.stages import reference, validate
 
+pytestmark = pytest.mark.learning
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS = {"train": 60, "val": 40, "test": 8}
 PER_CLASS = 60  # of the set whose labels are swapped

@@ -29,7 +29,9 @@ DIFFUSION = KINDS[:3]
 PROMPTS = ("red" * 10, "green" * 6, "blue" * 8, "grey" * 8)  # long enough that most tokens tell them apart
 COLOURS = ((220, 30, 30), (30, 200, 30), (30, 30, 220), (120, 120, 120))
 # Steps and rate by which a tiny network has learned four images: epsilon prediction hardly weighs the noise levels that decide the colour.
-LEARNED = {"sd1": (1500, 6e-3), "sd2": (700, 5e-3), "sdxl": (1500, 6e-3), "sd3": (300, 3e-3)}
+# Median distances over training seeds and kinds of kernels were 2.8 to 6.5 grey levels; at twice the rate single noises went astray.
+LEARNED = {"sd1": (1500, 3e-3), "sd2": (700, 5e-3), "sdxl": (1500, 3e-3), "sd3": (300, 3e-3)}
+NUM_NOISES = 8  # initial noises per prompt
 NO_NOISE = {"prompt_dropout": 0.0, "ema_decay": 0.98}
 SETTINGS = DrawSettings(guidance_scale=2.0, num_inference_steps=3)
 
@@ -121,29 +123,39 @@ def _teach_autoencoder(folder):
     vae.save_pretrained(folder)
 
 
+def _distances(generator, settings):
+    """Root mean square distances in grey levels, [noise, prompt, image], of what a generator samples to the four images."""
+    sampler, wanted = Sampler(load_model(str(generator)), PROMPTS), _images().float().flatten(1)
+    noises = [[len(PROMPTS) * i + j for j in range(len(PROMPTS))] for i in range(NUM_NOISES)]
+    sampled = [sampler.draw(PROMPTS, seeds, settings).float().flatten(1) for seeds in noises]
+    return torch.stack([torch.cdist(images, wanted) / wanted.shape[1] ** 0.5 for images in sampled])
+
+
+def _share_of_own_image(distances):
+    """Share of the samples that are nearest to the image of their own prompt."""
+    return float((distances.argmin(2) == torch.arange(len(PROMPTS))).float().mean())
+
+
+@pytest.mark.learning
 @pytest.mark.parametrize("kind", KINDS)
 def test_overfitting_four_images_reproduces_them(pipelines, tmp_path, kind):
-    """A real learning test: trained on one image a prompt, each prompt draws its own image from noise."""
+    """A real learning test: trained on one image per prompt, each prompt gives its own image from most initial noises."""
     path = shutil.copytree(pipelines[kind], tmp_path / "base")
     _teach_autoencoder(path / "vae")
     steps, rate = LEARNED[kind]
     job = _job(path, tmp_path / "work", steps=steps, learning_rate=rate, train_batch_size=16, checkpointing_steps=10_000, **NO_NOISE)
     result = finetune_stage(job)
     settings = DrawSettings(guidance_scale=1.0, num_inference_steps=20)
-    wanted = _images().float().flatten(1)
-
-    def distance(generator):
-        drawn = Sampler(load_model(str(generator)), PROMPTS).draw(PROMPTS, [1, 2, 3, 4], settings).float().flatten(1)
-        return torch.cdist(drawn, wanted) / wanted.shape[1] ** 0.5  # root mean square, grey levels
-
-    learned, before = distance(_export(path, result, tmp_path / "generator")), distance(path)
-    assert learned.argmin(1).tolist() == [0, 1, 2, 3]
-    assert learned.diagonal().max() < 15
-    assert before.diagonal().min() > 2 * learned.diagonal().max()
+    learned, before = (_distances(g, settings) for g in (_export(path, result, tmp_path / "generator"), path))
+    median = learned.median(0).values.diagonal()
+    assert _share_of_own_image(learned) >= 0.9
+    assert median.max() < 15
+    assert before.median(0).values.diagonal().min() > 2 * median.max()
 
 
+@pytest.mark.learning
 def test_a_cascade_reproduces_four_images_from_noise(tmp_path):
-    """The same learning test for the pixel cascade: both stages trained, each prompt draws its own image, base and enlargement."""
+    """The same learning test for the pixel cascade: both stages trained, each prompt gives its own image, base and enlargement."""
     path = build_tiny_cascade(tmp_path / "base")
     still = {"learning_rate": 3e-3, "train_batch_size": 16, "checkpointing_steps": 10_000, "jitter": 0.0} | NO_NOISE
     steps = {BASE: 500, SUPER_RESOLUTION: 300}
@@ -153,12 +165,9 @@ def test_a_cascade_reproduces_four_images_from_noise(tmp_path):
     }
     out = tmp_path / "generator"
     export_generator(str(path), weights, out, prompts={p: p for p in PROMPTS}, snapshot_digest="d", steps=steps)
-    wanted = _images().float().flatten(1)
-    settings = DrawSettings(guidance_scale=1.0, num_inference_steps=20, sr_num_inference_steps=10)
-    drawn = Sampler(load_model(str(out)), PROMPTS).draw(PROMPTS, [1, 2, 3, 4], settings).float().flatten(1)
-    distance = torch.cdist(drawn, wanted) / wanted.shape[1] ** 0.5
-    assert distance.argmin(1).tolist() == [0, 1, 2, 3]
-    assert distance.diagonal().max() < 18  # grey levels, root mean square; untrained it draws 100 and more
+    distances = _distances(out, DrawSettings(guidance_scale=1.0, num_inference_steps=20, sr_num_inference_steps=10))
+    assert _share_of_own_image(distances) >= 0.9
+    assert distances.median(0).values.diagonal().max() < 18  # grey levels; untrained it samples 100 and more
 
 
 @pytest.mark.parametrize("kind", KINDS)

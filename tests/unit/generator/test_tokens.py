@@ -491,6 +491,7 @@ def taught(bases, tmp_path_factory):
     return root / "out"
 
 
+@pytest.mark.learning
 def test_two_classes_that_the_encoder_cannot_tell_apart_learn_their_own_colours(taught):
     """Names of identical ids: a network that depends on text gives both one image; with a token each, each class draws its own."""
     wanted = torch.tensor([COLOURS["red"], COLOURS["blue"]])

@@ -78,6 +78,7 @@ def test_a_diverging_loss_names_step_and_last_good_state(tiny, tmp_path, monkeyp
         finetune_stage(_job(tiny, tmp_path))
 
 
+@pytest.mark.learning
 def test_training_overfits_a_tiny_set(tiny, tmp_path):
     """A real learning test: the loss on six images falls well below where it started."""
     losses = finetune_stage(_job(tiny, tmp_path, steps=120, learning_rate=3e-3, jitter=0.0, checkpointing_steps=1000)).losses

@@ -147,6 +147,7 @@ def learned(tmp_path_factory):
     return build_tiny_cascade(tmp_path_factory.mktemp("learned") / "tiny", learned_variance=True)
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("stage", [BASE, SUPER_RESOLUTION])
 def test_a_networks_variance_head_learns(learned, stage):
     """A few steps on a few images move the predicted variance, and with the means they end at, the bound is lower than before."""

@@ -60,6 +60,7 @@ def card_of(outcome: Outcome) -> ClassifierCard:
     return read_document(outcome.output / "classifier.json", ClassifierCard)
 
 
+@pytest.mark.learning
 def test_a_real_arm_is_a_directory_that_timm_loads(real: Path, tmp_path: Path) -> None:
     """Colour equals class, so validation accuracy is 1.0; timm gives back the published logits from the directory alone."""
     out = tmp_path / "classifiers" / "real-0"

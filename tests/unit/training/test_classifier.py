@@ -34,6 +34,7 @@ def card() -> ClassifierCard:
     )
 
 
+@pytest.mark.learning
 def test_colours_are_learned() -> None:
     """Colour equals class, so a loop that pairs images with their labels ends at accuracy 1.0 on images it has not seen."""
     recipe = replace(TINY, model_args={"channels": [8, 8, 8, 16], "stem_width": 4}, num_updates=60)

@@ -60,6 +60,7 @@ def test_passes_in_bf16_leave_weights_and_predictions_in_fp32() -> None:
     assert [loss for _, loss in rounded] == pytest.approx([loss for _, loss in losses], abs=0.05)
 
 
+@pytest.mark.learning
 def test_colours_are_learned_in_bf16() -> None:
     """Where colour equals class, rounded passes still end at accuracy 1.0."""
     unseen = coloured(60, seed=2)

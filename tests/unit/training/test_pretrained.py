@@ -88,6 +88,7 @@ def test_a_linear_probe_moves_the_head_alone(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.learning
 def test_a_linear_probe_learns(tmp_path: Path) -> None:
     """On random features colours are told apart well above chance, so the head is really trained, and on prepared images."""
     section = config(weights_file(tmp_path / "w.safetensors"), tune="linear", learning_rate=0.05)
