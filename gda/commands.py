@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gda", description="Make image classifiers better with synthetic data, and prove it.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for add in (
+        _add_inputs,
         _add_snapshot,
         _add_reference,
         _add_finetune,
@@ -46,6 +47,18 @@ def _stage(commands: Any, name: str, help_text: str, runner: Runner) -> argparse
     parser.add_argument("--json", action="store_true", help="the closing line as one JSON object on stdout")
     parser.set_defaults(runner=runner)
     return parser
+
+
+def _add_inputs(commands: Any) -> None:
+    def runner(config: Config, args: argparse.Namespace) -> Outcome:
+        from gda.stages import inputs
+
+        return inputs.run(config, out=args.out)
+
+    parser = _stage(
+        commands, "inputs", "write content digests of what fields name outside the job, so that dvc repro sees a change", runner
+    )
+    parser.add_argument("--out", type=Path, required=True)
 
 
 def _add_snapshot(commands: Any) -> None:

@@ -28,6 +28,10 @@ VERDICT = f"{VALIDATION}/verdict.json"
 EVALUATION = "reports/evaluation"
 PROMOTION = "reports/promotion"
 RATIO = "reports/ratio"
+INPUTS = "data/inputs"
+
+# What fields name outside the job: `gda inputs` writes to `INPUTS` one file of content digests per role, on which DVC's stages depend.
+WATCHED = ("source", "pool", "base", "prompts", "quotas", "features", "pretrained", "sets")
 
 # What features are measured with: every stage that extracts some depends on it.
 EXTRACTOR = ("validate.extractor", "validate.extractor_weights", "validate.image_size")
@@ -39,13 +43,14 @@ CONTROL_ARMS = tuple(arm for arm in Arm if arm not in PAIRED_ARMS)
 class Node:
     """One step of the graph: `stage` is the verb, `variant` tells two uses of one verb apart, `inputs` are paths by role.
 
-    `more_outputs` are data sets beside the `output` that the step is known by.
+    `more_outputs` are data sets beside the `output` that the step is known by. `watched` are the roles of `WATCHED` that it reads.
     """
 
     stage: str
     variant: str = ""
     sections: tuple[str, ...]
     inputs: dict[str, str]
+    watched: tuple[str, ...] = ()
     output: str
     more_outputs: tuple[str, ...] = ()
     command: str
@@ -64,6 +69,7 @@ def _sample(variant: str, generator: str, tuning: str, output: str, flags: str =
         variant=variant,
         sections=("seed", "sample") + (("finetune.base",) if base else ()) + more,
         inputs={"snapshot": REAL, "settings": f"{tuning}/settings.json"} | ({} if base else {"generator": GENERATOR}),
+        watched=("quotas", "base") if base else ("quotas",),
         output=output,
         command=f"gda sample --generator {generator} --snapshot {REAL} --settings {tuning}/settings.json{flags} --out {output}",
     )
@@ -75,6 +81,7 @@ def _tune(variant: str, generator: str, output: str) -> Node:
         variant=variant,
         sections=("seed", "tune", "classify", *EXTRACTOR[:2]) + (("finetune.base",) if variant else ()),
         inputs={"snapshot": REAL} | ({} if variant else {"generator": GENERATOR}),
+        watched=("features", "pretrained", *(("base",) if variant else ())),
         output=output,
         command=f"gda tune --generator {generator} --snapshot {REAL} --out {output}",
     )
@@ -107,6 +114,7 @@ def _classify(variant: str, arms: tuple[Arm, ...], seeds: str) -> Node:
         variant=variant,
         sections=("classify",),
         inputs={"snapshot": REAL} | {role: f"${{item.arm.{role}}}" for role in ("others", "verdict", "reference")},
+        watched=("pretrained",),
         output=f"{CLASSIFIERS}/${{item.arm.name}}-${{item.seed}}",
         command=(
             f"gda classify --snapshot {REAL} --arm ${{item.arm.name}} --seed ${{item.seed}} --if-compared --all-seeds ${{item.arm.flags}}"
@@ -121,6 +129,7 @@ GRAPH: tuple[Node, ...] = (
         stage="snapshot",
         sections=("snapshot",),
         inputs={},
+        watched=("source",),
         output=REAL,
         command=f"gda snapshot ${{snapshot.source}} --out {REAL}",
     ),
@@ -129,6 +138,7 @@ GRAPH: tuple[Node, ...] = (
         variant="pool",
         sections=("snapshot", "classify.arms"),
         inputs={"snapshot": REAL},
+        watched=("pool",),
         output=POOL,
         command=f"gda snapshot --as pool --beside {REAL} --if-compared --out {POOL}",
     ),
@@ -136,6 +146,7 @@ GRAPH: tuple[Node, ...] = (
         stage="reference",
         sections=("seed", "reference", "classify", *EXTRACTOR),
         inputs={"snapshot": REAL},
+        watched=("features", "pretrained"),
         output=REFERENCE,
         command=f"gda reference --snapshot {REAL} --out {REFERENCE}",
         helper=True,
@@ -144,6 +155,7 @@ GRAPH: tuple[Node, ...] = (
         stage="finetune",
         sections=("seed", "finetune", *EXTRACTOR[:2]),
         inputs={"snapshot": REAL},
+        watched=("base", "prompts", "features"),
         output=GENERATOR,
         command=f"gda finetune --snapshot {REAL} --base ${{finetune.base}} --out {GENERATOR}",
     ),
@@ -156,6 +168,7 @@ GRAPH: tuple[Node, ...] = (
         stage="validate",
         sections=("seed", "validate", "sample", "classify.image_size"),
         inputs={"synthetic": SYNTHETIC, "snapshot": REAL, "reference": REFERENCE, "generator": GENERATOR},
+        watched=("features",),
         output=VALIDATION,
         more_outputs=(JUDGED,),
         command=(
@@ -176,6 +189,7 @@ GRAPH: tuple[Node, ...] = (
             "tuning": TUNING,
             "verdict": VERDICT,
         },
+        watched=("sets",),
         output=EVALUATION,
         command=(
             f"gda evaluate --runs {CLASSIFIERS} --snapshot {REAL} --synthetic {JUDGED} --zero-shot {ZERO_SHOT}"
@@ -205,7 +219,8 @@ BESIDE: tuple[Node, ...] = (
 
 def dvc_document() -> dict[str, Any]:
     """The content of `dvc.yaml` for `GRAPH`."""
-    stages: dict[str, Any] = {}
+    watch = {"cmd": f"gda inputs --out {INPUTS}", "always_changed": True, "outs": [INPUTS]}
+    stages: dict[str, Any] = {"inputs": watch}
     for node in GRAPH:
         stage: dict[str, Any] = {}
         if node.matrix:
@@ -220,7 +235,7 @@ def dvc_document() -> dict[str, Any]:
 
 def _deps(node: Node) -> Iterator[str]:
     seen = set()
-    for path in node.inputs.values():
+    for path in (*node.inputs.values(), *(f"{INPUTS}/{role}.json" for role in node.watched)):
         if path not in seen:
             seen.add(path)
             yield path
