@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gda.errors import DataError
+from gda.reading import read_bytes
 from gda.sections import Arm
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -393,10 +394,10 @@ D = TypeVar("D", bound=Document)
 
 def read_document(path: Path, kind: type[D]) -> D:
     """Read and validate a JSON document. Raises `DataError` naming the file when it is missing, cut short or not of this kind."""
+    if not path.exists():
+        raise DataError(f"{path}: not found; it is written last, so its absence means unfinished or not a {kind.__name__}")
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; it is written last, so its absence means unfinished or not a {kind.__name__}") from None
+        return kind.model_validate_json(read_bytes(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -15,6 +15,7 @@ from gda.commands import build_parser
 from gda.config import Config, load_config
 from gda.errors import ConfigError, GdaError, TryAgainError
 from gda.parallel import is_first_process
+from gda.storage import storage_problem
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
+        if (problem := storage_problem(error)) is not None:
+            return _fail(problem, args)
         if os.environ.get("GDA_DEBUG"):
             traceback.print_exc()
         print(f"gda {args.command}: internal error: {type(error).__name__}: {error} (GDA_DEBUG=1 shows where)", file=sys.stderr)

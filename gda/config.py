@@ -5,12 +5,14 @@ Files are read as YAML 1.2 (in PyYAML `1e-4` is a string) and validated through 
 
 import json
 import math
+import reprlib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gda.errors import ConfigError
+from gda.reading import YAML_LIMIT, parse_yaml, read_text
 from gda.sections import (
     ClassifyConfig,
     EvaluateConfig,
@@ -64,7 +66,7 @@ def parse_config(content: dict[str, Any], *, where: str) -> Config:
     _require_finite(content, where)
     try:
         text = json.dumps(content)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # a date, a set, a key that is no text
         raise ConfigError(f"{where}: {error}") from None
     try:
         return Config.model_validate_json(text)
@@ -87,15 +89,7 @@ def _require_finite(value: Any, where: str, field: str = "") -> None:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    content = parse_yaml(read_text(path, limit=YAML_LIMIT, error=ConfigError), path, error=ConfigError)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -104,16 +98,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _override(content: dict[str, Any], item: str) -> None:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     path, equals, text = item.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {item!r}: expected section.field=value")
-    try:
-        value = YAML(typ="safe", pure=True).load(text) if text else None
-    except YAMLError:
-        raise ConfigError(f"--set {item!r}: {text!r} is not a YAML value") from None
+    value = parse_yaml(text, f"--set {reprlib.repr(item)}", error=ConfigError) if text else None
     *parents, leaf = path.split(".")
     for name in parents:
         content = content.setdefault(name, {})

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from gda.errors import MissingError
+from gda.errors import MissingError, TryAgainError
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 # One of them is there where torch can see a GPU: NVIDIA's, the same on boards that share its memory, in WSL, AMD's.
@@ -142,7 +143,7 @@ def run_parallel(function: Callable[[T], R], items: Sequence[T], *, workers: int
     """`[function(item) for item in items]` over processes, in order; a failure is raised as soon as it happens.
 
     `function` must be a module-level function. With one item or one CPU it runs in this process. Raises `MissingError` when a
-    process was killed (memory).
+    process was killed for want of memory, `TryAgainError` when it was killed from outside.
     """
     single_threaded()
     count = min(workers or available_cpus(), len(items))
@@ -151,13 +152,16 @@ def run_parallel(function: Callable[[T], R], items: Sequence[T], *, workers: int
     # Forking is safe because no process of ours ever starts a compute thread pool, and it saves the seconds that importing torch takes.
     method = "fork" if sys.platform == "linux" and not _cuda_is_there() else "spawn"
     pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method), initializer=_start_worker, initargs=(os.getpid(),))
+    killed_before = _killed_for_memory()
     try:
         futures = [pool.submit(function, item) for item in items]
         wait(futures, return_when=FIRST_EXCEPTION)
         failed = [future for future in futures if future.done() and future.exception() is not None]
         return [future.result() for future in failed[:1] or futures]
     except BrokenProcessPool:
-        raise MissingError("a worker process was killed, most likely for want of memory; finished parts are kept, run again") from None
+        if _killed_for_memory() != killed_before:
+            raise MissingError("a worker process was killed for want of memory; finished parts are kept, run again with fewer") from None
+        raise TryAgainError("a worker process was killed from outside; finished parts are kept, run the same command again") from None
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.kill()  # a process that is only starting could miss a gentler signal, and would wait for work for ever
@@ -186,6 +190,16 @@ def _cuda_is_there() -> bool:
     # Asking alone starts the driver, which a forked child cannot use; where there is a GPU to ask for, children start afresh.
     torch = sys.modules.get("torch")
     return torch is not None and torch.cuda.is_available()
+
+
+def _killed_for_memory(root: Path = Path("/")) -> list[int]:
+    """How many processes the kernel has killed for want of memory, in our cgroup (v2 or v1) and in all; empty where it does not say."""
+    places = ("sys/fs/cgroup/memory.events", "sys/fs/cgroup/memory/memory.oom_control", "proc/vmstat")
+    counts = []
+    for place in places:
+        with suppress(OSError):
+            counts += [int(line.split()[1]) for line in (root / place).read_text().splitlines() if line.startswith("oom_kill ")]
+    return counts
 
 
 def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> int:

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gda.errors import DataError
+
 
 def canonical_json(value: Any) -> bytes:
     """Bytes that are equal for equal values: sorted keys, no spaces, ASCII, no NaN. Raises `ValueError` on NaN."""
@@ -39,6 +41,19 @@ class Recipe:
             for key in sorted(mine.keys() | theirs.keys())
             if mine.get(key) != theirs.get(key)
         ]
+
+
+def parse_recipe(content: Any, where: object) -> Recipe:
+    """The recipe that JSON content holds. Raises `DataError` that names `where` and the field where it holds none."""
+    accepted = {"stage": str, "config": dict, "inputs": dict, "environment": dict}
+    if not isinstance(content, dict) or not {"stage", "config"} <= content.keys() <= accepted.keys():
+        raise DataError(f"{where}: not a recipe; accepted: an object of {', '.join(accepted)}")
+    for name, value in content.items():
+        if not isinstance(value, accepted[name]):
+            raise DataError(f"{where}: not a recipe ({name} is {type(value).__name__}; accepted: {accepted[name].__name__})")
+        if name in ("inputs", "environment") and (wrong := [key for key, text in value.items() if not isinstance(text, str)]):
+            raise DataError(f"{where}: not a recipe ({name}.{wrong[0]} is no text)")
+    return Recipe(**content)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

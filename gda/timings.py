@@ -1,33 +1,37 @@
 """Seconds and peak memory of each step, in a folder of their own: no output holds a time, so that outputs stay comparable."""
 
-import json
 import resource
 import sys
 from pathlib import Path
 
-from gda.io.publish import work_root
+from gda.errors import DataError
+from gda.io.publish import storage_errors, work_root, write_json
+from gda.reading import read_object
 
 
 def write_timing(command: str, output: Path, seconds: float) -> None:
     """Record a step that did work, over an earlier record of the same step."""
     folder = _folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     kib = 1 if sys.platform == "linux" else 1024  # macOS counts bytes
     content = {"stage": command, "output": output.name, "seconds": seconds, "peak_mib": peak / (1024 * kib)}
-    (folder / f"{command}-{output.name}.json").write_text(json.dumps(content), "utf-8")
+    write_json(folder / f"{command}-{output.name}.json", content)
 
 
 def read_timings() -> dict[str, float]:
-    """Seconds by step of the graph, in the order of their newest run; classifier runs of one arm are summed."""
+    """Seconds by step of the graph, in the order of their newest run; classifier runs of one arm are summed. Raises `DataError`."""
     totals: dict[str, float] = {}
     for path in sorted(_folder().glob("*.json"), key=lambda p: p.stat().st_mtime):
-        content = json.loads(path.read_text("utf-8"))
-        stage, output = content["stage"], content["output"]
+        content = read_object(path)
+        stage, output, seconds = (content.get(name) for name in ("stage", "output", "seconds"))
+        if not isinstance(stage, str) or not isinstance(output, str) or not isinstance(seconds, int | float):
+            raise DataError(f"{path}: no record of a step's time; remove it")
         name = f"classify {output.rsplit('-', 1)[0]}" if stage == "classify" else stage
         if stage in ("sample", "tune") and "zero_shot" in output:
             name = f"{stage} zero-shot"
-        totals[name] = totals.get(name, 0.0) + float(content["seconds"])
+        totals[name] = totals.get(name, 0.0) + float(seconds)
     return totals
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gda.config import dump_config, load_config
 from gda.errors import DataError, UsageError
+from gda.reading import read_json
 
 
 def add_commands(commands: Any) -> None:
@@ -148,17 +150,18 @@ def _recipes(args: argparse.Namespace) -> int:
 def _lineage(args: argparse.Namespace) -> int:
     if not args.directory.is_dir():
         raise UsageError(f"{args.directory}: no such directory")
-    path = args.directory / "recipe.json"
-    if not path.is_file():
+    from gda.io.publish import RECIPE_FILE, read_recipe
+
+    if not (args.directory / RECIPE_FILE).is_file():
         raise DataError(f"{args.directory}: holds no recipe.json, so nothing is known of its origin")
-    recipe = json.loads(path.read_text("utf-8"))
+    recipe = read_recipe(args.directory)
     if args.json:
-        print(json.dumps(recipe, indent=2, sort_keys=True))
+        print(json.dumps(asdict(recipe), indent=2, sort_keys=True))
         return 0
-    print(f"{args.directory}: made by {recipe['stage']}")
-    for role, digest in recipe["inputs"].items():
+    print(f"{args.directory}: made by {recipe.stage}")
+    for role, digest in recipe.inputs.items():
         print(f"  from {role:<12} {digest[:16]}  {_known_as(digest, args.directory)}")
-    for name, version in recipe["environment"].items():
+    for name, version in recipe.environment.items():
         print(f"  with {name:<12} {version}")
     return 0
 
@@ -180,8 +183,8 @@ def _beside(digest: str, near: Path, card: str) -> list[Path]:
 def _digest_in(card: Path) -> str | None:
     """None for a card that cannot be read: what lies beside an output must not keep its own origin from being told."""
     try:
-        content = json.loads(card.read_text("utf-8"))
-    except (OSError, ValueError):
+        content = read_json(card)
+    except DataError:
         return None
     return content.get("digest") if isinstance(content, dict) else None
 

@@ -13,6 +13,7 @@ from typing import Any
 from gda.cluster.api import JobApi, named
 from gda.cluster.specs import CONTAINERS, asked_of, differences
 from gda.errors import DataError, GdaError, TryAgainError
+from gda.exits import code_of_torchrun, error_of
 
 # Of a failed pod's log: so much is read, and so much is shown where our program says nothing of itself. torchrun writes pages after it.
 _LINES_READ, _LINES_SHOWN = 400, 20
@@ -36,6 +37,14 @@ class State:
     failed_indexes: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """The exit code of a failed pod's program (1 where nothing says it), and whether it was killed for memory."""
+
+    code: int = 1
+    out_of_memory: bool = False
+
+
 class Cluster:
     """The cluster of the kubeconfig, or of this pod. Raises `MissingError` where there is neither.
 
@@ -51,7 +60,8 @@ class Cluster:
 
         On an interruption or SIGTERM - the run was cancelled - the job and its pods are deleted; when this process merely dies, the next
         one adopts. A job of that name that failed before is made anew: its workers go on from what is drawn.
-        Raises `JobFailedError` naming the workers that failed and the last lines of one, `TryAgainError` at its deadline or when the
+        Raises the error of the exit code of a worker that failed (`JobFailedError` for one that is not documented), naming those that
+        failed and the last lines of one, `TryAgainError` at its deadline or when the
         API server is away for long, `MissingError` for what the account may not do, `DataError` where the name is taken by other work.
         """
         with _sigterm_interrupts():
@@ -66,7 +76,9 @@ class Cluster:
         if state.reason == "DeadlineExceeded":
             raise TryAgainError(f"{named(body)}: not done within its deadline; the next try goes on from what is drawn")
         workers = f" (workers {state.failed_indexes})" if state.failed_indexes else ""
-        raise JobFailedError(f"{named(body)}: failed{workers}: {state.reason}; {self._last_words(body, state)}")
+        words, end = self._last_words(body, state)
+        message = f"{named(body)}: failed{workers}: {state.reason}; {words}"
+        raise error_of(end.code, message, otherwise=JobFailedError, out_of_memory=end.out_of_memory)
 
     def delete(self, body: Mapping[str, Any]) -> bool:
         """Delete the job of `body`, its pods first; False where there is none that asks for the same."""
@@ -129,18 +141,22 @@ class Cluster:
             yield from self._api.changes(there)
             self._pause(self._between)
 
-    def _last_words(self, body: Mapping[str, Any], state: State) -> str:
-        """How a pod of a failed worker ended, and its last lines; what may not be read hides no failure."""
+    def _last_words(self, body: Mapping[str, Any], state: State) -> tuple[str, "_End"]:
+        """How a pod of a failed worker ended, in words with its last lines, and by its code; what may not be read hides no failure."""
+        end = _End()
         try:
             failed = [pod for pod in self._api.pods(body) if pod.get("status", {}).get("phase") == "Failed"]
             of_failed = [pod for pod in failed if _index_of(pod) in _numbers(state.failed_indexes)]
             if not failed:
-                return "its pods are gone"
+                return "its pods are gone", end
             pod = (of_failed or failed)[-1]
-            name = pod["metadata"]["name"]
-            return f"{name}{_ending(pod)} said: {_last_said(self._api.log(body, name, CONTAINERS[body['kind']], _LINES_READ))}"
+            end, name = _end_of(pod), pod["metadata"]["name"]
+            log = self._api.log(body, name, CONTAINERS[body["kind"]], _LINES_READ)
+            if end.code == 1 and (code := code_of_torchrun(log.splitlines())):  # torchrun's own is 1 whatever its processes met
+                end = _End(code=code)
+            return f"{name}{_ending(pod)} said: {_last_said(log)}", end
         except GdaError as error:
-            return f"why cannot be read: {error}"
+            return f"why cannot be read: {error}", end
 
 
 def state_of(job: Mapping[str, Any]) -> State:
@@ -179,10 +195,23 @@ def _index_of(pod: Mapping[str, Any]) -> int:
     return int(pod["metadata"].get("annotations", {}).get(_INDEX, -1))
 
 
+def _terminated(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """How each container of a pod ended."""
+    states = [one.get("state", {}).get("terminated") for one in pod["status"].get("containerStatuses") or ()]
+    return [end for end in states if end]
+
+
+def _end_of(pod: Mapping[str, Any]) -> _End:
+    """By the container that failed."""
+    failed = [end for end in _terminated(pod) if end.get("exitCode")]
+    if not failed:
+        return _End()
+    return _End(code=int(failed[0]["exitCode"]), out_of_memory=any(end.get("reason") == "OOMKilled" for end in failed))
+
+
 def _ending(pod: Mapping[str, Any]) -> str:
     """How the program of a pod ended, e.g. ` (137 OOMKilled)`: of which its log says nothing."""
-    states = [one.get("state", {}).get("terminated") for one in pod["status"].get("containerStatuses") or ()]
-    codes = [f"{end.get('exitCode')} {end.get('reason', '')}".strip() for end in states if end]
+    codes = [f"{end.get('exitCode')} {end.get('reason', '')}".strip() for end in _terminated(pod)]
     return f" ({', '.join(codes)})" if codes else ""
 
 

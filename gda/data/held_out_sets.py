@@ -20,6 +20,7 @@ from gda.data.folders import images_below, read_folder
 from gda.data.images import LANCZOS, Interpolation, decode, resize_and_crop, to_array
 from gda.data.sources import Columns, Slice, SourceRecord, fingerprint_files, path_key, printable
 from gda.errors import DataError
+from gda.reading import parse_json, parser, read_bytes, read_json, read_text
 from gda.recipe import digest_of
 
 ClassMap = Mapping[str, str | None]
@@ -54,10 +55,7 @@ def read_class_map(path: Path) -> ClassMap:
 
     Raises `DataError` naming the file.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"evaluate.class_map: {path}: cannot be read ({error})") from None
+    text = read_text(path, where=f"evaluate.class_map: {path}")
     pairs = _csv_pairs(text, path) if path.suffix.lower() == ".csv" else _json_pairs(text, path)
     found: dict[str, str | None] = {}
     for folder, name in pairs:
@@ -114,11 +112,7 @@ def load_held_out(files: Sequence[Path], *, sides: Sequence[int], interpolation:
 
 
 def _load(path: Path, sides: Sequence[int], interpolation: Interpolation) -> NDArray[np.uint8]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    image = decode(data, name=str(path))
+    image = decode(read_bytes(path, limit=1 << 30), name=str(path))
     for number, side in enumerate(sides, start=1):
         image = resize_and_crop(image, side, interpolation if number == len(sides) else LANCZOS)
     return to_array(image)
@@ -150,10 +144,7 @@ def _record(path: Path, root: Path) -> SourceRecord:
 
 
 def _read_labels(path: Path, where: str) -> list[list[str]]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{where}: labels {path} cannot be read ({error})") from None
+    content = read_json(path, where=f"{where}: labels {path}")
     if not isinstance(content, list):
         raise DataError(f"{where}: labels {path}: expected a JSON list with a list of labels for each image")
     for number, own in enumerate(content):
@@ -190,17 +181,18 @@ def _some(classes: Sequence[str]) -> str:
 
 
 def _csv_pairs(text: str, path: Path) -> list[tuple[str, Any]]:
-    rows = [row for row in csv.reader(text.splitlines()) if row]
+    with parser(f"evaluate.class_map: {path}", "valid CSV"):
+        rows = [row for row in csv.reader(text.splitlines()) if row]
     if not rows or rows[0] != _MAP_COLUMNS or any(len(row) != len(_MAP_COLUMNS) for row in rows):
         raise DataError(f"evaluate.class_map: {path}: expected a CSV with the header {','.join(_MAP_COLUMNS)} and as many fields a line")
     return [(folder, name) for folder, name in rows[1:]]
 
 
 def _json_pairs(text: str, path: Path) -> list[tuple[str, Any]]:
-    try:
+    where = f"evaluate.class_map: {path}"
+    parse_json(text, where)
+    with parser(where, "valid JSON"):
         pairs = json.loads(text, object_pairs_hook=list)
-    except ValueError as error:
-        raise DataError(f"evaluate.class_map: {path}: not valid JSON ({error})") from None
     if not text.lstrip().startswith("{"):
         raise DataError(f"evaluate.class_map: {path}: expected a JSON object of folder names and class names")
     return list(pairs)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from gda.io.publish import storage_errors, work_root
+from gda.reading import as_object, parse_json, read_text
 
 LEDGER_FILE = "test_ledger.jsonl"
 
@@ -24,6 +25,7 @@ def record_test_opening(digest: str, purpose: str) -> None:
 
 
 def read_ledger() -> list[dict[str, str]]:
-    """Every recorded opening, oldest first; empty when there was none."""
+    """Every recorded opening, oldest first; empty when there was none. Raises `DataError` for a damaged line."""
     path: Path = work_root() / LEDGER_FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_text(path).splitlines() if path.exists() else []
+    return [as_object(parse_json(line, f"{path} line {number}"), f"{path} line {number}") for number, line in enumerate(lines, start=1)]

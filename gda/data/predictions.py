@@ -1,20 +1,24 @@
 """Predictions on the test split as a file: what evaluate writes, the report draws and a later candidate is compared with."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from gda.errors import DataError
 from gda.io.publish import write_bytes
+from gda.reading import parser
 from gda.sections import Arm
 
 LABELS, PROBABILITIES = "labels", "probabilities/"
 TOP_K = 5
+LARGEST_FILE = 1 << 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +62,36 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 def read_predictions(path: Path) -> Predictions:
     """Read what `write_predictions` wrote. Raises `DataError` naming the file when it is missing, cut short or something else."""
-    try:
+    what = "a whole file of test predictions"
+    with parser(path, what):
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            digest = (file.metadata() or {})["test_digest"]
-        labels = tensors.pop(LABELS)
-        probabilities = {
-            _parse_name(name.removeprefix(PROBABILITIES)): tensors.pop(name) for name in list(tensors) if PROBABILITIES in name
-        }
-        top = {_parse_name(name): tensor for name, tensor in tensors.items()}
-        return Predictions(labels=labels, top=top, test_digest=digest, probabilities=probabilities)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: not a whole file of test predictions ({type(error).__name__}: {error})") from None
+            metadata = file.metadata() or {}
+    if LABELS not in tensors or not metadata.get("test_digest"):
+        raise DataError(f"{path}: not {what} (it lacks {LABELS if LABELS not in tensors else 'test_digest'})")
+    labels = tensors.pop(LABELS)
+    top: dict[tuple[Arm, int], NDArray[np.int32]] = {}
+    probabilities: dict[tuple[Arm, int], NDArray[np.float32]] = {}
+    for name, tensor in tensors.items():
+        of_probabilities = name.startswith(PROBABILITIES)
+        (probabilities if of_probabilities else top)[_parse_name(name.removeprefix(PROBABILITIES), path)] = tensor
+    _require_shapes(labels, top, probabilities, path)
+    return Predictions(labels=labels, top=top, test_digest=metadata["test_digest"], probabilities=probabilities)
 
 
-def _parse_name(name: str) -> tuple[Arm, int]:
+def _require_shapes(labels: np.ndarray, top: Mapping[Any, np.ndarray], probabilities: Mapping[Any, np.ndarray], path: Path) -> None:
+    n = len(labels) if labels.ndim == 1 else -1
+    right = [labels.ndim == 1 and labels.dtype == np.int32, not probabilities.keys() - top.keys()]
+    right += [rows.dtype == np.int32 and rows.ndim == 2 and rows.shape[0] == n and rows.shape[1] > 0 for rows in top.values()]
+    right += [pairs.dtype == np.float32 and pairs.shape == (n, 2) for pairs in probabilities.values()]
+    if not all(right):
+        raise DataError(f"{path}: not a whole file of test predictions (its arrays do not fit together)")
+
+
+def _parse_name(name: str, path: Path) -> tuple[Arm, int]:
     arm, _, seed = name.rpartition("/")
+    if arm not in list(Arm) or not re.fullmatch(r"[0-9]{1,18}", seed):
+        raise DataError(f"{path}: not a whole file of test predictions ({name[:80]!r} is no arm and seed)")
     return Arm(arm), int(seed)

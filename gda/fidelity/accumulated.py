@@ -7,7 +7,6 @@ images that its features are of, so that it fits one shard alone. Merged snapsho
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -19,7 +18,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from gda.artifacts import Document, dump_document, read_document
@@ -32,6 +31,7 @@ from gda.fidelity.moments import Moments, merged, moments
 from gda.fidelity.statistics_file import statistics_bytes
 from gda.io.publish import storage_errors, write_bytes, write_new
 from gda.io.tensors import read_tensors, tensors_digest
+from gda.reading import parse_json, parser
 from gda.recipe import canonical_json
 
 FOLDER, INDEX_FILE, STATISTICS_FILE = "features", "features.json", "statistics.npz"
@@ -238,13 +238,14 @@ def _described(rows: pd.DataFrame, index: FeaturesIndex) -> dict[str, Any]:
 
 def _require_header(path: Path, rows: pd.DataFrame, index: FeaturesIndex) -> dict[str, Any]:
     """What the file says of itself, once that is what the manifest's rows demand; says nothing yet of the numbers."""
+    if not path.exists():
+        raise DataError(f"{path}: not found; {_ADVICE}")
     try:
-        with safe_open(path, framework="numpy") as file:
-            said = json.loads((file.metadata() or {}).get(_METADATA, "null"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; {_ADVICE}") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path}: not a whole safetensors file ({error}); {_ADVICE}") from None
+        with parser(path, "a whole safetensors file"), safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(_METADATA, "null")
+        said = parse_json(text, path)
+    except DataError as error:
+        raise DataError(f"{error}; {_ADVICE}") from None
     expected = _described(rows, index) | ({"keys": rows["key"].tolist()} if index.kept == "rows" else {})
     content = said.get("content") if isinstance(said, dict) else None
     if said != expected | {"content": content}:

@@ -1,6 +1,5 @@
 """FID and CAS of drawn batches against a validation split, each score kept as a small file under the digest of all that decides it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import Statistics
 from gda.generator.points import Batch, read_batches
 from gda.io.publish import storage_errors, write_json
+from gda.reading import read_json
 from gda.recipe import bits_environment, digest_of
 from gda.training.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
 
@@ -101,8 +101,8 @@ def write_score(path: Path, score: dict[str, float]) -> None:
 def read_score(path: Path) -> dict[str, float] | None:
     """A kept score; None where there is none or it is damaged."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(path)
+    except DataError:
         return None
     whole = isinstance(content, dict) and "value" in content and all(isinstance(value, float) for value in content.values())
     return content if whole else None

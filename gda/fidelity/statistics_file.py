@@ -10,8 +10,10 @@ from gda.errors import ConfigError, DataError
 from gda.fidelity.frechet import Statistics
 from gda.fidelity.threads import one_thread
 from gda.io.tensors import tensors_digest
+from gda.reading import PickledError, parser, read_npz
 
 _FIELD = "validate.reference_statistics"
+_LARGEST = 1 << 30  # bytes of an array: 11,000 dimensions
 _SLACK = 1e-5  # relative to the largest entry: what float32 leaves of symmetry and of eigenvalues that are zero
 
 
@@ -58,31 +60,30 @@ def statistics_digest(statistics: Statistics) -> str:
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """`mu` and `sigma` in float64."""
+    if not path.exists():
+        raise ConfigError(f"{_FIELD}: {path} does not exist; the path of an .npz with mu and sigma is accepted")
+    _require_archive(path)
     try:
-        with _archive(path) as file:
-            missing = [name for name in ("mu", "sigma") if name not in file.files]
-            if missing:
-                raise DataError(f"{path}: has no {' and no '.join(missing)}, but {', '.join(sorted(file.files)) or 'nothing'}")
-            arrays = [file[name] for name in ("mu", "sigma")]
-    except FileNotFoundError:
-        raise ConfigError(f"{_FIELD}: {path} does not exist; the path of an .npz with mu and sigma is accepted") from None
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise DataError(_pickled(path)) from None
-        raise DataError(f"{path}: not a whole .npz ({error})") from None
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a whole .npz ({error})") from None
+        found, held = read_npz(path, ("mu", "sigma"), limit=_LARGEST)
+    except PickledError:
+        raise DataError(_pickled(path)) from None
+    if missing := [name for name in ("mu", "sigma") if name not in found]:
+        raise DataError(f"{path}: has no {' and no '.join(missing)}, but {', '.join(sorted(held)) or 'nothing'}")
+    arrays = [found[name] for name in ("mu", "sigma")]
     for name, array in zip(("mu", "sigma"), arrays, strict=True):
         if array.dtype.kind not in "fiu":
             raise DataError(f"{path}: {name} holds {array.dtype}; real numbers are accepted")
     return arrays[0].astype(np.float64), arrays[1].astype(np.float64)
 
 
-def _archive(path: Path) -> np.lib.npyio.NpzFile:
-    opened = np.load(path, allow_pickle=False)
-    if not isinstance(opened, np.lib.npyio.NpzFile):
+def _require_archive(path: Path) -> None:
+    """Refuse a single array and a pickle by what numpy and pickle begin with."""
+    with parser(path, "a whole .npz"), path.open("rb") as file:
+        head = file.read(6)
+    if head == b"\x93NUMPY":
         raise DataError(f"{path}: is a single array; an .npz with mu and sigma is accepted")
-    return opened
+    if head.startswith(b"\x80"):
+        raise DataError(_pickled(path))
 
 
 def _pickled(path: Path) -> str:

@@ -1,9 +1,8 @@
 """Files in which a user says something of each class: read, matched with the classes there are, and refused in one line."""
 
 import csv
-import json
+import io
 import reprlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from gda.data.classes import normalise
 from gda.errors import ConfigError
+from gda.reading import MIB, parse_json, parse_yaml, parser, read_text
 
 LISTED = 10
 
@@ -33,14 +33,10 @@ def read_table(path: Path, names: Sequence[str], *, columns: tuple[str, str], wh
     Raises `ConfigError`, which begins with `where` and names the line, for a file that cannot be read or has other columns, an unknown
     class, and one that is named twice.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read ({error.strerror})") from None
-    except (csv.Error, ValueError) as error:
-        raise ConfigError(f"{where}: not valid CSV in UTF-8 ({_reason(error)})") from None
+    text = read_text(path, where=where, error=ConfigError)
+    with parser(where, "valid CSV in UTF-8", error=ConfigError):
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     first, header = lines[0] if lines else (1, [])
     if tuple(header) != columns:
         raise ConfigError(f"{where}: line {first}: expected the header {','.join(columns)!r}, found {','.join(header)!r}")
@@ -81,41 +77,8 @@ def _meant(wrong: str, names: Sequence[str]) -> str:
 
 
 def _read_mapping(path: Path, where: str) -> Any:
-    from ruamel.yaml.error import YAMLError
-
-    is_json = path.suffix.lower() == ".json"
-    try:
-        text = path.read_text("utf-8-sig")
-        return json.loads(text, object_pairs_hook=_unique) if is_json else _load_yaml(text)
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read ({error.strerror})") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid {'JSON' if is_json else 'YAML'} in UTF-8 ({_reason(error)})") from None
-
-
-def _load_yaml(text: str) -> Any:
-    """YAML 1.2 whose top keys are text as it is written: the classes 007, 1e3 and null are names, not numbers."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.nodes import MappingNode, ScalarNode
-
-    yaml = YAML(typ="safe", pure=True)
-    node = yaml.compose(text)
-    if node is None:
-        return None
-    for key, _ in node.value if isinstance(node, MappingNode) else ():
-        if isinstance(key, ScalarNode):
-            key.tag = "tag:yaml.org,2002:str"
-    return yaml.constructor.construct_document(node)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if repeated:
-        raise ValueError(f"key {repeated[0]!r} twice")
-    return dict(pairs)
-
-
-def _reason(error: Exception) -> str:
-    """One line: what is wrong, and where a YAML error says so."""
-    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    return f"line {mark.line + 1}: {problem}".splitlines()[0] if problem and mark else str(error).splitlines()[0]
+    """JSON, or YAML 1.2 whose top keys are text as it is written: the classes 007, 1e3 and null are names, not numbers."""
+    text = read_text(path, limit=8 * MIB, where=where, error=ConfigError)
+    if path.suffix.lower() == ".json":
+        return parse_json(text, where, unique=True, error=ConfigError)
+    return parse_yaml(text, where, keys_as_text=True, error=ConfigError)

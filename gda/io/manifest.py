@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gda.errors import DataError
 from gda.io.publish import write_bytes
+from gda.reading import parser, read_bytes
 
 MANIFEST_FILE = "manifest.parquet"
+LARGEST_MANIFEST = 1 << 33
+# Two checksums of every image cannot be compressed: no real manifest grows even tenfold.
+_ALWAYS_FINE, _MOST_EXPANSION = 1 << 26, 200
 COLUMNS: dict[str, pa.DataType] = {
     "key": pa.string(),
     "split": pa.string(),
@@ -51,22 +56,48 @@ def write_manifest(folder: Path, rows: pd.DataFrame, *, synthetic: bool) -> str:
 
 
 def read_manifest(folder: Path, sha256: str) -> pd.DataFrame:
-    """Read `manifest.parquet` after checking its bytes. Raises `DataError` when it is missing, damaged or lacks a column."""
+    """Read `manifest.parquet` after checking its bytes.
+
+    Raises `DataError` when it is missing, damaged, lacks a column, has one of another type or with nulls, or expands beyond measure.
+    """
     path = folder / MANIFEST_FILE
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    data = read_bytes(path, limit=LARGEST_MANIFEST)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{path}: checksum differs from snapshot.json; the manifest was damaged or replaced")
-    try:
-        table = pq.read_table(pa.BufferReader(data))
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    table = _read_table(data, path)
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise DataError(f"{path}: column {missing[0]!r} is missing")
-    # Whole numbers stay such beside nulls: as floats, seeds would lose their last digits.
-    return table.to_pandas(integer_object_nulls=True)
+    if empty := [name for name in COLUMNS if table.column(name).null_count]:
+        raise DataError(f"{path}: column {empty[0]!r} has empty fields")
+    with parser(path, "a manifest"):
+        # Whole numbers stay such beside nulls: as floats, seeds would lose their last digits.
+        return table.to_pandas(integer_object_nulls=True)
+
+
+def _read_table(data: bytes, path: Path) -> pa.Table:
+    """The whole table, texts only once it is known how long they are: a few bytes can name a long text a million times."""
+    expected = COLUMNS | SYNTHETIC_COLUMNS
+    with parser(path, "a Parquet file with the columns of a manifest"):
+        file = pq.ParquetFile(pa.BufferReader(data))
+        texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+        _require_measure(file.metadata.num_rows, len(data))
+        table = pq.read_table(pa.BufferReader(data), read_dictionary=texts)
+        table.validate(full=True)
+        _require_measure(sum(_text_bytes(table.column(name)) for name in texts), len(data))
+        kinds = {field.name: pa.string() if field.name in texts else field.type for field in table.schema}
+        kinds |= {name: expected[name] for name in kinds.keys() & expected.keys()}
+        return table.cast(pa.schema(list(kinds.items())))
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Bytes of all texts of a dictionary column, written out."""
+    lengths = (pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() for chunk in column.chunks)
+    return sum(length or 0 for length in lengths)
+
+
+def _require_measure(amount: int, size: int) -> None:
+    if amount > max(_ALWAYS_FINE, size * _MOST_EXPANSION):
+        raise ValueError(f"{size} bytes that expand to {amount}")
 
 
 def _column(rows: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:

@@ -1,7 +1,6 @@
 """The one way output appears: built in a work folder, then renamed to its final name, create-only."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -13,14 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gda.errors import DataError, MissingError, TryAgainError, UsageError
-from gda.recipe import Recipe
+from gda.errors import DataError, TryAgainError, UsageError
+from gda.io.locks import locked
+from gda.reading import read_json
+from gda.recipe import Recipe, parse_recipe
+from gda.storage import FULL_OR_FAILING, storage_errors
 
 RECIPE_FILE = "recipe.json"
 TEMPORARY_SUFFIX = ".gda-tmp"
 _WORK, _STAGING = "work", "out"
-_FULL_OR_FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-_STORAGE_ERRORS = _FULL_OR_FAILING | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -114,8 +114,8 @@ def claim(workspace: Workspace) -> None:
     Raises `UsageError` with the difference where half of another recipe's result for `out` lies in the work folder.
     """
     place = work_root() / "claims" / f"{hashlib.sha256(str(workspace.out.absolute()).encode()).hexdigest()[:32]}.json"
-    with suppress(OSError, ValueError, TypeError):
-        earlier = Recipe(**json.loads(place.read_bytes()))
+    with suppress(DataError):  # none yet, or a damaged one
+        earlier = parse_recipe(read_json(place), place)
         folder = _work_folder(earlier)
         if earlier != workspace.recipe and any((folder / _STAGING).glob("*")):
             changes = "; ".join(earlier.difference(workspace.recipe)[:3])
@@ -126,33 +126,17 @@ def claim(workspace: Workspace) -> None:
 
 
 @contextmanager
-def exclusive(workspace: Workspace) -> Iterator[None]:
-    """Keep other processes out of this work folder, for stages that are not made of parallel workers. Raises `TryAgainError`."""
+def exclusive(workspace: Workspace, *, wait: float = 0.0) -> Iterator[None]:
+    """Keep other processes out of this work folder, for stages that are not made of parallel workers, waiting at most `wait` seconds.
+
+    Raises `TryAgainError` where another process is at it, or has just finished, `MissingError` on a file system without locks.
+    """
     busy = f"{workspace.out}: another process is working on exactly this; wait for it, then run the same command"
-    try:
-        lock = os.open(workspace.work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except FileNotFoundError:  # it finished and cleaned up between our `prepare` and now
-        raise TryAgainError(busy) from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TryAgainError(busy) from None
+    # Not in the work folder: whoever finishes takes that away, and a lock on a file without a name keeps nobody out.
+    with locked(work_root() / "locks" / f"{workspace.recipe.digest[:32]}.lock", busy=busy, wait=wait):
+        if not (workspace.work / RECIPE_FILE).is_file():  # it finished and cleaned up between our `prepare` and now
+            raise TryAgainError(busy)
         yield
-    finally:
-        os.close(lock)
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full, read-only, failing or forbidden disk into a `MissingError` that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _STORAGE_ERRORS:
-            raise
-        reason = f"{path}: cannot be written ({error.strerror})"
-        raise MissingError(f"{reason}; make room or choose another place, then run the same command") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -223,12 +207,7 @@ def _is_staging(folder: Path) -> bool:
 def read_recipe(folder: Path) -> Recipe:
     """The recipe of a published folder. Raises `DataError` when it is missing or not one."""
     path = folder / RECIPE_FILE
-    try:
-        return Recipe(**json.loads(path.read_bytes()))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError):
-        raise DataError(f"{path}: not a recipe") from None
+    return parse_recipe(read_json(path), path)
 
 
 def _make_folder(path: Path) -> None:
@@ -316,7 +295,7 @@ def _unwrap(error: OSError) -> OSError:
     if not isinstance(error, shutil.Error):
         return error
     _, target, reason = error.args[0][0]
-    number = next((code for code in _FULL_OR_FAILING if os.strerror(code) in reason), errno.EIO)
+    number = next((code for code in FULL_OR_FAILING if os.strerror(code) in reason), errno.EIO)
     return OSError(number, os.strerror(number), target)
 
 

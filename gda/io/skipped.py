@@ -1,11 +1,11 @@
 """Outputs that hold only why there is nothing: a flow whose steps are fixed still runs where one of them is not asked for."""
 
-import json
 from pathlib import Path
 
 from gda.artifacts import Outcome
 from gda.errors import DataError
 from gda.io.publish import prepare, publish, write_json
+from gda.reading import read_object
 from gda.recipe import Recipe, digest_of
 
 SKIPPED_FILE = "skipped.json"
@@ -25,8 +25,7 @@ def skipped_because(folder: Path) -> str | None:
     path = folder / SKIPPED_FILE
     if not path.is_file():
         return None
-    try:
-        why = json.loads(path.read_bytes())["skipped"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: damaged; remove {folder} and make it again") from None
-    return str(why)
+    why = read_object(path).get("skipped")
+    if not isinstance(why, str):
+        raise DataError(f"{path}: damaged; remove {folder} and make it again")
+    return why

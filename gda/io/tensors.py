@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from gda.errors import DataError
+from gda.reading import parser, read_json
 from gda.recipe import digest_of
 
+_LONGEST_HEADER = 100_000_000  # that of the format itself
 # Written by the libraries that save and load; they say nothing about what the network computes.
 _FRAMING_KEYS = frozenset({"_diffusers_version", "_name_or_path", "transformers_version", "torch_dtype", "dtype"})
 
@@ -30,19 +32,17 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
     Raises `DataError` naming the file when it is missing, cut short or another format.
     """
-    from safetensors import SafetensorError, deserialize
+    from safetensors import deserialize
     from safetensors.numpy import load_file
 
-    try:
+    if not path.exists():
+        raise DataError(f"{path}: not found")
+    with parser(path, "a whole safetensors file"):
         with path.open("rb") as file:
-            header = file.read(int.from_bytes(file.read(8), "little"))
+            header = file.read(min(int.from_bytes(file.read(8), "little"), _LONGEST_HEADER))
         if b'"BF16"' not in header:
             return load_file(path)
         return {name: _array(view) for name, view in deserialize(path.read_bytes())}
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found") from None
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: not a whole safetensors file ({error})") from None
 
 
 def _array(view: dict[str, Any]) -> np.ndarray:
@@ -61,7 +61,7 @@ def directory_digest(root: Path) -> str:
     for path in sorted(root.rglob("*.safetensors")):
         parts[path.relative_to(root).as_posix()] = tensors_digest(read_tensors(path))
     for path in sorted(root.rglob("*.json")):
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path, finite=False)
         if isinstance(content, dict):
             content = {k: v for k, v in content.items() if k not in _FRAMING_KEYS}
         # Not canonical_json: diffusers' own files hold infinities, which plain JSON text still orders and compares.

@@ -1,6 +1,7 @@
 """finetune: teach the base model the snapshot's training images; the stages of a cascade train side by side."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from gda.generator.randomness import stream_seed
 from gda.generator.results import export_results
 from gda.generator.tokens import Tokens, class_tokens, token_prompts
 from gda.generator.train import EVALUATIONS, SNAPSHOTS, StageJob, StageResult, finetune_stage
-from gda.io.publish import RECIPE_FILE, Workspace, prepare, publish, read_recipe, work_root
+from gda.io.publish import RECIPE_FILE, Workspace, exclusive, prepare, publish, read_recipe, work_root
 from gda.model_versions import generator_model
 from gda.parallel import Bar, run_parallel
 from gda.recipe import Recipe, bits_environment, digest_of
@@ -41,7 +42,8 @@ def run(
 
     Continues from its own checkpoints after an interruption; `resume` names a checkpoint or work folder to continue from instead.
     Under `torchrun` every process calls this, and the first one writes. Raises `DataError` on a diverging loss or unusable weights,
-    `MissingError` where the base is not there, `UsageError` when `resume` is of another recipe, naming every difference.
+    `MissingError` where the base is not there, `UsageError` when `resume` is of another recipe, naming every
+    difference, `TryAgainError` while another process trains the same.
     """
     name, world = base or config.finetune.base, World.join()
     try:
@@ -53,15 +55,14 @@ def run(
         if workspace.finished:
             card = read_document(out / "generator.json", GeneratorCard)
             return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", metrics=card.metrics, reused=True)
-        resume_at = _resume(workspace, resume) if resume is not None else {}
-        plan = _plan(config, name, real, prompts, tokens, workspace.work, resume_at)
-        with Bar(sum(job.num_train_steps for job in plan.jobs), "finetune", unit="step", shown=progress and world.is_first):
-            alone = world.size > 1 or world.device.type != "cpu"
-            results = [finetune_stage(job) for job in plan.jobs] if alone else run_parallel(finetune_stage, plan.jobs)
-        if not world.is_first:
-            world.tell(None)
-            return Outcome(output=out, digest="", summary="the first process writes the result")
-        outcome = _export(config, workspace, name, real, prompts, plan, results)
+        with exclusive(workspace) if world.is_first else nullcontext():
+            resume_at = _resume(workspace, resume) if resume is not None else {}
+            plan = _plan(config, name, real, prompts, tokens, workspace.work, resume_at)
+            results = _train(plan, world, progress=progress)
+            if not world.is_first:
+                world.tell(None)
+                return Outcome(output=out, digest="", summary="the first process writes the result")
+            outcome = _export(config, workspace, name, real, prompts, plan, results)
         world.tell(None)  # the others leave when the result is there
         return outcome
     finally:
@@ -74,6 +75,13 @@ class _Plan:
     num_images: int
     notes: list[str]
     tokens: Tokens | None
+
+
+def _train(plan: _Plan, world: World, *, progress: bool) -> list[StageResult]:
+    """Train every stage of the plan, side by side on CPUs where this process is alone."""
+    with Bar(sum(job.num_train_steps for job in plan.jobs), "finetune", unit="step", shown=progress and world.is_first):
+        alone = world.size > 1 or world.device.type != "cpu"
+        return [finetune_stage(job) for job in plan.jobs] if alone else run_parallel(finetune_stage, plan.jobs)
 
 
 def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], tokens: Tokens | None, world: World) -> Recipe:

@@ -15,7 +15,7 @@ from gda.fidelity.tuning import Size, Sweep, cas_recipe
 from gda.generator.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve
 from gda.generator.reaverage import averaging_digest
 from gda.generator.sweep import Grid, Parts, make_grid
-from gda.io.publish import prepare, publish, write_bytes
+from gda.io.publish import exclusive, prepare, publish, write_bytes
 from gda.parallel import Bar
 from gda.recipe import Recipe, bits_environment, digest_of
 from gda.report.tuning import describe, tuning_pictures
@@ -27,7 +27,8 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: in
     With `workers` > 1 only the FID of the points of number `worker` modulo `workers` is measured, and kept for the command without them.
     Uses the training and validation splits only: FID is against validation images, its floor is train against validation. A point that
     cannot be drawn or measured is recorded with the reason and never chosen. Raises `ConfigError` for axes that contradict each other
-    or widths that no snapshots give, `DataError` where no point is left.
+    or widths that no snapshots give, `DataError` where no point is left, `TryAgainError` while another process makes
+    the same choice.
     """
     real, card = Snapshot.open(snapshot), read_card(generator)
     parts = _parts(generator, card)
@@ -47,15 +48,16 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: in
     if workers > 1:
         count = sweep.measure(worker, workers)
         return Outcome(output=out, digest="", summary=f"measured {count} of {len(grid.points)} points of {out}; no choice is made yet")
-    if progress:
-        print(f"tune: {sweep.size}", file=sys.stderr, flush=True)
-    with Bar(sweep.size.handled, f"tune {out.name}", unit="image", shown=progress):
-        settings = sweep.run()
-    pictures = tuning_pictures(settings)
-    for name, png in pictures.items():
-        write_bytes(workspace.staging / f"{name}.png", png)
-    write_bytes(workspace.staging / "settings.json", dump_document(settings))
-    publish(workspace)
+    with exclusive(workspace):
+        if progress:
+            print(f"tune: {sweep.size}", file=sys.stderr, flush=True)
+        with Bar(sweep.size.handled, f"tune {out.name}", unit="image", shown=progress):
+            settings = sweep.run()
+        pictures = tuning_pictures(settings)
+        for name, png in pictures.items():
+            write_bytes(workspace.staging / f"{name}.png", png)
+        write_bytes(workspace.staging / "settings.json", dump_document(settings))
+        publish(workspace)
     return _outcome(out, settings, sweep.size, tuple(out / f"{name}.png" for name in pictures))
 
 

@@ -12,6 +12,7 @@ from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.flow import EVALUATION, GENERATOR, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes
+from gda.reading import as_object, parse_json
 from gda.sections import Arm
 from gda.steps.form import FORM, classifier_runs, step_settings
 from gda.steps.graph import CLASSIFY, config_of, parse_reference
@@ -162,12 +163,9 @@ def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary
 def _with(config: Config, settings: str, accepted: tuple[str, ...]) -> Config:
     """`config` with other settings of the accepted sections."""
     content = dump_config(config)
-    try:
-        changes = json.loads(settings or "{}")
-    except ValueError as error:
-        raise ConfigError(f"settings: not JSON ({error})") from None
+    changes = as_object(parse_json(settings or "{}", "settings", error=ConfigError), "settings", error=ConfigError)
     for section, values in changes.items():
         if section not in accepted:
             raise ConfigError(f"settings: {section}: is not asked anew here; accepted: {', '.join(accepted) or 'none'}")
-        content[section] |= values
+        content[section] |= as_object(values, f"settings: {section}", error=ConfigError)
     return parse_config(content, where="settings")

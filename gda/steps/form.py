@@ -7,6 +7,7 @@ from typing import Any
 from gda.config import Config, dump_config, parse_config
 from gda.errors import ConfigError
 from gda.flow import BESIDE, GRAPH
+from gda.reading import parse_json
 from gda.steps.graph import settings_of
 
 # Field of the form -> field of the configuration. `num_seeds` and `guidance_scale` are written otherwise there (see `_as_configured`).
@@ -78,10 +79,7 @@ def classifier_runs(config: Config) -> list[dict[str, str]]:
 
 
 def _parsed(settings: str) -> dict[str, Any]:
-    try:
-        content = json.loads(settings or "{}")
-    except ValueError as error:
-        raise ConfigError(f"settings: not JSON ({error})") from None
+    content = parse_json(settings or "{}", "settings", error=ConfigError)
     if not isinstance(content, dict):
         raise ConfigError(f"settings: expected a JSON object of sections, got {type(content).__name__}")
     return content

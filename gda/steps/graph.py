@@ -15,6 +15,7 @@ from gda.artifacts import Document
 from gda.config import Config, dump_config, parse_config
 from gda.errors import DataError, UsageError
 from gda.flow import BESIDE, CLASSIFIERS, GRAPH, Node, arm_inputs
+from gda.reading import as_object, parse_json
 from gda.recipe import digest_of
 from gda.sections import Arm
 
@@ -94,12 +95,10 @@ def settings_of(config: Config, node: Node) -> str:
 
 def config_of(settings: str) -> Config:
     """The configuration as a step sees it: its own sections, the defaults elsewhere. Raises `ConfigError`."""
-    try:
-        content = json.loads(settings)
-    except ValueError:
-        raise UsageError(f"settings: {settings[:80]!r} is not JSON") from None
-    arms = content.get("classify", {}).get("arms")
-    if arms and "promote" not in content:
+    content = as_object(parse_json(settings, "settings", error=UsageError), "settings", error=UsageError)
+    classify = content.get("classify", {})
+    arms = classify.get("arms") if isinstance(classify, dict) else None
+    if isinstance(arms, list) and arms and "promote" not in content:
         # A step that knows which arms are compared, but not which is declared: any of them will do to read the rest.
         content = {**content, "promote": {"arm": arms[0]}}
     return parse_config(content, where="settings")

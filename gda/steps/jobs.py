@@ -3,7 +3,6 @@
 The step creates, adopts and watches the job, and then finds what its pods published, as if it had done the work itself.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 from gda.cluster.specs import JobSettings, PodSettings, indexed_job, job_name, train_job
 from gda.cluster.watching import Cluster
 from gda.errors import UsageError
+from gda.reading import as_object, parse_json
 from gda.steps.entry import require_workers
 from gda.steps.graph import Request
 from gda.steps.step import Place, Step, run_step
@@ -134,8 +134,8 @@ def pods_of(task: TaskConfig, *, image: str, data_root: Path) -> PodSettings:
 
 def read_job(text: str) -> JobSettings:
     """How a job runs, from a JSON object. Raises `UsageError` that names an unknown field."""
+    content = as_object(parse_json(text or "{}", "job", error=UsageError), "job", error=UsageError)
     try:
-        content = json.loads(text or "{}")
         known = {field.name for field in fields(JobSettings)}
         if unknown := sorted(set(content) - known):
             raise UsageError(f"job: unknown field {unknown[0]!r}; accepted: {', '.join(sorted(known))}")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from gda.errors import GdaError
+from gda.exits import code_of_torchrun, error_of
 from gda.parallel import num_accelerators
 from gda.steps.graph import Request
 from gda.steps.step import Step, run_step
@@ -14,6 +14,7 @@ from gda.steps.step import Step, run_step
 _TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 # How long the processes have to write what they were at, when the step is ended.
 _GRACE = 30
+_LINES_KEPT = 400
 
 
 def train_here(
@@ -28,8 +29,8 @@ def train_here(
 ) -> Step:
     """Train the network of `step` (finetune, or classify with its `item`) on this machine, under torchrun where there is work for it.
 
-    `processes` 0 is one for each accelerator, and one without any. Raises what `run_step` raises, and `GdaError` with the sentence of
-    the first process that failed.
+    `processes` 0 is one for each accelerator, and one without any. Raises what `run_step` raises, and the error of the first
+    process that failed, with its sentence and exit code.
     """
     count = processes or max(1, num_accelerators())
 
@@ -43,8 +44,9 @@ def train_here(
 def _launch(command: Sequence[str]) -> None:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     said: list[str] = []
+    written: list[str] = []  # the last lines, in which torchrun says how each process ended
     assert process.stderr is not None
-    reading = threading.Thread(target=_pass_on, args=(process.stderr, said), daemon=True)
+    reading = threading.Thread(target=_pass_on, args=(process.stderr, said, written), daemon=True)
     reading.start()
     try:
         code = process.wait()
@@ -57,12 +59,15 @@ def _launch(command: Sequence[str]) -> None:
         raise
     reading.join(_GRACE)
     if code:
-        raise GdaError(said[0] if said else f"processes that train together: exit code {code}; their own lines say why")
+        code = code_of_torchrun(written) or code
+        raise error_of(code, said[0] if said else f"processes that train together: exit code {code}; their own lines say why")
 
 
-def _pass_on(lines: IO[str], said: list[str]) -> None:
-    """Print what the processes say, and keep their sentences of what is wrong."""
+def _pass_on(lines: IO[str], said: list[str], written: list[str]) -> None:
+    """Print what the processes say, and keep their sentences of what is wrong, and the last lines of all."""
     for line in lines:
+        written.append(line)
+        del written[:-_LINES_KEPT]
         print(line, end="", file=sys.stderr, flush=True)
         if line.startswith("gda "):
             said.append(line.partition(": ")[2].strip())

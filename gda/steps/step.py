@@ -18,8 +18,10 @@ from gda.commands import build_parser
 from gda.config import dump_config
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
 from gda.io.publish import write_bytes, write_json
+from gda.reading import read_object
 from gda.recipe import digest_of
 from gda.steps.graph import Reference, Request, argv, config_of, make_request, output_paths, parse_reference
+from gda.storage import storage_problem
 
 STEP_FILE, FAILURE_FILE, SETTINGS_FILE = "step.json", "failure.json", "settings.json"
 # Files that say what an output holds, by a field `digest` of theirs, or by their whole content.
@@ -140,9 +142,12 @@ def run_step(
         return Step(record=done, folder=folder, reused=True)
     try:
         return _run(request, folder, share, by)
-    except GdaError as error:
-        write_json(_made(folder) / FAILURE_FILE, {"step": request.name, "error": str(error), "exit_code": error.exit_code})
-        raise
+    except Exception as error:
+        known = error if isinstance(error, GdaError) else storage_problem(error)
+        if known is None:
+            raise
+        write_json(_made(folder) / FAILURE_FILE, {"step": request.name, "error": str(known), "exit_code": known.exit_code})
+        raise known from None
     except KeyboardInterrupt:
         raise TryAgainError(f"{request.name}: interrupted; run again, it continues where it stopped") from None
 
@@ -159,11 +164,12 @@ def content_digest(path: Path) -> str:
     """Digest of the output in the folder `path`, from the small file that says what it holds. Raises `DataError`."""
     for name in _WITH_DIGEST + _WHOLE:
         if (file := path / name).is_file():
-            try:
-                content = json.loads(file.read_bytes())
-                return str(content["digest"]) if name in _WITH_DIGEST else digest_of(content)
-            except (ValueError, KeyError, TypeError):
-                raise DataError(f"{file}: damaged") from None
+            content = read_object(file)
+            if name in _WHOLE:
+                return digest_of(content)
+            if not isinstance(content.get("digest"), str):
+                raise DataError(f"{file}: damaged")
+            return str(content["digest"])
     raise DataError(f"{path}: holds none of {', '.join(_WITH_DIGEST + _WHOLE)}")
 
 

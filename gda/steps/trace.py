@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gda.config import Config
+from gda.errors import DataError
 from gda.flow import CLASSIFIERS, GRAPH, Node
+from gda.reading import read_object
 from gda.steps.form import classifier_runs, step_settings
 from gda.steps.graph import CLASSIFY, REGISTER_FLAGS, Reference, Request, make_request, producer, roles
 from gda.steps.step import FAILURE_FILE, StepRecord, finished
@@ -79,10 +80,8 @@ def _look(name: str, data_root: Path, request: Request | None) -> Traced:
 
 
 def _failure(path: Path) -> str | None:
-    import json
-
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_object(path)
+    except DataError:
         return None
     return str(content.get("error", "")) or None

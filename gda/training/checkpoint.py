@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from gda.errors import DataError, UsageError
 from gda.io.publish import write_bytes
 from gda.io.tensors import tensors_digest
+from gda.reading import parser
 
 _KEPT = 2
 
@@ -47,14 +48,13 @@ def load_checkpoint(folder: Path, *, identity: str) -> dict[str, Tensor] | None:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: damaged checkpoint ({error})") from None
+    with parser(path, "a whole checkpoint"), safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     if metadata.get("digest") != _digest(state):
         raise DataError(f"{path}: damaged checkpoint (checksum differs)")
+    if "identity" not in metadata:
+        raise DataError(f"{path}: damaged checkpoint (its identity is missing)")
     return state, metadata["identity"]
 
 

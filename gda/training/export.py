@@ -1,12 +1,13 @@
 """Finished classifiers as directories that timm loads: `config.json`, `model.safetensors`, and our `classifier.json`."""
 
 import json
+import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from timm.models import get_model_args
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from gda.artifacts import ClassifierCard, dump_document
 from gda.errors import DataError
 from gda.io.publish import write_bytes
 from gda.io.tensors import tensors_digest
+from gda.reading import parser, read_object
 from gda.training.augment import Channels
+from gda.training.sizes import require_sizes_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "classifier.json"
 
@@ -46,15 +49,16 @@ def preparation(model: nn.Module) -> tuple[Channels, Channels]:
 def load_classifier(folder: Path) -> nn.Module:
     """The classifier in `folder`, in eval mode. Raises `DataError` when its files are missing, damaged or anything but safetensors."""
     config, tensors = _read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
-    try:
+    require_sizes_of(
+        {"num_classes": config["num_classes"], **config["model_args"]}, [value.shape for value in tensors.values()], folder / CONFIG
+    )
+    with parser(folder, f"of one network: weights and {CONFIG} do not fit together"):
         # Not pretrained=True: timm would fall back to a pickle where the safetensors file is missing.
-        held = {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
+        held = {"mean": config["mean"], "std": config["std"]}
         model = timm.create_model(
             config["architecture"], num_classes=config["num_classes"], pretrained_cfg_overlay=held, **config["model_args"]
         )
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{folder}: weights and {CONFIG} do not fit together ({str(error).splitlines()[0]})") from None
     return model.eval()
 
 
@@ -81,15 +85,27 @@ def _timm_config(model: nn.Module, card: ClassifierCard) -> dict[str, Any]:
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        held = {"mean": (0.5,) * 3, "std": (0.5,) * 3} | content.get("pretrained_cfg", {})
-        named = {name: content[name] for name in ("architecture", "num_classes")}
-        return named | {"model_args": content.get("model_args", {}), "mean": held["mean"], "std": held["std"]}
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; expected a directory that timm loads") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a timm configuration ({type(error).__name__}: {error})") from None
+    if not path.exists():
+        raise DataError(f"{path}: not found; expected a directory that timm loads")
+    content = read_object(path, finite=False)
+    held, model_args = content.get("pretrained_cfg", {}), content.get("model_args", {})
+    if not isinstance(held, dict) or not isinstance(model_args, dict):
+        raise DataError(f"{path}: not a timm configuration (pretrained_cfg and model_args must be objects)")
+    architecture, num_classes = content.get("architecture"), content.get("num_classes")
+    if not isinstance(architecture, str) or not timm.is_model(architecture) or ":" in architecture:
+        raise DataError(f"{path}: not a timm configuration (architecture {architecture!r} is none of timm's)")
+    if type(num_classes) is not int or num_classes < 1:
+        raise DataError(f"{path}: not a timm configuration (num_classes is {num_classes!r}; accepted: a whole number from 1)")
+    named = {"architecture": architecture, "num_classes": num_classes, "model_args": model_args}
+    return named | {name: _three(held.get(name, (0.5,) * 3), name, path) for name in ("mean", "std")}
+
+
+def _three(values: Any, name: str, path: Path) -> Channels:
+    if isinstance(values, list | tuple) and len(values) == 3 and all(type(value) in (int, float) for value in values):
+        first, second, third = (float(value) for value in values)
+        if all(math.isfinite(value) for value in (first, second, third)):
+            return first, second, third
+    raise DataError(f"{path}: not a timm configuration ({name} is {reprlib.repr(values)}; accepted: three finite numbers)")
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -97,7 +113,5 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         pickles = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         found = f"; {pickles[0]} is a pickle, which is never opened" if pickles else ""
         raise DataError(f"{path}: not found; weights must be safetensors{found}")
-    try:
+    with parser(path, "a whole safetensors file"):
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: not a whole safetensors file ({error})") from None

@@ -11,7 +11,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from gda.errors import ConfigError, DataError
+from gda.reading import parse_json
 from gda.training.pretrained import Weights
+from gda.training.sizes import require_sane_sizes
 
 # Ours to decide: classes and channels come from the data, and weights come from training alone.
 _RESERVED = frozenset(
@@ -21,14 +23,12 @@ _RESERVED = frozenset(
 
 def parse_model_args(text: str) -> dict[str, Any]:
     """The keyword arguments of `timm.create_model` from their JSON. Raises `ConfigError` on anything but an object of free names."""
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"classify.model_args_json: not valid JSON ({error}), got {text!r}") from None
+    content = parse_json(text, "classify.model_args_json", error=ConfigError)
     if not isinstance(content, dict):
         raise ConfigError(f"classify.model_args_json: expected a JSON object, got {text!r}")
     if reserved := sorted(_RESERVED & content.keys()):
         raise ConfigError(f"classify.model_args_json: {reserved[0]!r} is set by gda; any other argument of timm.create_model is accepted")
+    require_sane_sizes(content, "classify.model_args_json")
     return content
 
 

@@ -1,6 +1,5 @@
 """Pretrained weights of a classifier: where they lie, what is in them, and how their images were prepared."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from gda.data.images import Interpolation
 from gda.errors import ConfigError, DataError, MissingError
 from gda.io.hub_cache import cache_dir
 from gda.io.shards import sha256_of
+from gda.reading import read_object
 from gda.recipe import digest_of
 from gda.sections import ClassifyConfig
 
@@ -84,7 +84,7 @@ def _digest(path: Path, modified: int, size: int) -> str:
 def _channels(values: Any, name: str) -> Channels:
     try:
         first, second, third = (float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"classify.pretrained: its configuration has a {name} of {values!r}; expected three numbers") from None
     if not all(math.isfinite(value) for value in (first, second, third)):
         raise DataError(f"classify.pretrained: its configuration has a {name} of {values!r}; expected finite numbers")
@@ -137,13 +137,12 @@ def _timm_preparation(model: str) -> dict[str, Any]:
 
 def _described(path: Path, model: str) -> dict[str, Any]:
     """What a directory's `config.json` says of it, under `pretrained_cfg` or, in older ones of timm, beside `architecture`."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        architecture = str(content.get("architecture", model))
-        preparation = content.get("pretrained_cfg", content)
-        found = {name: preparation[name] for name in ("mean", "std", "interpolation") if name in preparation}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{path}: not a timm configuration ({type(error).__name__}: {error})") from None
+    content = read_object(path, finite=False)
+    architecture = str(content.get("architecture", model))
+    preparation = content.get("pretrained_cfg", content)
+    if not isinstance(preparation, dict):
+        raise DataError(f"{path}: not a timm configuration (pretrained_cfg is {type(preparation).__name__}; accepted: an object)")
+    found = {name: preparation[name] for name in ("mean", "std", "interpolation") if name in preparation}
     if architecture.partition(".")[0] != model.partition(".")[0]:
         raise ConfigError(f"classify.pretrained: {path.parent} holds a {architecture}, but classify.model is {model}; make the two agree")
     return _timm_preparation(model) | found

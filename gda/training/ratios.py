@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from gda.data.resident import ImageSet
 from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
 from gda.parallel import run_parallel, tick
+from gda.reading import parser
 from gda.recipe import bits_environment, digest_of
 from gda.sections import RatioConfig
 from gda.training.classifier import Source, TrainRecipe, predict_logits, train_classifier
@@ -138,11 +139,12 @@ def _train(job: _Job) -> None:
 
 
 def _read(path: Path, images: int) -> Correct | None:
-    try:
-        correct = load_file(path)["correct"]
-    except (OSError, SafetensorError, KeyError):
+    if not path.exists():
         return None
-    return correct.astype(np.bool_) if correct.shape == (images,) else None
+    with suppress(DataError), parser(path, "a whole safetensors file"):
+        correct = load_file(path).get("correct")
+        return correct.astype(np.bool_) if correct is not None and correct.shape == (images,) else None
+    return None
 
 
 def _require(path: Path, val: ImageSet) -> Correct:

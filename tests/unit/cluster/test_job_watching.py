@@ -13,7 +13,7 @@ from fake_kubernetes import FakeKubernetes
 
 from gda.cluster.specs import JobSettings, PodSettings, indexed_job, train_job
 from gda.cluster.watching import Cluster, JobFailedError, state_of
-from gda.errors import DataError, MissingError, TryAgainError
+from gda.errors import DataError, GdaError, MissingError, TryAgainError, UsageError
 
 PODS = PodSettings(image="r/gda@sha256:1")
 DONE = {"succeeded": 3, "conditions": [{"type": "Complete", "status": "True"}]}
@@ -297,7 +297,7 @@ def test_workers_that_failed_are_named(kube: FakeKubernetes) -> None:
         _pod("other", 1, "Failed", job="other", made=11),
     ]
     kube.logs = {"last-of-1/gda": "drawing shard 3\n"}
-    with pytest.raises(JobFailedError) as caught:
+    with pytest.raises(MissingError) as caught:
         _cluster().run_to_end(_job())
     assert str(caught.value) == "Job gda-sample-1: failed (workers 1): FailedIndexes; last-of-1 (137 OOMKilled) said: drawing shard 3"
 
@@ -318,6 +318,31 @@ def test_a_train_job_that_failed(kube: FakeKubernetes) -> None:
     kube.pods = [_pod("n", -1, "Failed", job="gda-finetune-1")]
     kube.logs = {"n/node": "no space left\n"}
     with pytest.raises(JobFailedError, match="failed: JobsFailed; n said: no space left"):
+        _cluster().run_to_end(_train())
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(1, JobFailedError), (2, UsageError), (3, DataError), (5, MissingError), (75, TryAgainError), (143, TryAgainError)]
+)
+def test_a_pods_exit_code_is_passed_on(kube: FakeKubernetes, code: int, kind: type[GdaError]) -> None:
+    """Whoever runs the step learns whether it may be tried again; a defect in a pod stays one."""
+    kube.script = [FAILED]
+    ended = [{"name": "gda", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": {"terminated": {"exitCode": code}}}]
+    kube.pods = [_pod("a", 1, "Failed", containerStatuses=ended)]
+    kube.logs = {"a/gda": "gda sample: what is wrong\n"}
+    with pytest.raises(GdaError, match="gda sample: what is wrong") as caught:
+        _cluster().run_to_end(_job())
+    assert type(caught.value) is kind
+    assert caught.value.exit_code == (75 if code == 143 else code)
+
+
+def test_the_exit_code_under_torchrun_is_passed_on(kube: FakeKubernetes) -> None:
+    """torchrun ends with 1 whatever its processes met; the code of the first that failed is in what it wrote."""
+    kube.script = [{"conditions": [{"type": "Failed", "status": "True", "reason": "JobsFailed"}]}]
+    ended = [{"name": "node", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": {"terminated": {"exitCode": 1}}}]
+    kube.pods = [_pod("n", -1, "Failed", job="gda-finetune-1", containerStatuses=ended)]
+    kube.logs = {"n/node": "gda finetune: disk full\nRoot Cause (first observed failure):\n[0]:\n  exitcode  : 5 (pid: 12)\n"}
+    with pytest.raises(MissingError, match="disk full"):
         _cluster().run_to_end(_train())
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gda.errors import DataError, MissingError
+from gda.errors import DataError, MissingError, TryAgainError
 from gda.parallel import Bar, _cgroup_quota, run_parallel, tick
 
 
@@ -55,9 +55,13 @@ def test_a_failure_ends_workers_that_do_not_listen():
     assert time.monotonic() - began < 30
 
 
-def test_a_killed_worker_is_said():
-    """An out-of-memory kill is one clear line, not a broken pool."""
-    with pytest.raises(MissingError, match="killed"):
+def test_a_killed_worker_is_said(monkeypatch):
+    """A worker killed from outside may be tried again; one that the kernel killed for memory lacks it: never a broken pool."""
+    with pytest.raises(TryAgainError, match="killed from outside"):
+        run_parallel(_die, [1, 2], workers=2)
+    counts = iter([[3], [4]])
+    monkeypatch.setattr("gda.parallel._killed_for_memory", lambda: next(counts))
+    with pytest.raises(MissingError, match="want of memory"):
         run_parallel(_die, [1, 2], workers=2)
 
 

@@ -512,9 +512,9 @@ def test_an_average_is_kept_under_what_it_was_made_from(in_folder, flow_generato
 def test_whoever_comes_while_an_average_is_made_waits_for_it(in_folder, flow_generator):
     """Workers that start together do not fail each other: the second gets what the first makes."""
     name = averaging_digest(str(flow_generator), 0.08)[:32]
-    out, work = Path("cache") / name, Path(".gda/work") / name
-    work.mkdir(parents=True)
-    lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT)
+    out, locks = Path("cache") / name, Path(".gda/locks")
+    locks.mkdir(parents=True)
+    lock = os.open(locks / f"{name}.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     found: list[Path] = []
     waiting = threading.Thread(target=lambda: found.append(averaged(str(flow_generator), 0.08, Path("cache"))))

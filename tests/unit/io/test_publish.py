@@ -85,9 +85,9 @@ def test_broken_recipe_is_not_overwritten(tmp_path: Path) -> None:
     """Guards against taking a damaged output for a free or a finished one."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "recipe.json").write_text("{")
-    with pytest.raises(UsageError, match="not a recipe"):
+    with pytest.raises(UsageError, match=r"recipe\.json: not valid JSON"):
         prepare(RECIPE, tmp_path / "out")
-    with pytest.raises(DataError, match="not a recipe"):
+    with pytest.raises(DataError, match=r"recipe\.json: not valid JSON"):
         read_recipe(tmp_path / "out")
 
 

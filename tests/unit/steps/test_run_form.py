@@ -58,7 +58,7 @@ def test_numbers_may_arrive_as_floating_point() -> None:
         ({"images_per_class": 5}, '{"sample": {"images_per_class": 7}}', "sample.images_per_class is the field images_per_class"),
         ({"seed": 1}, '{"seed": 2}', "settings: seed is the field seed"),
         ({}, "[]", "settings: expected a JSON object of sections, got list"),
-        ({}, "{", "settings: not JSON"),
+        ({}, "{", "settings: not valid JSON"),
         ({"data": "x"}, '{"snapshot": 3}', "settings: snapshot is not a section"),
         ({"method": "fool"}, "{}", "finetune.method"),
         ({}, '{"finetune": {"jiter": 1}}', "did you mean 'jitter'?"),

@@ -142,7 +142,7 @@ def test_arms_without_the_declared_one_are_read() -> None:
         (lambda: _request("classify", arm="real", seed="x"), "seed 'x'"),
         (lambda: make_request("finetune", inputs={}, settings="{}", code="1", item={}), "finetune: no reference for snapshot; given: none"),
         (lambda: parse_reference("1/2", role="snapshot"), "snapshot: '1/2' is no reference"),
-        (lambda: config_of("{"), "settings: '{' is not JSON"),
+        (lambda: config_of("{"), "settings: not valid JSON"),
     ],
 )
 def test_what_is_no_step_is_refused(call, said) -> None:
