@@ -24,6 +24,9 @@ _END = bytes(2 * BLOCK)
 _ZERO = bytes(BLOCK)
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _REGULAR = (b"0", b"\0")
+_EXTENDED = (b"x", b"g", b"L")  # headers of other tools that speak of the member after them
+_LONGEST_EXTENDED_HEADER = 1 << 20  # bytes
+_PAX_RECORD = re.compile(rb"([1-9][0-9]{0,8}) ([^=\n]+)=")
 # A header as tarfile writes it with its defaults (mode 644, mtime 0, uid and gid 0, no owner names), without name, size and checksum.
 _TEMPLATE = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
 _MODE, _MTIME, _REST = _TEMPLATE[100:124], _TEMPLATE[135:148], _TEMPLATE[156:]
@@ -58,6 +61,13 @@ class Member(NamedTuple):
     name: str
     offset: int
     data: bytes
+
+
+class _Override(NamedTuple):
+    """Name and size in bytes of the next member, where an extended header says them."""
+
+    name: str | None = None
+    size: int | None = None
 
 
 def write_shard(path: Path, records: Iterable[ShardRecord]) -> ShardIndex:
@@ -122,8 +132,7 @@ def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Membe
     Links, devices, absolute names, `..` and damaged or truncated content raise `DataError`. `foreign` tars (other tools')
     may hold folders and long names (PAX, GNU); in ours they are errors, and so is padding that is not zero.
     """
-    name_override: str | None = None
-    size_override: int | None = None
+    override = _Override()
     offset, end = file.tell(), _length(file)
     while True:
         header = file.read(BLOCK)
@@ -131,16 +140,16 @@ def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Membe
             return _require_end(file, shard)
         own = None if foreign else _parse_own(header)
         name, size, kind = own or _parse_header(header, shard, offset)
-        size = size if size_override is None else size_override
+        size = size if override.size is None or kind in _EXTENDED else override.size
         data = _read_data(file, shard, name, size, end - offset - BLOCK, strict=not foreign)
         start, offset = offset, offset + BLOCK + size + -size % BLOCK
         if own is not None:
             yield Member(name, start, data)
             continue
-        if foreign and kind in (b"x", b"g", b"L"):
-            name_override, size_override = _long_name(kind, data, name_override)
+        if foreign and kind in _EXTENDED:
+            override = _long_name(shard, start, kind, data, override)
             continue
-        name, name_override, size_override = name_override or name, None, None
+        name, override = override.name or name, _Override()
         if kind in _REGULAR and not name.endswith("/"):
             yield Member(_safe_name(name, shard, foreign), start, data)
         elif not (foreign and (kind == b"5" or name.endswith("/"))):
@@ -242,7 +251,10 @@ def _parse_header(header: bytes, shard: str, offset: int) -> tuple[str, int, byt
 def _number(field_bytes: bytes) -> int:
     if field_bytes[0] == 0x80:  # GNU's form of sizes that do not fit in octal
         return int.from_bytes(field_bytes[1:], "big")
-    return int(field_bytes.split(b"\0", 1)[0].strip() or b"0", 8)
+    digits = field_bytes.split(b"\0", 1)[0].strip() or b"0"
+    if not digits.isdigit():  # int() would take signs and underscores
+        raise ValueError(field_bytes)
+    return int(digits, 8)
 
 
 def _text(field_bytes: bytes) -> str:
@@ -270,21 +282,37 @@ def _require_end(file: BinaryIO, shard: str) -> None:
             raise DataError(f"{shard}: content after the end mark")
 
 
-def _long_name(kind: bytes, data: bytes, name: str | None) -> tuple[str | None, int | None]:
-    if kind == b"L":
-        return _text(data), None
-    if kind == b"g":
-        return name, None
-    size = None
-    while data:
-        length, _, rest = data.partition(b" ")
-        entry, data = rest[: int(length) - len(length) - 2], data[int(length) :]
-        keyword, _, value = entry.partition(b"=")
+def _long_name(shard: str, offset: int, kind: bytes, data: bytes, before: _Override) -> _Override:
+    """What an extended header (GNU's long name, PAX) says of the member after it. Raises `DataError` where it makes no sense."""
+    try:
+        if len(data) > _LONGEST_EXTENDED_HEADER:
+            raise ValueError(f"{len(data)} bytes long")
+        if kind == b"L":
+            return _Override(_text(data), before.size)
+        return before if kind == b"g" else _pax(data, before)
+    except ValueError as error:
+        raise DataError(f"{shard}: damaged extended header at byte {offset} ({error})") from None
+
+
+def _pax(data: bytes, before: _Override) -> _Override:
+    """Records "LENGTH KEYWORD=VALUE\\n", each of them LENGTH bytes long. Raises `ValueError`."""
+    name, size, start = before.name, before.size, 0
+    while start < len(data):
+        found = _PAX_RECORD.match(data, start)
+        end = start + int(found[1]) if found else 0
+        if found is None or not found.end() < end <= len(data) or data[end - 1 : end] != b"\n":
+            raise ValueError(f"no PAX record at byte {start} of it")
+        keyword, value = found[2], data[found.end() : end - 1]
+        if keyword.startswith(b"GNU.sparse."):
+            raise ValueError("a sparse file; write the tar without --sparse")
         if keyword == b"path":
             name = value.decode("utf-8")
         elif keyword == b"size":
+            if not value.isdigit() or len(value) > 20:
+                raise ValueError(f"size {value[:30]!r}")
             size = int(value)
-    return name, size
+        start = end
+    return _Override(name, size)
 
 
 def _safe_name(name: str, shard: str, foreign: bool) -> str:
