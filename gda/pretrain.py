@@ -93,8 +93,8 @@ class CaptionStates:
     """Frozen text states by caption, encoded once each."""
 
     def __init__(self, text: Path) -> None:
-        self.tokenizer = T5Tokenizer.from_pretrained(text / "tokenizer")
-        self.encoder = T5EncoderModel.from_pretrained(text / "text_encoder").eval()
+        self.tokenizer = T5Tokenizer.from_pretrained(text / "tokenizer", trust_remote_code=False)
+        self.encoder = T5EncoderModel.from_pretrained(text / "text_encoder", use_safetensors=True).eval()
         self._known: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()

@@ -18,8 +18,11 @@ from transformers.utils import logging as transformers_logging
 
 from gda.artifacts import DrawSettings, GeneratorCard
 from gda.errors import ConfigError, DataError
-from gda.generator.directory import BASE, SUPER_RESOLUTION, UPSCALER, read_card, read_json, resolve
+from gda.generator.config_types import check_types
+from gda.generator.directory import BASE, SUPER_RESOLUTION, UPSCALER, files_of, read_card, read_json
 from gda.generator.draw import Guidance, denoise, doubled, first_noise, generators_of, noise, scheduler_of, timesteps_of, to_uint8
+from gda.generator.layout import Files
+from gda.generator.loading import check_vocabularies, loading
 from gda.generator.model import Start, Text
 from gda.generator.randomness import Draws
 from gda.generator.upscaler import Upscaler, load_upscaler
@@ -38,6 +41,7 @@ class Cascade:
     """
 
     path: Path
+    files: Files
     card: GeneratorCard
     tokenizer: Any
     text_encoder: T5EncoderModel
@@ -199,37 +203,47 @@ def load_cascade(name: str) -> Cascade:
     variance or an upscaler that we cannot work with.
     """
     transformers_logging.disable_progress_bar()
-    path = resolve(name)
-    card = read_card(name)
-    base, sr, upscaler = path / BASE, path / SUPER_RESOLUTION, path / UPSCALER
-    scheduler_config = read_json(base / "scheduler" / "scheduler_config.json")
-    sr_scheduler_config, image_config = scheduler_config, scheduler_config
-    if sr.is_dir():
-        sr_scheduler_config = read_json(sr / "scheduler" / "scheduler_config.json")
-        image_config = read_json(sr / "image_noising_scheduler" / "scheduler_config.json")
-    try:
-        loaded = Cascade(
-            path=path,
-            card=card,
-            tokenizer=AutoTokenizer.from_pretrained(base / "tokenizer"),
-            text_encoder=T5EncoderModel.from_pretrained(base / "text_encoder", dtype=torch.float32).eval().requires_grad_(False),
-            base=_load_unet(base, scheduler_config),
-            super_resolution=_load_unet(sr, sr_scheduler_config) if sr.is_dir() else None,
-            upscaler=load_upscaler(upscaler) if upscaler.is_dir() else None,
-            scheduler_config=scheduler_config,
-            sr_scheduler_config=sr_scheduler_config,
-            noise_schedule=DDPMScheduler.from_config(scheduler_config),
-            sr_noise_schedule=DDPMScheduler.from_config(sr_scheduler_config),
-            image_noise_schedule=DDPMScheduler.from_config(image_config),
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        raise DataError(f"{path}: cannot be loaded as a pixel cascade ({str(error).splitlines()[0]})") from None
+    files, card = files_of(name), read_card(name)
+    with loading(files, "a pixel cascade"), files.laid_out() as folder:
+        check_types(files)
+        loaded = _load_parts(files, card, folder)
+    components = {"text_encoder": loaded.text_encoder, "tokenizer": loaded.tokenizer}
+    check_vocabularies(files, components)
+    upscaler = files.folder / UPSCALER
     if loaded.upscaler is not None and loaded.train_size % loaded.upscaler.factor:
         # The pipeline would shrink the images without a word.
         raise DataError(
             f"{upscaler}: takes images of multiples of {loaded.upscaler.factor} pixels, this cascade's have {loaded.train_size}"
         )
     return loaded
+
+
+def _load_parts(files: Files, card: GeneratorCard, folder: Path) -> Cascade:
+    """The cascade from `folder`, which holds its files in use under their plain names."""
+    base, sr, upscaler = folder / BASE, folder / SUPER_RESOLUTION, folder / UPSCALER
+    scheduler_config = read_json(base / "scheduler" / "scheduler_config.json")
+    sr_scheduler_config, image_config = scheduler_config, scheduler_config
+    if sr.is_dir():
+        sr_scheduler_config = read_json(sr / "scheduler" / "scheduler_config.json")
+        image_config = read_json(sr / "image_noising_scheduler" / "scheduler_config.json")
+    encoder = T5EncoderModel.from_pretrained(
+        base / "text_encoder", dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    return Cascade(
+        path=files.folder,
+        files=files,
+        card=card,
+        tokenizer=AutoTokenizer.from_pretrained(base / "tokenizer", trust_remote_code=False, local_files_only=True),
+        text_encoder=encoder.eval().requires_grad_(False),
+        base=_load_unet(base, scheduler_config),
+        super_resolution=_load_unet(sr, sr_scheduler_config) if sr.is_dir() else None,
+        upscaler=load_upscaler(upscaler) if upscaler.is_dir() else None,
+        scheduler_config=scheduler_config,
+        sr_scheduler_config=sr_scheduler_config,
+        noise_schedule=DDPMScheduler.from_config(scheduler_config),
+        sr_noise_schedule=DDPMScheduler.from_config(sr_scheduler_config),
+        image_noise_schedule=DDPMScheduler.from_config(image_config),
+    )
 
 
 def denoising_loss(
@@ -265,6 +279,6 @@ def denoising_loss(
 
 
 def _load_unet(folder: Path, scheduler_config: dict[str, Any]) -> UNet2DConditionModel:
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, low_cpu_mem_usage=False)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
     check_variance(folder, scheduler_config, channels=3, out_channels=unet.config.out_channels)
     return unet.float().eval().requires_grad_(False)

@@ -1,21 +1,20 @@
 """Generators as directories: where they are, which family they belong to, and whether their weights are safe to open."""
 
-import json
-import os
-import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from gda.artifacts import Family, GeneratorCard, read_document
 from gda.errors import DataError, MissingError
 from gda.generator import hub
-from gda.generator.layout import INDEX, NETWORKS, copy_index, lay_out
+from gda.generator.base_checks import check_base, square_side
+from gda.generator.json_files import read_object
+from gda.generator.layout import BASE as BASE
+from gda.generator.layout import INDEX, STAGES, SUPER_RESOLUTION, Files, files_of_directory, lay_out
+from gda.generator.layout import UPSCALER as UPSCALER
 from gda.io.tensors import directory_digest
 from gda.recipe import digest_of
 
 DEMO_BASE = "demo://glyphs"
-BASE, SUPER_RESOLUTION, UPSCALER = "base", "super_resolution", "upscaler"
 FAMILIES: dict[str, Family] = {
     "IFPipeline": "pixel_cascade",
     "StableDiffusionPipeline": "latent_unet",
@@ -24,7 +23,7 @@ FAMILIES: dict[str, Family] = {
 }
 _CASCADE_STAGES = ("IFPipeline", "IFSuperResolutionPipeline")
 _DEMO_PATH = Path(__file__).resolve().parent.parent / "assets" / "demo_base"
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
 def resolve(name: str) -> Path:
@@ -35,26 +34,42 @@ def resolve(name: str) -> Path:
     if (found := _snapshot(name)) is not None:
         return found.folder
     path = _DEMO_PATH if name == DEMO_BASE else Path(name)
+    if path.is_file():
+        raise DataError(_single_file(path))
     if not path.is_dir():
         accepted = f"a directory that holds a diffusers pipeline or a pixel cascade, a hub id {hub.FORM}, or {DEMO_BASE}"
         raise MissingError(f"{name}: no such generator directory" + ("" if name == DEMO_BASE else f"; give {accepted}"))
     return path
 
 
+def files_of(name: str) -> Files:
+    """The files that a base or generator is made of, their configurations checked against what its family supports.
+
+    Raises `MissingError` for a missing directory, `DataError` for an unknown family, pickled weights or an unsupported configuration.
+    """
+    found: Files | None = _snapshot(name)
+    if found is None:
+        path = resolve(name)
+        _family(path)
+        found = files_of_directory(path)
+    check_base(found)
+    return found
+
+
 def read_card(name: str) -> GeneratorCard:
     """`generator.json` when there is one, else a card for plain weights with the licence that their README states, if any.
 
-    Raises `MissingError` for a missing directory, `DataError` for an unknown family or pickled weights.
+    Raises as `files_of` does, and `DataError` for a card of another family.
     """
-    found = _snapshot(name)
-    path = resolve(name) if found is None else found.folder
-    family = _family(path)
-    if found is None:
-        _check_weights(path)
+    files = files_of(name)
+    path, family = files.folder, _family(files.folder)
     stored = read_document(path / "generator.json", GeneratorCard) if (path / "generator.json").is_file() else None
+    if stored is not None and stored.family != family:
+        raise DataError(f"{path / 'generator.json'}: family {stored.family!r}, but its {INDEX} is that of a {family}")
     if stored is not None and variant_of(name) is None:
         return stored
-    digest = weights_digest(path) if found is None else _snapshot_digest(found)
+    with files.laid_out() as folder:
+        digest = weights_digest(folder)
     if stored is not None:
         return stored.model_copy(update={"digest": digest})
     return GeneratorCard(family=family, digest=digest, licence=_stated_licence(path), source=source_of(name))
@@ -80,50 +95,46 @@ def variant_of(name: str) -> str | None:
 
 
 def copy_parts(name: str, out: Path) -> None:
-    """Copy the parts and their indexes to `out`; file names lose the variant, so that plain diffusers loads them."""
-    if (found := _snapshot(name)) is not None:
-        return lay_out(found.folder, found.used, out)
-    source = resolve(name)
-    for part in parts(source):
-        shutil.copytree(part, out / part.name, ignore=shutil.ignore_patterns("__pycache__", ".cache"))
-    if (source / INDEX).is_file():
-        copy_index(source / INDEX, out / INDEX)
-    return None
+    """Copy the files in use and their indexes to `out`; file names lose the variant, so that plain diffusers loads them."""
+    files = files_of(name)
+    lay_out(files.folder, files.used, out)
 
 
 def parts(path: Path) -> list[Path]:
     """The directories that make up the generator: a cascade's stages, or the parts that `model_index.json` names."""
-    if not (path / "model_index.json").is_file():
-        return [path / stage for stage in (BASE, SUPER_RESOLUTION, UPSCALER) if (path / stage).is_dir()]
-    return [path / key for key in sorted(read_json(path / "model_index.json")) if (path / key).is_dir()]
+    if not (path / INDEX).is_file():
+        return [path / stage for stage in STAGES if (path / stage).is_dir()]
+    return [path / key for key in sorted(read_json(path / INDEX)) if (path / key).is_dir()]
 
 
 def weights_digest(path: Path) -> str:
     """Content digest over the tensors and configurations of every part, not over cards or file framing."""
-    return digest_of({part.name: directory_digest(part) for part in parts(path)})
+    content: dict[str, Any] = {part.name: directory_digest(part) for part in parts(path)}
+    # The one field of the index itself that changes what is learned and sampled, where it is not diffusers' own default.
+    if (path / INDEX).is_file() and read_json(path / INDEX).get("force_zeros_for_empty_prompt") is False:
+        content["force_zeros_for_empty_prompt"] = False
+    return digest_of(content)
 
 
 def drawn_side(path: Path) -> int | None:
     """Side of the images that the generator draws, pixels, read from its configurations alone; None where they do not say."""
     for denoiser in (f"{SUPER_RESOLUTION}/unet", f"{BASE}/unet", "unet", "transformer"):
-        if (path / denoiser / "config.json").is_file():
-            side = read_json(path / denoiser / "config.json").get("sample_size")
-            return None if side is None else int(side) * _latent_factor(path) * _latent_factor(path / UPSCALER)
+        config = path / denoiser / "config.json"
+        if config.is_file():
+            if read_json(config).get("sample_size") is None:
+                return None
+            return square_side(config) * _latent_factor(path) * _latent_factor(path / UPSCALER)
     return None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object without `_name_or_path`. Raises `DataError` naming the file."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    return {k: v for k, v in content.items() if k != "_name_or_path"}
+    return {k: v for k, v in read_object(path).items() if k != "_name_or_path"}
 
 
 def _hub_id(name: str) -> hub.HubId | None:
-    """A directory of that name is that directory, whatever the name looks like."""
-    return None if Path(name).is_dir() else hub.parse(name)
+    """A directory or file of that name is that one, whatever the name looks like."""
+    return None if Path(name).exists() else hub.parse(name)
 
 
 def _snapshot(name: str) -> hub.Snapshot | None:
@@ -131,17 +142,15 @@ def _snapshot(name: str) -> hub.Snapshot | None:
     return hub.locate(spec, lambda folder: _family(folder, spec)) if spec is not None else None
 
 
-def _snapshot_digest(found: hub.Snapshot) -> str:
-    """Digest of the files in use alone, under their plain names: the cache may hold other variants of the same commit."""
-    with TemporaryDirectory() as folder:
-        lay_out(found.folder, found.used, Path(folder), copy=os.symlink)
-        return weights_digest(Path(folder))
-
-
 def _latent_factor(path: Path) -> int:
     """Pixels a latent pixel, as diffusers reckons it from the autoencoder's levels; 1 in pixel space."""
     config = path / "vae" / "config.json"
-    return 2 ** (len(read_json(config)["block_out_channels"]) - 1) if config.is_file() else 1
+    if not config.is_file():
+        return 1
+    levels = read_json(config).get("block_out_channels")
+    if not isinstance(levels, list) or not levels:
+        raise DataError(f"{config}: block_out_channels must be a list of whole numbers, found {levels!r}")
+    return 1 << (len(levels) - 1)
 
 
 def _family(path: Path, spec: hub.HubId | None = None) -> Family:
@@ -150,8 +159,15 @@ def _family(path: Path, spec: hub.HubId | None = None) -> Family:
         index = path / BASE / INDEX
     said = spec or path
     if not index.is_file():
-        raise DataError(f"{said}: not a generator: neither {INDEX} nor {BASE}/{INDEX} is there")
+        single = sorted(file for file in path.glob("*") if file.suffix in (".safetensors", ".ckpt") and file.is_file())
+        hint = f"; {_single_file(single[0])}" if single else ""
+        raise DataError(f"{said}: not a generator: neither {INDEX} nor {BASE}/{INDEX} is there{hint}")
     name = read_json(index).get("_class_name")
+    if not isinstance(name, str):
+        raise DataError(
+            f"{said}: {index.relative_to(path)}: _class_name must be the name of a pipeline of diffusers, found {name!r}; code that a "
+            f"directory brings is never run; known: {', '.join(FAMILIES)}"
+        )
     if name in _CASCADE_STAGES and index.parent == path:
         raise DataError(f"{said}: {name} alone; a pixel cascade is a folder of {BASE}/ and {SUPER_RESOLUTION}/{_how_to_lay_out(spec)}")
     if name not in FAMILIES:
@@ -171,16 +187,15 @@ def _how_to_lay_out(spec: hub.HubId | None) -> str:
     )
 
 
-def _check_weights(path: Path) -> None:
-    for folder in sorted({f for part in parts(path) for f in (part, *part.iterdir()) if f.is_dir()}):
-        if list(folder.glob("*.safetensors")):
-            continue
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-        if pickles or folder.name in NETWORKS:
-            raise DataError(
-                f"{folder}: weights must be safetensors, found {', '.join(pickles) or 'nothing'}; "
-                "convert with pipeline.save_pretrained(safe_serialization=True)"
-            )
+def _single_file(path: Path) -> str:
+    """Why a file is no base, and what to do about it."""
+    if not path.name.endswith(_CHECKPOINTS):
+        return f"{path}: is a file; a base is a directory that holds a diffusers pipeline, a hub id {hub.FORM}, or {DEMO_BASE}"
+    code = f"from diffusers import StableDiffusionPipeline as P; P.from_single_file({str(path)!r}).save_pretrained('DIRECTORY')"
+    return (
+        f"{path}: is a single-file checkpoint; a base is a directory of a diffusers pipeline, so convert it once where there is a network, "
+        f'with the pipeline that it belongs to: python -c "{code}" and give DIRECTORY'
+    )
 
 
 def _stated_licence(path: Path) -> str:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from gda.artifacts import Family, GeneratorCard, dump_document
-from gda.generator.directory import BASE, SUPER_RESOLUTION, copy_parts, read_card, source_of, weights_digest
+from gda.generator.directory import BASE, SUPER_RESOLUTION, copy_parts, read_card, read_json, source_of, weights_digest
+from gda.generator.layout import INDEX, null_parts
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest
 from gda.recipe import digest_of
@@ -54,7 +55,7 @@ def export_generator(
         training=training or {},
         metrics=metrics or {},
     )
-    write_bytes(out / "README.md", _model_card(new).encode())
+    write_bytes(out / "README.md", _model_card(new, _without(out)).encode())
     write_bytes(out / "generator.json", dump_document(new))
     return new
 
@@ -78,12 +79,18 @@ def strip_local_paths(root: Path) -> None:
 
 
 def _replace_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
-    for old in (*folder.glob("*.safetensors*"), *folder.glob("*.safetensors.index.json")):
+    for old in folder.glob("*.safetensors*"):
         old.unlink(missing_ok=True)
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 
-def _model_card(card: GeneratorCard) -> str:
+def _without(out: Path) -> list[str]:
+    """Parts that plain diffusers must be given as None, for it does not take them so from the index."""
+    index = read_json(out / INDEX) if (out / INDEX).is_file() else {}
+    return [part for part in null_parts(index) if part.startswith(("text_encoder", "tokenizer"))]
+
+
+def _model_card(card: GeneratorCard, without: list[str]) -> str:
     steps = "\n".join(f"| {stage} | {count} |" for stage, count in card.num_train_steps.items())
     prompts = "\n".join(f"| {name} | {prompt} |" for name, prompt in card.prompts.items())
     metrics = "\n".join(f"| {name} | {value:.6g} |" for name, value in card.metrics.items())
@@ -97,7 +104,7 @@ def _model_card(card: GeneratorCard) -> str:
 | licence of the base | {card.licence} |
 | digest | {card.digest} |
 
-Load it with diffusers: {_how_to_load(card)}.
+Load it with diffusers: {_how_to_load(card, without)}.
 
 | Stage | Optimizer steps |
 |---|---|
@@ -117,7 +124,7 @@ Load it with diffusers: {_how_to_load(card)}.
 """
 
 
-def _how_to_load(card: GeneratorCard) -> str:
+def _how_to_load(card: GeneratorCard, without: list[str]) -> str:
     example = next(iter(card.adapters.items()), None)
     adapters = f", each with `load_lora_weights` of the class that is drawn, {example[0]}'s in `{example[1]}`" if example else ""
     if card.family == "pixel_cascade":
@@ -125,4 +132,5 @@ def _how_to_load(card: GeneratorCard) -> str:
         # Where its optional cleaning is installed, IF takes a token such as <crane-bird> for an HTML tag.
         plain = "; call them with `clean_caption=False`" if any("<" in prompt for prompt in card.prompts.values()) else ""
         return pipelines + adapters + plain
-    return '`DiffusionPipeline.from_pretrained(".")`' + adapters
+    options = "".join(f", {part}=None" for part in without)
+    return f'`DiffusionPipeline.from_pretrained("."{options})`' + adapters

@@ -67,6 +67,6 @@ class FlowTransformer(PipelineModel):
 
 def load_flow_transformer(name: str) -> FlowTransformer:
     """Load Stable Diffusion 3 from a directory. Raises `MissingError` and `DataError` as `load_model` does."""
-    path, card, pipeline = load_pipeline(name)
-    config = read_json(path / "scheduler" / "scheduler_config.json")
-    return FlowTransformer(path=path, card=card, pipeline=pipeline, scheduler_config=config)
+    files, card, pipeline = load_pipeline(name)
+    config = read_json(files.path("scheduler/scheduler_config.json"))
+    return FlowTransformer(path=files.folder, files=files, card=card, pipeline=pipeline, scheduler_config=config)

@@ -1,7 +1,6 @@
 """Base weights by hub id: `ORG/NAME[@REVISION][:VARIANT]`, found in the local hub cache or downloaded into it."""
 
 import glob
-import json
 import logging
 import os
 import re
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gda.errors import DataError, MissingError, UsageError
-from gda.generator.layout import INDEX, UNUSED, missing_files, used_files
+from gda.generator.json_files import read_object
+from gda.generator.layout import INDEX, UNUSED, Files, index_paths, missing_files, used_files
 from gda.io.hub_cache import cache_dir as cache_dir
 
 FORM = "ORG/NAME[@REVISION][:VARIANT]"
@@ -42,11 +42,9 @@ class HubId:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """A whole revision in the local cache: `used` maps paths without variant to paths below `folder`; `pinned` names the commit."""
+class Snapshot(Files):
+    """A whole revision in the local cache; `pinned` names the commit."""
 
-    folder: Path
-    used: dict[str, str]
     pinned: HubId
 
 
@@ -143,25 +141,19 @@ def _find(spec: HubId, check: Check) -> Snapshot | None:
         if listing is None:
             return None
         raise
-    return None if missing_files(folder, used) else Snapshot(folder=folder, used=used, pinned=replace(spec, revision=folder.name))
+    if missing_files(folder, used):
+        return None
+    return Snapshot(name=str(spec), folder=folder, used=used, pinned=replace(spec, revision=folder.name))
 
 
 def _indexes(folder: Path, files: Collection[str], check: Check) -> dict[str, dict[str, Any]] | None:
     """Every `model_index.json` by its path, once `check` has passed the folder; None while one is not on disk."""
-    names = [INDEX] if INDEX in files else sorted(f for f in files if f.endswith(f"/{INDEX}") and f.count("/") == 1)
+    names = index_paths(files)
     if not all((folder / name).is_file() for name in names):
         return None
     if names:
         check(folder)
-    return {name: _read_index(folder / name) for name in names}
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    return content
+    return {name: read_object(folder / name) for name in names}
 
 
 def _cached_listing(spec: HubId, commit: str) -> dict[str, int] | None:

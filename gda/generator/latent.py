@@ -79,6 +79,7 @@ class LatentUNet(PipelineModel):
 
 def load_latent_unet(name: str) -> LatentUNet:
     """Load Stable Diffusion 1.x, 2.x or XL from a directory. Raises `MissingError` and `DataError` as `load_model` does."""
-    path, card, pipeline = load_pipeline(name)
-    config = read_json(path / "scheduler" / "scheduler_config.json")
-    return LatentUNet(path=path, card=card, pipeline=pipeline, scheduler_config=config, noise_schedule=DDPMScheduler.from_config(config))
+    files, card, pipeline = load_pipeline(name)
+    config = read_json(files.path("scheduler/scheduler_config.json"))
+    schedule = DDPMScheduler.from_config(config)
+    return LatentUNet(path=files.folder, files=files, card=card, pipeline=pipeline, scheduler_config=config, noise_schedule=schedule)

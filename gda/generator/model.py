@@ -10,6 +10,7 @@ from torch import nn
 
 from gda.artifacts import DrawSettings, GeneratorCard
 from gda.errors import ConfigError
+from gda.generator.layout import Files
 from gda.generator.randomness import Draws
 
 Text = dict[str, torch.Tensor]  # what the text encoders say of n prompts: tensors by role, a row a prompt
@@ -44,6 +45,7 @@ class Model(Protocol):
     """
 
     path: Path
+    files: Files
     card: GeneratorCard
 
     @property

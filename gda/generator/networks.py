@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gda.errors import DataError
+from gda.generator.base_checks import square_side
 from gda.generator.cascade import TOKENS
 from gda.generator.directory import BASE, SUPER_RESOLUTION, UPSCALER, read_json
 
@@ -134,10 +135,7 @@ def _noise(network: Any, *shape: int) -> torch.Tensor:
 
 
 def _side(folder: Path) -> int:
-    side = read_json(folder / "config.json").get("sample_size")
-    if not isinstance(side, int):
-        raise DataError(f"{folder / 'config.json'}: sample_size must be a whole number, found {side!r}")
-    return side
+    return square_side(folder / "config.json")
 
 
 def _clip_tokens(path: Path) -> int:

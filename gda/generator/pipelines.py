@@ -10,16 +10,19 @@ from torch import nn
 
 from gda.artifacts import DrawSettings, GeneratorCard
 from gda.errors import DataError
-from gda.generator.directory import read_card, read_json, resolve, variant_of
+from gda.generator.config_types import check_types
+from gda.generator.directory import files_of, read_card
 from gda.generator.draw import Guidance, Predict, denoise, first_noise, generators_of, noise, timesteps_of, to_uint8
-from gda.generator.layout import UNUSED
+from gda.generator.layout import INDEX, UNUSED, Files, null_parts
+from gda.generator.loading import OWN_FILES_ALONE, check_vocabularies, loading
 from gda.generator.model import Start
 from gda.generator.randomness import Draws
 
 
-def load_pipeline(name: str) -> tuple[Path, GeneratorCard, Any]:
-    """The directory, card and diffusers pipeline of a generator, in float32 eval mode with nothing to train.
+def load_pipeline(name: str) -> tuple[Files, GeneratorCard, Any]:
+    """The files in use, card and diffusers pipeline of a generator, in float32 eval mode with nothing to train.
 
+    Parts that the index calls null are passed as None, for diffusers does not take them from there. No code of the directory is run.
     Raises `MissingError` for a missing directory, `DataError` for an unknown family, pickled or damaged weights.
     """
     import diffusers
@@ -27,19 +30,18 @@ def load_pipeline(name: str) -> tuple[Path, GeneratorCard, Any]:
 
     transformers_logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
-    path, card = resolve(name), read_card(name)
-    index = read_json(path / "model_index.json")
-    options: dict[str, Any] = {part: None for part in UNUSED if part in index} | {"variant": variant_of(name)}
-    try:
-        kind = getattr(diffusers, index["_class_name"])
-        pipeline = kind.from_pretrained(path, dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False, **options)
-    except (OSError, ValueError, LookupError, RuntimeError, AttributeError, TypeError) as error:
-        raise DataError(f"{path}: cannot be loaded as {index['_class_name']} ({str(error).splitlines()[0]})") from None
+    files, card = files_of(name), read_card(name)
+    index = files.indexes()[INDEX]
+    without: dict[str, Any] = dict.fromkeys((*null_parts(index), *(part for part in UNUSED if part in index)))
+    with loading(files, index["_class_name"]), files.laid_out() as folder:
+        check_types(files)
+        pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(folder, dtype=torch.float32, **OWN_FILES_ALONE, **without)
+    check_vocabularies(files, pipeline.components)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
-    return path, card, pipeline
+    return files, card, pipeline
 
 
 @dataclass(kw_only=True)
@@ -47,6 +49,7 @@ class PipelineModel:
     """What the families of one diffusers pipeline share of `Model`; `only` is the network that is fine-tuned, a part of the pipeline."""
 
     path: Path
+    files: Files
     card: GeneratorCard
     pipeline: Any
     scheduler_config: dict[str, Any]
@@ -117,17 +120,13 @@ def encode_latents(vae: Any, moments: torch.Tensor, draws: Draws) -> torch.Tenso
     # diffusers clamps the log-variance the same way.
     deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
     latents = mean + deviation * draws.normal(*mean.shape[1:])
-    return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    return _scaled(vae, latents)
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Images float32 NCHW in [0, 1] of latents at the scale that the denoiser works at."""
-    config = vae.config
-    if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
-        mean, deviation = (torch.tensor(x, device=latents.device).view(1, -1, 1, 1) for x in (config.latents_mean, config.latents_std))
-        latents = latents * deviation / config.scaling_factor + mean
-    else:
-        latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
+    mean, deviation = _statistics(vae, latents)
+    latents = latents * deviation / vae.config.scaling_factor + mean
     images = vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
     return (images * 0.5 + 0.5).clamp(0, 1)
 
@@ -136,4 +135,19 @@ def sample_latents(vae: Any, images: torch.Tensor, generators: Sequence[torch.Ge
     """Latents drawn from the posterior of each image float32 NCHW in [-1, 1], with its own generator, at the denoiser's scale."""
     mean, log_variance = latent_moments(vae, images.to(vae.dtype)).float().chunk(2, dim=1)
     drawn = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise(generators, *mean.shape[1:]).to(mean.device)
-    return (drawn - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    return _scaled(vae, drawn)
+
+
+def _scaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents of the autoencoder at the scale that the denoiser works at; what `decode_latents` undoes."""
+    mean, deviation = _statistics(vae, latents)
+    return (latents - mean) / deviation * vae.config.scaling_factor
+
+
+def _statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    """What is subtracted from latents and what they are divided by: per channel where the autoencoder states it, else its shift and 1."""
+    mean, deviation = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
+    if mean is None or deviation is None:
+        return float(vae.config.shift_factor or 0.0), 1.0
+    means, deviations = (torch.tensor(x, device=latents.device, dtype=torch.float32).view(1, -1, 1, 1) for x in (mean, deviation))
+    return means, deviations

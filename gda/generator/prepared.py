@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from gda.generator.directory import BASE
+from gda.generator.layout import UNUSED, Files
 from gda.generator.model import Model, Text, rows
 from gda.generator.randomness import Draws
 from gda.io.publish import write_bytes
@@ -101,7 +102,7 @@ class _Latents:
             return torch.cat([self._model.prepare(unit(part).to(self._device)).cpu() for part in images.split(_AT_ONCE)]).contiguous()
 
     def _name(self, model: Model, source: Source) -> str:
-        what = {"images": source.digest, "encoder": _files_digest(model.path, "vae"), "flip": self._flip, "side": source.images.shape[-1]}
+        what = {"images": source.digest, "encoder": _files_digest(model.files, "vae"), "flip": self._flip, "side": source.images.shape[-1]}
         return digest_of(what | bits_environment("diffusers") | {"device": self._device.type})
 
 
@@ -163,15 +164,24 @@ def _encode_all(model: Model, prompts: list[str]) -> Text:
 
 
 def _text_name(model: Model, prompts: list[str], device: torch.device) -> str:
-    what = {"prompts": prompts, "encoder": _files_digest(model.path, "text_encoder", "tokenizer"), "family": model.card.family}
+    what = {
+        "prompts": prompts,
+        "encoder": _files_digest(model.files, "text_encoder", "tokenizer"),
+        # Which parts there are, of which classes, and whether the empty prompt is zeros.
+        "index": {path: _without_framing(index) for path, index in model.files.indexes().items()},
+        "family": model.card.family,
+    }
     return digest_of(what | bits_environment("diffusers", "transformers") | {"device": device.type})
 
 
-def _files_digest(path: Path, *prefixes: str) -> str:
-    """sha256 over the files of a generator's parts whose names start so, e.g. `text_encoder` and `text_encoder_2`."""
-    folders = [f for root in (path, path / BASE) if root.is_dir() for f in root.iterdir() if f.is_dir() and f.name.startswith(prefixes)]
-    files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
-    return digest_of({file.relative_to(path).as_posix(): _sha256(file) for file in files})
+def _files_digest(files: Files, *prefixes: str) -> str:
+    """sha256 over the files in use of a generator's parts whose names start so, e.g. `text_encoder` and `text_encoder_2`."""
+    return digest_of({plain: _sha256(file) for plain, file in files.below(*prefixes).items()})
+
+
+def _without_framing(index: dict[str, Any]) -> dict[str, Any]:
+    left_out = {"_diffusers_version", "_name_or_path", *UNUSED}
+    return {field: value for field, value in index.items() if field not in left_out}
 
 
 def _sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from gda.artifacts import DrawSettings
 from gda.errors import DataError
 from gda.generator.directory import read_json
 from gda.generator.draw import to_uint8
+from gda.generator.loading import OWN_FILES_ALONE
 from gda.generator.model import make_scheduler
 
 _PIPELINE = "StableDiffusionUpscalePipeline"
@@ -73,9 +74,7 @@ def load_upscaler(folder: Path) -> Upscaler:
         raise DataError(f"{folder}: cannot follow a cascade, {kind!r} is not known there; known: {_PIPELINE}")
     # A checker of finished images would black some out unseen.
     unwanted = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
-    pipeline = diffusers.StableDiffusionUpscalePipeline.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False, **unwanted
-    )
+    pipeline = diffusers.StableDiffusionUpscalePipeline.from_pretrained(folder, dtype=torch.float32, **OWN_FILES_ALONE, **unwanted)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)

@@ -16,7 +16,7 @@ from gda.errors import DataError
 from gda.generator.model import denoising_error, prediction_target
 
 LEARNED_RANGE = "learned_range"
-_FIXED = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+FIXED_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 _BOUND_WEIGHT = 0.001  # lambda of equation 16
 _HALF_LEVEL = 1 / 255  # half the distance of two grey levels where images span [-1, 1]
 _SMALLEST_PROBABILITY = 1e-12  # as in the authors' code: beyond it a pixel says no more
@@ -33,7 +33,7 @@ def check_variance(folder: Path, config: Mapping[str, Any], *, channels: int, ou
     `learned` is refused: diffusers takes the network's output for a variance, its authors take it for a logarithm.
     """
     kind = config.get("variance_type")
-    known = (*_FIXED, LEARNED_RANGE)
+    known = (*FIXED_VARIANCES, LEARNED_RANGE)
     if kind is not None and kind not in known:
         raise DataError(f"{folder}: variance_type {kind!r} of the scheduler is not supported; supported: {', '.join(known)}")
     if learns_variance(config) and out_channels != 2 * channels:

@@ -72,7 +72,7 @@ def _text_side(network: Any, path: Path) -> TextSide | None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises bare ones as well
         raise DataError(f"{FIELD}: {path} holds a tokenizer that cannot be read ({str(error).splitlines()[0]})") from None
     longest = network.config.text_config.max_position_embeddings
@@ -95,7 +95,9 @@ def _network(path: Path) -> Any:
     from transformers import CLIPModel
 
     try:
-        network, info = CLIPModel.from_pretrained(str(path), local_files_only=True, dtype=torch.float32, output_loading_info=True)
+        network, info = CLIPModel.from_pretrained(
+            str(path), use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise DataError(f"{FIELD}: {path} is not a CLIPModel with its weights ({str(error).splitlines()[0]})") from None
     wrong = sorted(info["missing_keys"]) or [str(key) for key in info["mismatched_keys"]]

@@ -273,7 +273,7 @@ def test_unusable_pipelines_are_one_clear_line(pipelines, tmp_path):
     pickled = shutil.copytree(pipelines["sd1"], tmp_path / "pickled")
     weights = next((pickled / "text_encoder").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(DataError, match=r"text_encoder: weights must be safetensors, found model\.bin; convert with"):
+    with pytest.raises(DataError, match=r"text_encoder/ weights must be safetensors, found model\.bin; convert with"):
         load_model(str(pickled))
     nested = tmp_path / "nested"
     shutil.copytree(pipelines["sd1"], nested / "base")
