@@ -23,7 +23,8 @@ UNCACHED = frozenset({"configure", "look-up", "promote", "register", "report"})
 NAMED_LOOPS: frozenset[str] = frozenset()
 # What the lint lets these pipelines do.
 EXEMPT: Exemptions = {"structs": STRUCTS, "uncached": UNCACHED, "named_loops": NAMED_LOOPS}
-_TRACKING = {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME": "MLFLOW_EXPERIMENT_NAME"}
+# Keys of the ConfigMap gda-tracking, each of which may be absent.
+_TRACKING = {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME": "MLFLOW_EXPERIMENT_NAME", "GDA_STEP_RETRIES": "GDA_STEP_RETRIES"}
 
 
 @dataclass(frozen=True, kw_only=True)

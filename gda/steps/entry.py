@@ -15,7 +15,7 @@ from gda.io.publish import write_bytes
 from gda.sections import Arm
 from gda.steps.form import FORM, classifier_runs, step_settings
 from gda.steps.graph import CLASSIFY, config_of, parse_reference
-from gda.steps.record import config_of_run, configure, read_run
+from gda.steps.record import config_of_run, configure, find_run
 from gda.steps.report import report_run
 from gda.steps.step import FileArtifact, Place
 from gda.steps.trace import trace
@@ -29,9 +29,10 @@ def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str,
     place = Place.at(given["data_root"])
     code = f"{given['code_version']} in {given['image']}"
     form = {name: given[name] for name in FORM}
-    config = configure(form, given["settings"], data_root=place.root, run=given["run"], code=code)
+    named = {name: given[name] for name in ("run", "run_id", "title")}
+    config = configure(form, given["settings"], data_root=place.root, code=code, **named)
     told = step_settings(config)
-    lines = [f"# Run {given['run']}", "", f"Code {code}.", "", "| Field | Value |", "|---|---|"]
+    lines = [f"# Run {given['run']}", "", f"Id {given['run_id']}, title {given['title']}. Code {code}.", "", "| Field | Value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in form.items()]
     lines += ["", "```json", json.dumps(config.model_dump(mode="json", by_alias=True), indent=1), "```", ""]
     write_bytes(Path(summary.path), "\n".join(lines).encode())
@@ -131,7 +132,8 @@ def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary
     its verdict, `ConfigError` for a wrong setting, and for one of another section, which the steps after it do not read.
     """
     place = Place.at(data_root)
-    record = read_run(place.root, run)
+    record = find_run(place.root, run)
+    run = record.run
     config = config_of_run(record)
     if config is None:
         raise DataError(f"run {run}: was never configured: {record.error}")

@@ -120,7 +120,7 @@ class Run:
 
     def configure(self) -> dict[str, str]:
         """What each step is told, by the names of the component's outputs."""
-        told = self.call(configure, **self.form(), run=self.name, code_version="1", image="none", resources="none")
+        told = self.call(configure, **self.form(), run=self.name, run_id="", title="", code_version="1", image="none", resources="none")
         names = [name for name, spec in configure.component_spec.outputs.items() if spec.type == "String"]
         return dict(zip(names, told, strict=True))
 
