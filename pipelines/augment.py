@@ -62,6 +62,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
         tolerations: list = [],  # noqa: B006
         finetune_nodes: int = 1,
         classify_nodes: int = 1,
+        seeds_per_pod: int = 0,
         job: str = options.job_text(),
         code_version: str = CODE_VERSION,
         image: str = options.image,
@@ -90,7 +91,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             data_root: Folder on the shared volume, which every step mounts at /data.
             data_claim: The volume's claim; its storage must let several pods write.
             sampler: Who draws the synthetic set: "pods" of this pipeline, or a "job", whose pods may be taken away and come back.
-            sample_workers: Pods that share the drawing of the synthetic set, 1 to 50.
+            sample_workers: Pods that share the drawing of the synthetic set, 1 to 12, or to 50 of a job.
             cpu: Processors of a step that computes.
             memory: Memory of a step that computes.
             gpu_type: Resource name of the accelerators.
@@ -99,6 +100,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             tolerations: Taints that these steps tolerate, as a JSON list.
             finetune_nodes: Pods that fine-tune together, each with these accelerators; above 1 as a TrainJob of Kubeflow Trainer.
             classify_nodes: Pods that train one classifier together; above 1 as a TrainJob.
+            seeds_per_pod: Classifiers of an arm that one pod trains; 0 is all of them, and the loop is at most 12 pods wide.
             job: Of jobs: retries_per_worker, deadline_seconds, queue and priority, as one JSON object.
             code_version: Version of the code in the image; part of what a cached step is known by.
             image: Digest of the image that the pipeline was compiled for; part of what a cached step is known by.
@@ -202,7 +204,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             place(verdict, GPU, title="validate")
 
             with dsl.If(verdict.outputs["passed"] == True, name="sound"):  # noqa: E712
-                runs = plan_classifiers(settings=told.outputs["classify"], verdict=verdict.outputs["verdict"])
+                runs = plan_classifiers(settings=told.outputs["classify"], verdict=verdict.outputs["verdict"], seeds_per_pod=seeds_per_pod)
                 place(runs, LIGHT, title="plan of classifiers")
                 sets = {
                     "snapshot": real.outputs["Output"], "judged": verdict.outputs["judged"], "verdict": verdict.outputs["verdict"],
@@ -211,13 +213,13 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 }  # fmt: skip
                 with dsl.If(classify_nodes == 1, name="classify-on-one-node"):
                     with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
-                        trained = classify(arm=item.arm, seed=item.seed, resources=given, **sets, **known)
+                        trained = classify(arm=item.arm, seeds=item.seeds, resources=given, **sets, **known)
                         place(trained, GPU, title="classify", cached=False)
                     from_pods = gather_classifiers(runs=dsl.Collected(trained.outputs["Output"]))
                     place(from_pods, LIGHT, title="all classifiers", cached=False)
                 with dsl.Else(name="classify-on-several"):
                     with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
-                        watched = classify_job(arm=item.arm, seed=item.seed, nodes=classify_nodes, **sets, **by_job)
+                        watched = classify_job(arm=item.arm, seeds=item.seeds, nodes=classify_nodes, **sets, **by_job)
                         place(watched, JOB, title="classify by a job", cached=False)
                     from_jobs = gather_classifiers(runs=dsl.Collected(watched.outputs["Output"]))
                     place(from_jobs, LIGHT, title="all classifiers", cached=False)

@@ -30,9 +30,7 @@ class RunRecord(Document):
     title: str = ""
 
 
-def configure(
-    form: Mapping[str, Any], settings: str, *, data_root: Path, run: str, code: str, run_id: str = "", title: str = ""
-) -> Config:
+def configure(form: Mapping[str, Any], settings: str, *, data_root: Path, run: str, code: str, run_id: str = "", title: str = "") -> Config:
     """Resolve and write down the configuration of a run. Raises `ConfigError` after writing down what is wrong with it."""
     path = _file(data_root, run)
     named = {"run": run, "code": code, "run_id": run_id, "title": title}

@@ -162,7 +162,7 @@ class Run:
         given = {role: have[role] for role in ("snapshot", "zero_shot", "img2img", "pool", "reference")} | {"judged": judged}
         runs = [
             self.call(classify, **item, verdict=verdict, settings=told["classify"], code=told["code"], resources="none", **given)
-            for item in self.call(plan_classifiers, settings=told["classify"], verdict=verdict)
+            for item in self.call(plan_classifiers, settings=told["classify"], verdict=verdict, seeds_per_pod=0)
         ]
         runs = self.call(gather_classifiers, runs=runs)
         sets = {role: have[role] for role in ("snapshot", "zero_shot", "tuning")} | {"synthetic": judged, "verdict": verdict}
