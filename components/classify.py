@@ -1,4 +1,4 @@
-"""Training the classifiers of every arm and seed."""
+"""Training the classifiers of every arm, the seeds of an arm by one pod."""
 
 from kfp import dsl
 
@@ -7,17 +7,17 @@ from components.passing import OF_THE_JOB
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def plan_classifiers(settings: str, verdict: str, summary: dsl.Output[dsl.Markdown]) -> list[dict[str, str]]:
-    """Say which classifiers are compared: an arm and a seed each."""
-    from gda.steps.entry import planned_classifiers
+def plan_classifiers(settings: str, verdict: str, seeds_per_pod: int, summary: dsl.Output[dsl.Markdown]) -> list[dict[str, str]]:
+    """Say which classifiers are compared, a pod's share each: an arm and some of its seeds, or with `seeds_per_pod` 0 all of them."""
+    from gda.steps.classifiers import planned_classifiers
 
-    return planned_classifiers(settings, summary=summary)
+    return planned_classifiers(settings, seeds_per_pod=seeds_per_pod, summary=summary)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def classify(
     arm: str,
-    seed: str,
+    seeds: str,
     snapshot: str,
     judged: str,
     verdict: str,
@@ -31,25 +31,22 @@ def classify(
     resources: str,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Train one classifier of one arm, which says what of the given sets it reads, by one process for each accelerator of this pod.
+    """Train an arm's classifiers of these seeds, by one process for each accelerator of this pod; the arm says which sets it reads.
 
     `resources` is what the pod was given: a run parameter reaches the inside of a loop only where a step there takes it.
     """
-    from gda.steps.entry import classifier_inputs
-    from gda.steps.processes import train_here
+    from gda.steps.classifiers import show_trained, train_seeds_here
 
     sets = {"judged": judged, "verdict": verdict, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "reference": reference}
-    inputs = classifier_inputs(arm, snapshot=snapshot, **sets)
-    item = {"arm": arm, "seed": seed}
-    step = train_here("classify", inputs=inputs, settings=settings, data_root=data_root, code=code, item=item)
-    step.show(metrics=metrics)
-    return step.reference()
+    given = {"settings": settings, "data_root": data_root, "code": code}
+    steps = train_seeds_here(arm, seeds, sets={"snapshot": snapshot, **sets}, **given)
+    return show_trained(steps, metrics=metrics)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False, task_config_passthroughs=OF_THE_JOB)
 def classify_job(
     arm: str,
-    seed: str,
+    seeds: str,
     snapshot: str,
     judged: str,
     verdict: str,
@@ -67,22 +64,18 @@ def classify_job(
     task_config: dsl.TaskConfig,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Train one classifier of one arm by a TrainJob on `nodes` pods, each with what this task is given."""
-    from gda.steps.entry import classifier_inputs
-    from gda.steps.jobs import train_by_job
+    """Train an arm's classifiers of these seeds, each by a TrainJob on `nodes` pods, which have what this task is given."""
+    from gda.steps.classifiers import show_trained, train_seeds_by_jobs
 
     sets = {"judged": judged, "verdict": verdict, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "reference": reference}
-    inputs = classifier_inputs(arm, snapshot=snapshot, **sets)
-    item = {"arm": arm, "seed": seed}
     given = {"settings": settings, "data_root": data_root, "code": code}
-    step = train_by_job("classify", inputs=inputs, item=item, nodes=nodes, image=image, task=task_config, job=job, **given)
-    step.show(metrics=metrics)
-    return step.reference()
+    by = {"nodes": nodes, "image": image, "task": task_config, "job": job}
+    return show_trained(train_seeds_by_jobs(arm, seeds, sets={"snapshot": snapshot, **sets}, **given, **by), metrics=metrics)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def gather_classifiers(runs: list[str], summary: dsl.Output[dsl.Markdown]) -> list[str]:
     """Show how all classifiers did, and hand them on: the outputs of a loop reach no further than its own branch."""
-    from gda.steps.entry import gathered
+    from gda.steps.classifiers import gathered
 
     return gathered(runs, summary=summary)

@@ -29,6 +29,8 @@ def configure(
     settings: str,
     data_root: str,
     run: str,
+    run_id: str,
+    title: str,
     code_version: str,
     image: str,
     resources: str,

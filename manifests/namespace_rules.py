@@ -8,11 +8,13 @@ from manifests.documents import Document, Finding, finding
 
 _PSA = "pod-security.kubernetes.io"
 _PINNED = re.compile(r"v1\.\d+")
+_BY_NAME = "kubernetes.io/metadata.name"
 _EVERYWHERE = {"0.0.0.0/0", "::/0"}
 
 
 def check_namespaces(documents: Sequence[Document]) -> Iterator[Finding]:
     """What is wrong with the namespaces of `documents`, their network policies and services."""
+    yield from _guarded(documents)
     for document in documents:
         if document.kind == "Namespace":
             yield from _pod_security(document)
@@ -25,6 +27,18 @@ def check_namespaces(documents: Sequence[Document]) -> Iterator[Finding]:
             yield finding(document, "spec.validationActions", f"is {_spec(document).get('validationActions')}", "[Deny]")
         elif document.kind == "ValidatingAdmissionPolicy" and _spec(document).get("failurePolicy", "Fail") != "Fail":
             yield finding(document, "spec.failurePolicy", f"is {_spec(document)['failurePolicy']}", "Fail")
+
+
+def _guarded(documents: Sequence[Document]) -> Iterator[Finding]:
+    """Admission is decided where the accounts are: a binding that names another namespace decides nothing, without a word."""
+    spaces = sorted({d.namespace for d in documents if d.kind == "ServiceAccount" and d.namespace})
+    path = "spec.matchResources.namespaceSelector"
+    for document in documents:
+        if document.kind == "ValidatingAdmissionPolicyBinding" and spaces:
+            labels = ((_spec(document).get("matchResources") or {}).get("namespaceSelector") or {}).get("matchLabels") or {}
+            named = labels.get(_BY_NAME)
+            if named is not None and named not in spaces:
+                yield finding(document, f"{path}.matchLabels", f"is of {named}, which holds none of the accounts", ", ".join(spaces))
 
 
 def _spec(document: Document) -> dict[str, Any]:

@@ -15,6 +15,8 @@ BROUGHT: dict[tuple[str, str], str] = {
     ("Secret", "gda-mlflow-promote"): "the operator",
     ("Secret", "gda-hub"): "the operator, where bases are fetched from a hub",
 }
+# Where Kubeflow Pipelines is, and on a Kubeflow of one user its runs.
+_KUBEFLOW = "kubeflow"
 _BY_RESOURCE = {
     "secrets": "Secret",
     "configmaps": "ConfigMap",
@@ -68,7 +70,7 @@ def _named(document: Document) -> Iterator[Named]:
         yield from _of_role(document)
     if document.kind == "ValidatingAdmissionPolicyBinding":
         yield "spec.policyName", "ValidatingAdmissionPolicy", document.data["spec"]["policyName"], ""
-    if document.namespace and document.kind != "Namespace":
+    if document.namespace not in ("", _KUBEFLOW) and document.kind != "Namespace":
         yield "metadata.namespace", "Namespace", document.namespace, ""
 
 

@@ -18,7 +18,7 @@ from gda.errors import GdaError, MissingError
 ROOT = Path(__file__).parent
 RENDERED = ROOT / "rendered"
 # Each rendered file, and the folder that it is made from.
-TARGETS = {"base": "base", "local": "overlays/local"}
+TARGETS = {"base": "base", "local": "overlays/local", "standalone": "overlays/standalone"}
 _SOURCES = ("base", "overlays", "components")
 
 

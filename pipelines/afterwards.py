@@ -31,7 +31,7 @@ def build_promote(options: CompileOptions) -> Callable[..., Any]:
         """Ask the gate again about a run's candidate, and let `champion` point at it if the gate holds.
 
         Args:
-            run: Name of the run of augment whose challenger is to be champion.
+            run: Name, id or title of the run of augment whose challenger is to be champion.
             data_root: Folder on the shared volume, which every step mounts at /data.
             data_claim: The volume's claim.
         """
@@ -75,7 +75,7 @@ def build_evaluate(options: CompileOptions) -> Callable[..., Any]:
         """Compare the classifiers of a run again, with other settings of the comparison.
 
         Args:
-            run: Name of the run of augment whose classifiers are compared.
+            run: Name, id or title of the run of augment whose classifiers are compared.
             settings: Settings of the sections evaluate and promote over those of the run, as one JSON object.
             data_root: Folder on the shared volume, which every step mounts at /data.
             data_claim: The volume's claim.
@@ -133,7 +133,7 @@ def build_ratio(options: CompileOptions) -> Callable[..., Any]:
         """Find how many synthetic images help: accuracy on validation by the ratio of synthetic to real, and its peak.
 
         Args:
-            run: Name of the run of augment whose synthetic set is tried.
+            run: Name, id or title of the run of augment whose synthetic set is tried.
             settings: Settings of the section ratio over those of the run, as one JSON object.
             data_root: Folder on the shared volume, which every step mounts at /data.
             data_claim: The volume's claim.
@@ -189,7 +189,7 @@ def build_sweep(options: CompileOptions) -> Callable[..., Any]:
         """Search guidance, steps and averages of a run's generator over many pods: FID of every point, then CAS of the best.
 
         Args:
-            run: Name of the run of augment whose generator is tuned.
+            run: Name, id or title of the run of augment whose generator is tuned.
             settings: The axes, in section tune over that of the run, as one JSON object.
             workers: Pods that share the points, 1 to 50.
             data_root: Folder on the shared volume, which every step mounts at /data.

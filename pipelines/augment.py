@@ -62,6 +62,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
         tolerations: list = [],  # noqa: B006
         finetune_nodes: int = 1,
         classify_nodes: int = 1,
+        seeds_per_pod: int = 0,
         job: str = options.job_text(),
         code_version: str = CODE_VERSION,
         image: str = options.image,
@@ -90,7 +91,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             data_root: Folder on the shared volume, which every step mounts at /data.
             data_claim: The volume's claim; its storage must let several pods write.
             sampler: Who draws the synthetic set: "pods" of this pipeline, or a "job", whose pods may be taken away and come back.
-            sample_workers: Pods that share the drawing of the synthetic set, 1 to 50.
+            sample_workers: Pods that share the drawing of the synthetic set, 1 to 12, or to 50 of a job.
             cpu: Processors of a step that computes.
             memory: Memory of a step that computes.
             gpu_type: Resource name of the accelerators.
@@ -99,6 +100,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             tolerations: Taints that these steps tolerate, as a JSON list.
             finetune_nodes: Pods that fine-tune together, each with these accelerators; above 1 as a TrainJob of Kubeflow Trainer.
             classify_nodes: Pods that train one classifier together; above 1 as a TrainJob.
+            seeds_per_pod: Classifiers of an arm that one pod trains; 0 is all of them, and the loop is at most 12 pods wide.
             job: Of jobs: retries_per_worker, deadline_seconds, queue and priority, as one JSON object.
             code_version: Version of the code in the image; part of what a cached step is known by.
             image: Digest of the image that the pipeline was compiled for; part of what a cached step is known by.
@@ -113,7 +115,9 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             node_selector=node_selector,
             tolerations=tolerations,
         )
-        run = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
+        # Unique; the display name, which is what PIPELINE_JOB_NAME_PLACEHOLDER becomes on a server, may be that of other runs too.
+        run = options.run_name
+        named = {"run": run, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "title": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}
         # Parameters that only set resources do not reach nested groups of steps, a defect of the compiler that the scope lint finds:
         # one step in each group takes them as an argument.
         given = f"{cpu} cpu, {memory}, {gpu_count} {gpu_type}"
@@ -125,7 +129,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 images_per_class=images_per_class, guidance_scale=guidance_scale, classifier=classifier, image_size=image_size,
                 ratio=ratio, num_updates=num_updates, num_seeds=num_seeds, fid_max_ratio=fid_max_ratio, alpha=alpha,
                 min_seeds=min_seeds, model_name=model_name, seed=seed, settings=settings,
-                data_root=data_root, run=run, code_version=code_version, image=image, resources=given,
+                data_root=data_root, **named, code_version=code_version, image=image, resources=given,
             )  # fmt: skip
             place(told, LIGHT, title="configure", cached=False)
             known = {"data_root": data_root, "code": told.outputs["code"]}
@@ -139,12 +143,12 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             place(judge, GPU, title="reference")
             with dsl.If(finetune_nodes == 1, name="finetune-on-one-node"):
                 tuned_here = finetune(snapshot=real.outputs["Output"], settings=told.outputs["finetune"], resources=given, **known)
-                place(tuned_here, GPU, title="finetune")
+                place(tuned_here, GPU, title="finetune", cached=False)
             with dsl.Else(name="finetune-on-several"):
                 tuned_there = finetune_job(
                     snapshot=real.outputs["Output"], settings=told.outputs["finetune"], nodes=finetune_nodes, **by_job
                 )
-                place(tuned_there, JOB, title="finetune by a job")
+                place(tuned_there, JOB, title="finetune by a job", cached=False)
             generator = dsl.OneOf(tuned_here.outputs["Output"], tuned_there.outputs["Output"])
 
             chosen = tune(
@@ -173,18 +177,18 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 planned = plan_sampling(
                     snapshot=real.outputs["Output"], settings=told.outputs["sample"], num_workers=sample_workers, **known
                 )
-                place(planned, LIGHT, title="plan of sampling")
+                place(planned, LIGHT, title="plan of sampling", cached=False)
                 with dsl.ParallelFor(planned.outputs["Output"], parallelism=options.parallelism) as worker:
                     shards = sample_shards(worker=worker, settings=told.outputs["sample"], **source, **known)
-                    place(shards, GPU, title="sample shards")
+                    place(shards, GPU, title="sample shards", cached=False)
                 drawn = sample(step="sample", settings=told.outputs["sample"], drawn=dsl.Collected(shards.output), **source, **known)
-                place(drawn, GPU, title="sample")
+                place(drawn, GPU, title="sample", cached=False)
             with dsl.Else(name="job"):
                 watched = sample_job(
                     snapshot=real.outputs["Output"], generator=generator, tuning=chosen.outputs["Output"],
                     settings=told.outputs["sample"], workers=sample_workers, **by_job,
                 )  # fmt: skip
-                place(watched, JOB, title="sample by a job")
+                place(watched, JOB, title="sample by a job", cached=False)
             synthetic = dsl.OneOf(drawn.outputs["Output"], watched.outputs["Output"])
             base_source = source | {"generator": "", "tuning": chosen_base.outputs["Output"], "drawn": []}
             zero_shot = sample(step="sample_zero_shot", settings=told.outputs["sample_zero_shot"], **base_source, **known)
@@ -200,7 +204,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             place(verdict, GPU, title="validate")
 
             with dsl.If(verdict.outputs["passed"] == True, name="sound"):  # noqa: E712
-                runs = plan_classifiers(settings=told.outputs["classify"], verdict=verdict.outputs["verdict"])
+                runs = plan_classifiers(settings=told.outputs["classify"], verdict=verdict.outputs["verdict"], seeds_per_pod=seeds_per_pod)
                 place(runs, LIGHT, title="plan of classifiers")
                 sets = {
                     "snapshot": real.outputs["Output"], "judged": verdict.outputs["judged"], "verdict": verdict.outputs["verdict"],
@@ -209,16 +213,16 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 }  # fmt: skip
                 with dsl.If(classify_nodes == 1, name="classify-on-one-node"):
                     with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
-                        trained = classify(arm=item.arm, seed=item.seed, resources=given, **sets, **known)
-                        place(trained, GPU, title="classify")
+                        trained = classify(arm=item.arm, seeds=item.seeds, resources=given, **sets, **known)
+                        place(trained, GPU, title="classify", cached=False)
                     from_pods = gather_classifiers(runs=dsl.Collected(trained.outputs["Output"]))
-                    place(from_pods, LIGHT, title="all classifiers")
+                    place(from_pods, LIGHT, title="all classifiers", cached=False)
                 with dsl.Else(name="classify-on-several"):
                     with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
-                        watched = classify_job(arm=item.arm, seed=item.seed, nodes=classify_nodes, **sets, **by_job)
-                        place(watched, JOB, title="classify by a job")
+                        watched = classify_job(arm=item.arm, seeds=item.seeds, nodes=classify_nodes, **sets, **by_job)
+                        place(watched, JOB, title="classify by a job", cached=False)
                     from_jobs = gather_classifiers(runs=dsl.Collected(watched.outputs["Output"]))
-                    place(from_jobs, LIGHT, title="all classifiers")
+                    place(from_jobs, LIGHT, title="all classifiers", cached=False)
                 classifiers = dsl.OneOf(from_pods.outputs["Output"], from_jobs.outputs["Output"])
                 compared = evaluate(
                     runs=classifiers, snapshot=real.outputs["Output"], synthetic=verdict.outputs["judged"],

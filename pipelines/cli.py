@@ -107,8 +107,12 @@ def _add_lint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _lint(args: argparse.Namespace) -> int:
     from pipelines.documents import read_compiled
     from pipelines.scope_lint import lint
+    from pipelines.size import estimate
     from pipelines.steps import EXEMPT
 
-    found = [f"{path}: {finding}" for path in args.files for finding in lint(*read_compiled(path), image=args.image, **EXEMPT)]
+    compiled = {path: read_compiled(path) for path in args.files}
+    for path, (spec, platform) in compiled.items():
+        print(f"{path}: {estimate(spec, platform, EXEMPT['widths'])}")
+    found = [f"{path}: {finding}" for path, parts in compiled.items() for finding in lint(*parts, image=args.image, **EXEMPT)]
     print("\n".join(found) or "nothing found")
     return 1 if found else 0

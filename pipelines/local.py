@@ -35,13 +35,13 @@ def run_pipeline(name: str, arguments: Mapping[str, Any], *, data_root: Path, ou
     `outputs` gets the small artifacts of each step (pages, tables, measures), or with `docker` the data root itself; images and weights
     stay below `data_root`, which the image's user must be able to write.
     """
-    from kfp import local
+    from kfp import dsl, local
 
     data_root.mkdir(parents=True, exist_ok=True)
     # Containers are given the folder of the artifacts and no other: with them, everything lies below the data root.
     runner, root = (local.DockerRunner(), data_root) if docker else (local.SubprocessRunner(use_venv=False), outputs)
     local.init(runner=runner, pipeline_root=str(root.resolve()), raise_on_error=True)
-    pipeline = build(name, CompileOptions(image=docker or IMAGE, retries=0))
+    pipeline = build(name, CompileOptions(image=docker or IMAGE, retries=0, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER))
     try:
         with _printing_and_logging_kept():
             pipeline(**arguments)

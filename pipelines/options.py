@@ -10,7 +10,8 @@ from components import IMAGE
 class CompileOptions:
     """The image of every step by digest, the Kueue queue and priority of their pods, and how many of a loop's pods run at once.
 
-    `retries` is how often a step that failed is tried again.
+    `retries` is how often a step that failed is tried again. `run_name` is the placeholder of a run's unique name: servers have one of its
+    own, and the local runner knows only that of the name, which is unique there and on servers is not.
     """
 
     image: str = IMAGE
@@ -18,6 +19,7 @@ class CompileOptions:
     priority: str = ""
     parallelism: int = 8
     retries: int = 3
+    run_name: str = "{{$.pipeline_job_resource_name}}"
 
     def job_text(self) -> str:
         """How a Job of this pipeline runs, as a step reads it."""

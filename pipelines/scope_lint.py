@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines.documents import component_of, executors_of, groups, named, tasks_of
+from pipelines.size import BUDGET, MOST_ITERATIONS, estimate
 from pipelines.step_lint import Finding, lint_steps
 
-# Loops of more pods outgrow what a cluster's store takes (kubeflow/pipelines#12131).
-MOST_ITERATIONS = 50
 _CHANNEL = re.compile(r"\{\{\$\.inputs\.(parameters|artifacts)\['([^']+)'\]")
 _CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\]")
 _KINDS = ("parameters", "artifacts")
@@ -40,14 +39,18 @@ def lint(
     structs: frozenset[str] = frozenset(),
     uncached: frozenset[str] | None = None,
     named_loops: frozenset[str] = frozenset(),
+    widths: Mapping[str, int] | None = None,
 ) -> list[Finding]:
     """Every defect of the pipeline `spec`, sorted; `platform` is its Kubernetes part.
 
     `image`, if given, is what every step must run in. `structs` are names of parameters that may be dictionaries, `uncached`, if given,
-    of the tasks that may run without the cache, `named_loops` of loops that may have a name although their outputs are collected.
+    of the tasks that may run without the cache, `named_loops` of loops that may have a name although their outputs are collected;
+    `widths` are the most items of loops, by the task that plans them.
     """
     findings = set(_scopes(spec, executors_of(platform or {}), named_loops))
     findings |= set(lint_steps(spec, platform or {}, image=image, structs=structs, uncached=uncached))
+    if (size := estimate(spec, platform or {}, widths or {})).total > BUDGET:
+        findings.add(Finding("root", f"makes {size}"))
     return sorted(findings)
 
 

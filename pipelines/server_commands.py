@@ -70,6 +70,8 @@ def _run(args: argparse.Namespace) -> int:
     server, version, parameters = _prepared(args)
     run = server.run(version, parameters, _launch(args, version), cached=not args.no_cache)
     print(f"{args.name} version {version.name}: run {run} started")
+    if args.name == "augment":
+        print(f"go on from it with --param run={run}, as in: python -m pipelines run promote --param run={run}")
     if not args.wait:
         return 0
     state = server.wait(run, timeout=args.timeout)

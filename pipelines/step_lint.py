@@ -1,4 +1,4 @@
-"""How the steps of a compiled pipeline run: image, limits, retries, timeouts, caching, and numbers that stay whole."""
+"""How the steps of a compiled pipeline run: image, limits, retries, timeouts, caching where it is sound, and numbers that stay whole."""
 
 import json
 import re
@@ -26,11 +26,12 @@ class Finding:
 
 
 class Exemptions(TypedDict):
-    """Names that rules leave alone: of parameters, of tasks and of loops."""
+    """Names that rules leave alone: of parameters, of tasks and of loops; and how wide loops become, by the task that plans them."""
 
     structs: frozenset[str]
     uncached: frozenset[str]
     named_loops: frozenset[str]
+    widths: dict[str, int]
 
 
 def lint_steps(
@@ -68,17 +69,48 @@ def _settings(name: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _tasks(spec: Mapping[str, Any], uncached: frozenset[str] | None) -> Iterator[Finding]:
+    chosen_from = _groups_chosen_from(spec)
     for group_name, group in groups(spec):
         for task_name, task in tasks_of(group).items():
             component = component_of(spec, task)
             if "executorLabel" not in component:
                 continue
+            cached = bool(task.get("cachingOptions", {}).get("enableCache"))
             where = f"{group_name}/{task_name}"
             if not task.get("retryPolicy", {}).get("maxRetryCount"):
                 yield Finding(where, "is not tried again when it fails")
-            if uncached is not None and task_name not in uncached and not task.get("cachingOptions", {}).get("enableCache"):
+            if group_name in chosen_from and cached:
+                yield Finding(where, "is cached in a branch that a OneOf reads; set_caching_options(False)")
+            elif group_name not in chosen_from and uncached is not None and task_name not in uncached and not cached:
                 yield Finding(where, "is not cached")
             yield from _placeholders(where, spec, component, task)
+
+
+def _groups_chosen_from(spec: Mapping[str, Any]) -> set[str]:
+    """Groups, at any depth, whose outputs a `OneOf` chooses from.
+
+    Servers of 2.17 leave a group that holds a cached step in the state RUNNING, and a OneOf then finds none that succeeded.
+    """
+    found: set[str] = set()
+    waiting = [component_of(spec, tasks_of(group).get(name)) for _, group in groups(spec) for name in _chosen_from(group)]
+    names = {id(component): name for name, component in groups(spec)}
+    while waiting:
+        component = waiting.pop()
+        name = names.get(id(component))
+        if name is not None and name not in found:
+            found.add(name)
+            waiting += [component_of(spec, task) for task in tasks_of(component).values()]
+    return found
+
+
+def _chosen_from(group: Mapping[str, Any]) -> Iterator[str]:
+    """Tasks of `group` that one of its outputs is chosen from."""
+    handed = group["dag"].get("outputs", {})
+    for output in handed.get("parameters", {}).values():
+        yield from (one.get("producerSubtask", "") for one in output.get("valueFromOneof", {}).get("parameterSelectors", []))
+    for output in handed.get("artifacts", {}).values():
+        if len(selectors := output.get("artifactSelectors", [])) > 1:
+            yield from (one.get("producerSubtask", "") for one in selectors)
 
 
 def _placeholders(where: str, spec: Mapping[str, Any], component: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Finding]:

@@ -21,9 +21,16 @@ STRUCTS: frozenset[str] = frozenset()
 UNCACHED = frozenset({"configure", "look-up", "promote", "register", "report"})
 # Loops that have a name although their outputs are collected, which servers before the fix of kubeflow/pipelines#13239 cannot look up.
 NAMED_LOOPS: frozenset[str] = frozenset()
+# Most pods of each loop, which the tasks that plan them hold to (`gda.steps.entry`).
+WIDTHS = {"plan-sampling": 12, "plan-classifiers": 12, "plan-points": 50}
 # What the lint lets these pipelines do.
-EXEMPT: Exemptions = {"structs": STRUCTS, "uncached": UNCACHED, "named_loops": NAMED_LOOPS}
-_TRACKING = {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME": "MLFLOW_EXPERIMENT_NAME"}
+EXEMPT: Exemptions = {"structs": STRUCTS, "uncached": UNCACHED, "named_loops": NAMED_LOOPS, "widths": WIDTHS}
+# Keys of the ConfigMap gda-tracking, each of which may be absent.
+_TRACKING = {
+    "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME": "MLFLOW_EXPERIMENT_NAME",
+    "GDA_STEP_RETRIES": "GDA_STEP_RETRIES",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,27 +2,29 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import ClassifierCard, Verdict, read_document
+from gda.artifacts import Verdict, read_document
 from gda.config import Config, dump_config, parse_config
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.flow import EVALUATION, GENERATOR, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes
 from gda.reading import as_object, parse_json
-from gda.sections import Arm
-from gda.steps.form import FORM, classifier_runs, step_settings
+from gda.steps.form import FORM, step_settings
 from gda.steps.graph import CLASSIFY, config_of, parse_reference
-from gda.steps.record import config_of_run, configure, read_run
+from gda.steps.record import config_of_run, configure, find_run
 from gda.steps.report import report_run
 from gda.steps.step import FileArtifact, Place
 from gda.steps.trace import trace
 
-# Above it pipelines' own bookkeeping of a loop outgrows what a cluster's store takes (kubeflow/pipelines#12131).
+# Workers of a job, or pods of a loop in a small pipeline: above it the loop's own bookkeeping outgrows what a cluster's store takes
+# (kubeflow/pipelines#12131).
 MOST_WORKERS = 50
+# Pods of each loop of augment, whose workflow is large without them (`pipelines.size`).
+MOST_PODS = 12
 
 
 def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str, ...]:
@@ -30,9 +32,17 @@ def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str,
     place = Place.at(given["data_root"])
     code = f"{given['code_version']} in {given['image']}"
     form = {name: given[name] for name in FORM}
-    config = configure(form, given["settings"], data_root=place.root, run=given["run"], code=code)
+    named = {name: given[name] for name in ("run", "run_id", "title")}
+    config = configure(form, given["settings"], data_root=place.root, code=code, **named)
     told = step_settings(config)
-    lines = [f"# Run {given['run']}", "", f"Code {code}.", "", "| Field | Value |", "|---|---|"]
+    lines = [
+        f"# Run {given['run']}",
+        "",
+        f"Id {given['run_id']}, title {given['title']}. Code {code}.",
+        "",
+        "| Field | Value |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | {value} |" for name, value in form.items()]
     lines += ["", "```json", json.dumps(config.model_dump(mode="json", by_alias=True), indent=1), "```", ""]
     write_bytes(Path(summary.path), "\n".join(lines).encode())
@@ -40,11 +50,11 @@ def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str,
 
 
 def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, code: str, summary: FileArtifact) -> list[str]:
-    """The workers that draw the synthetic set, as `I/N`; at most one a shard. Raises `UsageError` for fewer than 1 or more than 50."""
+    """The workers that draw the synthetic set, as `I/N`; at most one a shard. Raises `UsageError` for fewer than 1 or more than 12."""
     from gda.generator.configured import plan_for
     from gda.generator.plan_text import describe_plan
 
-    require_workers("sample_workers", num_workers)
+    require_workers("sample_workers", num_workers, MOST_PODS)
     Place.at(data_root)
     config = config_of(settings)
     plan = plan_for(config, Snapshot.open(parse_reference(snapshot, role="snapshot").path))
@@ -54,40 +64,6 @@ def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, c
         Path(summary.path), "\n".join(["# The synthetic set", "", *[f"- {line}" for line in told], "", f"Code {code}.", ""]).encode()
     )
     return [f"{index}/{count}" for index in range(count)]
-
-
-def planned_classifiers(settings: str, *, summary: FileArtifact) -> list[dict[str, str]]:
-    """Every classifier to train, as arm and seed."""
-    runs = classifier_runs(config_of(settings))
-    by_arm: dict[str, list[str]] = {}
-    for run in runs:
-        by_arm.setdefault(run["arm"], []).append(run["seed"])
-    rows = [f"| {arm} | {', '.join(seeds)} |" for arm, seeds in by_arm.items()]
-    write_bytes(Path(summary.path), "\n".join([f"# {len(runs)} classifiers", "", "| Arm | Seeds |", "|---|---|", *rows, ""]).encode())
-    return runs
-
-
-def classifier_inputs(
-    arm: str, *, snapshot: str, judged: str, verdict: str, zero_shot: str, img2img: str, pool: str, reference: str
-) -> dict[str, str]:
-    """References by role for a classifier of `arm`, which reads one of the three synthetic sets, or none; more than it reads is fine."""
-    drawn = {Arm.ZERO_SHOT.value: zero_shot, Arm.IMG2IMG.value: img2img}.get(arm, judged)
-    return {"snapshot": snapshot, "synthetic": drawn, "verdict": verdict, "pool": pool, "reference": reference}
-
-
-def gathered(runs: Sequence[str], *, summary: FileArtifact) -> list[str]:
-    """Hand on the classifiers in `runs`, and show how each did on the validation images."""
-    folders = [parse_reference(run, role="runs").path for run in runs]
-    cards = sorted(
-        (read_document(folder / "classifier.json", ClassifierCard) for folder in folders), key=lambda card: (card.arm, card.seed)
-    )
-    rows = [
-        f"| {card.arm} | {card.seed} | {f'{card.val_top1:.2%}' if card.val_top1 is not None else f'skipped: {card.skipped}'} |"
-        for card in cards
-    ]
-    head = [f"# {len(cards)} classifiers", "", "| Arm | Seed | Top-1 on validation |", "|---|---|---|"]
-    write_bytes(Path(summary.path), "\n".join([*head, *rows, ""]).encode())
-    return list(runs)
 
 
 def rejected(verdict: str, *, summary: FileArtifact, page: FileArtifact) -> str:
@@ -119,10 +95,10 @@ def planned_points(settings: str, *, num_workers: int, summary: FileArtifact) ->
     return [f"{index}/{count}" for index in range(count)]
 
 
-def require_workers(name: str, number: int) -> None:
+def require_workers(name: str, number: int, most: int = MOST_WORKERS) -> None:
     """Raises `UsageError` that names the parameter, for fewer than one worker and for more than a loop may have."""
-    if not 1 <= number <= MOST_WORKERS:
-        raise UsageError(f"{name} {number}: accepted: 1 to {MOST_WORKERS}")
+    if not 1 <= number <= most:
+        raise UsageError(f"{name} {number}: accepted: 1 to {most}")
 
 
 def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary: FileArtifact) -> dict[str, Any]:
@@ -132,7 +108,8 @@ def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary
     its verdict, `ConfigError` for a wrong setting, and for one of another section, which the steps after it do not read.
     """
     place = Place.at(data_root)
-    record = read_run(place.root, run)
+    record = find_run(place.root, run)
+    run = record.run
     config = config_of_run(record)
     if config is None:
         raise DataError(f"run {run}: was never configured: {record.error}")

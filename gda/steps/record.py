@@ -7,31 +7,39 @@ from typing import Any
 
 from gda.artifacts import Document, read_document
 from gda.config import Config, dump_config, parse_config
-from gda.errors import GdaError, UsageError
+from gda.errors import DataError, GdaError, UsageError
 from gda.io.publish import write_bytes
 from gda.steps.form import filled_in
 
 RUN_FILE = "run.json"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}"
+_MOST_LISTED = 20
 
 
 class RunRecord(Document):
-    """`run.json`: the resolved configuration and the code of a run, or why it could not be configured."""
+    """`run.json`: the resolved configuration and the code of a run, or why it could not be configured.
+
+    `run` is its unique name, `run_id` the id that the server lists it by, `title` what people call it, which other runs may share.
+    """
 
     run: str
     code: str
     config: dict[str, Any] | None
     error: str | None = None
+    run_id: str = ""
+    title: str = ""
 
 
-def configure(form: Mapping[str, Any], settings: str, *, data_root: Path, run: str, code: str) -> Config:
+def configure(form: Mapping[str, Any], settings: str, *, data_root: Path, run: str, code: str, run_id: str = "", title: str = "") -> Config:
     """Resolve and write down the configuration of a run. Raises `ConfigError` after writing down what is wrong with it."""
     path = _file(data_root, run)
+    named = {"run": run, "code": code, "run_id": run_id, "title": title}
     try:
         config = filled_in(form, settings)
     except GdaError as error:
-        _write(path, RunRecord(run=run, code=code, config=None, error=str(error)))
+        _write(path, RunRecord(**named, config=None, error=str(error)))
         raise
-    _write(path, RunRecord(run=run, code=code, config=dump_config(config)))
+    _write(path, RunRecord(**named, config=dump_config(config)))
     return config
 
 
@@ -40,13 +48,32 @@ def read_run(data_root: Path, run: str) -> RunRecord:
     return read_document(_file(data_root, run), RunRecord)
 
 
+def find_run(data_root: Path, named: str) -> RunRecord:
+    """The run that a person means: by its unique name, by the server's id, or by a title that one run alone has.
+
+    Raises `DataError` that lists what there is where no run has that name, or several have that title.
+    """
+    if re.fullmatch(_NAME, named) and _file(data_root, named).is_file():
+        return read_run(data_root, named)
+    records = [read_document(path, RunRecord) for path in sorted((data_root / "runs").glob(f"*/{RUN_FILE}"))]
+    found = [record for record in records if named and named == record.run_id] or [
+        record for record in records if named and named == record.title
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(f"run {named!r}: {len(found)} runs have this title; accepted: one of {', '.join(r.run for r in found)}")
+    there = ", ".join(record.run for record in records[-_MOST_LISTED:]) or "none yet"
+    raise DataError(f"run {named!r}: none below {data_root}; accepted: a run's name, id or title, names: {there}")
+
+
 def config_of_run(record: RunRecord) -> Config | None:
     """The configuration of a run that was configured, else None."""
     return None if record.config is None else parse_config(record.config, where=record.run)
 
 
 def _file(data_root: Path, run: str) -> Path:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", run):
+    if not re.fullmatch(_NAME, run):
         raise UsageError(f"run {run!r}: accepted: letters, digits, dots, dashes and underscores")
     return data_root / "runs" / run / RUN_FILE
 

@@ -2,13 +2,13 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gda.artifacts import Decision, Verdict, read_document
 from gda.errors import DataError
 from gda.flow import EVALUATION, PROMOTION, VALIDATION
-from gda.steps.record import config_of_run, read_run
+from gda.steps.record import RunRecord, config_of_run, read_run
 from gda.steps.trace import Traced, trace
 
 REPORT = f"{EVALUATION}/report.html"
@@ -16,16 +16,20 @@ REPORT = f"{EVALUATION}/report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """How a run ended: a headline, the reasons in sentences, and every step. `page` is the comparison's own report where there is one."""
+    """How a run ended: a headline, the reasons in sentences, and every step. `page` is the comparison's own report where there is one.
+
+    `named` says how the run is named where other pipelines go on from it; empty where they cannot.
+    """
 
     headline: str
     sentences: tuple[str, ...]
     steps: tuple[Traced, ...]
     page: Path | None = None
+    named: tuple[str, ...] = ()
 
     def markdown(self) -> str:
         """The outcome and a table of the steps."""
-        said = [f"# {self.headline}", "", *[f"- {sentence}" for sentence in self.sentences], ""]
+        said = [f"# {self.headline}", "", *[f"- {sentence}" for sentence in self.sentences], "", *self.named]
         return "\n".join(
             [*said, "| Step | Outcome | What it said |", "|---|---|---|", *[f"| {' | '.join(_row(step))} |" for step in self.steps], ""]
         )
@@ -45,6 +49,20 @@ def report_run(run: str, *, data_root: Path, state: str, error: str) -> RunRepor
         record = read_run(data_root, run)
     except DataError:
         return RunReport(headline="The run did not get as far as its configuration", sentences=_said(error), steps=())
+    return replace(_outcome(record, data_root=data_root, state=state, error=error), named=_named(record))
+
+
+def _named(record: RunRecord) -> tuple[str, ...]:
+    also = [f"{what} {value}" for what, value in (("id", record.run_id), ("title", record.title)) if value and value != record.run]
+    others = f" ({', '.join(also)})" if also else ""
+    return (
+        f"This run is `{record.run}`{others}. Other pipelines go on from it by that name, as in"
+        f" `python -m pipelines run promote --param run={record.run} --service-account gda-promote`.",
+        "",
+    )
+
+
+def _outcome(record: RunRecord, *, data_root: Path, state: str, error: str) -> RunReport:
     config = config_of_run(record)
     if config is None:
         return RunReport(headline="The run was refused: its configuration is wrong", sentences=_said(record.error or error), steps=())

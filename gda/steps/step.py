@@ -20,6 +20,7 @@ from gda.errors import DataError, GdaError, TryAgainError, UsageError
 from gda.io.publish import write_bytes, write_json
 from gda.reading import read_object
 from gda.recipe import digest_of
+from gda.steps.again import retrying
 from gda.steps.graph import Reference, Request, argv, config_of, make_request, output_paths, parse_reference
 from gda.storage import storage_problem
 
@@ -126,13 +127,15 @@ def run_step(
     flags: tuple[str, ...] = (),
     share: tuple[int, int] | None = None,
     by: Others | None = None,
+    alongside: bool = False,
 ) -> Step:
     """Run the node `name` of the flow by the command line's own code, and say where its output is.
 
     `inputs` are references by role, as text; more than the node reads is fine. `settings` are its sections as JSON; `flags` are added
     to the flow's command. `share` (number of this worker, number of workers) draws a part of a synthetic set; the step without it
-    completes and publishes the set. `by` has other processes do the work; the step then finds what they published. Raises what the stage
-    or `by` raises, after leaving the reason in `failure.json`.
+    completes and publishes the set. `by` has other processes do the work; the step then finds what they published. `alongside` trains
+    the other seeds of a classifier's arm with it; their own steps then only publish. What may pass (exit code 75) is tried again here,
+    with pauses (`retrying`). Raises what the stage or `by` raises, after leaving the reason in `failure.json`.
     """
     place = Place.at(data_root)
     given = {role: references(role, text) for role, text in inputs.items()}
@@ -141,7 +144,7 @@ def run_step(
     if (done := finished(folder)) is not None and request.node.stage not in _NEVER_REUSED:
         return Step(record=done, folder=folder, reused=True)
     try:
-        return _run(request, folder, share, by)
+        return retrying(request.name, lambda: _run(request, folder, share, by, alongside))
     except Exception as error:
         known = error if isinstance(error, GdaError) else storage_problem(error)
         if known is None:
@@ -179,12 +182,13 @@ def references(role: str, text: str | Sequence[str]) -> tuple[Reference, ...]:
     return tuple(parse_reference(one, role=role) for one in texts if one)
 
 
-def _run(request: Request, folder: Path, share: tuple[int, int] | None, by: Others | None) -> Step:
+def _run(request: Request, folder: Path, share: tuple[int, int] | None, by: Others | None, alongside: bool) -> Step:
     for role, references in request.inputs.items():
         for reference in references:
             _require(role, reference)
     config = config_of(request.settings)
     words = argv(request, folder) + (["--worker", str(share[0]), "--workers", str(share[1])] if share else [])
+    words += ["--all-seeds"] if alongside else []
     args = build_parser().parse_args([*words, "--quiet"])
     args.progress = False
     started = time.perf_counter()

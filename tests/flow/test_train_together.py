@@ -175,7 +175,7 @@ def test_a_train_job_fine_tunes(world: tuple[Run, dict[str, str], str], alone: s
 def test_a_train_job_trains_a_classifier(world: tuple[Run, dict[str, str], str], kube: FakeKubernetes) -> None:
     """The same for one arm and seed."""
     run, told, real = world
-    item = {"arm": "real", "seed": "1", "snapshot": real, "settings": told["classify"], "resources": ""}
+    item = {"arm": "real", "seeds": "1", "snapshot": real, "settings": told["classify"], "resources": ""}
     expected = run.call(classify, **item, **WITHOUT, code="alone")
     pods = Pods(kube)
     job = {"nodes": 2, "image": IMAGE, "job": "{}", "code": "job", "task_config": task_config(run.root / "volume")}

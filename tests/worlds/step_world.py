@@ -120,7 +120,7 @@ class Run:
 
     def configure(self) -> dict[str, str]:
         """What each step is told, by the names of the component's outputs."""
-        told = self.call(configure, **self.form(), run=self.name, code_version="1", image="none", resources="none")
+        told = self.call(configure, **self.form(), run=self.name, run_id="", title="", code_version="1", image="none", resources="none")
         names = [name for name, spec in configure.component_spec.outputs.items() if spec.type == "String"]
         return dict(zip(names, told, strict=True))
 
@@ -162,7 +162,7 @@ class Run:
         given = {role: have[role] for role in ("snapshot", "zero_shot", "img2img", "pool", "reference")} | {"judged": judged}
         runs = [
             self.call(classify, **item, verdict=verdict, settings=told["classify"], code=told["code"], resources="none", **given)
-            for item in self.call(plan_classifiers, settings=told["classify"], verdict=verdict)
+            for item in self.call(plan_classifiers, settings=told["classify"], verdict=verdict, seeds_per_pod=0)
         ]
         runs = self.call(gather_classifiers, runs=runs)
         sets = {role: have[role] for role in ("snapshot", "zero_shot", "tuning")} | {"synthetic": judged, "verdict": verdict}

@@ -19,7 +19,7 @@ def _refused(data: dict[str, Any], release: str) -> str:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("name", ["base", "local"])
+@pytest.mark.parametrize("name", ["base", "local", "standalone"])
 def test_every_object_fits_its_schema(name: str, release: str) -> None:
     """A cluster of any release named in the README takes every object."""
     objects = load(RENDERED / f"{name}.yaml")

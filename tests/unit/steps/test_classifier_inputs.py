@@ -3,7 +3,7 @@
 import pytest
 
 from gda.sections import Arm
-from gda.steps.entry import classifier_inputs
+from gda.steps.classifiers import classifier_inputs
 
 SETS = {name: f"the {name}" for name in ("snapshot", "judged", "verdict", "zero_shot", "img2img", "pool", "reference")}
 

@@ -1,0 +1,37 @@
+"""What may pass is tried again by the step itself: a server that retries pods need not retry one that said so by its exit code."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from gda.errors import GdaError, TryAgainError, UsageError
+
+RETRIES = "GDA_STEP_RETRIES"
+MOST_RETRIES = 20
+_DEFAULT, _FIRST_PAUSE, _LONGEST_PAUSE = 5, 30.0, 600.0  # seconds; 15.5 minutes in all
+
+Made = TypeVar("Made")
+
+
+def retrying(what: str, work: Callable[[], Made]) -> Made:
+    """What `work` returns, at the first try or, after errors of exit code 75 alone, at one of `GDA_STEP_RETRIES` (default 5) more.
+
+    Pauses double from 30 seconds up to 10 minutes. Raises what `work` raises, and `UsageError` for a number of retries that is none.
+    """
+    for pause in _pauses():
+        try:
+            return work()
+        except GdaError as error:
+            if error.exit_code != TryAgainError.exit_code:
+                raise
+            print(f"{what}: {error}; trying again in {pause:g} s", flush=True)
+        time.sleep(pause)
+    return work()
+
+
+def _pauses() -> list[float]:
+    text = os.environ.get(RETRIES, "") or str(_DEFAULT)
+    if not text.isdecimal() or int(text) > MOST_RETRIES:
+        raise UsageError(f"{RETRIES} {text}: accepted: 0 to {MOST_RETRIES}")
+    return [min(_FIRST_PAUSE * 2**i, _LONGEST_PAUSE) for i in range(int(text))]
