@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gda.contents import require_recorded
 from gda.errors import DataError
 from gda.sections import Arm
 
@@ -252,6 +253,7 @@ class ClassifierCard(Document):
         None, exclude_if=lambda names: names is None, description="the classes that got synthetic images; null is all of them"
     )
     base_licence: str = "unknown"
+    weights: str | None = Field(None, exclude_if=lambda digest: digest is None, description="content digest of model.safetensors alone")
     pretrained: str | None = Field(
         None, exclude_if=lambda digest: digest is None, description="sha256 of the file of weights it was started from"
     )
@@ -391,10 +393,16 @@ class Outcome:
 D = TypeVar("D", bound=Document)
 
 
-def read_document(path: Path, kind: type[D]) -> D:
-    """Read and validate a JSON document. Raises `DataError` naming the file when it is missing, cut short or not of this kind."""
+def read_document(path: Path, kind: type[D], *, recorded: bool = True) -> D:
+    """Read and validate a JSON document, and compare it with what the `recipe.json` beside it lists unless not `recorded`.
+
+    Raises `DataError` naming the file when it is missing, cut short, changed since it was written or not of this kind.
+    """
     try:
-        return kind.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
+        if recorded:
+            require_recorded(path, data)
+        return kind.model_validate_json(data)
     except FileNotFoundError:
         raise DataError(f"{path}: not found; it is written last, so its absence means unfinished or not a {kind.__name__}") from None
     except ValidationError as error:

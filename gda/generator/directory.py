@@ -11,6 +11,7 @@ from gda.artifacts import Family, GeneratorCard, read_document
 from gda.errors import DataError, MissingError
 from gda.generator import hub
 from gda.generator.layout import INDEX, NETWORKS, copy_index, lay_out
+from gda.generator.verified import require_generator
 from gda.io.tensors import directory_digest
 from gda.recipe import digest_of
 
@@ -44,7 +45,8 @@ def resolve(name: str) -> Path:
 def read_card(name: str) -> GeneratorCard:
     """`generator.json` when there is one, else a card for plain weights with the licence that their README states, if any.
 
-    Raises `MissingError` for a missing directory, `DataError` for an unknown family or pickled weights.
+    Raises `MissingError` for a missing directory, `DataError` for an unknown family, pickled weights, or files that are
+    not what its card names.
     """
     found = _snapshot(name)
     path = resolve(name) if found is None else found.folder
@@ -53,7 +55,7 @@ def read_card(name: str) -> GeneratorCard:
         _check_weights(path)
     stored = read_document(path / "generator.json", GeneratorCard) if (path / "generator.json").is_file() else None
     if stored is not None and variant_of(name) is None:
-        return stored
+        return require_generator(path, stored, lambda: weights_digest(path) if found is None else _snapshot_digest(found))
     digest = weights_digest(path) if found is None else _snapshot_digest(found)
     if stored is not None:
         return stored.model_copy(update={"digest": digest})

@@ -222,7 +222,7 @@ def _finished_mixed(job: Job) -> Path | None:
     recipe = replace(job.request, arm=Arm.MIXED).recipe(job.seed)
     for folder in sorted(path.parent for path in job.beside.glob("*/recipe.json")):
         if _recipe_in(folder) == recipe:
-            return folder
+            return folder  # compared with what was written when it is loaded
     waiting = work_root() / "work" / recipe.digest[:32]
     return waiting / "out" if (waiting / _DONE).exists() and (waiting / "out" / CARD).is_file() else None
 
