@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from gda.errors import DataError
-from gda.io.publish import write_bytes
+from gda.io.checked import checksum_of, write_checked
 from gda.sections import Arm
 
 LABELS, PROBABILITIES = "labels", "probabilities/"
@@ -28,6 +28,12 @@ class Predictions:
     top: Mapping[tuple[Arm, int], NDArray[np.int32]]
     test_digest: str
     probabilities: Mapping[tuple[Arm, int], NDArray[np.float32]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # One order, that of arms and seeds, whether predicted just now or read again after a kill: tables are written in it.
+        for name in ("top", "probabilities"):
+            held = getattr(self, name)
+            object.__setattr__(self, name, {key: held[key] for key in sorted(held, key=_place)})
 
     def correct(self, arm: Arm, seeds: Sequence[int], *, within: int = 1) -> NDArray[np.bool_]:
         """Whether the label is among the first `within` predictions, [seeds, images]."""
@@ -53,12 +59,14 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     tensors: dict[str, NDArray[np.generic]] = {LABELS: predictions.labels}
     tensors |= {f"{arm}/{seed}": np.ascontiguousarray(top) for (arm, seed), top in predictions.top.items()}
     tensors |= {f"{PROBABILITIES}{arm}/{seed}": np.ascontiguousarray(both) for (arm, seed), both in predictions.probabilities.items()}
-    write_bytes(path, save(tensors, metadata={"test_digest": predictions.test_digest}))
+    write_checked(path, save(tensors, metadata={"test_digest": predictions.test_digest}))
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read what `write_predictions` wrote. Raises `DataError` naming the file when it is missing, cut short or something else."""
+    """Read what `write_predictions` wrote. Raises `DataError` naming the file when it is missing, cut short, changed or something else."""
     try:
+        if checksum_of(path.read_bytes()) == "":
+            raise ValueError("its checksum differs")
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             digest = (file.metadata() or {})["test_digest"]
@@ -70,6 +78,10 @@ def read_predictions(path: Path) -> Predictions:
         return Predictions(labels=labels, top=top, test_digest=digest, probabilities=probabilities)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{path}: not a whole file of test predictions ({type(error).__name__}: {error})") from None
+
+
+def _place(key: tuple[Arm, int]) -> tuple[int, int]:
+    return list(Arm).index(key[0]), key[1]
 
 
 def _parse_name(name: str) -> tuple[Arm, int]:

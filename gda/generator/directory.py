@@ -55,7 +55,9 @@ def read_card(name: str) -> GeneratorCard:
         _check_weights(path)
     stored = read_document(path / "generator.json", GeneratorCard) if (path / "generator.json").is_file() else None
     if stored is not None and variant_of(name) is None:
-        return require_generator(path, stored, lambda: weights_digest(path) if found is None else _snapshot_digest(found))
+        return require_generator(
+            path, stored, lambda: weights_digest(path) if found is None else _snapshot_digest(found), listed=found is None
+        )
     digest = weights_digest(path) if found is None else _snapshot_digest(found)
     if stored is not None:
         return stored.model_copy(update={"digest": digest})

@@ -20,13 +20,16 @@ def with_adapters(weights: str, path: Path, adapters: Mapping[str, str]) -> str:
     return digest_of([weights, {name: directory_digest(path / folder) for name, folder in adapters.items()}])
 
 
-def require_generator(path: Path, card: GeneratorCard, weights: Callable[[], str]) -> GeneratorCard:
+def require_generator(path: Path, card: GeneratorCard, weights: Callable[[], str], *, listed: bool = True) -> GeneratorCard:
     """`card`, once the files of the generator at `path` are those that `recipe.json` lists; without a list, once they have its digest.
 
-    `weights` reckons the digest of its parts. Raises `DataError` naming a file that differs, or the directory.
+    `weights` reckons the digest of its parts. A folder that holds the files in use alone, as of a hub, is not compared with the list
+    (`listed`), and adapters that are not in it are not looked for. Raises `DataError` naming a file that differs, or the directory.
     """
-    if recorded_files(path) is not None:
+    if listed and recorded_files(path) is not None:
         require_whole(path, advice=f"remove {path} and make it again")
+        return card
+    if not all((path / folder).is_dir() for folder in card.adapters.values()) and not listed:
         return card
     identity = _identity(path)
     if identity not in _reckoned:
