@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gda.contents import require_recorded
 from gda.errors import DataError
 from gda.reading import read_bytes
 from gda.sections import Arm
@@ -253,6 +254,7 @@ class ClassifierCard(Document):
         None, exclude_if=lambda names: names is None, description="the classes that got synthetic images; null is all of them"
     )
     base_licence: str = "unknown"
+    weights: str | None = Field(None, exclude_if=lambda digest: digest is None, description="content digest of model.safetensors alone")
     pretrained: str | None = Field(
         None, exclude_if=lambda digest: digest is None, description="sha256 of the file of weights it was started from"
     )
@@ -392,12 +394,18 @@ class Outcome:
 D = TypeVar("D", bound=Document)
 
 
-def read_document(path: Path, kind: type[D]) -> D:
-    """Read and validate a JSON document. Raises `DataError` naming the file when it is missing, cut short or not of this kind."""
+def read_document(path: Path, kind: type[D], *, recorded: bool = True) -> D:
+    """Read and validate a JSON document, and compare it with what the `recipe.json` beside it lists unless not `recorded`.
+
+    Raises `DataError` naming the file when it is missing, cut short, changed since it was written or not of this kind.
+    """
     if not path.exists():
         raise DataError(f"{path}: not found; it is written last, so its absence means unfinished or not a {kind.__name__}")
+    data = read_bytes(path)
+    if recorded:
+        require_recorded(path, data)
     try:
-        return kind.model_validate_json(read_bytes(path))
+        return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts import GeneratorCard, RegisteredModel, read_document
+from gda.contents import require_whole
 from gda.errors import DataError
 
 FOLDER = "generator"  # among the run's artifacts
@@ -61,6 +62,7 @@ def _lost(model: RegisteredModel) -> str | None:
     if not model.path.is_dir():
         return f"{model.path} is gone"
     try:
+        require_whole(model.path)
         card = read_document(model.path / "generator.json", GeneratorCard)
     except DataError as error:
         return str(error)

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from gda.errors import DataError
-from gda.io.publish import write_bytes
-from gda.reading import parser
+from gda.io.checked import checksum_of, write_checked
+from gda.reading import parser, read_bytes
 from gda.sections import Arm
 
 LABELS, PROBABILITIES = "labels", "probabilities/"
@@ -32,6 +32,12 @@ class Predictions:
     top: Mapping[tuple[Arm, int], NDArray[np.int32]]
     test_digest: str
     probabilities: Mapping[tuple[Arm, int], NDArray[np.float32]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # One order, that of arms and seeds, whether predicted just now or read again after a kill: tables are written in it.
+        for name in ("top", "probabilities"):
+            held = getattr(self, name)
+            object.__setattr__(self, name, {key: held[key] for key in sorted(held, key=_place)})
 
     def correct(self, arm: Arm, seeds: Sequence[int], *, within: int = 1) -> NDArray[np.bool_]:
         """Whether the label is among the first `within` predictions, [seeds, images]."""
@@ -57,18 +63,17 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     tensors: dict[str, NDArray[np.generic]] = {LABELS: predictions.labels}
     tensors |= {f"{arm}/{seed}": np.ascontiguousarray(top) for (arm, seed), top in predictions.top.items()}
     tensors |= {f"{PROBABILITIES}{arm}/{seed}": np.ascontiguousarray(both) for (arm, seed), both in predictions.probabilities.items()}
-    write_bytes(path, save(tensors, metadata={"test_digest": predictions.test_digest}))
+    write_checked(path, save(tensors, metadata={"test_digest": predictions.test_digest}))
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read what `write_predictions` wrote. Raises `DataError` naming the file when it is missing, cut short or something else."""
+    """Read what `write_predictions` wrote. Raises `DataError` naming the file when it is missing, cut short, changed or something else."""
     what = "a whole file of test predictions"
-    with parser(path, what):
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
-        with safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            metadata = file.metadata() or {}
+    if checksum_of(read_bytes(path, limit=LARGEST_FILE)) == "":
+        raise DataError(f"{path}: not {what} (its checksum differs)")
+    with parser(path, what), safe_open(path, framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata() or {}
     if LABELS not in tensors or not metadata.get("test_digest"):
         raise DataError(f"{path}: not {what} (it lacks {LABELS if LABELS not in tensors else 'test_digest'})")
     labels = tensors.pop(LABELS)
@@ -79,6 +84,10 @@ def read_predictions(path: Path) -> Predictions:
         (probabilities if of_probabilities else top)[_parse_name(name.removeprefix(PROBABILITIES), path)] = tensor
     _require_shapes(labels, top, probabilities, path)
     return Predictions(labels=labels, top=top, test_digest=metadata["test_digest"], probabilities=probabilities)
+
+
+def _place(key: tuple[Arm, int]) -> tuple[int, int]:
+    return list(Arm).index(key[0]), key[1]
 
 
 def _require_shapes(labels: np.ndarray, top: Mapping[Any, np.ndarray], probabilities: Mapping[Any, np.ndarray], path: Path) -> None:

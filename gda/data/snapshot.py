@@ -40,6 +40,8 @@ class Snapshot:
         rows = read_manifest(path, index.manifest_sha256)
         if problems := manifest_problems(index, rows):
             raise DataError(f"{path}: {problems[0]}")
+        if digest_rows(rows, index.classes) != index.digest:
+            raise DataError(f"{path / INDEX_FILE}: its digest is not that of the images in the manifest")
         return cls(path, index, rows)
 
     @property

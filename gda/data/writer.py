@@ -14,6 +14,7 @@ from gda.errors import DataError
 from gda.io.manifest import SYNTHETIC_COLUMNS
 from gda.io.publish import write_bytes
 from gda.io.shards import ShardRecord, sha256_of, write_shard
+from gda.recipe import digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,8 @@ def write_encoded_shard(folder: Path, *, name: str, split: str, records: Sequenc
 def save_rows(sidecar: Path, shard: Path, rows: pd.DataFrame) -> None:
     """Keep a finished shard's rows beside the work until the set is committed: one JSON file, written whole, with the tar's checksum."""
     content = {"sha256": sha256_of(shard), "size": shard.stat().st_size, "rows": rows.to_dict("records")}
-    write_bytes(sidecar, json.dumps(content, sort_keys=True, default=_plain, allow_nan=False).encode())
+    plain = json.loads(json.dumps(content, default=_plain, allow_nan=False))
+    write_bytes(sidecar, json.dumps(plain | {"checksum": digest_of(plain)}, sort_keys=True, allow_nan=False).encode())
 
 
 def load_rows(sidecar: Path, shard: Path, *, checked: bool = True) -> pd.DataFrame | None:
@@ -99,9 +101,11 @@ def load_rows(sidecar: Path, shard: Path, *, checked: bool = True) -> pd.DataFra
     """
     try:
         content = json.loads(sidecar.read_bytes())
+        if content.pop("checksum") != digest_of(content):
+            return None
         if shard.stat().st_size == content["size"] and (not checked or sha256_of(shard) == content["sha256"]):
             return pd.DataFrame(content["rows"])
-    except (OSError, ValueError, KeyError, TypeError, DataError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
         pass  # whatever is wrong with it, the answer is the same: this shard does not count as finished
     return None
 

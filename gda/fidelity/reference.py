@@ -11,6 +11,9 @@ accepts or refuses whole sets. The test split plays no part.
 """
 
 import hashlib
+import logging
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +25,7 @@ from safetensors.numpy import save_file
 
 from gda.artifacts import REFERENCE_FILE, REFERENCE_PROBABILITIES, ClassifierCard, ReferenceIndex, dump_document, read_document
 from gda.config import Config
+from gda.contents import require_whole
 from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
@@ -40,6 +44,7 @@ from gda.training.pretrained import find_weights
 
 FEATURES_FILE = "features.safetensors"
 STATISTICS_FILE = "statistics.npz"
+_log = logging.getLogger(__name__)
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -58,9 +63,12 @@ class Reference:
 
     @classmethod
     def open(cls, path: Path) -> "Reference":
-        """Raises `DataError` when a file is missing or damaged."""
+        """Raises `DataError` when a file is missing, damaged or exchanged: classifiers and features must be those of the index."""
+        require_whole(path, advice=f"remove {path} and compute it again")
         index = read_document(path / REFERENCE_FILE, ReferenceIndex)
         features = _of_every_image(path / FEATURES_FILE, index)
+        if problems := reference_problems(path, index, features):
+            raise DataError(f"{problems[0]}; remove {path} and compute it again")
         return cls(path=path, index=index, features=features, probabilities=_of_every_image(path / REFERENCE_PROBABILITIES, index))
 
     @property
@@ -97,6 +105,22 @@ class Reference:
             raise DataError(f"{self.path}: was measured at {self.index.image_size} pixels, not at {size}; compute it again")
 
 
+def reference_problems(path: Path, index: ReferenceIndex, features: dict[str, np.ndarray]) -> list[str]:
+    """What of the reference at `path` is not what its index names, one line each naming the folder or file."""
+    problems = [
+        f"{path / f'fold-{k}'}: its classifier is not the one that {REFERENCE_FILE} names"
+        for k, digest in enumerate(index.folds)
+        if directory_digest(path / f"fold-{k}") != digest
+    ]
+    if not problems and index.digest != _digest(index.snapshot_digest, index.extractor_digest, features, index.folds):
+        problems.append(f"{path / FEATURES_FILE}: these features and classifiers are not those of the digest in {REFERENCE_FILE}")
+    return problems
+
+
+def _digest(snapshot: str, extractor: str, features: dict[str, np.ndarray], folds: Sequence[str]) -> str:
+    return digest_of([snapshot, extractor, tensors_digest(features), list(folds)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Fold:
     """One classifier to train; small, for it travels to another process."""
@@ -129,7 +153,7 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     pooled_probabilities = np.concatenate(list(probabilities.values()))
     confirmed = agreement(pooled_probabilities, Labels.hard(labels), class_thresholds(pooled_probabilities, labels))
     index = ReferenceIndex(
-        digest=digest_of([snapshot.digest, extractor.digest, tensors_digest(features), digests]),
+        digest=_digest(snapshot.digest, extractor.digest, features, digests),
         snapshot_digest=snapshot.digest,
         extractor=extractor.name,
         extractor_digest=extractor.digest,
@@ -158,7 +182,8 @@ def assign_folds(keys: tuple[str, ...], labels: np.ndarray, folds: int, *, seed:
 
 def _train_fold(fold: _Fold, *, work: Path) -> str:
     """Train on all other folds, export into the fold's folder unless it is there; returns its content digest."""
-    if not (fold.folder / "classifier.json").is_file():
+    if not _is_trained(fold.folder):
+        shutil.rmtree(fold.folder, ignore_errors=True)
         snapshot = Snapshot.open(fold.snapshot)
         config, size = fold.config, fold.config.classify.image_size
         images, labels, assigned = _pooled({s: load_images(snapshot, s, size=size) for s in SPLITS}, config)
@@ -174,6 +199,18 @@ def _train_fold(fold: _Fold, *, work: Path) -> str:
         )
         export_classifier(model, fold.folder, _card(fold, snapshot))
     return directory_digest(fold.folder)
+
+
+def _is_trained(folder: Path) -> bool:
+    """Whether an earlier command left the fold's classifier there, whole; a damaged one is reported and trained again."""
+    if not (folder / "classifier.json").is_file():
+        return False
+    try:
+        load_classifier(folder)
+    except DataError as error:
+        _log.warning("%s; this fold is trained again", error)
+        return False
+    return True
 
 
 def _tick_one(done: int) -> None:

@@ -15,8 +15,8 @@ from gda.fidelity.compare import fid_to
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import Statistics
 from gda.generator.points import Batch, read_batches
-from gda.io.publish import storage_errors, write_json
-from gda.reading import read_json
+from gda.io.checked import read_checked_json, write_checked_json
+from gda.io.publish import storage_errors
 from gda.recipe import bits_environment, digest_of
 from gda.training.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
 
@@ -95,16 +95,13 @@ def write_score(path: Path, score: dict[str, float]) -> None:
     """Keep a score whole or not at all. Raises `MissingError` where the disk refuses."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, score)
+    write_checked_json(path, score)
 
 
 def read_score(path: Path) -> dict[str, float] | None:
     """A kept score; None where there is none or it is damaged."""
-    try:
-        content = read_json(path)
-    except DataError:
-        return None
-    whole = isinstance(content, dict) and "value" in content and all(isinstance(value, float) for value in content.values())
+    content = read_checked_json(path)
+    whole = content is not None and "value" in content and all(isinstance(value, float) for value in content.values())
     return content if whole else None
 
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from gda.io.publish import storage_errors
 
+_INDEX_CHECKSUM = "index_sha256"  # in state.json: of all its other fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
@@ -33,7 +35,7 @@ class Checkpoints:
 
     def save(self, state: TrainingState) -> Path:
         """Write, fsync and rename; then drop the oldest beyond `limit`. Raises `MissingError` when the disk is full or failing."""
-        final = self.folder / f"checkpoint-{state.step:08d}"
+        final = self.folder / _name(state.step)
         with storage_errors(final):
             temporary = self._write(final, state)
             if final.exists():
@@ -50,7 +52,7 @@ class Checkpoints:
         temporary.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in state.tensors.items()}, temporary / "state.safetensors")
         index = {"step": state.step, "losses": list(state.losses), "extra": state.extra, "sha256": _sha256(temporary / "state.safetensors")}
-        (temporary / "state.json").write_text(json.dumps(index))
+        (temporary / "state.json").write_text(json.dumps(index | {_INDEX_CHECKSUM: _text_digest(index)}))
         for path in temporary.iterdir():
             _fsync(path)
         return temporary
@@ -67,7 +69,7 @@ class Checkpoints:
                 continue
             try:
                 return _read(folder), damaged
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
                 damaged.append(f"{folder.name} is damaged ({error}); falling back to the one before")
         return None, damaged
 
@@ -78,9 +80,20 @@ class Checkpoints:
 def _read(folder: Path) -> TrainingState:
     index = json.loads((folder / "state.json").read_text())
     path = folder / "state.safetensors"
+    if index.pop(_INDEX_CHECKSUM) != _text_digest(index) or folder.name != _name(index["step"]):
+        raise ValueError("state.json: checksum differs")
     if _sha256(path) != index["sha256"]:
-        raise ValueError("checksum differs")
+        raise ValueError("state.safetensors: checksum differs")
     return TrainingState(step=index["step"], tensors=load_file(path), losses=tuple(index["losses"]), extra=index["extra"])
+
+
+def _name(step: int) -> str:
+    return f"checkpoint-{step:08d}"
+
+
+def _text_digest(index: dict[str, Any]) -> str:
+    """sha256 of an index as JSON text, which may hold NaN."""
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

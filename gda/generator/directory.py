@@ -11,6 +11,7 @@ from gda.generator.json_files import read_object
 from gda.generator.layout import BASE as BASE
 from gda.generator.layout import INDEX, STAGES, SUPER_RESOLUTION, Files, files_of_directory, lay_out
 from gda.generator.layout import UPSCALER as UPSCALER
+from gda.generator.verified import require_generator
 from gda.io.tensors import directory_digest
 from gda.recipe import digest_of
 
@@ -59,7 +60,7 @@ def files_of(name: str) -> Files:
 def read_card(name: str) -> GeneratorCard:
     """`generator.json` when there is one, else a card for plain weights with the licence that their README states, if any.
 
-    Raises as `files_of` does, and `DataError` for a card of another family.
+    Raises as `files_of` does, and `DataError` for a card of another family, or files that are not what its card names.
     """
     files = files_of(name)
     path, family = files.folder, _family(files.folder)
@@ -67,12 +68,16 @@ def read_card(name: str) -> GeneratorCard:
     if stored is not None and stored.family != family:
         raise DataError(f"{path / 'generator.json'}: family {stored.family!r}, but its {INDEX} is that of a {family}")
     if stored is not None and variant_of(name) is None:
-        return stored
-    with files.laid_out() as folder:
-        digest = weights_digest(folder)
+        return require_generator(path, stored, lambda: _digest_of(files), listed=_hub_id(name) is None)
+    digest = _digest_of(files)
     if stored is not None:
         return stored.model_copy(update={"digest": digest})
     return GeneratorCard(family=family, digest=digest, licence=_stated_licence(path), source=source_of(name))
+
+
+def _digest_of(files: Files) -> str:
+    with files.laid_out() as folder:
+        return weights_digest(folder)
 
 
 def source_of(name: str) -> str:

@@ -15,6 +15,7 @@ from gda.generator.families import load_model
 from gda.generator.methods import Method
 from gda.generator.model import Model
 from gda.generator.sampler import Sampler
+from gda.io.checked import is_whole, with_checksum
 from gda.io.publish import write_bytes
 
 GRID_COLUMNS = 10
@@ -52,11 +53,13 @@ class Evaluator:
 
     def keep(self, averaged: dict[str, torch.Tensor], step: int) -> None:
         """Write the averaged values of `step`, to be read by `read_kept`."""
-        write_bytes_to(self._kept(step), save({name: value.contiguous() for name, value in averaged.items()}))
+        write_bytes_to(self._kept(step), with_checksum(save({name: value.contiguous() for name, value in averaged.items()})))
 
     def read_kept(self, step: int) -> dict[str, torch.Tensor]:
         """What `keep` wrote. Raises `DataError` when it is damaged or gone."""
         try:
+            if not is_whole(self._kept(step)):
+                raise ValueError("gone, or its checksum differs")
             return load_file(self._kept(step))
         except Exception as error:
             raise DataError(

@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from gda.artifacts import Family, GeneratorCard, dump_document
 from gda.generator.directory import BASE, SUPER_RESOLUTION, copy_parts, read_card, read_json, source_of, weights_digest
 from gda.generator.layout import INDEX, null_parts
+from gda.generator.verified import with_adapters
 from gda.io.publish import write_bytes
-from gda.io.tensors import directory_digest
-from gda.recipe import digest_of
 
 
 def export_generator(
@@ -61,8 +60,7 @@ def export_generator(
 
 
 def _digest(out: Path, adapters: Mapping[str, str]) -> str:
-    weights = weights_digest(out)
-    return digest_of([weights, {name: directory_digest(out / folder) for name, folder in adapters.items()}]) if adapters else weights
+    return with_adapters(weights_digest(out), out, adapters)
 
 
 def network_folder(family: Family, stage: str) -> str:

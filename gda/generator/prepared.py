@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 
 from gda.generator.layout import UNUSED, Files
 from gda.generator.model import Model, Text, rows
 from gda.generator.randomness import Draws
-from gda.io.publish import write_bytes
+from gda.io.checked import is_whole, write_checked
 from gda.recipe import bits_environment, digest_of
 
 _AT_ONCE = 16  # images or prompts encoded in one pass: bounds memory, changes no count
@@ -76,9 +76,9 @@ class _Latents:
         folder = source.cache / f"latents-{self._name(model, source)[:32]}"
         paths = [folder / f"{start:08d}.safetensors" for start in self._starts]
         for start, path in list(zip(self._starts, paths, strict=True))[share]:
-            if not _is_whole(path):
+            if not is_whole(path):
                 folder.mkdir(parents=True, exist_ok=True)
-                write_bytes(path, save(self._compute(start).tensors))
+                write_checked(path, save(self._compute(start).tensors))
         self._paths = paths
         self._files = []
 
@@ -193,21 +193,12 @@ def _cached(cache: Path | None, name: str, compute: Callable[[], dict[str, torch
     if cache is None:
         return compute()
     path = cache / f"text-{name[:32]}.safetensors"
-    if not _is_whole(path):
+    if not is_whole(path):
         os.makedirs(cache, exist_ok=True)
-        write_bytes(path, save(compute()))
+        write_checked(path, save(compute()))
     opened = _open(path)
     return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
 
 
 def _open(path: Path) -> safe_open:
     return safe_open(path, framework="pt")
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether the file is there and as long as its header says: it was committed by rename, so only damage makes it shorter."""
-    try:
-        _open(path)
-    except (OSError, SafetensorError):
-        return False
-    return True

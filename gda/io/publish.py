@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gda import contents
 from gda.errors import DataError, TryAgainError, UsageError
 from gda.io.locks import locked
-from gda.reading import read_json
+from gda.reading import read_object
 from gda.recipe import Recipe, parse_recipe
 from gda.storage import FULL_OR_FAILING, storage_errors
 
-RECIPE_FILE = "recipe.json"
+RECIPE_FILE = contents.RECIPE_FILE
 TEMPORARY_SUFFIX = ".gda-tmp"
 _WORK, _STAGING = "work", "out"
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
@@ -58,15 +59,16 @@ def _work_folder(recipe: Recipe) -> Path:
 
 
 def prepare(recipe: Recipe, out: Path) -> Workspace:
-    """Say whether `out` holds this recipe's result already, and make its work folder when it does not.
+    """Say whether `out` holds this recipe's result already, every file as it was written, and make its work folder when it does not.
 
-    Raises `UsageError` when `out` holds something else, `MissingError` when the work folder cannot be written, `TryAgainError` when it
-    is taken away at that moment.
+    Raises `UsageError` when `out` holds something else, `DataError` naming a file of it that changed since, `MissingError` when the work
+    folder cannot be written, `TryAgainError` when it is taken away at that moment.
     """
     target = out.resolve() if out.is_symlink() else out
     work = _work_folder(recipe)
     if _is_taken(target):
         _require_same(recipe, target)
+        contents.require_whole(target, advice=f"remove {target} and run the same command")
         return Workspace(recipe=recipe, work=work, out=target, finished=True)
     try:
         with storage_errors(work):
@@ -87,8 +89,12 @@ def publish(workspace: Workspace, *, keep_work: bool = False) -> Path:
     """
     staging, out = workspace.work / _STAGING, workspace.out
     try:
-        write_json(staging / RECIPE_FILE, asdict(workspace.recipe))
+        _sweep(staging)
+        with storage_errors(staging):
+            listed = contents.with_files(asdict(workspace.recipe), staging)
+        write_json(staging / RECIPE_FILE, listed)
         with storage_errors(out):
+            _sweep(staging)
             _settle(staging)
             out.parent.mkdir(parents=True, exist_ok=True)
             _move_new(workspace, staging)
@@ -115,7 +121,7 @@ def claim(workspace: Workspace) -> None:
     """
     place = work_root() / "claims" / f"{hashlib.sha256(str(workspace.out.absolute()).encode()).hexdigest()[:32]}.json"
     with suppress(DataError):  # none yet, or a damaged one
-        earlier = parse_recipe(read_json(place), place)
+        earlier = parse_recipe(read_object(place), place)
         folder = _work_folder(earlier)
         if earlier != workspace.recipe and any((folder / _STAGING).glob("*")):
             changes = "; ".join(earlier.difference(workspace.recipe)[:3])
@@ -207,7 +213,8 @@ def _is_staging(folder: Path) -> bool:
 def read_recipe(folder: Path) -> Recipe:
     """The recipe of a published folder. Raises `DataError` when it is missing or not one."""
     path = folder / RECIPE_FILE
-    return parse_recipe(read_json(path), path)
+    content = read_object(path)
+    return parse_recipe({name: value for name, value in content.items() if name not in (contents.FILES, contents.SEAL)}, path)
 
 
 def _make_folder(path: Path) -> None:
@@ -251,14 +258,20 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _sweep(staging: Path) -> None:
+    """Drop temporaries of killed writers."""
+    for folder, _, names in os.walk(staging):
+        for name in names:
+            if name.endswith(TEMPORARY_SUFFIX):
+                Path(folder, name).unlink(missing_ok=True)
+
+
 def _settle(staging: Path) -> None:
-    """Drop temporaries of killed writers and flush the whole tree, so that the rename cannot outrun the content."""
+    """Flush the whole tree, so that the rename cannot outrun the content."""
     for folder, _, names in os.walk(staging):
         for name in names:
             path = Path(folder, name)
-            if name.endswith(TEMPORARY_SUFFIX):
-                path.unlink(missing_ok=True)
-            elif not path.is_symlink():
+            if not path.is_symlink():
                 _sync_file(path)
         _sync_folder(Path(folder))
 
@@ -281,6 +294,7 @@ def _copy_new(workspace: Workspace, staging: Path) -> None:
     sibling = temporary_name(workspace.out)
     try:
         shutil.copytree(staging, sibling, symlinks=True)
+        _sweep(sibling)
         _settle(sibling)
         os.rename(sibling, workspace.out)
     except OSError as error:

@@ -4,6 +4,7 @@ The heavy imports wait until something has to be trained: publishing finished wo
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from gda.artifacts import ClassifierCard, Outcome, dump_document, read_document
 from gda.config import Config
+from gda.contents import FILES, with_files
 from gda.errors import DataError, TryAgainError
-from gda.io.publish import Workspace, exclusive, prepare, publish, read_recipe, work_root, write_bytes, write_json
+from gda.io.checked import read_checked_json, write_checked_json
+from gda.io.publish import Workspace, exclusive, prepare, publish, read_recipe, work_root, write_bytes
 from gda.io.skipped import publish_skipped
 from gda.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
 from gda.recipe import Recipe, digest_of
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from gda.world import World
 
 CARD, PREDICTIONS = "classifier.json", "val_predictions.safetensors"
+_log = logging.getLogger(__name__)
 CHECKPOINT_EVERY = 100  # updates
 _DONE = "done.json"  # in the work folder, written last: what is in its `out` is complete
 
@@ -222,9 +226,9 @@ def _finished_mixed(job: Job) -> Path | None:
     recipe = replace(job.request, arm=Arm.MIXED).recipe(job.seed)
     for folder in sorted(path.parent for path in job.beside.glob("*/recipe.json")):
         if _recipe_in(folder) == recipe:
-            return folder
-    waiting = work_root() / "work" / recipe.digest[:32]
-    return waiting / "out" if (waiting / _DONE).exists() and (waiting / "out" / CARD).is_file() else None
+            return folder  # compared with what was written when it is loaded
+    waiting = Workspace(recipe=recipe, work=work_root() / "work" / recipe.digest[:32], out=job.beside, finished=False)
+    return waiting.staging if _is_done(waiting) else None
 
 
 def _write_classifier(job: Job, model: "nn.Module", logits: "Tensor", labels: "Tensor", *, val_top1: float) -> None:
@@ -273,11 +277,23 @@ def _refused(card: ClassifierCard) -> bool:
 
 
 def _is_done(workspace: Workspace) -> bool:
-    return (workspace.work / _DONE).exists()
+    """Whether the work folder holds the finished classifier; a damaged one is reported, and trained again from its checkpoint."""
+    if not (workspace.work / _DONE).exists():
+        return False
+    done = read_checked_json(workspace.work / _DONE)
+    if done is not None and done["files"] == _listed(workspace):
+        return True
+    _log.warning("%s: what waits there to be published is damaged; training goes on from the checkpoint before", workspace.work)
+    return False
 
 
 def _mark_done(workspace: Workspace, curve: "Curve") -> None:
-    write_json(workspace.work / _DONE, {"curve": [list(point) for point in curve]})
+    write_checked_json(workspace.work / _DONE, {"curve": [list(point) for point in curve], "files": _listed(workspace)})
+
+
+def _listed(workspace: Workspace) -> dict[str, str]:
+    """sha256 by name of the files that wait to be published; what publishing itself adds is left out."""
+    return dict(with_files({}, workspace.staging)[FILES])
 
 
 def _result(workspace: Workspace, out: Path) -> Outcome:

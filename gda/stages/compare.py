@@ -11,6 +11,7 @@ import pandas as pd
 
 from gda.artifacts import Metrics, Outcome, dump_document, read_document
 from gda.config import Config
+from gda.contents import require_whole
 from gda.curves import Comparison, Exchange, SizePoint
 from gda.data.predictions import Predictions, read_predictions
 from gda.errors import DataError
@@ -23,6 +24,7 @@ from gda.stats.exchange import exchange_rate
 from gda.stats.paired import Floats, paired_differences
 from gda.stats.streams import named_generator
 
+PREDICTIONS = "predictions.safetensors"
 COMPARISON, TABLE, PICTURE = "comparison.json", "comparison.csv", "sizes.png"
 
 
@@ -80,7 +82,8 @@ def run(config: Config, *, evaluations: Sequence[Path], out: Path) -> Outcome:
 
 
 def _open(path: Path) -> _Evaluation:
-    metrics, predictions = read_document(path / "metrics.json", Metrics), read_predictions(path / "predictions.safetensors")
+    require_whole(path, only=[PREDICTIONS], advice="run evaluate again")
+    metrics, predictions = read_document(path / "metrics.json", Metrics), read_predictions(path / PREDICTIONS)
     if predictions.test_digest != metrics.test_digest:
         raise DataError(f"{path}: its predictions are of another test split than its metrics")
     return _Evaluation(path=path, metrics=metrics, predictions=predictions)

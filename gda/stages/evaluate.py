@@ -28,6 +28,7 @@ from gda.sections import Arm
 from gda.stages import evaluate_sets
 from gda.stats.confusion import confusion_counts
 from gda.training.classifier import load_classifier, predict_logits
+from gda.training.export import open_classifier
 
 CARD_FILE, METRICS_FILE, REPORT_FILE, PREDICTIONS_FILE = "classifier.json", "metrics.json", "report.html", "predictions.safetensors"
 CONFUSION_FILE = "confusion.csv"
@@ -167,7 +168,10 @@ def _validation_page(verdict: Path | None, report: Path | None, out: Path) -> st
 
 
 def select_runs(config: Config, folders: Sequence[Path]) -> Runs:
-    """The classifier of every arm and seed that `config.classify` names. Raises `DataError` naming one that is missing or there twice."""
+    """The classifier of every arm and seed that `config.classify` names, each compared with what was written.
+
+    Raises `DataError` naming one that is missing, there twice or damaged.
+    """
     found: dict[tuple[Arm, int], Run] = {}
     for path in _classifier_folders(folders):
         card = read_document(path / CARD_FILE, ClassifierCard)
@@ -182,7 +186,7 @@ def select_runs(config: Config, folders: Sequence[Path]) -> Runs:
         if (arm, seed) not in found:
             where = ", ".join(map(str, folders))
             raise DataError(f"{where}: no classifier of arm {arm}, seed {seed} (expected a folder such as {arm}-{seed})")
-    return {key: found[key] for key in wanted}
+    return {key: Run(path=found[key].path, card=open_classifier(found[key].path)) for key in wanted}
 
 
 def _classifier_folders(folders: Sequence[Path]) -> list[Path]:

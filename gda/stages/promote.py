@@ -6,6 +6,7 @@ import numpy as np
 
 from gda.artifacts import Candidate, ClassifierCard, Decision, Metrics, Outcome, Verdict, dump_document, read_document
 from gda.config import Config
+from gda.contents import require_whole
 from gda.data.predictions import Predictions, read_predictions
 from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
@@ -15,6 +16,7 @@ from gda.registry.models import CHAMPION, PREDICTIONS_FILE, Registered, Registry
 from gda.report.model_card import CARD_FILE, describe, model_card
 from gda.stats.gain import compare
 from gda.stats.streams import named_generator
+from gda.training.export import open_classifier
 
 DEFAULT_OUT = Path("reports/promotion")
 DECISION_FILE = "decision.json"
@@ -38,7 +40,8 @@ def run(
     nothing in the registry; `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on
     damaged input or a candidate that changed since, `TryAgainError` when MLflow is away.
     """
-    metrics = read_document(evaluation / "metrics.json", Metrics)
+    metrics = read_document(evaluation / "metrics.json", Metrics, recorded=False)
+    require_whole(evaluation, only=[PREDICTIONS_FILE], advice="run evaluate again")
     judged = read_document(verdict, Verdict) if verdict is not None else None
     predictions = read_predictions(evaluation / PREDICTIONS_FILE)
     if predictions.test_digest != metrics.test_digest:
@@ -65,7 +68,7 @@ def _read_candidate(candidate: Candidate | None) -> ClassifierCard | None:
     if candidate is None:
         return None
     path = Path(candidate.path) / "classifier.json"
-    card = read_document(path, ClassifierCard)
+    card = open_classifier(path.parent)
     if card.digest != candidate.digest:
         raise DataError(f"{path}: is {card.digest[:12]}, but {candidate.digest[:12]} was evaluated; run evaluate again")
     return card

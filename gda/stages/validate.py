@@ -9,6 +9,7 @@ import pandas as pd
 from gda.artifacts import Outcome, Verdict, dump_document, read_document
 from gda.classify_section import TWO_ORIGINS
 from gda.config import Config
+from gda.contents import with_files
 from gda.data.replace import link_snapshot
 from gda.data.snapshot import Snapshot
 from gda.errors import RefusedError, UsageError
@@ -23,6 +24,7 @@ from gda.fidelity.statistics_file import statistics_digest
 from gda.generator.configured import prompts_of
 from gda.generator.directory import drawn_side, resolve
 from gda.generator.redrawing import Planned, Redrawing, card_of, expected_digest, plan_drawn
+from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
 from gda.training.pretrained import weights_inputs
@@ -129,9 +131,10 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference
 
 
 def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *, progress: bool) -> Reference:
-    folder = workspace.work / "reference"
-    if not (folder / "reference.json").is_file():
+    folder, list_of = workspace.work / "reference", workspace.work / "reference-files.json"
+    if read_checked_json(list_of) is None or read_checked_json(list_of) != with_files({}, folder):
         build_reference(config, real, folder, work=workspace.work / "folds", progress=progress)
+        write_checked_json(list_of, with_files({}, folder))
     return Reference.open(folder)
 
 

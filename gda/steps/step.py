@@ -16,6 +16,7 @@ from gda.artifacts import Document, Outcome, read_document
 from gda.bookkeeping import note, prepare_process
 from gda.commands import build_parser
 from gda.config import dump_config
+from gda.contents import require_whole
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
 from gda.io.publish import write_bytes, write_json
 from gda.reading import read_object
@@ -142,6 +143,8 @@ def run_step(
     request = make_request(name, inputs=given, settings=settings, code=code, item=item or {}, flags=flags)
     folder = place.folder(request)
     if (done := finished(folder)) is not None and request.node.stage not in _NEVER_REUSED:
+        for path in done.outputs:
+            require_whole(folder / path, advice=f"remove {folder} and run the step again")
         return Step(record=done, folder=folder, reused=True)
     try:
         return retrying(request.name, lambda: _run(request, folder, share, by, alongside))

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save
 from timm.models import get_model_args
 from torch import Tensor, nn
 
-from gda.artifacts import ClassifierCard, dump_document
+from gda.artifacts import ClassifierCard, dump_document, read_document
+from gda.contents import require_whole
 from gda.errors import DataError
 from gda.io.publish import write_bytes
-from gda.io.tensors import tensors_digest
+from gda.io.tensors import read_tensors, tensors_digest
 from gda.reading import parser, read_object
 from gda.training.augment import Channels
 from gda.training.sizes import require_sizes_of
@@ -32,7 +33,7 @@ def export_classifier(model: nn.Module, folder: Path, card: ClassifierCard) -> N
     """Write `model` and its card into `folder`, so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back."""
     folder.mkdir(parents=True, exist_ok=True)
     mean, std = preparation(model)
-    card = card.model_copy(update={"mean": mean, "std": std})
+    card = card.model_copy(update={"mean": mean, "std": std, "weights": weights_digest(model)})
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_bytes(folder / WEIGHTS, save(tensors))
     write_bytes(folder / CONFIG, (json.dumps(_timm_config(model, card), indent=2, sort_keys=True) + "\n").encode())
@@ -46,8 +47,25 @@ def preparation(model: nn.Module) -> tuple[Channels, Channels]:
     return (float(a), float(b), float(c)), (float(d), float(e), float(f))
 
 
+def open_classifier(folder: Path) -> ClassifierCard:
+    """The card of the classifier in `folder`, once all its files are what was written and its weights are those that the card names.
+
+    Raises `DataError` naming the file that is not. The card of a skipped arm has no weights.
+    """
+    require_whole(folder, advice=f"remove {folder} and train it again")
+    card = read_document(folder / CARD, ClassifierCard)
+    if card.skipped is None and card.weights is not None and (found := tensors_digest(read_tensors(folder / WEIGHTS))) != card.weights:
+        raise DataError(f"{folder / WEIGHTS}: holds weights {found[:12]}, but {CARD} is the card of {card.weights[:12]}; train it again")
+    return card
+
+
 def load_classifier(folder: Path) -> nn.Module:
-    """The classifier in `folder`, in eval mode. Raises `DataError` when its files are missing, damaged or anything but safetensors."""
+    """The classifier in `folder`, in eval mode.
+
+    Raises `DataError` when its files are missing, damaged, exchanged for others than its card names, or anything but safetensors.
+    """
+    if (folder / CARD).is_file():
+        open_classifier(folder)
     config, tensors = _read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
     require_sizes_of(
         {"num_classes": config["num_classes"], **config["model_args"]}, [value.shape for value in tensors.values()], folder / CONFIG

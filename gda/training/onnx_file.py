@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gda.artifacts import ClassifierCard, Outcome, read_document
+from gda.artifacts import ClassifierCard, Outcome
 from gda.errors import DataError, UsageError
 from gda.io.publish import storage_errors, write_new
 from gda.training.classifier import predict_logits
-from gda.training.export import CARD, load_classifier
+from gda.training.export import load_classifier, open_classifier
 
 OPSET = 18  # what torch's exporter writes without converting
 INPUT, OUTPUT = "images", "logits"
@@ -36,7 +36,7 @@ def export_onnx(folder: Path, out: Path) -> Outcome:
     _require_packages()
     if out.is_dir():
         raise UsageError(f"--out {out}: is a directory; the classifier becomes one file, such as {out / 'classifier.onnx'}")
-    card = read_document(folder / CARD, ClassifierCard)
+    card = open_classifier(folder)
     if card.skipped is not None:
         raise DataError(f"{folder}: has no weights to export, because its arm was skipped ({card.skipped})")
     model = load_classifier(folder)

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save
 
 from gda.data.resident import ImageSet
 from gda.errors import DataError
-from gda.io.publish import storage_errors, write_bytes
+from gda.io.checked import is_whole, write_checked
+from gda.io.publish import storage_errors
 from gda.parallel import run_parallel, tick
 from gda.reading import parser
 from gda.recipe import bits_environment, digest_of
@@ -134,12 +135,12 @@ def _train(job: _Job) -> None:
     model, _ = train_classifier(sources, recipe, num_classes=len(sets.val.classes), seed=job.seed)
     logits = predict_logits(model, sets.val.images, image_size=recipe.test_image_size or recipe.image_size)
     correct = (logits.argmax(dim=1) == sets.val.labels).numpy()
-    write_bytes(job.keep, save({"correct": correct.astype(np.uint8)}))
+    write_checked(job.keep, save({"correct": correct.astype(np.uint8)}))
     tick()
 
 
 def _read(path: Path, images: int) -> Correct | None:
-    if not path.exists():
+    if not is_whole(path):
         return None
     with suppress(DataError), parser(path, "a whole safetensors file"):
         correct = load_file(path).get("correct")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gda.artifacts import REFERENCE_FILE, REFERENCE_PROBABILITIES, ReferenceIndex, SnapshotIndex, read_document
+from gda.contents import require_whole
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.tensors import read_tensors
 from gda.sections import ClassifyConfig
@@ -37,6 +38,7 @@ def cross_fitted_accuracy(snapshot: Path, real: SnapshotIndex, reference: Path) 
     """
     from gda.data.snapshot import Snapshot
 
+    require_whole(reference, only=[REFERENCE_PROBABILITIES], advice=f"remove {reference} and compute it again")
     index = read_document(reference / REFERENCE_FILE, ReferenceIndex)
     if index.snapshot_digest != real.digest:
         raise DataError(f"{reference}: is the reference of snapshot {index.snapshot_digest[:12]}, not of {real.digest[:12]}")

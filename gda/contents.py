@@ -1,0 +1,128 @@
+"""What a published folder holds: `recipe.json` lists every file with its sha256, and whoever reads the folder compares.
+
+Hashing reads a file once, about 1 GB/s; within one process a file that has not changed since is not read again.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gda.errors import DataError
+from gda.reading import read_json
+from gda.recipe import digest_of
+
+RECIPE_FILE = "recipe.json"
+FILES, SEAL = "files", "sha256"  # in recipe.json: sha256 by name of every other file, and that of recipe.json's own content
+_OPTIONAL = ("features/",)  # a synthetic set may lose them as a whole: they are then extracted from the images
+_READ_BY_LOADERS = {".safetensors", ".json", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".npy", ".tar", ".parquet"}
+_SETTLED = 2.0  # seconds: a file changed later than this before it was hashed may change again under the same time stamp
+_known: dict[tuple[int, ...], str] = {}
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (64 hex digits) of a file; not read again in this process while inode, size and times of change stay. Raises `OSError`."""
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        # The time of the inode's change cannot be set back, as that of the content can.
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if identity in _known:
+            return _known[identity]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time() - max(found.st_mtime, found.st_ctime) > _SETTLED:
+        _known[identity] = digest
+    return digest
+
+
+def with_files(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The content of `recipe.json` for `folder` as it is now: the recipe, every other file's sha256, and the sha256 of all this.
+
+    Raises `OSError` where the folder cannot be read or is taken away meanwhile.
+    """
+    content = dict(recipe) | {FILES: {name: file_digest(folder / name) for name in _names(folder)}}
+    return content | {SEAL: digest_of(content)}
+
+
+def recorded_files(folder: Path) -> dict[str, str] | None:
+    """sha256 by name, as `recipe.json` in `folder` says; None without one, or for one of before files were recorded.
+
+    Raises `DataError` where `recipe.json` is damaged or was edited.
+    """
+    path = folder / RECIPE_FILE
+    if not path.exists():
+        return None
+    content = read_json(path, finite=False)
+    if not isinstance(content, dict) or not content.keys() & {FILES, SEAL}:
+        return None
+    said = content.pop(SEAL, None)
+    files = content.get(FILES)
+    if not isinstance(files, dict) or _digest_or_none(content) != said:
+        raise DataError(f"{path}: damaged or edited, its content is not what was written (sha256 differs)")
+    return {str(name): str(digest) for name, digest in files.items()}
+
+
+def damaged_files(folder: Path, *, only: Iterable[str] | None = None) -> list[str]:
+    """What differs from what `recipe.json` lists, one line each naming the file; of all files, or of those named `only`.
+
+    Empty where nothing is listed. Files that were added count where a loader could take them for its own.
+    """
+    try:
+        files = recorded_files(folder)
+    except DataError as error:
+        return [str(error)]
+    if files is None:
+        return []
+    names = files.keys() if only is None else files.keys() & set(only)
+    problems = [problem for name in sorted(names) if (problem := _problem(folder, name, files[name]))]
+    if only is None:
+        added = [name for name in _names(folder) if name not in files and Path(name).suffix in _READ_BY_LOADERS]
+        problems += [f"{folder / name}: was added after {folder} was written" for name in added]
+    return problems
+
+
+def require_whole(folder: Path, *, only: Iterable[str] | None = None, advice: str = "make it again, or restore it from a copy") -> None:
+    """Raises `DataError` naming the first file that differs from what `recipe.json` in `folder` lists, as `damaged_files` does."""
+    if problems := damaged_files(folder, only=only):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{more}; {advice}")
+
+
+def require_recorded(path: Path, data: bytes) -> None:
+    """Raises `DataError` where `data`, what was read from `path`, is not what `recipe.json` of its folder lists."""
+    files = recorded_files(path.parent)
+    if files is not None and path.name in files and hashlib.sha256(data).hexdigest() != files[path.name]:
+        raise DataError(f"{_changed(path)}; make it again, or restore it from a copy")
+
+
+def _problem(folder: Path, name: str, expected: str) -> str | None:
+    path = folder / name
+    if not path.is_file():
+        if name.startswith(_OPTIONAL) and not path.parent.exists():
+            return None
+        return f"{path}: not found, though {RECIPE_FILE} lists it"
+    try:
+        return None if file_digest(path) == expected else _changed(path)
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
+
+
+def _changed(path: Path) -> str:
+    return f"{path}: damaged or exchanged, its sha256 is not the one in {RECIPE_FILE}"
+
+
+def _digest_or_none(content: Mapping[str, Any]) -> str | None:
+    try:
+        return digest_of(content)
+    except ValueError:  # NaN, which JSON as Python reads it may hold
+        return None
+
+
+def _names(folder: Path) -> list[str]:
+    """Every file in the folder but its own `recipe.json`, as POSIX paths, sorted; hidden ones belong to other tools."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        found += [Path(root, name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
+    return sorted(name for name in found if name != RECIPE_FILE)
