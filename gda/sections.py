@@ -232,7 +232,7 @@ class ValidateConfig(Section):
     reference_statistics: str | None = Field(
         None, min_length=1, description="an .npz with mu and sigma of the extractor, to which FID is stated as well, as fid_reference"
     )
-    fid_max_ratio: float = Field(8.0, gt=0.0, description="highest FID as a multiple of the real-vs-real floor at equal N")
+    fid_max_ratio: float = Field(10.0, gt=0.0, description="highest FID as a multiple of the real-vs-real floor at equal N")
     min_label_agreement: Fraction = Field(0.85, description="lowest share of images whose label the cross-fitted classifier confirms")
     min_class_agreement: Fraction = Field(0.6, description="lowest such share in any one class")
     min_coverage_ratio: Fraction = Field(0.5, description="lowest coverage of the real images as a share of the real-vs-real floor")

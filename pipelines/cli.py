@@ -55,6 +55,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--queue", default="", help="Kueue queue of steps with accelerators")
     parser.add_argument("--priority", default="", help="Kueue priority class of these steps")
     parser.add_argument("--parallelism", type=int, default=defaults.parallelism, metavar="N", help="pods of a loop that run at once")
+    parser.add_argument("--namespace", default=defaults.namespace, help="of the objects for GitOps (default: gda)")
     parser.add_argument("--out", type=Path, help="folder for the files (default: pipelines/compiled)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 and the difference where the files are not these")
     parser.set_defaults(command=_compile)
@@ -65,11 +66,14 @@ def _compile(args: argparse.Namespace) -> int:
 
     if not 1 <= args.parallelism <= 50:
         raise UsageError(f"--parallelism {args.parallelism}: accepted: 1 to 50")
+    if not args.namespace:
+        raise UsageError("--namespace: accepted: the name of a namespace")
     options = CompileOptions(
         image=checked_image(args.image),
         queue=checked_label("--queue", args.queue),
         priority=checked_label("--priority", args.priority),
         parallelism=args.parallelism,
+        namespace=checked_label("--namespace", args.namespace),
     )
     folder = args.out or COMPILED
     texts = {file: text for name in args.names or PIPELINES for file, text in compile_pipeline(name, options).items()}

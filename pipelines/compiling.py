@@ -13,7 +13,7 @@ from pipelines.options import CompileOptions
 from pipelines.registry import PIPELINES
 
 COMPILED = Path(__file__).with_name("compiled")
-NAMESPACE = "gda"
+NAMESPACE = CompileOptions().namespace
 # A Kubernetes object's name that is a label's value too, as a Kueue queue's and priority class's are.
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _BY_DIGEST = re.compile(r"[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}")
@@ -63,7 +63,7 @@ def compile_pipeline(name: str, options: CompileOptions) -> dict[str, str]:
             pipeline_display_name=name,
             pipeline_version_name=f"{name}-{version}",
             pipeline_version_display_name=version,
-            namespace=NAMESPACE,
+            namespace=options.namespace,
             include_pipeline_manifest=True,
         )
         Compiler().compile(pipeline, str(Path(folder) / manifest), kubernetes_manifest_format=True, kubernetes_manifest_options=objects)

@@ -10,8 +10,9 @@ from components import IMAGE
 class CompileOptions:
     """The image of every step by digest, the Kueue queue and priority of their pods, and how many of a loop's pods run at once.
 
-    `retries` is how often a step that failed is tried again. `run_name` is the placeholder of a run's unique name: servers have one of its
-    own, and the local runner knows only that of the name, which is unique there and on servers is not.
+    `namespace` is that of the objects for GitOps. `retries` is how often a step that failed is tried again. `run_name` is the placeholder
+    of a run's unique name: servers have one for it, and the local runner knows only that of the name, which is unique there and on
+    servers is not.
     """
 
     image: str = IMAGE
@@ -19,6 +20,7 @@ class CompileOptions:
     priority: str = ""
     parallelism: int = 8
     retries: int = 3
+    namespace: str = "gda"
     run_name: str = "{{$.pipeline_job_resource_name}}"
 
     def job_text(self) -> str:

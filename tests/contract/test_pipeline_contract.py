@@ -12,7 +12,7 @@ import pytest
 from kfp.dsl import base_component
 
 import components
-from gda.config import Config
+from gda.config import Config, load_config
 from gda.flow import GRAPH, STAGES
 from gda.steps.form import FORM, filled_in, split_up
 from gda.steps.graph import REGISTER_FLAGS, roles
@@ -68,6 +68,12 @@ def test_the_form_is_one() -> None:
     assert {name: parameters[name]["defaultValue"] for name in FORM} == form
     defaults = {name: parameters[name]["defaultValue"] for name in FORM}
     assert filled_in(defaults, parameters["settings"]["defaultValue"]) == filled_in(form, settings) == Config()
+
+
+def test_the_gate_of_the_demo_is_that_of_the_form() -> None:
+    """One limit for FID: a set that the demo's calibration lets through is not refused by the run form, nor the other way round."""
+    demo = load_config(ROOT / "params.yaml", ()).validate_.fid_max_ratio
+    assert _spec()["root"]["inputDefinitions"]["parameters"]["fid_max_ratio"]["defaultValue"] == demo
 
 
 def test_every_parameter_is_described() -> None:
