@@ -3,10 +3,8 @@
 import argparse
 import importlib.metadata
 import json
-import os
 import shutil
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from gda.reading import read_json
 
 def add_commands(commands: Any) -> None:
     """Add the tools' parsers to `commands`."""
-    verify = _add(commands, "verify", "re-hash a snapshot and name what is wrong", _verify, ("directory", Path, None))
+    verify = _add(commands, "verify", "re-hash an output of any kind and name what is wrong", _verify, ("directory", Path, None))
     verify.add_argument("--redraw", type=int, metavar="N", help="draw N random batches of a synthetic set again and compare the pixels")
     verify.add_argument("--generator", help="the generator that the set was drawn with (default: looked for beside it)")
     verify.add_argument("--snapshot", type=Path, help="of an image-to-image set, the real snapshot (default: looked for beside it)")
@@ -60,18 +58,20 @@ def _add(
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from gda.data.verify import verify_snapshot
+    from gda.verify import verify_output
 
     if args.redraw is not None and args.redraw < 1:
         raise UsageError(f"--redraw {args.redraw}: expected a number of batches, 1 or more")
     if args.redraw is None and (given := [f"--{name}" for name in ("generator", "snapshot") if getattr(args, name) is not None]):
         raise UsageError(f"{given[0]}: goes with --redraw N")
-    problems = verify_snapshot(args.directory)
+    if not args.directory.is_dir():
+        raise UsageError(f"{args.directory}: no such directory")
+    kind, problems = verify_output(args.directory)
     for problem in problems:
         print(problem)
     if problems:
-        raise DataError(f"{args.directory}: {len(problems)} problems found")
-    print(f"verify: {args.directory} is whole")
+        raise DataError(f"{args.directory}: {len(problems)} problems found, first: {problems[0]}")
+    print(f"verify: {args.directory} is whole ({kind})")
     if args.redraw is not None:
         _redraw(args)
     return 0
@@ -150,26 +150,11 @@ def _recipes(args: argparse.Namespace) -> int:
 def _lineage(args: argparse.Namespace) -> int:
     if not args.directory.is_dir():
         raise UsageError(f"{args.directory}: no such directory")
-    from gda.io.publish import RECIPE_FILE, read_recipe
+    from gda.lineage import Lineage, as_json, describe
 
-    if not (args.directory / RECIPE_FILE).is_file():
-        raise DataError(f"{args.directory}: holds no recipe.json, so nothing is known of its origin")
-    recipe = read_recipe(args.directory)
-    if args.json:
-        print(json.dumps(asdict(recipe), indent=2, sort_keys=True))
-        return 0
-    print(f"{args.directory}: made by {recipe.stage}")
-    for role, digest in recipe.inputs.items():
-        print(f"  from {role:<12} {digest[:16]}  {_known_as(digest, args.directory)}")
-    for name, version in recipe.environment.items():
-        print(f"  with {name:<12} {version}")
+    lineage = Lineage.of(args.directory)
+    print(json.dumps(as_json(lineage), indent=2, sort_keys=True) if args.json else "\n".join(describe(lineage)))
     return 0
-
-
-def _known_as(digest: str, near: Path) -> str:
-    """Where on this disk the content of `digest` lies, looking at the outputs beside `near`."""
-    found = [path for card in ("snapshot.json", "generator.json", "classifier.json") for path in _beside(digest, near, card)]
-    return os.path.relpath(found[0]) if found else ""
 
 
 def _beside(digest: str, near: Path, card: str) -> list[Path]:

@@ -1,0 +1,160 @@
+"""`gda lineage`: what an output was made from, step by step back to the images, as far as the outputs lie on this disk."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gda.errors import DataError
+from gda.io.publish import RECIPE_FILE, read_recipe, work_root
+from gda.recipe import Recipe, digest_of
+
+_CARDS = ("snapshot.json", "generator.json", "classifier.json", "reference.json")  # with a field `digest`
+_DOCUMENTS = ("verdict.json", "settings.json", "metrics.json", "comparison.json", "ratio.json")  # named by their whole content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A folder that holds an output, with the digests by which others name it."""
+
+    path: Path
+
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """None for weights from elsewhere, and for a damaged one."""
+        try:
+            return read_recipe(self.path)
+        except DataError:
+            return None
+
+    @cached_property
+    def digests(self) -> frozenset[str]:
+        found = {str(card["digest"]) for name in _CARDS if "digest" in (card := _json(self.path / name))}
+        found |= {digest_of(content) for name in _DOCUMENTS if (content := _json(self.path / name))}
+        return frozenset(found | ({self.recipe.digest} if self.recipe is not None else set()))
+
+    @property
+    def about(self) -> str:
+        """What a card says of where it came from that is no output of ours: the source of images, or of a base's weights."""
+        source = _json(self.path / "snapshot.json").get("provenance", {}).get("source") or _json(self.path / "generator.json").get("source")
+        return str(source) if source else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """An input of an output: its role, full digest, and the output that it is, with that one's own origins, where it was found."""
+
+    role: str
+    digest: str
+    output: Output | None
+    origins: tuple["Origin", ...] = ()
+
+
+@dataclass(kw_only=True)
+class Lineage:
+    """The chain of `root`, looked for in the folders around it, in the current folder and among the averages in the work folder."""
+
+    root: Output
+    _known: list[Output] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, path: Path) -> "Lineage":
+        """Raises `DataError` where the folder holds no `recipe.json`, or a damaged one."""
+        if not (path / RECIPE_FILE).is_file():
+            raise DataError(f"{path}: holds no {RECIPE_FILE}, so nothing is known of its origin")
+        read_recipe(path)
+        return cls(root=Output(path=path), _known=[Output(path=folder) for folder in _around(path)])
+
+    @cached_property
+    def origins(self) -> tuple[Origin, ...]:
+        """What the root was made from, each with what it was made from in turn."""
+        return self._origins(self.root, (self.root,))
+
+    def _origins(self, output: Output, path: tuple[Output, ...]) -> tuple[Origin, ...]:
+        if output.recipe is None:
+            return ()
+        found = []
+        for role, said in output.recipe.inputs.items():
+            digest = said.rpartition("@")[2]
+            source = self._find(digest, path)
+            origins = self._origins(source, (*path, source)) if source is not None else ()
+            found.append(Origin(role=role, digest=digest, output=source, origins=origins))
+        return tuple(found)
+
+    def _find(self, digest: str, path: tuple[Output, ...]) -> Output | None:
+        """An output of that content which was not made from one on `path`: a set that was judged may be a copy of the one it came from."""
+        held = [output for output in self._known if digest in output.digests and not self._comes_from(output, path, ())]
+        # The copy that was judged came later than the set, and is what later stages were given.
+        return min(held, key=lambda output: (output.recipe is None or output.recipe.stage != "judged", str(output.path)), default=None)
+
+    def _comes_from(self, output: Output, path: tuple[Output, ...], seen: tuple[Output, ...]) -> bool:
+        if any(output.path.resolve() == other.path.resolve() for other in path):
+            return True
+        if output.recipe is None or output in seen:
+            return False
+        wanted = {said.rpartition("@")[2] for said in output.recipe.inputs.values()}
+        makers = {other.recipe.digest for other in path if other.recipe is not None}
+        if wanted & makers:
+            return True
+        others = [other for other in self._known if other != output and wanted & other.digests - output.digests]
+        return any(self._comes_from(other, path, (*seen, output)) for other in others)
+
+
+def describe(lineage: Lineage) -> list[str]:
+    """The chain as lines: an output, what made it, and below it each input with its full digest and where it lies."""
+    recipe = lineage.root.recipe
+    assert recipe is not None, "looked at when it was opened"
+    lines = [f"{lineage.root.path}: made by {recipe.stage}", *_lines(lineage.origins, lineage.root.about, 1)]
+    return lines + [f"  with {name:<12} {version}" for name, version in recipe.environment.items()]
+
+
+def as_json(lineage: Lineage) -> dict[str, Any]:
+    """The recipe of the root, and its `lineage`: role, digest, path, stage and lineage of every input."""
+    content = json.loads((lineage.root.path / RECIPE_FILE).read_bytes())
+    return dict(content) | {"lineage": [_entry(origin) for origin in lineage.origins]}
+
+
+def _lines(origins: tuple[Origin, ...], about: str, depth: int) -> Iterator[str]:
+    for origin in origins:
+        indent, place = "  " * depth, ""
+        if origin.output is not None:
+            stage = f", made by {origin.output.recipe.stage}" if origin.output.recipe is not None else ""
+            place = f"  {os.path.relpath(origin.output.path)}{stage}"
+        elif origin.role in ("source", "base") and about:
+            place = f"  {about}"
+        yield f"{indent}from {origin.role:<12} {origin.digest}{place}"
+        if origin.output is not None:
+            yield from _lines(origin.origins, origin.output.about, depth + 1)
+
+
+def _entry(origin: Origin) -> dict[str, Any]:
+    output = origin.output
+    where = {} if output is None else {"path": str(output.path), "stage": output.recipe.stage if output.recipe is not None else None}
+    return {"role": origin.role, "digest": origin.digest, **where, "lineage": [_entry(one) for one in origin.origins]}
+
+
+def _around(path: Path) -> list[Path]:
+    """Folders that may hold an output: in those above `path`, in the current one, in the steps of a pipeline, and averages of weights."""
+    here = path.resolve()
+    roots = {folder for folder in (*here.parents[:3], Path.cwd()) if folder != Path(folder.anchor)}
+    steps = next((folder.parent.parent for folder in here.parents if (folder / "step.json").is_file()), None)
+    places = [(root, range(1, 4)) for root in roots] + [(work_root() / "averages", range(1, 2))]
+    places += [(steps, range(4, 6))] if steps is not None else []
+    found: set[Path] = set()
+    for root, depths in places:
+        for name in (RECIPE_FILE, "generator.json"):
+            for depth in depths:
+                found |= {card.parent.resolve() for card in root.glob(f"{'*/' * depth}{name}")}
+    return sorted(found)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Empty for what cannot be read: an output that is damaged must not keep the origin of another from being stated."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
