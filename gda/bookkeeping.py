@@ -1,18 +1,21 @@
 """What every command does around its stage's `run`, whoever calls it: one compute thread, quiet libraries, its time and its MLflow run."""
 
 import argparse
-import json
 import os
 import signal
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from gda import tracking
 from gda.artifacts import Outcome
 from gda.config import Config, dump_config
+from gda.flow import PROMOTION
 from gda.io.publish import work_root
 from gda.timings import write_timing
+from gda.tracking.started import snapshot_digest
 
 
 def prepare_process() -> None:
@@ -48,34 +51,56 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def at_work(args: argparse.Namespace, config: Config) -> AbstractContextManager[None]:
+    """Around a stage's `run` and the keeping of its run: first keep what killed processes published, then say what is being made.
+
+    Raises `MissingError` where the note cannot be written.
+    """
+    folder = work_root() / tracking.UNLOGGED
+    tracking.settle(folder)
+    if (output := _output(args)) is None:
+        return nullcontext()
+    datasets = {role: path for role in _DATASETS if (path := getattr(args, role, None))}
+    return tracking.Started.of(args.command, output, params=_params(args, config), datasets=datasets).written(folder)
+
+
 def note(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> str | None:
-    """Keep the time and the run's record of a command that did work; returns what could not be logged, in a sentence.
+    """Keep the time and the run's record of a command that did work, and log what is kept; returns what could not be, in a sentence.
 
     MLflow is only imported by stages that are heavy anyway, the others are logged along with the next one.
     """
-    write_timing(args.command, outcome.output, seconds)
-    section = dump_config(config).get(args.command, {})
-    datasets = {
-        role: (str(path), digest)
-        for role in ("snapshot", "synthetic")
-        if (path := getattr(args, role, None)) and (digest := _digest_of(path))
-    }
-    if args.command == "snapshot":
-        datasets["snapshot"] = (str(outcome.output), outcome.digest)
-    run = tracking.record(
-        args.command,
-        f"{args.command} {outcome.output.name}",
-        outcome,
-        params=section | {"seed": getattr(args, "seed", config.seed)},
-        datasets=datasets,
-    )
+    if not outcome.reused and outcome.digest:
+        write_timing(args.command, outcome.output, seconds)
+        roles = {role: Path(path) for role in _DATASETS if (path := getattr(args, role, None))}
+        if args.command == "snapshot":
+            roles["snapshot"] = outcome.output
+        datasets = {role: (str(path), digest) for role, path in roles.items() if (digest := snapshot_digest(path))}
+        name = f"{args.command} {outcome.output.name}"
+        run = tracking.record(args.command, name, outcome, params=_params(args, config), datasets=datasets)
+        tracking.keep(run, work_root() / tracking.UNLOGGED)
+        if args.command == "classify":
+            return None
+    return log_kept()
+
+
+def log_kept() -> str | None:
+    """Log the runs that earlier commands kept, those of killed processes among them; returns what could not be, in a sentence."""
     folder = work_root() / tracking.UNLOGGED
-    tracking.keep(run, folder)
-    return tracking.flush(folder) if args.command != "classify" else None
+    tracking.settle(folder)
+    return tracking.flush(folder)
 
 
-def _digest_of(path: Path) -> str:
-    try:
-        return str(json.loads((path / "snapshot.json").read_text("utf-8"))["digest"])
-    except (OSError, ValueError, KeyError):
-        return ""
+_DATASETS = ("snapshot", "synthetic")
+
+
+def _params(args: argparse.Namespace, config: Config) -> dict[str, Any]:
+    section = dump_config(config).get(args.command, {})
+    return section | {"seed": getattr(args, "seed", config.seed)}
+
+
+def _output(args: argparse.Namespace) -> Path | None:
+    """Where the command's output will be; None where it is said to make none."""
+    if args.command == "promote":
+        return Path(args.out or PROMOTION) if not args.dry_run else None
+    out = getattr(args, "out", None)
+    return Path(out) if out is not None and not getattr(args, "plan_only", False) else None

@@ -7,15 +7,17 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from gda.artifacts import Outcome
-from gda.bookkeeping import note, prepare_process
+from gda.bookkeeping import at_work, log_kept, note, prepare_process
 from gda.commands import build_parser
 from gda.config import Config, load_config
 from gda.errors import ConfigError, GdaError, TryAgainError
 from gda.parallel import is_first_process
 from gda.storage import storage_problem
+from gda.tracking import masked
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -40,31 +42,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (problem := storage_problem(error)) is not None:
             return _fail(problem, args)
         if os.environ.get("GDA_DEBUG"):
-            traceback.print_exc()
-        print(f"gda {args.command}: internal error: {type(error).__name__}: {error} (GDA_DEBUG=1 shows where)", file=sys.stderr)
+            print(masked(traceback.format_exc()), file=sys.stderr)
+        what = masked(f"{type(error).__name__}: {error}")
+        print(f"gda {args.command}: internal error: {what} (GDA_DEBUG=1 shows where)", file=sys.stderr)
         return 1
 
 
 def _run(args: argparse.Namespace) -> int:
     args.progress = not getattr(args, "quiet", False)
     if hasattr(args, "tool"):
-        return int(args.tool(args))
+        code = int(args.tool(args))
+        _say(args, log_kept())
+        return code
     params = args.params if args.params is not None else (PARAMS_FILE if PARAMS_FILE.exists() else None)
     if args.params is not None and not args.params.exists():
         raise ConfigError(f"--params {args.params}: no such file")
     config = load_config(params, tuple(args.set))
-    started = time.perf_counter()
-    outcome = args.runner(config, args)
-    seconds = time.perf_counter() - started
-    _close(args, config, outcome, seconds)
+    with at_work(args, config) if is_first_process() else nullcontext():  # others under torchrun publish nothing
+        started = time.perf_counter()
+        outcome = args.runner(config, args)
+        seconds = time.perf_counter() - started
+        _close(args, config, outcome, seconds)
     return 0
 
 
 def _close(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> None:
     if not is_first_process():  # under torchrun
         return
-    if not outcome.reused and outcome.digest and (problem := note(args, config, outcome, seconds)):
-        print(f"{args.command}: {problem}", file=sys.stderr)
+    _say(args, note(args, config, outcome, seconds))
     if args.json:
         line = {"command": args.command, "output": str(outcome.output), "digest": outcome.digest, "summary": outcome.summary}
         print(
@@ -77,10 +82,15 @@ def _close(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: 
         print(f"{args.command}: {outcome.summary} ({seconds:.1f} s)", flush=True)
 
 
+def _say(args: argparse.Namespace, problem: str | None) -> None:
+    if problem is not None:
+        print(f"{args.command}: {masked(problem)}", file=sys.stderr)
+
+
 def _fail(error: GdaError, args: argparse.Namespace) -> int:
     if os.environ.get("GDA_DEBUG"):
-        traceback.print_exc()
-    print(f"gda {args.command}: {error}", file=sys.stderr)
+        print(masked(traceback.format_exc()), file=sys.stderr)
+    print(f"gda {args.command}: {masked(str(error))}", file=sys.stderr)
     return error.exit_code
 
 

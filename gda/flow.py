@@ -44,6 +44,7 @@ class Node:
     """One step of the graph: `stage` is the verb, `variant` tells two uses of one verb apart, `inputs` are paths by role.
 
     `more_outputs` are data sets beside the `output` that the step is known by. `watched` are the roles of `WATCHED` that it reads.
+    `always_changed` steps ask something outside of the folder, such as the registry, and run each time.
     """
 
     stage: str
@@ -55,6 +56,7 @@ class Node:
     more_outputs: tuple[str, ...] = ()
     command: str
     helper: bool = False
+    always_changed: bool = False
     matrix: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -202,6 +204,7 @@ GRAPH: tuple[Node, ...] = (
         inputs={"evaluation": EVALUATION, "verdict": VERDICT},
         output=PROMOTION,
         command=f"gda promote --evaluation {EVALUATION} --verdict {VERDICT} --out {PROMOTION}",
+        always_changed=True,
     ),
 )
 
@@ -229,6 +232,7 @@ def dvc_document() -> dict[str, Any]:
         stage["deps"] = list(_deps(node))
         stage["params"] = list(node.sections)
         stage["outs"] = [node.output, *node.more_outputs]
+        stage["always_changed"] = node.always_changed
         stages[node.name] = {key: value for key, value in stage.items() if value}
     return {"stages": stages, "metrics": [f"{EVALUATION}/metrics.json"]}
 

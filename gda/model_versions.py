@@ -6,7 +6,7 @@ MLflow's own diffusers flavour holds adapters and the name of a base; what is re
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,21 @@ def ensure_version(client: Any, logged: Any, model: RegisteredModel) -> list[str
         if not uploaded:
             _upload(client, run_id, model)
         version = _create_version(client, logged, model)
+        version = only_version(client, model.name, digest) or version
     client.set_tag(run_id, VERSION, f"models:/{model.name}/{version.version}")
     return []
+
+
+def only_version(client: Any, name: str, digest: str) -> Any | None:
+    """The oldest version of this content; newer ones without an alias go: a lost reply makes MLflow's client ask twice for one."""
+    from mlflow.exceptions import MlflowException
+
+    found = sorted(client.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{digest}'"), key=lambda v: int(v.version))
+    for other in found[1:]:
+        with suppress(MlflowException):  # of an account that may not delete: a version too many misleads nobody, its digest is the same
+            if not client.get_model_version(name, other.version).aliases:
+                client.delete_model_version(name, other.version)
+    return found[0] if found else None
 
 
 def _lost(model: RegisteredModel) -> str | None:

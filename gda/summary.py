@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gda.artifacts import ArmResult, Decision, Gain, Metrics, Verdict, read_document
 from gda.sections import Arm
-from gda.tracking import DEFAULT_TRACKING_URI, experiment_name, tracking_uri
+from gda.tracking import DEFAULT_TRACKING_URI, experiment_name, shown_uri, tracking_uri
 
 
 def summary(evaluation: Path, verdict: Path, promotion: Path) -> str:
@@ -59,5 +59,5 @@ def _promotion(decision: Decision) -> str:
 
 
 def _mlflow() -> str:
-    place = f"experiment {experiment_name()!r} at {tracking_uri().split('@')[-1]}"
+    place = f"experiment {experiment_name()!r} at {shown_uri()}"
     return f"{place}; open it with `make ui`" if tracking_uri() == DEFAULT_TRACKING_URI else place

@@ -184,7 +184,7 @@ def _summary(_: argparse.Namespace) -> int:
 
 def _doctor(_: argparse.Namespace) -> int:
     from gda.parallel import available_cpus
-    from gda.tracking import experiment_name, tracking_uri
+    from gda.tracking import experiment_name, shown_uri
 
     checks = [("python", sys.version.split()[0]), ("cpus", str(available_cpus()))]
     packages = ("gda", "torch", "diffusers", "timm", "mlflow", "dvc", "great-expectations")
@@ -193,7 +193,7 @@ def _doctor(_: argparse.Namespace) -> int:
     checks.append(("free disk", f"{free:.1f} GiB" + (" (little: 2 GiB are wanted)" if free < 2 else "")))
     assets = Path(__file__).parent / "assets" / "demo_base" / "generator.json"
     checks.append(("demo base", "present" if assets.is_file() else "MISSING"))
-    checks.append(("mlflow", f"{tracking_uri()} experiment {experiment_name()}"))
+    checks.append(("mlflow", f"{shown_uri()} experiment {experiment_name()}"))
     for name, value in checks:
         print(f"{name:<20}{value}")
     return 0 if assets.is_file() else 5

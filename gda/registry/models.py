@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
-import requests
 import torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -23,11 +21,13 @@ from mlflow.types import Schema, TensorSpec
 from gda import tracking
 from gda.artifacts import ClassifierCard
 from gda.data.predictions import Predictions, read_predictions, write_predictions
-from gda.errors import DataError, TryAgainError
+from gda.errors import DataError, GdaError, TryAgainError
+from gda.model_versions import only_version
+from gda.registry.registering import registering
 from gda.training.classifier import load_classifier, predict_logits
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-DIGEST, TEST_DIGEST, BEAT = "gda.digest", "gda.test_digest", "gda.beat_version"
+DIGEST, TEST_DIGEST, BEAT, DECISION = "gda.digest", "gda.test_digest", "gda.beat_version", "gda.decision"
 PREDICTIONS_FILE = "predictions.safetensors"
 _SERVED = Path(__file__).with_name("served.py")
 _PARITY = 1e-4  # largest accepted difference of a probability after logging and loading
@@ -42,27 +42,43 @@ class Registered:
     digest: str
     test_digest: str
     beat_version: str  # the champion it replaced, empty for the first
+    decision: str = ""  # digest of the last decision about it that was carried out to its end
 
     def predictions(self) -> Predictions:
         """Its predictions on the test split it was evaluated on. Raises `DataError` when the version holds none."""
-        with _reachable():
+        with tracking.named():
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{self.name}/{self.version}"))
         return read_predictions(folder / "artifacts" / PREDICTIONS_FILE)
 
 
 class Registry:
-    """Versions of one registered model at `tracking_uri()`. Every method raises `TryAgainError` when MLflow is away."""
+    """Versions of one registered model at `tracking_uri()`.
+
+    Every method raises `TryAgainError` when MLflow is away, `MissingError` and `ConfigError` for what it complains of, with what has been
+    changed until then.
+    """
 
     def __init__(self, model_name: str) -> None:
         self.model_name = model_name
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        with _reachable():
+        self._changed = "nothing was promoted"
+        with self._said():
             self._client = tracking.connect()
             mlflow.set_tracking_uri(tracking.tracking_uri())
 
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        """Name what MLflow complains of, and say what has been changed in the registry."""
+        try:
+            with tracking.named():
+                yield
+        except GdaError as error:
+            again = "run the same command again" if isinstance(error, TryAgainError) else "mend that and run the same command again"
+            raise type(error)(f"{error}; {self._changed}, {again}") from None
+
     def champion(self) -> Registered | None:
         """The version behind `champion`, or None while there is none."""
-        with _reachable():
+        with self._said():
             try:
                 return _registered(self._client.get_model_version_by_alias(self.model_name, CHAMPION))
             except MlflowException as error:
@@ -72,19 +88,26 @@ class Registry:
 
     def version(self, number: str) -> Registered:
         """A version by its number."""
-        with _reachable():
+        with self._said():
             return _registered(self._client.get_model_version(self.model_name, number))
 
     def find(self, digest: str) -> Registered | None:
         """The oldest version of the classifier with this content digest."""
-        with _reachable():
+        with self._said():
             found = self._client.search_model_versions(f"name = '{self.model_name}'")
         matching = [version for version in found if version.tags.get(DIGEST) == digest]
         return _registered(min(matching, key=lambda version: int(version.version))) if matching else None
 
+    def carried_out(self, digest: str, decision: str, *, champion: bool) -> Registered | None:
+        """The version of this content where the decision of this digest was carried out to its end, and still holds."""
+        version = self.find(digest)
+        if version is None or version.decision != decision:
+            return None
+        return version if not champion or CHAMPION in self.aliases(version) else None
+
     def aliases(self, version: Registered) -> tuple[str, ...]:
         """The aliases that point at `version`, sorted."""
-        with _reachable():
+        with self._said():
             return tuple(sorted(self._client.get_model_version(self.model_name, version.version).aliases))
 
     def register(self, folder: Path, card: ClassifierCard, predictions: Predictions, tags: Mapping[str, str]) -> Registered:
@@ -95,15 +118,21 @@ class Registry:
         version = self.find(card.digest)
         if version is None:
             version = self._log(folder, card, predictions, dict(tags) | {DIGEST: card.digest, TEST_DIGEST: predictions.test_digest})
-        _check_parity(folder, card, version)
-        with _reachable():
+        self._changed = f"version {version.version} is registered and champion is as it was"
+        with self._said():
+            _check_parity(folder, card, version)
             self._client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
         return version
 
     def describe(self, version: Registered, text: str) -> None:
         """Say what `version` is, for those who meet it in the registry."""
-        with _reachable():
+        with self._said():
             self._client.update_model_version(self.model_name, version.version, description=text)
+
+    def settle(self, version: Registered, decision: str) -> None:
+        """Write on `version` that the decision of this digest has been carried out, as the last of its changes."""
+        with self._said():
+            self._client.set_model_version_tag(self.model_name, version.version, DECISION, decision)
 
     def promote(self, version: Registered, *, over: Registered | None) -> None:
         """Let `champion` point at `version`, provided that it still points at `over`, which the gate compared it with.
@@ -112,20 +141,22 @@ class Registry:
         """
         current = self.champion()
         if current is not None and current.version == version.version:
+            self._changed = f"version {version.version} is champion"
             return
         if (current and current.version) != (over and over.version):
             raise TryAgainError(f"{self.model_name}: champion changed while this ran; run the same command to compare with the new one")
-        with _reachable():
+        with self._said():
             self._client.set_model_version_tag(self.model_name, version.version, BEAT, over.version if over else "")
+            self._changed = f"whether version {version.version} became champion is not known"
             self._client.set_registered_model_alias(self.model_name, CHAMPION, version.version)
+            self._changed = f"version {version.version} is champion"
 
     def _log(self, folder: Path, card: ClassifierCard, predictions: Predictions, tags: dict[str, str]) -> Registered:
-        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), _reachable():
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), self._said():
             warnings.simplefilter("ignore")  # about the missing input example: the signature is given in full
             record = Path(scratch, PREDICTIONS_FILE)
             write_predictions(record, predictions)
-            experiment = mlflow.set_experiment(tracking.experiment_name())
-            with mlflow.start_run(experiment_id=experiment.experiment_id, run_name=f"register {card.arm}-{card.seed}"):
+            with registering(self._client, {"model": self.model_name, "digest": card.digest}, f"register {card.arm}-{card.seed}"):
                 info = mlflow.pyfunc.log_model(
                     name="classifier",
                     python_model=str(_SERVED),
@@ -135,7 +166,8 @@ class Registry:
                     registered_model_name=self.model_name,
                     tags=tags,
                 )
-        return self.version(str(info.registered_model_version))
+            kept = only_version(self._client, self.model_name, card.digest)
+        return self.version(str(kept.version if kept is not None else info.registered_model_version))
 
 
 _NO_SUCH = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")  # MLflow answers the second for a missing alias
@@ -149,6 +181,7 @@ def _registered(version: ModelVersion) -> Registered:
         digest=tags.get(DIGEST, ""),
         test_digest=tags.get(TEST_DIGEST, ""),
         beat_version=tags.get(BEAT, ""),
+        decision=tags.get(DECISION, ""),
     )
 
 
@@ -160,27 +193,9 @@ def _signature(num_classes: int) -> ModelSignature:
 def _check_parity(folder: Path, card: ClassifierCard, version: Registered) -> None:
     """The version, loaded back as a service would, must predict as the classifier it was made from."""
     images = np.random.default_rng(0).integers(0, 256, (4, card.image_size, card.image_size, 3), dtype=np.uint8)
-    with _reachable():
-        served = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}").predict(images)
+    served = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}").predict(images)
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     expected = predict_logits(load_classifier(folder), tensor, image_size=card.image_size).softmax(dim=1).numpy()
     difference = float(np.abs(np.asarray(served) - expected).max())
     if not difference <= _PARITY:
         raise DataError(f"{version.name} version {version.version}: what MLflow loads differs from {folder} by {difference:.2g}")
-
-
-@contextmanager
-def _reachable() -> Iterator[Any]:
-    """Turn a tracking server that is away into a `TryAgainError`; MLflow's own complaints about a request pass through."""
-    try:
-        yield
-    except requests.RequestException as error:
-        raise _away(error) from None
-    except MlflowException as error:
-        if "API request to" in str(error) or error.error_code in ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"):
-            raise _away(error) from None
-        raise
-
-
-def _away(error: Exception) -> TryAgainError:
-    return TryAgainError(f"MLflow could not be reached ({type(error).__name__}); nothing was promoted, run the same command again")

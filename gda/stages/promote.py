@@ -1,5 +1,6 @@
 """promote: register the candidate and let `champion` point at it if the gate holds; a refusal is a recorded result."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from gda.training.export import open_classifier
 
 DEFAULT_OUT = Path("reports/promotion")
 DECISION_FILE = "decision.json"
+DRY_RUN = "dry-run"
 
 
 def run(
@@ -36,9 +38,10 @@ def run(
 
     Beside it lies the candidate's `MODEL_CARD.md`.
 
-    Not cached: the registry is asked each time. The rival is the model behind `champion`, else real-only training. `dry_run` changes
-    nothing in the registry; `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on
-    damaged input or a candidate that changed since, `TryAgainError` when MLflow is away.
+    Not cached: the registry is asked each time, and left alone where this decision has been carried out already. The rival is the model
+    behind `champion`, else real-only training. `dry_run` changes nothing in the registry and writes into the folder `dry-run` of `out`;
+    `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on damaged input or a candidate
+    that changed since, `TryAgainError` when MLflow is away, `MissingError` and `ConfigError` for what it complains of.
     """
     metrics = read_document(evaluation / "metrics.json", Metrics, recorded=False)
     require_whole(evaluation, only=[PREDICTIONS_FILE], advice="run evaluate again")
@@ -52,16 +55,23 @@ def run(
     opponent = _opponent(registry, incumbent, card)
     rival = _rival(config, metrics, predictions, opponent)
     gate = decide(metrics, judged, config.promote, licence=card.base_licence if card else "unknown", rival=rival)
-    version = None
+    version, decided, done = None, "", False
     if card is not None and metrics.candidate is not None and not dry_run:
-        tags = _tags(metrics, card, gate)
-        version = registry.register(Path(metrics.candidate.path), card, predictions.only(card.arm, card.seed), tags)
-        if gate.promoted and not register_only:
-            registry.promote(version, over=incumbent)
+        decided = digest_of({"evaluation": metrics.model_dump(mode="json"), "gate": asdict(gate), "register_only": register_only})
+        version = registry.carried_out(card.digest, decided, champion=gate.promoted and not register_only)
+        done = version is not None
+        if version is None:
+            kept = predictions.only(card.arm, card.seed)
+            version = registry.register(Path(metrics.candidate.path), card, kept, _tags(metrics, card, gate))
+            if gate.promoted and not register_only:
+                registry.promote(version, over=incumbent)
     decision = _decision(config, metrics, gate, version, registry.aliases(version) if version else (), dry_run=dry_run)
-    if version is not None and card is not None:
+    if version is not None and card is not None and not done:
         registry.describe(version, describe(card, metrics, decision))
-    return _write(decision, out or DEFAULT_OUT, model_card(card, metrics, judged, decision) if card is not None else None)
+        registry.settle(version, decided)
+    place = out or DEFAULT_OUT
+    text = model_card(card, metrics, judged, decision) if card is not None else None
+    return _write(decision, place / DRY_RUN if dry_run else place, text, done=done)
 
 
 def _read_candidate(candidate: Candidate | None) -> ClassifierCard | None:
@@ -140,7 +150,7 @@ def _decision(
     )
 
 
-def _write(decision: Decision, out: Path, card: str | None) -> Outcome:
+def _write(decision: Decision, out: Path, card: str | None, *, done: bool) -> Outcome:
     path, card_path = out / DECISION_FILE, out / CARD_FILE
     with storage_errors(path):
         out.mkdir(parents=True, exist_ok=True)
@@ -151,10 +161,11 @@ def _write(decision: Decision, out: Path, card: str | None) -> Outcome:
     return Outcome(
         output=out,
         digest=digest_of(decision.model_dump(mode="json")),
-        summary=_summary(decision),
+        summary=_summary(decision) + ("; the registry says so already" if done else ""),
         metrics={"promoted": float(decision.promoted)},
         files=(path,) if card is None else (path, card_path),
         refused=not decision.promoted,
+        reused=done,
     )
 
 

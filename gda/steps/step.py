@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gda.artifacts import Document, Outcome, read_document
-from gda.bookkeeping import note, prepare_process
+from gda.bookkeeping import at_work, note, prepare_process
 from gda.commands import build_parser
 from gda.config import dump_config
 from gda.contents import require_whole
@@ -198,10 +198,11 @@ def _run(request: Request, folder: Path, share: tuple[int, int] | None, by: Othe
     if by is not None:
         write_json(_made(folder) / SETTINGS_FILE, dump_config(config))
         by(request, [*words, "--params", str(folder / SETTINGS_FILE), "--quiet"])
-    outcome: Outcome = args.runner(config, args)
-    seconds = time.perf_counter() - started
-    if not outcome.reused and outcome.digest and (problem := note(args, config, outcome, seconds)):
-        print(f"{request.name}: {problem}")
+    with at_work(args, config):
+        outcome: Outcome = args.runner(config, args)
+        seconds = time.perf_counter() - started
+        if (problem := note(args, config, outcome, seconds)) is not None:
+            print(f"{request.name}: {problem}")
     record = _record(request, folder, outcome, seconds)
     if share is None or outcome.digest:  # else this worker's part is drawn, and others are at it still
         write_bytes(_made(folder) / STEP_FILE, (record.model_dump_json(indent=2) + "\n").encode())

@@ -1,0 +1,31 @@
+"""MLflow runs: one a stage, named datasets by digest; a generator also becomes a version of a registered model.
+
+`MLFLOW_TRACKING_URI`, its credentials and `MLFLOW_EXPERIMENT_NAME` in the environment are honoured; SQLite is only the default.
+MLflow is imported only when something is logged. `docs/tracking.md` says what is recorded where, and every error with its remedy.
+"""
+
+from gda.tracking.complaints import complaint_of, named
+from gda.tracking.replay import flush
+from gda.tracking.runs import UNLOGGED, RunRecord, keep, record
+from gda.tracking.secrets import masked
+from gda.tracking.server import DEFAULT_TRACKING_URI, connect, ensure_experiment, experiment_name, shown_uri, tracking_uri
+from gda.tracking.started import Started, settle
+
+__all__ = [
+    "DEFAULT_TRACKING_URI",
+    "UNLOGGED",
+    "RunRecord",
+    "Started",
+    "complaint_of",
+    "connect",
+    "ensure_experiment",
+    "experiment_name",
+    "flush",
+    "keep",
+    "masked",
+    "named",
+    "record",
+    "settle",
+    "shown_uri",
+    "tracking_uri",
+]

@@ -1,0 +1,85 @@
+"""One finished stage as MLflow will see it, kept as a file until it is logged."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gda.artifacts import Outcome, RegisteredModel
+from gda.io.publish import storage_errors, write_bytes
+from gda.model_versions import DIGEST
+from gda.recipe import digest_of
+from gda.tracking.secrets import masked
+
+UNLOGGED = "unlogged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One finished stage as MLflow will see it; kept as JSON until it is logged."""
+
+    stage: str
+    name: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    curves: Mapping[str, list[tuple[int, float]]]
+    tags: Mapping[str, str]
+    datasets: Mapping[str, tuple[str, str]]  # context -> (path, digest)
+    files: tuple[str, ...]
+    images: Mapping[str, list[tuple[int, str]]] = field(default_factory=dict)  # name -> (step, PNG)
+    model: RegisteredModel | None = None
+    ended: float
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal results of one stage, so that nothing is logged twice."""
+        return digest_of({"stage": self.stage, "name": self.name, "params": dict(self.params), "tags": dict(self.tags)})
+
+
+def record(
+    stage: str,
+    name: str,
+    outcome: Outcome,
+    *,
+    params: Mapping[str, Any],
+    datasets: Mapping[str, tuple[str, str]],
+    ended: float | None = None,
+) -> RunRecord:
+    """Describe a finished stage; parameters become strings without secrets, the full digest goes into a tag, paths become absolute."""
+    tags = {"gda.stage": stage, DIGEST: outcome.digest, "gda.refused": str(outcome.refused).lower()}
+    return RunRecord(
+        stage=stage,
+        name=name,
+        params={k: masked(str(v)) for k, v in params.items()},
+        metrics=outcome.metrics,
+        curves=outcome.curves,
+        tags=tags,
+        datasets={context: (masked(path), digest) for context, (path, digest) in datasets.items()},
+        files=tuple(str(path.absolute()) for path in outcome.files),
+        images={name: [(step, str(path.absolute())) for step, path in series] for name, series in outcome.images.items()},
+        model=outcome.model,
+        ended=time.time() if ended is None else ended,
+    )
+
+
+def keep(run: RunRecord, folder: Path) -> Path:
+    """Write `run` under `folder` until `flush` has logged it."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run.identity[:32]}.json"
+    content = asdict(run)
+    if run.model is not None:
+        content["model"]["path"] = str(run.model.path.absolute())
+    write_bytes(path, json.dumps(content, indent=1).encode())
+    return path
+
+
+def read_kept(path: Path) -> RunRecord:
+    """The run in a kept file. Raises `ValueError`, `TypeError` or `KeyError` for a file that is none."""
+    content = json.loads(path.read_text("utf-8"))
+    model = content.get("model")
+    if model is not None:
+        content["model"] = RegisteredModel(**model | {"path": Path(model["path"])})
+    return RunRecord(**content)
