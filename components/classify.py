@@ -69,8 +69,9 @@ def classify_job(
 
     sets = {"judged": judged, "verdict": verdict, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "reference": reference}
     given = {"settings": settings, "data_root": data_root, "code": code}
-    by = {"nodes": nodes, "image": image, "task": task_config, "job": job}
-    return show_trained(train_seeds_by_jobs(arm, seeds, sets={"snapshot": snapshot, **sets}, **given, **by), metrics=metrics)
+    sets["snapshot"] = snapshot
+    steps = train_seeds_by_jobs(arm, seeds, sets=sets, nodes=nodes, image=image, task=task_config, job=job, **given)
+    return show_trained(steps, metrics=metrics)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

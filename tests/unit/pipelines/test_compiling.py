@@ -102,6 +102,17 @@ def test_a_wrong_command_is_one_line(words: list[str], said: str, capsys: pytest
     assert error.count("\n") == 1
 
 
+def test_objects_are_of_the_namespace_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What GitOps applies goes where the runs are; the pipeline itself is the same, and no namespace is refused."""
+    assert main(["compile", "promote", "--namespace", "team-a", "--out", str(tmp_path)]) == 0
+    texts = {name: (tmp_path / name).read_text("utf-8") for name in ("promote.yaml", "promote.manifest.yaml")}
+    assert texts["promote.yaml"] == (COMPILED / "promote.yaml").read_text("utf-8")
+    assert texts["promote.manifest.yaml"].count("  namespace: team-a\n") == 2
+    assert "namespace: gda" not in texts["promote.manifest.yaml"]
+    assert main(["compile", "promote", "--namespace", "", "--out", str(tmp_path)]) == 2
+    assert "--namespace: accepted: the name of a namespace" in capsys.readouterr().err
+
+
 def test_lint_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 0 for a sound file; 1, and a line a finding, for a damaged one."""
     assert main(["lint", str(COMPILED / "augment.yaml")]) == 0

@@ -75,7 +75,9 @@ def test_a_run_names_both_ids_and_typed_parameters(uploaded: FakeKfp, capsys: py
     assert run["runtime_config"]["parameters"] == {"images_per_class": 50, "guidance_scale": 1.5, "data": "/data/birds"}
     assert (run["service_account"], run["display_name"]) == ("gda-run", "first")
     assert uploaded.experiments[run["experiment_id"]]["display_name"] == "birds"
-    assert f"run {run['run_id']} started" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"run {run['run_id']} started" in said
+    assert f"python -m pipelines run promote --param run={run['run_id']}" in said, "how a person goes on from this run"
 
 
 def test_the_newest_version_runs_unless_one_is_named(uploaded: FakeKfp) -> None:

@@ -85,7 +85,8 @@ def test_loops_that_are_too_wide_are_found(tmp_path: Path, capsys: pytest.Captur
     assert (narrow.num_pods, wide.num_pods) == (10, 50)
     (finding,) = [finding for finding in lint(_wider(SPEC, 25), PLATFORM, **EXEMPT) if finding.where == "root"]
     assert str(finding) == f"root: makes {wide}"
-    assert "50 pods of loops" in str(finding) and "Argo takes 1024" in str(finding)
+    assert "50 pods of loops" in str(finding)
+    assert "Argo takes 1024" in str(finding)
     assert [finding for finding in lint(_wider(SPEC, 5), PLATFORM, **EXEMPT) if finding.where == "root"] == []
 
 

@@ -42,7 +42,9 @@ def test_a_run_is_found_by_each_of_its_names(named: str, tmp_path: Path) -> None
     said = _configured(tmp_path, "augment-aaaaa", run_id="5f1c-id")
     _configured(tmp_path, "augment-bbbbb", run_id="other-id", title="another")
     assert find_run(tmp_path, named).run == "augment-aaaaa"
-    assert "augment-aaaaa" in said and "5f1c-id" in said and TITLE in said
+    assert "augment-aaaaa" in said
+    assert "5f1c-id" in said
+    assert TITLE in said
 
 
 @pytest.mark.parametrize(
