@@ -192,7 +192,7 @@ def test_links_are_followed_and_come_out_as_files(base, plain, tmp_path):
     out = _export(base, tmp_path / "out")
     assert not any(path.is_symlink() for path in out.rglob("*"))
     (tmp_path / "config.json").unlink()
-    with pytest.raises(DataError, match="vae must be a part with config.json, which vae/ lacks"):
+    with pytest.raises(DataError, match=r"vae must be a part with config\.json, which vae/ lacks"):
         read_card(str(base))
 
 
@@ -255,7 +255,7 @@ def test_plain_weights_go_before_a_variant_and_two_variants_are_not_guessed(base
     used = files_of(str(base)).used
     assert (used[f"unet/{WEIGHTS}"], used[f"vae/{WEIGHTS}"]) == (f"unet/{WEIGHTS}", "vae/diffusion_pytorch_model.fp16.safetensors")
     shutil.copy(base / "vae" / "diffusion_pytorch_model.fp16.safetensors", base / "vae" / "diffusion_pytorch_model.bf16.safetensors")
-    with pytest.raises(DataError, match="vae/ has weights of variants alone: bf16, fp16; .*a directory with the files of one variant"):
+    with pytest.raises(DataError, match=r"vae/ has weights of variants alone: bf16, fp16; .*a directory with the files of one variant"):
         read_card(str(base))
 
 
