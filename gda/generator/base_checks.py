@@ -45,7 +45,7 @@ def check_base(files: Files) -> None:
     """Raises `DataError` naming file, field, value and what is accepted, for the first configuration that is not supported."""
     for path, content in files.indexes().items():
         stage = os.path.dirname(path)
-        base = _Base(files, stage, Fields(where=_where(files, path), content=content))
+        base = _Base(files, stage, Fields(where=files.where(path), content=content))
         base.check_index(_STAGE_PIPELINES.get(stage))
         base.check_own_code()
         base.check_pipeline()
@@ -69,7 +69,7 @@ class _Base:
         path = f"{self.prefix}{part}/{file}"
         if path not in self.files.used:
             raise self.index.refuse(part, f"a part with {file}, which {part}/ lacks")
-        return Fields(where=_where(self.files, path), content=read_object(self.files.path(path)))
+        return Fields(where=self.files.where(path), content=read_object(self.files.path(path)))
 
     def check_index(self, expected: str | None) -> None:
         """Each part is null or of a class that we know how to work with."""
@@ -79,7 +79,7 @@ class _Base:
         needed = _NEEDED[self.kind]
         null, unused = null_parts(index.content), unused_parts(index.content)
         for part, value in index.content.items():
-            if part.startswith("_") or part in unused or (part in null and part not in needed):
+            if part.startswith("_") or part in unused or part in null:
                 continue
             if isinstance(value, list):
                 self.parts[part] = self._class(part, value)
@@ -116,7 +116,7 @@ class _Base:
             if file == "adapter_config.json":
                 raise self.index.refuse(part, "whole weights: merge the adapter of its adapter_config.json into them")
             if file.endswith("config.json"):
-                config = Fields(where=_where(self.files, plain), content=read_object(self.files.path(plain)))
+                config = Fields(where=self.files.where(plain), content=read_object(self.files.path(plain)))
                 config.require_absent("auto_map", reason="code that a directory brings is never run")
                 config.require_absent("quantization_config", reason="quantised weights cannot be fine-tuned")
                 config.require_absent("custom_pipelines", reason="code that a directory brings is never run")
@@ -232,8 +232,3 @@ def _check_levels(config: Fields) -> None:
     each = layers if isinstance(layers, list) else [layers]
     if not all(type(count) is int and 1 <= count <= _MOST_LEVELS for count in each):
         raise config.refuse("layers_per_block", f"a whole number from 1 to {_MOST_LEVELS}, or a list of them")
-
-
-def _where(files: Files, plain: str) -> str:
-    """The file as messages name it: its path, or hub id and path."""
-    return str(files.folder / files.used[plain]) if files.name == str(files.folder) else f"{files.name}: {files.used[plain]}"

@@ -25,7 +25,7 @@ def check_types(files: Files) -> None:
         content = read_object(files.path(plain))
         kind = getattr(diffusers, str(content.get("_class_name")), None)
         if inspect.isclass(kind):
-            _check(Fields(where=f"{files.name}: {plain}", content=content), kind)
+            _check(Fields(where=files.where(plain), content=content), kind)
 
 
 def _check(config: Fields, kind: type) -> None:
@@ -42,7 +42,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, one) for one in typing.get_args(hint))
     if origin is typing.Literal:
-        return value in typing.get_args(hint)
+        return type(value) in {type(one) for one in typing.get_args(hint)}  # some classes take more than they declare
     if origin in (tuple, list) or hint in (tuple, list):
         leaves = [one for one in typing.get_args(hint) if one is not ...]
         return isinstance(value, list) and all(not leaves or any(_fits(item, leaf) for leaf in leaves) for item in value)

@@ -21,7 +21,24 @@ NETWORKS = frozenset({"unet", "transformer", "vae", "text_encoder", "text_encode
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder", "watermarker"})
 # The super-resolution stage is given the base's text states, and its repository holds the same large encoder once more.
 _SHARED = {"IFSuperResolutionPipeline": frozenset({"text_encoder", "tokenizer"})}
-_SETTINGS = (".json", ".txt", ".model")  # configurations, vocabularies, merges, sentencepiece models
+# Configurations and vocabularies; `adapter_config.json` is here to be refused, for transformers would load what it names.
+_SETTINGS = frozenset(
+    {
+        "config.json",
+        "scheduler_config.json",
+        "adapter_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tokenizer.model",
+    }
+)
 _SHARD = r"-\d{5}-of-\d{5}"
 # `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors` and, older, `model-00001-of-00002.fp16.safetensors`.
 _WEIGHTS = re.compile(
@@ -31,7 +48,6 @@ _WEIGHTS = re.compile(
 _SHARD_INDEX = re.compile(
     r"(?P<stem>(?:diffusion_pytorch_)?model)\.safetensors(?:\.(?P<older>[\w-]+))?\.index(?:\.(?P<variant>[\w.-]+))?\.json", re.ASCII
 )
-_ANY_SHARD_INDEX = re.compile(r".+\.index(?:\.[\w.-]+)?\.json", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +72,10 @@ class Files:
     def indexes(self) -> dict[str, dict[str, Any]]:
         """Content of each `model_index.json` by its path."""
         return {plain: read_object(self.path(plain)) for plain in sorted(self.used) if os.path.basename(plain) == INDEX}
+
+    def where(self, plain: str) -> str:
+        """The file as messages name it: its path, or hub id and path."""
+        return str(self.path(plain)) if self.name == str(self.folder) else f"{self.name}: {self.used[plain]}"
 
     @contextmanager
     def laid_out(self) -> Iterator[Path]:
@@ -105,7 +125,7 @@ def used_files(
         variants |= weights.keys()
         order = (None, variant) if plain_first else (variant, None)
         chosen = next((weights[kind] for kind in order if kind in weights), {})
-        chosen |= {file: file for file in inside if file.endswith(_SETTINGS) and not _ANY_SHARD_INDEX.fullmatch(file)}
+        chosen |= {file: file for file in inside & _SETTINGS}
         _require_part(name, folder, part, inside, weights, variant)
         used |= {folder + plain: folder + file for plain, file in chosen.items()}
     if variant is not None and variant not in variants:
@@ -212,7 +232,7 @@ def _require_part(
             f"{where} has weights of variants alone: {_said(set(weights))}; give a hub id as ORG/NAME[@REVISION]:VARIANT, "
             "or a directory with the files of one variant"
         )
-    found = sorted(file for file in inside if not file.endswith(_SETTINGS))
+    found = sorted(file for file in inside if not file.endswith((".json", ".txt", ".model")))
     raise DataError(
         f"{where} weights must be safetensors, found {', '.join(found) or 'nothing'}; "
         f"convert with pipeline.save_pretrained(safe_serialization=True), which writes {_weights_name(part)}.safetensors"

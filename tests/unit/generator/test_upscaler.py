@@ -109,7 +109,9 @@ def test_what_cannot_follow_a_cascade_is_one_clear_line(upscaled, tmp_path):
     other = shutil.copytree(upscaled, tmp_path / "other")
     index = other / "upscaler" / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "StableDiffusionPipeline"}))
-    with pytest.raises(DataError, match=r"upscaler: .*'StableDiffusionPipeline'.*known: StableDiffusionUpscalePipeline"):
+    with pytest.raises(
+        DataError, match=r"upscaler/model_index\.json: _class_name must be StableDiffusionUpscalePipeline, found 'StableDiffusionPipeline'"
+    ):
         load_cascade(str(other))
     odd = add_tiny_upscaler(build_tiny_cascade(tmp_path / "fourteen", low_size=8, size=14), tmp_path / "odd")
     with pytest.raises(DataError, match="takes images of multiples of 4 pixels, this cascade's have 14"):
