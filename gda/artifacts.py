@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,7 @@ class Document(BaseModel):
     """Base of every JSON document we write: frozen, no unknown keys, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    compared: ClassVar[bool] = True  # whether reading one alone compares it with the list of files beside it
 
 
 class ClassInfo(Document):
@@ -185,6 +186,8 @@ class SetResult(Document):
 
 class Metrics(Document):
     """`metrics.json` of evaluate."""
+
+    compared: ClassVar[bool] = False  # by `gda verify`, by compare, and by an evaluate that finds it there
 
     schema_version: Literal[1] = SCHEMA_VERSION
     arms: dict[Arm, ArmResult]
@@ -393,14 +396,14 @@ class Outcome:
 D = TypeVar("D", bound=Document)
 
 
-def read_document(path: Path, kind: type[D], *, recorded: bool = True) -> D:
-    """Read and validate a JSON document, and compare it with what the `recipe.json` beside it lists unless not `recorded`.
+def read_document(path: Path, kind: type[D]) -> D:
+    """Read and validate a JSON document, and compare it with what the `recipe.json` beside it lists.
 
     Raises `DataError` naming the file when it is missing, cut short, changed since it was written or not of this kind.
     """
     try:
         data = path.read_bytes()
-        if recorded:
+        if kind.compared:
             require_recorded(path, data)
         return kind.model_validate_json(data)
     except FileNotFoundError:
