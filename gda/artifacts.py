@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +20,7 @@ class Document(BaseModel):
     """Base of every JSON document we write: frozen, no unknown keys, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    compared: ClassVar[bool] = True  # whether reading one alone compares it with the list of files beside it
 
 
 class ClassInfo(Document):
@@ -186,6 +187,8 @@ class SetResult(Document):
 
 class Metrics(Document):
     """`metrics.json` of evaluate."""
+
+    compared: ClassVar[bool] = False  # by `gda verify`, by compare, and by an evaluate that finds it there
 
     schema_version: Literal[1] = SCHEMA_VERSION
     arms: dict[Arm, ArmResult]
@@ -394,15 +397,15 @@ class Outcome:
 D = TypeVar("D", bound=Document)
 
 
-def read_document(path: Path, kind: type[D], *, recorded: bool = True) -> D:
-    """Read and validate a JSON document, and compare it with what the `recipe.json` beside it lists unless not `recorded`.
+def read_document(path: Path, kind: type[D]) -> D:
+    """Read and validate a JSON document, and compare it with what the `recipe.json` beside it lists.
 
     Raises `DataError` naming the file when it is missing, cut short, changed since it was written or not of this kind.
     """
     if not path.exists():
         raise DataError(f"{path}: not found; it is written last, so its absence means unfinished or not a {kind.__name__}")
     data = read_bytes(path)
-    if recorded:
+    if kind.compared:
         require_recorded(path, data)
     try:
         return kind.model_validate_json(data)

@@ -99,8 +99,9 @@ class Lineage:
         makers = {other.recipe.digest for other in path if other.recipe is not None}
         if wanted & makers:
             return True
-        others = [other for other in self._known if other != output and wanted & other.digests - output.digests]
-        return any(self._comes_from(other, path, (*seen, output)) for other in others)
+        # An input that lies in several places may be any of them: the set itself, or the copy of it that was judged.
+        places = [[other for other in self._known if other != output and digest in other.digests] for digest in wanted - output.digests]
+        return any(held and all(self._comes_from(other, path, (*seen, output)) for other in held) for held in places)
 
 
 def describe(lineage: Lineage) -> list[str]:

@@ -105,6 +105,18 @@ def _evaluation(path: Path) -> list[str]:
     return _unlisted(path, "metrics.json")
 
 
+def _promotion(path: Path) -> list[str]:
+    """A decision is written anew by each promotion and lists no files: its form is checked, and the candidate that it names."""
+    candidate = read_document(path / "decision.json", Decision).candidate
+    if candidate is None or not Path(candidate.path).is_dir():
+        return []
+    problems = damaged_files(Path(candidate.path)) or _classifier(Path(candidate.path))
+    found = read_document(Path(candidate.path) / "classifier.json", ClassifierCard).digest
+    if found != candidate.digest:
+        problems.append(f"{candidate.path}: is classifier {found[:12]}, but decision.json is about {candidate.digest[:12]}")
+    return problems
+
+
 def _document(name: str, kind: type[Document]) -> Check:
     def check(path: Path) -> list[str]:
         read_document(path / name, kind)
@@ -125,5 +137,5 @@ _KINDS: tuple[tuple[str, str, Check], ...] = (
     ("settings.json", "tuning", _settings),
     ("verdict.json", "validation", _document("verdict.json", Verdict)),
     ("metrics.json", "evaluation", _evaluation),
-    ("decision.json", "promotion", _document("decision.json", Decision)),
+    ("decision.json", "promotion", _promotion),
 )

@@ -82,7 +82,7 @@ def run(config: Config, *, evaluations: Sequence[Path], out: Path) -> Outcome:
 
 
 def _open(path: Path) -> _Evaluation:
-    require_whole(path, only=[PREDICTIONS], advice="run evaluate again")
+    require_whole(path, only=["metrics.json", PREDICTIONS], advice="run evaluate again")
     metrics, predictions = read_document(path / "metrics.json", Metrics), read_predictions(path / PREDICTIONS)
     if predictions.test_digest != metrics.test_digest:
         raise DataError(f"{path}: its predictions are of another test split than its metrics")

@@ -7,7 +7,6 @@ import numpy as np
 
 from gda.artifacts import Candidate, ClassifierCard, Decision, Metrics, Outcome, Verdict, dump_document, read_document
 from gda.config import Config
-from gda.contents import require_whole
 from gda.data.predictions import Predictions, read_predictions
 from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
@@ -43,8 +42,7 @@ def run(
     `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on damaged input or a candidate
     that changed since, `TryAgainError` when MLflow is away, `MissingError` and `ConfigError` for what it complains of.
     """
-    metrics = read_document(evaluation / "metrics.json", Metrics, recorded=False)
-    require_whole(evaluation, only=[PREDICTIONS_FILE], advice="run evaluate again")
+    metrics = read_document(evaluation / "metrics.json", Metrics)
     judged = read_document(verdict, Verdict) if verdict is not None else None
     predictions = read_predictions(evaluation / PREDICTIONS_FILE)
     if predictions.test_digest != metrics.test_digest:

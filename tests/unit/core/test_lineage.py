@@ -22,3 +22,42 @@ def test_damaged_cards_nearby_do_not_hide_an_origin(tmp_path, capsys, damaged):
     said = capsys.readouterr().out
     assert "made by sample" in said
     assert "models/generator" in said
+
+
+def _output(folder, recipe: Recipe, **card: object) -> None:
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe)))
+    for name, content in card.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_the_whole_chain_is_followed_with_full_digests(tmp_path, capsys, monkeypatch):
+    """From a classifier back to the images: a judged copy of a set is never listed as what that set, or its verdict, was made from."""
+    monkeypatch.chdir(tmp_path)
+    real, made, images, base, weights = ("ab" * 32, "cd" * 32, "ef" * 32, "12" * 32, "34" * 32)
+    _output(tmp_path / "data/real", Recipe(stage="snapshot", config={}, inputs={"source": images}), snapshot={"digest": real})
+    tuned = Recipe(stage="finetune", config={}, inputs={"snapshot": real, "base": base})
+    _output(tmp_path / "models/generator", tuned, generator={"digest": weights, "source": "demo://glyphs"})
+    drawn = Recipe(stage="sample", config={}, inputs={"generator": weights, "snapshot": real})
+    _output(tmp_path / "data/synthetic", drawn, snapshot={"digest": made})
+    judging = Recipe(stage="validate", config={}, inputs={"synthetic": made, "snapshot": real})
+    _output(tmp_path / "reports/validation", judging, verdict={"passed": True})
+    judged = Recipe(stage="judged", config={}, inputs={"synthetic": made, "validation": judging.digest})
+    _output(tmp_path / "data/judged", judged, snapshot={"digest": made})
+    trained = Recipe(stage="classify", config={}, inputs={"snapshot": real, "synthetic": made})
+    _output(tmp_path / "models/classifiers/real+synthetic-0", trained, classifier={"digest": "56" * 32})
+    assert cli.main(["lineage", "models/classifiers/real+synthetic-0"]) == 0
+    said = capsys.readouterr().out
+    assert f"{made}  data/judged, made by judged" in said
+    assert f"{judging.digest}  reports/validation, made by validate" in said
+    assert f"{made}  data/synthetic, made by sample" in said
+    assert f"{weights}  models/generator, made by finetune" in said
+    assert f"{base}  demo://glyphs" in said
+    assert images in said
+    assert cli.main(["lineage", "data/judged", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert {one["role"]: one["path"].removeprefix(f"{tmp_path}/") for one in content["lineage"]} == {
+        "synthetic": "data/synthetic",
+        "validation": "reports/validation",
+    }
+    assert "data/judged" not in json.dumps(content["lineage"])

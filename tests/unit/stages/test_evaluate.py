@@ -160,6 +160,17 @@ def test_single_classifiers_may_be_given(world: World) -> None:
     assert metrics_of(run(world, runs=folders)).arms[Arm.MIXED].mean == 1.0
 
 
+def test_exchanged_weights_are_refused(world: World) -> None:
+    """Protects against results under the digests of other classifiers: before a finished output is called up to date, too."""
+    one, two = (world.runs / name / "model.safetensors" for name in ("real-0", "real+synthetic-0"))
+    before = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    with pytest.raises(DataError, match=r"real-0/model\.safetensors: holds weights"):
+        run(world)
+    one.write_bytes(before)
+    assert evaluate.select_runs(config(), [world.runs])
+
+
 @pytest.mark.parametrize("lost", ["real-4", "synthetic-1"])
 def test_a_missing_classifier_is_named(world: World, lost: str) -> None:
     """Protects against evaluating fewer seeds than were asked for."""

@@ -61,13 +61,13 @@ def decision_of(outcome: Outcome) -> Decision:
 def rewrite(evaluation: Path, **changes: object) -> None:
     """Change fields of metrics.json."""
     path = evaluation / "metrics.json"
-    path.write_bytes(dump_document(read_document(path, Metrics, recorded=False).model_copy(update=changes)))
+    path.write_bytes(dump_document(read_document(path, Metrics).model_copy(update=changes)))
 
 
 def candidate(world: World, evaluation: Path, *, seed: int, wrong_test_images: int) -> None:
     """Another candidate, with a chosen number of test images wrong in every seed of its arm."""
     folder = world.add_classifier(Arm.MIXED, seed, folder=evaluation.parent / f"candidate-{seed}", digest=f"{seed:064d}")
-    metrics = read_document(evaluation / "metrics.json", Metrics, recorded=False)
+    metrics = read_document(evaluation / "metrics.json", Metrics)
     assert metrics.candidate is not None
     rewrite(evaluation, candidate=metrics.candidate.model_copy(update={"path": folder.as_posix(), "digest": f"{seed:064d}", "seed": 0}))
     old = read_predictions(evaluation / "predictions.safetensors")
@@ -97,7 +97,7 @@ def test_a_gain_makes_the_candidate_champion_once(evaluated: tuple[World, Path],
     assert again == first
     versions = mlflow.MlflowClient().search_model_versions("name = 'tiny'")
     assert [v.version for v in versions] == ["1"] or [v.version for v in versions] == [1]
-    metrics = read_document(evaluation / "metrics.json", Metrics, recorded=False)
+    metrics = read_document(evaluation / "metrics.json", Metrics)
     assert metrics.candidate is not None
     assert versions[0].tags["gda.digest"] == metrics.candidate.digest
     assert "It passed the promotion gate." in versions[0].description
@@ -201,10 +201,21 @@ def test_without_a_candidate_nothing_is_registered(evaluated: tuple[World, Path]
 def test_a_candidate_that_changed_since_is_refused(evaluated: tuple[World, Path], evaluation: Path) -> None:
     """Protects against promoting other weights than those that were evaluated."""
     candidate(evaluated[0], evaluation, seed=24, wrong_test_images=0)
-    metrics = read_document(evaluation / "metrics.json", Metrics, recorded=False)
+    metrics = read_document(evaluation / "metrics.json", Metrics)
     assert metrics.candidate is not None
     rewrite(evaluation, candidate=metrics.candidate.model_copy(update={"digest": "5" * 64}))
     with pytest.raises(DataError, match="run evaluate again"):
+        run(evaluated, evaluation)
+
+
+def test_a_candidate_whose_weights_were_replaced_is_refused(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects the registry: a card with the right digest beside other weights is not the classifier that was evaluated."""
+    candidate(evaluated[0], evaluation, seed=25, wrong_test_images=0)
+    metrics = read_document(evaluation / "metrics.json", Metrics)
+    assert metrics.candidate is not None
+    weights = Path(metrics.candidate.path) / "model.safetensors"
+    weights.write_bytes((evaluated[0].runs / "real-0" / "model.safetensors").read_bytes())
+    with pytest.raises(DataError, match=r"model\.safetensors: holds weights"):
         run(evaluated, evaluation)
 
 
