@@ -12,13 +12,15 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 # The settings under which a processor with AVX-512 computes with the kernels of one without.
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+FUZZ_INPUTS ?= 5000
 
-.PHONY: help demo kfp-local image image-test manifests test test-kernels check format install report ui clean gpu-test lock
+.PHONY: help demo fuzz kfp-local image image-test manifests test test-kernels test-servers check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
 	@echo "make test     run every test"
 	@echo "make check    format, lint, types, import rules, generated files"
+	@echo "make fuzz     read $(FUZZ_INPUTS) mutated files of each format that a user can hand in"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
 	@echo "make kfp-local run the job as the pipeline that a cluster runs, on this machine"
 	@echo "make manifests render what a cluster needs beside Kubeflow, with kustomize or kubectl"
@@ -75,6 +77,10 @@ image-test: $(STAMP)
 manifests: $(STAMP)
 	$(BIN)/python -m manifests.render
 
+# Each format in a process with 2 GiB and 5 s a file; those that got through wrongly are kept in fuzz-kept.
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_runner.py --inputs $(FUZZ_INPUTS) --keep fuzz-kept
+
 format: $(STAMP)
 	ruff format .
 	ruff check --fix .
@@ -87,4 +93,4 @@ lock:
 	python -m components.images.build --requirements | uv pip compile - --constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o components/images/requirements.lock
 
 clean:
-	rm -rf data models reports .gda mlflow.db mlruns dvc.lock kfp-local
+	rm -rf data models reports .gda mlflow.db mlruns dvc.lock kfp-local fuzz-kept

@@ -80,15 +80,12 @@ def read_bytes(path: Path, *, limit: int = TEXT_LIMIT, where: object = None, err
         raise error(f"{name}: cannot be read ({getattr(problem, 'strerror', None) or problem})") from None
 
 
-def read_text(path: Path, *, limit: int = TEXT_LIMIT, where: object = None, error: type[GdaError] = DataError) -> str:
-    """As `read_bytes`, decoded as UTF-8 with or without a byte order mark. Raises `error` for any other encoding."""
+def read_text(
+    path: Path, *, limit: int = TEXT_LIMIT, what: str = "text in UTF-8", where: object = None, error: type[GdaError] = DataError
+) -> str:
+    """As `read_bytes`, decoded as UTF-8 with or without a byte order mark. Raises `error` for any other encoding: "not `what`"."""
     data = read_bytes(path, limit=limit, where=where, error=error)
-    return decode(data, path if where is None else where, error=error)
-
-
-def decode(data: bytes, where: object, *, error: type[GdaError] = DataError) -> str:
-    """Bytes as UTF-8 text. Raises `error` that names `where` and the place of the first byte that is none."""
-    with parser(where, "text in UTF-8", error=error):
+    with parser(path if where is None else where, what, error=error):
         return data.decode("utf-8-sig")
 
 
@@ -110,23 +107,33 @@ def as_object(content: Any, where: object, *, error: type[GdaError] = DataError)
     return content
 
 
-def parse_json(data: str | bytes, where: object, *, finite: bool = True, unique: bool = False, error: type[GdaError] = DataError) -> Any:
-    """JSON at most 64 levels deep, of numbers of at most 40 digits and text that can be written as UTF-8; with `unique`, no key twice.
+def parse_json(
+    data: str | bytes,
+    where: object,
+    *,
+    finite: bool = True,
+    unique: bool = False,
+    halves: bool = False,
+    error: type[GdaError] = DataError,
+) -> Any:
+    """JSON at most 64 levels deep, of numbers of at most 40 digits; with `unique`, no key twice.
 
-    NaN and infinity are refused unless `finite` is false. Raises `error` that names `where`.
+    Halves of surrogate pairs, which no file can be written with, are refused unless `halves`: whoever takes them names the field. NaN and infinity are refused unless `finite` is false. Raises `error` that names `where`.
     """
     with parser(where, "valid JSON in UTF-8", error=error):
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         content = json.loads(text, object_pairs_hook=_unique) if unique else json.loads(text)
         _require_bounded(content)
-        json.dumps(content, ensure_ascii=False, allow_nan=not finite).encode()
+        written = json.dumps(content, ensure_ascii=False, allow_nan=not finite)
+        if not halves:
+            written.encode()
     return content
 
 
-def parse_yaml(text: str, where: object, *, keys_as_text: bool = False, error: type[GdaError] = DataError) -> Any:
+def parse_yaml(text: str, where: object, *, keys_as_text: bool = False, halves: bool = False, error: type[GdaError] = DataError) -> Any:
     """YAML 1.2 of plain types, whose aliases and merges may expand to 100,000 nodes; `keys_as_text` takes top keys as they are written.
 
-    Raises `error` that names `where`.
+    `halves` as in `parse_json`. Raises `error` that names `where`.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.nodes import MappingNode, ScalarNode
@@ -142,6 +149,8 @@ def parse_yaml(text: str, where: object, *, keys_as_text: bool = False, error: t
                 key.tag = "tag:yaml.org,2002:str"
         content = yaml.constructor.construct_document(node)
         _require_bounded(content)
+        if not halves:
+            repr(content).encode()
         return content
 
 
@@ -202,8 +211,6 @@ def _require_bounded(content: Any) -> None:
             waiting += [(child, depth + 1) for child in value]
         elif type(value) is int and not -_BIGGEST < value < _BIGGEST:
             raise Unreadable(f"a number of more than {_MOST_DIGITS} digits")
-        elif isinstance(value, str):
-            value.encode()  # refuses halves of surrogate pairs
 
 
 def _require_small(node: "Node") -> None:

@@ -33,7 +33,7 @@ def read_table(path: Path, names: Sequence[str], *, columns: tuple[str, str], wh
     Raises `ConfigError`, which begins with `where` and names the line, for a file that cannot be read or has other columns, an unknown
     class, and one that is named twice.
     """
-    text = read_text(path, where=where, error=ConfigError)
+    text = read_text(path, what="valid CSV in UTF-8", where=where, error=ConfigError)
     with parser(where, "valid CSV in UTF-8", error=ConfigError):
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
@@ -78,7 +78,9 @@ def _meant(wrong: str, names: Sequence[str]) -> str:
 
 def _read_mapping(path: Path, where: str) -> Any:
     """JSON, or YAML 1.2 whose top keys are text as it is written: the classes 007, 1e3 and null are names, not numbers."""
-    text = read_text(path, limit=8 * MIB, where=where, error=ConfigError)
-    if path.suffix.lower() == ".json":
-        return parse_json(text, where, unique=True, error=ConfigError)
-    return parse_yaml(text, where, keys_as_text=True, error=ConfigError)
+    is_json = path.suffix.lower() == ".json"
+    what = f"valid {'JSON' if is_json else 'YAML'} in UTF-8"
+    text = read_text(path, limit=8 * MIB, what=what, where=where, error=ConfigError)
+    if is_json:
+        return parse_json(text, where, unique=True, halves=True, error=ConfigError)
+    return parse_yaml(text, where, keys_as_text=True, halves=True, error=ConfigError)

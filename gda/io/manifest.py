@@ -79,7 +79,7 @@ def _read_table(data: bytes, path: Path) -> pa.Table:
     expected = COLUMNS | SYNTHETIC_COLUMNS
     with parser(path, "a Parquet file with the columns of a manifest"):
         file = pq.ParquetFile(pa.BufferReader(data))
-        texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+        texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
         _require_measure(file.metadata.num_rows, len(data))
         table = pq.read_table(pa.BufferReader(data), read_dictionary=texts)
         table.validate(full=True)
@@ -87,6 +87,11 @@ def _read_table(data: bytes, path: Path) -> pa.Table:
         kinds = {field.name: pa.string() if field.name in texts else field.type for field in table.schema}
         kinds |= {name: expected[name] for name in kinds.keys() & expected.keys()}
         return table.cast(pa.schema(list(kinds.items())))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    held = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(is_kind(held) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary))
 
 
 def _text_bytes(column: pa.ChunkedArray) -> int:

@@ -52,9 +52,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     if metadata.get("digest") != _digest(state):
-        raise DataError(f"{path}: damaged checkpoint (checksum differs)")
+        raise DataError(f"{path}: not a whole checkpoint (checksum differs)")
     if "identity" not in metadata:
-        raise DataError(f"{path}: damaged checkpoint (its identity is missing)")
+        raise DataError(f"{path}: not a whole checkpoint (its identity is missing)")
     return state, metadata["identity"]
 
 

@@ -99,7 +99,7 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
         ('[["bee"], "cat"]', 'entry 1 is "cat"; expected a list of numbers or names'),
         ('[["bee"], [true]]', r"entry 1 is \[true\]"),
         ('{"0": ["bee"]}', "expected a JSON list"),
-        ('[["bee"], ["cat"', "cannot be read"),
+        ('[["bee"], ["cat"', "not valid JSON"),
         ('[["bee"], [7]]', "'7' is none of the classes"),
         ("[[], []]", "holds no image of our classes"),
     ],
