@@ -1,4 +1,4 @@
-"""Every complaint of MLflow and its stores is one error with a remedy and the right exit code; defects of ours are none; no secret is shown."""
+"""Complaints of MLflow and its stores: one error each, with remedy and exit code; no defect of ours, and no secret shown."""
 
 import logging
 import sqlite3
