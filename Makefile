@@ -10,15 +10,20 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
+<<<<<<< HEAD
 # The settings under which a processor with AVX-512 computes with the kernels of one without.
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 FUZZ_INPUTS ?= 5000
 
 .PHONY: help demo fuzz kfp-local image image-test manifests test test-kernels test-servers check format install report ui clean gpu-test lock
+=======
+.PHONY: test-servers help demo kfp-local image image-test manifests test check format install report ui clean gpu-test lock
+>>>>>>> w-tracking
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
 	@echo "make test     run every test"
+	@echo "make test-servers run tests against PostgreSQL and S3 servers of their own"
 	@echo "make check    format, lint, types, import rules, generated files"
 	@echo "make fuzz     read $(FUZZ_INPUTS) mutated files of each format that a user can hand in"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
@@ -48,6 +53,10 @@ test: $(STAMP)
 # What networks learn must not hang on rounding: the learning tests again, with the kernels of another processor.
 test-kernels: $(STAMP)
 	$(OTHER_KERNELS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m learning -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
+
+# Tracking and promotion on PostgreSQL and S3 servers of their own, on loopback; the first run builds one of them.
+test-servers: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m servers tests/servers
 
 check: $(STAMP)
 	ruff format --check .
@@ -93,4 +102,8 @@ lock:
 	python -m components.images.build --requirements | uv pip compile - --constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o components/images/requirements.lock
 
 clean:
+<<<<<<< HEAD
 	rm -rf data models reports .gda mlflow.db mlruns dvc.lock kfp-local fuzz-kept
+=======
+	rm -rf data models reports .gda mlflow.db .mlflow.db.lock mlruns dvc.lock kfp-local
+>>>>>>> w-tracking

@@ -6,12 +6,13 @@ import re
 HIDDEN = "***"
 # Names of what is secret, in a query, a header, JSON or an environment variable.
 _NAME = (
-    r"(?:pass(?:word|wd|phrase)?|pwd|(?:\w*[_-])?tokens?|secrets?|api[_-]?keys?|access[_-]?keys?(?:[_-]?id)?|sig(?:nature)?|credentials?)"
+    r"(?:pass(?:word|wd|phrase)?|pwd|(?:access|auth|session|refresh|id)?tokens?|secrets?"
+    r"|api[_-]?keys?|access[_-]?keys?(?:[_-]?id)?|sig(?:nature)?|credentials?)"
 )
 _USER = re.compile(r"://[^\s'\"<>]*@")
 _HEADER = re.compile(r"(?i)\b((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:basic|bearer|token|digest|negotiate)\s+)?[^\s\"',;]+")
 _SCHEME = re.compile(r"(?i)\b(basic|bearer)\s+[A-Za-z0-9+/._~=-]{12,}")
-_FIELD = re.compile(rf"(?i)((?<![A-Za-z])[\w.-]*{_NAME}[\w-]*[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s&,;)}}\"'#]+)")
+_FIELD = re.compile(rf"(?i)((?<![A-Za-z])(?:[\w.-]*[_.-])?{_NAME}[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s&,;)}}\"'#]+)")
 _AWS = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}\b")
 _ENVIRONMENT = re.compile(rf"(?i)(?:^|_){_NAME}$|^AWS_ACCESS_KEY_ID$")
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import requests
 from evaluation_world import World, config
 
 from gda.artifacts import Decision, Metrics, Outcome, dump_document, read_document
+from gda.cli import main
 from gda.data.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError, TryAgainError
 from gda.registry.models import Registered, Registry
@@ -223,7 +225,7 @@ def test_mlflow_away_promotes_nothing(evaluated: tuple[World, Path], evaluation:
     """Protects results when the server is down: a retryable error, and no decision that says promoted."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(TryAgainError, match="MLflow could not be reached"):
+    with pytest.raises(TryAgainError, match=r"MLflow could not be reached.*nothing was promoted"):
         run(evaluated, evaluation)
     assert not Path("reports/promotion/decision.json").exists()
 
@@ -253,3 +255,93 @@ def test_a_crash_between_registering_and_promoting_is_made_good(
     assert decision.promoted
     assert decision.model_version == "1"
     assert "champion" in decision.aliases
+
+
+def test_a_dry_run_leaves_the_real_decision(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects the record of what was done: a dry run writes its decision and card into a folder of its own."""
+    out = run(evaluated, evaluation).output
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    dry = run(evaluated, evaluation, dry_run=True, alpha=1e-9)
+    assert not decision_of(dry).promoted
+    assert dry.output == out / "dry-run"
+    assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+
+def test_the_same_decision_again_does_nothing(
+    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
+) -> None:
+    """Protects a registry that is asked each time: no change where the decision stands, all of it in an empty registry."""
+    run(evaluated, evaluation)
+    changes = []
+    with monkeypatch.context() as patch:
+        for name in ("register", "promote", "describe", "settle"):
+            patch.setattr(Registry, name, lambda *_, name=name, **__: changes.append(name))
+        again = run(evaluated, evaluation)
+    assert changes == []
+    assert again.reused
+    assert "already" in again.summary
+    assert decision_of(again).aliases == ("challenger", "champion")
+    mlflow.MlflowClient().delete_registered_model_alias("tiny", "champion")
+    assert not run(evaluated, evaluation).reused
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, evaluation.parent / 'other.db')}")
+    fresh = run(evaluated, evaluation)
+    assert not fresh.reused
+    assert decision_of(fresh).aliases == ("challenger", "champion")
+
+
+@pytest.mark.parametrize(
+    ("method", "after", "said"),
+    [
+        ("create_model_version", False, "nothing was promoted"),
+        ("set_model_version_tag", False, "champion is as it was"),
+        ("set_registered_model_alias", True, "not known"),
+        ("update_model_version", False, "version 1 is champion"),
+    ],
+)
+def test_a_failure_says_what_has_been_changed(
+    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch, method: str, after: bool, said: str
+) -> None:
+    """Protects the truth of messages: champion has moved, has not, or nobody knows; the same command completes it."""
+    works = getattr(mlflow.MlflowClient, method)
+
+    def failing(self: mlflow.MlflowClient, *args: object, **kwargs: object) -> object:
+        if method == "set_registered_model_alias" and "champion" not in args:
+            return works(self, *args, **kwargs)
+        if after:
+            works(self, *args, **kwargs)
+        raise requests.ConnectionError("Connection reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, method, failing)
+        with pytest.raises(TryAgainError, match=said) as raised:
+            run(evaluated, evaluation)
+    champion = Registry("tiny").champion()
+    assert "nothing was promoted" not in str(raised.value) or champion is None
+    assert "is champion" not in str(raised.value) or champion is not None
+    assert decision_of(run(evaluated, evaluation)).aliases == ("challenger", "champion")
+    assert len(mlflow.MlflowClient().search_model_versions("name = 'tiny'")) == 1
+
+
+def test_a_killed_registration_leaves_no_run_that_never_ends(
+    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the list of runs: what a killed promotion left RUNNING is ended by the next command of any kind."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(evaluation.parent / ".gda"))
+    client = mlflow.MlflowClient()
+
+    def statuses() -> list[str]:
+        found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+        return sorted(one.info.status for one in found)
+
+    with monkeypatch.context() as patch:
+        # As kill -9 has it: neither MLflow's own end of the run nor ours is reached.
+        patch.setattr(mlflow.pyfunc, "log_model", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("mlflow.tracking.fluent.end_run", lambda *_: mlflow.tracking.fluent._active_run_stack.get().clear())
+        patch.setattr(mlflow.ActiveRun, "__exit__", lambda *_: mlflow.tracking.fluent._active_run_stack.get().clear())
+        with pytest.raises(KeyboardInterrupt):
+            run(evaluated, evaluation)
+    assert statuses() == ["RUNNING"]
+    assert main(["doctor"]) == 0
+    assert statuses() == ["KILLED"]
+    run(evaluated, evaluation)
+    assert statuses() == ["FINISHED", "KILLED"]
