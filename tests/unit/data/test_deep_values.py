@@ -37,7 +37,7 @@ def write_set(root: Path, make: Any, count: int = 14) -> Path:
         (root / name).mkdir(parents=True)
         for index in range(count):
             data = make(np.random.default_rng([ord(name), index]))
-            (root / name / f"{index}{'.png' if data.startswith(b'\x89') else '.tif'}").write_bytes(data)
+            (root / name / str(index)).write_bytes(data)
     return root
 
 

@@ -193,4 +193,4 @@ def test_exit_codes_and_the_closing_line(image_folder: Any, tmp_path: Path, caps
     assert main(["snapshot", str(good), "--out", out, "--set", "snapshot.layout={split}"]) == 2
     assert "snapshot.layout" in capsys.readouterr().err
     assert main(["snapshot", str(good), "--out", out, *common]) == 0
-    assert "18 images of 2 classes (train 6, val 6, test 6; files not taken: 1 no image (.txt))" in capsys.readouterr().err
+    assert "18 images of 2 classes (train 6, val 6, test 6; files not taken: 1 no image (.txt))" in capsys.readouterr().out
