@@ -3,10 +3,11 @@
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from gda.errors import DataError
 
@@ -17,6 +18,7 @@ _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}  # what reads the lower byte where the key reads the higher (N: of this machine)
 _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 262, 281  # tags of TIFF
 _BYTE_MAX = 255
+_ROWS = 256  # at a time, in floats
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,16 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode in _DEEP_MODES or ";16" in _raw_mode(image)
 
 
-def read_deep(data: bytes, name: str) -> npt.NDArray[np.float64]:
-    """Values [height, width] or [height, width, 3 or 4] of an image for which `is_deep`. Raises `DataError`, and what Pillow raises."""
+def read_deep(data: bytes, name: str) -> npt.NDArray[Any]:
+    """Values, whole or floats, [height, width] or [height, width, 3 or 4] of an image for which `is_deep`. Raises `DataError`, and what Pillow raises."""
     image = Image.open(io.BytesIO(data))
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
         raise DataError(f"{name}: a TIFF of more than 8 bits in which white is 0 is not read; invert it")
     if image.mode in _DEEP_MODES:
-        values = np.asarray(image).astype(np.float64)
+        values = np.asarray(image)
     elif image.mode in ("RGB", "RGBA"):
-        high = np.asarray(image).astype(np.float64)
-        values = high * 256 + np.asarray(_of_lower_bytes(data))
+        values = np.asarray(image).astype(np.uint16) << 8
+        values |= np.asarray(_of_lower_bytes(data))
     else:
         raise DataError(f"{name}: 16-bit {image.mode} is not read; accepted at 16 bits: grey, RGB and RGBA")
     if not np.isfinite(values).all():
@@ -110,15 +112,19 @@ def range_of(extents: Iterable[Extent], configured: Range | None) -> SetRange | 
     return SetRange((0.0, top) if top else (low, high), len(found), origin)
 
 
-def scale(values: npt.NDArray[np.float64], wanted: Range) -> Rgb:
+def scale(values: npt.NDArray[Any], wanted: Range) -> Rgb:
     """uint8 [height, width, 3] of `read_deep`'s values; alpha is laid over white, values outside the range become 0 or 255."""
     low, high = wanted
-    alpha = values[..., 3:] / 65535.0 if values.ndim == 3 and values.shape[2] == 4 else None
-    colours = values[..., :3] if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
-    shares = ((colours - low) / (high - low if high > low else 1.0)).clip(0.0, 1.0)
-    if alpha is not None:
-        shares = shares * alpha + (1.0 - alpha)
-    return np.rint(shares * _BYTE_MAX).astype(np.uint8)
+    out = np.empty((*values.shape[:2], 3), np.uint8)
+    for start in range(0, len(values), _ROWS):
+        rows = values[start : start + _ROWS].astype(np.float64)
+        rows = rows if rows.ndim == 3 else rows[..., None]
+        shares = ((rows[..., :3] - low) / (high - low if high > low else 1.0)).clip(0.0, 1.0)
+        if rows.shape[2] == 4:
+            alpha = rows[..., 3:] / 65535.0
+            shares = shares * alpha + (1.0 - alpha)
+        out[start : start + _ROWS] = np.rint(shares * _BYTE_MAX)
+    return out
 
 
 def _of_lower_bytes(data: bytes) -> Image.Image:
@@ -136,7 +142,7 @@ def _of_lower_bytes(data: bytes) -> Image.Image:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    args = image.tile[0].args if image.tile else ""
+    args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else ""
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 

@@ -73,8 +73,20 @@ def decode(data: bytes, *, name: str, pixel_range: Range | None = None) -> Image
     Raises `DataError` "<name>: <reason>" for anything that is not one whole, still image of an accepted format and size.
     """
     with _faults_of_the_file(data, name):
-        image, rgb = _load(data, name, pixel_range)
-        marks = _marks(image)
+        image = _opened(data, name)
+        deep = is_deep(image)
+        if deep and pixel_range is None:
+            raise DataError(f"{name}: has more than 8 bits a value, and no range of them is known here")
+        image.load()
+        marks, turned = _marks(image), image.getexif().get(ExifTags.Base.Orientation, 1)
+        rgb = None if deep else _to_rgb(_upright(image), name)
+        values = read_deep(data, name) if deep else None
+    if rgb is None:
+        assert values is not None
+        assert pixel_range is not None
+        rgb = Image.fromarray(scale(values, pixel_range))
+        rgb.getexif()[ExifTags.Base.Orientation] = turned
+        rgb = _upright(rgb)
     rgb.info = dict(marks)
     return rgb
 
@@ -172,20 +184,6 @@ def resize_and_crop(image: Image.Image, size: int, interpolation: Interpolation 
 def to_array(image: Image.Image) -> Rgb:
     """uint8 [height, width, 3] of an RGB image."""
     return np.asarray(image, dtype=np.uint8)
-
-
-def _load(data: bytes, name: str, pixel_range: Range | None) -> tuple[Image.Image, Image.Image]:
-    """The loaded image and what it is in RGB, upright."""
-    image = _opened(data, name)
-    if not is_deep(image):
-        image.load()
-        return image, _to_rgb(_upright(image), name)
-    if pixel_range is None:
-        raise DataError(f"{name}: has more than 8 bits a value, and no range of them is known here")
-    image.load()
-    rgb = Image.fromarray(scale(read_deep(data, name), pixel_range))
-    rgb.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return image, _upright(rgb)
 
 
 def _opened(data: bytes, name: str) -> Image.Image:

@@ -84,7 +84,8 @@ def _found(root: Folder) -> Reading:
     top = unwrap(root)
     splits = split_folders(top)
     reading = Reading(stray=list(top.images))
-    for split, folder in splits or [(None, top)]:
+    groups: Sequence[tuple[str | None, Folder]] = splits or [(None, top)]
+    for split, folder in groups:
         inner = unwrap(folder, split) if split else folder
         reading.stray += inner.images if split else []
         if not inner.folders and split:

@@ -72,7 +72,9 @@ class Listing:
     def left_out(self, used: Collection[Path] = ()) -> Counter[str]:
         """Files, but for those `used`, that no reader of images takes, counted by reason."""
         found = Counter({f"hidden or of the system ({', '.join(sorted(self.hidden)[:3])})": self.hidden.total()} if self.hidden else {})
-        others = Counter(path.suffix.lower()[:8] or "no ending" for folder in self.root.walk() for path in folder.others if path not in used)
+        others = Counter(
+            path.suffix.lower()[:8] or "no ending" for folder in self.root.walk() for path in folder.others if path not in used
+        )
         if others:
             common = ", ".join(ending for ending, _ in sorted(others.items(), key=lambda item: (-item[1], item[0]))[:3])
             found[f"no image ({common})"] = others.total()

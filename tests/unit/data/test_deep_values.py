@@ -103,7 +103,7 @@ def test_ranges_of_sets() -> None:
         assert found is not None
         assert found.range == wanted
     assert range_of([], None) is None
-    with pytest.raises(DataError, match="others floats; set snapshot.pixel_range"):
+    with pytest.raises(DataError, match=r"others floats; set snapshot.pixel_range"):
         range_of([Extent(0, 1, True), Extent(0, 4000)], None)
 
 

@@ -176,7 +176,9 @@ def test_an_unused_split_column_is_refused(folder: Any) -> None:
     """Guards test images that a column names: refused until the field names the column; columns of other meaning pass."""
     rows = ["file_name,label,Split,fold"] + [f"a/{i}.png,{'cat' if i % 2 else 'dog'},{'test' if i > 1 else 'train'},1" for i in range(4)]
     root = folder({"a": 4}, {"metadata.csv": "\n".join(rows)})
-    with pytest.raises(ConfigError, match="column 'Split' says test 2, train 2, and nothing uses it: set snapshot.split_column to 'Split'"):
+    with pytest.raises(
+        ConfigError, match=r"column 'Split' says test 2, train 2, and nothing uses it: set snapshot.split_column to 'Split'"
+    ):
         read(root)
     assert set(read(root, split="Split")) == {(split, name) for split in ("train", "test") for name in ("cat", "dog")}
     (root / "metadata.csv").write_text("\n".join(rows).replace(",test,", ",train,"))
