@@ -84,6 +84,7 @@ def _add_snapshot(commands: Any) -> None:
             beside=args.beside,
             group_column=args.group_column,
             split_column=args.split_column,
+            label_column=args.label_column,
             progress=args.progress,
         )
 
@@ -91,7 +92,7 @@ def _add_snapshot(commands: Any) -> None:
     parser.add_argument(
         "source",
         nargs="?",
-        help="image folder, tar pattern, Hugging Face imagefolder, .npz, demo://mnist or demo://digits (default of a pool: snapshot.pool)",
+        help="image folder, tars, parquet files, .npz (folder, file, pattern), demo://mnist or demo://digits (default of a pool: snapshot.pool)",
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--as", dest="as_kind", choices=("real", "synthetic", "pool"), default="real", help="what the images are")
@@ -104,8 +105,9 @@ def _add_snapshot(commands: Any) -> None:
     parser.add_argument(
         "--if-compared", action="store_true", help="skip a pool where snapshot.pool is null or classify.arms does not name retrieved"
     )
-    parser.add_argument("--group-column", help="images of one group stay in one split")
-    parser.add_argument("--split-column", help="column that names the split of each image")
+    parser.add_argument("--group-column", help="images of one group stay in one split (default: snapshot.group_column)")
+    parser.add_argument("--split-column", help="column that names the split of each image (default: snapshot.split_column)")
+    parser.add_argument("--label-column", help="column that names the class of each image (default: snapshot.label_column)")
 
 
 def _add_reference(commands: Any) -> None:

@@ -14,16 +14,36 @@ from gda.section_base import Arm as Arm
 from gda.section_base import Fraction, Section
 
 FilePath = Annotated[str, Field(min_length=1)]
+ValueRange = tuple[float, float]
 SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Guidance = Annotated[float, Field(ge=1.0, le=100.0)]
 
 
 class SnapshotConfig(Section):
     source: str = Field(
-        "demo://mnist", description="image folder, tar pattern, Hugging Face imagefolder, .npz, demo://mnist or demo://digits"
+        "demo://mnist", description="image folder, tars, parquet files, .npz (a folder, file or pattern), demo://mnist or demo://digits"
     )
     val_fraction: float = Field(0.15, gt=0.0, lt=0.9, description="share of images that fall to val where the source has no splits")
     test_fraction: float = Field(0.25, gt=0.0, lt=0.9, description="share of images that fall to test where the source has no splits")
+    split_column: str | None = Field(
+        None, min_length=1, description="column of the source's table that says the split of each image; null: folders or a hash decide"
+    )
+    group_column: str | None = Field(
+        None, min_length=1, description="column of the source's table; images of one group, as of one patient, stay in one split"
+    )
+    label_column: str | None = Field(
+        None,
+        min_length=1,
+        description="column of the source's table, or ending of a tar's member, that holds the class; null: label or cls",
+    )
+    layout: str | None = Field(
+        None,
+        pattern=r"^([^{}/]+/)*(\{split\}/([^{}/]+/)*\{class\}|\{class\}(/[^{}/]+)*/\{split\}|\{class\})(/[^{}/]+)*$",
+        description="what the source's folders mean, such as {split}/{class}, {class} or */{class}; null: read where there is one reading",
+    )
+    pixel_range: ValueRange | None = Field(
+        None, description="values that become 0 and 255 in images of more than 8 bits; null: as the files say, or measured over the set"
+    )
     split_key: str = Field("gda", min_length=1, description="key of the hash that assigns splits")
     image_size: int | None = Field(
         None, ge=8, le=4096, description="resize the short side to this and crop the centre, pixels; null keeps sizes"
@@ -40,6 +60,13 @@ class SnapshotConfig(Section):
     pool: str | None = Field(None, min_length=1, description="source of more real images, for the arm retrieved; null: there is none")
     demo_train_per_class: int = Field(20, ge=2, le=400, description="training images a class of demo://mnist")
     demo_val_per_class: int = Field(50, ge=2, le=100, description="validation images a class of demo://mnist")
+
+    @field_validator("pixel_range")
+    @classmethod
+    def _ascending(cls, value: ValueRange | None) -> ValueRange | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError("expected two numbers, the lower one first")
+        return value
 
 
 class ReferenceConfig(Section):

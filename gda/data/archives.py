@@ -1,25 +1,28 @@
 """Sources that are archives: WebDataset tars and the `.npz` that ADM, DiT and their evaluators exchange."""
 
-import glob
 import itertools
 import json
+import math
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gda.data.sources import Columns, Slice, Source, SourceRecord, path_key, printable
+from gda.data.file_splits import splits_of_files
+from gda.data.listing import HEAD, IMAGE_ENDINGS, image_format
+from gda.data.sources import Columns, Slice, Source, SourceRecord, path_key, printable, require_split_column_used
 from gda.data.splits import parse_split
 from gda.errors import DataError, UsageError
 from gda.io.shards import BLOCK, Member, read_members, sha256_of
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import digest_of
 
-_TAR_IMAGES = ("png", "jpg", "jpeg", "webp")
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)\Z")  # WebDataset's rule: the key ends at the first dot of the last part
+_LONGEST = 200  # characters of a field
+_NPZ_FREE, _NPZ_GROWTH = 256 << 20, 50  # bytes that an array may have whatever its compression, and how much larger it may become
 _CLASS_NAMES = "classnames.txt"
 _ARRAYS = {"arr_0": "the images", "arr_1": "their labels, without which no classifier can be trained or asked for its opinion"}
 
@@ -28,27 +31,34 @@ _ARRAYS = {"arr_0": "the images", "arr_1": "their labels, without which no class
 class _Tar:
     path: Path
     columns: Columns
+    split: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Listing:
     sha256: str
     records: list[SourceRecord]
+    fields: list[dict[str, str]]  # short texts and numbers of each record's .json
     rejected: list[tuple[str, str]]
 
 
-def read_tars(pattern: str, columns: Columns, *, progress: bool) -> Source:
-    """List WebDataset tars given by braces (`train-{000..012}.tar`) or a glob; `.cls` is a number or a class name.
+def read_tars(paths: Sequence[Path], columns: Columns, *, strict: bool, progress: bool) -> Source:
+    """List WebDataset tars; the class is in `.cls` (a number or a name), in a field of `.json`, or in the member that `columns.label` ends.
 
-    Numbers are named by line in a `classnames.txt` beside the tars, if there is one. Raises `DataError` for a missing, truncated or
-    unsafe tar, `UsageError` when the pattern matches nothing.
+    Numbers are named by line in a `classnames.txt` beside the tars, if there is one. Splits come from `columns.split` or the tars' names,
+    as `gda.data.file_splits` explains. Raises `DataError` for a missing, truncated or unsafe tar.
     """
-    paths = _expand(pattern)
-    tars = [_Tar(path=path, columns=columns) for path in paths]
+    splits = [None] * len(paths) if columns.split else splits_of_files(paths, strict=strict)
+    tars = [_Tar(path=path, columns=columns, split=split) for path, split in zip(paths, splits, strict=True)]
     with Bar(len(tars), "list tars", unit="tar", shown=progress):
         listings = run_parallel(_list_tar, tars)
     names = _class_names(paths[0].parent)
     records = [_named(record, names) for listing in listings for record in listing.records]
+    if columns.split is None:
+        said = [fields for listing in listings for fields in listing.fields]
+        common = set.intersection(*(set(fields) for fields in said)) if said else set()
+        values = {name: [fields[name] for fields in said] for name in sorted(common)}
+        require_split_column_used(values, [record.split for record in records], str(paths[0]))
     return Source(
         records=records,
         class_names=sorted({record.class_name for record in records}),
@@ -64,8 +74,7 @@ def read_npz(path: Path, columns: Columns) -> Source:
     Classes are named by `classnames.txt` beside the file, if there is one, else by number. Arrays carry no marks: synthetic images in
     an .npz are not recognised as such. Raises `DataError` naming the array.
     """
-    if columns.names:
-        raise UsageError(f"column {columns.names[0]!r}: an .npz has no columns")
+    columns.refuse("an .npz has no columns")
     images, labels = _load_arrays(path)
     names = _class_names(path.parent)
     records = []
@@ -81,15 +90,17 @@ def read_npz(path: Path, columns: Columns) -> Source:
 
 
 def _list_tar(tar: _Tar) -> _Listing:
-    records, rejected = [], []
+    records, said, rejected = [], [], []
     for key, members in _groups(tar.path):
         name = printable(f"{tar.path.stem}/{key}")
         try:
-            records.append(_tar_record(tar, name, members))
+            fields = _json_fields(members.get("json"), name)
+            records.append(_tar_record(tar, name, members, fields))
+            said.append(fields)
         except DataError as error:
             rejected.append((name, str(error)))
     tick()
-    return _Listing(sha256=sha256_of(tar.path), records=records, rejected=rejected)
+    return _Listing(sha256=sha256_of(tar.path), records=records, fields=said, rejected=rejected)
 
 
 def _groups(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
@@ -100,67 +111,68 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
             yield key, {match.group(2).lower() if match else "": member for match, member in group}
 
 
-def _tar_record(tar: _Tar, name: str, members: dict[str, Member]) -> SourceRecord:
-    found = [extension for extension in members if extension in _TAR_IMAGES]
-    if len(found) != 1 or "cls" not in members:
-        raise DataError(f"not one image ({', '.join(_TAR_IMAGES)}) and a .cls, but {', '.join(sorted(members)) or 'nothing'}")
+def _tar_record(tar: _Tar, name: str, members: dict[str, Member], fields: dict[str, str]) -> SourceRecord:
+    found = [extension for extension, member in members.items() if _is_image(extension, member)]
+    if len(found) != 1:
+        raise DataError(f"not one image but {len(found)}, in {', '.join(sorted(members)) or 'nothing'}")
     image = members[found[0]]
-    fields = _json_fields(members.get("json"), tar.columns, name)
+    columns = tar.columns
     return SourceRecord(
         name=name,
         key=path_key(name),
-        class_name=_text(members["cls"].data),
+        class_name=_label(members, fields, columns.label),
         payload=Slice(path=tar.path, offset=image.offset + BLOCK, size=len(image.data)),
-        split=None if tar.columns.split is None else parse_split(fields[tar.columns.split], name),
-        group=None if tar.columns.group is None else fields[tar.columns.group],
+        split=tar.split if columns.split is None else parse_split(_field(fields, columns.split), name),
+        group=None if columns.group is None else _field(fields, columns.group),
     )
 
 
-def _json_fields(member: Member | None, columns: Columns, name: str) -> dict[str, str]:
-    if not columns.names:
+def _is_image(extension: str, member: Member) -> bool:
+    return f".{extension}" in IMAGE_ENDINGS or image_format(member.data[:HEAD]) is not None
+
+
+def _label(members: dict[str, Member], fields: dict[str, str], column: str | None) -> str:
+    """The class: `.cls`, else the field `label` of the `.json`; with a `column` that field of it, or the member of that ending."""
+    if column is not None:
+        return _text(members[column].data, column) if column in members and column not in fields else _field(fields, column)
+    if "cls" in members:
+        return _text(members["cls"].data, "cls")
+    if "label" in fields:
+        return fields["label"]
+    has = f"; its .json holds {', '.join(sorted(fields))}" if fields else ""
+    raise DataError(
+        f"an image without a .cls, in {', '.join(sorted(members))}{has}: set snapshot.label_column to a field of it or to an ending"
+    )
+
+
+def _field(fields: dict[str, str], column: str) -> str:
+    if column not in fields:
+        raise DataError(f"its .json does not hold {column} as a name or a whole number")
+    return fields[column]
+
+
+def _json_fields(member: Member | None, name: str) -> dict[str, str]:
+    """Names and whole numbers of a record's `.json`, as text; nothing without one."""
+    if member is None:
         return {}
     try:
-        content = json.loads(member.data) if member else {}
-        return {column: str(content[column]) for column in columns.names}
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{name}.json does not hold {' and '.join(columns.names)}") from None
+        content = json.loads(member.data)
+    except (ValueError, RecursionError):
+        raise DataError(f"{name}.json is no JSON") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{name}.json is no JSON object")
+    plain = {key: value for key, value in content.items() if isinstance(value, str | int) and not isinstance(value, bool)}
+    return {key: str(value)[:_LONGEST] for key, value in plain.items() if str(value).strip()}
 
 
-def _text(data: bytes) -> str:
+def _text(data: bytes, extension: str) -> str:
     try:
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError:
         text = ""
     if not text:
-        raise DataError(".cls is empty or not text")
+        raise DataError(f".{extension} is empty or not text")
     return text
-
-
-def _expand(pattern: str) -> list[Path]:
-    names = _expand_braces(pattern)
-    if any(character in pattern for character in "*?["):
-        names = sorted(itertools.chain.from_iterable(glob.glob(name) for name in names))
-        if not names:
-            raise UsageError(f"{pattern}: matches no file")
-    for name in names:
-        if not Path(name).is_file():
-            raise DataError(f"{name}: not found" + (f", though {pattern} names it" if name != pattern else ""))
-    return [Path(name) for name in names]
-
-
-def _expand_braces(pattern: str) -> list[str]:
-    """Shell braces: `{000..012}` keeps leading zeros, `{a,b}` lists."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", match.group(1))
-    if bounds is not None:
-        low, high = bounds.groups()
-        parts = [str(number).zfill(len(low)) for number in range(int(low), int(high) + 1)]
-    else:
-        parts = match.group(1).split(",")
-    return [name for part in parts for name in _expand_braces(before + part + after)]
 
 
 def _load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -171,6 +183,7 @@ def _load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
             for name, what in _ARRAYS.items():
                 if name not in arrays:
                     raise DataError(f"{path}: array {name!r} is missing, {what}; it has {', '.join(arrays.files)}")
+            _require_bounded(path)
             images, labels = arrays["arr_0"], arrays["arr_1"]
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not an .npz of plain arrays ({error})") from None
@@ -179,6 +192,24 @@ def _load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or (labels < 0).any():
         raise DataError(f"{path}: arr_1 is {labels.dtype} {list(labels.shape)}; accepted: {len(images)} whole numbers from 0")
     return images, labels
+
+
+def _require_bounded(path: Path) -> None:
+    """Raise `DataError` where arrays would take far more memory than the file, before any is given to them."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            size = math.prod(shape) * dtype.itemsize
+            if size > entry.file_size or size < 0:
+                raise DataError(f"{path}: {entry.filename} says {size} bytes of {list(shape)}, and holds {entry.file_size}")
+            if size > _NPZ_FREE and size > _NPZ_GROWTH * max(entry.compress_size, 1):
+                raise DataError(
+                    f"{path}: {entry.filename} would grow from {entry.compress_size / 1e6:.1f} MB to {size / 1e6:.0f} MB of memory, "
+                    f"more than {_NPZ_GROWTH} times; save it with numpy.savez, uncompressed, if it is meant so"
+                )
 
 
 def _class_names(folder: Path) -> list[str]:

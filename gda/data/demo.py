@@ -34,8 +34,7 @@ def read_demo(name: str, config: SnapshotConfig, columns: Columns) -> Source:
     """
     if name not in (MNIST, DIGITS):
         raise UsageError(f"{name}: no such demo set; accepted: {MNIST}, {DIGITS}")
-    if columns.names:
-        raise UsageError(f"column {columns.names[0]!r}: {name} has no columns")
+    columns.refuse(f"{name} has no columns")
     if name == MNIST:
         images, labels = load_digits()
         records = [record for label in range(10) for record in _records_of_class(label, images[labels == label], config)]

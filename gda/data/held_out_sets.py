@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gda.data.classes import normalise
+from gda.data.deep import Range
 from gda.data.folders import images_below, read_folder
 from gda.data.images import LANCZOS, Interpolation, decode, resize_and_crop, to_array
+from gda.data.ingest import measure_range
 from gda.data.sources import Columns, Slice, SourceRecord, fingerprint_files, path_key, printable
 from gda.errors import DataError
 from gda.reading import parse_json, parser, read_bytes, read_json, read_text
@@ -38,6 +40,7 @@ class HeldOutSet:
     files: tuple[Path, ...]
     labels: tuple[tuple[int, ...], ...]
     left_out: int
+    pixel_range: Range | None = None  # of images with more than 8 bits, where there are any
     digest: str  # of names, file contents and labels
 
     @property
@@ -76,6 +79,7 @@ def open_held_out(
     *,
     class_map: ClassMap | None = None,
     labels: Path | None = None,
+    pixel_range: Range | None = None,
     progress: bool = False,
 ) -> HeldOutSet:
     """List the set in `folder`, whose labels are its class folders or, given `labels`, the entries of that JSON list.
@@ -94,25 +98,29 @@ def open_held_out(
     if not kept:
         raise DataError(f"{where}: holds no image of our classes")
     content = fingerprint_files([record for record, _ in kept], progress=progress)
+    found = measure_range([record for record, _ in kept], pixel_range)
     return HeldOutSet(
         name=name,
         files=tuple(record.payload.path for record, _ in kept if isinstance(record.payload, Slice)),
         labels=tuple(tuple(own) for _, own in kept),
         left_out=len(labelled) - len(kept),
+        pixel_range=None if found is None else found.range,
         digest=digest_of({"files": content, "labels": [[record.name, *(classes[k] for k in own)] for record, own in kept]}),
     )
 
 
-def load_held_out(files: Sequence[Path], *, sides: Sequence[int], interpolation: Interpolation = LANCZOS) -> NDArray[np.uint8]:
+def load_held_out(
+    files: Sequence[Path], *, sides: Sequence[int], interpolation: Interpolation = LANCZOS, pixel_range: Range | None = None
+) -> NDArray[np.uint8]:
     """Decode `files` as a snapshot would, uint8 NCHW, brought to each of `sides` (pixels) in turn, to the last with `interpolation`.
 
     Raises `DataError` for a file that cannot be decoded.
     """
-    return np.stack([_load(path, sides, interpolation).transpose(2, 0, 1) for path in files])
+    return np.stack([_load(path, sides, interpolation, pixel_range).transpose(2, 0, 1) for path in files])
 
 
-def _load(path: Path, sides: Sequence[int], interpolation: Interpolation) -> NDArray[np.uint8]:
-    image = decode(read_bytes(path, limit=1 << 30), name=str(path))
+def _load(path: Path, sides: Sequence[int], interpolation: Interpolation, pixel_range: Range | None) -> NDArray[np.uint8]:
+    image = decode(read_bytes(path, limit=1 << 30), name=str(path), pixel_range=pixel_range)
     for number, side in enumerate(sides, start=1):
         image = resize_and_crop(image, side, interpolation if number == len(sides) else LANCZOS)
     return to_array(image)
@@ -125,14 +133,14 @@ def _by_folder(folder: Path, where: str, progress: bool) -> _Listed:
     source = read_folder(folder, Columns(), progress=progress)
     if source.rejected:
         raise DataError(f"{where}: {source.rejected[0][0]}: {source.rejected[0][1]}")
-    if any(record.split is not None for record in source.records):
+    if len({record.split for record in source.records}) > 1:
         raise DataError(f"{where}: has a folder for each split; name the one that is meant")
     return [(record, [record.class_name]) for record in source.records]
 
 
 def _by_list(folder: Path, labels: Path, where: str) -> _Listed:
     entries = _read_labels(labels, where)
-    paths = sorted(images_below(folder, folder)[0], key=lambda path: (path.name, path))
+    paths = sorted(images_below(folder, folder), key=lambda path: (path.name, path))
     if len(entries) != len(paths):
         raise DataError(f"{where}: {labels} has labels of {len(entries)} images, and the folder holds {len(paths)}")
     return [(_record(path, folder), own) for path, own in zip(paths, entries, strict=True)]

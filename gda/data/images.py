@@ -1,8 +1,8 @@
 """What happens to every image on its way in and out: one decoding policy, three codecs, one hash of the pixels.
 
-Policy: PNG, JPEG, WebP, BMP, TIFF and PPM by content, not by extension; at most `MAX_PIXELS`; one frame (of a JPEG with several
+Policy: PNG, JPEG, WebP, AVIF, BMP, TIFF and PPM by content, not by extension; at most `MAX_PIXELS`; one frame (of a JPEG with several
 pictures, the first); loaded to the last byte; EXIF rotation applied; alpha laid over white; CMYK, YCbCr, palette, grey and
-bilevel converted to RGB; 16-bit grey scaled to 8 bits; 32-bit images refused. Colour profiles are dropped, not applied.
+bilevel converted to RGB; values of more than 8 bits scaled from a range that the caller knows. Colour profiles are dropped, not applied.
 
 Marks, which say that an image is synthetic, are text keys of a PNG and lines of the EXIF field ImageDescription of the others. Arrays
 (.npz) and formats without either (BMP, PPM) can carry none.
@@ -12,26 +12,28 @@ import hashlib
 import io
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, features
 
+from gda.data.deep import Extent, Range, extent, is_deep, read_deep, scale
+from gda.data.listing import HEAD, image_format
 from gda.errors import DataError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 MAX_PIXELS = 1 << 26  # 67 megapixels, below the size at which Pillow itself starts to warn
 SYNTHETIC_MARK = "gda:synthetic"  # in every image that this program draws or imports as synthetic, with the generator's digest
-LOSSY = ("jpeg", "lossy webp")
+LOSSY = ("jpeg", "lossy webp", "avif")
 _MARKS = "gda:"
 _EXTENSIONS = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 _MAX_SIDE = {"png": (1 << 31) - 1, "webp": 16383, "jpeg": 65500}  # pixels; limits of the formats
 _PLAIN = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV")
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-_GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 
 Rgb = npt.NDArray[np.uint8]  # [height, width, 3]
 Interpolation = Literal["lanczos", "bicubic", "bilinear"]
@@ -64,29 +66,57 @@ class Codec:
 PNG = Codec()
 
 
-def decode(data: bytes, *, name: str) -> Image.Image:
+def decode(data: bytes, *, name: str, pixel_range: Range | None = None) -> Image.Image:
     """Decode to RGB under the policy above; `info` of the result keeps the marks alone: texts by keys that start with `gda:`.
 
+    `pixel_range` are the values that become 0 and 255 where there are more than 8 bits; without it such images are refused.
     Raises `DataError` "<name>: <reason>" for anything that is not one whole, still image of an accepted format and size.
     """
+    with _faults_of_the_file(data, name):
+        image = _opened(data, name)
+        deep = is_deep(image)
+        if deep and pixel_range is None:
+            raise DataError(f"{name}: has more than 8 bits a value, and no range of them is known here")
+        image.load()
+        marks, turned = _marks(image), image.getexif().get(ExifTags.Base.Orientation, 1)
+        rgb = None if deep else _to_rgb(_upright(image), name)
+        values = read_deep(data, name) if deep else None
+    if rgb is None:
+        assert values is not None
+        assert pixel_range is not None
+        rgb = Image.fromarray(scale(values, pixel_range))
+        rgb.getexif()[ExifTags.Base.Orientation] = turned
+        rgb = _upright(rgb)
+    rgb.info = dict(marks)
+    return rgb
+
+
+def extent_of(data: bytes, name: str) -> Extent | None:
+    """The values that an image of more than 8 bits holds, None of others. Raises `DataError` as `decode`."""
+    with _faults_of_the_file(data, name):
+        _opened(data, name)
+        return extent(data, name)
+
+
+@contextmanager
+def _faults_of_the_file(data: bytes, name: str) -> Iterator[None]:
+    """Turn whatever a decoder trips over into a `DataError`: it is the fault of the file."""
     if not data:
         raise DataError(f"{name}: zero bytes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own, lower cap is checked before decoding
-            image = _load(data, name)
-            marks = _marks(image)
-            rgb = _to_rgb(_upright(image), image.format, name)
+            yield
     except DataError:
         raise
     except Image.UnidentifiedImageError:
-        raise DataError(f"{name}: not an image of an accepted format ({', '.join(FORMATS)})") from None
+        found = image_format(data[:HEAD])
+        what = f"{found}, not an accepted format" if found and found.upper() not in FORMATS else "not an image of an accepted format"
+        raise DataError(f"{name}: {what} ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise DataError(f"{name}: more than {MAX_PIXELS} pixels") from None
-    except Exception as error:  # whatever a decoder trips over is the fault of the file
+    except Exception as error:
         raise DataError(f"{name}: cannot be decoded ({str(error) or type(error).__name__})") from None
-    rgb.info = dict(marks)
-    return rgb
 
 
 def encode(rgb: Rgb, codec: Codec = PNG, text: Mapping[str, str] | None = None) -> bytes:
@@ -128,6 +158,8 @@ def compression(data: bytes) -> str:
     """How an image that `decode` accepts was compressed: one of `LOSSY`, else "lossless"; a TIFF counts as such."""
     if data[:2] == b"\xff\xd8":
         return "jpeg"
+    if data[4:8] == b"ftyp":
+        return "avif"
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return "lossless"
     start = 12
@@ -154,7 +186,7 @@ def to_array(image: Image.Image) -> Rgb:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _load(data: bytes, name: str) -> Image.Image:
+def _opened(data: bytes, name: str) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -162,7 +194,6 @@ def _load(data: bytes, name: str) -> Image.Image:
     # A JPEG that carries further pictures (previews, depth maps) opens as MPO at its main picture.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise DataError(f"{name}: animated or with several pages; only still images are accepted")
-    image.load()
     return image
 
 
@@ -198,9 +229,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if turned else image  # which copies an image that stands upright
 
 
-def _to_rgb(image: Image.Image, source_format: str | None, name: str) -> Image.Image:
-    if image.mode in _GREY16 or (image.mode == "I" and source_format in ("PNG", "PPM")):
-        return _from_grey16(image)
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in _ALPHA or "transparency" in image.info:
@@ -208,10 +237,4 @@ def _to_rgb(image: Image.Image, source_format: str | None, name: str) -> Image.I
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     if image.mode in _PLAIN:
         return image.convert("RGB")
-    raise DataError(f"{name}: pixel format {image.mode} is not accepted (8-bit images and 16-bit grey are)")
-
-
-def _from_grey16(image: Image.Image) -> Image.Image:
-    # 65535 = 255 * 257, so rounding v / 257 maps black to 0, white to 255 and the rest evenly
-    grey = np.rint(np.asarray(image).astype(np.float64) / 257.0).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    raise DataError(f"{name}: pixel format {image.mode} is not accepted")

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pandas as pd
 from PIL import Image
 
 from gda.data.classes import normalise
-from gda.data.images import SYNTHETIC_MARK, Rgb, compression, decode, pixel_digest, resize_and_crop, to_array
+from gda.data.deep import Extent, Range, SetRange, may_be_deep, range_of
+from gda.data.images import SYNTHETIC_MARK, Rgb, compression, decode, extent_of, pixel_digest, resize_and_crop, to_array
 from gda.data.leaks import NearLeak, near_leaks, require_disjoint_splits
 from gda.data.perceptual import sketch, stack_sketches
 from gda.data.pool import Candidate, Screen
@@ -25,6 +27,7 @@ from gda.sections import SnapshotConfig
 _CHUNK = 128  # images a task of a worker process
 _WAVE = 2048  # images between two writes; bounds memory
 _SHOWN = 3
+_DEEP_HEAD = 32  # bytes that say whether an image may have more than 8 bits a value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class Ingested:
 
     rows: pd.DataFrame
     near_leaks: tuple[NearLeak, ...]
+    two_labels: tuple[str, ...]  # pairs of equal pictures of two classes, "a.png (cat) = b.png (dog)"
+    pixel_range: SetRange | None  # of images with more than 8 bits, where there are any
     compressions: Mapping[str, int]
     quarantined: tuple[dict[str, str], ...]
 
@@ -45,6 +50,7 @@ class _Chunk:
     records: tuple[SourceRecord, ...]
     labels: dict[str, int]
     image_size: int | None
+    pixel_range: Range | None
     as_synthetic: bool
     screen_size: int | None  # pixels at which a pool is compared
 
@@ -82,10 +88,12 @@ def ingest(
     records = _in_fixed_order(source.records, draw=None if shots is None else config.shots_draw)
     writer, compressions, sketches = _ShardWriter(folder, config.shard_size, shots), Counter[str](), {}
     rejected = list(source.rejected)
+    found_range = measure_range(records, config.pixel_range)
+    encode = partial(_encode_all, labels=labels, config=config, found_range=found_range, as_synthetic=as_synthetic, screen=screen)
     with Bar(len(records), "snapshot", unit="image", shown=progress):
         for start in range(0, len(records), _WAVE):
             wave = records[start : start + _WAVE]
-            images = _encode_all(wave, labels, config.image_size, as_synthetic, screen)
+            images = encode(wave)
             left_out = set() if screen is None else screen.leave_out(_candidates(wave, images))
             for record, encoded in zip(wave, images, strict=True):
                 if encoded.record is None:
@@ -100,14 +108,22 @@ def ingest(
     rows = writer.close()
     if screen is None:
         _require_complete(rows, labels, as_synthetic, rejected)
+    names = {record.key: record.name for record in records}
+    rows = _with_groups(rows, records)
     _require_shots(rows, shots)
     leaks: tuple[NearLeak, ...] = ()
     if not all_train:
-        names = {record.key: record.name for record in records}
         require_disjoint_splits(rows, names)
         leaks = near_leaks(rows, stack_sketches(sketches[key] for key in rows["key"]), names)
     quarantined = tuple({"file": name, "reason": reason} for name, reason in sorted(rejected))
-    return Ingested(rows=rows, near_leaks=leaks, compressions=dict(sorted(compressions.items())), quarantined=quarantined)
+    return Ingested(
+        rows=rows,
+        near_leaks=leaks,
+        two_labels=_two_labels(rows, names),
+        pixel_range=found_range,
+        compressions=dict(sorted(compressions.items())),
+        quarantined=quarantined,
+    )
 
 
 @dataclass
@@ -159,14 +175,60 @@ def _in_fixed_order(records: Sequence[SourceRecord], *, draw: int | None) -> lis
     return sorted(records, key=lambda record: hashlib.sha256(f"{prefix}{record.key}".encode()).digest())
 
 
+def measure_range(records: Sequence[SourceRecord], configured: Range | None) -> SetRange | None:
+    """The range of all images with more than 8 bits a value, as `gda.data.deep.range_of`; damaged ones have no say. None without any."""
+    chunks = [records[start : start + _CHUNK] for start in range(0, len(records), _CHUNK)]
+    with Bar(len(records), "measure", unit="image", shown=False):
+        return range_of((found for part in run_parallel(_extents, chunks) for found in part), configured)
+
+
+def _extents(records: Sequence[SourceRecord]) -> list[Extent]:
+    found = [_extent(record) for record in records]
+    tick(len(records))
+    return [each for each in found if each is not None]
+
+
+def _extent(record: SourceRecord) -> Extent | None:
+    payload = record.payload
+    if not isinstance(payload, Slice):
+        return None
+    try:
+        if not may_be_deep(replace(payload, size=_DEEP_HEAD).read()):
+            return None
+        return extent_of(payload.read(), record.name)
+    except (OSError, DataError):
+        return None  # it is counted where it is decoded
+
+
+def _with_groups(rows: pd.DataFrame, records: Sequence[SourceRecord]) -> pd.DataFrame:
+    groups = {record.key: record.group for record in records if record.group is not None}
+    return rows.assign(group=rows["key"].map(groups)) if groups else rows
+
+
+def _two_labels(rows: pd.DataFrame, names: Mapping[str, str]) -> tuple[str, ...]:
+    first = rows.drop_duplicates(["pixel_sha256", "class"])
+    shared = first[first.duplicated("pixel_sha256", keep=False)].sort_values("key")
+    pairs = []
+    for _, group in shared.groupby("pixel_sha256", sort=False):
+        pairs.append(" = ".join(f"{names.get(row.key, row.key)} ({row['class']})" for _, row in group.iterrows()))
+    return tuple(pairs)
+
+
 def _encode_all(
-    records: list[SourceRecord], labels: dict[str, int], image_size: int | None, as_synthetic: bool, screen: Screen | None
+    records: list[SourceRecord],
+    *,
+    labels: dict[str, int],
+    config: SnapshotConfig,
+    found_range: SetRange | None,
+    as_synthetic: bool,
+    screen: Screen | None,
 ) -> list[_Encoded]:
     chunks = [
         _Chunk(
             records=tuple(records[start : start + _CHUNK]),
             labels=labels,
-            image_size=image_size,
+            image_size=config.image_size,
+            pixel_range=None if found_range is None else found_range.range,
             as_synthetic=as_synthetic,
             screen_size=None if screen is None else screen.size,
         )
@@ -186,7 +248,7 @@ def _encode(record: SourceRecord, chunk: _Chunk) -> _Encoded:
         return _encode_pixels(record, record.payload, chunk, mark=None)
     try:
         data = record.payload.read()
-        image = decode(data, name=record.name)
+        image = decode(data, name=record.name, pixel_range=chunk.pixel_range)
     except OSError as error:
         return _Encoded(reason=error.strerror or "cannot be read")
     except DataError as error:
@@ -261,7 +323,13 @@ def _require_complete(rows: pd.DataFrame, labels: dict[str, int], as_synthetic: 
         if split not in set(rows["split"]):
             raise DataError(f"no image fell to split {split!r}; give more images, other fractions or splits of your own")
     present = set(rows.loc[rows["split"] == "train", "class"])
-    for name in labels:
-        if normalise(name) not in present:
-            lost = f" ({len(rejected)} images could not be used)" if rejected else ""
-            raise DataError(f"class {name!r} has no training images{lost}")
+    absent = [name for name in labels if normalise(name) not in present]
+    if not absent:
+        return
+    others = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+    counts = rows.loc[rows["class"] == normalise(absent[0]), "split"].value_counts().sort_index()
+    went = " and ".join(f"{count} fell to {split}" for split, count in counts.items())
+    where = f": of its {counts.sum()} image{'s' if counts.sum() > 1 else ''} {went}" if went else ""
+    lost = f" ({len(rejected)} images could not be used)" if rejected else ""
+    remedy = "; give such a class more images, name the splits yourself, or take it out" if went else ""
+    raise DataError(f"class {absent[0]!r}{others} has no training images{where}{lost}{remedy}")

@@ -106,15 +106,15 @@ def commit_snapshot(
 
 
 def digest_rows(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> str:
-    """sha256 over the classes, then key, split, label and pixel hash of every image in key order; shards play no part."""
+    """sha256 over the classes, then key, split, label, pixel hash and group, where there are groups, of every image in key order."""
     hasher = hashlib.sha256(b"gda-snapshot-1\n")
     for info in classes:
         hasher.update(f"{info.name}\t{info.prompt_name}\n".encode())
     hasher.update(b"\n")
     ordered = rows.sort_values("key")
-    columns = (ordered[name].tolist() for name in ("key", "split", "label", "pixel_sha256"))
-    for key, split, label, pixels in zip(*columns, strict=True):
-        hasher.update(f"{key}\t{split}\t{label}\t{pixels}\n".encode())
+    names = ["key", "split", "label", "pixel_sha256", *(["group"] if "group" in rows else [])]
+    for line in zip(*(ordered[name].tolist() for name in names), strict=True):
+        hasher.update(("\t".join("" if pd.isna(part) else str(part) for part in line) + "\n").encode())
     return hasher.hexdigest()
 
 

@@ -2,20 +2,21 @@
 
 import hashlib
 import re
+import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from gda.data.images import Rgb
-from gda.errors import DataError
+from gda.data.splits import split_words
+from gda.errors import ConfigError, DataError, UsageError
 from gda.io.shards import sha256_of
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import digest_of
 
-ACCEPTED = "an image folder, *.tar, *.npz, demo://mnist, demo://digits"
-# Files with these endings are taken for images; whether they are is decided by their content.
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+ACCEPTED = "an image folder, *.tar, *.parquet, *.npz or a folder of them, demo://mnist, demo://digits"
 _HASH_CHUNK = 256
 
 
@@ -48,7 +49,10 @@ class SourceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A listed source. `fingerprint` digests its content; `rejected` are (name, reason) of the listing; `ignored` counts other files."""
+    """A listed source. `fingerprint` digests its content; `rejected` are (name, reason) of the listing.
+
+    `left_out` counts other files by the reason why they are not read. `scratch` is a folder that payloads lie in, gone with the source.
+    """
 
     records: Sequence[SourceRecord]
     class_names: Sequence[str]
@@ -56,19 +60,55 @@ class Source:
     description: str
     licence: str = "unknown"
     rejected: Sequence[tuple[str, str]] = ()
-    ignored: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    scratch: "tempfile.TemporaryDirectory[str] | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns (of metadata.csv, metadata.jsonl or a tar's .json) that hold a record's split and group; None where unused."""
+    """The columns (of metadata.csv, metadata.jsonl, a parquet or a tar's .json) that hold a record's split, group and label.
+
+    None where unused; the label is then in `label`. A `lenient` reader lets the label's column go unused where there are no columns.
+    """
 
     split: str | None = None
     group: str | None = None
-    names: tuple[str, ...] = field(init=False)
+    label: str | None = None
+    lenient: bool = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(name for name in (self.split, self.group) if name is not None))
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are named."""
+        return tuple(name for name in (self.split, self.group, self.label) if name is not None)
+
+    def refuse(self, source: object) -> None:
+        """Raise `UsageError` where columns are named that `source` does not have."""
+        fields = {"split_column": self.split, "group_column": self.group, "label_column": None if self.lenient else self.label}
+        for field_name, column in fields.items():
+            if column is not None:
+                raise UsageError(f"snapshot.{field_name}: column {column!r}: {source}")
+
+
+# Columns that people keep splits in; unused, they would have their test images trained on.
+_SPLIT_COLUMNS = ("split", "splits", "subset", "partition", "set", "phase", "usage")
+
+
+def require_split_column_used(values: Mapping[str, Sequence[object]], splits: Sequence[str | None], where: str) -> None:
+    """Raise `ConfigError` when an unused column says train, val and test, and `splits`, as read for the same records, say otherwise.
+
+    `values` are those of every column by its name.
+    """
+    for column, found in values.items():
+        if column.strip().lower() not in _SPLIT_COLUMNS or not found:
+            continue
+        read = [split_words(str(value)) for value in found]
+        said = [split for split, rest in read if split and not rest]
+        if len(said) == len(found) and set(said) != {"train"} and said != list(splits):
+            counts = ", ".join(f"{split} {count}" for split, count in sorted(Counter(said).items()))
+            raise ConfigError(
+                f"{where}: column {column!r} says {counts}, and nothing uses it: set snapshot.split_column to {column!r}, "
+                "or rename the column if it is no split"
+            )
 
 
 def path_key(name: str) -> str:

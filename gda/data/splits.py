@@ -1,21 +1,30 @@
 """Which split an image falls to: the user's own, or a keyed hash of its content or group, so that more images never move an old one."""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gda.errors import ConfigError, DataError
 from gda.sections import SnapshotConfig
 
+# What people call splits. Hugging Face reads `eval` as test; beside a test split it can only mean validation.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
     "test": "test",
     "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
 }
+_EVAL = ("eval", "evaluation")
+# Words beside a split's name that say nothing: training_set, seg_train, test images, val2017.
+_EMPTY_WORDS = {"set", "seg", "data", "dataset", "image", "images", "img", "imgs", "split", "pictures", "photos", "part", "of"}
+_GLUED = re.compile(rf"^({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(set|data|dataset|images|imgs|split)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +76,32 @@ def hash_fraction(key: str, identity: str) -> float:
 
 def parse_split(value: str, where: str) -> str:
     """train, val or test for the names people use. Raises `DataError` naming `where`."""
-    split = SPLIT_NAMES.get(value.strip().lower())
-    if split is None:
+    split, rest = split_words(value)
+    if split is None or rest:
         raise DataError(f"{where}: split {value!r} is not one of {', '.join(SPLIT_NAMES)}")
     return split
+
+
+def split_words(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """The split that a name speaks of (None: of none, or of two), and its other words but for those that say nothing."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.strip())
+    words = [word for word in re.split(r"[\W_\d]+", spaced.lower()) if word]
+    words = [part for word in words for part in _GLUED.sub(r"\1 \2", word).split()]
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    rest = tuple(word for word in words if word not in SPLIT_NAMES and word not in _EMPTY_WORDS)
+    return (splits.pop() if len(splits) == 1 else None), rest
+
+
+def splits_of(names: Sequence[str]) -> list[str | None]:
+    """The split of each of some names that stand side by side, None where one is none.
+
+    Words of a name's own are allowed where another split has the same (cars_train, cars_test), so that test_tube is none. Where there is a
+    test split already, eval means validation.
+    """
+    read = [split_words(name) for name in names]
+    partners = {rest: {split for split, other in read if other == rest and split} for _, rest in read}
+    found = [split if split and (not rest or len(partners[rest]) > 1) else None for split, rest in read]
+    evals = [any(word in name.lower() for word in _EVAL) for name in names]
+    if any(split == "test" and not is_eval for split, is_eval in zip(found, evals, strict=True)):
+        found = ["val" if split == "test" and is_eval else split for split, is_eval in zip(found, evals, strict=True)]
+    return found

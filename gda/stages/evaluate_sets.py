@@ -38,6 +38,7 @@ class DecodeJob:
     files: tuple[Path, ...]
     sides: tuple[int, ...]
     interpolation: Interpolation
+    pixel_range: tuple[float, float] | None = None  # of images with more than 8 bits
     out: Path
 
 
@@ -70,6 +71,7 @@ def open_sets(config: Config, classes: Sequence[str], *, progress: bool = False)
             classes,
             class_map=class_map,
             labels=Path(section.set_labels[name]) if name in section.set_labels else None,
+            pixel_range=config.snapshot.pixel_range,
             progress=progress,
         )
         for name, folder in sorted(section.sets.items())
@@ -153,7 +155,13 @@ def decode_set(one: HeldOutSet, real: Snapshot, seen: Seen, *, folder: Path, pro
     sides = (*_stored_side(real), seen.size)
     starts = range(0, len(one.files), _PART)
     jobs = [
-        DecodeJob(files=one.files[at : at + _PART], sides=sides, interpolation=seen.interpolation, out=folder / f"{at:09d}.npy")
+        DecodeJob(
+            files=one.files[at : at + _PART],
+            sides=sides,
+            interpolation=seen.interpolation,
+            pixel_range=one.pixel_range,
+            out=folder / f"{at:09d}.npy",
+        )
         for at in starts
     ]
     with Bar(len(one.files), f"decode {one.name}", unit="image", shown=progress):
@@ -169,7 +177,7 @@ def _stored_side(real: Snapshot) -> tuple[int, ...]:
 
 def decode_part(job: DecodeJob) -> None:
     """Do a `DecodeJob`."""
-    images = load_held_out(job.files, sides=job.sides, interpolation=job.interpolation)
+    images = load_held_out(job.files, sides=job.sides, interpolation=job.interpolation, pixel_range=job.pixel_range)
     with storage_errors(job.out):
         np.save(job.out, images)
     tick(len(images))

@@ -1,5 +1,6 @@
 """snapshot: turn images from anywhere into an immutable, digested, leak-free data set."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,23 +9,23 @@ from PIL import features
 
 from gda.artifacts import Outcome, SnapshotIndex
 from gda.config import Config
-from gda.data.archives import read_npz, read_tars
 from gda.data.classes import make_classes, normalise
-from gda.data.demo import read_demo
-from gda.data.folders import read_folder
 from gda.data.images import LOSSY
 from gda.data.ingest import ingest, require_few_rejected
 from gda.data.leaks import NearLeak, leak_table, near_leak_message
 from gda.data.pool import PURPOSE, Screen, as_pool, open_beside, open_screen
+from gda.data.readers import open_source
 from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.sources import ACCEPTED, Columns, Source
-from gda.errors import DataError, UsageError
+from gda.data.sources import Columns, Source
+from gda.errors import DataError
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe
 from gda.sections import SnapshotConfig
 
 LEAKS_FILE = "leaks.csv"
 LEFT_OUT_FILE = "left_out.csv"
+_OPTIONAL = ("label_column", "layout", "pixel_range")  # of no account in a recipe while they are null
+_SHOWN = 3
 
 
 def run(
@@ -36,6 +37,7 @@ def run(
     beside: Path | None = None,
     group_column: str | None = None,
     split_column: str | None = None,
+    label_column: str | None = None,
     progress: bool = False,
 ) -> Outcome:
     """Read `source`, split it, and publish it as a Snapshot at `out`.
@@ -47,7 +49,7 @@ def run(
     be used, `UsageError` for a source that is not there or an `out` that holds something else.
     """
     assert beside is None or not as_synthetic, "a pool is of real images"
-    columns = Columns(split=split_column, group=group_column)
+    columns = _columns(config.snapshot, split_column, group_column, label_column, all_train=as_synthetic or beside is not None)
     real = None if beside is None else open_beside(beside)
     found = open_source(source, config.snapshot, columns, progress=progress)
     if real is not None:
@@ -61,28 +63,25 @@ def run(
     return _outcome(out, index)
 
 
-def open_source(source: str, config: SnapshotConfig, columns: Columns, *, progress: bool = False) -> Source:
-    """List the images of a folder, a tar pattern, an .npz or a demo set, whichever `source` names."""
-    if source.startswith("demo://"):
-        return read_demo(source, config, columns)
-    if "://" in source:
-        raise UsageError(f"{source}: remote sources are not read; accepted: {ACCEPTED}")
-    if source.endswith(".npz"):
-        return read_npz(Path(source), columns)
-    if ".tar" in Path(source).name:
-        return read_tars(source, columns, progress=progress)
-    return read_folder(Path(source), columns, progress=progress)
+def _columns(section: SnapshotConfig, split: str | None, group: str | None, label: str | None, *, all_train: bool) -> Columns:
+    """Flags before fields; sets that are all train (synthetic, pools) need neither splits nor groups."""
+    if all_train:
+        return Columns(split=split, group=group, label=label or section.label_column, lenient=label is None)
+    return Columns(split=split or section.split_column, group=group or section.group_column, label=label or section.label_column)
 
 
 def _recipe(config: SnapshotConfig, source: Source, columns: Columns, as_synthetic: bool, real: Snapshot | None) -> Recipe:
     # Where the source lies is left out: its content is what counts, and a path would differ between machines.
     if real is not None:
-        asked = config.model_dump(mode="json", include={"image_size", "shard_size", "max_bad_fraction"}) | {"purpose": PURPOSE}
+        used = {"image_size", "shard_size", "max_bad_fraction", *(name for name in _OPTIONAL if getattr(config, name) is not None)}
+        asked = config.model_dump(mode="json", include=used) | {"purpose": PURPOSE}
         inputs = {"source": source.fingerprint, "beside": real.digest}
         return Recipe(stage="snapshot", config=asked, inputs=inputs, environment=_codecs())
     unused = {"shots", "shots_draw"} if config.shots is None else set()
+    unused |= {name for name in _OPTIONAL if getattr(config, name) is None}
     asked = config.model_dump(mode="json", exclude={"source", "pool"} | unused)
     asked |= {"as_synthetic": as_synthetic, "split_column": columns.split, "group_column": columns.group}
+    asked |= {} if columns.label is None else {"label_column": columns.label}
     return Recipe(stage="snapshot", config=asked, inputs={"source": source.fingerprint}, environment=_codecs())
 
 
@@ -98,6 +97,11 @@ def _build(
     folder = workspace.fresh_staging()
     require_few_rejected(source.rejected, len(source.records) + len(source.rejected), config.max_bad_fraction)
     classes = make_classes(source.class_names) if real is None else real.classes
+    if real is None and not as_synthetic and len(classes) < 2:
+        raise DataError(
+            f"the one class found is {classes[0].name!r}; a classifier needs two: give a folder a class, or set snapshot.layout or "
+            "snapshot.label_column to what names the classes"
+        )
     labels = {info.name: label for label, info in enumerate(classes)}
     by_source_name = {name: labels[normalise(name)] for name in source.class_names}
     screen = None if real is None else open_screen(real, scratch=workspace.work)
@@ -107,8 +111,11 @@ def _build(
         "source": source.description,
         "source_digest": source.fingerprint,
         "source_compression": ", ".join(f"{name} {count}" for name, count in result.compressions.items()),
-        "ignored_files": str(source.ignored),
+        "ignored_files": str(sum(source.left_out.values())),
     }
+    provenance |= {"ignored": ", ".join(f"{count} {reason}" for reason, count in source.left_out.items())} if source.left_out else {}
+    provenance |= {"pixel_range": result.pixel_range.message} if result.pixel_range else {}
+    provenance |= {"two_labels": _two_labels(result.two_labels)} if result.two_labels else {}
     if real is not None and screen is not None:
         _list_left_out(folder, screen)
         provenance |= {"purpose": PURPOSE, "beside": real.digest, "left_out": screen.message}
@@ -147,8 +154,7 @@ def _reused(out: Path) -> Outcome:
 def _outcome(out: Path, index: SnapshotIndex) -> Outcome:
     counts = {split: sum(classes.values()) for split, classes in index.counts.items()}
     listed = ", ".join(f"{split} {count}" for split, count in counts.items())
-    left_out = f", {len(index.quarantined)} left out as unreadable" if index.quarantined else ""
-    what = f"{sum(counts.values())} images of {len(index.classes)} classes ({listed}{left_out})"
+    what = f"{sum(counts.values())} images of {len(index.classes)} classes ({listed}{_left_out(index)})"
     return Outcome(
         output=out,
         digest=index.digest,
@@ -157,7 +163,27 @@ def _outcome(out: Path, index: SnapshotIndex) -> Outcome:
     )
 
 
+def _left_out(index: SnapshotIndex) -> str:
+    """Every file that is not in the set, counted by reason."""
+    reasons = Counter(item["reason"].split(" (")[0] for item in index.quarantined)
+    shown = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(_SHOWN))
+    unusable = f"; {len(index.quarantined)} left out as unusable: {shown}" if index.quarantined else ""
+    ignored = f"; files not taken: {index.provenance['ignored']}" if index.provenance.get("ignored") else ""
+    return unusable + ignored
+
+
+def _two_labels(pairs: Sequence[str]) -> str:
+    more = f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+    return f"{len(pairs)} pictures are in two classes: {'; '.join(pairs[:_SHOWN])}{more}"
+
+
 def _warning(index: SnapshotIndex) -> str:
+    """What the user should know of the images, after the closing line."""
+    said = (index.provenance.get(name) for name in ("pixel_range", "two_labels"))
+    return "".join(f"; {text}" for text in said if text) + _warning_of_kind(index)
+
+
+def _warning_of_kind(index: SnapshotIndex) -> str:
     """Of pictures that splits or a pool and the real set share, and of a synthetic set, stored without loss but maybe not come so."""
     if index.provenance.get("near_leaks", "none") != "none":
         return f"; {index.provenance['near_leaks']}; {LEAKS_FILE} lists them"

@@ -150,5 +150,5 @@ def test_fractions_must_leave_something() -> None:
 def test_split_names() -> None:
     """Guards the names people use for splits, and that others are refused where they stand."""
     assert [parse_split(name, "x") for name in ("Train", "validation", " valid ", "TEST")] == ["train", "val", "val", "test"]
-    with pytest.raises(DataError, match="row 3: split 'dev'"):
-        parse_split("dev", "row 3")
+    with pytest.raises(DataError, match="row 3: split 'fold 2'"):
+        parse_split("fold 2", "row 3")

@@ -47,8 +47,9 @@ def test_grey_bilevel_and_palette_become_rgb(mode: str) -> None:
 def test_sixteen_bits_are_scaled() -> None:
     """Guards 16-bit grey: black stays 0, white 255, the middle the middle - not clipped to white."""
     grey = np.array([[0, 257 * 200, 65535, 32768]], dtype=np.uint16)
-    assert decoded(encoded(Image.fromarray(grey), "PNG"))[0, :, 0].tolist() == [0, 200, 255, 128]
-    assert decoded(encoded(Image.fromarray(grey), "TIFF"))[0, :, 0].tolist() == [0, 200, 255, 128]
+    for kind in ("PNG", "TIFF"):
+        rgb = to_array(decode(encoded(Image.fromarray(grey), kind), name="x", pixel_range=(0.0, 65535.0)))
+        assert rgb[0, :, 0].tolist() == [0, 200, 255, 128]
 
 
 def test_cmyk_becomes_rgb() -> None:
@@ -139,9 +140,9 @@ def test_own_pixel_cap(monkeypatch: pytest.MonkeyPatch) -> None:
         decode(encoded(Image.fromarray(GREY), "PNG"), name="x")
 
 
-def test_floats_are_refused() -> None:
-    """Guards against pixel formats whose range is unknown."""
-    with pytest.raises(DataError, match="pixel format F is not accepted"):
+def test_values_of_unknown_range_are_refused() -> None:
+    """Guards against a range that is made up: who has none gets no image of more than 8 bits."""
+    with pytest.raises(DataError, match="more than 8 bits a value, and no range"):
         decode(encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), name="x")
 
 

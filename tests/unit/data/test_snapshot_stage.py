@@ -175,7 +175,7 @@ def test_class_whose_images_are_all_bad(image_folder: Any, take: Any) -> None:
 
 def test_nothing_usable(image_folder: Any, take: Any) -> None:
     """Guards against an empty snapshot, even where every bad image is allowed."""
-    source = image_folder({"cat": 2})
+    source = image_folder({"cat": 2, "dog": 2})
     for path in source.rglob("*.png"):
         path.write_bytes(b"x")
     with pytest.raises(DataError, match="no usable images"):
@@ -232,7 +232,7 @@ def test_synthetic_sets_have_one_split(image_folder: Any, take: Any) -> None:
 def test_empty_split(image_folder: Any, take: Any) -> None:
     """Guards later stages against a split that no image fell to."""
     with pytest.raises(DataError, match="no image fell to split"):
-        take(image_folder({"a": 2}))
+        take(image_folder({"a": 1, "b": 1}))
 
 
 def test_shards_mix_classes(image_folder: Any, take: Any) -> None:
