@@ -10,15 +10,11 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-<<<<<<< HEAD
 # The settings under which a processor with AVX-512 computes with the kernels of one without.
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 FUZZ_INPUTS ?= 5000
 
 .PHONY: help demo fuzz kfp-local image image-test manifests test test-kernels test-servers check format install report ui clean gpu-test lock
-=======
-.PHONY: test-servers help demo kfp-local image image-test manifests test check format install report ui clean gpu-test lock
->>>>>>> w-tracking
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
@@ -102,8 +98,4 @@ lock:
 	python -m components.images.build --requirements | uv pip compile - --constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o components/images/requirements.lock
 
 clean:
-<<<<<<< HEAD
-	rm -rf data models reports .gda mlflow.db mlruns dvc.lock kfp-local fuzz-kept
-=======
-	rm -rf data models reports .gda mlflow.db .mlflow.db.lock mlruns dvc.lock kfp-local
->>>>>>> w-tracking
+	rm -rf data models reports .gda mlflow.db .mlflow.db.lock mlruns dvc.lock kfp-local fuzz-kept
