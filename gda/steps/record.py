@@ -13,6 +13,7 @@ from gda.steps.form import filled_in
 
 RUN_FILE = "run.json"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}"
+_ACCEPTED = "accepted: letters, digits, dots, dashes and underscores"
 _MOST_LISTED = 20
 
 
@@ -51,7 +52,8 @@ def read_run(data_root: Path, run: str) -> RunRecord:
 def find_run(data_root: Path, named: str) -> RunRecord:
     """The run that a person means: by its unique name, by the server's id, or by a title that one run alone has.
 
-    Raises `DataError` that lists what there is where no run has that name, or several have that title.
+    Raises `DataError` that lists what there is where no run has that name, or several have that title, and `UsageError` for a text that
+    is no run's title and can be no name.
     """
     if re.fullmatch(_NAME, named) and _file(data_root, named).is_file():
         return read_run(data_root, named)
@@ -63,8 +65,10 @@ def find_run(data_root: Path, named: str) -> RunRecord:
         return found[0]
     if found:
         raise DataError(f"run {named!r}: {len(found)} runs have this title; accepted: one of {', '.join(r.run for r in found)}")
+    if not re.fullmatch(_NAME, named):
+        raise UsageError(f"run {named!r}: no run has this title; {_ACCEPTED}")
     there = ", ".join(record.run for record in records[-_MOST_LISTED:]) or "none yet"
-    raise DataError(f"run {named!r}: none below {data_root}; accepted: a run's name, id or title, names: {there}")
+    raise DataError(f"run {named!r}: not found below {data_root}; accepted: a run's name, id or title, names: {there}")
 
 
 def config_of_run(record: RunRecord) -> Config | None:
@@ -74,7 +78,7 @@ def config_of_run(record: RunRecord) -> Config | None:
 
 def _file(data_root: Path, run: str) -> Path:
     if not re.fullmatch(_NAME, run):
-        raise UsageError(f"run {run!r}: accepted: letters, digits, dots, dashes and underscores")
+        raise UsageError(f"run {run!r}: {_ACCEPTED}")
     return data_root / "runs" / run / RUN_FILE
 
 

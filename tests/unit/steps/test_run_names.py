@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from gda.config import Config
-from gda.errors import ConfigError, DataError
+from gda.errors import ConfigError, DataError, UsageError
 from gda.steps.entry import configured, looked_up, reported
 from gda.steps.form import split_up
 from gda.steps.record import find_run, read_run
@@ -23,7 +23,7 @@ def _configured(root: Path, run: str, *, run_id: str = "", title: str = TITLE, *
     form, settings = split_up(Config())
     given = form | {"settings": settings, "data_root": str(root), "run": run, "run_id": run_id, "title": title}
     summary = root / "pages" / run
-    summary.parent.mkdir(exist_ok=True)
+    summary.parent.mkdir(parents=True, exist_ok=True)
     configured(given | {"code_version": "1", "image": "none"} | changes, summary=SimpleNamespace(path=str(summary)))
     return summary.read_text("utf-8")
 
@@ -49,7 +49,10 @@ def test_a_run_is_found_by_each_of_its_names(named: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("named", "said"),
-    [(TITLE, "2 runs have this title; accepted: one of augment-aaaaa, augment-bbbbb"), ("nobody", "names: augment-aaaaa, augment-bbbbb")],
+    [
+        (TITLE, "2 runs have this title; accepted: one of augment-aaaaa, augment-bbbbb"),
+        ("nobody", "not found .* names: augment-aaaaa, augment-bbbbb"),
+    ],
     ids=["ambiguous", "unknown"],
 )
 def test_a_name_that_means_no_single_run_is_refused(named: str, said: str, tmp_path: Path) -> None:
@@ -61,6 +64,15 @@ def test_a_name_that_means_no_single_run_is_refused(named: str, said: str, tmp_p
     assert refused.value.exit_code == 3
     with pytest.raises(DataError, match=said):
         looked_up(named, "{}", accepted="", data_root=str(tmp_path), summary=SimpleNamespace(path=str(tmp_path / "page")))
+
+
+def test_a_text_that_can_be_no_name_is_refused(tmp_path: Path) -> None:
+    """A path is no run: nothing outside the volume's runs is opened for it."""
+    _configured(tmp_path / "volume", "augment-aaaaa")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_bytes((tmp_path / "volume" / "runs" / "augment-aaaaa" / "run.json").read_bytes())
+    with pytest.raises(UsageError, match="no run has this title; accepted: letters, digits"):
+        find_run(tmp_path / "volume", "../../other")
 
 
 @pytest.mark.parametrize("field", [{}, {"alpha": 2.0}], ids=["configured", "refused"])
