@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from relisted import relist
 from tiny_pipelines import build_tiny_pipeline
 from two_colours import two_colours
 
@@ -149,6 +150,7 @@ def _forge(folder, change):
     index = snapshot.index
     said = {"classes": index.classes, "provenance": index.provenance, "licence": index.licence, "plan_digest": index.plan_digest}
     commit_snapshot(folder, kind="synthetic", rows=pd.concat(rows), **said)
+    relist(folder)
     assert verify_snapshot(folder) == []
 
 
@@ -204,6 +206,7 @@ def test_on_another_environment_rounding_is_accepted_and_another_image_is_not(wo
     content = json.loads(recipe.read_text())
     content["environment"]["torch"] = "1.0"
     recipe.write_text(json.dumps(content))
+    relist(tmp_path / "set")
 
     def rounded(record):
         rgb = record.rgb

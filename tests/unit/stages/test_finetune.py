@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from relisted import relist
 from tiny_pipelines import build_tiny_pipeline
 from two_colours import two_colours
 
@@ -111,6 +112,7 @@ def test_an_adapter_of_each_class_is_used_for_its_images_alone(world, tmp_path, 
     swapped = tmp_path / "swapped"
     shutil.copytree(tmp_path / "g", swapped)
     (swapped / "generator.json").write_text(card.model_copy(update={"adapters": {"red": "adapters/0000"}}).model_dump_json())
+    relist(swapped)
     assert not torch.equal(Sampler(load_model(str(swapped)), ("red",)).draw(["red"], [1], settings), mixed[[1]])
     if base == "sd1":
         pipeline = _plain(tmp_path / "g")
