@@ -10,12 +10,11 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: test-servers help demo kfp-local image image-test manifests test check format install report ui clean gpu-test lock
+.PHONY: help demo kfp-local image image-test manifests test check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
 	@echo "make test     run every test"
-	@echo "make test-servers run tests against PostgreSQL and S3 servers of their own"
 	@echo "make check    format, lint, types, import rules, generated files"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
 	@echo "make kfp-local run the job as the pipeline that a cluster runs, on this machine"
@@ -39,10 +38,6 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-
-# Tracking and promotion on PostgreSQL and S3 servers of their own, on loopback; the first run builds one of them.
-test-servers: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m servers tests/servers
 
 check: $(STAMP)
 	ruff format --check .
