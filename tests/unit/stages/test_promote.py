@@ -281,7 +281,7 @@ def test_the_same_decision_again_does_nothing(
 @pytest.mark.parametrize(
     ("method", "after", "said"),
     [
-        ("create_model_version", False, "nothing was promoted"),
+        ("_create_model_version", False, "nothing was promoted"),
         ("set_model_version_tag", False, "champion is as it was"),
         ("set_registered_model_alias", True, "not known"),
         ("update_model_version", False, "version 1 is champion"),
