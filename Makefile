@@ -14,12 +14,11 @@ export MLFLOW_DISABLE_TELEMETRY := true
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 FUZZ_INPUTS ?= 5000
 
-.PHONY: help demo fuzz kfp-local image image-test manifests test test-kernels test-servers check format install report ui clean gpu-test lock
+.PHONY: help demo fuzz kfp-local image image-test manifests test test-kernels check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
 	@echo "make test     run every test"
-	@echo "make test-servers run tests against PostgreSQL and S3 servers of their own"
 	@echo "make check    format, lint, types, import rules, generated files"
 	@echo "make fuzz     read $(FUZZ_INPUTS) mutated files of each format that a user can hand in"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
@@ -49,10 +48,6 @@ test: $(STAMP)
 # What networks learn must not hang on rounding: the learning tests again, with the kernels of another processor.
 test-kernels: $(STAMP)
 	$(OTHER_KERNELS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m learning -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
-
-# Tracking and promotion on PostgreSQL and S3 servers of their own, on loopback; the first run builds one of them.
-test-servers: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m servers tests/servers
 
 check: $(STAMP)
 	ruff format --check .

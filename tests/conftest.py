@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_servers import mlflow_on_postgres, mlflow_server
+from real_servers import mlflow_server
 
-__all__ = ["mlflow_on_postgres", "mlflow_server"]  # fixtures
+__all__ = ["mlflow_server"]  # a fixture
 
 _OF_THE_PROCESS = ("GDA_WORK_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 

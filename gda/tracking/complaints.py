@@ -30,7 +30,8 @@ _SAID: tuple[tuple[str, type[GdaError], str], ...] = (
         "accepted: sqlite:///FILE or a server; `mlflow migrate-filestore` carries the runs over",
     ),
     (
-        r"unsupported uri|unity catalog tracking uri|could not parse sqlalchemy url|invalid ipv6|no connection adapters|invalid url"
+        r"unsupported uri|invalid sqlite url|unity catalog tracking uri"
+        r"|could not parse sqlalchemy url|invalid ipv6|no connection adapters|invalid url"
         r"|no host supplied|can't load plugin|could not find a registered artifact repository|databricks credential|failed to parse"
         r"|invalid port|port could not be cast|not supported by mlflow",
         ConfigError,

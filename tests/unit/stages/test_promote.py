@@ -1,6 +1,7 @@
 """promote with a real MLflow on SQLite: versions, aliases, the champion as rival, and every way it must not promote."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -292,7 +293,7 @@ def test_the_same_decision_again_does_nothing(
 @pytest.mark.parametrize(
     ("method", "after", "said"),
     [
-        ("create_model_version", False, "nothing was promoted"),
+        ("_create_model_version", False, "nothing was promoted"),
         ("set_model_version_tag", False, "champion is as it was"),
         ("set_registered_model_alias", True, "not known"),
         ("update_model_version", False, "version 1 is champion"),
@@ -327,19 +328,20 @@ def test_a_killed_registration_leaves_no_run_that_never_ends(
 ) -> None:
     """Protects the list of runs: what a killed promotion left RUNNING is ended by the next command of any kind."""
     monkeypatch.setenv("GDA_WORK_DIR", str(evaluation.parent / ".gda"))
-    client = mlflow.MlflowClient()
+    client = mlflow.MlflowClient(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
 
     def statuses() -> list[str]:
         found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
         return sorted(one.info.status for one in found)
 
-    with monkeypatch.context() as patch:
-        # As kill -9 has it: neither MLflow's own end of the run nor ours is reached.
-        patch.setattr(mlflow.pyfunc, "log_model", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr("mlflow.tracking.fluent.end_run", lambda *_: mlflow.tracking.fluent._active_run_stack.get().clear())
-        patch.setattr(mlflow.ActiveRun, "__exit__", lambda *_: mlflow.tracking.fluent._active_run_stack.get().clear())
-        with pytest.raises(KeyboardInterrupt):
+    child = os.fork()
+    if child == 0:  # as kill -9 has it: neither MLflow's own end of the run nor ours is reached
+        try:
+            monkeypatch.setattr(mlflow.pyfunc, "log_model", lambda **_: os._exit(9))
             run(evaluated, evaluation)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert statuses() == ["RUNNING"]
     assert main(["doctor"]) == 0
     assert statuses() == ["KILLED"]

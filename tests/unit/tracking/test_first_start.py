@@ -1,4 +1,4 @@
-"""MLflow's first start on SQLite: whatever is killed or comes at the same time, there is a whole database or none; a broken one is named."""
+"""The first start of MLflow on SQLite: killed, or twice at once, there is a whole database or none; a broken one is named."""
 
 import os
 import shutil
@@ -122,7 +122,7 @@ def test_a_file_that_is_no_database_is_named(database, content):
     """Other bytes or a folder in its place are the environment's fault, exit code 5."""
     database.unlink()
     database.mkdir() if content is None else database.write_bytes(content)
-    with pytest.raises(MissingError, match="mlflow.db: (is no whole|MLflow's database cannot be opened)"):
+    with pytest.raises(MissingError, match=r"mlflow.db: (is no whole|MLflow's database cannot be opened)"):
         connect()
 
 
