@@ -204,7 +204,7 @@ def load_cascade(name: str) -> Cascade:
     """
     transformers_logging.disable_progress_bar()
     files, card = files_of(name), read_card(name)
-    with loading(files, "a pixel cascade"), files.laid_out() as folder:
+    with files.laid_out() as folder, loading(files, "a pixel cascade"):
         check_types(files)
         loaded = _load_parts(files, card, folder)
     components = {"text_encoder": loaded.text_encoder, "tokenizer": loaded.tokenizer}

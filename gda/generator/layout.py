@@ -82,7 +82,10 @@ class Files:
         """A folder of links to the used files alone under their plain names: libraries that are given it find no other file."""
         with TemporaryDirectory(prefix="gda-") as folder:
             lay_out(self.folder, self.used, Path(folder), copy=lambda file, link: os.symlink(file.absolute(), link))
-            yield Path(folder)
+            try:
+                yield Path(folder)
+            except DataError as error:  # messages name the file that lies there, not the link to it
+                raise DataError(str(error).replace(folder, str(self.folder))) from None
 
 
 def index_paths(files: Collection[str]) -> list[str]:

@@ -33,7 +33,7 @@ def load_pipeline(name: str) -> tuple[Files, GeneratorCard, Any]:
     files, card = files_of(name), read_card(name)
     index = files.indexes()[INDEX]
     without: dict[str, Any] = dict.fromkeys((*null_parts(index), *(part for part in UNUSED if part in index)))
-    with loading(files, index["_class_name"]), files.laid_out() as folder:
+    with files.laid_out() as folder, loading(files, index["_class_name"]):
         check_types(files)
         pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(folder, dtype=torch.float32, **OWN_FILES_ALONE, **without)
     check_vocabularies(files, pipeline.components)
