@@ -92,7 +92,7 @@ def _add_snapshot(commands: Any) -> None:
     parser.add_argument(
         "source",
         nargs="?",
-        help="image folder, tars, parquet files, .npz (folder, file, pattern), demo://mnist or demo://digits (default of a pool: snapshot.pool)",
+        help="image folder; tars, parquet files, .npz (folder, file, pattern); demo://mnist, demo://digits (a pool: snapshot.pool)",
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--as", dest="as_kind", choices=("real", "synthetic", "pool"), default="real", help="what the images are")

@@ -59,7 +59,10 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def read_deep(data: bytes, name: str) -> npt.NDArray[Any]:
-    """Values, whole or floats, [height, width] or [height, width, 3 or 4] of an image for which `is_deep`. Raises `DataError`, and what Pillow raises."""
+    """Values, whole or floats, [height, width] or [height, width, 3 or 4] of an image for which `is_deep`.
+
+    Raises `DataError`, and what Pillow raises.
+    """
     image = Image.open(io.BytesIO(data))
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
         raise DataError(f"{name}: a TIFF of more than 8 bits in which white is 0 is not read; invert it")
