@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ruamel.yaml.nodes import Node
 
 MIB = 1 << 20
-JSON_LIMIT, YAML_LIMIT, TEXT_LIMIT = 64 * MIB, MIB // 2, 64 * MIB
+JSON_LIMIT, TEXT_LIMIT = 64 * MIB, 64 * MIB
+YAML_LIMIT = MIB // 8  # its parser takes up to 25 microseconds a byte
 _MOST_DEPTH = 64
 _MOST_YAML_NODES = 100_000  # after aliases and merge keys are written out
 _MOST_DIGITS = 40  # room for the 128 bits of a random generator's state
@@ -118,7 +119,8 @@ def parse_json(
 ) -> Any:
     """JSON at most 64 levels deep, of numbers of at most 40 digits; with `unique`, no key twice.
 
-    Halves of surrogate pairs, which no file can be written with, are refused unless `halves`: whoever takes them names the field. NaN and infinity are refused unless `finite` is false. Raises `error` that names `where`.
+    Halves of surrogate pairs, which no file can be written with, are refused unless `halves`: whoever takes them names the field. NaN
+    and infinity are refused unless `finite` is false. Raises `error` that names `where`.
     """
     with parser(where, "valid JSON in UTF-8", error=error):
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data

@@ -213,9 +213,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         find_weights(config(described(tmp_path / "d"), model="test_vit", model_args_json="{}"))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "not valid JSON"), ('{"mean": 3}', "mean of 3"), ('{"std": [0, 1, 1]}', "above 0")]
-)
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ('{"mean": 3}', "mean of 3"), ('{"std": [0, 1, 1]}', "above 0")])
 def test_a_damaged_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """Images prepared with rubbish would only be noticed as a poor classifier."""
     folder = described(tmp_path / "d")
