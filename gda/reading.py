@@ -6,6 +6,7 @@ its result stays outside, so that a defect of ours still shows as one.
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -141,6 +142,7 @@ def parse_yaml(text: str, where: object, *, keys_as_text: bool = False, halves: 
     from ruamel.yaml.nodes import MappingNode, ScalarNode
 
     with parser(where, "valid YAML in UTF-8", error=error):
+        _require_shallow(text)
         yaml = YAML(typ="safe", pure=True)
         node = yaml.compose(text)
         if node is None:
@@ -213,6 +215,15 @@ def _require_bounded(content: Any) -> None:
             waiting += [(child, depth + 1) for child in value]
         elif type(value) is int and not -_BIGGEST < value < _BIGGEST:
             raise Unreadable(f"a number of more than {_MOST_DIGITS} digits")
+
+
+def _require_shallow(text: str) -> None:
+    """Refuse hundreds of brackets that nobody closed: the parser takes seconds to find that they are too many."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = max(0, depth + (1 if bracket in "[{" else -1))
+        if depth > 4 * _MOST_DEPTH:
+            raise Unreadable("nested too deep")
 
 
 def _require_small(node: "Node") -> None:
