@@ -6,6 +6,7 @@ its result stays outside, so that a defect of ours still shows as one.
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from ruamel.yaml.nodes import Node
 
 MIB = 1 << 20
-JSON_LIMIT, YAML_LIMIT, TEXT_LIMIT = 64 * MIB, MIB // 2, 64 * MIB
+JSON_LIMIT, TEXT_LIMIT = 64 * MIB, 64 * MIB
+YAML_LIMIT = MIB // 8  # its parser takes up to 25 microseconds a byte
 _MOST_DEPTH = 64
 _MOST_YAML_NODES = 100_000  # after aliases and merge keys are written out
 _MOST_DIGITS = 40  # room for the 128 bits of a random generator's state
@@ -118,7 +120,8 @@ def parse_json(
 ) -> Any:
     """JSON at most 64 levels deep, of numbers of at most 40 digits; with `unique`, no key twice.
 
-    Halves of surrogate pairs, which no file can be written with, are refused unless `halves`: whoever takes them names the field. NaN and infinity are refused unless `finite` is false. Raises `error` that names `where`.
+    Halves of surrogate pairs, which no file can be written with, are refused unless `halves`: whoever takes them names the field. NaN
+    and infinity are refused unless `finite` is false. Raises `error` that names `where`.
     """
     with parser(where, "valid JSON in UTF-8", error=error):
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
@@ -139,6 +142,7 @@ def parse_yaml(text: str, where: object, *, keys_as_text: bool = False, halves: 
     from ruamel.yaml.nodes import MappingNode, ScalarNode
 
     with parser(where, "valid YAML in UTF-8", error=error):
+        _require_shallow(text)
         yaml = YAML(typ="safe", pure=True)
         node = yaml.compose(text)
         if node is None:
@@ -211,6 +215,15 @@ def _require_bounded(content: Any) -> None:
             waiting += [(child, depth + 1) for child in value]
         elif type(value) is int and not -_BIGGEST < value < _BIGGEST:
             raise Unreadable(f"a number of more than {_MOST_DIGITS} digits")
+
+
+def _require_shallow(text: str) -> None:
+    """Refuse hundreds of brackets that nobody closed: the parser takes seconds to find that they are too many."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = max(0, depth + (1 if bracket in "[{" else -1))
+        if depth > 4 * _MOST_DEPTH:
+            raise Unreadable("nested too deep")
 
 
 def _require_small(node: "Node") -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gda.data.classes import normalise
 from gda.errors import ConfigError
-from gda.reading import MIB, parse_json, parse_yaml, parser, read_text
+from gda.reading import MIB, TEXT_LIMIT, parse_json, parse_yaml, parser, read_text
 
 LISTED = 10
 
@@ -80,7 +80,7 @@ def _read_mapping(path: Path, where: str) -> Any:
     """JSON, or YAML 1.2 whose top keys are text as it is written: the classes 007, 1e3 and null are names, not numbers."""
     is_json = path.suffix.lower() == ".json"
     what = f"valid {'JSON' if is_json else 'YAML'} in UTF-8"
-    text = read_text(path, limit=8 * MIB, what=what, where=where, error=ConfigError)
+    text = read_text(path, limit=TEXT_LIMIT if is_json else 2 * MIB, what=what, where=where, error=ConfigError)
     if is_json:
         return parse_json(text, where, unique=True, halves=True, error=ConfigError)
     return parse_yaml(text, where, keys_as_text=True, halves=True, error=ConfigError)
