@@ -100,14 +100,6 @@ class MlflowServer:
             patch.setenv(f"MLFLOW_{name}", value)
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    def add_account(self, patch: pytest.MonkeyPatch, user: str, password: str) -> None:
-        """Make an account that may read and make what is its own."""
-        with patch.context() as inner:
-            self.as_admin(inner)
-            from mlflow.server.auth.client import AuthServiceClient
-
-            AuthServiceClient(self.uri).create_user(user, password)
-
 
 @contextmanager
 def mlflow_serving(folder: Path, *, store: str, artifacts: str, modules: Sequence[str], **environment: str) -> Iterator[MlflowServer]:

@@ -1,7 +1,6 @@
 """promote with a real MLflow on SQLite: versions, aliases, the champion as rival, and every way it must not promote."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import requests
 from evaluation_world import World, config
 
 from gda.artifacts import Decision, Metrics, Outcome, dump_document, read_document
-from gda.cli import main
 from gda.data.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError, TryAgainError
 from gda.registry.models import Registered, Registry
@@ -321,29 +319,3 @@ def test_a_failure_says_what_has_been_changed(
     assert "is champion" not in str(raised.value) or champion is not None
     assert decision_of(run(evaluated, evaluation)).aliases == ("challenger", "champion")
     assert len(mlflow.MlflowClient().search_model_versions("name = 'tiny'")) == 1
-
-
-def test_a_killed_registration_leaves_no_run_that_never_ends(
-    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Protects the list of runs: what a killed promotion left RUNNING is ended by the next command of any kind."""
-    monkeypatch.setenv("GDA_WORK_DIR", str(evaluation.parent / ".gda"))
-    client = mlflow.MlflowClient(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
-
-    def statuses() -> list[str]:
-        found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-        return sorted(one.info.status for one in found)
-
-    child = os.fork()
-    if child == 0:  # as kill -9 has it: neither MLflow's own end of the run nor ours is reached
-        try:
-            monkeypatch.setattr(mlflow.pyfunc, "log_model", lambda **_: os._exit(9))
-            run(evaluated, evaluation)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert statuses() == ["RUNNING"]
-    assert main(["doctor"]) == 0
-    assert statuses() == ["KILLED"]
-    run(evaluated, evaluation)
-    assert statuses() == ["FINISHED", "KILLED"]

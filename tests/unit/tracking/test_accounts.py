@@ -4,7 +4,6 @@ import pytest
 
 from gda.cli import main
 from gda.errors import ConfigError, MissingError
-from gda.registry.models import Registry
 from gda.tracking import connect, ensure_experiment, named
 
 
@@ -45,26 +44,6 @@ def test_credentials_in_the_address_work_and_are_not_shown(place, mlflow_server,
     client = connect()
     (run,) = client.search_runs([ensure_experiment(client)])
     assert "loopback-admin-password" not in str(run.to_dictionary())
-
-
-def test_an_account_without_permission_is_told_so(place, mlflow_server, monkeypatch):
-    """403: a registry that this account may read and not change is exit code 5, and nothing was promoted."""
-    mlflow_server.as_admin(monkeypatch)
-    admin = connect()
-    admin.create_registered_model(place.name)
-    run = admin.create_run(ensure_experiment(admin))
-    admin.create_model_version(place.name, source=f"{run.info.artifact_uri}/model", run_id=run.info.run_id)
-    mlflow_server.add_account(monkeypatch, f"reader-{place.name}", "reader-password-1")
-    mlflow_server.as_account(monkeypatch, f"reader-{place.name}", "reader-password-1")
-    registry = Registry(place.name)
-    with pytest.raises(MissingError, match=r"does not permit.*nothing was promoted"):
-        registry.describe(registry.version("1"), "text")
-    with pytest.raises(MissingError, match="does not permit"):
-        registry.promote(registry.version("1"), over=None)
-    mlflow_server.as_admin(monkeypatch)
-    assert Registry(place.name).champion() is None
-    registry.promote(registry.version("1"), over=None)
-    assert Registry(place.name).champion() is not None
 
 
 def test_what_is_no_mlflow_server_is_a_wrong_address(place, mlflow_server, monkeypatch):
