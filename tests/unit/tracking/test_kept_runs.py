@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from mlflow import MlflowClient
@@ -151,3 +153,22 @@ def test_a_deleted_experiment_is_said(place, small_images, capsys):
     client.restore_experiment(number)
     assert main(["doctor"]) == 0
     assert _names() == [("snapshot real", "FINISHED")]
+
+
+_KILLED = """
+import os
+from gda.registry.registering import registering
+from gda.tracking import connect
+with registering(connect(), {"digest": "d"}, "candidate"):
+    os._exit(9)
+"""
+
+
+def test_a_killed_registration_ends_its_run_at_the_next_command(place):
+    """A process that dies while it registers a classifier leaves a run that says RUNNING; the next command of any kind ends it."""
+    killed = subprocess.run([sys.executable, "-c", _KILLED], cwd=place, check=False, capture_output=True, text=True)
+    assert killed.returncode == 9, killed.stderr
+    assert _names() == [("candidate", "RUNNING")]
+    assert main(["doctor"]) == 0
+    assert _names() == [("candidate", "KILLED")]
+    assert _kept(place) == []
