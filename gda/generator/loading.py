@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from gda.errors import DataError
 from gda.generator.layout import Files
 
@@ -30,6 +32,7 @@ def loading(files: Files, what: str) -> Iterator[None]:
         ArithmeticError,
         ImportError,
         AssertionError,
+        StrictDataclassError,  # of transformers' configurations
     ) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise DataError(f"{files.name}: cannot be loaded as {what} ({lines[0]})") from None

@@ -103,8 +103,8 @@ def test_mlflow_shows_runs_data_sets_and_the_registered_model(job):
 
 
 def test_nothing_changed_runs_nothing(job):
-    """A second `dvc repro` looks at what lies outside the job, and finds everything up to date."""
-    assert job.repro() == ["inputs"]
+    """A second `dvc repro` looks at what lies outside the job, asks the registry, and finds all else up to date."""
+    assert job.repro() == ["inputs", "promote"]
 
 
 def test_guidance_re_runs_from_sample_on(job):

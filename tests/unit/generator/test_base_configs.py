@@ -164,6 +164,13 @@ def test_a_field_of_another_json_type_is_named_before_loading(bases, tmp_path, f
         load_model(str(_changed(bases["sd1"], tmp_path / "base", file, **fields)))
 
 
+@pytest.mark.parametrize("fields", [{"hidden_act": 3}, {"layer_norm_eps": "small"}, {"attention_dropout": [0.1]}, {"bos_token_id": {}}])
+def test_a_text_encoders_field_of_another_type_is_bad_data(bases, tmp_path, fields):
+    """Text encoders' configurations are checked by their library, whose refusal is one line too, and no defect of ours."""
+    with pytest.raises(DataError, match="base: cannot be loaded as"):
+        load_model(str(_changed(bases["sd1"], tmp_path / "base", "text_encoder/config.json", **fields)))
+
+
 @pytest.mark.parametrize("content", [b"[]", b"null", b"{", b"\xff", b'{"a":' * 3000])
 @pytest.mark.parametrize("file", [INDEX, SCHEDULER, VAE, UNET])
 def test_a_file_that_is_no_json_object_is_bad_data(bases, tmp_path, file, content):
