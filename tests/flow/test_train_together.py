@@ -187,15 +187,16 @@ def test_a_train_job_trains_a_classifier(world: tuple[Run, dict[str, str], str],
 
 
 def test_a_train_job_that_fails(world: tuple[Run, dict[str, str], str], kube: FakeKubernetes) -> None:
-    """The step names the job and its pod's last lines, and leaves them where the report of the run looks."""
+    """The step ends with its processes' exit code, names the job and its pod's last lines, and leaves them where the report looks."""
     run, told, real = world
     settings = json.loads(told["finetune"])
     settings["finetune"]["train_batch_size"] = 3
     pods = Pods(kube)
     asked = {"snapshot": real, "settings": json.dumps(settings), "nodes": 2, "image": IMAGE, "job": "{}", "code": "failing"}
     said = r"TrainJob gda-finetune-\w+: failed: BackoffLimitExceeded; pod-\d \(1 Error\) said: gda finetune: finetune.train_batch_size: "
-    with pytest.raises(JobFailedError, match=said):
+    with pytest.raises(UsageError, match=said) as failed:
         run.call(finetune_job, **asked, resources="", task_config=task_config(run.root / "volume"))
+    assert failed.value.exit_code == 2
     assert pods.codes == [1, 1]
     left = [json.loads(path.read_bytes())["error"] for path in (run.root / "volume/steps/finetune").glob("*/failure.json")]
     assert any(line.startswith("TrainJob gda-finetune-") for line in left)
