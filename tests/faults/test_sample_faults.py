@@ -11,6 +11,7 @@ import pytest
 import torch
 from killing import start, stopped_at, wait
 from numbers_drawn import NUM_SHARDS, SMALL, draw, draw_numbers, drawn, in_this_process
+from relisted import recard
 from safetensors.torch import load_file, save_file
 from trees import tree
 from two_colours import two_colours
@@ -244,6 +245,7 @@ def test_poisoned_weights(world, tmp_path, capsys):
     weights = load_file(path)
     weights["conv_out.weight"][0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
+    recard(generator)
     capsys.readouterr()
     assert main(_command(world, tmp_path / "set", generator=generator)) == 3
     said = _one_line(capsys)

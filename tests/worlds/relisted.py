@@ -1,9 +1,10 @@
-"""An output whose list of files is written anew after a test changed it: as whoever forges one would."""
+"""An output whose list of files, or card, is written anew after a test changed it: as whoever forges one would."""
 
 import json
 from pathlib import Path
 
 from gda.contents import FILES, SEAL, with_files
+from gda.generator.directory import weights_digest
 
 
 def relist(folder: Path) -> None:
@@ -12,3 +13,9 @@ def relist(folder: Path) -> None:
     if path.is_file():
         content = {name: value for name, value in json.loads(path.read_text()).items() if name not in (FILES, SEAL)}
         path.write_text(json.dumps(with_files(content, folder)))
+
+
+def recard(generator: Path) -> None:
+    """Make `generator.json` name the weights and configurations that are there now."""
+    path = generator / "generator.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": weights_digest(generator)}))
