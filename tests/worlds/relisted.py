@@ -16,6 +16,8 @@ def relist(folder: Path) -> None:
 
 
 def recard(generator: Path) -> None:
-    """Make `generator.json` name the weights and configurations that are there now."""
+    """Make `generator.json`, where there is one, name the weights and configurations that are there now."""
     path = generator / "generator.json"
+    if not path.is_file():
+        return
     path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": weights_digest(generator)}))

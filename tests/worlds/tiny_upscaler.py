@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionUpscalePipeline, UNet2DConditionModel
+from relisted import recard
 from tiny_pipelines import build_clip_config, build_clip_tokenizer
 from transformers import CLIPTextModel
 
@@ -22,6 +23,7 @@ def add_tiny_upscaler(cascade: Path, out: Path, *, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         build_tiny_upscaler().save_pretrained(out / "upscaler", safe_serialization=True)
     strip_local_paths(out / "upscaler")
+    recard(out)
     return out
 
 

@@ -157,9 +157,9 @@ def test_merge_of_drawn_and_imported(run: Any, image_folder: Any, take: Any, tmp
 
 def test_merge_finds_leaks_between_parts(image_folder: Any, take: Any, tmp_path: Path) -> None:
     """Guards the test split: a picture that is train in one part and test in another is an error."""
-    counts = {f"{split}/a": 3 for split in ("train", "val", "test")}
+    counts = {f"{split}/{name}": 3 for split in ("train", "val", "test") for name in "ab"}
     parts = [take(image_folder(counts, "one"), "out-one").output]
-    source = image_folder({f"{split}/a/x": 3 for split in ("train", "val", "test")}, "two", start=50)
+    source = image_folder({f"{split}/{name}/x": 3 for split in ("train", "val", "test") for name in "ab"}, "two", start=50)
     (source / "test" / "a" / "x" / "leak.png").write_bytes((tmp_path / "one" / "train" / "a" / "0.png").read_bytes())
     parts.append(take(source, "out-two").output)
     with pytest.raises(DataError, match="1 pictures are in more than one split"):
@@ -308,7 +308,7 @@ def test_bad_exports(parts: list[Path], image_folder: Any, take: Any, tmp_path: 
 
     with pytest.raises(UsageError, match="imagefolder, npz, hf"):
         export_snapshot(parts[0], "zip", tmp_path / "x")
-    source = image_folder({f"{split}/a": 3 for split in ("train", "val", "test")}, "sizes")
+    source = image_folder({f"{split}/{name}": 3 for split in ("train", "val", "test") for name in "ab"}, "sizes")
     Image.fromarray(picture(77, 20, 20)).save(source / "train" / "a" / "large.png")
     mixed = take(source, "mixed").output
     with pytest.raises(DataError, match=r"2 sizes; an \.npz needs one, set snapshot\.image_size"):

@@ -328,7 +328,7 @@ def test_a_metric_that_is_no_number_or_beyond_its_limit_fails_in_the_table() -> 
     """NaN passes the library's range check of values; and what has no limit to be held against passes nothing."""
     nan, inf = float("nan"), float("inf")
     for name, updates in {
-        "fid": ({"high": 8.1}, {"floor": None}, {"high": nan}),
+        "fid": ({"high": 10.1}, {"floor": None}, {"high": nan}),
         "coverage": ({"low": 0.1}, {"low": inf}, {"floor": None}),
         "kid": ({"value": None}, {"value": nan}, {"value": inf}),
     }.items():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, EDMDPMSolverMultistepScheduler
 from PIL import Image
+from relisted import recard
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.artifacts import DrawSettings
@@ -145,6 +146,7 @@ def test_an_unsupported_field_is_refused_with_file_value_and_what_is_accepted(ba
 def test_what_hubs_hold_is_taken(bases, tmp_path, kind, file, fields):
     """The healthy twins: fields of other schedulers of the same process, nulls, and lists where a class takes both."""
     base = _changed(bases[kind], tmp_path / "base", file, **fields)
+    recard(base)
     read_card(str(base))
     check_types(files_of(str(base)))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
+from relisted import recard
 
 from gda.artifacts import DrawSettings
 from gda.errors import ConfigError, DataError, MissingError
@@ -67,6 +68,7 @@ def _edited(folder, out, part, **fields):
     shutil.copytree(folder, out)
     path = out / part / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    recard(out)
     return out
 
 
