@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, IFPipeline, IFSuperResolutionPipeline, SD3Transformer2DModel, UNet2DConditionModel
+from relisted import recard
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_pipelines import build_tiny_pipeline
@@ -444,6 +445,7 @@ def test_weights_of_another_type_stay_of_that_type(in_folder, flow_generator):
     copy = shutil.copytree(flow_generator, in_folder / "copy")
     network = SD3Transformer2DModel.from_pretrained(copy / "transformer", torch_dtype=torch.float16)
     network.save_pretrained(copy / "transformer")
+    recard(copy)
     average_generator(copy, 0.08, Path("out"))
     assert {v.dtype for v in load_file("out/transformer/diffusion_pytorch_model.safetensors").values()} == {np.dtype("float16")}
 
