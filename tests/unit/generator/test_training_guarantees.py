@@ -1,6 +1,7 @@
 """What the settings of the trainer promise: the same result in less memory, reduced precision that resumes, a cache that can be trusted."""
 
 import errno
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -498,10 +499,18 @@ def test_what_changes_latents_or_text_has_a_file_of_its_own(sd1, tmp_path):
     assert counts(sd1, images=_images().flip(0)) == (2, 1)
     assert counts(sd1, flip=True) == (3, 1)
     assert counts(sd1, ("a", "c")) == (3, 2)
-    for folder, expected in (("vae", (4, 2)), ("text_encoder", (4, 3)), ("tokenizer", (4, 4)), ("unet", (4, 4)), ("scheduler", (4, 4))):
-        other = shutil.copytree(sd1, tmp_path / folder)
-        (other / folder / "extra.json").write_text("{}")
-        assert counts(other) == expected
+    for file, change, expected in (
+        ("vae/config.json", {"force_upcast": False}, (4, 2)),
+        ("text_encoder/config.json", {"attention_dropout": 0.25}, (4, 3)),
+        ("tokenizer/tokenizer_config.json", {"unk_token": "<|endoftext|>", "clean_up_tokenization_spaces": True}, (4, 4)),
+        ("unet/config.json", {"dropout": 0.25}, (4, 4)),
+        ("scheduler/scheduler_config.json", {"clip_sample_range": 2.0}, (4, 4)),
+        ("text_encoder/extra.json", {}, (4, 4)),  # no file in use
+    ):
+        other = shutil.copytree(sd1, tmp_path / file.replace("/", "-"))
+        content = json.loads((other / file).read_text()) if (other / file).is_file() else {}
+        (other / file).write_text(json.dumps(content | change))
+        assert counts(other) == expected, file
     small = torch.nn.functional.interpolate(_images().float(), 8).to(torch.uint8)
     model, source = load_model(str(sd1)), Source(images=small, digest=str(stream_seed(_images().numpy().tobytes())), cache=cache)
     Prepared(model, source, jitter=0.0, flip=False, device=CPU)

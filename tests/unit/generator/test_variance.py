@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
+from relisted import recard
 from torch.distributions import Normal, kl_divergence
 
 from gda.errors import DataError
@@ -188,6 +189,7 @@ def _edited(folder, out, changes):
     for name, fields in changes.items():
         path = out / name / "scheduler_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    recard(out)
     return out
 
 
@@ -246,11 +248,12 @@ def test_the_variance_is_each_stages_own(learned, tmp_path):
 def test_a_variance_that_we_do_not_know_is_refused(learned, tmp_path):
     """`learned`, which libraries read differently, and a learned range without channels for it are said in one line, with the stage."""
     odd = _edited(learned, tmp_path / "odd", {"super_resolution/scheduler": {"variance_type": "learned"}})
-    with pytest.raises(DataError, match=r"super_resolution: variance_type 'learned' .* supported: fixed_small, .*learned_range"):
+    with pytest.raises(DataError, match=r"super_resolution/scheduler/scheduler_config\.json: variance_type must .*learned_range, found 'learned'"):
         load_cascade(str(odd))
     narrow = shutil.copytree(learned, tmp_path / "narrow")
     cascade = load_cascade(str(learned))
     unet = type(cascade.base).from_config({**cascade.base.config, "out_channels": 3})
     unet.save_pretrained(narrow / "base" / "unet")
+    recard(narrow)
     with pytest.raises(DataError, match=r"base: variance_type 'learned_range' needs a network of 6 output channels, this one has 3"):
         load_cascade(str(narrow))

@@ -99,7 +99,7 @@ def test_the_command_line_maps_it(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("gda.io.publish.read_recipe", fail)
+    monkeypatch.setattr("gda.lineage.read_recipe", fail)
     (tmp_path / "recipe.json").write_text("{}")
     assert main(["lineage", str(tmp_path)]) == code
     said = capsys.readouterr().err
