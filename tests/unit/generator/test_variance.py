@@ -248,7 +248,9 @@ def test_the_variance_is_each_stages_own(learned, tmp_path):
 def test_a_variance_that_we_do_not_know_is_refused(learned, tmp_path):
     """`learned`, which libraries read differently, and a learned range without channels for it are said in one line, with the stage."""
     odd = _edited(learned, tmp_path / "odd", {"super_resolution/scheduler": {"variance_type": "learned"}})
-    with pytest.raises(DataError, match=r"super_resolution/scheduler/scheduler_config\.json: variance_type must .*learned_range, found 'learned'"):
+    with pytest.raises(
+        DataError, match=r"super_resolution/scheduler/scheduler_config\.json: variance_type must .*learned_range, found 'learned'"
+    ):
         load_cascade(str(odd))
     narrow = shutil.copytree(learned, tmp_path / "narrow")
     cascade = load_cascade(str(learned))
