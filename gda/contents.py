@@ -16,7 +16,8 @@ from gda.recipe import digest_of
 
 RECIPE_FILE = "recipe.json"
 FILES, SEAL = "files", "sha256"  # in recipe.json: sha256 by name of every other file, and that of recipe.json's own content
-_OPTIONAL = ("features/",)  # a synthetic set may lose them as a whole: they are then extracted from the images
+# May be removed as a whole: the features of a set are then extracted again, and a generator is no longer averaged anew.
+_OPTIONAL = ("features/", "ema/")
 _READ_BY_LOADERS = {".safetensors", ".json", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".npy", ".tar", ".parquet"}
 _SETTLED = 2.0  # seconds: a file changed later than this before it was hashed may change again under the same time stamp
 _known: dict[tuple[int, ...], str] = {}

@@ -111,12 +111,12 @@ def test_other_formats_verify_and_stay_marked(world, tmp_path, name, extension):
     assert verify_snapshot(out) == []
     records = _records(out)
     assert {record.extension for record in records} == {extension}
-    folder = tmp_path / "copied" / "red"
-    folder.mkdir(parents=True)
-    for record in records:
+    for number, record in enumerate(records):
+        folder = tmp_path / "copied" / ("red" if number % 2 else "blue")
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{record.key}.{extension}").write_bytes(record.image)
     with pytest.raises(DataError, match="marked as synthetic"):
-        snapshot.run(load_config(None), source=str(folder.parent), out=tmp_path / "real")
+        snapshot.run(load_config(None), source=str(tmp_path / "copied"), out=tmp_path / "real")
 
 
 def test_lossless_formats_hold_equal_pixels(world, tmp_path):

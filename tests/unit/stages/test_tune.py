@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from relisted import recard
 from trees import tree
 from two_colours import two_colours
 
@@ -212,6 +213,7 @@ def test_a_point_that_cannot_be_drawn_is_recorded_and_never_chosen(world, tmp_pa
     generator = shutil.copytree(world / "generator", tmp_path / "generator")
     config = generator / SUPER_RESOLUTION / "image_noising_scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_train_timesteps": 100}))
+    recard(generator)
     outcome = _run(world, tmp_path / "out", TWO, "tune.sr_noise_levels=[0,500]", "tune.survivors=4", generator=generator)
     found = read_document(tmp_path / "out" / "settings.json", Settings)
     failed = [point for point in found.points if point.settings.sr_noise_level == 500]
@@ -304,6 +306,7 @@ def test_axes_a_generator_does_not_have_are_noted(world, tmp_path, alone):
     """A base alone has no super-resolution to sweep, and nothing to average: the sweep runs without those axes and says so."""
     generator = build_tiny_cascade(tmp_path / "generator")
     shutil.rmtree(generator / SUPER_RESOLUTION)
+    recard(generator)
     outcome = _run(world, tmp_path / "out", TWO, "tune.sr_noise_levels=[0,100]", "tune.ema_sigma_rels=[null,0.1]", generator=generator)
     found = read_document(tmp_path / "out" / "settings.json", Settings)
     assert len(found.points) == 2
