@@ -88,7 +88,12 @@ class Lineage:
         """An output of that content which was not made from one on `path`: a set that was judged may be a copy of the one it came from."""
         held = [output for output in self._known if digest in output.digests and not self._comes_from(output, path, ())]
         # The copy that was judged came later than the set, and is what later stages were given.
-        return min(held, key=lambda output: (output.recipe is None or output.recipe.stage != "judged", str(output.path)), default=None)
+        return min(held, key=self._preference, default=None)
+
+    def _preference(self, output: Output) -> tuple[int, bool, str]:
+        """Lowest for what lies nearest to the root; another project's copy comes after this one's."""
+        away = Path(os.path.relpath(output.path.resolve(), self.root.path.resolve())).parts.count(os.pardir)
+        return away, output.recipe is None or output.recipe.stage != "judged", str(output.path)
 
     def _comes_from(self, output: Output, path: tuple[Output, ...], seen: tuple[Output, ...]) -> bool:
         if any(output.path.resolve() == other.path.resolve() for other in path):

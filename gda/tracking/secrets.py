@@ -15,6 +15,7 @@ _SCHEME = re.compile(r"(?i)\b(basic|bearer)\s+[A-Za-z0-9+/._~=-]{12,}")
 _FIELD = re.compile(rf"(?i)((?<![A-Za-z])(?:[\w.-]*[_.-])?{_NAME}[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s&,;)}}\"'#]+)")
 _AWS = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}\b")
 _ENVIRONMENT = re.compile(rf"(?i)(?:^|_){_NAME}$|^AWS_ACCESS_KEY_ID$")
+_NO_SECRETS = ("PWD",)  # a shell's current folder
 
 
 def masked(text: str) -> str:
@@ -30,5 +31,6 @@ def masked(text: str) -> str:
 
 def _secret_values() -> list[str]:
     """Longest first, so that no part of one is left; short ones are words that text may hold for other reasons."""
-    values = {value for name, value in os.environ.items() if _ENVIRONMENT.search(name) and len(value) >= 6}
+    names = [name for name in os.environ if _ENVIRONMENT.search(name) and name not in _NO_SECRETS]
+    values = {os.environ[name] for name in names if len(os.environ[name]) >= 6}
     return sorted(values, key=len, reverse=True)

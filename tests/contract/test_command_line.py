@@ -99,11 +99,12 @@ def test_unknown_architecture_and_wrong_weights(tmp_path, folder):
         "classify", "--snapshot", "real", "--arm", "real", "--seed", "0", "--set", "classify.model=resnet99", "--out", "c", cwd=tmp_path
     )
     _says(result, 2, "resnet99")
-    base = tmp_path / "base" / "base"
-    (base / "unet").mkdir(parents=True)
-    (base / "model_index.json").write_text('{"_class_name": "IFPipeline"}')
-    (base / "unet" / "weights.bin").write_bytes(b"pickle")
-    _says(gda("finetune", "--snapshot", "real", "--base", "base", "--out", "g", cwd=tmp_path), 3, "safetensors", "weights.bin")
+    unet = shutil.copytree(Path(package.__file__).parent / "assets" / "demo_base", tmp_path / "base") / "base" / "unet"
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    (unet / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    _says(
+        gda("finetune", "--snapshot", "real", "--base", "base", "--out", "g", cwd=tmp_path), 3, "safetensors", "diffusion_pytorch_model.bin"
+    )
     _says(gda("finetune", "--snapshot", "real", "--base", "absent", "--out", "g", cwd=tmp_path), 5, "absent")
     assert not (tmp_path / "g").exists()
     assert not (tmp_path / "c").exists()

@@ -143,8 +143,10 @@ def _index(manifest: str) -> dict[str, Any]:
 
 
 def _snapshots() -> list[Format]:
-    from gda.data.snapshot import Snapshot
-    from gda.io.manifest import MANIFEST_FILE, write_manifest
+    from gda.artifacts import SnapshotIndex
+    from gda.data.snapshot import Snapshot, digest_rows, manifest_problems
+    from gda.errors import DataError
+    from gda.io.manifest import MANIFEST_FILE, read_manifest, write_manifest
 
     def world(folder: Path) -> None:
         (folder / "train-000000.tar").write_bytes(b"")
@@ -152,10 +154,14 @@ def _snapshots() -> list[Format]:
         (folder / "snapshot.json").write_bytes(_dump(_index(digest)))
 
     def opened(folder: Path) -> Any:
-        data = (folder / MANIFEST_FILE).read_bytes()
-        (folder / "snapshot.json").write_bytes(_dump(_index(hashlib.sha256(data).hexdigest())))
-        snapshot = Snapshot.open(folder)
-        return snapshot.split_digest("train")
+        content = _index(hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest())
+        index = SnapshotIndex.model_validate_json(_dump(content))
+        rows = read_manifest(folder, index.manifest_sha256)
+        if problems := manifest_problems(index, rows):
+            raise DataError(problems[0])
+        # As whoever forges a manifest would: the index names its digest too.
+        (folder / "snapshot.json").write_bytes(_dump(content | {"digest": digest_rows(rows, index.classes)}))
+        return Snapshot.open(folder).split_digest("train")
 
     def table(data: bytes, change: Callable[[Any], Any] = lambda rows: rows, **how: Any) -> bytes:
         import pyarrow as pa
@@ -268,11 +274,11 @@ def _sources() -> list[Format]:
         ),
         Format(
             name="image files", file="i.png", seeds=images, harsh=m.BINARY, gentle=(m.same,),
-            read=lambda folder: to_array(decode((folder / "i.png").read_bytes(), name="i.png")),
+            read=lambda folder: to_array(decode((folder / "i.png").read_bytes(), name="i.png", pixel_range=(0, 65535))),
         ),
         Format(
             name="foreign tars", file="t.tar", seeds=tars, harsh=m.BINARY, gentle=(m.same,),
-            read=lambda folder: read_tars(str(folder / "t.tar"), Columns(), progress=False),
+            read=lambda folder: read_tars([folder / "t.tar"], Columns(), strict=True, progress=False),
         ),
         Format(
             name="source npz", file="a.npz", seeds=(arrays.getvalue(),), harsh=m.BINARY, gentle=(m.same,),

@@ -145,6 +145,14 @@ def test_what_is_no_secret_stays(text):
     assert masked(text) == text
 
 
+def test_the_current_folder_is_no_password(monkeypatch):
+    """Shells call it PWD; every message with a path would lose its beginning."""
+    monkeypatch.setenv("PWD", "/home/ada/birds")
+    monkeypatch.setenv("DB_PWD", "s3cr3tpw")
+    assert masked("/home/ada/birds/data/real: damaged") == "/home/ada/birds/data/real: damaged"
+    assert masked("s3cr3tpw was refused") == "*** was refused"
+
+
 def test_doctor_prints_the_address_without_secrets(monkeypatch, capsys, tmp_path):
     """User, password and token are not printed; host and experiment are."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path))
