@@ -15,6 +15,11 @@ __all__ = ["mlflow_server"]  # a fixture
 _OF_THE_PROCESS = ("GDA_WORK_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes give a test no name: what compresses or signs may write the time into them, and processes that share the tests must agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _process_as_found() -> Iterator[None]:
     """A pipeline step sets its process up for good, here for the tests of its module; libraries must leave printing and logging alone."""

@@ -137,8 +137,9 @@ def test_an_empty_file_is_a_first_start(database, left):
     assert connect().search_experiments()[0].name == "Default"
 
 
-def test_an_address_that_cannot_be_read_is_a_configuration_error(monkeypatch):
+def test_an_address_that_cannot_be_read_is_a_configuration_error(tmp_path, monkeypatch):
     """A typo in the address is exit code 2, and its password is not in the message."""
+    monkeypatch.chdir(tmp_path)  # the file it names is relative
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite://u:s3cr3tpw@/[")
     with pytest.raises(GdaError) as raised:
         connect()
