@@ -13,14 +13,16 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # The settings under which a processor with AVX-512 computes with the kernels of one without.
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 FUZZ_INPUTS ?= 5000
+KILLS ?= 500
 
-.PHONY: help demo fuzz kfp-local image image-test manifests test test-kernels check format install report ui clean gpu-test lock
+.PHONY: help demo fuzz kills kfp-local image image-test manifests test test-kernels check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
 	@echo "make test     run every test"
 	@echo "make check    format, lint, types, import rules, generated files"
 	@echo "make fuzz     read $(FUZZ_INPUTS) mutated files of each format that a user can hand in"
+	@echo "make kills    kill every command of the job $(KILLS) times in all, and compare what it leaves; goes on where it ended"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
 	@echo "make kfp-local run the job as the pipeline that a cluster runs, on this machine"
 	@echo "make manifests render what a cluster needs beside Kubeflow, with kustomize or kubectl"
@@ -82,6 +84,11 @@ manifests: $(STAMP)
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_runner.py --inputs $(FUZZ_INPUTS) --keep fuzz-kept
 
+# Rounds are kept in kills.jsonl, so that an interrupted run goes on; KILL_MINUTES ends it early.
+KILL_MINUTES ?= 100000
+kills: $(STAMP)
+	PYTHONPATH=.:tests/worlds OMP_NUM_THREADS=1 $(BIN)/python tests/kills/kill_runner.py --kills $(KILLS) --minutes $(KILL_MINUTES)
+
 format: $(STAMP)
 	ruff format .
 	ruff check --fix .
@@ -94,4 +101,4 @@ lock:
 	python -m components.images.build --requirements | uv pip compile - --constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o components/images/requirements.lock
 
 clean:
-	rm -rf data models reports .gda mlflow.db .mlflow.db.lock mlruns dvc.lock kfp-local fuzz-kept
+	rm -rf data models reports .gda mlflow.db .mlflow.db.lock mlruns dvc.lock kfp-local fuzz-kept kills.jsonl

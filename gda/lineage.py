@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,9 @@ def _around(path: Path) -> list[Path]:
     for root, depths in places:
         for name in (RECIPE_FILE, "generator.json"):
             for depth in depths:
-                found |= {card.parent.resolve() for card in root.glob(f"{'*/' * depth}{name}")}
+                # Unlike pathlib's, it does not mind folders that go away meanwhile: those of other programs are among them.
+                cards = glob(f"{'*/' * depth}{name}", root_dir=root, include_hidden=True)
+                found |= {(root / card).parent.resolve() for card in cards}
     return sorted(found)
 
 

@@ -87,12 +87,21 @@ class RecordReader:
 
 
 def open_test(
-    snapshot: Snapshot, purpose: Purpose, *, size: int, scratch: Path | None = None, interpolation: Interpolation = LANCZOS
+    snapshot: Snapshot,
+    purpose: Purpose,
+    *,
+    size: int,
+    scratch: Path | None = None,
+    interpolation: Interpolation = LANCZOS,
+    work: str | None = None,
 ) -> ImageSet:
-    """Decode the test split for one of two purposes, and write that to the ledger first. Raises as `load_images` does."""
+    """Decode the test split for one of two purposes, and write that to the ledger first, with the digest of the work that it is for.
+
+    Raises as `load_images` does.
+    """
     if purpose not in get_args(Purpose):
         raise UsageError(f"purpose {purpose!r}: the test split is opened for {' or '.join(get_args(Purpose))}")
-    record_test_opening(snapshot.digest, purpose)
+    record_test_opening(snapshot.digest, purpose, work=work)
     return _load(snapshot, "test", size, scratch, interpolation)
 
 

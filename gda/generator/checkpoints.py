@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from gda.io.publish import storage_errors
+from gda.io.publish import storage_errors, sync
 
 _INDEX_CHECKSUM = "index_sha256"  # in state.json: of all its other fields
 
@@ -41,6 +41,7 @@ class Checkpoints:
             if final.exists():
                 shutil.rmtree(final)
             os.rename(temporary, final)
+            sync(self.folder)
         for old in self._all()[self.limit :]:
             shutil.rmtree(old, ignore_errors=True)
         return final
@@ -54,7 +55,7 @@ class Checkpoints:
         index = {"step": state.step, "losses": list(state.losses), "extra": state.extra, "sha256": _sha256(temporary / "state.safetensors")}
         (temporary / "state.json").write_text(json.dumps(index | {_INDEX_CHECKSUM: _text_digest(index)}))
         for path in temporary.iterdir():
-            _fsync(path)
+            sync(path)
         return temporary
 
     def steps(self) -> list[int]:
@@ -99,11 +100,3 @@ def _text_digest(index: dict[str, Any]) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -98,7 +98,7 @@ def publish(workspace: Workspace, *, keep_work: bool = False) -> Path:
             _settle(staging)
             out.parent.mkdir(parents=True, exist_ok=True)
             _move_new(workspace, staging)
-            _sync_folder(out.parent)
+            sync(out.parent)
     except FileNotFoundError:  # a worker of the same recipe has published this very folder
         _accept_winner(workspace)
     if not keep_work:
@@ -155,7 +155,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def write_new(path: Path, data: bytes) -> bool:
@@ -168,7 +168,7 @@ def write_new(path: Path, data: bytes) -> bool:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
         return free
 
 
@@ -272,8 +272,8 @@ def _settle(staging: Path) -> None:
         for name in names:
             path = Path(folder, name)
             if not path.is_symlink():
-                _sync_file(path)
-        _sync_folder(Path(folder))
+                sync(path)
+        sync(Path(folder))
 
 
 def _move_new(workspace: Workspace, staging: Path) -> None:
@@ -318,13 +318,10 @@ def _accept_winner(workspace: Workspace) -> None:
         raise TryAgainError(f"{workspace.out}: appeared while this ran and holds something else; remove it and run the same command")
 
 
-def _sync_file(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file's content, or a folder's names, to disk. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    _sync_file(path)

@@ -13,7 +13,7 @@ from gda.artifacts import Candidate, ClassifierCard, Metrics, Outcome, SetResult
 from gda.config import Config
 from gda.data.held_out_sets import HeldOutSet
 from gda.data.images import LANCZOS, Interpolation
-from gda.data.ledger import read_ledger
+from gda.data.ledger import count_test_openings
 from gda.data.predictions import TOP_K, Predictions, read_predictions, write_predictions
 from gda.data.resident import open_test
 from gda.data.snapshot import Snapshot
@@ -142,7 +142,6 @@ def _report_inputs(
     config: Config, chosen: Runs, given: Inputs, metrics: Metrics, *, timings: Mapping[str, float], validation_page: str | None
 ) -> ReportInputs:
     gate = decide(metrics, given.verdict, config.promote, licence=_licence(chosen, metrics.candidate))
-    openings = [line for line in read_ledger() if line["digest"] == given.real.digest and line["purpose"] == "evaluate"]
     return ReportInputs(
         metrics=metrics,
         verdict=given.verdict,
@@ -154,7 +153,7 @@ def _report_inputs(
         synthetic=given.synthetic,
         zero_shot=given.zero_shot,
         timings=timings,
-        test_openings=len(openings),
+        test_openings=count_test_openings(given.real.digest, "evaluate"),
         validation_page=validation_page,
     )
 
@@ -243,7 +242,7 @@ def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bo
     if kept.exists():
         return read_predictions(kept)
     trained, size, interpolation = _trained(chosen)
-    test = open_test(real, "evaluate", size=size, interpolation=interpolation)
+    test = open_test(real, "evaluate", size=size, interpolation=interpolation, work=workspace.recipe.digest)
     # A file that the workers map, rather than a copy of the images sent to each of them.
     images = workspace.work / "test_images.npy"
     np.save(images, test.images.numpy())

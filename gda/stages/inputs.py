@@ -17,6 +17,7 @@ from gda.errors import DataError
 from gda.generator import hub
 from gda.generator.directory import DEMO_BASE, read_card, source_of
 from gda.io.publish import work_root, write_bytes
+from gda.io.rewriting import rewriting
 from gda.io.shards import sha256_of
 from gda.recipe import digest_of
 
@@ -47,14 +48,14 @@ def run(config: Config, *, out: Path) -> Outcome:
     """
     stamps = _Stamps(work_root() / "inputs.json")
     resolved, digests = dump_config(config), {}
-    for role, named in _ROLES.items():
-        content = {given.field: {"name": given.name, "digest": _digest(role, given, stamps)} for given in named(resolved)}
-        text = json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
-        path = out / f"{role}.json"
-        if not path.is_file() or path.read_bytes() != text:
-            out.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, text)
-        digests[role] = digest_of(content)
+    with rewriting(out):
+        for role, named in _ROLES.items():
+            content = {given.field: {"name": given.name, "digest": _digest(role, given, stamps)} for given in named(resolved)}
+            text = json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
+            path = out / f"{role}.json"
+            if not path.is_file() or path.read_bytes() != text:
+                write_bytes(path, text)
+            digests[role] = digest_of(content)
     stamps.save()
     return Outcome(
         output=out, digest=digest_of(digests), summary=f"wrote the digests of {len(digests)} kinds of input to {out}", reused=True

@@ -10,6 +10,7 @@ from gda.config import Config
 from gda.data.predictions import Predictions, read_predictions
 from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
+from gda.io.rewriting import rewriting
 from gda.recipe import digest_of
 from gda.registry.gate import GateResult, Rival, decide, real_rival
 from gda.registry.models import CHAMPION, PREDICTIONS_FILE, Registered, Registry
@@ -150,12 +151,14 @@ def _decision(
 
 def _write(decision: Decision, out: Path, card: str | None, *, done: bool) -> Outcome:
     path, card_path = out / DECISION_FILE, out / CARD_FILE
-    with storage_errors(path):
-        out.mkdir(parents=True, exist_ok=True)
-        card_path.unlink(missing_ok=True)  # an earlier candidate's
-    if card is not None:
-        write_bytes(card_path, card.encode())
-    write_bytes(path, dump_document(decision))
+    content = dump_document(decision)
+    with rewriting(out):
+        with storage_errors(path):
+            said = path.is_file() and path.read_bytes() == content
+            card_path.unlink(missing_ok=True)  # an earlier candidate's
+        if card is not None:
+            write_bytes(card_path, card.encode())
+        write_bytes(path, content)
     return Outcome(
         output=out,
         digest=digest_of(decision.model_dump(mode="json")),
@@ -163,7 +166,7 @@ def _write(decision: Decision, out: Path, card: str | None, *, done: bool) -> Ou
         metrics={"promoted": float(decision.promoted)},
         files=(path,) if card is None else (path, card_path),
         refused=not decision.promoted,
-        reused=done,
+        reused=done and said,  # else a process was killed before it could say what it had carried out
     )
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 
 from gda.errors import ConfigError, MissingError, TryAgainError
 from gda.io.locks import locked
-from gda.io.publish import TEMPORARY_SUFFIX, storage_errors, temporary_name
+from gda.io.publish import TEMPORARY_SUFFIX, storage_errors, sync, temporary_name
 from gda.tracking.secrets import masked
 
 _WAIT = 600.0  # seconds for another process that makes the database, a matter of seconds on a quiet machine
@@ -70,9 +70,9 @@ def _make(path: Path, uri: str) -> None:
         try:
             _migrate(temporary, path)
             with storage_errors(path):
-                _sync(temporary)
+                sync(temporary)
                 os.replace(temporary, path)
-                _sync(path.parent)
+                sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     return None
@@ -179,11 +179,3 @@ def _newest() -> str:
 
 def _known_versions() -> set[str]:
     return {script.revision for script in _scripts().walk_revisions()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,10 @@
 """`gda lineage` says what an output was made from and where that lies, whatever else lies around."""
 
 import json
+import os
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +25,24 @@ def test_damaged_cards_nearby_do_not_hide_an_origin(tmp_path, capsys, damaged):
     said = capsys.readouterr().out
     assert "made by sample" in said
     assert "models/generator" in said
+
+
+def test_folders_that_go_away_meanwhile_do_not_matter(tmp_path, monkeypatch, capsys):
+    """Temporary folders of other programs lie around an output too: one that goes while it is looked for is no error."""
+    _output(tmp_path / "data/real", Recipe(stage="snapshot", config={}, inputs={"source": "ab" * 32}))
+    going, scan, gone = tmp_path / "going", os.scandir, []
+
+    def scandir(path):
+        if isinstance(path, str | Path) and Path(path).resolve() == going and going.exists():
+            shutil.rmtree(going)
+            gone.append(path)
+        return scan(path)
+
+    (going / "inner").mkdir(parents=True)
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert cli.main(["lineage", str(tmp_path / "data/real")]) == 0
+    assert gone
+    assert "made by snapshot" in capsys.readouterr().out
 
 
 def _output(folder, recipe: Recipe, **card: object) -> None:

@@ -12,7 +12,7 @@ from relisted import relist
 
 from gda.data.classes import make_classes
 from gda.data.leaks import cross_split_duplicates
-from gda.data.ledger import read_ledger
+from gda.data.ledger import count_test_openings, read_ledger
 from gda.data.resident import load_images, open_test
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.verify import verify_snapshot
@@ -99,6 +99,16 @@ def test_ledger_only_grows(snapshot: Snapshot) -> None:
     (work_root() / "test_ledger.jsonl").write_text('{"digest": "d", "purpose": "evaluate"}\n')
     open_test(snapshot, "evaluate", size=8)
     assert [entry["digest"] for entry in read_ledger()] == ["d", snapshot.digest]
+
+
+def test_a_killed_work_that_goes_on_is_one_opening(snapshot: Snapshot) -> None:
+    """Guards the count that a report states: an interrupted evaluation is one look, another evaluation or purpose is another."""
+    for work in ("w1", "w1", "w2", None, None):
+        open_test(snapshot, "evaluate", size=8, work=work)
+    open_test(snapshot, "leak_check", size=8, work="w3")
+    assert len(read_ledger()) == 6
+    assert count_test_openings(snapshot.digest, "evaluate") == 4
+    assert count_test_openings("another", "evaluate") == 0
 
 
 def test_split_without_images(tmp_path: Path, picture: Any) -> None:

@@ -409,7 +409,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(sd1, tmp_path, monkeypatch):
 
     def full(descriptor):
         calls.append(1)
-        if len(calls) > 2:  # the first checkpoint is two files
+        if len(calls) > 3:  # the first checkpoint is two files and the name of their folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 

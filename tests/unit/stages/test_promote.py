@@ -288,6 +288,20 @@ def test_the_same_decision_again_does_nothing(
     assert decision_of(fresh).aliases == ("challenger", "champion")
 
 
+def test_a_crash_before_the_decision_is_written_is_made_good(
+    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the run of a promotion that was carried out and then killed: the next one says it, so that it is logged."""
+    with monkeypatch.context() as patch:
+        patch.setattr(promote, "_write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(evaluated, evaluation)
+    again = run(evaluated, evaluation)
+    assert not again.reused
+    assert decision_of(again).aliases == ("challenger", "champion")
+    assert run(evaluated, evaluation).reused
+
+
 @pytest.mark.parametrize(
     ("method", "after", "said"),
     [
