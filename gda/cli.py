@@ -20,20 +20,25 @@ from gda.storage import storage_problem
 from gda.tracking import masked
 
 PARAMS_FILE = Path("params.yaml")
+_INTERRUPTED = "interrupted; the same command continues where it stopped"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (see gda/errors.py)."""
-    prepare_process()
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    try:
+        prepare_process()
+        parser = build_parser()
+        args = parser.parse_args(argv)
+    except KeyboardInterrupt:
+        print(f"gda: {_INTERRUPTED}", file=sys.stderr)
+        return TryAgainError.exit_code
     if args.command is None:
         parser.print_help()
         return 2
     try:
         return _run(args)
     except KeyboardInterrupt:
-        return _fail(TryAgainError("interrupted; the same command continues where it stopped"), args)
+        return _fail(TryAgainError(_INTERRUPTED), args)
     except GdaError as error:
         return _fail(error, args)
     except BrokenPipeError:

@@ -34,6 +34,7 @@ from gda.fidelity.sscd import load_sscd
 from gda.fidelity.statistics_file import read_statistics_file, statistics_digest
 from gda.fidelity.verdict import apply_limits, judge, judge_each
 from gda.sections import ValidateConfig
+from gda.storage import storage_problem
 
 T = TypeVar("T")
 SPLITS = ("train", "val", "test")
@@ -84,6 +85,8 @@ class Inspection:
         except (MissingError, TryAgainError, MemoryError):  # nothing to do with the set
             raise
         except Exception as error:
+            if (problem := storage_problem(error)) is not None:
+                raise problem from None  # nor has a full disk
             self.failures.append(f"{what} could not be measured ({type(error).__name__}: {error})")
             return None
 

@@ -17,6 +17,7 @@ from gda.generator.model import Model
 from gda.generator.sampler import Sampler
 from gda.io.checked import is_whole, with_checksum
 from gda.io.publish import write_bytes
+from gda.storage import storage_problem
 
 GRID_COLUMNS = 10
 
@@ -62,6 +63,8 @@ class Evaluator:
                 raise ValueError("gone, or its checksum differs")
             return load_file(self._kept(step))
         except Exception as error:
+            if (problem := storage_problem(error)) is not None:
+                raise problem from None
             raise DataError(
                 f"{self._kept(step)}: the best weights so far cannot be read ({error}); remove its folder to start over"
             ) from None

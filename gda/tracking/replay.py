@@ -58,11 +58,15 @@ def _end_killed(client: Any, experiment: str, folder: Path) -> None:
 
 
 def end_runs(client: Any, experiment: str, key: str) -> None:
-    """End the runs of this key that still say RUNNING: FINISHED where a registered model has come of them, else KILLED."""
+    """End the runs of this key: FINISHED where a registered model has come of them, else KILLED if they still say RUNNING.
+
+    An interruption after the model was registered leaves a run that says FAILED, as one before does.
+    """
     for run in with_key(client, experiment, key):
-        if run.info.status == "RUNNING":
+        if run.info.status in ("RUNNING", "FAILED"):
             has_version = bool(client.search_model_versions(f"run_id = '{run.info.run_id}'"))
-            client.set_terminated(run.info.run_id, "FINISHED" if has_version else "KILLED")
+            if has_version or run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, "FINISHED" if has_version else "KILLED")
 
 
 def _log_kept(client: Any, experiment: str, path: Path) -> list[str]:

@@ -1,5 +1,6 @@
-"""A round: a command killed some times, then let through; what it leaves must be what an undisturbed one leaves, logged once."""
+"""A round: a command disturbed some times, then let through; what it leaves must be what an undisturbed one leaves, logged once."""
 
+import errno
 import os
 import random
 import shutil
@@ -14,21 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from kill_chain import JUDGED, OUT, Command, enter, log_of, place_beside
-from killing import CALLS, KILLED, killed_at, start
+from killing import CALLS, KILLED, failing_at, killed_at, start
 from trees import tree
 
-from gda.errors import TryAgainError
+from gda.errors import MissingError, TryAgainError
 from gda.io.publish import TEMPORARY_SUFFIX
 from gda.tracking.sqlite import ensure_database
 
-MODES = ("at a call", "at a moment", "after publishing")
-_MOST_KILLS = 4  # in a row
+KILLS = ("at a call", "at a moment", "after publishing")
+MODES = (*KILLS, "told to end", "failing disk")
+_MOST = 4  # disturbances in a row
+_GRACE = 10.0  # seconds to end in when told to
+_EARLY = 0.8  # of the time an undisturbed command takes: later ones are faster, their files being in memory
+_DISK = (errno.ENOSPC, errno.EROFS, errno.EIO)
 _PATIENCE = 30.0  # seconds for what the processes of a killed command still hold
 _LIMIT = 180.0  # seconds for a command, many times what any of them takes
 _LOOK = 0.002  # seconds between two looks at a process
 _QUERIES = {
     "runs": "select r.name, r.status, r.lifecycle_stage, t.value from runs r"
-    " left join tags t on t.run_uuid = r.run_uuid and t.key = 'gda.digest' where r.status != 'KILLED'",
+    " left join tags t on t.run_uuid = r.run_uuid and t.key = 'gda.digest' where r.status not in ('KILLED', 'FAILED')",
     "versions": "select v.name, v.version, t.value from model_versions v"
     " left join model_version_tags t on t.name = v.name and t.version = v.version and t.key = 'gda.digest'",
     "aliases": "select name, alias, version from registered_model_aliases",
@@ -54,7 +59,7 @@ class Round:
 
     command: str
     mode: str
-    kills: int = 0
+    times: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -107,14 +112,18 @@ def undisturbed(command: Command, grounds: Grounds) -> Expected:
 
 
 def hold(command: Command, expected: Expected, grounds: Grounds, *, number: int, mode: str) -> Round:
-    """Kill a command between once and four times in a row, let it through, and compare; its place stays where there are faults."""
-    place = grounds.place(command, f"{command.name} {number}")
-    chance = random.Random(f"{command.name} {number}")
+    """Disturb a command between once and four times in a row, let it through, and compare; its place stays where there are faults."""
+    place = grounds.place(command, f"{command.name} {mode} {number}")
+    chance = random.Random(f"{command.name} {mode} {number}")
     result = Round(command=command.name, mode=mode)
-    for _ in range(chance.randint(1, _MOST_KILLS)):
-        if not _kill(command, expected, place, chance, mode):
+    for _ in range(chance.randint(1, _MOST)):
+        disturb = {"told to end": _tell, "failing disk": _fail}.get(mode, _kill)
+        status = disturb(command, expected, place, chance, mode)
+        if status == 0:
             break  # it had come to its end
-        result.kills += 1
+        result.times += 1
+        if status not in _ENDS[mode]:
+            result.faults.append(f"ended with {status}: {log_of(place)}")
         if (place / OUT).exists() and (wrong := _difference(expected.files, files(place), whole=not command.gradual)):
             result.faults.append(f"differs when killed: {wrong}")
     if fault := _let_through(lambda: enter(command.under_test(), place), place):
@@ -144,7 +153,7 @@ def files(place: Path) -> dict[str, str]:
 def logged(database: Path) -> dict[str, list[Any]]:
     """What MLflow has: runs with name, status and digest, versions of models with theirs, and aliases.
 
-    Without runs that say KILLED: an attempt to register that was killed is said to be one, and the version is that of another run.
+    Without runs that say KILLED or FAILED: an attempt to register that was interrupted is said to be one, and the version is another run's.
     """
     if not database.is_file():
         return {}
@@ -152,8 +161,31 @@ def logged(database: Path) -> dict[str, list[Any]]:
         return {name: sorted(map(list, connection.execute(query)), key=str) for name, query in _QUERIES.items()}
 
 
-def _kill(command: Command, expected: Expected, place: Path, chance: random.Random, mode: str) -> bool:
-    """Whether the command was killed before it had come to its end."""
+_AGAIN, _ENVIRONMENT = TryAgainError.exit_code, MissingError.exit_code
+# Where a worker is killed, or the process that logs, the command says that it is to be tried again.
+_ENDS = dict.fromkeys(KILLS, (-signal.SIGKILL, KILLED, _AGAIN)) | {
+    "told to end": (_AGAIN, -signal.SIGTERM),  # the second before it has begun
+    "failing disk": (_ENVIRONMENT, _AGAIN),
+}
+
+
+def _tell(command: Command, expected: Expected, place: Path, chance: random.Random, _: str) -> int:
+    """The exit status of a command that got SIGTERM at some moment."""
+    child = start(lambda: enter(command.under_test(), place))
+    _wait_until(child, _after(chance.uniform(0, _EARLY * expected.seconds)))
+    os.kill(child, signal.SIGTERM)
+    return _end(child, _GRACE)
+
+
+def _fail(command: Command, expected: Expected, place: Path, chance: random.Random, _: str) -> int:
+    """The exit status of a command for which the disk failed once."""
+    number = chance.choice(_DISK)
+    error = OSError(number, os.strerror(number))
+    return _end(start(failing_at(chance.randint(1, expected.calls), error, action=lambda: enter(command.under_test(), place))), _LIMIT)
+
+
+def _kill(command: Command, expected: Expected, place: Path, chance: random.Random, mode: str) -> int:
+    """The exit status of a command that was killed; 0 where it had come to its end before."""
 
     def action() -> None:
         enter(command.under_test(), place)
@@ -162,22 +194,21 @@ def _kill(command: Command, expected: Expected, place: Path, chance: random.Rand
     first = expected.calls_before_publishing + 1 if late else 1
     if mode == "at a call" or (late and expected.calls >= first and chance.random() < 0.5):
         number = chance.randint(first, max(first, expected.calls))
-        # Its workers are killed at their calls too, which the command says is to be tried again.
-        return _end(start(killed_at(number, after=chance.random() < 0.5, action=action)), _LIMIT) in (KILLED, TryAgainError.exit_code)
+        return _end(start(killed_at(number, after=chance.random() < 0.5, action=action)), _LIMIT)
     child = start(action)
     if late:
         _wait_until(child, (place / OUT).exists)
         _wait_until(child, _after(chance.uniform(0, expected.seconds - expected.seconds_before_publishing)))
     else:
-        _wait_until(child, _after(chance.uniform(0, expected.seconds)))
+        _wait_until(child, _after(chance.uniform(0, _EARLY * expected.seconds)))
     os.kill(child, signal.SIGKILL)
-    return _end(child, _LIMIT) == -signal.SIGKILL
+    return _end(child, _LIMIT)
 
 
 def _let_through(action: Callable[[], Any], place: Path) -> str:
     """Run to the end, again while it says that others are still at work; what went wrong, or nothing."""
     patience = time.monotonic() + _PATIENCE
-    while (status := _end(start(action), _LIMIT)) == TryAgainError.exit_code and time.monotonic() < patience:
+    while (status := _end(start(action), _LIMIT)) == _AGAIN and time.monotonic() < patience:
         time.sleep(0.5)
     return f"ended with {status}: {log_of(place)}" if status else ""
 

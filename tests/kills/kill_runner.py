@@ -1,4 +1,4 @@
-"""Kills every command of the job at calls, at moments and after publishing, and counts how it went.
+"""Kills every command of the job at calls, at moments and after publishing, tells it to end, lets the disk fail, and counts how it went.
 
 `python tests/kills/kill_runner.py [--kills 500] [--minutes M] [--journal FILE]` goes on where the journal ends, prints a table, and exits
 with 0 once so many kills went well, with 1 where a result differs or a command is stuck, and with 75 where the minutes are over before.
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kill_chain import TRIED, Command, build_chain
-from kill_rounds import MODES, Grounds, Round, hold, make_database, rounds, undisturbed
+from kill_rounds import KILLS, MODES, Grounds, Round, hold, make_database, rounds, undisturbed
 
 from gda.flow import STAGES
 
@@ -57,7 +57,7 @@ def run_rounds(
     expected = {}
     found = list(done)
     for number, command, mode in rounds(commands):
-        if sum(result.kills for result in found) >= kills or time.monotonic() > end:
+        if num_kills(found) >= kills or time.monotonic() > end:
             return found
         if number < len(done):
             continue
@@ -68,16 +68,28 @@ def run_rounds(
     return found
 
 
+def num_kills(results: Iterable[Round]) -> int:
+    """How often a command was killed, without the other ways to disturb it."""
+    return sum(result.times for result in results if result.mode in KILLS)
+
+
 def table(results: Iterable[Round]) -> str:
-    """A line a command: kills by mode, rounds, and how many of them differ, are stuck or were logged wrongly."""
+    """A line a command: kills and other disturbances by mode, rounds, and how many of them did not go well, by what went wrong."""
     results = list(results)
-    lines = [f"| {'Command':<28} | " + " | ".join(f"{mode:>16}" for mode in MODES) + " | rounds | differ | stuck | logged wrongly |"]
-    lines.append("|---" * (len(MODES) + 5) + "|")
+    lines = [
+        f"| {'Command':<28} | "
+        + " | ".join(f"{mode:>16}" for mode in MODES)
+        + " | rounds | differ | stuck | logged wrongly | wrong exit code |"
+    ]
+    lines.append("|---" * (len(MODES) + 6) + "|")
     for name in [*dict.fromkeys(result.command for result in results), "all"]:
         mine = [result for result in results if name in (result.command, "all")]
-        kills = " | ".join(f"{sum(r.kills for r in mine if r.mode == mode):>16}" for mode in MODES)
-        counts = [sum(any(fault.startswith(word) for fault in r.faults) for r in mine) for word in ("differs", "stuck", ("logged", "left"))]
-        lines.append(f"| {name:<28} | {kills} | {len(mine):>6} | {counts[0]:>6} | {counts[1]:>5} | {counts[2]:>14} |")
+        kills = " | ".join(f"{sum(r.times for r in mine if r.mode == mode):>16}" for mode in MODES)
+        counts = [
+            sum(any(fault.startswith(word) for fault in r.faults) for r in mine)
+            for word in ("differs", "stuck", ("logged", "left"), "ended")
+        ]
+        lines.append(f"| {name:<28} | {kills} | {len(mine):>6} | {counts[0]:>6} | {counts[1]:>5} | {counts[2]:>14} | {counts[3]:>15} |")
     return "\n".join(lines)
 
 
@@ -106,7 +118,7 @@ def main() -> int:
     def told(result: Round) -> None:
         with open(args.journal, "a") as journal:
             journal.write(json.dumps({"code": code, "round": asdict(result)}) + "\n")
-        print(f"{result.command}, {result.mode}: {result.kills} kills; {'; '.join(result.faults) or 'well'}", flush=True)
+        print(f"{result.command}, {result.mode}: {result.times} times; {'; '.join(result.faults) or 'well'}", flush=True)
 
     prepare()
     with tempfile.TemporaryDirectory() as root:
@@ -116,7 +128,7 @@ def main() -> int:
     print(table(results))
     if any(result.faults for result in results):
         return 1
-    return 0 if sum(result.kills for result in results) >= args.kills else 75
+    return 0 if num_kills(results) >= args.kills else 75
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kill_chain import OUT, TRIED, Command, run_in_child
 from kill_rounds import MODES, Grounds, Round, hold, undisturbed
-from kill_runner import make_grounds, prepare, run_rounds, table
+from kill_runner import make_grounds, num_kills, prepare, run_rounds, table
 
 KILLS = 50
 BY_NAME = {command.name: command for command in TRIED}
@@ -38,7 +38,7 @@ def test_nothing_differs_and_nothing_is_stuck(grounds: Grounds, capsys: pytest.C
     with capsys.disabled():
         print(f"\n{table(results)}")
     assert [result for result in results if result.faults] == []
-    assert sum(result.kills for result in results) >= KILLS
+    assert num_kills(results) >= KILLS
 
 
 def _rounds(command: Command, grounds: Grounds, *, mode: str, count: int) -> list[str]:
@@ -86,7 +86,7 @@ def test_rounds_go_on_where_they_ended(grounds: Grounds) -> None:
     told: list[Round] = []
     first = run_rounds(commands, grounds, kills=2, done=[], told=told.append)
     assert told == first
-    whole = run_rounds(commands, grounds, kills=sum(r.kills for r in first) + 2, done=first, told=told.append)
+    whole = run_rounds(commands, grounds, kills=num_kills(first) + 2, done=first, told=told.append)
     assert whole[: len(first)] == first
     assert len(whole) > len(first)
     assert run_rounds(commands, grounds, kills=1, done=whole, told=told.append) == whole

@@ -43,6 +43,15 @@ def killed_at(number: int, *, after: bool, action: Callable[[], Any]) -> Callabl
     return _at(number, after=after, what=lambda: os._exit(KILLED), action=action)
 
 
+def failing_at(number: int, error: OSError, *, action: Callable[[], Any]) -> Callable[[], Any]:
+    """`action`, in which the `number`-th of CALLS raises `error` in place of what it does."""
+
+    def fail() -> None:
+        raise error
+
+    return _at(number, after=False, what=fail, action=action)
+
+
 def stopped_at(number: int, *, action: Callable[[], Any]) -> Callable[[], Any]:
     """`action`, in which the process stops right before the `number`-th of CALLS until it gets SIGCONT."""
     return _at(number, after=False, what=lambda: os.kill(os.getpid(), signal.SIGSTOP), action=action)

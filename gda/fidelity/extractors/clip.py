@@ -13,6 +13,7 @@ from gda.errors import DataError, MissingError
 from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor, TextSide, normalised
 from gda.fidelity.extractors.weights import FIELD, require_weights, state_digest
 from gda.recipe import digest_of
+from gda.storage import storage_problem
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -74,6 +75,8 @@ def _text_side(network: Any, path: Path) -> TextSide | None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises bare ones as well
+        if (problem := storage_problem(error)) is not None:
+            raise problem from None
         raise DataError(f"{FIELD}: {path} holds a tokenizer that cannot be read ({str(error).splitlines()[0]})") from None
     longest = network.config.text_config.max_position_embeddings
 

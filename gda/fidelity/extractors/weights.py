@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from gda.errors import DataError, MissingError
 from gda.io.tensors import tensors_digest
+from gda.storage import storage_problem
 
 FIELD = "validate.extractor_weights"
 State = dict[str, torch.Tensor]
@@ -27,6 +28,8 @@ def read_state(path: Path) -> State:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails in as many ways as there are files
+        if (problem := storage_problem(error)) is not None:
+            raise problem from None
         lines = str(error).splitlines() or [type(error).__name__]
         raise DataError(f"{FIELD}: {path} does not hold weights alone ({lines[0]})") from None
     if not isinstance(state, Mapping) or not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):

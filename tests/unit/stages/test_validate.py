@@ -1,6 +1,8 @@
 """validate: a sound set passes; every planted defect is refused, and for its own reason."""
 
+import errno
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -258,6 +260,17 @@ def test_what_the_environment_lacks_is_an_error_and_not_a_verdict() -> None:
     found = inspection.Inspection(subjects=None)  # type: ignore[arg-type]
     with pytest.raises(MissingError):
         found.attempt("x", lambda: (_ for _ in ()).throw(MissingError("no weights")))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_disk_that_fails_is_no_verdict(number: int) -> None:
+    """Nor does a full disk say anything about the set; an error of another kind still refuses."""
+    found = inspection.Inspection(subjects=None)  # type: ignore[arg-type]
+    with pytest.raises(MissingError, match="storage cannot be used"):
+        found.attempt("x", lambda: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+    assert found.failures == []
+    assert found.attempt("x", lambda: (_ for _ in ()).throw(OSError("odd"))) is None
+    assert len(found.failures) == 1
 
 
 def test_measures_turn_nan_into_nothing() -> None:

@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
 import gda.bookkeeping
 import gda.cli
 from gda.cli import main
+from gda.registry.registering import registering
 from gda.tracking import connect
 from gda.tracking.sqlite import ensure_database
 
@@ -171,4 +173,25 @@ def test_a_killed_registration_ends_its_run_at_the_next_command(place):
     assert _names() == [("candidate", "RUNNING")]
     assert main(["doctor"]) == 0
     assert _names() == [("candidate", "KILLED")]
+    assert _kept(place) == []
+
+
+def _interrupted_registration(registered):
+    client = connect()
+    with registering(client, {"digest": "d"}, "candidate"):
+        if registered:
+            run = mlflow.active_run().info
+            client.create_registered_model("m")
+            client.create_model_version("m", run.artifact_uri, run.run_id)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("registered", "status"), [(True, "FINISHED"), (False, "FAILED")])
+def test_a_run_that_failed_after_it_registered_a_model_is_finished(place, registered, status):
+    """An interruption between the version and the end of its run must not leave a model that comes of a run said to have failed."""
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted_registration(registered)
+    assert _names() == [("candidate", "FAILED")]
+    assert main(["recipes"]) == 0
+    assert _names() == [("candidate", status)]
     assert _kept(place) == []
