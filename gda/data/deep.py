@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from gda.data.pillow import FORMATS, faults_of_the_file
 from gda.errors import DataError
 
 Range = tuple[float, float]  # the values that become 0 and 255
@@ -62,18 +63,20 @@ def is_deep(image: Image.Image) -> bool:
 def read_deep(data: bytes, name: str) -> npt.NDArray[Any]:
     """Values, whole or floats, [height, width] or [height, width, 3 or 4] of an image for which `is_deep`.
 
-    Raises `DataError`, and what Pillow raises.
+    Raises `DataError`.
     """
-    image = Image.open(io.BytesIO(data))
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
+    with faults_of_the_file(data, name):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        white_is_0 = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
+    if white_is_0:
         raise DataError(f"{name}: a TIFF of more than 8 bits in which white is 0 is not read; invert it")
     if image.mode in _DEEP_MODES:
-        values = np.asarray(image)
+        values = _loaded(image, data, name)
     elif image.mode in ("RGB", "RGBA") and image.format == "PPM":
         values = _colours_of_ppm(image, data, name)
     elif image.mode in ("RGB", "RGBA"):
-        values = np.asarray(image).astype(np.uint16) << 8
-        values |= np.asarray(_of_lower_bytes(data))
+        values = _loaded(image, data, name).astype(np.uint16) << 8
+        values |= _of_lower_bytes(data, name)
     else:
         raise DataError(f"{name}: 16-bit {image.mode} is not read; accepted at 16 bits: grey, RGB and RGBA")
     if not np.isfinite(values).all():
@@ -83,10 +86,11 @@ def read_deep(data: bytes, name: str) -> npt.NDArray[Any]:
 
 def extent(data: bytes, name: str) -> Extent | None:
     """Of a deep image; None of one with 8 bits or fewer. Raises as `read_deep`."""
-    with Image.open(io.BytesIO(data)) as image:
-        if not is_deep(image):
-            return None
-        said, floating = _said(image), image.mode == "F"
+    with faults_of_the_file(data, name):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if not is_deep(image):
+        return None
+    said, floating = _said(image, data, name), image.mode == "F"
     values = read_deep(data, name)
     colours = values[..., :3] if values.ndim == 3 else values
     return Extent(float(colours.min()), float(colours.max()), floating, said)
@@ -133,9 +137,15 @@ def scale(values: npt.NDArray[Any], wanted: Range) -> Rgb:
     return out
 
 
-def _of_lower_bytes(data: bytes) -> Image.Image:
+def _loaded(image: Image.Image, data: bytes, name: str) -> npt.NDArray[Any]:
+    with faults_of_the_file(data, name):
+        return np.asarray(image)
+
+
+def _of_lower_bytes(data: bytes, name: str) -> npt.NDArray[Any]:
     """The same image read by its lower bytes: Pillow itself reads 16-bit colours by their higher ones alone."""
-    image = Image.open(io.BytesIO(data))
+    with faults_of_the_file(data, name):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     tiles = []
     for tile in image.tile:
         args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
@@ -143,8 +153,7 @@ def _of_lower_bytes(data: bytes) -> Image.Image:
         changed = (raw[:-3] + _OTHER_BYTE[raw[-3:]], *args[1:])
         tiles.append(tile._replace(args=changed if isinstance(tile.args, tuple) else changed[0]))
     image.tile = tiles
-    image.load()
-    return image
+    return _loaded(image, data, name)
 
 
 def _colours_of_ppm(image: Image.Image, data: bytes, name: str) -> npt.NDArray[np.uint16]:
@@ -171,10 +180,11 @@ def _raw_mode(image: Image.Image) -> str:
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
-def _said(image: Image.Image) -> float | None:
+def _said(image: Image.Image, data: bytes, name: str) -> float | None:
     """The highest value that there can be, as a TIFF's tag or the header of a PGM or PPM says; a type's own limit says nothing."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        value = image.tag_v2.get(_MAX_SAMPLE_VALUE)
+        with faults_of_the_file(data, name):
+            value = image.tag_v2.get(_MAX_SAMPLE_VALUE)
         value = value[0] if isinstance(value, tuple) and value else value
         return float(value) if isinstance(value, int) and _BYTE_MAX < value < _WORD_MAX else None
     return float(_WORD_MAX) if _BYTE_MAX < _largest(image) < _WORD_MAX else None  # to which its values are scaled
