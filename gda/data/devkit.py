@@ -3,24 +3,21 @@
 An ILSVRC2012_ID (1 to 1000) is not a position in the order of the WordNet ids: 1 is n02119789, the kit fox.
 """
 
-import io
 import re
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from gda.data.listing import Folder
+from gda.data.matlab import Value, read_struct
 from gda.data.wordnet import is_wordnet_id
 from gda.errors import DataError
-from gda.reading import MIB, parser, read_bytes, read_text
+from gda.reading import MIB, read_bytes, read_text
 
 _META, _MAP = ("meta.mat", "meta_clsloc.mat"), "map_clsloc.txt"
 _LISTS = re.compile(r"((imagenet_)?(lsvrc_20[0-9]{2}_)?synsets|synset_words|loc_synset_mapping)\.txt")
 _ID_FIELD = re.compile(r"ILSVRC20[0-9]{2}_ID")
-_WORDNET_FIELD = "WNID"
+_SYNSETS, _WORDNET_FIELD = "synsets", "WNID"
 _MOST_BYTES = 64 * MIB  # of meta.mat, packed and unpacked; it has half of one
-_MAT_HEADER, _MAT_TAG, _MAT_COMPRESSED = 128, 8, 15  # bytes, bytes, and the type of a packed element
 
 
 def ids_of_devkit(root: Folder, ground_truth: Path) -> tuple[dict[int, str], list[Path]]:
@@ -57,7 +54,7 @@ def listed_synsets(root: Folder) -> tuple[list[str], list[Path]]:
     return (found[0] if found else []), files
 
 
-def _named(root: Folder, is_wanted: Any) -> list[Path]:
+def _named(root: Folder, is_wanted: Callable[[str], bool]) -> list[Path]:
     return sorted(path for folder in root.walk() for path in folder.others if is_wanted(path.name.lower()))
 
 
@@ -86,21 +83,17 @@ def _read_map(path: Path) -> dict[int, str]:
 
 
 def _read_meta(path: Path) -> dict[int, str]:
-    from scipy.io import loadmat
-
-    data = read_bytes(path, limit=_MOST_BYTES)
-    _require_bounded(path, data)
-    with parser(path, "a MATLAB file"):
-        synsets = loadmat(io.BytesIO(data), variable_names=["synsets"], simplify_cells=True).get("synsets")
-    entries = synsets if isinstance(synsets, list) else [synsets]
+    try:
+        entries = read_struct(read_bytes(path, limit=_MOST_BYTES), _SYNSETS, limit=_MOST_BYTES)
+    except ValueError as error:
+        raise DataError(f"{path}: not a MATLAB file of version 5 ({error})") from None
     found: dict[int, str] = {}
-    for entry in entries:
+    for entry in entries or [{}]:
         _add(found, *_synset(entry, path), path)
     return found
 
 
-def _synset(entry: Any, path: Path) -> tuple[int, str]:
-    fields: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
+def _synset(fields: Mapping[str, Value], path: Path) -> tuple[int, str]:
     number = next((value for name, value in fields.items() if _ID_FIELD.fullmatch(name)), None)
     name = fields.get(_WORDNET_FIELD)
     number = int(number) if isinstance(number, float) and number.is_integer() else number
@@ -112,16 +105,3 @@ def _synset(entry: Any, path: Path) -> tuple[int, str]:
 def _add(found: dict[int, str], number: int, name: str, path: Path) -> None:
     if found.setdefault(number, name) != name:
         raise DataError(f"{path}: class {number} is both {found[number]} and {name}")
-
-
-def _require_bounded(path: Path, data: bytes) -> None:
-    """Raise `DataError` where an element would unpack to more than is accepted."""
-    at = _MAT_HEADER
-    while at + _MAT_TAG <= len(data):
-        kind, size = (int.from_bytes(data[at + part : at + part + 4], "little") for part in (0, 4))
-        if kind == _MAT_COMPRESSED:
-            with parser(path, "a MATLAB file"):
-                unpacked = zlib.decompressobj().decompress(data[at + _MAT_TAG : at + _MAT_TAG + size], _MOST_BYTES + 1)
-            if len(unpacked) > _MOST_BYTES:
-                raise DataError(f"{path}: is more than {_MOST_BYTES // MIB} MiB unpacked")
-        at += _MAT_TAG + size

@@ -94,9 +94,12 @@ def _candidates(root: Folder) -> list[Path]:
 def _read(path: Path, by_name: Collection[str], root: Folder, wordnet_ids: Sequence[str]) -> _Read | None:
     """What a file says of images, None where it is of something else. Raises `DataError` for a line that does not fit the others."""
     first, name = _first_lines(path), path.name.lower()
-    start = next((number for number, fields in enumerate(first) if _labels_an_image(fields, by_name)), None)
-    if start is not None:
-        rows = _rows(path)[start:]
+    if any(_labels_an_image(fields, by_name) for fields in first):
+        rows = _rows(path)
+        start = next((number for number, row in enumerate(rows[:_FIRST]) if _labels_an_image(row.fields, by_name)), None)
+        if start is None:
+            raise DataError(f"{path}: its first lines cannot be told apart; write a line an image")
+        rows = rows[start:]
         return _by_wordnet_id(rows) if is_wordnet_id(rows[0].fields[1]) else _by_position(path, rows, root, wordnet_ids)
     if _GROUND_TRUTH.fullmatch(name):
         rows = _rows(path)
@@ -218,7 +221,7 @@ def _first_lines(path: Path) -> list[list[str]]:
 
 
 def _rows(path: Path) -> list[_Row]:
-    lines = enumerate(read_text(path).splitlines(), start=1)
+    lines = enumerate(read_text(path).split("\n"), start=1)
     return [_Row(f"{path} line {number}", _fields(line)) for number, line in lines if line.strip()]
 
 

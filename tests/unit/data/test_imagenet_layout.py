@@ -1,6 +1,7 @@
 """ImageNet as it is handed out is read with the labels of its files, and refused where two readings are possible."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy.io import savemat
 from gda.cli import main
 from gda.data import devkit
 from gda.data.folders import read_folder
+from gda.data.matlab import read_struct
 from gda.data.snapshot import Snapshot
 from gda.data.sources import Columns, Source
 from gda.errors import DataError
@@ -213,8 +215,44 @@ def test_meta_that_would_grow_beyond_reason(imagenet: Any, monkeypatch: pytest.M
     """Guards against a meta.mat that unpacks to more than is accepted: refused before it is read."""
     monkeypatch.setattr(devkit, "_MOST_BYTES", 4096)
     wide = dict(enumerate(WORDNET_IDS * 20))
-    with pytest.raises(DataError, match=r"meta.mat: is more than .* MiB unpacked"):
+    with pytest.raises(DataError, match=r"meta.mat: not a MATLAB file of version 5 \(more than 4096 bytes unpacked\)"):
         read(imagenet({TRUTH_FILE: GROUND_TRUTH, META: wide}))
+
+
+def test_damaged_meta(imagenet: Any) -> None:
+    """Guards against a damaged meta.mat, on some of which scipy ends the process: every cut and changed byte is read or refused."""
+    root = imagenet({TRUTH_FILE: GROUND_TRUTH, META: DEVKIT})
+    whole = (root / META).read_bytes()
+    for place in range(0, len(whole), 3):
+        for data in (whole[:place], whole[:place] + b"\xff" + whole[place + 1 :]):
+            (root / META).write_bytes(data)
+            with suppress(DataError):
+                assert labels_of_val(read(root)) == list(VAL)
+
+
+def test_meta_as_it_is_stored(tmp_path: Path) -> None:
+    """Guards the reader of meta.mat: packed or not, whole numbers, floats and texts; other fields and variables are passed over."""
+    fields = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "gloss", "children")]
+    synsets = np.array([(1, BIRD, "née", np.arange(3)), (2.0, TENCH, "", 7.5)], dtype=fields).reshape(-1, 1)
+    for packed in (True, False):
+        savemat(tmp_path / "meta.mat", {"other": np.arange(4), "synsets": synsets}, do_compression=packed)
+        entries = read_struct((tmp_path / "meta.mat").read_bytes(), "synsets", limit=1 << 20)
+        assert entries is not None
+        assert [(entry["ILSVRC2012_ID"], entry["WNID"], entry["gloss"]) for entry in entries] == [
+            (1, BIRD, "née"),
+            (2.0, TENCH, entries[1]["gloss"]),
+        ]
+        assert [entry["children"] for entry in entries] == [None, 7.5]
+        assert read_struct((tmp_path / "meta.mat").read_bytes(), "nothing", limit=1 << 20) is None
+
+
+def test_lines_that_hide_the_first_image(imagenet: Any) -> None:
+    """Guards blank lines, carriage returns and headers before the first image of a list."""
+    assert labels_of_val(read(imagenet({"val.txt": "image label\r\n" + MAP.replace("\n", "\r\n")}))) == list(VAL)
+    for text in ("\n\n" + MAP, f"\n{NAMES[0]},{TENCH}"):
+        root = imagenet({"val.txt": text})
+        with suppress(DataError):
+            assert labels_of_val(read(root)) == list(VAL)
 
 
 def test_the_command(imagenet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
