@@ -16,7 +16,7 @@ _OF_THE_PROCESS = ("GDA_WORK_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAM
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes give a test no name: what compresses or signs may write the time into them, and processes that share the tests must agree on names."""
+    """Bytes give a test no name: what compresses or signs may write the time into them, and processes must agree on names."""
     return argname if isinstance(val, bytes) else None
 
 
