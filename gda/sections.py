@@ -44,6 +44,9 @@ class SnapshotConfig(Section):
     pixel_range: ValueRange | None = Field(
         None, description="values that become 0 and 255 in images of more than 8 bits; null: as the files say, or measured over the set"
     )
+    class_names: Literal["wordnet", "source"] = Field(
+        "wordnet", description="what prompts call classes that are WordNet ids (n01440764): wordnet, its words for them; source, the ids"
+    )
     split_key: str = Field("gda", min_length=1, description="key of the hash that assigns splits")
     image_size: int | None = Field(
         None, ge=8, le=4096, description="resize the short side to this and crop the centre, pixels; null keeps sizes"

@@ -1,6 +1,7 @@
 """Images of more than 8 bits a value: their values as they are, and the range that becomes 0 to 255, measured over a whole set."""
 
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from gda.data.pillow import FORMATS, faults_of_the_file
 from gda.errors import DataError
 
 Range = tuple[float, float]  # the values that become 0 and 255
@@ -17,7 +19,7 @@ Rgb = npt.NDArray[np.uint8]
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}  # what reads the lower byte where the key reads the higher (N: of this machine)
 _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 262, 281  # tags of TIFF
-_BYTE_MAX = 255
+_BYTE_MAX, _WORD_MAX = 255, 65535
 _ROWS = 256  # at a time, in floats
 
 
@@ -50,27 +52,31 @@ def may_be_deep(head: bytes) -> bool:
     """Whether an image with these first 32 bytes may have more than 8 bits a value."""
     if head.startswith(b"\x89PNG"):
         return head[24:25] == b"\x10"
-    return head[:2] in (b"II", b"MM", b"P2", b"P5")
+    return head[:2] in (b"II", b"MM", b"P2", b"P3", b"P5", b"P6")
 
 
 def is_deep(image: Image.Image) -> bool:
     """Whether Pillow has opened, but not loaded, an image with more than 8 bits a value."""
-    return image.mode in _DEEP_MODES or ";16" in _raw_mode(image)
+    return image.mode in _DEEP_MODES or ";16" in _raw_mode(image) or _largest(image) > _BYTE_MAX
 
 
 def read_deep(data: bytes, name: str) -> npt.NDArray[Any]:
     """Values, whole or floats, [height, width] or [height, width, 3 or 4] of an image for which `is_deep`.
 
-    Raises `DataError`, and what Pillow raises.
+    Raises `DataError`.
     """
-    image = Image.open(io.BytesIO(data))
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
+    with faults_of_the_file(data, name):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        white_is_0 = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
+    if white_is_0:
         raise DataError(f"{name}: a TIFF of more than 8 bits in which white is 0 is not read; invert it")
     if image.mode in _DEEP_MODES:
-        values = np.asarray(image)
+        values = _loaded(image, data, name)
+    elif image.mode in ("RGB", "RGBA") and image.format == "PPM":
+        values = _colours_of_ppm(image, data, name)
     elif image.mode in ("RGB", "RGBA"):
-        values = np.asarray(image).astype(np.uint16) << 8
-        values |= np.asarray(_of_lower_bytes(data))
+        values = _loaded(image, data, name).astype(np.uint16) << 8
+        values |= _of_lower_bytes(data, name)
     else:
         raise DataError(f"{name}: 16-bit {image.mode} is not read; accepted at 16 bits: grey, RGB and RGBA")
     if not np.isfinite(values).all():
@@ -80,10 +86,11 @@ def read_deep(data: bytes, name: str) -> npt.NDArray[Any]:
 
 def extent(data: bytes, name: str) -> Extent | None:
     """Of a deep image; None of one with 8 bits or fewer. Raises as `read_deep`."""
-    with Image.open(io.BytesIO(data)) as image:
-        if not is_deep(image):
-            return None
-        said, floating = _said(image, data), image.mode == "F"
+    with faults_of_the_file(data, name):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if not is_deep(image):
+        return None
+    said, floating = _said(image, data, name), image.mode == "F"
     values = read_deep(data, name)
     colours = values[..., :3] if values.ndim == 3 else values
     return Extent(float(colours.min()), float(colours.max()), floating, said)
@@ -124,15 +131,21 @@ def scale(values: npt.NDArray[Any], wanted: Range) -> Rgb:
         rows = rows if rows.ndim == 3 else rows[..., None]
         shares = ((rows[..., :3] - low) / (high - low if high > low else 1.0)).clip(0.0, 1.0)
         if rows.shape[2] == 4:
-            alpha = rows[..., 3:] / 65535.0
+            alpha = rows[..., 3:] / _WORD_MAX
             shares = shares * alpha + (1.0 - alpha)
         out[start : start + _ROWS] = np.rint(shares * _BYTE_MAX)
     return out
 
 
-def _of_lower_bytes(data: bytes) -> Image.Image:
+def _loaded(image: Image.Image, data: bytes, name: str) -> npt.NDArray[Any]:
+    with faults_of_the_file(data, name):
+        return np.asarray(image)
+
+
+def _of_lower_bytes(data: bytes, name: str) -> npt.NDArray[Any]:
     """The same image read by its lower bytes: Pillow itself reads 16-bit colours by their higher ones alone."""
-    image = Image.open(io.BytesIO(data))
+    with faults_of_the_file(data, name):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     tiles = []
     for tile in image.tile:
         args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
@@ -140,8 +153,26 @@ def _of_lower_bytes(data: bytes) -> Image.Image:
         changed = (raw[:-3] + _OTHER_BYTE[raw[-3:]], *args[1:])
         tiles.append(tile._replace(args=changed if isinstance(tile.args, tuple) else changed[0]))
     image.tile = tiles
-    image.load()
-    return image
+    return _loaded(image, data, name)
+
+
+def _colours_of_ppm(image: Image.Image, data: bytes, name: str) -> npt.NDArray[np.uint16]:
+    """Its values brought to 0 to 65535, as Pillow does with a PGM's; of colours it would keep 8 bits."""
+    assert isinstance(image, ImageFile.ImageFile)
+    if image.tile[0].codec_name == "ppm_plain":
+        raise DataError(f"{name}: a PPM of more than 8 bits in plain text is not read; write it in binary")
+    shape = (image.height, image.width, len(image.getbands()))
+    body = data[image.tile[0].offset :][: 2 * math.prod(shape)]
+    if len(body) < 2 * math.prod(shape):
+        raise DataError(f"{name}: is cut short")
+    shares = np.frombuffer(body, dtype=np.dtype(">u2")).reshape(shape) / _largest(image)
+    return np.rint(shares * _WORD_MAX).clip(0, _WORD_MAX).astype(np.uint16)
+
+
+def _largest(image: Image.Image) -> int:
+    """The largest value that the header of a PPM or PGM says, where Pillow scales by it; 0 of all others."""
+    args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.format == "PPM" and image.tile else ()
+    return int(args[1]) if isinstance(args, tuple) and len(args) == 2 else 0
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -149,13 +180,11 @@ def _raw_mode(image: Image.Image) -> str:
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
-def _said(image: Image.Image, data: bytes) -> float | None:
-    """The highest value that there can be, as a TIFF's tag or a PGM's header says; a type's own limit says nothing."""
+def _said(image: Image.Image, data: bytes, name: str) -> float | None:
+    """The highest value that there can be, as a TIFF's tag or the header of a PGM or PPM says; a type's own limit says nothing."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        value = image.tag_v2.get(_MAX_SAMPLE_VALUE)
+        with faults_of_the_file(data, name):
+            value = image.tag_v2.get(_MAX_SAMPLE_VALUE)
         value = value[0] if isinstance(value, tuple) and value else value
-        return float(value) if isinstance(value, int) and _BYTE_MAX < value < 65535 else None
-    words = data[:200].split()
-    if image.format == "PPM" and len(words) > 3 and words[3].isdigit():
-        return 65535.0 if int(words[3]) < 65535 else None  # to which Pillow has scaled it
-    return None
+        return float(value) if isinstance(value, int) and _BYTE_MAX < value < _WORD_MAX else None
+    return float(_WORD_MAX) if _BYTE_MAX < _largest(image) < _WORD_MAX else None  # to which its values are scaled

@@ -1,9 +1,10 @@
-"""Sources that are folders of images: class folders, with or without split folders, and the Hugging Face imagefolder."""
+"""Sources that are folders of images: class folders, with or without split folders, ImageNet's, and the Hugging Face imagefolder."""
 
 from collections import Counter
 from pathlib import Path
 
-from gda.data.layouts import Reading, read_layout
+from gda.data.imagenet import read_imagenet
+from gda.data.layouts import Reading, read_layout, require_filled
 from gda.data.listing import Listing, list_folder
 from gda.data.sources import ACCEPTED, Columns, Slice, Source, SourceRecord, fingerprint_files, path_key, printable
 from gda.data.tables import METADATA_FILES, metadata_files, read_tables
@@ -30,8 +31,8 @@ def read_folder(root: Path, columns: Columns, *, layout: str | None = None, list
     """
     listing = listing or list_source(root)
     tables = [] if layout else metadata_files(listing.root)
-    left_out = listing.left_out(used=tables)
     if tables:
+        left_out = listing.left_out(used=tables)
         records, rejected, class_names = read_tables(root, tables, columns)
         listed = {record.name for record in records}
         unlisted = sum(_relative(path, root) not in listed for path in listing.root.all_images())
@@ -39,11 +40,13 @@ def read_folder(root: Path, columns: Columns, *, layout: str | None = None, list
         description = "Hugging Face imagefolder"
     else:
         columns.refuse(f"{root} has no {' or '.join(METADATA_FILES)} to find it in")
-        reading = read_layout(listing.root, layout)
+        imagenet = None if layout else read_imagenet(listing.root)
+        reading = read_layout(listing.root, layout) if imagenet is None else require_filled(imagenet)
         records, rejected = _of_class_folders(root, reading)
+        left_out = listing.left_out(used=reading.used) + reading.left_out
         left_out += Counter({f"outside the layout {layout}": reading.outside} if reading.outside else {})
         class_names = {placed.class_name for placed in reading.placed}
-        description = "image folder"
+        description = "image folder" if not reading.used else f"ImageNet, labels from {', '.join(path.name for path in reading.used)}"
     return Source(
         records=records,
         class_names=sorted(class_names),

@@ -10,23 +10,20 @@ Marks, which say that an image is synthetic, are text keys of a PNG and lines of
 
 import hashlib
 import io
-import warnings
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, features
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from gda.data.deep import Extent, Range, extent, is_deep, read_deep, scale
-from gda.data.listing import HEAD, image_format
+from gda.data.pillow import FORMATS as FORMATS
+from gda.data.pillow import MAX_PIXELS, faults_of_the_file
 from gda.errors import DataError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
-MAX_PIXELS = 1 << 26  # 67 megapixels, below the size at which Pillow itself starts to warn
 SYNTHETIC_MARK = "gda:synthetic"  # in every image that this program draws or imports as synthetic, with the generator's digest
 LOSSY = ("jpeg", "lossy webp", "avif")
 _MARKS = "gda:"
@@ -72,51 +69,30 @@ def decode(data: bytes, *, name: str, pixel_range: Range | None = None) -> Image
     `pixel_range` are the values that become 0 and 255 where there are more than 8 bits; without it such images are refused.
     Raises `DataError` "<name>: <reason>" for anything that is not one whole, still image of an accepted format and size.
     """
-    with _faults_of_the_file(data, name):
-        image = _opened(data, name)
-        deep = is_deep(image)
-        if deep and pixel_range is None:
-            raise DataError(f"{name}: has more than 8 bits a value, and no range of them is known here")
+    image = _opened(data, name)
+    deep = is_deep(image)
+    if deep and pixel_range is None:
+        raise DataError(f"{name}: has more than 8 bits a value, and no range of them is known here")
+    with faults_of_the_file(data, name):
         image.load()
-        marks, turned = _marks(image), image.getexif().get(ExifTags.Base.Orientation, 1)
-        rgb = None if deep else _to_rgb(_upright(image), name)
-        values = read_deep(data, name) if deep else None
-    if rgb is None:
-        assert values is not None
+        exif = image.getexif()
+        description, turned = exif.get(ExifTags.Base.ImageDescription), exif.get(ExifTags.Base.Orientation, 1)
+    marks = _marks(description, image.info)
+    if deep:
         assert pixel_range is not None
-        rgb = Image.fromarray(scale(values, pixel_range))
+        rgb = Image.fromarray(scale(read_deep(data, name), pixel_range))
         rgb.getexif()[ExifTags.Base.Orientation] = turned
-        rgb = _upright(rgb)
+        rgb = _upright(rgb, data, name)
+    else:
+        rgb = _to_rgb(_upright(image, data, name), name)
     rgb.info = dict(marks)
     return rgb
 
 
 def extent_of(data: bytes, name: str) -> Extent | None:
     """The values that an image of more than 8 bits holds, None of others. Raises `DataError` as `decode`."""
-    with _faults_of_the_file(data, name):
-        _opened(data, name)
-        return extent(data, name)
-
-
-@contextmanager
-def _faults_of_the_file(data: bytes, name: str) -> Iterator[None]:
-    """Turn whatever a decoder trips over into a `DataError`: it is the fault of the file."""
-    if not data:
-        raise DataError(f"{name}: zero bytes")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own, lower cap is checked before decoding
-            yield
-    except DataError:
-        raise
-    except Image.UnidentifiedImageError:
-        found = image_format(data[:HEAD])
-        what = f"{found}, not an accepted format" if found and found.upper() not in FORMATS else "not an image of an accepted format"
-        raise DataError(f"{name}: {what} ({', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError:
-        raise DataError(f"{name}: more than {MAX_PIXELS} pixels") from None
-    except Exception as error:
-        raise DataError(f"{name}: cannot be decoded ({str(error) or type(error).__name__})") from None
+    _opened(data, name)
+    return extent(data, name)
 
 
 def encode(rgb: Rgb, codec: Codec = PNG, text: Mapping[str, str] | None = None) -> bytes:
@@ -187,22 +163,29 @@ def to_array(image: Image.Image) -> Rgb:
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
+    if not data:
+        raise DataError(f"{name}: zero bytes")
+    with faults_of_the_file(data, name):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(f"{name}: {width}x{height} is more than {MAX_PIXELS} pixels")
+    with faults_of_the_file(data, name):
+        frames = getattr(image, "n_frames", 1)
     # A JPEG that carries further pictures (previews, depth maps) opens as MPO at its main picture.
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+    if image.format != "MPO" and frames > 1:
         raise DataError(f"{name}: animated or with several pages; only still images are accepted")
     return image
 
 
-def _marks(image: Image.Image) -> dict[str | tuple[int, int], str]:
-    """Texts by key that a program of ours put into the image. To be read after loading: PNG allows them behind the pixels."""
-    description = image.getexif().get(ExifTags.Base.ImageDescription)
+def _marks(description: object, info: Mapping[str | tuple[int, int], object]) -> dict[str | tuple[int, int], str]:
+    """Texts by key that a program of ours put into an image with this ImageDescription.
+
+    To be read after loading: PNG allows them behind the pixels.
+    """
     lines = description.splitlines() if isinstance(description, str) else []
     found = [line.partition("=")[::2] for line in lines if "=" in line]
-    found += [(key, value) for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)]
+    found += [(key, value) for key, value in info.items() if isinstance(key, str) and isinstance(value, str)]
     return {key: value for key, value in found if key.startswith(_MARKS)}
 
 
@@ -224,9 +207,10 @@ def _exif(text: Mapping[str, str]) -> bytes:
     return exif.tobytes() if lines else b""
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    return ImageOps.exif_transpose(image) if turned else image  # which copies an image that stands upright
+def _upright(image: Image.Image, data: bytes, name: str) -> Image.Image:
+    with faults_of_the_file(data, name):
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image  # which copies an image that stands upright
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

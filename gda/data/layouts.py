@@ -5,6 +5,7 @@ and wrappers around either. Where there are two readings `snapshot.layout` settl
 `{class}` or `*/{class}`, where `*` is any folder and any other word a folder of that name.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,16 +29,25 @@ class Placed:
 
 @dataclass
 class Reading:
-    """Class folders by split; `stray` images are in no class folder, `outside` counts those that `snapshot.layout` leaves out."""
+    """Class folders by split; `stray` images are in no class folder, `outside` counts those that `snapshot.layout` leaves out.
+
+    `left_out` counts images that are not taken for another reason, and `used` are files that said what the images are.
+    """
 
     placed: list[Placed] = field(default_factory=list)
     stray: list[Path] = field(default_factory=list)
     outside: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    used: list[Path] = field(default_factory=list)
 
 
 def read_layout(root: Folder, layout: str | None) -> Reading:
     """The class folders below `root`: as `layout` says, else in the one reading that there is. Raises `DataError` with the readings."""
-    reading = _found(root) if layout is None else _matched(root, layout)
+    return require_filled(_found(root) if layout is None else _matched(root, layout))
+
+
+def require_filled(reading: Reading) -> Reading:
+    """The reading, in which each class to train on has images. Raises `DataError` otherwise."""
     for placed in reading.placed:
         if not placed.folder.holds_images and placed.split in (None, "train"):
             raise DataError(f"{placed.folder.path}: class {placed.class_name!r} has no images; add some or remove the folder")
@@ -86,15 +96,20 @@ def _found(root: Folder) -> Reading:
     reading = Reading(stray=list(top.images))
     groups: Sequence[tuple[str | None, Folder]] = splits or [(None, top)]
     for split, folder in groups:
-        inner = unwrap(folder, split) if split else folder
-        reading.stray += inner.images if split else []
-        if not inner.folders and split:
-            raise DataError(
-                f"{inner.path}: a split folder without class folders in it; add them, or, if it is a class, set snapshot.layout to {CLASS}"
-            )
-        _require_classes(root, inner, split)
-        reading.placed += [Placed(split, child, child.name) for child in inner.folders]
+        place_classes(root, split, folder, reading)
     return reading
+
+
+def place_classes(root: Folder, split: str | None, folder: Folder, reading: Reading) -> None:
+    """Add the class folders in the folder of a split, or in the top one, to `reading`. Raises `DataError` unless they plainly are."""
+    inner = unwrap(folder, split) if split else folder
+    reading.stray += inner.images if split else []
+    if not inner.folders and split:
+        raise DataError(
+            f"{inner.path}: a split folder without class folders in it; add them, or, if it is a class, set snapshot.layout to {CLASS}"
+        )
+    _require_classes(root, inner, split)
+    reading.placed += [Placed(split, child, child.name) for child in inner.folders]
 
 
 def _require_classes(root: Folder, parent: Folder, split: str | None) -> None:

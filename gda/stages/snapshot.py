@@ -17,9 +17,10 @@ from gda.data.pool import PURPOSE, Screen, as_pool, open_beside, open_screen
 from gda.data.readers import open_source
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.sources import Columns, Source
+from gda.data.wordnet import WordNetNames, wordnet_names
 from gda.errors import DataError
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
-from gda.recipe import Recipe
+from gda.recipe import Recipe, digest_of
 from gda.sections import SnapshotConfig
 
 LEAKS_FILE = "leaks.csv"
@@ -54,11 +55,12 @@ def run(
     found = open_source(source, config.snapshot, columns, progress=progress)
     if real is not None:
         found = as_pool(found, real.classes)
-    workspace = prepare(_recipe(config.snapshot, found, columns, as_synthetic, real), out)
+    named = None if real is not None or config.snapshot.class_names == "source" else wordnet_names(found.class_names)
+    workspace = prepare(_recipe(config.snapshot, found, columns, as_synthetic, real, named), out)
     if workspace.finished:
         return _reused(out)
     with exclusive(workspace):
-        index = _build(config.snapshot, found, workspace, as_synthetic, real, progress)
+        index = _build(config.snapshot, found, workspace, as_synthetic, real, named, progress)
         publish(workspace)
     return _outcome(out, index)
 
@@ -70,7 +72,9 @@ def _columns(section: SnapshotConfig, split: str | None, group: str | None, labe
     return Columns(split=split or section.split_column, group=group or section.group_column, label=label or section.label_column)
 
 
-def _recipe(config: SnapshotConfig, source: Source, columns: Columns, as_synthetic: bool, real: Snapshot | None) -> Recipe:
+def _recipe(
+    config: SnapshotConfig, source: Source, columns: Columns, as_synthetic: bool, real: Snapshot | None, named: WordNetNames | None
+) -> Recipe:
     # Where the source lies is left out: its content is what counts, and a path would differ between machines.
     if real is not None:
         used = {"image_size", "shard_size", "max_bad_fraction", *(name for name in _OPTIONAL if getattr(config, name) is not None)}
@@ -79,10 +83,11 @@ def _recipe(config: SnapshotConfig, source: Source, columns: Columns, as_synthet
         return Recipe(stage="snapshot", config=asked, inputs=inputs, environment=_codecs())
     unused = {"shots", "shots_draw"} if config.shots is None else set()
     unused |= {name for name in _OPTIONAL if getattr(config, name) is None}
-    asked = config.model_dump(mode="json", exclude={"source", "pool"} | unused)
+    asked = config.model_dump(mode="json", exclude={"source", "pool", "class_names"} | unused)
     asked |= {"as_synthetic": as_synthetic, "split_column": columns.split, "group_column": columns.group}
     asked |= {} if columns.label is None else {"label_column": columns.label}
-    return Recipe(stage="snapshot", config=asked, inputs={"source": source.fingerprint}, environment=_codecs())
+    words = {} if named is None else {"class_names": digest_of([info.prompt_name for info in named.classes])}
+    return Recipe(stage="snapshot", config=asked, inputs={"source": source.fingerprint} | words, environment=_codecs())
 
 
 def _codecs() -> dict[str, str]:
@@ -92,11 +97,17 @@ def _codecs() -> dict[str, str]:
 
 
 def _build(
-    config: SnapshotConfig, source: Source, workspace: Workspace, as_synthetic: bool, real: Snapshot | None, progress: bool
+    config: SnapshotConfig,
+    source: Source,
+    workspace: Workspace,
+    as_synthetic: bool,
+    real: Snapshot | None,
+    named: WordNetNames | None,
+    progress: bool,
 ) -> SnapshotIndex:
     folder = workspace.fresh_staging()
     require_few_rejected(source.rejected, len(source.records) + len(source.rejected), config.max_bad_fraction)
-    classes = make_classes(source.class_names) if real is None else real.classes
+    classes = real.classes if real is not None else named.classes if named is not None else make_classes(source.class_names)
     if real is None and not as_synthetic and len(classes) < 2:
         raise DataError(
             f"the one class found is {classes[0].name!r}; a classifier needs two: give a folder a class, or set snapshot.layout or "
@@ -116,6 +127,7 @@ def _build(
     provenance |= {"ignored": ", ".join(f"{count} {reason}" for reason, count in source.left_out.items())} if source.left_out else {}
     provenance |= {"pixel_range": result.pixel_range.message} if result.pixel_range else {}
     provenance |= {"two_labels": _two_labels(result.two_labels)} if result.two_labels else {}
+    provenance |= {"class_names": named.message} if named else {}
     if real is not None and screen is not None:
         _list_left_out(folder, screen)
         provenance |= {"purpose": PURPOSE, "beside": real.digest, "left_out": screen.message}
@@ -179,7 +191,7 @@ def _two_labels(pairs: Sequence[str]) -> str:
 
 def _warning(index: SnapshotIndex) -> str:
     """What the user should know of the images, after the closing line."""
-    said = (index.provenance.get(name) for name in ("pixel_range", "two_labels"))
+    said = (index.provenance.get(name) for name in ("class_names", "pixel_range", "two_labels"))
     return "".join(f"; {text}" for text in said if text) + _warning_of_kind(index)
 
 

@@ -47,9 +47,12 @@ def write_set(root: Path, make: Any, count: int = 14) -> Path:
         (lambda rng: png16(rng.integers(0, 4096, (8, 8))), "values 0 to 4095 become"),
         (lambda rng: png16(rng.integers(0, 1024, (8, 8, 3))), "values 0 to 1023 become"),
         (lambda rng: tiff(rng.integers(0, 4096, (8, 8)).astype(np.uint16)), "values 0 to 4095 become"),
+        (lambda rng: pnm(rng.integers(0, 4096, (8, 8, 3)), 65535), "values 0 to 4095 become 0 to 255 (measured"),
+        (lambda rng: pnm(rng.integers(0, 4096, (8, 8, 3)), 4095), "values 0 to 65535 become 0 to 255 (as the files say"),
+        (lambda rng: pnm(rng.integers(0, 4096, (8, 8)), 65535), "values 0 to 4095 become 0 to 255 (measured"),
         (lambda rng: tiff(rng.random((8, 8)).astype(np.float32)), "values 0 to 1 become"),
     ],
-    ids=["12-bit grey", "10-bit RGB", "12-bit TIFF", "float TIFF"],
+    ids=["12-bit grey", "10-bit RGB", "12-bit TIFF", "PPM of 65535", "PPM of 4095", "PGM of 65535", "float TIFF"],
 )
 def test_a_sets_range_is_measured_and_reported(tmp_path: Path, take: Any, make: Any, message: str) -> None:
     """Guards contrast: the whole set is scaled alike, uses the whole of 0 to 255, and the closing line says from what."""
@@ -87,6 +90,43 @@ def test_files_that_say_their_range() -> None:
     said = range_of([extent_of(pgm, "x")], None)  # type: ignore[list-item]
     assert said is not None
     assert to_array(decode(pgm, name="x", pixel_range=said.range))[0, 0, 0] == round(1000 / 4095 * 255)
+
+
+def pnm(values: np.ndarray, largest: int, comment: bytes = b"") -> bytes:
+    """A binary PGM of [height, width] or PPM of [height, width, 3]."""
+    height, width, *rest = values.shape
+    header = b"%s\n%s%d %d\n%d\n" % (b"P6" if rest else b"P5", comment, width, height, largest)
+    return header + values.astype(">u2" if largest > 255 else "u1").tobytes()
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)], ids=["P5", "P6"])
+def test_binary_ppm_and_pgm(shape: tuple[int, ...]) -> None:
+    """Guards netpbm: at 65535 the range is measured as for a 16-bit PNG, at 4095 the header says it, also behind a comment."""
+    values = np.random.default_rng(1).integers(0, 4096, shape)
+    values.flat[0] = 4095
+    as_png = to_array(decode(png16(values), name="x", pixel_range=(0.0, 4095.0)))
+    for largest, comment, wanted in [(65535, b"", (0.0, 4095.0)), (4095, b"", (0.0, 65535.0)), (4095, b"# made by hand\n", (0.0, 65535.0))]:
+        data = pnm(values, largest, comment)
+        found = range_of([each for each in [extent_of(data, "x")] if each], None)
+        assert found is not None
+        assert found.range == wanted
+        assert np.abs(to_array(decode(data, name="x", pixel_range=found.range)).astype(int) - as_png).max() <= (largest == 4095)
+        with pytest.raises(DataError, match="x: has more than 8 bits a value, and no range of them is known"):
+            decode(data, name="x")
+
+
+def test_ppm_of_8_bits_and_damaged_ones() -> None:
+    """Guards netpbm of 8 bits, read as ever; one that is cut short and one in plain text are refused by name."""
+    values = np.random.default_rng(2).integers(0, 256, (4, 5, 3))
+    assert extent_of(pnm(values, 255), "x") is None
+    assert np.array_equal(to_array(decode(pnm(values, 255), name="x")), values)
+    for cut in (1, 2):
+        with pytest.raises(DataError, match="x: is cut short"):
+            extent_of(pnm(values, 4095)[:-cut], "x")
+        with pytest.raises(DataError, match="x: "):
+            decode(pnm(values, 4095)[:-cut], name="x", pixel_range=(0.0, 65535.0))
+    with pytest.raises(DataError, match="x: a PPM of more than 8 bits in plain text is not read"):
+        decode(b"P3 1 1 4095 1 2 3\n", name="x", pixel_range=(0.0, 65535.0))
 
 
 def test_ranges_of_sets() -> None:

@@ -1,12 +1,13 @@
 """The decoding policy: what is converted, and what is refused with which reason."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
-from gda.data import images
+from gda.data import deep, images
 from gda.data.images import decode, encode_png, pixel_digest, resize_and_crop, to_array
 from gda.errors import DataError
 
@@ -144,6 +145,35 @@ def test_values_of_unknown_range_are_refused() -> None:
     """Guards against a range that is made up: who has none gets no image of more than 8 bits."""
     with pytest.raises(DataError, match="more than 8 bits a value, and no range"):
         decode(encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), name="x")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "bits"),
+    [(images, "_to_rgb", 8), (images, "_marks", 8), (images, "is_deep", 8), (images, "scale", 16), (deep, "_said", 16)],
+)
+def test_our_own_defects_are_no_damaged_images(module: object, name: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a defect of ours that is counted as a damaged image: only what Pillow trips over is."""
+
+    def defect(*_: object) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(module, name, defect)
+    data = encoded(Image.fromarray(GREY if bits == 8 else GREY.astype(np.uint16) * 200), "PNG")
+    with pytest.raises(TypeError, match="a defect"):
+        images.extent_of(data, "x") if name == "_said" else decode(data, name="x", pixel_range=(0.0, 65535.0))
+
+
+@pytest.mark.parametrize("kind", [OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error])
+def test_what_pillow_trips_over_is_the_fault_of_the_file(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the types that Pillow's decoders were seen to raise for damaged images: each is one line with the file's name."""
+
+    def trip(self: object) -> None:
+        raise kind("bad data")
+
+    monkeypatch.setattr(Image.Image, "load", trip)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", trip)
+    with pytest.raises(DataError, match=r"^x: cannot be decoded \(bad data\)$"):
+        decode(b"P6 1 1 255 abc", name="x")
 
 
 def test_lab_is_refused() -> None:

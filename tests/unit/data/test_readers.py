@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, features
 
+from gda.data import parquet
 from gda.data.folders import read_folder
 from gda.data.images import decode, encode_png
 from gda.data.listing import image_format
@@ -161,6 +162,18 @@ def test_parquet_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_parquet_that_would_grow_beyond_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards memory: a row group of more bytes than are accepted is refused, with what helps, before it is unpacked."""
+    path = write_parquet(tmp_path / "a.parquet", count=8)
+    unpacked = pq.ParquetFile(path).metadata.row_group(0).total_byte_size
+    monkeypatch.setattr(parquet, "_MOST_BYTES", unpacked)
+    assert len(opened(path).records) == 8
+    monkeypatch.setattr(parquet, "_MOST_BYTES", unpacked - 1)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(DataError, match=rf"a\.parquet: row group 0 is {unpacked} bytes unpacked; accepted: .* write smaller groups"):
+        opened(path)
+
+
 def test_columns_of_parquet(tmp_path: Path) -> None:
     """Guards label, group and split columns of parquet files, and an unused split column."""
     path = write_parquet(tmp_path / "a.parquet", split=["train", "train", "test", "test"], kind=list("xyxy"), patient=[1, 1, 2, 2])
@@ -263,6 +276,23 @@ def test_groups_are_kept_and_fields_name_columns(tmp_path: Path, image_folder: A
     assert "group" not in Snapshot.open(plain.output).manifest().columns
     with pytest.raises(UsageError, match=r"no column 'label'; it has .*snapshot\.label_column names another"):
         take(root, "out3")
+
+
+def test_groups_are_part_of_the_digest(image_folder: Any, take: Any) -> None:
+    """Guards the digest against sets that differ in nothing but who is one group: it tells them apart."""
+    root = image_folder({"x": 24}, "in")
+    splits = ("train", "train", "val", "test")
+    rows = [f"x/{n}.png,{('cat', 'dog')[n // 4 % 2]},{splits[n % 4]},p{n},q{n}" for n in range(24)]
+    (root / "metadata.csv").write_text("\n".join(["file_name,label,split,patient,visit", *rows]) + "\n")
+    one, other, plain = (
+        take(root, "a", columns=("split", "patient")),
+        take(root, "b", columns=("split", "visit")),
+        take(root, "c", columns=("split", None)),
+    )
+    assert len({one.digest, other.digest, plain.digest}) == 3
+    shown = [Snapshot.open(each.output).manifest()[["key", "split", "pixel_sha256"]] for each in (one, other, plain)]
+    assert shown[0].equals(shown[1])
+    assert shown[0].equals(shown[2])
 
 
 def test_one_picture_in_two_classes_is_reported(image_folder: Any, take: Any) -> None:

@@ -42,6 +42,7 @@ END = bytes(1024)
         b"-5 path=y\n",
         b"+9 path=y\n",
         b"00000 path=y\n",
+        b"9 path=y\n0 path=y\n",  # ends where it starts, behind a line end
         b"3 path=y\n",
         b"99999999999999999999 path=y\n",
         b"999 path=y\n",
