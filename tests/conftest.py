@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_servers import mlflow_server
+from real_servers import mlflow_on_postgres, mlflow_server, postgres, s3
+from small_images import small_images
 
-__all__ = ["mlflow_server"]  # a fixture
+__all__ = ["mlflow_on_postgres", "mlflow_server", "postgres", "s3", "small_images"]  # fixtures
 
 _OF_THE_PROCESS = ("GDA_WORK_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes give a test no name: what compresses or signs may write the time into them, and processes that share the tests must agree on names."""
+    """Bytes give a test no name: compression may write the time into them, and processes that share the tests must agree on names."""
     return argname if isinstance(val, bytes) else None
 
 
