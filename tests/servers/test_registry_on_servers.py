@@ -124,6 +124,14 @@ def test_what_is_away_promotes_nothing(project, promoted, postgres, s3, away):
     assert "RUNNING" not in {run.info.status for run in project.runs()}
 
 
+def test_a_missing_bucket_is_no_reason_to_try_again(project, promoted, s3):
+    """What stays until somebody acts is exit code 5: a step that repeats by itself would repeat for nothing."""
+    with s3.without("mlflow"), pytest.raises(MissingError, match=r"no such bucket.*nothing was promoted"):
+        promoted()
+    assert promoted().aliases == ("challenger", "champion")
+    assert len(_versions(project.experiment)) == 1
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -128,6 +128,30 @@ class S3:
         (self.data / name).mkdir()
         return self.data / name
 
+    @contextmanager
+    def without(self, bucket: str) -> Iterator[None]:
+        """A bucket that is gone while the body runs."""
+        elsewhere = self.data.with_name(bucket)
+        (self.data / bucket).rename(elsewhere)
+        try:
+            yield
+        finally:
+            elsewhere.rename(self.data / bucket)
+
+    @contextmanager
+    def with_other_keys(self) -> Iterator[None]:
+        """Other credentials than those of `environment` while the body runs."""
+        known = self.server.environment
+        self.server.kill()
+        self.server.environment = dict(known) | {"ROOT_SECRET_KEY": "another-secret"}
+        self.server.start()
+        try:
+            yield
+        finally:
+            self.server.kill()
+            self.server.environment = known
+            self.server.start()
+
     def environment(self) -> dict[str, str]:
         """What a client of it needs in its environment; it asks twice at most."""
         return {
