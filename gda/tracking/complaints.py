@@ -122,6 +122,7 @@ _AWAY = re.compile(
     r"|request_limit_exceeded|slowdown|endpointconnectionerror|connecttimeout|readtimeout|lost connection|can't connect"
 )
 _ANSWERS = (r"Response body: '(.*)'", r"Response text: (.*)", r"\(Caused by (.*)\)")
+_HUNG_UP = re.compile(r"(?i)connection ?(aborted|reset)|broken ?pipe|remote ?(end closed|disconnected)")
 _HTTP = re.compile(r"error code (\d{3})|too many (\d{3}) error responses|\b(\d{3}) (?:client|server) error", re.IGNORECASE)
 _OURS = (TypeError, AttributeError, NameError, AssertionError, LookupError, NotImplementedError, RecursionError)
 
@@ -152,14 +153,17 @@ def named() -> Iterator[None]:
 
 @contextmanager
 def explained(ask: Callable[[], object]) -> Iterator[None]:
-    """Around uploads: where the server fails (5xx), which gives no reason, `ask` it something that needs the same store.
+    """Around uploads: where the server fails or hangs up, which gives no reason, `ask` it something that needs the same store.
 
-    Raises what `ask` is refused with, as a missing bucket or wrong keys, as a `GdaError`; else the error of the upload.
+    A server that refuses an upload before it has read it hangs up, so that its answer (5xx) is lost or not, by chance. Raises what
+    `ask` is refused with, as a missing bucket or wrong keys, as a `GdaError`; else the error of the upload.
     """
     try:
         yield
     except Exception as error:
-        if _hear(error).status in _FAILING and isinstance(complaint_of(error), TryAgainError):
+        heard = _hear(error)
+        unsaid = heard.status in _FAILING or (heard.status is None and _HUNG_UP.search(heard.everything))
+        if unsaid and isinstance(complaint_of(error), TryAgainError):
             with named():
                 ask()
         raise

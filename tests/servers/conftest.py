@@ -18,6 +18,10 @@ class Project:
         patch.setenv("MLFLOW_EXPERIMENT_NAME", self.experiment)
         server.as_admin(patch)
 
+    def asks_again(self, times):
+        """Let MLflow's client repeat a request without an answer, the first time at once."""
+        self.patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(times))
+
     def kept(self):
         """What waits to be logged."""
         return sorted(self.kept_in.rglob("*.json"))

@@ -72,7 +72,7 @@ def test_a_lost_reply_leaves_one_version(project, promoted, asked):
     """The server has done it and MLflow's client asks again: a second version of the same content goes, a second run ends."""
     with Gateway.before(project.server.uri) as gateway:
         project.patch.setenv("MLFLOW_TRACKING_URI", gateway.uri)
-        project.patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        project.asks_again(2)
         gateway.lose.add(asked)
         decision = promoted()
         assert gateway.lose == set()
@@ -88,7 +88,7 @@ def test_a_second_version_of_a_generator_goes(project, generator):
     keep(generator_run(generator, model=name), project.kept_in)
     with Gateway.before(project.server.uri) as gateway:
         project.patch.setenv("MLFLOW_TRACKING_URI", gateway.uri)
-        project.patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        project.asks_again(2)
         gateway.lose.add("POST model-versions/create")
         assert flush(project.kept_in) is None
         assert [times for path, times in gateway.asked.items() if path.endswith("model-versions/create")] == [2]
@@ -115,6 +115,7 @@ def test_a_second_version_with_an_alias_stays(project, generator):
 @pytest.mark.parametrize("away", ["database", "object store"])
 def test_what_is_away_promotes_nothing(project, promoted, postgres, s3, away):
     """A database or an object store that is down: try again, no champion; after it the same command completes one version."""
+    project.asks_again(1)
     with (postgres if away == "database" else s3.server).down(), pytest.raises(TryAgainError, match="nothing was promoted"):
         promoted()
     assert not (project.folder / "reports/promotion/decision.json").exists()
@@ -126,6 +127,7 @@ def test_what_is_away_promotes_nothing(project, promoted, postgres, s3, away):
 
 def test_a_missing_bucket_is_no_reason_to_try_again(project, promoted, s3):
     """What stays until somebody acts is exit code 5: a step that repeats by itself would repeat for nothing."""
+    project.asks_again(1)
     with s3.without("mlflow"), pytest.raises(MissingError, match=r"no such bucket.*nothing was promoted"):
         promoted()
     assert promoted().aliases == ("challenger", "champion")

@@ -105,10 +105,15 @@ def test_a_defect_of_ours_passes_through(error):
         raise error
 
 
+_HUNG_UP = MlflowException("Caused by ProtocolError('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))")
+
+
 @pytest.mark.parametrize(
     ("upload", "listing", "kind", "said"),
     [
         (_http(500, "x"), _proxied(404, "RESOURCE_DOES_NOT_EXIST", "The specified bucket does not exist."), MissingError, "no such bucket"),
+        (_HUNG_UP, _proxied(404, "RESOURCE_DOES_NOT_EXIST", "The specified bucket does not exist."), MissingError, "no such bucket"),
+        (_HUNG_UP, None, TryAgainError, "could not be reached"),
         (_http(500, "x"), _http(500, "y"), TryAgainError, "(500: y)"),
         (_http(500, "x"), None, TryAgainError, "(500: x)"),
         (_http(403, "x"), AssertionError("not asked"), MissingError, "does not permit"),
@@ -117,7 +122,7 @@ def test_a_defect_of_ours_passes_through(error):
     ],
 )
 def test_an_upload_that_fails_is_explained_by_a_listing(upload, listing, kind, said):
-    """A server that passes artifacts on answers 500 to an upload and the reason to a listing; only such an answer is asked about."""
+    """A server that passes artifacts on answers 500 to an upload, or hangs up, and the reason to a listing; only then it is asked."""
 
     def ask():
         if listing is not None:
