@@ -62,6 +62,11 @@ _SAID: tuple[tuple[str, type[GdaError], str], ...] = (
         MissingError,
         "MLflow at {uri} has no room for this ({said}); make room or raise its quota, then run the same command",
     ),
+    (
+        r"psycopg2?\.errors\.(uniqueviolation|duplicatetable)",
+        TryAgainError,
+        "MLflow's database at {uri} is being made or written by another process ({said})",
+    ),
     (r"database is locked|too many (clients|connections)|deadlock", TryAgainError, "MLflow's database at {uri} is busy"),
     (_SQL_USER, MissingError, "MLflow's database at {uri} refuses this account; mend user and password in MLFLOW_TRACKING_URI"),
     (

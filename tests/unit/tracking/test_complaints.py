@@ -35,6 +35,11 @@ def _artifact(status, text):
     return requests.HTTPError(f"{status} Client Error: {text}", response=response)
 
 
+def _sql(name, text):
+    """What PostgreSQL's driver says, as MLflow repeats it."""
+    return MlflowException(f"(psycopg.errors.{name}) {text}")
+
+
 def _proxied(status, code, text):
     """What a server that passes artifacts on says of its own store."""
     answer = json.dumps({"error_code": code, "message": f"Failed to list artifacts in s3://b/a: {text}"})
@@ -76,6 +81,12 @@ def _proxied(status, code, text):
         (MlflowException("Invalid model name 'a/b'. Names cannot contain '/' or ':'."), ConfigError, "'a/b'"),
         (sqlite3.OperationalError("database or disk is full"), MissingError, "room"),
         (sqlite3.OperationalError("database is locked"), TryAgainError, "busy"),
+        (
+            _sql("UniqueViolation", "duplicate key value ... (typname)=(alembic_version) already exists.\n[SQL: CREATE"),
+            TryAgainError,
+            "another process",
+        ),
+        (_sql("DuplicateTable", 'relation "runs" already exists\n\n[SQL: CREATE TABLE'), TryAgainError, "another process"),
         (OSError(122, "Disk quota exceeded"), MissingError, "room"),
         (FileNotFoundError(2, "No such file or directory", "/old/mlruns/1"), MissingError, "/old/mlruns/1"),
         (PermissionError(13, "Permission denied", "/old"), MissingError, "/old"),
