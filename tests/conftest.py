@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_servers import mlflow_server
+from real_servers import mlflow_on_postgres, mlflow_server, postgres, s3
+from small_images import small_images
 
-__all__ = ["mlflow_server"]  # a fixture
+__all__ = ["mlflow_on_postgres", "mlflow_server", "postgres", "s3", "small_images"]  # fixtures
 
 _OF_THE_PROCESS = ("GDA_WORK_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 

@@ -34,6 +34,6 @@ def registering(client: Any, what: dict[str, str], name: str) -> Iterator[None]:
         for twin in twins:  # of a reply that was lost
             client.set_terminated(twin.info.run_id, "KILLED")
         mlflow.set_experiment(experiment_id=experiment)
-        with mlflow.start_run(run_id=begun.info.run_id):
+        with mlflow.start_run(run_id=begun.info.run_id), tracking.explained(lambda: client.list_artifacts(begun.info.run_id)):
             yield
         path.unlink(missing_ok=True)

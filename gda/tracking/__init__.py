@@ -4,7 +4,7 @@
 MLflow is imported only when something is logged. `docs/tracking.md` says what is recorded where, and every error with its remedy.
 """
 
-from gda.tracking.complaints import complaint_of, named
+from gda.tracking.complaints import complaint_of, explained, named
 from gda.tracking.replay import flush
 from gda.tracking.runs import UNLOGGED, RunRecord, keep, record
 from gda.tracking.secrets import masked
@@ -20,6 +20,7 @@ __all__ = [
     "connect",
     "ensure_experiment",
     "experiment_name",
+    "explained",
     "flush",
     "keep",
     "masked",

@@ -5,9 +5,10 @@ is an account, a schema, a certificate, space. What is no complaint of theirs pa
 """
 
 import errno
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,6 +62,11 @@ _SAID: tuple[tuple[str, type[GdaError], str], ...] = (
         MissingError,
         "MLflow at {uri} has no room for this ({said}); make room or raise its quota, then run the same command",
     ),
+    (
+        r"psycopg2?\.errors\.(uniqueviolation|duplicatetable)",
+        TryAgainError,
+        "MLflow's database at {uri} is being made or written by another process ({said})",
+    ),
     (r"database is locked|too many (clients|connections)|deadlock", TryAgainError, "MLflow's database at {uri} is busy"),
     (_SQL_USER, MissingError, "MLflow's database at {uri} refuses this account; mend user and password in MLFLOW_TRACKING_URI"),
     (
@@ -84,6 +90,13 @@ _SAID: tuple[tuple[str, type[GdaError], str], ...] = (
         "MLflow's artifact store has no such bucket; create it, or mend the server's --artifacts-destination",
     ),
     (
+        # A server that passes artifacts on answers with the status that its own store gave it.
+        r"(unauthenticated|permission_denied)\W+message\W+failed to list artifacts",
+        MissingError,
+        "MLflow's artifact store refuses the account of the server at {uri} ({said}); mend the credentials that the server has "
+        "(for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
+    ),
+    (
         r"nocredentials|partialcredentials|unable to locate credentials|accessdenied|invalidaccesskeyid|signaturedoesnotmatch|expiredtoken"
         r"|defaultcredentialserror|clientauthenticationerror|invalidtoken",
         MissingError,
@@ -104,7 +117,8 @@ _STATUS: dict[int, tuple[type[GdaError], str]] = {
     501: (MissingError, "MLflow at {uri} is too old for this (501); upgrade the server"),
     507: (MissingError, "MLflow at {uri} is full (507); make room there, then run the same command"),
 }
-_MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
+_FAILING = {500, 502, 503, 504}
+_MAY_PASS = {408, 425, 429} | _FAILING
 _NO_SERVER = "MLFLOW_TRACKING_URI {uri}: what answers there is no MLflow server, or a login page; " + _ACCEPTED
 _NOT_JSON = "not in a valid json format"
 _AWAY = re.compile(
@@ -112,6 +126,8 @@ _AWAY = re.compile(
     r"|connection reset|connection aborted|max retries exceeded|too many \d+ error responses|temporarily_unavailable"
     r"|request_limit_exceeded|slowdown|endpointconnectionerror|connecttimeout|readtimeout|lost connection|can't connect"
 )
+_ANSWERS = (r"Response body: '(.*)'", r"Response text: (.*)", r"\(Caused by (.*)\)")
+_HUNG_UP = re.compile(r"(?i)connection ?(aborted|reset)|broken ?pipe|remote ?(end closed|disconnected)")
 _HTTP = re.compile(r"error code (\d{3})|too many (\d{3}) error responses|\b(\d{3}) (?:client|server) error", re.IGNORECASE)
 _OURS = (TypeError, AttributeError, NameError, AssertionError, LookupError, NotImplementedError, RecursionError)
 
@@ -140,6 +156,24 @@ def named() -> Iterator[None]:
         raise complaint from None
 
 
+@contextmanager
+def explained(ask: Callable[[], object]) -> Iterator[None]:
+    """Around uploads: where the server fails or hangs up, which gives no reason, `ask` it something that needs the same store.
+
+    A server that refuses an upload before it has read it hangs up, so that its answer (5xx) is lost or not, by chance. Raises what
+    `ask` is refused with, as a missing bucket or wrong keys, as a `GdaError`; else the error of the upload.
+    """
+    try:
+        yield
+    except Exception as error:
+        heard = _hear(error)
+        unsaid = heard.status in _FAILING or (heard.status is None and _HUNG_UP.search(heard.everything))
+        if unsaid and isinstance(complaint_of(error), TryAgainError):
+            with named():
+                ask()
+        raise
+
+
 def complaint_of(error: BaseException) -> GdaError | None:
     """The complaint that `error` stands for, with its remedy; None for what is no complaint but a defect of ours."""
     if isinstance(error, GdaError):
@@ -161,6 +195,11 @@ def _by_kind(error: BaseException, heard: _Heard, uri: str) -> GdaError | None:
         return _error(*_STATUS[heard.status], heard, uri)
     if _NOT_JSON in heard.everything.lower():
         return _error(ConfigError, _NO_SERVER, heard, uri)
+    if heard.status in _FAILING:
+        return TryAgainError(
+            f"MLflow at {uri} fails to answer ({heard.status}: {heard.said}); if that stays, its log says what it lacks: "
+            "its database, its artifact store"
+        )
     refused = heard.status is not None and heard.status not in _MAY_PASS
     if not refused and (heard.status in _MAY_PASS or _of_network(error) or (_of_stores(error) and _AWAY.search(heard.everything))):
         return TryAgainError(f"MLflow could not be reached at {uri} ({heard.kinds[0]}: {heard.said})")
@@ -196,9 +235,10 @@ def _hear(error: BaseException) -> _Heard:
 def _line(error: BaseException) -> str:
     """The first line of what was said, without the address that MLflow repeats in it, cut to a line's length."""
     text = str(error).strip() or type(error).__name__
-    body = re.search(r"Response body: '(.*)'", text, re.DOTALL)
-    caused = re.search(r"\(Caused by (.*)\)", text, re.DOTALL)
-    text = (body or caused).group(1) if body or caused else text  # type: ignore[union-attr]
+    found = next(filter(None, (re.search(pattern, text, re.DOTALL) for pattern in _ANSWERS)), None)
+    text = found.group(1) if found else text
+    if message := re.match(r'\{.*"message": ?("(?:[^"\\]|\\.)*")', text, re.DOTALL):
+        text = str(json.loads(message.group(1), strict=False))
     line = masked(" ".join(text.split()))
     return (line if len(line) <= 200 else line[:197] + "...").rstrip(".")
 

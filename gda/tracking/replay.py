@@ -13,7 +13,7 @@ from typing import Any
 from gda.errors import GdaError, TryAgainError
 from gda.io.locks import locked
 from gda.model_versions import DIGEST, ensure_version
-from gda.tracking.complaints import complaint_of, named
+from gda.tracking.complaints import complaint_of, explained, named
 from gda.tracking.runs import RunRecord, read_kept
 from gda.tracking.secrets import masked
 from gda.tracking.server import connect, ensure_experiment
@@ -96,8 +96,9 @@ def _log(client: Any, experiment: str, run: RunRecord) -> list[str]:
         tags = dict(run.tags) | {IDENTITY: run.identity}
         client.create_run(experiment, start_time=int(run.ended * 1000), run_name=masked(run.name), tags=tags)
     logged = _only_one(client, experiment, run)
-    said = [] if logged.info.status == "FINISHED" else _fill(client, logged, run)
-    return said + (ensure_version(client, logged, run.model) if run.model else [])
+    with explained(lambda: client.list_artifacts(logged.info.run_id)):
+        said = [] if logged.info.status == "FINISHED" else _fill(client, logged, run)
+        return said + (ensure_version(client, logged, run.model) if run.model else [])
 
 
 def with_key(client: Any, experiment: str, key: str) -> list[Any]:

@@ -1,94 +1,54 @@
-"""Real servers on loopback for tests: MLflow with accounts. Started once, on free ports, and stopped with their children.
+"""Real servers on loopback for tests: started once, on free ports, killed and started again, and ended with their children.
 
-What a server needs beside the project's environment is kept in a cache outside of the repository; where it cannot be had, its tests are
-skipped and say why.
+What a server needs beside the project's environment is kept in a cache outside of the repository; where it is not there, its tests are
+skipped and say why. Only `make test-servers` fills the cache.
 """
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
+from filelock import FileLock
+from real_stores import CACHE, S3, Postgres, may_install
+from server_process import Server, free_port
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gda-tests"
 ADMIN, PASSWORD = "admin", "loopback-admin-password"
-# Without dependencies: those are in the project's environment already, at the versions that it was tested with.
-MODULES = {"accounts": ("Flask-WTF", "WTForms")}
+# Without further dependencies: those are in the project's environment already, at the versions that it was tested with.
+STORES = ("boto3==1.44.8", "botocore==1.44.8", "jmespath==1.1.0", "s3transfer==0.19.3", "psycopg==3.3.9", "psycopg-binary==3.3.9")
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def extra_modules(name: str) -> Path:
-    """A folder with the Python packages that `MODULES` lists; skips the test where they cannot be installed."""
-    folder = CACHE / f"{name}-{sys.version_info.major}.{sys.version_info.minor}"
-    if not (folder / ".whole").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])) or "uv"
-        command = [uv, "pip", "install", "-q", "--no-deps", "--python", sys.executable, "--target", str(folder), *MODULES[name]]
-        try:
+def store_modules() -> Path:
+    """A folder with the Python packages by which MLflow reaches PostgreSQL and S3; skips the test where they are not there."""
+    folder = CACHE / f"stores-{sys.version_info.major}.{sys.version_info.minor}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        whole = folder / ".whole"
+        if not whole.is_file() or whole.read_text() != " ".join(STORES):
+            if not may_install():
+                pytest.skip(f"MLflow's packages for PostgreSQL and S3 are not in {folder}: make test-servers installs them")
+            shutil.rmtree(folder, ignore_errors=True)
+            uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])) or "uv"
+            command = [uv, "pip", "install", "-q", "--no-deps", "--python", sys.executable, "--target", str(folder), *STORES]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"the Python packages {', '.join(MODULES[name])} cannot be installed: {error}")
-        if done.returncode:
-            pytest.skip(f"the Python packages {', '.join(MODULES[name])} cannot be installed: {done.stderr[-200:]}")
-        (folder / ".whole").touch()
+            if done.returncode:
+                pytest.skip(f"MLflow's packages for PostgreSQL and S3 cannot be installed: {done.stderr[-200:]}")
+            whole.write_text(" ".join(STORES))
     return folder
-
-
-@contextmanager
-def serving(command: Sequence[str], address: str, *, folder: Path, **environment: str) -> Iterator[None]:
-    """Run a server until `address` answers, and end it with all its children after; its output goes to `folder`/server.log."""
-    with open(folder / "server.log", "ab") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            _await(process, address, folder / "server.log")
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # workers, which outlive their parent
-            process.wait()
-
-
-def _await(process: subprocess.Popen, address: str, log: Path, seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except urllib.error.HTTPError:
-            return  # it answers
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"{address} did not answer within {seconds} s: {log.read_text()[-2000:]}")
 
 
 @dataclass(frozen=True)
 class MlflowServer:
-    """A running server with accounts: `uri` is without credentials."""
+    """A running MLflow with accounts: `uri` is without credentials."""
 
     uri: str
-    folder: Path
+    server: Server
 
     def as_admin(self, patch: pytest.MonkeyPatch) -> None:
         """Let this process use the administrator's account."""
@@ -100,21 +60,33 @@ class MlflowServer:
             patch.setenv(f"MLFLOW_{name}", value)
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
+    def add_account(self, user: str, password: str) -> None:
+        """Make an account that may read everything and make new things."""
+        self._asked("2.0/mlflow/users/create", username=user, password=password)
+
+    def grant(self, user: str, experiment: str, permission: str) -> None:
+        """Say what an account may do with an experiment, in place of what it might before: DENY, READ, EDIT or MANAGE."""
+        what = {"username": user, "resource_type": "experiment", "resource_id": experiment}
+        requests.post(f"{self.uri}/api/3.0/mlflow/users/permissions/revoke", json=what, auth=(ADMIN, PASSWORD), timeout=60)
+        self._asked("3.0/mlflow/users/permissions/grant", permission=permission, **what)
+
+    def _asked(self, path: str, **content: str) -> None:
+        answer = requests.post(f"{self.uri}/api/{path}", json=content, auth=(ADMIN, PASSWORD), timeout=60)
+        assert answer.ok, answer.text
+
 
 @contextmanager
-def mlflow_serving(folder: Path, *, store: str, artifacts: str, modules: Sequence[str], **environment: str) -> Iterator[MlflowServer]:
-    """An MLflow server with accounts over a store and an artifact store; `modules` are names of `MODULES`."""
+def mlflow_serving(folder: Path, *, store: str, accounts: str, artifacts: str, **environment: str) -> Iterator[MlflowServer]:
+    """An MLflow server over the databases `store` (runs and models) and `accounts`, and an artifact store."""
     port = free_port()
     (folder / "auth.ini").write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = {ADMIN}\n"
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {accounts}\nadmin_username = {ADMIN}\n"
         f"admin_password = {PASSWORD}\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         "auth_cache_ttl_seconds = 300\n"
     )
-    paths = [str(extra_modules(name)) for name in ("accounts", *modules)]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--app-name", "basic-auth", "--backend-store-uri", store, "--artifacts-destination", artifacts]
     given = {
-        "PYTHONPATH": os.pathsep.join(paths),
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "loopback",
@@ -123,13 +95,44 @@ def mlflow_serving(folder: Path, *, store: str, artifacts: str, modules: Sequenc
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
     uri = f"http://127.0.0.1:{port}"
-    with serving(command, f"{uri}/health", folder=folder, **given, **environment):
-        yield MlflowServer(uri, folder)
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
+    server = Server(command, f"{uri}/health", folder, others | given | environment)
+    try:
+        server.start()
+        yield MlflowServer(uri, server)
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """MLflow with accounts, on SQLite and a folder."""
     folder = tmp_path_factory.mktemp("mlflow-server")
-    with mlflow_serving(folder, store=f"sqlite:///{folder}/runs.db", artifacts=str(folder / "artifacts"), modules=()) as server:
+    runs, accounts = (f"sqlite:///{folder}/{name}.db" for name in ("runs", "auth"))
+    with mlflow_serving(folder, store=runs, accounts=accounts, artifacts=str(folder / "artifacts")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL cluster; skips the test where PostgreSQL is not installed."""
+    with Postgres.made() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """An S3 server; skips the test where there is no versitygw, or no file system that it can use."""
+    with S3.serving(tmp_path_factory.mktemp("s3")) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def mlflow_on_postgres(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, s3: S3) -> Iterator[MlflowServer]:
+    """MLflow with accounts as it is run for many: both databases in PostgreSQL, artifacts in the bucket `mlflow`."""
+    modules, folder = store_modules(), tmp_path_factory.mktemp("mlflow-on-postgres")
+    runs, accounts = postgres.database("mlflow"), postgres.database("auth")
+    s3.bucket("mlflow")
+    keys = s3.environment() | {"PYTHONPATH": str(modules)}
+    with mlflow_serving(folder, store=runs, accounts=accounts, artifacts="s3://mlflow/artifacts", **keys) as server:
         yield server

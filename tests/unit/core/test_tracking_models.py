@@ -10,18 +10,14 @@ import mlflow
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from generator_runs import DIGEST, NAME, SNAPSHOT, STEPS, generator_card, generator_run, write_generator
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from PIL import Image
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.artifacts import GeneratorCard, Outcome, dump_document
-from gda.model_versions import generator_model
-from gda.tracking import connect, flush, keep, record
-
-NAME = "gda-generator"
-DIGEST, SNAPSHOT = "d" * 64, "e" * 64
-STEPS = (10, 20)
+from gda.artifacts import dump_document
+from gda.tracking import connect, flush, keep
 
 
 @pytest.fixture(scope="module")
@@ -53,39 +49,11 @@ def folder(tmp_path, monkeypatch, empty_database):
 
 @pytest.fixture
 def generator(tmp_path):
-    return _generator(tmp_path / "generator")
-
-
-def _generator(path: Path, digest: str = DIGEST) -> Path:
-    """A published folder as far as tracking looks at it: a card, a file in a sub-folder, images over steps."""
-    (path / "unet").mkdir(parents=True)
-    (path / "unet" / "weights").write_bytes(b"weights of " + digest.encode())
-    (path / "generator.json").write_bytes(dump_document(_card(digest)))
-    for step in STEPS:
-        Image.new("RGB", (8, 8), (step, 0, 0)).save(path / f"step-{step}.png")
-    return path
-
-
-def _card(digest: str = DIGEST) -> GeneratorCard:
-    return GeneratorCard(family="latent_unet", digest=digest, base_digest="b" * 64, snapshot_digest=SNAPSHOT, licence="OpenRAIL-M")
-
-
-def _run(path: Path, digest: str = DIGEST, *, model: str | None = NAME, name: str = "finetune generator"):
-    outcome = Outcome(
-        output=path,
-        digest=digest,
-        summary="",
-        metrics={"loss": 0.5},
-        curves={"base_loss": [(1, 2.0), (2, 1.0)]},
-        files=(path / "generator.json",),
-        images={"drawn: 7/a": [(step, path / f"step-{step}.png") for step in STEPS]},
-        model=generator_model(model, path, _card(digest), description="two classes"),
-    )
-    return record("finetune", name, outcome, params={"steps": 2}, datasets={"snapshot": ("data/real", SNAPSHOT)})
+    return write_generator(tmp_path / "generator")
 
 
 def _log(path: Path, folder: Path, **changes):
-    keep(_run(path, **changes), folder)
+    keep(generator_run(path, **changes), folder)
     return flush(folder)
 
 
@@ -117,7 +85,7 @@ def _fail_once(monkeypatch, method: str, *, after: bool):
 
 def test_a_version_says_what_it_is_and_loads_with_diffusers_alone(folder, tmp_path, weights):
     """What a user finds in the registry: run, data set, source, tags; and a directory that needs neither gda nor MLflow."""
-    (weights / "generator.json").write_bytes(dump_document(_card()))
+    (weights / "generator.json").write_bytes(dump_document(generator_card()))
     for step in STEPS:
         Image.new("RGB", (8, 8)).save(weights / f"step-{step}.png")
     assert _log(weights, folder) is None
@@ -153,7 +121,7 @@ def test_one_content_is_registered_once_however_often_it_is_logged(folder, gener
 
 def test_another_content_is_the_next_version(folder, generator, tmp_path):
     """Two generators under one name are two versions, each with its own files."""
-    other = _generator(tmp_path / "other", "f" * 64)
+    other = write_generator(tmp_path / "other", "f" * 64)
     assert _log(generator, folder) is None
     assert _log(other, folder, digest="f" * 64) is None
     assert {v.version: v.tags["gda.digest"] for v in _versions()} == {1: DIGEST, 2: "f" * 64}
@@ -178,7 +146,7 @@ def test_another_content_is_the_next_version(folder, generator, tmp_path):
 )
 def test_an_interrupted_logging_is_completed_by_the_next(folder, generator, monkeypatch, method, after):
     """Wherever the first attempt is killed, the second ends with one complete run and one version."""
-    keep(_run(generator), folder)
+    keep(generator_run(generator), folder)
     _fail_once(monkeypatch, method, after=after)
     with pytest.raises(KeyboardInterrupt):
         flush(folder)
@@ -198,7 +166,7 @@ def test_an_interrupted_logging_is_completed_by_the_next(folder, generator, monk
 
 def test_an_upload_that_is_whole_needs_its_folder_no_more(folder, generator, monkeypatch, tmp_path):
     """Killed between upload and version: the version is made from what MLflow has, though the folder was deleted meanwhile."""
-    keep(_run(generator), folder)
+    keep(generator_run(generator), folder)
     _fail_once(monkeypatch, "create_model_version", after=False)
     with pytest.raises(KeyboardInterrupt):
         flush(folder)
@@ -230,7 +198,7 @@ def test_a_generator_is_kept_while_the_server_is_away(folder, generator, monkeyp
     here = f"sqlite:///{folder.parent}/mlflow.db"
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    keep(_run(Path("generator")), folder)
+    keep(generator_run(Path("generator")), folder)
     assert "1 runs are kept" in (flush(folder) or "")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
     elsewhere = folder.parent / "elsewhere"
@@ -247,13 +215,13 @@ def test_a_generator_is_kept_while_the_server_is_away(folder, generator, monkeyp
 )
 def test_a_generator_that_is_gone_costs_the_version_alone(folder, generator, tmp_path, loss, reason):
     """The run is logged and forgotten, the sentence names the model, and no other content is registered in its stead."""
-    keep(_run(generator), folder)
+    keep(generator_run(generator), folder)
     if loss == "card deleted":
         (generator / "generator.json").unlink()
     else:
         generator.rename(tmp_path / "moved")
     if loss == "replaced":
-        _generator(generator, "f" * 64)
+        write_generator(generator, "f" * 64)
     said = flush(folder) or ""
     assert f"{NAME}: not registered, {generator}{reason}" in said
     assert ("2 images were gone" in said) == (loss == "deleted")
@@ -266,7 +234,7 @@ def test_a_generator_that_is_gone_costs_the_version_alone(folder, generator, tmp
 
 def test_a_generator_made_again_is_registered_for_the_run_that_lacked_it(folder, generator, tmp_path):
     """A run logged without its generator gets its version when the same result is there again."""
-    keep(_run(generator), folder)
+    keep(generator_run(generator), folder)
     generator.rename(tmp_path / "moved")
     assert flush(folder) is not None
     (tmp_path / "moved").rename(generator)
@@ -285,8 +253,8 @@ def test_no_name_registers_nothing(folder, generator):
 
 def test_a_refused_name_keeps_its_own_record_alone(folder, generator, tmp_path):
     """A name that MLflow does not take is said with its reason, uploads nothing, and does not hold up the runs after it."""
-    keep(_run(generator, model="not/a/name"), folder)
-    other = _generator(tmp_path / "other", "f" * 64)
+    keep(generator_run(generator, model="not/a/name"), folder)
+    other = write_generator(tmp_path / "other", "f" * 64)
     said = _log(other, folder, digest="f" * 64) or ""
     assert "not/a/name" in said
     assert str(folder) in said
@@ -298,7 +266,7 @@ def test_a_refused_name_keeps_its_own_record_alone(folder, generator, tmp_path):
 
 def test_records_of_earlier_versions_are_still_logged(folder, generator):
     """A record that was kept before generators and images were logged has neither field."""
-    path = keep(_run(generator), folder)
+    path = keep(generator_run(generator), folder)
     content = json.loads(path.read_text())
     del content["model"], content["images"]
     path.write_text(json.dumps(content))
@@ -308,7 +276,7 @@ def test_records_of_earlier_versions_are_still_logged(folder, generator):
 
 def test_a_broken_record_does_not_hold_up_the_others(folder, generator):
     """What is no record is named and left; the run beside it is logged."""
-    keep(_run(generator), folder)
+    keep(generator_run(generator), folder)
     (folder / "broken.json").write_text("{")
     assert "broken.json: not a kept run" in (flush(folder) or "")
     assert len(_versions()) == 1
@@ -323,7 +291,7 @@ def test_two_processes_at_once_log_a_run_once(folder, generator, monkeypatch):
         return works(self, *args, **kwargs)
 
     monkeypatch.setattr(MlflowClient, "create_run", slow)
-    keep(_run(generator), folder)
+    keep(generator_run(generator), folder)
     connect()
     both = [threading.Thread(target=flush, args=(folder,)) for _ in range(2)]
     for thread in both:

@@ -1,6 +1,8 @@
 """Complaints of MLflow and its stores: one error each, with remedy and exit code; no defect of ours, and no secret shown."""
 
+import json
 import logging
+import re
 import sqlite3
 
 import pytest
@@ -10,7 +12,7 @@ from mlflow.exceptions import MlflowException, RestException
 from gda.cli import main
 from gda.errors import ConfigError, MissingError, TryAgainError
 from gda.tracking import connect, masked, named
-from gda.tracking.complaints import complaint_of
+from gda.tracking.complaints import complaint_of, explained
 
 SERVER = "https://alice:s3cr3tpw@mlflow.example/?token=t0k3n"
 
@@ -33,6 +35,17 @@ def _artifact(status, text):
     return requests.HTTPError(f"{status} Client Error: {text}", response=response)
 
 
+def _sql(name, text):
+    """What PostgreSQL's driver says, as MLflow repeats it."""
+    return MlflowException(f"(psycopg.errors.{name}) {text}")
+
+
+def _proxied(status, code, text):
+    """What a server that passes artifacts on says of its own store."""
+    answer = json.dumps({"error_code": code, "message": f"Failed to list artifacts in s3://b/a: {text}"})
+    return _artifact(status, f"X for url: https://mlflow.example/api/2.0/mlflow-artifacts. Response text: {answer}")
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
@@ -49,12 +62,17 @@ def _artifact(status, text):
         (_http(413, "too large"), MissingError, "no room"),
         (_http(507, "x"), MissingError, "full"),
         (_http(429, "slow down"), TryAgainError, "could not be reached"),
-        (_http(503, "x"), TryAgainError, "could not be reached"),
-        (_answer("INTERNAL_ERROR", "boom"), TryAgainError, "could not be reached"),
+        (_http(503, "x"), TryAgainError, "fails to answer (503: x)"),
+        (_answer("INTERNAL_ERROR", "boom"), TryAgainError, "fails to answer (500"),
+        (MlflowException("Caused by ResponseError('too many 500 error responses')"), TryAgainError, "its artifact store"),
         (_answer("RESOURCE_LIMIT_EXCEEDED", "quota of models reached"), MissingError, "quota"),
         (_answer("REQUEST_LIMIT_EXCEEDED", "too fast"), TryAgainError, "could not be reached"),
         (_artifact(403, "Forbidden"), MissingError, "does not permit"),
         (_artifact(400, "Bad Request"), MissingError, "refuses"),
+        (_proxied(401, "UNAUTHENTICATED", "The request signature does not match"), MissingError, "refuses the account of the server"),
+        (_proxied(401, "UNAUTHENTICATED", "The request signature does not match"), MissingError, "(Failed to list artifacts in s3://b/a:"),
+        (_proxied(403, "PERMISSION_DENIED", "Access Denied"), MissingError, "refuses the account of the server"),
+        (_proxied(404, "RESOURCE_DOES_NOT_EXIST", "The specified bucket does not exist."), MissingError, "no such bucket"),
         (requests.ConnectionError("Connection refused"), TryAgainError, "could not be reached"),
         (requests.Timeout("Read timed out."), TryAgainError, "could not be reached"),
         (requests.exceptions.SSLError("certificate verify failed: self-signed"), MissingError, "MLFLOW_TRACKING_SERVER_CERT_PATH"),
@@ -63,6 +81,12 @@ def _artifact(status, text):
         (MlflowException("Invalid model name 'a/b'. Names cannot contain '/' or ':'."), ConfigError, "'a/b'"),
         (sqlite3.OperationalError("database or disk is full"), MissingError, "room"),
         (sqlite3.OperationalError("database is locked"), TryAgainError, "busy"),
+        (
+            _sql("UniqueViolation", "duplicate key value ... (typname)=(alembic_version) already exists.\n[SQL: CREATE"),
+            TryAgainError,
+            "another process",
+        ),
+        (_sql("DuplicateTable", 'relation "runs" already exists\n\n[SQL: CREATE TABLE'), TryAgainError, "another process"),
         (OSError(122, "Disk quota exceeded"), MissingError, "room"),
         (FileNotFoundError(2, "No such file or directory", "/old/mlruns/1"), MissingError, "/old/mlruns/1"),
         (PermissionError(13, "Permission denied", "/old"), MissingError, "/old"),
@@ -90,6 +114,33 @@ def test_a_defect_of_ours_passes_through(error):
     """Errors of our own code are no complaints, whatever their words: they are exit code 1."""
     with pytest.raises(type(error)), named():
         raise error
+
+
+_HUNG_UP = MlflowException("Caused by ProtocolError('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))")
+
+
+@pytest.mark.parametrize(
+    ("upload", "listing", "kind", "said"),
+    [
+        (_http(500, "x"), _proxied(404, "RESOURCE_DOES_NOT_EXIST", "The specified bucket does not exist."), MissingError, "no such bucket"),
+        (_HUNG_UP, _proxied(404, "RESOURCE_DOES_NOT_EXIST", "The specified bucket does not exist."), MissingError, "no such bucket"),
+        (_HUNG_UP, None, TryAgainError, "could not be reached"),
+        (_http(500, "x"), _http(500, "y"), TryAgainError, "(500: y)"),
+        (_http(500, "x"), None, TryAgainError, "(500: x)"),
+        (_http(403, "x"), AssertionError("not asked"), MissingError, "does not permit"),
+        (requests.Timeout("Read timed out."), AssertionError("not asked"), TryAgainError, "could not be reached"),
+        (KeyError("ours"), AssertionError("not asked"), KeyError, "ours"),
+    ],
+)
+def test_an_upload_that_fails_is_explained_by_a_listing(upload, listing, kind, said):
+    """A server that passes artifacts on answers 500 to an upload, or hangs up, and the reason to a listing; only then it is asked."""
+
+    def ask():
+        if listing is not None:
+            raise listing
+
+    with pytest.raises(kind, match=re.escape(said)), named(), explained(ask):
+        raise upload
 
 
 @pytest.mark.parametrize(
