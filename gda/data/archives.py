@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from gda.data.splits import parse_split
 from gda.errors import DataError, UsageError
 from gda.io.shards import BLOCK, Member, read_members, sha256_of
 from gda.parallel import Bar, run_parallel, tick
+from gda.reading import parser
 from gda.recipe import digest_of
 
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)\Z")  # WebDataset's rule: the key ends at the first dot of the last part
 _LONGEST = 200  # characters of a field
+_NPZ = "an .npz of plain arrays"
 _NPZ_FREE, _NPZ_GROWTH = 256 << 20, 50  # bytes that an array may have whatever its compression, and how much larger it may become
 _CLASS_NAMES = "classnames.txt"
 _ARRAYS = {"arr_0": "the images", "arr_1": "their labels, without which no classifier can be trained or asked for its opinion"}
@@ -178,15 +181,15 @@ def _text(data: bytes, extension: str) -> str:
 def _load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name, what in _ARRAYS.items():
-                if name not in arrays:
-                    raise DataError(f"{path}: array {name!r} is missing, {what}; it has {', '.join(arrays.files)}")
-            _require_bounded(path)
-            images, labels = arrays["arr_0"], arrays["arr_1"]
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not an .npz of plain arrays ({error})") from None
+    names = []
+    for header in _headers(path):
+        _require_bounded(path, header)
+        names.append(header.name.removesuffix(".npy"))
+    for name, what in _ARRAYS.items():
+        if name not in names:
+            raise DataError(f"{path}: array {name!r} is missing, {what}; it has {', '.join(names)}")
+    with parser(path, _NPZ), np.load(path, allow_pickle=False) as arrays:
+        images, labels = arrays["arr_0"], arrays["arr_1"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise DataError(f"{path}: arr_0 is {images.dtype} {list(images.shape)}; accepted: uint8 [n, height, width, 3]")
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or (labels < 0).any():
@@ -194,22 +197,43 @@ def _load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def _require_bounded(path: Path) -> None:
-    """Raise `DataError` where arrays would take far more memory than the file, before any is given to them."""
-    with zipfile.ZipFile(path) as archive:
+class _Header(NamedTuple):
+    """What an .npz says of an array: sizes in bytes, in the archive, taken out of it, and in memory."""
+
+    name: str
+    packed: int
+    unpacked: int
+    shape: tuple[int, ...]
+    size: int
+
+
+def _headers(path: Path) -> Iterator[_Header]:
+    with parser(path, _NPZ):
+        archive = zipfile.ZipFile(path)
+    with archive:
         for entry in archive.infolist():
-            with archive.open(entry) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-            size = math.prod(shape) * dtype.itemsize
-            if size > entry.file_size or size < 0:
-                raise DataError(f"{path}: {entry.filename} says {size} bytes of {list(shape)}, and holds {entry.file_size}")
-            if size > _NPZ_FREE and size > _NPZ_GROWTH * max(entry.compress_size, 1):
-                raise DataError(
-                    f"{path}: {entry.filename} would grow from {entry.compress_size / 1e6:.1f} MB to {size / 1e6:.0f} MB of memory, "
-                    f"more than {_NPZ_GROWTH} times; save it with numpy.savez, uncompressed, if it is meant so"
-                )
+            with parser(path, _NPZ):
+                header = _header(archive, entry)
+            yield header
+
+
+def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return _Header(entry.filename, entry.compress_size, entry.file_size, shape, math.prod(shape) * dtype.itemsize)
+
+
+def _require_bounded(path: Path, header: _Header) -> None:
+    """Raise `DataError` where an array would take far more memory than the file, before any is given to it."""
+    if header.size > header.unpacked or header.size < 0:
+        raise DataError(f"{path}: {header.name} says {header.size} bytes of {list(header.shape)}, and holds {header.unpacked}")
+    if header.size > _NPZ_FREE and header.size > _NPZ_GROWTH * max(header.packed, 1):
+        raise DataError(
+            f"{path}: {header.name} would grow from {header.packed / 1e6:.1f} MB to {header.size / 1e6:.0f} MB of memory, "
+            f"more than {_NPZ_GROWTH} times; save it with numpy.savez, uncompressed, if it is meant so"
+        )
 
 
 def _class_names(folder: Path) -> list[str]:

@@ -216,6 +216,26 @@ def test_an_npz_that_grows_is_refused_before_it_does(tmp_path: Path) -> None:
         opened(path)
 
 
+@pytest.mark.parametrize("fault", ["compression", "version", "encrypted", "content"])
+def test_an_npz_that_zip_cannot_read_is_said(tmp_path: Path, fault: str) -> None:
+    """Guards exit 3: an unknown compression, a later version of the format, encryption, and content that does not unpack."""
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2)
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\x01\x02")  # it repeats the header of each entry, two bytes later in its own
+    at = {"version": 4, "encrypted": 6, "compression": 8}
+    if fault == "content":
+        begins = 30 + int.from_bytes(data[26:28], "little") + int.from_bytes(data[28:30], "little")
+        data[begins : begins + 8] = b"\xff" * 8
+    else:
+        value = {"version": b"\xff\x00", "encrypted": b"\x01\x00", "compression": b"\x63\x00"}[fault]
+        for start in (at[fault], directory + at[fault] + 2):
+            data[start : start + 2] = value
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"a\.npz: not an \.npz of plain arrays"):
+        opened(path)
+
+
 def test_a_compressed_npz_is_read(tmp_path: Path) -> None:
     """Guards the healthy twin: a compressed .npz of flat pictures."""
     np.savez_compressed(tmp_path / "a.npz", np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2)
