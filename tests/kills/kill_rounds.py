@@ -25,7 +25,7 @@ from gda.tracking.sqlite import ensure_database
 KILLS = ("at a call", "at a moment", "after publishing")
 MODES = (*KILLS, "told to end", "failing disk")
 _MOST = 4  # disturbances in a row
-_GRACE = 10.0  # seconds to end in when told to
+_GRACE = 30.0  # seconds to end in when told to: what Kubernetes gives a pod
 _EARLY = 0.8  # of the time an undisturbed command takes: later ones are faster, their files being in memory
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EIO)
 _PATIENCE = 30.0  # seconds for what the processes of a killed command still hold
