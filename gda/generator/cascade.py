@@ -22,7 +22,7 @@ from gda.generator.config_types import check_types
 from gda.generator.directory import BASE, SUPER_RESOLUTION, UPSCALER, files_of, read_card, read_json
 from gda.generator.draw import Guidance, denoise, doubled, first_noise, generators_of, noise, scheduler_of, timesteps_of, to_uint8
 from gda.generator.layout import Files
-from gda.generator.loading import check_vocabularies, loading
+from gda.generator.loading import check_vocabularies, load_network, loading
 from gda.generator.model import Start, Text
 from gda.generator.randomness import Draws
 from gda.generator.upscaler import Upscaler, load_upscaler
@@ -226,9 +226,7 @@ def _load_parts(files: Files, card: GeneratorCard, folder: Path) -> Cascade:
     if sr.is_dir():
         sr_scheduler_config = read_json(sr / "scheduler" / "scheduler_config.json")
         image_config = read_json(sr / "image_noising_scheduler" / "scheduler_config.json")
-    encoder = T5EncoderModel.from_pretrained(
-        base / "text_encoder", dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
+    encoder = load_network(base / "text_encoder", "transformers", "T5EncoderModel")
     return Cascade(
         path=files.folder,
         files=files,
@@ -279,6 +277,6 @@ def denoising_loss(
 
 
 def _load_unet(folder: Path, scheduler_config: dict[str, Any]) -> UNet2DConditionModel:
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
+    unet: UNet2DConditionModel = load_network(folder / "unet", "diffusers", "UNet2DConditionModel")
     check_variance(folder, scheduler_config, channels=3, out_channels=unet.config.out_channels)
-    return unet.float().eval().requires_grad_(False)
+    return unet.eval().requires_grad_(False)

@@ -14,7 +14,7 @@ from gda.generator.config_types import check_types
 from gda.generator.directory import files_of, read_card
 from gda.generator.draw import Guidance, Predict, denoise, first_noise, generators_of, noise, timesteps_of, to_uint8
 from gda.generator.layout import INDEX, UNUSED, Files, null_parts
-from gda.generator.loading import OWN_FILES_ALONE, check_vocabularies, loading
+from gda.generator.loading import OWN_FILES_ALONE, check_vocabularies, load_networks, loading
 from gda.generator.model import Start
 from gda.generator.randomness import Draws
 
@@ -35,7 +35,8 @@ def load_pipeline(name: str) -> tuple[Files, GeneratorCard, Any]:
     without: dict[str, Any] = dict.fromkeys((*null_parts(index), *(part for part in UNUSED if part in index)))
     with files.laid_out() as folder, loading(files, index["_class_name"]):
         check_types(files)
-        pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(folder, dtype=torch.float32, **OWN_FILES_ALONE, **without)
+        parts = without | load_networks(folder)
+        pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(folder, dtype=torch.float32, **OWN_FILES_ALONE, **parts)
     check_vocabularies(files, pipeline.components)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):

@@ -14,7 +14,7 @@ from gda.artifacts import DrawSettings
 from gda.errors import DataError
 from gda.generator.directory import read_json
 from gda.generator.draw import to_uint8
-from gda.generator.loading import OWN_FILES_ALONE
+from gda.generator.loading import OWN_FILES_ALONE, load_networks
 from gda.generator.model import make_scheduler
 
 _PIPELINE = "StableDiffusionUpscalePipeline"
@@ -73,8 +73,9 @@ def load_upscaler(folder: Path) -> Upscaler:
     if kind != _PIPELINE:
         raise DataError(f"{folder}: cannot follow a cascade, {kind!r} is not known there; known: {_PIPELINE}")
     # A checker of finished images would black some out unseen.
-    unwanted = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
-    pipeline = diffusers.StableDiffusionUpscalePipeline.from_pretrained(folder, dtype=torch.float32, **OWN_FILES_ALONE, **unwanted)
+    unwanted: dict[str, Any] = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
+    parts = unwanted | load_networks(folder)
+    pipeline = diffusers.StableDiffusionUpscalePipeline.from_pretrained(folder, dtype=torch.float32, **OWN_FILES_ALONE, **parts)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
