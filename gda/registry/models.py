@@ -46,7 +46,7 @@ class Registered:
 
     def predictions(self) -> Predictions:
         """Its predictions on the test split it was evaluated on. Raises `DataError` when the version holds none."""
-        with tracking.named():
+        with tracking.named(), tracking.default_server():
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{self.name}/{self.version}"))
         return read_predictions(folder / "artifacts" / PREDICTIONS_FILE)
 
@@ -64,7 +64,6 @@ class Registry:
         self._changed = "nothing was promoted"
         with self._said():
             self._client = tracking.connect()
-            mlflow.set_tracking_uri(tracking.tracking_uri())
 
     @contextmanager
     def _said(self) -> Iterator[None]:
@@ -193,7 +192,8 @@ def _signature(num_classes: int) -> ModelSignature:
 def _check_parity(folder: Path, card: ClassifierCard, version: Registered) -> None:
     """The version, loaded back as a service would, must predict as the classifier it was made from."""
     images = np.random.default_rng(0).integers(0, 256, (4, card.image_size, card.image_size, 3), dtype=np.uint8)
-    served = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}").predict(images)
+    with tracking.default_server():
+        served = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}").predict(images)
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     expected = predict_logits(load_classifier(folder), tensor, image_size=card.image_size).softmax(dim=1).numpy()
     difference = float(np.abs(np.asarray(served) - expected).max())

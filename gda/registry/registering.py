@@ -33,7 +33,7 @@ def registering(client: Any, what: dict[str, str], name: str) -> Iterator[None]:
         begun, *twins = (run for run in with_key(client, experiment, key) if run.info.status == "RUNNING")
         for twin in twins:  # of a reply that was lost
             client.set_terminated(twin.info.run_id, "KILLED")
-        mlflow.set_experiment(experiment_id=experiment)
-        with mlflow.start_run(run_id=begun.info.run_id), tracking.explained(lambda: client.list_artifacts(begun.info.run_id)):
+        explained = tracking.explained(lambda: client.list_artifacts(begun.info.run_id))
+        with tracking.default_server(), mlflow.start_run(run_id=begun.info.run_id), explained:
             yield
         path.unlink(missing_ok=True)

@@ -8,7 +8,15 @@ from gda.tracking.complaints import complaint_of, explained, named
 from gda.tracking.replay import flush
 from gda.tracking.runs import UNLOGGED, RunRecord, keep, record
 from gda.tracking.secrets import masked
-from gda.tracking.server import DEFAULT_TRACKING_URI, connect, ensure_experiment, experiment_name, shown_uri, tracking_uri
+from gda.tracking.server import (
+    DEFAULT_TRACKING_URI,
+    connect,
+    default_server,
+    ensure_experiment,
+    experiment_name,
+    shown_uri,
+    tracking_uri,
+)
 from gda.tracking.started import Started, settle
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "Started",
     "complaint_of",
     "connect",
+    "default_server",
     "ensure_experiment",
     "experiment_name",
     "explained",

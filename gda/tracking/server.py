@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -54,6 +56,24 @@ def connect() -> Any:
         for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         return MlflowClient(tracking_uri=tracking_uri())
+
+
+@contextmanager
+def default_server() -> Iterator[None]:
+    """Inside, MLflow's functions that take no client, such as `mlflow.pyfunc.load_model`, work at `tracking_uri()`.
+
+    MLflow keeps the address in the process and in its environment; both are as before afterwards.
+    """
+    import mlflow
+
+    found, here = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri()
+    try:
+        mlflow.set_tracking_uri(here)
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # forgets it, and the variable with it
+        if found is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = found
 
 
 def ensure_experiment(client: Any) -> str:

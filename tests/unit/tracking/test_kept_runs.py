@@ -195,3 +195,15 @@ def test_a_run_that_failed_after_it_registered_a_model_is_finished(place, regist
     assert main(["recipes"]) == 0
     assert _names() == [("candidate", status)]
     assert _kept(place) == []
+
+
+def test_a_registration_is_made_here_whatever_the_process_used_before(place, empty, monkeypatch):
+    """MLflow remembers the last server of a process. A registration goes to the server of its own environment, and leaves no trace."""
+    mlflow.set_tracking_uri(f"sqlite:///{shutil.copy(empty, place / 'other.db')}")
+    here = f"sqlite:///{place}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+    with registering(connect(), {"digest": "d"}, "candidate"):
+        assert mlflow.get_tracking_uri() == here
+    assert _names() == [("candidate", "FINISHED")]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert mlflow.get_tracking_uri() == "http://127.0.0.1:9"
