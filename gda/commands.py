@@ -9,6 +9,7 @@ from gda import tools
 from gda.artifacts import Outcome
 from gda.config import Config
 from gda.errors import UsageError
+from gda.reading import whole_number
 from gda.sections import Arm
 from gda.timings import read_timings
 
@@ -222,9 +223,9 @@ def _add_sample(commands: Any) -> None:
 def _worker(args: argparse.Namespace) -> tuple[int, int]:
     if args.workers == "auto":
         return 0, 1
-    if not args.workers.isdigit():
-        raise UsageError(f"--workers {args.workers}: expected a number or auto")
-    return args.worker, int(args.workers)
+    if (workers := whole_number(args.workers)) is None:
+        raise UsageError(f"--workers {args.workers[:30]}: expected a number or auto")
+    return args.worker, workers
 
 
 def _add_validate(commands: Any) -> None:

@@ -27,10 +27,19 @@ _MOST_DEPTH = 64
 _MOST_YAML_NODES = 100_000  # after aliases and merge keys are written out
 _MOST_DIGITS = 40  # room for the 128 bits of a random generator's state
 _BIGGEST = 10**_MOST_DIGITS
+_WHOLE = re.compile(r"[0-9]{1,18}")
 
 
 class Unreadable(ValueError):  # noqa: N818 - never leaves this module
     """Content that a parser takes and we do not."""
+
+
+def whole_number(text: str) -> int | None:
+    """The number that up to 18 ASCII digits write, None for any other text.
+
+    Python's own `isdigit` takes digits of every script, some of which `int` refuses, as it refuses thousands of digits.
+    """
+    return int(text) if _WHOLE.fullmatch(text) else None
 
 
 @contextmanager

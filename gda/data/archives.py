@@ -19,7 +19,7 @@ from gda.data.splits import parse_split
 from gda.errors import DataError, UsageError
 from gda.io.shards import BLOCK, Member, read_members, sha256_of
 from gda.parallel import Bar, run_parallel, tick
-from gda.reading import parser
+from gda.reading import parser, read_text, whole_number
 from gda.recipe import digest_of
 
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)\Z")  # WebDataset's rule: the key ends at the first dot of the last part
@@ -238,18 +238,18 @@ def _require_bounded(path: Path, header: _Header) -> None:
 
 def _class_names(folder: Path) -> list[str]:
     path = folder / _CLASS_NAMES
-    return path.read_text("utf-8").splitlines() if path.is_file() else []
+    return read_text(path).splitlines() if path.is_file() else []
 
 
 def _named(record: SourceRecord, names: list[str]) -> SourceRecord:
-    if not names or not record.class_name.isdecimal():
+    if not names or (label := whole_number(record.class_name)) is None:
         return record
-    if int(record.class_name) >= len(names):
+    if label >= len(names):
         raise DataError(f"{record.name}: label {record.class_name} has no line in {_CLASS_NAMES}, which has {len(names)}")
     return SourceRecord(
         name=record.name,
         key=record.key,
-        class_name=names[int(record.class_name)],
+        class_name=names[label],
         payload=record.payload,
         split=record.split,
         group=record.group,

@@ -11,7 +11,7 @@ from gda.data.listing import Folder
 from gda.data.matlab import Value, read_struct
 from gda.data.wordnet import is_wordnet_id
 from gda.errors import DataError
-from gda.reading import MIB, read_bytes, read_text
+from gda.reading import MIB, read_bytes, read_text, whole_number
 
 _META, _MAP = ("meta.mat", "meta_clsloc.mat"), "map_clsloc.txt"
 _LISTS = re.compile(r"((imagenet_)?(lsvrc_20[0-9]{2}_)?synsets|synset_words|loc_synset_mapping)\.txt")
@@ -76,9 +76,9 @@ def _read_map(path: Path) -> dict[int, str]:
         fields = line.split()
         if not fields:
             continue
-        if len(fields) < 2 or not is_wordnet_id(fields[0]) or not fields[1].isdecimal():
+        if len(fields) < 2 or not is_wordnet_id(fields[0]) or (class_number := whole_number(fields[1])) is None:
             raise DataError(f"{path} line {number}: expected a WordNet id and a number, such as n02119789 1 kit_fox")
-        _add(found, int(fields[1]), fields[0], path)
+        _add(found, class_number, fields[0], path)
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gda.errors import GdaError, TryAgainError, UsageError
+from gda.reading import whole_number
 
 RETRIES = "GDA_STEP_RETRIES"
 MOST_RETRIES = 20
@@ -32,6 +33,7 @@ def retrying(what: str, work: Callable[[], Made]) -> Made:
 
 def _pauses() -> list[float]:
     text = os.environ.get(RETRIES, "") or str(_DEFAULT)
-    if not text.isdecimal() or int(text) > MOST_RETRIES:
-        raise UsageError(f"{RETRIES} {text}: accepted: 0 to {MOST_RETRIES}")
-    return [min(_FIRST_PAUSE * 2**i, _LONGEST_PAUSE) for i in range(int(text))]
+    retries = whole_number(text)
+    if retries is None or retries > MOST_RETRIES:
+        raise UsageError(f"{RETRIES} {text[:30]}: accepted: 0 to {MOST_RETRIES}")
+    return [min(_FIRST_PAUSE * 2**i, _LONGEST_PAUSE) for i in range(retries)]

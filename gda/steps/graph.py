@@ -15,7 +15,7 @@ from gda.artifacts import Document
 from gda.config import Config, dump_config, parse_config
 from gda.errors import DataError, UsageError
 from gda.flow import BESIDE, CLASSIFIERS, GRAPH, Node, arm_inputs
-from gda.reading import as_object, parse_json
+from gda.reading import as_object, parse_json, whole_number
 from gda.recipe import digest_of
 from gda.sections import Arm
 
@@ -131,7 +131,7 @@ def node_of(name: str, item: Mapping[str, str]) -> Node:
     if name != CLASSIFY:
         return NODES[name]
     found = [node for node in GRAPH if node.matrix and item.get("arm") in [arm["name"] for arm in node.matrix["arm"]]]
-    if not found or not item.get("seed", "").isdigit():
+    if not found or whole_number(item.get("seed", "")) is None:
         raise UsageError(f"classify: arm {item.get('arm')!r}, seed {item.get('seed')!r}; accepted: {', '.join(Arm)}, and a number")
     return found[0]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import fuzz_mutations as m
 import numpy as np
+from imagenet_formats import label_files, reader
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ class Format:
 
 def quick_formats() -> list[Format]:
     """Those of which a file is read in a few milliseconds."""
-    return [*_documents(), *_texts(), *_snapshots(), *_arrays(), *_sources(), *_classifiers()]
+    return [*_documents(), *_texts(), *_snapshots(), *_arrays(), *_sources(), *_imagenet(), *_classifiers()]
 
 
 def formats() -> list[Format]:
@@ -285,6 +286,14 @@ def _sources() -> list[Format]:
             read=lambda folder: read_npz(folder / "a.npz", Columns()),
         ),
     ]  # fmt: skip
+
+
+def _imagenet() -> list[Format]:
+    read = reader()
+    return [
+        Format(name=name, file=form.file, seeds=form.seeds, harsh=form.harsh, gentle=(m.same,), read=read, world=form.write_beside)
+        for name, form in label_files().items()
+    ]
 
 
 def _classifiers() -> list[Format]:

@@ -164,6 +164,7 @@ NUMBERS = "".join(f"{name}.JPEG {number}\n" for name, number in zip(NAMES, (0, 1
         ({TRUTH_FILE: GROUND_TRUTH, META: "no such file"}, "meta.mat: not a MATLAB file"),
         ({TRUTH_FILE: GROUND_TRUTH, META: DEVKIT, "map_clsloc.txt": f"{TENCH} 1 x\n"}, "disagree: class 1 is n0.* remove the one"),
         ({TRUTH_FILE: GROUND_TRUTH, "map_clsloc.txt": "tench 1\n"}, "map_clsloc.txt line 1: expected a WordNet id and a number"),
+        ({TRUTH_FILE: GROUND_TRUTH, "map_clsloc.txt": f"{TENCH} {'9' * 5000} x\n"}, "map_clsloc.txt line 1: expected a WordNet id and"),
         ({TRUTH_FILE: GROUND_TRUTH, META: {1: "tench"}}, "expected a variable synsets with the fields ILSVRC2012_ID and WNID"),
         ({ORDER_FILE: IN_ORDER[10:]}, "has 4 lines, one an image, and there are 5 images"),
         ({ORDER_FILE: IN_ORDER.replace(MACHINE, "n09999999")}, "line 3: .*_00000003 is of class n09999999, which has no folder in train"),

@@ -308,6 +308,18 @@ def test_class_names_beside_tars(tmp_path: Path, picture: Any, take: Any) -> Non
     (root / "classnames.txt").write_text("cat\n")
     with pytest.raises(DataError, match="label 1 has no line"):
         take(root / "*.tar", "out2")
+    (root / "classnames.txt").write_bytes("caf\u00e9\ndog\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classnames\.txt: not text in UTF-8"):
+        take(root / "*.tar", "out3")
+
+
+def test_a_label_of_thousands_of_digits(tmp_path: Path, picture: Any, take: Any) -> None:
+    """Guards the numbers that `classnames.txt` names against one that Python does not convert: it is a name, which no folder can have."""
+    root = webdataset(tmp_path, picture)
+    (root / "classnames.txt").write_text("cat\ndog\n")
+    write_tar(root / "part-001.tar", [("a.png", encode_png(picture(1))), ("a.cls", b"9" * 5000)])
+    with pytest.raises(DataError, match="9999"):
+        take(root / "*.tar")
 
 
 def test_tar_columns_come_from_json(tmp_path: Path, picture: Any, take: Any) -> None:

@@ -15,7 +15,7 @@ from gda.cli import main
 from gda.config import load_config
 from gda.errors import ConfigError, DataError, MissingError, UsageError
 from gda.io.manifest import MANIFEST_FILE, write_manifest
-from gda.reading import PickledError, parse_json, parse_yaml, parser, read_bytes, read_npz, read_object
+from gda.reading import PickledError, parse_json, parse_yaml, parser, read_bytes, read_npz, read_object, whole_number
 from gda.training.models import parse_model_args
 from gda.training.sizes import require_sizes_of
 
@@ -225,3 +225,24 @@ def test_a_defect_behind_the_boundary_is_not_hidden() -> None:
         parse_json("{}", "x")["a defect"]
     with pytest.raises(UsageError), parser("x", "y"):
         raise UsageError("said already")
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("007", 7), ("9" * 18, 10**18 - 1)])
+def test_whole_numbers(text: str, number: int) -> None:
+    """Digits are a number."""
+    assert whole_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "+1", "1_000", " 1", "1.0", "\u00b2", "\u0661", "9" * 19, "9" * 5000, "1\n"], ids=lambda text: ascii(text[:4])
+)
+def test_what_is_no_whole_number(text: str) -> None:
+    """Guards against digits that `str.isdigit` takes and `int` refuses, and against what `int` takes and nobody would write."""
+    assert whole_number(text) is None
+
+
+@pytest.mark.parametrize("workers", ["\u00b2", "9" * 5000, "all"], ids=["superscript", "long", "word"])
+def test_a_number_of_workers_that_is_none(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 with what is accepted, not an internal error."""
+    assert main(["sample", "--generator", "generator", "--snapshot", "real", "--out", "out", "--workers", workers]) == 2
+    assert "expected a number or auto" in capsys.readouterr().err

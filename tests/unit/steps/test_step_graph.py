@@ -140,6 +140,7 @@ def test_arms_without_the_declared_one_are_read() -> None:
         (lambda: _request("fine"), "fine: no step of the job; accepted: snapshot"),
         (lambda: _request("classify", arm="rael", seed="0"), "arm 'rael', seed '0'; accepted: real"),
         (lambda: _request("classify", arm="real", seed="x"), "seed 'x'"),
+        (lambda: _request("classify", arm="real", seed="²"), "seed '²'"),
         (lambda: make_request("finetune", inputs={}, settings="{}", code="1", item={}), "finetune: no reference for snapshot; given: none"),
         (lambda: parse_reference("1/2", role="snapshot"), "snapshot: '1/2' is no reference"),
         (lambda: config_of("{"), "settings: not valid JSON"),

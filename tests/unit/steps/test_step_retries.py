@@ -74,11 +74,11 @@ def test_the_number_of_tries_is_a_setting(text: str, number: int, slept: list[fl
     assert max(slept, default=0) <= 600
 
 
-@pytest.mark.parametrize("text", ["-1", "many", "21", "1.5"])
+@pytest.mark.parametrize("text", ["-1", "many", "21", "1.5", "²", "9" * 5000], ids=lambda text: text[:4])
 def test_a_number_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A typing error does not become "for ever", nor "never": exit code 2 and what is accepted."""
     monkeypatch.setenv(RETRIES, text)
-    with pytest.raises(UsageError, match=f"{RETRIES} {text}: accepted: 0 to 20"):
+    with pytest.raises(UsageError, match=f"{RETRIES} {text[:30]}: accepted: 0 to 20"):
         retrying("promote", lambda: "done")
 
 
