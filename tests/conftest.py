@@ -1,19 +1,15 @@
 """What every test process does first."""
 
-import builtins
-import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from process_state import process_as_found
 from real_servers import mlflow_on_postgres, mlflow_server, postgres, s3
 from small_images import small_images
 
 __all__ = ["mlflow_on_postgres", "mlflow_server", "postgres", "s3", "small_images"]  # fixtures
-
-_OF_THE_PROCESS = ("GDA_WORK_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -23,18 +19,10 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _process_as_found() -> Iterator[None]:
-    """A pipeline step sets its process up for good, here for the tests of its module; libraries must leave printing and logging alone."""
-    environment = {name: os.environ.get(name) for name in _OF_THE_PROCESS}
-    printing, handlers = builtins.print, logging.getLogger().handlers[:]
-    yield
-    for name, value in environment.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    changed = builtins.print is not printing or logging.getLogger().handlers[: len(handlers)] != handlers
-    builtins.print = printing
-    assert not changed, "a test left print or the root logger changed"
+    """Tests of one module leave nothing for those of the next, whichever that is: processes take modules as they become free."""
+    with process_as_found() as changed:
+        yield
+    assert not changed, changed
 
 
 @pytest.fixture(scope="session", autouse=True)
