@@ -15,7 +15,7 @@ OTHER_KERNELS := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 FUZZ_INPUTS ?= 5000
 KILLS ?= 500
 
-.PHONY: help demo fuzz kills kfp-local image image-test manifests test test-kernels test-servers check format install report ui clean gpu-test lock
+.PHONY: help demo fuzz kills controls kfp-local image image-test manifests test test-kernels test-servers check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
@@ -24,6 +24,7 @@ help:
 	@echo "make check    format, lint, types, import rules, generated files"
 	@echo "make fuzz     read $(FUZZ_INPUTS) mutated files of each format that a user can hand in"
 	@echo "make kills    kill every command of the job $(KILLS) times in all, and compare what it leaves; goes on where it ended"
+	@echo "make controls take out every safeguard that docs/reliability.md names, one by one: a named test must fail"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
 	@echo "make kfp-local run the job as the pipeline that a cluster runs, on this machine"
 	@echo "make manifests render what a cluster needs beside Kubeflow, with kustomize or kubectl"
@@ -94,6 +95,10 @@ fuzz: $(STAMP)
 KILL_MINUTES ?= 100000
 kills: $(STAMP)
 	PYTHONPATH=.:tests/worlds OMP_NUM_THREADS=1 $(BIN)/python tests/kills/kill_runner.py --kills $(KILLS) --minutes $(KILL_MINUTES)
+
+# Each safeguard of docs/reliability.md taken out, in a copy: the tests that the page names must fail. ROWS="3 9" tries those.
+controls: $(STAMP)
+	PYTHONPATH=tests/controls $(BIN)/python tests/controls/control_runner.py $(if $(ROWS),--row $(ROWS))
 
 format: $(STAMP)
 	ruff format .

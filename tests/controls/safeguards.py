@@ -1,0 +1,8 @@
+"""Every safeguard that `make controls` takes out, by the row of docs/reliability.md."""
+
+from control import Control
+from safeguards_of_data import DATA
+from safeguards_of_jobs import JOBS
+from safeguards_of_state import STATE
+
+CONTROLS: tuple[Control, ...] = tuple(sorted((*STATE, *DATA, *JOBS), key=lambda control: control.row))
