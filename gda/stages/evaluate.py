@@ -18,7 +18,8 @@ from gda.data.predictions import TOP_K, Predictions, read_predictions, write_pre
 from gda.data.resident import open_test
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
-from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
+from gda.io.checked import is_whole
+from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import Recipe, bits_environment, digest_of
 from gda.registry.gate import decide
@@ -32,6 +33,7 @@ from gda.training.export import open_classifier
 
 CARD_FILE, METRICS_FILE, REPORT_FILE, PREDICTIONS_FILE = "classifier.json", "metrics.json", "report.html", "predictions.safetensors"
 CONFUSION_FILE = "confusion.csv"
+_KEPT = "test-predictions"  # in the work root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,12 +239,13 @@ def _recipe(config: Config, chosen: Runs, given: Inputs) -> Recipe:
 
 
 def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bool) -> Predictions:
-    """Predictions of every classifier that ran; kept in the work folder, so that a later failure does not open the test split again."""
-    kept = workspace.work / PREDICTIONS_FILE
-    if kept.exists():
-        return read_predictions(kept)
+    """Predictions of every classifier that ran; kept, so that neither a later failure nor another gate opens the test split again."""
     trained, size, interpolation = _trained(chosen)
-    test = open_test(real, "evaluate", size=size, interpolation=interpolation, work=workspace.recipe.digest)
+    work = _prediction_digest(trained, real, size, interpolation)
+    kept = work_root() / _KEPT / f"{work[:32]}.safetensors"
+    if is_whole(kept):
+        return read_predictions(kept)
+    test = open_test(real, "evaluate", size=size, interpolation=interpolation, work=work)
     # A file that the workers map, rather than a copy of the images sent to each of them.
     images = workspace.work / "test_images.npy"
     np.save(images, test.images.numpy())
@@ -257,8 +260,21 @@ def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bo
         test_digest=real.split_digest("test"),
         probabilities={key: both for key, (_, both) in found.items()},
     )
+    kept.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(kept, predictions)
     return predictions
+
+
+def _prediction_digest(trained: Runs, real: Snapshot, size: int, interpolation: Interpolation) -> str:
+    """Of all that the predictions hang on: these classifiers and images, and nothing of how they are judged."""
+    return digest_of(
+        {
+            "test": real.split_digest("test"),
+            "classifiers": {f"{arm}-{seed}": [run_.card.digest, run_.card.weights] for (arm, seed), run_ in trained.items()},
+            "seen_as": [size, interpolation],
+            "environment": bits_environment("timm"),
+        }
+    )
 
 
 def _trained(chosen: Runs) -> tuple[Runs, int, Interpolation]:

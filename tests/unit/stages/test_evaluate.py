@@ -11,6 +11,7 @@ import pytest
 from evaluation_world import TEST_PER_CLASS, World, config
 
 from gda.artifacts import Metrics, Outcome, read_document
+from gda.data.ledger import count_test_openings
 from gda.data.predictions import read_predictions, write_predictions
 from gda.errors import DataError
 from gda.sections import Arm
@@ -136,6 +137,38 @@ def test_the_test_split_is_opened_once(world: World, monkeypatch: pytest.MonkeyP
     run(world)
     assert run(world).reused
     assert [line["purpose"] for line in ledger(world)] == ["evaluate"]
+
+
+def test_another_gate_does_not_open_the_test_split_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the test split from every setting by which it is judged: those classifiers' predictions are there."""
+    first = metrics_of(run(world))
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "open_test", lambda *_, **__: 1 / 0)
+        again = run(world, out="other", alpha=0.001)
+    assert metrics_of(again).arms == first.arms
+    assert (again.output / "predictions.safetensors").read_bytes() == (world.root / "out/predictions.safetensors").read_bytes()
+    assert len(ledger(world)) == 1
+
+
+def test_other_classifiers_open_it_again(world: World) -> None:
+    """Protects the kept predictions from being taken for those of another classifier, and the ledger from missing its look."""
+    first = metrics_of(run(world))
+    shutil.rmtree(world.runs / "real-0")
+    world.add_classifier(Arm.REAL, 0, wrong=(1, 2))
+    second = metrics_of(run(world, out="other"))
+    assert second.arms[Arm.REAL].mean != first.arms[Arm.REAL].mean
+    assert count_test_openings(world.real.digest, "evaluate") == 2
+
+
+def test_kept_predictions_that_are_damaged_are_made_again(world: World) -> None:
+    """Protects the figures from a file that changed on disk; the same classifiers' second look is for the same work."""
+    first = metrics_of(run(world))
+    (kept,) = (world.root.parent / "work/test-predictions").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
+    assert metrics_of(run(world, out="other", alpha=0.001)).arms == first.arms
+    assert kept.read_bytes() == whole
+    assert (len(ledger(world)), count_test_openings(world.real.digest, "evaluate")) == (2, 1)
 
 
 def test_two_runs_give_equal_bytes(pristine: World, evaluated: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
