@@ -131,7 +131,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 min_seeds=min_seeds, model_name=model_name, seed=seed, settings=settings,
                 data_root=data_root, **named, code_version=code_version, image=image, resources=given,
             )  # fmt: skip
-            place(told, LIGHT, title="configure", cached=False)
+            place(told, LIGHT, title="configure", cached=False, hours=12)  # it reads a new source once
             known = {"data_root": data_root, "code": told.outputs["code"]}
             by_job = known | {"image": image, "job": job, "resources": given}
 

@@ -50,17 +50,18 @@ class Placement:
     tolerations: Any = None
     shm_size: str = "8Gi"
 
-    def __call__(self, task: PipelineTask, kind: str, *, title: str, cached: bool = True) -> PipelineTask:
+    def __call__(self, task: PipelineTask, kind: str, *, title: str, cached: bool = True, hours: int | None = None) -> PipelineTask:
         """Give `task` what steps of its `kind` need, and the name that the graph shows.
 
-        `kind` is light, cpu, gpu, or job: what a gpu step needs is then its job's, and its own pod only watches.
+        `kind` is light, cpu, gpu, or job: what a gpu step needs is then its job's, and its own pod only watches. `hours` are how long it
+        may take, by default what its kind may.
         """
         task.set_display_name(title)
         task.set_container_image(self.options.image)
         if self.options.retries:
             task.set_retry(num_retries=self.options.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
         task.set_caching_options(cached)
-        kubernetes.set_timeout(task, seconds=_TIMEOUTS[kind])
+        kubernetes.set_timeout(task, seconds=hours * _HOUR if hours else _TIMEOUTS[kind])
         kubernetes.set_security_context(task, run_as_non_root=True)
         kubernetes.mount_pvc(task, pvc_name=self.data_claim, mount_path=DATA_MOUNT)
         kubernetes.use_config_map_as_env(task, "gda-tracking", _TRACKING, optional=True)

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,20 +46,33 @@ def run(config: Config, *, out: Path) -> Outcome:
     hashed again only where size, times or inode changed. Raises `DataError` naming the field whose path is not there, `MissingError`
     for a hub id that is neither in the cache nor to be downloaded.
     """
-    stamps = _Stamps(work_root() / "inputs.json")
-    resolved, digests = dump_config(config), {}
+    found = contents_of(config, _ROLES)
     with rewriting(out):
-        for role, named in _ROLES.items():
-            content = {given.field: {"name": given.name, "digest": _digest(role, given, stamps)} for given in named(resolved)}
+        for role, content in found.items():
             text = json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
             path = out / f"{role}.json"
             if not path.is_file() or path.read_bytes() != text:
                 write_bytes(path, text)
-            digests[role] = digest_of(content)
-    stamps.save()
+    digests = {role: digest_of(content) for role, content in found.items()}
     return Outcome(
         output=out, digest=digest_of(digests), summary=f"wrote the digests of {len(digests)} kinds of input to {out}", reused=True
     )
+
+
+def contents_of(config: Config, roles: Iterable[str], *, hub_ids: bool = True) -> dict[str, Content]:
+    """By role, the name that each field gives and the digest of what it names; fields that name nothing are left out.
+
+    Without `hub_ids` those have no digest: nothing is looked up beyond this machine. Raises as `run`.
+    """
+    stamps, resolved = _Stamps(work_root() / "inputs.json"), dump_config(config)
+    found: dict[str, Content] = {}
+    for role in roles:
+        fields = found[role] = {}
+        for given in _ROLES[role](resolved):
+            digest = {"digest": _digest(role, given, stamps)} if hub_ids or not _is_hub_id(role, given) else {}
+            fields[given.field] = {"name": given.name, **digest}
+    stamps.save()
+    return found
 
 
 def _paths(section: str, *fields: str) -> Callable[[Content], Iterator[Given]]:
@@ -105,10 +118,14 @@ def _digest(role: str, given: Given, stamps: "_Stamps") -> str:
     if role == "base":
         if given.name == DEMO_BASE:
             return read_card(DEMO_BASE).digest
-        if not Path(given.name).is_dir() and hub.parse(given.name) is not None:
+        if _is_hub_id(role, given):
             return source_of(given.name)  # the commit, which names the content
     files = {name: stamps.sha256(path) for name, path in _files(given)}
     return digest_of(files)
+
+
+def _is_hub_id(role: str, given: Given) -> bool:
+    return role == "base" and given.name != DEMO_BASE and not Path(given.name).is_dir() and hub.parse(given.name) is not None
 
 
 def _files(given: Given) -> Iterator[tuple[str, Path]]:

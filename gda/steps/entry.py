@@ -10,9 +10,10 @@ from gda.artifacts import Verdict, read_document
 from gda.config import Config, dump_config, parse_config
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
-from gda.flow import EVALUATION, GENERATOR, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
+from gda.flow import BESIDE, EVALUATION, GENERATOR, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes
 from gda.reading import as_object, parse_json
+from gda.stages.inputs import contents_of
 from gda.steps.form import FORM, step_settings
 from gda.steps.graph import CLASSIFY, config_of, parse_reference
 from gda.steps.record import config_of_run, configure, find_run
@@ -25,6 +26,8 @@ from gda.steps.trace import trace
 MOST_WORKERS = 50
 # Pods of each loop of augment, whose workflow is large without them (`pipelines.size`).
 MOST_PODS = 12
+# Steps that pipelines of their own run after a run.
+_ASKED_ANEW = ("evaluate", "promote", "ratio", "tune")
 
 
 def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str, ...]:
@@ -33,8 +36,8 @@ def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str,
     code = f"{given['code_version']} in {given['image']}"
     form = {name: given[name] for name in FORM}
     named = {name: given[name] for name in ("run", "run_id", "title")}
-    config = configure(form, given["settings"], data_root=place.root, code=code, **named)
-    told = step_settings(config)
+    config, outside = configure(form, given["settings"], data_root=place.root, code=code, **named)
+    told = step_settings(config, outside)
     lines = [
         f"# Run {given['run']}",
         "",
@@ -113,12 +116,14 @@ def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary
     config = config_of_run(record)
     if config is None:
         raise DataError(f"run {run}: was never configured: {record.error}")
-    steps = {step.name: step.record for step in trace(config, data_root=place.root, code=record.code)}
+    steps = {step.name: step.record for step in trace(config, outside=record.outside, data_root=place.root, code=record.code)}
     outputs = {path: ref.text() for done in steps.values() if done is not None for path, ref in done.outputs.items()}
     if VALIDATION not in outputs:
         raise DataError(f"run {run}: did not get as far as its verdict; there is nothing to go on from")
     runs = [next(iter(done.outputs.values())).text() for name, done in steps.items() if name.startswith("classify-") and done is not None]
-    told = step_settings(_with(config, settings, tuple(accepted.split())))
+    asked = _with(config, settings, tuple(accepted.split()))
+    watched = {role for node in (*GRAPH, *BESIDE) if node.name in _ASKED_ANEW for role in node.watched}
+    told = step_settings(asked, contents_of(asked, sorted(watched), hub_ids=False))
     write_bytes(Path(summary.path), "\n".join([f"# Run {run}", "", *[f"- {path}" for path in outputs], ""]).encode())
     made = {
         "snapshot": REAL,
@@ -130,11 +135,7 @@ def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary
         "evaluation": EVALUATION,
     }
     references = {role: outputs.get(path, "") for role, path in made.items()}
-    return (
-        references
-        | {"runs": runs, "code": record.code}
-        | {f"{name}_settings": told[name] for name in ("evaluate", "promote", "ratio", "tune")}
-    )
+    return references | {"runs": runs, "code": record.code} | {f"{name}_settings": told[name] for name in _ASKED_ANEW}
 
 
 def _with(config: Config, settings: str, accepted: tuple[str, ...]) -> Config:

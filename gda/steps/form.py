@@ -8,7 +8,7 @@ from gda.config import Config, dump_config, parse_config
 from gda.errors import ConfigError
 from gda.flow import BESIDE, GRAPH
 from gda.reading import parse_json
-from gda.steps.graph import settings_of
+from gda.steps.graph import Outside, settings_of
 
 # Field of the form -> field of the configuration. `num_seeds` and `guidance_scale` are written otherwise there (see `_as_configured`).
 FORM = {
@@ -68,9 +68,9 @@ def split_up(config: Config) -> tuple[dict[str, Any], str]:
     return form, json.dumps(content, sort_keys=True)
 
 
-def step_settings(config: Config) -> dict[str, str]:
-    """What each step is told: its own sections as JSON, by the name of its node in the flow."""
-    return {node.name: settings_of(config, node) for node in (*GRAPH, *BESIDE)}
+def step_settings(config: Config, outside: Outside | None = None) -> dict[str, str]:
+    """What each step is told: its own sections and what they name `outside` as JSON, by the name of its node in the flow."""
+    return {node.name: settings_of(config, node, outside) for node in (*GRAPH, *BESIDE)}
 
 
 def classifier_runs(config: Config) -> list[dict[str, str]]:

@@ -22,6 +22,9 @@ from gda.sections import Arm
 NODES = {node.name: node for node in (*GRAPH, *BESIDE)}
 # One component trains the classifiers of every arm; the graph has two nodes of it, which differ in their seeds alone.
 CLASSIFY = "classify"
+# What fields name outside the job, by role (`gda.flow.WATCHED`) and field: name and digest, as `gda.stages.inputs.contents_of` has them.
+Outside = Mapping[str, Mapping[str, Any]]
+_OUTSIDE = "outside"  # beside the sections in a step's settings
 # A run of the job registers its candidate; `champion` is moved by another pipeline, under an account of its own.
 REGISTER_FLAGS = ("--register-only",)
 
@@ -80,8 +83,11 @@ class Request:
         return digest_of(asked | ({"flags": list(self.flags)} if self.flags else {}))
 
 
-def settings_of(config: Config, node: Node) -> str:
-    """The sections that `node` depends on, resolved, as one line of JSON: a change elsewhere is none to it."""
+def settings_of(config: Config, node: Node, outside: Outside | None = None) -> str:
+    """The sections that `node` depends on, resolved, and the content of what they name outside the job, as one line of JSON.
+
+    A change elsewhere is none to it; other images under the same path are.
+    """
     resolved = dump_config(config)
     chosen: dict[str, Any] = {}
     for name in node.sections:
@@ -90,12 +96,15 @@ def settings_of(config: Config, node: Node) -> str:
             chosen[section] = resolved[section]
         elif not isinstance(chosen.get(section), dict) or leaf not in chosen[section]:
             chosen.setdefault(section, {})[leaf] = resolved[section][leaf]
+    if watched := {role: outside[role] for role in node.watched if outside and outside.get(role)}:
+        chosen[_OUTSIDE] = watched
     return json.dumps(chosen, sort_keys=True)
 
 
 def config_of(settings: str) -> Config:
     """The configuration as a step sees it: its own sections, the defaults elsewhere. Raises `ConfigError`."""
     content = as_object(parse_json(settings, "settings", error=UsageError), "settings", error=UsageError)
+    content = {name: section for name, section in content.items() if name != _OUTSIDE}
     classify = content.get("classify", {})
     arms = classify.get("arms") if isinstance(classify, dict) else None
     if isinstance(arms, list) and arms and "promote" not in content:

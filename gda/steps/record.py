@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from gda.artifacts import Document, read_document
 from gda.config import Config, dump_config, parse_config
 from gda.errors import DataError, GdaError, UsageError
+from gda.flow import WATCHED
 from gda.io.publish import write_bytes
+from gda.stages.inputs import contents_of
 from gda.steps.form import filled_in
+from gda.steps.graph import Outside
 
 RUN_FILE = "run.json"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}"
@@ -20,7 +25,8 @@ _MOST_LISTED = 20
 class RunRecord(Document):
     """`run.json`: the resolved configuration and the code of a run, or why it could not be configured.
 
-    `run` is its unique name, `run_id` the id that the server lists it by, `title` what people call it, which other runs may share.
+    `run` is its unique name, `run_id` the id that the server lists it by, `title` what people call it, which other runs may share;
+    `outside` is the content, when the run began, of what the configuration names outside the job.
     """
 
     run: str
@@ -29,19 +35,26 @@ class RunRecord(Document):
     error: str | None = None
     run_id: str = ""
     title: str = ""
+    outside: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
-def configure(form: Mapping[str, Any], settings: str, *, data_root: Path, run: str, code: str, run_id: str = "", title: str = "") -> Config:
-    """Resolve and write down the configuration of a run. Raises `ConfigError` after writing down what is wrong with it."""
+def configure(
+    form: Mapping[str, Any], settings: str, *, data_root: Path, run: str, code: str, run_id: str = "", title: str = ""
+) -> tuple[Config, Outside]:
+    """Resolve and write down the configuration of a run, and the content of what it names outside the job.
+
+    Raises `ConfigError`, and `DataError` for a path that is not there, after writing down what is wrong.
+    """
     path = _file(data_root, run)
     named = {"run": run, "code": code, "run_id": run_id, "title": title}
     try:
         config = filled_in(form, settings)
+        outside = contents_of(config, WATCHED, hub_ids=False)
     except GdaError as error:
         _write(path, RunRecord(**named, config=None, error=str(error)))
         raise
-    _write(path, RunRecord(**named, config=dump_config(config)))
-    return config
+    _write(path, RunRecord(**named, config=dump_config(config), outside=outside))
+    return config, outside
 
 
 def read_run(data_root: Path, run: str) -> RunRecord:

@@ -66,7 +66,7 @@ def _outcome(record: RunRecord, *, data_root: Path, state: str, error: str) -> R
     config = config_of_run(record)
     if config is None:
         return RunReport(headline="The run was refused: its configuration is wrong", sentences=_said(record.error or error), steps=())
-    steps = tuple(trace(config, data_root=data_root, code=record.code))
+    steps = tuple(trace(config, outside=record.outside, data_root=data_root, code=record.code))
     by_name = {step.name: step for step in steps}
     if failed := [step for step in steps if step.error]:
         sentences = tuple(f"{step.name}: {step.error}" for step in failed)

@@ -9,7 +9,7 @@ from gda.errors import DataError
 from gda.flow import CLASSIFIERS, GRAPH, Node
 from gda.reading import read_object
 from gda.steps.form import classifier_runs, step_settings
-from gda.steps.graph import CLASSIFY, REGISTER_FLAGS, Reference, Request, make_request, producer, roles
+from gda.steps.graph import CLASSIFY, REGISTER_FLAGS, Outside, Reference, Request, make_request, producer, roles
 from gda.steps.step import FAILURE_FILE, StepRecord, finished
 
 
@@ -23,13 +23,13 @@ class Traced:
     folder: Path | None = None
 
 
-def trace(config: Config, *, data_root: Path, code: str) -> list[Traced]:
-    """Every step of the run with this configuration, in the order of the flow.
+def trace(config: Config, *, outside: Outside, data_root: Path, code: str) -> list[Traced]:
+    """Every step of the run with this configuration, and what was `outside` the job when it began, in the order of the flow.
 
-    Keys are computed as the steps compute them, so that nothing but the configuration need be known: steps that a cache
-    answered for are found as well. Steps whose inputs are missing were not reached.
+    Keys are computed as the steps compute them, so that nothing else need be known: steps that a cache answered for are found as well.
+    Steps whose inputs are missing were not reached.
     """
-    settings = step_settings(config)
+    settings = step_settings(config, outside)
     found: dict[str, Traced] = {}
     for node, item in _steps(config):
         name = "-".join([CLASSIFY if node.matrix else node.name, *item.values()])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cluster_world import IMAGE, Pods, task_config
 from fake_kubernetes import FakeKubernetes
+from PIL import Image
 from step_world import Run, two_textures
 
 from components.evaluate import evaluate
@@ -99,6 +100,23 @@ def test_a_finished_step_is_found_again(world: tuple[Run, dict[str, Any]]) -> No
     assert run.call(snapshot, settings=have["told"]["snapshot"], code="other code") != have["snapshot"]
 
 
+def test_new_images_under_the_same_path_are_frozen_again(world: tuple[Run, dict[str, Any]]) -> None:
+    """A second run whose source has one image more does not train on the old ones; one without a change finds them frozen."""
+    run, _ = world
+    source = run.root / "growing"
+    shutil.copytree(run.images, source)
+    grown = replace(run, name="run-6", images=source, metrics={})
+    before = grown.configure()
+    first = grown.call(snapshot, settings=before["snapshot"], code=before["code"])
+    assert grown.call(snapshot, settings=grown.configure()["snapshot"], code=before["code"]) == first
+    (image,) = sorted((source / "red").iterdir())[:1]
+    Image.open(image).transpose(Image.Transpose.ROTATE_90).save(source / "red" / "more.png")
+    after = replace(grown, name="run-7").configure()
+    second = grown.call(snapshot, settings=after["snapshot"], code=before["code"])
+    assert second != first
+    assert {name for name in before if before[name] != after[name]} == {"snapshot"}
+
+
 def test_an_output_that_was_swept_away_is_made_again(world: tuple[Run, dict[str, Any]]) -> None:
     """A record without its output is none: old steps may be removed by age."""
     run, have = world
@@ -168,8 +186,9 @@ def test_a_refused_set_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
 def test_a_failed_step_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
     """The report names the step, its one line of error, and what was never reached."""
     run, _ = world
-    failed = replace(run, name="run-3", images=run.root / "nowhere", metrics={})
+    failed = replace(run, name="run-3", images=shutil.copytree(run.images, run.root / "nowhere"), metrics={})
     told = failed.configure()
+    shutil.rmtree(failed.images)
     with pytest.raises(UsageError, match="nowhere: no such folder"):
         failed.real(told)
     text, page = failed.report("FAILED", "Task job failed.")
@@ -191,6 +210,16 @@ def test_a_wrong_configuration_is_reported(world: tuple[Run, dict[str, Any]]) ->
     text, _ = wrong.report("FAILED", "Task job failed.")
     assert text.startswith("# The run was refused: its configuration is wrong")
     assert "unknown key 'sedes'" in text
+
+
+def test_images_that_are_not_there_are_reported(world: tuple[Run, dict[str, Any]]) -> None:
+    """A path without images is said before anything is begun, by the field that names it."""
+    run, _ = world
+    wrong = replace(run, name="run-8", images=run.root / "never", metrics={})
+    with pytest.raises(DataError, match=r"snapshot\.source: .*never: no such file, folder or pattern of files"):
+        wrong.configure()
+    text, _ = wrong.report("FAILED", "Task configure failed.")
+    assert "snapshot.source: " in text
 
 
 def test_a_run_that_never_began_is_reported(world: tuple[Run, dict[str, Any]]) -> None:

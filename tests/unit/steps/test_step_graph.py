@@ -11,6 +11,7 @@ from gda.config import Config, parse_config
 from gda.errors import DataError, UsageError
 from gda.flow import CLASSIFIERS, GRAPH
 from gda.sections import Arm
+from gda.steps.form import step_settings
 from gda.steps.graph import (
     NODES,
     Reference,
@@ -105,6 +106,23 @@ def test_a_key_changes_with_what_decides_the_output_and_with_nothing_else() -> N
     )
     assert one == two
     assert _request("classify", arm="real", seed="0").key != _request("classify", arm="real", seed="1").key
+
+
+def test_a_key_changes_with_what_its_fields_name_outside_the_job() -> None:
+    """Other images under the same path are other work, for the step that reads them alone; the configuration stays what it was."""
+    outside = {
+        "source": {"snapshot.source": {"name": "/images", "digest": "a"}},
+        "base": {"finetune.base": {"name": "/base", "digest": "b"}},
+    }
+    other = outside | {"source": {"snapshot.source": {"name": "/images", "digest": "c"}}}
+    told, changed = step_settings(Config(), outside), step_settings(Config(), other)
+    assert {name for name in told if told[name] != changed[name]} == {"snapshot"}
+    made = [make_request("snapshot", inputs={}, settings=settings["snapshot"], code="1", item={}) for settings in (told, changed)]
+    assert made[0].key != made[1].key
+    assert argv(made[0], Path("/out")) == argv(made[1], Path("/out"))
+    assert config_of(told["snapshot"]) == config_of(step_settings(Config())["snapshot"])
+    based = [name for name, settings in told.items() if "finetune.base" in settings.split('"outside"')[-1]]
+    assert sorted(based) == ["finetune", "sample_zero_shot", "tune_zero_shot"]
 
 
 def test_where_it_lies_is_not_in_the_key() -> None:
