@@ -12,6 +12,7 @@ from typing import Any
 
 from gda.errors import DataError
 from gda.generator.json_files import read_object, write_object
+from gda.io.tensors import VOCABULARIES
 
 INDEX = "model_index.json"
 BASE, SUPER_RESOLUTION, UPSCALER = "base", "super_resolution", "upscaler"
@@ -32,11 +33,7 @@ _SETTINGS = frozenset(
         "special_tokens_map.json",
         "added_tokens.json",
         "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "tokenizer.model",
+        *VOCABULARIES,
     }
 )
 _SHARD = r"-\d{5}-of-\d{5}"

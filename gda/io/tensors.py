@@ -16,6 +16,9 @@ _LONGEST_HEADER = 100_000_000  # that of the format itself
 # Written by the libraries that save and load; they say nothing about what the network computes.
 _FRAMING_KEYS = frozenset({"_diffusers_version", "_name_or_path", "transformers_version", "torch_dtype", "dtype"})
 
+# Vocabularies of tokenizers that are no JSON: with another, the same prompt is other tokens.
+VOCABULARIES = frozenset({"vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"})
+
 
 def tensors_digest(tensors: Mapping[str, np.ndarray]) -> str:
     """sha256 (64 hex digits) over names, types, shapes and bytes, in name order."""
@@ -56,7 +59,7 @@ def _array(view: dict[str, Any]) -> np.ndarray:
 
 
 def directory_digest(root: Path) -> str:
-    """Content digest of a model directory: every safetensors file's tensors and every JSON file without its framing keys."""
+    """Content digest of a model directory: tensors of every safetensors file, JSON files without framing keys, bytes of vocabularies."""
     parts: dict[str, Any] = {}
     for path in sorted(root.rglob("*.safetensors")):
         parts[path.relative_to(root).as_posix()] = tensors_digest(read_tensors(path))
@@ -66,4 +69,6 @@ def directory_digest(root: Path) -> str:
             content = {k: v for k, v in content.items() if k not in _FRAMING_KEYS}
         # Not canonical_json: diffusers' own files hold infinities, which plain JSON text still orders and compares.
         parts[path.relative_to(root).as_posix()] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    for path in sorted(path for path in root.rglob("*") if path.name in VOCABULARIES):
+        parts[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digest_of(parts)

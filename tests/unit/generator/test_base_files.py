@@ -73,6 +73,16 @@ def _pickle(path):
     path.write_bytes(pickle.dumps(_Opened(path.parents[2] / MARK)))
 
 
+@pytest.mark.parametrize("name", ["merges.txt", "vocab.txt", "spiece.model"])
+def test_another_vocabulary_is_another_base(base, name):
+    """The same prompt would be other tokens: the digest, by which finished work is found again, must not be the same."""
+    digests = []
+    for text in ("a b", "a c"):
+        (base / "tokenizer" / name).write_text(text)
+        digests.append(read_card(str(base)).digest)
+    assert digests[0] != digests[1]
+
+
 def test_what_a_clone_of_a_repository_holds_besides_stays_there(base, plain, tmp_path):
     """Pickles, other variants, another framework's weights, code and notes are neither digested nor exported."""
     clean = read_card(str(base)).digest
