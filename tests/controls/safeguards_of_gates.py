@@ -139,6 +139,18 @@ GATE: tuple[Control, ...] = (
         tests=(_SPLITS + "test_they_can_be_refused",),
     ),
     Control(
+        row=20,
+        what="any share of near matches with test images accepted",
+        file="gda/fidelity/verdict.py",
+        edits=(
+            (
+                'config: measure.floor,\n        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test',
+                'config: 1.0,\n        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test',
+            ),
+        ),
+        tests=(_VALIDATE + "test_a_test_image_in_disguise",),
+    ),
+    Control(
         row=21,
         what="disputed labels not listed",
         file="gda/fidelity/labels.py",
@@ -198,6 +210,32 @@ GATE: tuple[Control, ...] = (
         ),
     ),
     Control(
+        row=21,
+        what="any agreement of labels accepted",
+        file="gda/fidelity/verdict.py",
+        edits=(("        limit=lambda measure, config: config.min_label_agreement,\n", "        limit=_constant(0.0),\n"),),
+        tests=(_VALIDATE + "test_swapped_labels_of_two_classes",),
+    ),
+    Control(
+        row=21,
+        what="labels of classes that train does not have",
+        file="gda/data/imagenet_labels.py",
+        edits=(("            _require_trained(read.entries, wordnet_ids)\n", ""),),
+        tests=(_IMAGENET + "test_what_is_ambiguous_is_refused",),
+    ),
+    Control(
+        row=21,
+        what="a val folder that is sorted in part",
+        file="gda/data/imagenet.py",
+        edits=(
+            (
+                "    if sorted_already := [child.name for child in folder.folders if child.holds_images]:\n",
+                "    if sorted_already := []:\n",
+            ),
+        ),
+        tests=(_IMAGENET + "test_half_sorted_val",),
+    ),
+    Control(
         row=22,
         what="nearness as a plain distance",
         file="gda/fidelity/copies.py",
@@ -230,6 +268,13 @@ GATE: tuple[Control, ...] = (
         what="repeats among the training images that are neighbours of each other",
         file="gda/fidelity/inspection.py",
         edits=(('    kept = distinct(subjects.real_sketches["train"])\n', "    kept = np.arange(len(train))\n"),),
+        tests=("tests/unit/stages/test_validate_copies.py::test_copies_of_repeated_pictures_are_found_in_disguise",),
+    ),
+    Control(
+        row=22,
+        what="any share of copies accepted",
+        file="gda/fidelity/verdict.py",
+        edits=(("        limit=lambda measure, config: config.max_copy_fraction,\n", "        limit=_constant(1.0),\n"),),
         tests=("tests/unit/stages/test_validate_copies.py::test_copies_of_repeated_pictures_are_found_in_disguise",),
     ),
     Control(
