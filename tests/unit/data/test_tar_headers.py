@@ -35,6 +35,7 @@ PLAIN = member(b"a.png", b"1")
 END = bytes(1024)
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "record",
     [
