@@ -32,6 +32,18 @@ JOBS: tuple[Control, ...] = (
         tests=(f"{_TEST_COMPONENTS}::test_an_input_that_changed_is_refused",),
     ),
     Control(
+        row=27,
+        what="a finished step run again",
+        file=_STEP,
+        edits=(
+            (
+                "    if (done := finished(folder)) is not None and request.",
+                "    if False and (done := finished(folder)) is not None and request.",
+            ),
+        ),
+        tests=(f"{_TEST_COMPONENTS}::test_a_finished_step_is_found_again",),
+    ),
+    Control(
         row=28,
         what="a finished output taken for whatever is asked",
         file="gda/io/publish.py",
@@ -78,6 +90,13 @@ JOBS: tuple[Control, ...] = (
         what="an interval over seeds alone",
         file="gda/stats/gain.py",
         edits=(("        ci95=crossed,\n", "        ci95=seeds,\n"),),
+        tests=(f"{_NULLS}::test_a_set_without_effect_is_promoted_at_most_alpha_of_the_time",),
+    ),
+    Control(
+        row=30,
+        what="a gate that looks at p alone",
+        file=_GATE,
+        edits=(("    if not 0.0 < low <= gain.mean <= high:\n", "    if False:\n"),),
         tests=(f"{_NULLS}::test_a_set_without_effect_is_promoted_at_most_alpha_of_the_time",),
     ),
     Control(

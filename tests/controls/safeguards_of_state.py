@@ -54,6 +54,13 @@ _KILLS = (
     ),
     Control(
         row=2,
+        what="an interruption that is a crash",
+        file="gda/cli.py",
+        edits=(("        return _fail(TryAgainError(_INTERRUPTED), args)\n", "        raise\n"),),
+        tests=(f"{_SAMPLE_KILL}::test_the_real_command_told_to_end",),
+    ),
+    Control(
+        row=2,
         what="a step that waits for its job without minding SIGTERM",
         file=_WATCHING,
         edits=(("    before = signal.signal(signal.SIGTERM, interrupt)\n", "    before = signal.getsignal(signal.SIGTERM)\n"),),
@@ -288,6 +295,18 @@ _DAMAGE = (
         what="a file renamed before it is flushed",
         file=_PUBLISH,
         edits=(("        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n"),),
+        tests=(f"{_IO_DISK}::test_small_files",),
+    ),
+    Control(
+        row=9,
+        what="a temporary file left where writing failed",
+        file=_PUBLISH,
+        edits=(
+            (
+                "            os.replace(temporary, path)\n        except BaseException:\n            temporary.unlink(missing_ok=True)\n",
+                "            os.replace(temporary, path)\n        except BaseException:\n",
+            ),
+        ),
         tests=(f"{_IO_DISK}::test_small_files",),
     ),
     Control(
