@@ -121,6 +121,13 @@ _PROCESSES = (
     ),
     Control(
         row=4,
+        what="a set that others published meanwhile not looked for",
+        file=_SAMPLE,
+        edits=(("        if published_meanwhile(workspace):\n", "        if False:\n"),),
+        tests=(f"{_SAMPLE_FAULTS}::test_a_worker_that_slept_changes_nothing",),
+    ),
+    Control(
+        row=4,
         what="a work folder that goes while it is used taken for a defect",
         file=_SAMPLE,
         edits=(("    except (OSError, ValueError, DataError) as error:", "    except ZeroDivisionError as error:"),),
@@ -228,6 +235,18 @@ _DAMAGE = (
     ),
     Control(
         row=7,
+        what="a manifest that contradicts its index",
+        file=_SNAPSHOT,
+        edits=(
+            (
+                '        if problems := manifest_problems(index, rows):\n            raise DataError(f"{path}: {problems[0]}")\n        if digest',
+                "        if digest",
+            ),
+        ),
+        tests=(f"{_TEST_READING}::test_index_is_not_trusted",),
+    ),
+    Control(
+        row=7,
         what="a manifest of another checksum",
         file="gda/io/manifest.py",
         edits=(("    if hashlib.sha256(data).hexdigest() != sha256:", "    if False:"),),
@@ -308,6 +327,13 @@ _DAMAGE = (
             ),
         ),
         tests=(f"{_IO_DISK}::test_small_files",),
+    ),
+    Control(
+        row=9,
+        what="finished shards drawn again",
+        file=_DRAWING,
+        edits=(("    if job.rows() is not None:\n", "    if False:\n"),),
+        tests=(f"{_SAMPLE_FAULTS}::test_a_full_or_failing_disk", f"{_SAMPLE_FAULTS}::test_a_target_that_cannot_be_written"),
     ),
     Control(
         row=9,
