@@ -238,10 +238,7 @@ _DAMAGE = (
         what="a manifest that contradicts its index",
         file=_SNAPSHOT,
         edits=(
-            (
-                '        if problems := manifest_problems(index, rows):\n            raise DataError(f"{path}: {problems[0]}")\n        if digest',
-                "        if digest",
-            ),
+            ("        if problems := manifest_problems(index, rows):\n            raise", "        if problems := []:\n            raise"),
         ),
         tests=(f"{_TEST_READING}::test_index_is_not_trusted",),
     ),
