@@ -73,7 +73,8 @@ def test_any_flipped_bit_is_found(snapshot: Path) -> None:
     path = snapshot / SHARD
     whole = path.read_bytes()
     expected = load_images(Snapshot.open(snapshot), "train", size=8)
-    for position in random.Random(1).sample(range(len(whole)), 60):
+    # The last byte of a header's checksum field is read by nobody: only the checksum of the whole shard can tell.
+    for position in (155, *random.Random(1).sample(range(len(whole)), 60)):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)

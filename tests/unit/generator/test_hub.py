@@ -411,6 +411,7 @@ def test_a_portal_in_place_of_the_hub_is_said(server):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.timeout(30)
 def test_a_silent_network_is_given_up(cache, monkeypatch):
     """A hub that takes the connection and never answers is not waited for without end."""
     import socket
