@@ -112,14 +112,22 @@ def _tables(path: Path) -> set[str]:
 
 
 def _query(path: Path, statement: str) -> list[Any]:
-    """Rows of a database that is only read. Raises `MissingError` for a file that is none or damaged, `TryAgainError` for a locked one."""
+    """Rows of a database. Raises `MissingError` for a file that is none or damaged, `TryAgainError` for a locked one.
+
+    It is opened to be written, which SQLite needs to undo what a killed process has left half done, before it reads.
+    """
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=20)) as database:
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=20)) as database:
             return database.execute(statement).fetchall()
     except sqlite3.DatabaseError as error:
         said = str(error)
         if "locked" in said:
             raise TryAgainError(f"{path}: MLflow's database is busy ({said}); run the same command again") from None
+        if "readonly" in said:
+            raise MissingError(
+                f"{path}: a process was killed while it wrote to MLflow's database; make the file and its folder writable, so that SQLite "
+                f"can undo that by {path.name}-journal"
+            ) from None
         if "unable to open" in said:
             raise MissingError(f"{path}: MLflow's database cannot be opened ({_why_not(path)})") from None
         raise MissingError(

@@ -44,6 +44,13 @@ JOBS: tuple[Control, ...] = (
         tests=(f"{_TEST_COMPONENTS}::test_a_finished_step_is_found_again",),
     ),
     Control(
+        row=27,
+        what="settings without the content of what they name outside the job",
+        file="gda/steps/graph.py",
+        edits=(("        chosen[_OUTSIDE] = watched\n", "        pass\n"),),
+        tests=("tests/unit/steps/test_step_graph.py::test_a_key_changes_with_what_its_fields_name_outside_the_job",),
+    ),
+    Control(
         row=28,
         what="a finished output taken for whatever is asked",
         file="gda/io/publish.py",

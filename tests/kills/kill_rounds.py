@@ -134,7 +134,7 @@ def hold(command: Command, expected: Expected, grounds: Grounds, *, number: int,
         if wrong := _difference(expected.files, files(place)):
             result.faults.append(f"differs: {wrong}")
         if (found := logged(place / "mlflow.db")) != expected.logged:
-            result.faults.append(f"logged {found}, not {expected.logged}")
+            result.faults.append(f"logged {found}, not {expected.logged}: {log_of(place)}")
         if left := [path.name for path in place.glob(f".{OUT}*")] + [path.name for path in (place / ".gda").glob("unlogged/**/*.json")]:
             result.faults.append(f"left behind: {', '.join(left)}")
     if not result.faults:

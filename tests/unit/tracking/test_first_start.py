@@ -137,6 +137,43 @@ def test_an_empty_file_is_a_first_start(database, left):
     assert connect().search_experiments()[0].name == "Default"
 
 
+def _killed_while_it_wrote(database):
+    """What kill -9 leaves in the middle of a transaction: new pages in the database, and a journal that has the old ones."""
+    written = database.with_name("written.db")
+    shutil.copy(database, written)
+    writer = sqlite3.connect(written, isolation_level=None)
+    writer.execute("pragma cache_size = 5")
+    writer.execute("begin")
+    values = [(f"id{number}", "x" * 500) for number in range(2000)]
+    writer.executemany(
+        "insert into runs (run_uuid, name, status, lifecycle_stage, experiment_id) values (?, ?, 'RUNNING', 'active', 0)", values
+    )
+    shutil.copy(written, database)
+    shutil.copy(f"{written}-journal", f"{database}-journal")
+    writer.close()
+
+
+def test_a_database_that_was_being_written_when_its_process_was_killed_is_whole(database):
+    """SQLite undoes what was half written, provided that it may write; taken for a damaged one, it would cost its user all runs."""
+    _edit(database, RUN)
+    _killed_while_it_wrote(database)
+    assert connect().search_experiments()[0].name == "Default"
+    assert sqlite3.connect(database).execute("select run_uuid from runs").fetchall() == [("a",)]
+    assert not database.with_name("mlflow.db-journal").exists()
+
+
+def test_one_that_may_not_be_written_says_what_to_do(database, monkeypatch):
+    """Where SQLite may not undo it, nothing is read, and nobody is told to move the database away."""
+    import gda.tracking.sqlite as module
+
+    _edit(database, RUN)
+    _killed_while_it_wrote(database)
+    connected = module.sqlite3.connect
+    monkeypatch.setattr(module.sqlite3, "connect", lambda name, **kwargs: connected(name.replace("mode=rw", "mode=ro"), **kwargs))
+    with pytest.raises(MissingError, match=r"make the file and its folder writable, so that SQLite can undo that by mlflow\.db-journal"):
+        ensure_database(f"sqlite:///{database}")
+
+
 def test_an_address_that_cannot_be_read_is_a_configuration_error(tmp_path, monkeypatch):
     """A typo in the address is exit code 2, and its password is not in the message."""
     monkeypatch.chdir(tmp_path)  # the file it names is relative
