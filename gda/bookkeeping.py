@@ -2,17 +2,15 @@
 
 import argparse
 import os
-import signal
-import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from gda import tracking
 from gda.artifacts import Outcome
 from gda.config import Config, dump_config
 from gda.flow import PROMOTION
+from gda.interruption import end_on_signals
 from gda.io.publish import work_root
 from gda.timings import write_timing
 from gda.tracking.started import snapshot_digest
@@ -31,8 +29,7 @@ def prepare_process() -> None:
         import warnings
 
         warnings.filterwarnings("ignore")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+    end_on_signals()
 
 
 _QUIET = {
@@ -45,10 +42,6 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "1",
 }
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def at_work(args: argparse.Namespace, config: Config) -> AbstractContextManager[None]:

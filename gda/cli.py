@@ -15,6 +15,7 @@ from gda.bookkeeping import at_work, log_kept, note, prepare_process
 from gda.commands import build_parser
 from gda.config import Config, load_config
 from gda.errors import ConfigError, GdaError, TryAgainError
+from gda.interruption import told_to_end
 from gda.parallel import is_first_process
 from gda.storage import storage_problem
 from gda.tracking import masked
@@ -40,10 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(TryAgainError(_INTERRUPTED), args)
     except GdaError as error:
-        return _fail(error, args)
+        return _fail(TryAgainError(_INTERRUPTED) if told_to_end() else error, args)
     except BrokenPipeError:
         return 0
     except Exception as error:
+        if told_to_end():
+            return _fail(TryAgainError(_INTERRUPTED), args)
         if (problem := storage_problem(error)) is not None:
             return _fail(problem, args)
         if os.environ.get("GDA_DEBUG"):

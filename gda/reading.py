@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gda.errors import DataError, GdaError
+from gda.interruption import require_not_told
 from gda.storage import storage_problem
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def parser(where: object, what: str, *, error: type[GdaError] = DataError) -> It
     except GdaError:
         raise
     except Exception as problem:
+        require_not_told()
         if (of_disk := _disk_problem(problem)) is not None:
             raise of_disk from None
         raise error(f"{where}: not {what} ({reason_of(problem)})") from None

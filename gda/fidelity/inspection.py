@@ -33,6 +33,7 @@ from gda.fidelity.reference import Reference
 from gda.fidelity.sscd import load_sscd
 from gda.fidelity.statistics_file import read_statistics_file, statistics_digest
 from gda.fidelity.verdict import apply_limits, judge, judge_each
+from gda.interruption import require_not_told
 from gda.sections import ValidateConfig
 from gda.storage import storage_problem
 
@@ -85,6 +86,7 @@ class Inspection:
         except (MissingError, TryAgainError, MemoryError):  # nothing to do with the set
             raise
         except Exception as error:
+            require_not_told()
             if (problem := storage_problem(error)) is not None:
                 raise problem from None  # nor has a full disk
             self.failures.append(f"{what} could not be measured ({type(error).__name__}: {error})")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gda.artifacts import Gain, Metrics, Verdict
+from gda.interruption import require_not_told
 from gda.sections import Arm, PromoteConfig
 
 SYNTHETIC_ARMS = frozenset({Arm.SYNTHETIC, Arm.MIXED, Arm.TARGETED, Arm.LAST_LAYER})
@@ -52,6 +53,7 @@ def decide(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig, *, 
             *_licence_reasons(licence, config),
         )
     except Exception as error:  # whatever is wrong with the numbers, the gate stays shut and says so
+        require_not_told()
         reasons = (f"the gate could not be computed ({type(error).__name__}: {error})",)
     return GateResult(promoted=not reasons, reasons=reasons, rival=name)
 

@@ -18,6 +18,7 @@ from gda.commands import build_parser
 from gda.config import dump_config
 from gda.contents import require_whole
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
+from gda.interruption import told_to_end
 from gda.io.publish import write_bytes, write_json
 from gda.reading import read_object
 from gda.recipe import digest_of
@@ -146,16 +147,19 @@ def run_step(
         for path in done.outputs:
             require_whole(folder / path, advice=f"remove {folder} and run the step again")
         return Step(record=done, folder=folder, reused=True)
+    interrupted = f"{request.name}: interrupted; run again, it continues where it stopped"
     try:
         return retrying(request.name, lambda: _run(request, folder, share, by, alongside))
     except Exception as error:
+        if told_to_end():
+            raise TryAgainError(interrupted) from None
         known = error if isinstance(error, GdaError) else storage_problem(error)
         if known is None:
             raise
         write_json(_made(folder) / FAILURE_FILE, {"step": request.name, "error": str(known), "exit_code": known.exit_code})
         raise known from None
     except KeyboardInterrupt:
-        raise TryAgainError(f"{request.name}: interrupted; run again, it continues where it stopped") from None
+        raise TryAgainError(interrupted) from None
 
 
 def finished(folder: Path) -> StepRecord | None:

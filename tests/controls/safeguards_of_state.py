@@ -45,15 +45,20 @@ STATE: tuple[Control, ...] = (
     Control(
         row=2,
         what="SIGTERM left to the system",
-        file="gda/bookkeeping.py",
-        edits=(("        signal.signal(signal.SIGTERM, _interrupt)\n", "        pass\n"),),
+        file="gda/interruption.py",
+        edits=(("        signal.signal(signal.SIGTERM, _interrupt)\n", ""),),
         tests=(f"{_SAMPLE_KILL}::test_the_real_command_told_to_end",),
     ),
     Control(
         row=2,
         what="an interruption that is a crash",
         file="gda/cli.py",
-        edits=(("        return _fail(TryAgainError(_INTERRUPTED), args)\n", "        raise\n"),),
+        edits=(
+            (
+                "    except KeyboardInterrupt:\n        return _fail(TryAgainError(_INTERRUPTED), args)\n",
+                "    except KeyboardInterrupt:\n        raise\n",
+            ),
+        ),
         tests=(f"{_SAMPLE_KILL}::test_the_real_command_told_to_end",),
     ),
     Control(
@@ -69,6 +74,34 @@ STATE: tuple[Control, ...] = (
         file=_WATCHING,
         edits=(("                self._take_back(body, say)\n", ""),),
         tests=(f"{_TEST_WATCHING}::test_a_terminated_step_takes_its_job_back",),
+    ),
+    Control(
+        row=2,
+        what="an interruption that a library swallows taken for a fault of the file",
+        file="gda/reading.py",
+        edits=(("        require_not_told()\n", ""),),
+        tests=("tests/unit/core/test_interruption.py::test_an_interruption_is_no_fault_of_a_file_and_no_verdict",),
+    ),
+    Control(
+        row=2,
+        what="an interruption that a library swallows taken for a broken check of the gate",
+        file="gda/fidelity/inspection.py",
+        edits=(("            require_not_told()\n", ""),),
+        tests=("tests/unit/core/test_interruption.py::test_an_interruption_is_no_fault_of_a_file_and_no_verdict",),
+    ),
+    Control(
+        row=2,
+        what="an interruption that a library swallows taken for a reason against promotion",
+        file="gda/registry/gate.py",
+        edits=(("        require_not_told()\n", ""),),
+        tests=("tests/unit/core/test_interruption.py::test_nor_a_reason_of_the_gate",),
+    ),
+    Control(
+        row=2,
+        what="an error that an interruption has become taken for the command's own",
+        file="gda/cli.py",
+        edits=(("TryAgainError(_INTERRUPTED) if told_to_end() else error", "error"),),
+        tests=("tests/unit/core/test_interruption.py::test_a_command_says_that_it_was_interrupted",),
     ),
     Control(
         row=3,

@@ -1,0 +1,94 @@
+"""Told to end, a command says so (75), even where a library has made another error of the interruption."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gda.cli import main
+from gda.config import Config
+from gda.data.pillow import faults_of_the_file
+from gda.errors import DataError, TryAgainError
+from gda.fidelity.inspection import Inspection
+from gda.interruption import end_on_signals, told_to_end
+from gda.reading import parser
+from gda.registry import gate
+from gda.steps.form import step_settings
+from gda.steps.step import run_step
+
+
+def swallowing(number: signal.Signals = signal.SIGTERM) -> None:
+    """As a library that is not written in Python: told to end inside a call of it, it raises an error of its own."""
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    except KeyboardInterrupt:
+        raise ValueError("could not determine the shape") from None
+
+
+def _parse() -> None:
+    with parser("model.safetensors", "a whole file"):
+        swallowing()
+
+
+def _decode() -> None:
+    with faults_of_the_file(b"", "a.png"):
+        swallowing()
+
+
+def _check() -> None:
+    Inspection(subjects=None).attempt("FID", swallowing)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def listening() -> None:
+    """This process is one that a command runs in."""
+    end_on_signals()
+
+
+@pytest.mark.parametrize("call", [_parse, _decode, _check])
+def test_an_interruption_is_no_fault_of_a_file_and_no_verdict(listening: None, call: Callable[[], None]) -> None:
+    """A sound file would be called damaged, an image left out, a set refused, because somebody ended the process."""
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert told_to_end()
+
+
+def test_nor_a_reason_of_the_gate(listening: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A promotion would be refused for good by a decision that is written down."""
+    monkeypatch.setattr(gate, "real_rival", lambda *_: swallowing())
+    with pytest.raises(KeyboardInterrupt):
+        gate.decide(SimpleNamespace(), None, Config().promote, licence="x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", [DataError, RuntimeError])
+def test_a_command_says_that_it_was_interrupted(
+    number: signal.Signals, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 75 whatever came of the interruption on its way; a command that comes after it is not taken for an interrupted one."""
+
+    def load(*_: object) -> None:
+        try:
+            swallowing(number)
+        except ValueError:
+            raise kind("model.safetensors: not a whole safetensors file") from None
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gda.cli.load_config", load)
+        assert main(["snapshot", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 75
+    assert capsys.readouterr().err == "gda snapshot: interrupted; the same command continues where it stopped\n"
+    assert main(["snapshot", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+
+
+def test_so_does_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that was cancelled leaves no reason that would be read as its failure."""
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.setattr("gda.steps.step.argv", lambda *_: swallowing())
+    with pytest.raises(TryAgainError, match="snapshot: interrupted"):
+        run_step("snapshot", inputs={}, settings=step_settings(Config())["snapshot"], data_root=str(tmp_path), code="1")
+    assert not list(tmp_path.rglob("failure.json"))
