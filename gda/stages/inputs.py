@@ -71,7 +71,7 @@ def contents_of(config: Config, roles: Iterable[str], *, hub_ids: bool = True) -
         for given in _ROLES[role](resolved):
             digest = {"digest": _digest(role, given, stamps)} if hub_ids or not _is_hub_id(role, given) else {}
             fields[given.field] = {"name": given.name, **digest}
-    stamps.save()
+    stamps.save(every_role=found.keys() >= _ROLES.keys())
     return found
 
 
@@ -176,8 +176,9 @@ class _Stamps:
             self._fresh[name] = [stamp, digest]
         return digest
 
-    def save(self) -> None:
-        """Keep what was seen this time; files that are gone are forgotten."""
-        if self._fresh != self._known:
+    def save(self, *, every_role: bool) -> None:
+        """Keep what was seen; where `every_role` was looked at, the files that were not seen are gone, and forgotten."""
+        kept = self._fresh if every_role else self._known | self._fresh
+        if kept != self._known:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(self._path, json.dumps(self._fresh, sort_keys=True).encode())
+            write_bytes(self._path, json.dumps(kept, sort_keys=True).encode())

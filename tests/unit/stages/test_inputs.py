@@ -92,6 +92,16 @@ def test_settled_files_are_hashed_once(folder: Path, monkeypatch: pytest.MonkeyP
     assert read == ["b.png"]
 
 
+def test_a_look_at_some_roles_keeps_the_digests_of_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline that goes on from a run looks at a part: the next run must not read a whole source again for that."""
+    monkeypatch.setattr(inputs, "_SETTLED_NS", -10_000_000_000)
+    before, read, hashed = source_digest(), [], inputs.sha256_of
+    monkeypatch.setattr(inputs, "sha256_of", lambda path: read.append(path.name) or hashed(path))
+    assert inputs.contents_of(config(), ["sets"]) == {"sets": {}}
+    assert source_digest() == before
+    assert read == []
+
+
 def test_a_damaged_memory_of_digests_is_done_without(folder: Path) -> None:
     """The kept digests only save time: what is no JSON object, or of another form, is hashed anew."""
     before = source_digest()
