@@ -1,5 +1,3 @@
-import sys
+from gda.cli import program
 
-from gda.cli import main
-
-sys.exit(main())
+program()

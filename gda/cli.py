@@ -9,19 +9,30 @@ import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 from gda.artifacts import Outcome
 from gda.bookkeeping import at_work, log_kept, note, prepare_process
 from gda.commands import build_parser
 from gda.config import Config, load_config
 from gda.errors import ConfigError, GdaError, TryAgainError
-from gda.interruption import told_to_end
+from gda.interruption import ignore_signals, told_to_end
 from gda.parallel import is_first_process
 from gda.storage import storage_problem
 from gda.tracking import masked
 
 PARAMS_FILE = Path("params.yaml")
 _INTERRUPTED = "interrupted; the same command continues where it stopped"
+
+
+def program(argv: Sequence[str] | None = None) -> NoReturn:
+    """`main` as a process of its own, which ends with its exit code, and does so too where it is told to end in its last instants."""
+    try:
+        code = main(argv)
+        ignore_signals()
+    except KeyboardInterrupt:
+        code = _interrupted()
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser()
         args = parser.parse_args(argv)
     except KeyboardInterrupt:
-        print(f"gda: {_INTERRUPTED}", file=sys.stderr)
-        return TryAgainError.exit_code
+        return _interrupted()
     if args.command is None:
         parser.print_help()
         return 2
@@ -95,6 +105,11 @@ def _say(args: argparse.Namespace, problem: str | None) -> None:
         print(f"{args.command}: {masked(problem)}", file=sys.stderr)
 
 
+def _interrupted() -> int:
+    print(f"gda: {_INTERRUPTED}", file=sys.stderr)
+    return TryAgainError.exit_code
+
+
 def _fail(error: GdaError, args: argparse.Namespace) -> int:
     if os.environ.get("GDA_DEBUG"):
         print(masked(traceback.format_exc()), file=sys.stderr)
@@ -103,4 +118,4 @@ def _fail(error: GdaError, args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -20,6 +20,13 @@ def end_on_signals() -> None:
             signal.signal(signal.SIGINT, _interrupt)
 
 
+def ignore_signals() -> None:
+    """From now on no signal interrupts this process: its work is done, and it only has to end."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def told_to_end() -> bool:
     """Whether a signal to end has come, whatever became of the exception that it raised."""
     return _told.is_set()

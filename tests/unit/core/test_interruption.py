@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,8 @@ from gda.reading import parser
 from gda.registry import gate
 from gda.steps.form import step_settings
 from gda.steps.step import run_step
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def swallowing(number: signal.Signals = signal.SIGTERM) -> None:
@@ -83,6 +87,30 @@ def test_a_command_says_that_it_was_interrupted(
         assert main(["snapshot", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 75
     assert capsys.readouterr().err == "gda snapshot: interrupted; the same command continues where it stopped\n"
     assert main(["snapshot", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+
+
+@pytest.mark.parametrize("command", [["-m", "gda", "recipes"], ["-c", "from gda.cli import program; program(['recipes'])"]])
+def test_the_last_instants_of_a_program(command: list[str], tmp_path: Path) -> None:
+    """Told to end after its work is done and before it has ended: an interruption, or its own exit code, and never a crash."""
+    (tmp_path / "sitecustomize.py").write_text(_AT_THE_END)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    found = {}
+    for when in ("before", "after"):
+        ended = subprocess.run([sys.executable, *command], env={**environment, "WHEN": when}, capture_output=True, text=True, check=False)
+        assert "Traceback" not in ended.stderr
+        found[when] = ended.returncode
+    assert found == {"before": 75, "after": 0}
+
+
+# SIGTERM right before the program takes leave of signals, or right after.
+_AT_THE_END = """
+import os, signal, sys
+def traced(frame, event, argument):
+    if frame.f_code.co_name == "ignore_signals" and event == ("call" if os.environ["WHEN"] == "before" else "return"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return traced
+sys.settrace(traced)
+"""
 
 
 def test_so_does_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
