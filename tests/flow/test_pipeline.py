@@ -152,11 +152,11 @@ def test_a_refused_set_ends_in_its_report(local: tuple[Local, bool, Path], world
 
 def test_a_failed_step_ends_in_a_report(local: tuple[Local, bool, Path], world: Path) -> None:
     """A step that raises fails the run; the exit step still says which, and why."""
-    done, pages = local[0].run(load_config(world / "params.yaml", ("finetune.base=/nowhere",)), "failed")
+    done, pages = local[0].run(load_config(world / "params.yaml", (f"finetune.base={world}/given/images",)), "failed")
     assert not done
     text = (pages / "report/summary").read_text()
     assert text.startswith("# The run failed at finetune")
-    assert "/nowhere: no such generator directory" in text
+    assert "given/images: not a generator: neither model_index.json" in text
     assert "| evaluate | not done |" in text
 
 
