@@ -127,14 +127,26 @@ class ClassHarm(Document):
     p_value: float
 
 
+class Spread(Document):
+    """How far a mean over seeds and images may be off: what its interval at any level follows from."""
+
+    error: float = Field(description="standard error")
+    seed_share: float = Field(description="share of its square that is due to seeds; the rest is due to images")
+    seed_freedom: float = Field(description="degrees of freedom of the part of seeds, or of the synthetic sets that they trained on")
+    image_freedom: float = Field(description="degrees of freedom of the part of images, or of groups of them")
+
+
 class Gain(Document):
     """Accuracy of an arm minus its rival's, paired by seed and image; fractions, not points."""
 
     mean: float
-    ci95: tuple[float, float] = Field(description="crossed bootstrap over seeds and images: the gating interval")
+    ci95: tuple[float, float] = Field(description="over seeds and images, at the level of evaluate.confidence; the gate has its own level")
+    spread: Spread | None = Field(None, description="what the gate judges; null in files of before it was kept")
+    sets: int = Field(1, ge=1, description="synthetic sets; 1: what is said is of this very set")
+    groups: int | None = Field(None, description="groups of test images; null: each its own")
     ci95_seeds: tuple[float, float] | None = Field(None, description="over seeds alone")
     ci95_images: tuple[float, float] | None = Field(None, description="over images alone")
-    p_value: float = Field(description="two-sided sign-flip test over paired seeds")
+    p_value: float = Field(description="two-sided sign-flip test over paired seeds, or over synthetic sets where there are six or more")
     mcnemar_p: float | None = None
     seeds: int = Field(ge=0, description="paired seeds")
     differences: tuple[float, ...] = Field((), description="by seed")
@@ -205,6 +217,7 @@ class Metrics(Document):
     classes: tuple[str, ...]
     snapshot_digest: str
     test_digest: str = Field(description="digest of the test split alone")
+    look: int = Field(1, ge=1, description="which look at these test images this is: each further one has less of the significance level")
     synthetic_digest: str | None = None
     verdict_passed: bool | None = None
     measured_with: dict[str, str] = Field(default_factory=dict)

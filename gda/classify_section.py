@@ -128,7 +128,9 @@ class ClassifyConfig(Section):
     compile: bool = Field(False, description="compile the training passes (torch.compile): a minute or more before the first update")
     horizontal_flip: bool = Field(False, description="mirror training images at random; off where a mirrored image means something else")
     seeds: tuple[int, ...] = Field(
-        tuple(range(10)), min_length=1, description="seeds of real and real+synthetic; with fewer than six no gain can be shown"
+        tuple(range(10)),
+        min_length=1,
+        description="seeds of real+synthetic and of what it has to beat: real, real_long, real_strong; fewer than six can show no gain",
     )
     control_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of the other arms")
     # Not strict, for a validator before it has made JSON's strings Python's.

@@ -30,5 +30,7 @@ class Arm(StrEnum):
     LAST_LAYER = "last_layer"
 
 
-# Arms whose every seed is compared with real by seed; the others are controls with fewer seeds.
-PAIRED_ARMS = (Arm.REAL, Arm.MIXED)
+# Arms whose every seed is compared by seed: the usual candidate and what it has to beat. The others are controls with fewer seeds.
+PAIRED_ARMS = (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG, Arm.MIXED)
+# Arms without generated images beyond the real ones, or with images that no generator was trained for: what a candidate may have to beat.
+RIVAL_ARMS = (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG, Arm.RETRIEVED, Arm.IMG2IMG)

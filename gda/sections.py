@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from gda.classify_section import DEMO_CLASSIFIER as DEMO_CLASSIFIER
 from gda.classify_section import ClassifyConfig as ClassifyConfig
 from gda.section_base import PAIRED_ARMS as PAIRED_ARMS
+from gda.section_base import RIVAL_ARMS as RIVAL_ARMS
 from gda.section_base import Arm as Arm
 from gda.section_base import Fraction, Section
 
@@ -327,7 +328,7 @@ class RatioConfig(Section):
 
 class EvaluateConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of every interval")
-    num_resamples: int = Field(4000, ge=200, le=1_000_000, description="bootstrap resamples")
+    num_resamples: int = Field(4000, ge=200, le=1_000_000, description="bootstrap resamples of exchange rates and of the curves of ratios")
     sets: dict[SetName, FilePath] = Field(
         default_factory=dict, description="robustness sets: name -> folder of class folders, or of images that set_labels has the labels of"
     )
@@ -352,6 +353,11 @@ class EvaluateConfig(Section):
 
 class PromoteConfig(Section):
     arm: Arm = Field(Arm.MIXED, description="the one arm declared before the run")
+    rivals: tuple[Annotated[Arm, Field(strict=False)], ...] = Field(
+        (),
+        description="arms without generated images that it has to beat, declared before the run; empty: real-only training where it is "
+        "strongest on validation. It has to beat plain real-only training of equal length in any case",
+    )
     min_seeds: int = Field(6, ge=2, description="fewest paired seeds; the sign-flip test cannot reach 0.05 with five")
     alpha: float = Field(0.05, gt=0.0, lt=0.5, description="significance level of gain and per-class harm")
     model_name: str = Field("gda-classifier", min_length=1, description="registered model name")
@@ -359,3 +365,9 @@ class PromoteConfig(Section):
         ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail++"),
         description="licences of the generator's base under which a classifier may be promoted; unknown never is",
     )
+
+    @model_validator(mode="after")
+    def _rivals_are_rivals(self) -> "PromoteConfig":
+        if wrong := [arm for arm in self.rivals if arm not in RIVAL_ARMS or arm is self.arm]:
+            raise ValueError(f"rivals names {wrong[0]}; accepted: {', '.join(arm for arm in RIVAL_ARMS if arm is not self.arm)}")
+        return self

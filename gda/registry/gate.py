@@ -6,21 +6,14 @@ from dataclasses import dataclass
 
 from gda.artifacts import Gain, Metrics, Verdict
 from gda.interruption import require_not_told
+from gda.registry.rivals import Rival, real_rivals
 from gda.sections import Arm, PromoteConfig
+from gda.stats.gain import interval_of
+from gda.stats.looks import level_of_look
 
 SYNTHETIC_ARMS = frozenset({Arm.SYNTHETIC, Arm.MIXED, Arm.TARGETED, Arm.LAST_LAYER})
 # zero_shot and img2img bypass the verdict by design, and real is what the others are measured against.
 CONTROL_ARMS = frozenset({Arm.ZERO_SHOT, Arm.IMG2IMG, Arm.REAL})
-REAL_ONLY = "real"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rival:
-    """What the candidate has to beat, and by how much it does; without a gain, `problem` says why they cannot be compared."""
-
-    name: str
-    gain: Gain | None
-    problem: str = "no comparison was recorded"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +25,20 @@ class GateResult:
     rival: str
 
 
-def real_rival(metrics: Metrics, config: PromoteConfig) -> Rival:
-    """Real-only training, the rival while there is no champion."""
-    return Rival(name=REAL_ONLY, gain=metrics.gain.get(config.arm), problem=f"metrics hold no gain of {config.arm} over real")
-
-
-def decide(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig, *, licence: str, rival: Rival | None = None) -> GateResult:
+def decide(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig, *, licence: str, champion: Rival | None = None) -> GateResult:
     """Whether the candidate of the declared arm may become champion, and every reason why not.
 
-    `rival` defaults to real-only training; `licence` is that of the generator's base. Anything empty, missing, NaN or contradictory
-    is a reason against, and so is an error while judging.
+    It has to beat the real-only trainings of `real_rivals` and, where there is one, the `champion`; each of them clearly, at the level
+    that this look at the test split has (`gda.stats.looks`). `licence` is that of the generator's base. Anything empty, missing, NaN or
+    contradictory is a reason against, and so is an error while judging.
     """
-    name = rival.name if rival is not None else REAL_ONLY
+    name = champion.name if champion is not None else str(Arm.REAL)
     try:
-        rival = rival or real_rival(metrics, config)
+        rivals = (*([champion] if champion is not None else []), *real_rivals(metrics, config))
+        name = rivals[0].name
         reasons = (
             *_arm_reasons(metrics, config),
-            *_gain_reasons(rival, config),
+            *(reason for rival in rivals for reason in _gain_reasons(rival, metrics, config)),
             *_verdict_reasons(metrics, verdict, config),
             *_licence_reasons(licence, config),
         )
@@ -66,6 +56,8 @@ def _arm_reasons(metrics: Metrics, config: PromoteConfig) -> Iterator[str]:
         yield f"the declared arm {config.arm} was not evaluated"
     elif result.skipped is not None:
         yield f"the declared arm {config.arm} did not run"
+    elif config.arm not in metrics.gain:
+        yield f"metrics hold no gain of {config.arm} over {Arm.REAL}"
     if candidate is None:
         yield "there is no candidate"
     elif candidate.arm != config.arm:
@@ -76,30 +68,56 @@ def _arm_reasons(metrics: Metrics, config: PromoteConfig) -> Iterator[str]:
         yield "there are no test images"
 
 
-def _gain_reasons(rival: Rival, config: PromoteConfig) -> Iterator[str]:
+def _gain_reasons(rival: Rival, metrics: Metrics, config: PromoteConfig) -> Iterator[str]:
     gain = rival.gain
     if gain is None:
         yield f"not compared with {rival.name}: {rival.problem}"
         return
-    numbers = (gain.mean, *gain.ci95, gain.p_value, *gain.differences)
-    if not all(math.isfinite(number) for number in numbers) or not 0.0 <= gain.p_value <= 1.0 or len(gain.differences) != gain.seeds:
+    if not _is_valid(gain):
         yield f"the gain over {rival.name} is not a valid measurement"
         return
-    low, high = gain.ci95
-    if gain.seeds < config.min_seeds:
-        yield f"only {gain.seeds} paired seeds; at least {config.min_seeds} are needed"
+    level = level_of_look(config.alpha, metrics.look)
+    interval = interval_of(gain, 1 - level)
+    if interval is None:
+        yield f"the gain over {rival.name} was recorded without its standard error; run gda evaluate again"
+        return
+    least, (low, high) = max(config.min_seeds, _seeds_of(metrics, config)), interval
+    if gain.seeds < least:
+        yield f"only {gain.seeds} paired seeds with {rival.name}; {least} are needed"
     if not 0.0 < low <= gain.mean <= high:
-        yield f"the gain over {rival.name}, {_points(gain.mean)} (interval {_points(low)} to {_points(high)}), is not clearly above zero"
-    if not gain.p_value <= config.alpha:
-        yield f"p = {gain.p_value:.3g} over paired seeds, above {config.alpha:g}"
-    yield from _harm_reasons(gain)
+        said = f"{_points(gain.mean)} ({100 * (1 - level):.4g}% interval {_points(low)} to {_points(high)})"
+        yield f"the gain over {rival.name}, {said}, is not clearly above zero"
+    if not gain.p_value <= level:
+        yield f"p = {gain.p_value:.3g} over paired seeds with {rival.name}, above {_level_said(level, metrics.look)}"
+    yield from _harm_reasons(gain, rival)
 
 
-def _harm_reasons(gain: Gain) -> Iterator[str]:
+def _is_valid(gain: Gain) -> bool:
+    numbers = (gain.mean, *gain.ci95, gain.p_value, *gain.differences)
+    if gain.spread is not None:
+        numbers += (gain.spread.error, gain.spread.seed_share, gain.spread.seed_freedom, gain.spread.image_freedom)
+        if gain.spread.error < 0 or not 0 <= gain.spread.seed_share <= 1 or min(numbers[-2:]) < 1:
+            return False
+    consistent = len(gain.differences) == gain.seeds and abs(math.fsum(gain.differences) - gain.seeds * gain.mean) <= 1e-6 * gain.seeds
+    return all(math.isfinite(number) for number in numbers) and 0.0 <= gain.p_value <= 1.0 and consistent
+
+
+def _seeds_of(metrics: Metrics, config: PromoteConfig) -> int:
+    """Rivals have as many seeds as the candidate: one that has fewer had fewer chances, and is measured less well."""
+    result = metrics.arms.get(config.arm)
+    return len(result.seeds) if result is not None else 0
+
+
+def _level_said(level: float, look: int) -> str:
+    return f"{level:.3g}" if look == 1 else f"{level:.3g}, which is what is left at look {look} at this test split"
+
+
+def _harm_reasons(gain: Gain, rival: Rival) -> Iterator[str]:
     if gain.smallest_visible_harm is None or not math.isfinite(gain.smallest_visible_harm):
-        yield "harm to single classes was not measured"
+        yield f"harm to single classes was not measured against {rival.name}"
     for harm in gain.harmed_classes:
-        yield f"class {harm.class_name} is significantly worse: {_points(harm.change)} (adjusted p = {harm.p_value:.2g})"
+        change = f"{_points(harm.change)} (adjusted p = {harm.p_value:.2g})"
+        yield f"class {harm.class_name} is significantly worse than with {rival.name}: {change}"
 
 
 def _verdict_reasons(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig) -> Iterator[str]:

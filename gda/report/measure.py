@@ -10,12 +10,10 @@ from gda.config import Config
 from gda.data.predictions import TOP_K, Predictions
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
-from gda.sections import Arm
+from gda.sections import RIVAL_ARMS, Arm
 from gda.stats.arms import arm_result, skipped_arm, with_confusions, with_probabilities
-from gda.stats.gain import compare
+from gda.stats.gain import compare, sets_of
 from gda.stats.streams import named_generator
-
-RIVALS = (Arm.REAL_LONG, Arm.REAL_STRONG, Arm.RETRIEVED, Arm.IMG2IMG)  # no generated set is needed, and as many updates as mixing takes
 
 Cards = Mapping[tuple[Arm, int], ClassifierCard]
 
@@ -36,14 +34,14 @@ def measure(
     arms = {arm: _arm(config, arm, cards, predictions, classes) for arm in dict.fromkeys(arm for arm, _ in cards)}
     ran = {arm for arm in arms if arms[arm].skipped is None}
     declared = config.promote.arm
-    rivals = [rival for rival in RIVALS if rival is not declared and {rival, declared} <= ran]
+    rivals = [rival for rival in RIVAL_ARMS if rival not in (Arm.REAL, declared) and {rival, declared} <= ran]
     return Metrics(
         arms=arms,
         cas=cas.mean if (cas := arms.get(Arm.SYNTHETIC)) else None,
         cas_ci95=cas.ci95 if cas else None,
         cas_zero_shot=untuned.mean if (untuned := arms.get(Arm.ZERO_SHOT)) else None,
-        gain={arm: _gain(config, predictions, arm, Arm.REAL, classes) for arm in arms if arm in ran - {Arm.REAL}},
-        gain_over_rivals={rival: _gain(config, predictions, declared, rival, classes) for rival in rivals},
+        gain={arm: _gain(config, cards, predictions, arm, Arm.REAL, classes) for arm in arms if arm in ran - {Arm.REAL}},
+        gain_over_rivals={rival: _gain(config, cards, predictions, declared, rival, classes) for rival in rivals},
         sets=dict(sets or {}),
         candidate=candidate,
         num_test=len(predictions.labels),
@@ -74,12 +72,11 @@ def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, class
         predictions.correct(arm, seeds, within=TOP_K),
         predictions.labels.astype(np.int64),
         len(classes),
-        named_generator(config.seed, "evaluate", arm),
         seeds=seeds,
         val_top1=[accuracy for seed in seeds if (accuracy := mine[seed].val_top1) is not None],
         num_updates=first.num_updates,
         confidence=config.evaluate.confidence,
-        num_resamples=config.evaluate.num_resamples,
+        sets=sets_of(first.synthetic_parts, seeds),
     )
     result = with_confusions(result, np.stack([predictions.top[arm, seed][:, 0] for seed in seeds]), predictions.labels, classes)
     if not {(arm, seed) for seed in seeds} <= predictions.probabilities.keys():
@@ -87,7 +84,8 @@ def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, class
     return with_probabilities(result, np.stack([predictions.probabilities[arm, seed] for seed in seeds]), correct)
 
 
-def _gain(config: Config, predictions: Predictions, arm: Arm, rival: Arm, classes: tuple[str, ...]) -> Gain:
+def _gain(config: Config, cards: Cards, predictions: Predictions, arm: Arm, rival: Arm, classes: tuple[str, ...]) -> Gain:
+    parts = max(card.synthetic_parts for (name, _), card in cards.items() if name in (arm, rival))
     seeds = sorted(set(predictions.seeds(arm)) & set(predictions.seeds(rival)))
     if not seeds:
         raise DataError(f"arms {arm} and {rival} share no seed; classify.seeds and classify.control_seeds need some in common")
@@ -97,9 +95,9 @@ def _gain(config: Config, predictions: Predictions, arm: Arm, rival: Arm, classe
         predictions.labels.astype(np.int64),
         classes,
         named_generator(config.seed, "evaluate", arm, rival),
+        sets=sets_of(parts, seeds),
         alpha=config.promote.alpha,
         confidence=config.evaluate.confidence,
-        num_resamples=config.evaluate.num_resamples,
     )
 
 
@@ -117,7 +115,7 @@ def _measured_with(config: Config, cards: Cards) -> dict[str, str]:
         "classifier": "; ".join(models),
         "confidence": f"{config.evaluate.confidence:g}",
         "device": "cpu, one thread a process",
-        "intervals": f"crossed bootstrap over seeds and images, {config.evaluate.num_resamples} resamples",
+        "intervals": "two-way standard error over seeds and images, and t distributions of both",
         "seeds": _said_of_seeds(parts),
         "p-value": "two-sided sign-flip test over paired seeds",
         "harm to classes": f"two-way t test and exact McNemar test, the larger p-value, Holm-corrected at {config.promote.alpha:g}",

@@ -19,8 +19,8 @@ from gda.io.publish import exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, digest_of
 from gda.report.sizes import size_figure, size_table
 from gda.sections import Arm
-from gda.stats.bootstrap import crossed_interval
 from gda.stats.exchange import exchange_rate
+from gda.stats.intervals import crossed_interval
 from gda.stats.paired import Floats, paired_differences
 from gda.stats.streams import named_generator
 
@@ -132,8 +132,6 @@ def _point(config: Config, arm: Arm, draws: Sequence[_Evaluation]) -> SizePoint:
     tables = [each.difference(arm) for each in ordered]
     # Draws are what could have come out otherwise; seeds of one draw share its images, so they count as one.
     rows = np.stack([table.mean(axis=0) for table in tables]) if len(tables) > 1 else tables[0]
-    evaluate = config.evaluate
-    rng = named_generator(config.seed, "compare", *(each.metrics.snapshot_digest for each in ordered))
     return SizePoint(
         num_train=ordered[0].num_train,
         draws=len(ordered),
@@ -141,7 +139,7 @@ def _point(config: Config, arm: Arm, draws: Sequence[_Evaluation]) -> SizePoint:
         real_top1=tuple(each.top1(Arm.REAL, each.seeds(arm)) for each in ordered),
         top1=tuple(each.top1(arm, each.seeds(arm)) for each in ordered),
         gain=float(rows.mean()),
-        ci95=crossed_interval(rows, rng, confidence=evaluate.confidence, num_resamples=evaluate.num_resamples),
+        ci95=crossed_interval(rows, confidence=config.evaluate.confidence),
     )
 
 

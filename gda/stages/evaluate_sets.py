@@ -125,17 +125,16 @@ def set_result(config: Config, one: HeldOutSet, correct: Correct) -> SetResult:
 
 
 def _arm(config: Config, name: str, arm: Arm, seeds: Mapping[Arm, Sequence[int]], correct: Correct) -> SetArm:
-    evaluate = config.evaluate
-    limits = {"confidence": evaluate.confidence, "num_resamples": evaluate.num_resamples}
+    confidence = config.evaluate.confidence
     mine = np.stack([correct[arm, seed] for seed in seeds[arm]])
-    result = set_arm(mine, named_generator(config.seed, "set", name, arm), seeds=seeds[arm], **limits)  # type: ignore[arg-type]
+    result = set_arm(mine, seeds=seeds[arm], confidence=confidence)
     if arm is Arm.REAL:
         return result
     shared = sorted(set(seeds[arm]) & set(seeds[Arm.REAL]))
     if not shared:
         raise DataError(f"arms {arm} and {Arm.REAL} share no seed; classify.seeds and classify.control_seeds need some in common")
     own, rival = (np.stack([correct[which, seed] for seed in shared]) for which in (arm, Arm.REAL))
-    gain = set_gain(own, rival, named_generator(config.seed, "set", name, arm, Arm.REAL), **limits)  # type: ignore[arg-type]
+    gain = set_gain(own, rival, named_generator(config.seed, "set", name, arm, Arm.REAL), confidence=confidence)
     return result.model_copy(update={"gain": gain})
 
 

@@ -12,10 +12,11 @@ from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.rewriting import rewriting
 from gda.recipe import digest_of
-from gda.registry.gate import GateResult, Rival, decide, real_rival
+from gda.registry.gate import GateResult, decide
 from gda.registry.models import CHAMPION, PREDICTIONS_FILE, Registered, Registry
+from gda.registry.rivals import Rival
 from gda.report.model_card import CARD_FILE, describe, model_card
-from gda.stats.gain import compare
+from gda.stats.gain import compare, sets_of
 from gda.stats.streams import named_generator
 from gda.training.export import open_classifier
 
@@ -38,8 +39,9 @@ def run(
 
     Beside it lies the candidate's `MODEL_CARD.md`.
 
-    Not cached: the registry is asked each time, and left alone where this decision has been carried out already. The rival is the model
-    behind `champion`, else real-only training. `dry_run` changes nothing in the registry and writes into the folder `dry-run` of `out`;
+    Not cached: the registry is asked each time, and left alone where this decision has been carried out already. The candidate
+    has to beat real-only training, and the model behind `champion`. `dry_run` changes nothing in the registry and writes into the folder
+    `dry-run` of `out`;
     `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on damaged input or a candidate
     that changed since, `TryAgainError` when MLflow is away, `MissingError` and `ConfigError` for what it complains of.
     """
@@ -52,8 +54,8 @@ def run(
     registry = Registry(config.promote.model_name)
     incumbent = registry.champion()
     opponent = _opponent(registry, incumbent, card)
-    rival = _rival(config, metrics, predictions, opponent)
-    gate = decide(metrics, judged, config.promote, licence=card.base_licence if card else "unknown", rival=rival)
+    champion = _champion(config, metrics, predictions, opponent, card)
+    gate = decide(metrics, judged, config.promote, licence=card.base_licence if card else "unknown", champion=champion)
     version, decided, done = None, "", False
     if card is not None and metrics.candidate is not None and not dry_run:
         decided = digest_of({"evaluation": metrics.model_dump(mode="json"), "gate": asdict(gate), "register_only": register_only})
@@ -90,9 +92,12 @@ def _opponent(registry: Registry, champion: Registered | None, card: ClassifierC
     return registry.version(champion.beat_version) if champion.beat_version else None
 
 
-def _rival(config: Config, metrics: Metrics, predictions: Predictions, opponent: Registered | None) -> Rival:
-    if opponent is None:
-        return real_rival(metrics, config.promote)
+def _champion(
+    config: Config, metrics: Metrics, predictions: Predictions, opponent: Registered | None, card: ClassifierCard | None
+) -> Rival | None:
+    """The champion as a rival, beside the real-only trainings; None where there is no other."""
+    if opponent is None or card is None:
+        return None
     name = f"champion version {opponent.version}"
     if opponent.test_digest != metrics.test_digest:
         # Accuracies on different images are not paired: refuse rather than guess (docs/adr/0002-champion-on-another-test-split.md).
@@ -101,7 +106,7 @@ def _rival(config: Config, metrics: Metrics, predictions: Predictions, opponent:
     theirs = opponent.predictions()
     if theirs.test_digest != metrics.test_digest or not np.array_equal(theirs.labels, predictions.labels):
         return Rival(name=name, gain=None, problem="its recorded predictions are about other test images")
-    arm, evaluate = config.promote.arm, config.evaluate
+    arm = config.promote.arm
     seeds = predictions.seeds(arm)
     if not seeds:
         return Rival(name=name, gain=None, problem=f"there are no predictions of arm {arm}")
@@ -113,9 +118,9 @@ def _rival(config: Config, metrics: Metrics, predictions: Predictions, opponent:
         predictions.labels.astype(np.int64),
         metrics.classes,
         named_generator(config.seed, "promote", opponent.digest),
+        sets=sets_of(card.synthetic_parts, seeds),
         alpha=config.promote.alpha,
-        confidence=evaluate.confidence,
-        num_resamples=evaluate.num_resamples,
+        confidence=config.evaluate.confidence,
     )
     return Rival(name=name, gain=gain)
 

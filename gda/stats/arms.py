@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gda.artifacts import ArmResult, Confusion
-from gda.stats.bootstrap import accuracy_interval
 from gda.stats.calibration import negative_log_likelihood, reliability
 from gda.stats.confusion import confusion_counts, most_confused
+from gda.stats.intervals import accuracy_interval
+from gda.stats.two_way import Ids
 
 CONFUSIONS = 20  # kept an arm
 
@@ -18,15 +19,18 @@ def arm_result(
     correct_top5: NDArray[np.bool_],
     labels: NDArray[np.int64],
     num_classes: int,
-    rng: np.random.Generator,
     *,
     seeds: Sequence[int],
     val_top1: Sequence[float],
     num_updates: int,
     confidence: float = 0.95,
-    num_resamples: int = 4000,
+    sets: Ids | None = None,
+    groups: Ids | None = None,
 ) -> ArmResult:
-    """Accuracies of an arm from correctness [seeds, images]; a class without test images has accuracy 0 in `per_class`."""
+    """Accuracies of an arm from correctness [seeds, images]; a class without test images has accuracy 0 in `per_class`.
+
+    Seeds of one of `sets` [seeds] and images of one of `groups` [images] were sampled together.
+    """
     by_image = correct.mean(axis=0)
     sums = np.bincount(labels, weights=by_image, minlength=num_classes)
     counts = np.bincount(labels, minlength=num_classes)
@@ -35,7 +39,7 @@ def arm_result(
         top1=tuple(float(share) for share in correct.mean(axis=1)),
         top5=tuple(float(share) for share in correct_top5.mean(axis=1)),
         mean=float(correct.mean()),
-        ci95=accuracy_interval(correct, rng, confidence=confidence, num_resamples=num_resamples),
+        ci95=accuracy_interval(correct, confidence=confidence, sets=sets, groups=groups),
         per_class=tuple(float(share) for share in sums / np.maximum(counts, 1)),
         val_top1=tuple(val_top1),
         num_updates=num_updates,

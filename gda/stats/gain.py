@@ -5,11 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gda.artifacts import Gain
-from gda.stats.bootstrap import crossed_interval, image_interval, seed_interval
+from gda.artifacts import Gain, Spread
 from gda.stats.harm import harmed_classes, smallest_visible_harm
-from gda.stats.paired import mcnemar_exact, paired_differences, sign_flip_test
+from gda.stats.intervals import crossed_interval, image_interval, seed_interval
+from gda.stats.looks import level_of_look
+from gda.stats.paired import Floats, mcnemar_exact, paired_differences, sign_flip_test
 from gda.stats.power import minimal_detectable_effect
+from gda.stats.two_way import Ids, Interval, TwoWay, two_way
+
+FEWEST_FLIPPED = 6  # with fewer, no sign-flip test reaches 0.05
 
 
 def compare(
@@ -19,32 +23,66 @@ def compare(
     classes: Sequence[str],
     rng: np.random.Generator,
     *,
+    sets: Ids | None = None,
+    groups: Ids | None = None,
     alpha: float = 0.05,
     confidence: float = 0.95,
-    num_resamples: int = 4000,
 ) -> Gain:
     """The gain of an arm over its rival from `correct` and `rival` [seeds, images], paired by row and column.
 
-    `labels` [images] index `classes`; intervals have level `confidence`, tests level `alpha`.
-    Raises `ValueError` on shapes that do not pair.
+    `labels` [images] index `classes`. Seeds of one of `sets` [seeds] trained on the same synthetic images, images of one of `groups`
+    [images] were taken together; without `sets`, all seeds trained on one set and nothing is said of others. Intervals have level
+    `confidence`, tests level `alpha`; `rng` flips the signs of many seeds. Raises `ValueError` on shapes that do not pair.
     """
     differences = paired_differences(correct, rival)
     by_seed = differences.mean(axis=1)
-    crossed, seeds, images = (
-        interval(differences, rng, confidence=confidence, num_resamples=num_resamples)
-        for interval in (crossed_interval, seed_interval, image_interval)
-    )
-    assert crossed is not None
+    estimate = two_way(differences, sets=sets, groups=groups)
+    crossed = crossed_interval(differences, confidence=confidence, sets=sets, groups=groups)
     return Gain(
-        mean=float(differences.mean()),
+        mean=estimate.mean,
         ci95=crossed,
-        ci95_seeds=seeds,
-        ci95_images=images,
-        p_value=sign_flip_test(by_seed, rng),
+        spread=Spread(
+            error=estimate.error,
+            seed_share=estimate.seed_share,
+            seed_freedom=estimate.seed_freedom,
+            image_freedom=estimate.image_freedom,
+        ),
+        sets=1 if sets is None else np.unique(sets).size,
+        groups=None if groups is None else np.unique(groups).size,
+        ci95_seeds=seed_interval(differences, confidence=confidence, sets=sets),
+        ci95_images=image_interval(differences, confidence=confidence, groups=groups),
+        p_value=sign_flip_test(_flipped(by_seed, sets), rng),
         mcnemar_p=mcnemar_exact(differences),
         seeds=differences.shape[0],
         differences=tuple(float(d) for d in by_seed),
-        harmed_classes=harmed_classes(differences, labels, classes, alpha=alpha),
-        smallest_visible_harm=smallest_visible_harm(differences, labels, len(classes), alpha=alpha),
-        minimal_detectable_effect=minimal_detectable_effect(differences, crossed, alpha=alpha),
+        harmed_classes=harmed_classes(differences, labels, classes, alpha=alpha, sets=sets, groups=groups),
+        smallest_visible_harm=smallest_visible_harm(differences, labels, len(classes), alpha=alpha, sets=sets, groups=groups),
+        minimal_detectable_effect=minimal_detectable_effect(differences, alpha=level_of_look(alpha, 1), sets=sets, groups=groups),
     )
+
+
+def sets_of(parts: int, seeds: Sequence[int]) -> Ids | None:
+    """Which of so many synthetic sets each of `seeds` trained on; None for one set."""
+    return None if parts == 1 else np.array(seeds, dtype=np.int64) % parts
+
+
+def interval_of(gain: Gain, confidence: float) -> Interval | None:
+    """The interval of a recorded gain over seeds and images at any level; None where its spread was not kept."""
+    if gain.spread is None:
+        return None
+    spread = gain.spread
+    return TwoWay(
+        mean=gain.mean,
+        error=spread.error,
+        seed_share=spread.seed_share,
+        seed_freedom=spread.seed_freedom,
+        image_freedom=spread.image_freedom,
+    ).interval(confidence)
+
+
+def _flipped(by_seed: Floats, sets: Ids | None) -> Floats:
+    """The differences whose signs are flipped: by set where there are enough of them, for seeds of one set share what it does."""
+    if sets is None or np.unique(sets).size < FEWEST_FLIPPED:
+        return by_seed
+    _, codes, counts = np.unique(sets, return_inverse=True, return_counts=True)
+    return np.asarray(np.bincount(codes, weights=by_seed) / len(by_seed) * counts.size)

@@ -1,9 +1,7 @@
-"""Tests of paired differences: sign flips over seeds, McNemar over images, a two-way t test over both, Holm's correction.
+"""Tests of paired differences: sign flips over seeds, McNemar over images, Holm's correction.
 
 Arrays called `differences` are [seeds, images] of `correct_a - correct_b`, so each entry is -1, 0 or 1 and positive favours arm a.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,38 +60,6 @@ def mcnemar_exact(differences: Floats) -> float:
     if wins + losses == 0:
         return 1.0
     return float(stats.binomtest(wins, wins + losses).pvalue)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TwoWay:
-    """Mean of [seeds, images] differences with its standard error when both seeds and images are random draws."""
-
-    mean: float
-    error: float
-    freedom: float
-
-    def p_value(self) -> float:
-        """Two-sided t test of "the mean is zero"; without any variation, 1 for a zero mean and 0 otherwise."""
-        if self.error == 0.0:
-            return 1.0 if self.mean == 0.0 else 0.0
-        return float(2 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
-
-
-def two_way(differences: Floats) -> TwoWay:
-    """Two-way standard error of the grand mean: over seeds, plus over images, less their interaction, which both contain.
-
-    Cameron, Gelbach and Miller (2011), eq. 2.8, never below either part alone; degrees of freedom after Satterthwaite (1946). A single seed
-    (or image) contributes no part of its own: the answer then holds for that seed (image) only.
-    """
-    values = np.asarray(differences, dtype=np.float64)
-    seeds, images = values.shape
-    over_seeds = values.mean(axis=1).var(ddof=1) / seeds if seeds > 1 else 0.0
-    over_images = values.mean(axis=0).var(ddof=1) / images if images > 1 else 0.0
-    interaction = values.var() / values.size if min(seeds, images) > 1 else 0.0
-    variance = max(over_seeds, over_images, over_seeds + over_images - interaction)
-    parts = (over_seeds**2 / (seeds - 1) if seeds > 1 else 0.0) + (over_images**2 / (images - 1) if images > 1 else 0.0)
-    freedom = (over_seeds + over_images) ** 2 / parts if parts > 0 else float(max(seeds, images) - 1)
-    return TwoWay(mean=float(values.mean()), error=float(np.sqrt(variance)), freedom=float(max(freedom, 1.0)))
 
 
 def holm(p_values: Floats) -> Floats:

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gda.stats.bootstrap import Interval
-from gda.stats.paired import Floats, two_way
+from gda.stats.paired import Floats
+from gda.stats.two_way import Interval, two_way
 
 _FEWEST = 4  # points of a fit with three coefficients
 _CHUNK = 4_000_000  # random numbers at a time

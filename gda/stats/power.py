@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gda.stats.paired import Floats, two_way
+from gda.stats.paired import Floats
+from gda.stats.two_way import Ids, two_way
 
 POWER = 0.8
 _REPETITIONS = 1000
@@ -14,24 +15,29 @@ _MOST_FLIPPED = 10  # seeds: above, the t test stands for the sign-flip test, to
 _HALVINGS = 10
 
 
-def minimal_detectable_effect(differences: Floats, interval: tuple[float, float], *, alpha: float, power: float = POWER) -> float | None:
+def minimal_detectable_effect(
+    differences: Floats, *, alpha: float, power: float = POWER, sets: Ids | None = None, groups: Ids | None = None
+) -> float | None:
     """The smallest gain that a repetition of this comparison would confirm with probability `power`, by interval and by sign flips.
 
-    `differences` [seeds, images]; `interval` is their gating interval. A repetition draws what the images have in common from a normal
+    `differences` [seeds, images]; both tests have level `alpha`. A repetition draws what the images have in common from a normal
     distribution, and what each seed adds from another, with the variances that were found here; its interval is as long as this one times
-    the ratio of its own standard error to this one's. None when there are too few seeds for the sign-flip test to reach `alpha` at all.
+    the ratio of its own standard error to this one's. None when there are too few seeds for the sign-flip test to reach `alpha` at all, or
+    several synthetic sets, but fewer of them than that.
     """
-    seeds = len(differences)
+    by_seed = differences.mean(axis=1)
+    if sets is not None:
+        by_seed = np.array([by_seed[sets == one].mean() for one in np.unique(sets)])
+    seeds = len(by_seed)
     if 2.0 ** (1 - seeds) > alpha:
         return None
-    error, by_seed = two_way(differences).error, differences.mean(axis=1)
+    estimate = two_way(differences, sets=sets, groups=groups)
+    error, half = estimate.error, estimate.critical(alpha) * estimate.error
     spread = float(by_seed.std(ddof=1))
     shared = max(0.0, error**2 - spread**2 / seeds)
     rng = np.random.default_rng(0)
     drawn = np.sqrt(shared) * rng.normal(size=(_REPETITIONS, 1)) + spread * rng.normal(size=(_REPETITIONS, seeds))
     ratio = np.sqrt(shared + drawn.var(axis=1, ddof=1) / seeds) / error if error > 0 else np.zeros(_REPETITIONS)
-    half = float(differences.mean()) - interval[0]
-
     low, high = 0.0, half + 10 * error  # certain to pass
     for _ in range(_HALVINGS):
         effect = (low + high) / 2

@@ -51,7 +51,7 @@ class Laboratory:
 
     def _train(self, arm: Arm, runs: Path, *, synthetic: Path | None = None, verdict: Path | None = None) -> None:
         given = config()
-        seeds = given.classify.seeds if arm in (Arm.REAL, Arm.MIXED) else given.classify.control_seeds
+        seeds = given.classify.seeds_of(arm)
         for seed in seeds:
             out = runs / f"{arm}-{seed}"
             classify.run(
@@ -106,7 +106,8 @@ def test_images_that_help_are_promoted_for_what_they_are_worth(laboratory: Labor
     metrics, gate = laboratory.judge("helpful", HELPFUL, seed=11)
     require_effect(metrics, HELPFUL)
     assert metrics.gain[Arm.MIXED].harmed_classes == ()
-    assert gate == GateResult(promoted=True, reasons=(), rival="real")
+    assert gate.reasons == ()
+    assert gate.promoted
     assert max(changes(metrics), key=lambda name: changes(metrics)[name]) == "red"
 
 

@@ -24,12 +24,12 @@ def experiment(rng: np.random.Generator, *, effect: float, seed_effect: float, i
         ease + shift + rng.normal(0, seed_effect, (seeds, 1)) + rng.normal(0, 0.6, (seeds, LABELS.size)) > 0
         for shift in (effect + twist, -twist)
     ]
-    return compare(arms[0], arms[1], LABELS, METRICS.classes, rng, num_resamples=200)
+    return compare(arms[0], arms[1], LABELS, METRICS.classes, rng)
 
 
 def opens(gain: Gain) -> bool:
     """Whether the gate promotes for this gain, all else being sound."""
-    metrics = METRICS.model_copy(update={"gain": {Arm.MIXED: gain}})
+    metrics = METRICS.model_copy(update={"gain": {Arm.MIXED: gain}, "gain_over_rivals": {Arm.REAL_LONG: gain, Arm.REAL_STRONG: gain}})
     return decide(metrics, VERDICT, PromoteConfig(), licence="apache-2.0").promoted
 
 

@@ -17,7 +17,7 @@ from gda.data.classes import make_classes
 from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.writer import ImageRecord, write_image_shard
-from gda.sections import Arm
+from gda.sections import PAIRED_ARMS, Arm
 from gda.training.classifier import Source, TrainRecipe, export_classifier, train_classifier
 
 SIZE = 16
@@ -101,7 +101,7 @@ class World:
         source = Source(images=train.images, labels=train.labels, share=1.0)
         self._network, _ = train_classifier([source], recipe, num_classes=len(CLASSES), seed=0)
         for arm in Arm:
-            for seed in range(6 if arm in (Arm.REAL, Arm.MIXED) else 2):
+            for seed in range(6 if arm in PAIRED_ARMS else 2):
                 self.add_classifier(arm, seed, wrong=WRONG.get(arm, ()))
         self.write_verdict(passed=True)
         low, high = (DrawSettings(guidance_scale=guidance, num_inference_steps=4) for guidance in (1.0, 2.0))

@@ -64,7 +64,7 @@ def test_an_interruption_is_no_fault_of_a_file_and_no_verdict(listening: None, c
 
 def test_nor_a_reason_of_the_gate(listening: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A promotion would be refused for good by a decision that is written down."""
-    monkeypatch.setattr(gate, "real_rival", lambda *_: swallowing())
+    monkeypatch.setattr(gate, "real_rivals", lambda *_: swallowing())
     with pytest.raises(KeyboardInterrupt):
         gate.decide(SimpleNamespace(), None, Config().promote, licence="x")  # type: ignore[arg-type]
 

@@ -5,41 +5,64 @@ from typing import Any
 
 import pytest
 
-from gda.artifacts import Metrics, Verdict, read_document
-from gda.registry.gate import GateResult, Rival, decide
+from gda.artifacts import Gain, Metrics, Spread, Verdict, read_document
+from gda.registry.gate import GateResult, decide
+from gda.registry.rivals import Rival, real_rivals
 from gda.sections import Arm, PromoteConfig
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 METRICS = read_document(FIXTURES / "metrics.passed.json", Metrics)
 VERDICT = read_document(FIXTURES / "verdict.passed.json", Verdict)
+STRONGEST = METRICS.gain_over_rivals[Arm.REAL_STRONG]
 NAN, INF = float("nan"), float("inf")
 
 
+def spread(error: float, *, seed_share: float = 0.3, seed_freedom: float = 5.0) -> Spread:
+    return Spread.model_construct(error=error, seed_share=seed_share, seed_freedom=seed_freedom, image_freedom=4299.0)
+
+
 def judge(
-    metrics: Any = METRICS, verdict: Any = VERDICT, *, licence: str = "apache-2.0", rival: Rival | None = None, **promote: Any
+    metrics: Any = METRICS, verdict: Any = VERDICT, *, licence: str = "apache-2.0", champion: Rival | None = None, **promote: Any
 ) -> GateResult:
-    return decide(metrics, verdict, PromoteConfig(**promote), licence=licence, rival=rival)
+    return decide(metrics, verdict, PromoteConfig(**promote), licence=licence, champion=champion)
 
 
 def with_gain(**changes: Any) -> Metrics:
-    """The passing metrics with fields of the declared arm's gain changed, unvalidated as a bug of ours would leave them."""
-    gain = METRICS.gain[Arm.MIXED].model_copy(update=changes)
-    return METRICS.model_copy(update={"gain": METRICS.gain | {Arm.MIXED: gain}})
+    """The passing metrics with fields of the gain over the strongest rival changed, unvalidated as a bug of ours would leave them."""
+    return over(**{Arm.REAL_STRONG: STRONGEST.model_copy(update=changes)})
+
+
+def over(**gains: Gain | None) -> Metrics:
+    """The passing metrics with other gains over rivals; None takes one out."""
+    kept = {arm: gain for arm, gain in (METRICS.gain_over_rivals | {Arm(arm): gain for arm, gain in gains.items()}).items() if gain}
+    return METRICS.model_copy(update={"gain_over_rivals": kept})
+
+
+def shifted(gain: Gain, by: float) -> Gain:
+    """The same with every difference larger by `by`."""
+    ends = (gain.ci95[0] + by, gain.ci95[1] + by)
+    differences = tuple(difference + by for difference in gain.differences)
+    return gain.model_copy(update={"mean": gain.mean + by, "ci95": ends, "differences": differences})
 
 
 def test_a_sound_gain_passes() -> None:
     """Protects against a gate that nothing can pass."""
-    assert judge() == GateResult(promoted=True, reasons=(), rival="real")
+    assert judge() == GateResult(promoted=True, reasons=(), rival="real_strong")
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"seeds": 5, "differences": (0.01,) * 5}, "only 5 paired seeds"),
-        ({"ci95": (-0.001, 0.03)}, "not clearly above zero"),
-        ({"ci95": (0.0, 0.03)}, "not clearly above zero"),
-        ({"mean": -0.02, "ci95": (-0.03, -0.01)}, "not clearly above zero"),
-        ({"ci95": (0.02, 0.03)}, "not clearly above zero"),
+        ({"seeds": 5, "mean": 0.01, "differences": (0.01,) * 5}, "only 5 paired seeds with real_strong; 6 are needed"),
+        ({"spread": spread(0.005)}, "not clearly above zero"),
+        ({"mean": 0.0, "differences": (0.0,) * 6}, "not clearly above zero"),
+        ({"mean": -0.02, "differences": (-0.02,) * 6}, "not clearly above zero"),
+        ({"mean": 0.5}, "not a valid measurement"),
+        ({"spread": None}, "without its standard error"),
+        ({"spread": spread(NAN)}, "not a valid measurement"),
+        ({"spread": spread(-0.001)}, "not a valid measurement"),
+        ({"spread": spread(0.001, seed_freedom=0.0)}, "not a valid measurement"),
+        ({"spread": spread(0.001, seed_share=1.5)}, "not a valid measurement"),
         ({"p_value": 0.0625}, "p = 0.0625 over paired seeds"),
         ({"smallest_visible_harm": None}, "harm to single classes was not measured"),
         ({"smallest_visible_harm": NAN}, "harm to single classes was not measured"),
@@ -120,10 +143,10 @@ def test_no_verdict_is_refused() -> None:
 def test_a_harmed_class_is_named() -> None:
     """Protects single classes: a significant loss in one refuses a gain of the mean."""
     harm = {"class_name": "pear", "change": -0.08, "p_value": 0.01}
-    metrics = Metrics.model_validate(
-        METRICS.model_dump() | {"gain": {Arm.MIXED: METRICS.gain[Arm.MIXED].model_dump() | {"harmed_classes": [harm]}}}
+    harmed = Gain.model_validate(STRONGEST.model_dump() | {"harmed_classes": [harm]})
+    assert judge(over(real_strong=harmed)).reasons == (
+        "class pear is significantly worse than with real_strong: -8.00 points (adjusted p = 0.01)",
     )
-    assert judge(metrics).reasons == ("class pear is significantly worse: -8.00 points (adjusted p = 0.01)",)
 
 
 @pytest.mark.parametrize("licence", ["unknown", "", "deepfloyd-if-license", "none"])
@@ -146,14 +169,97 @@ def test_the_candidate_must_be_of_the_declared_arm() -> None:
 
 def test_a_rival_without_a_comparison_is_refused() -> None:
     """Protects the champion that cannot be compared with, even where the gain over real is large."""
-    result = judge(rival=Rival(name="champion version 3", gain=None, problem="other test images"))
+    result = judge(champion=Rival(name="champion version 3", gain=None, problem="other test images"))
     assert result == GateResult(
         promoted=False, reasons=("not compared with champion version 3: other test images",), rival="champion version 3"
     )
 
 
-def test_the_rivals_gain_counts_rather_than_that_over_real() -> None:
-    """Protects the champion: beating real-only is not enough once there is one."""
-    weak = METRICS.gain[Arm.MIXED].model_copy(update={"ci95": (-0.001, 0.02)})
-    assert not judge(rival=Rival(name="champion version 3", gain=weak)).promoted
-    assert judge(with_gain(ci95=(-0.001, 0.02)), rival=Rival(name="champion version 3", gain=METRICS.gain[Arm.MIXED])).promoted
+def test_the_champion_counts_beside_real_only_training() -> None:
+    """Protects the champion, which has to be beaten as well - and real-only training still, for a champion may be old and weak."""
+    weak = shifted(STRONGEST, 0.001 - STRONGEST.mean)
+    assert not judge(champion=Rival(name="champion version 3", gain=weak)).promoted
+    assert judge(champion=Rival(name="champion version 3", gain=STRONGEST)) == GateResult(
+        promoted=True, reasons=(), rival="champion version 3"
+    )
+    assert not judge(over(real_strong=weak), champion=Rival(name="champion version 3", gain=STRONGEST)).promoted
+
+
+@pytest.mark.parametrize("rival", ["real_long", "real_strong"])
+def test_an_arm_below_a_rival_is_refused_however_far_it_is_above_real(rival: str) -> None:
+    """Protects fairness: more updates or stronger augmentation of the real images may be all that the gain is."""
+    worse = shifted(METRICS.gain_over_rivals[Arm(rival)], -0.03)
+    assert f"the gain over {rival}, -1." in " | ".join(judge(over(**{rival: worse})).reasons)
+
+
+@pytest.mark.parametrize("rival", ["real_long", "real_strong"])
+def test_a_rival_that_was_not_compared_is_refused(rival: str) -> None:
+    """Protects against a gate that opens because the harder comparison is missing."""
+    assert f"not compared with {rival}" in " | ".join(judge(over(**{rival: None})).reasons)
+
+
+def test_a_rival_with_fewer_seeds_than_the_candidate_is_refused() -> None:
+    """Protects fairness: three seeds of the rival beside six of the candidate are half a comparison."""
+    few = STRONGEST.model_copy(update={"seeds": 3, "mean": 0.0105, "differences": (0.0105,) * 3})
+    assert "only 3 paired seeds with real_strong; 6 are needed" in judge(over(real_strong=few), min_seeds=2).reasons
+
+
+def with_arms(**changes: dict[str, Any]) -> Metrics:
+    """The passing metrics with fields of arms changed; the arms left out are taken away."""
+    arms = {arm: result.model_copy(update=changes.get(arm, {})) for arm, result in METRICS.arms.items()}
+    return METRICS.model_copy(update={"arms": arms})
+
+
+def test_the_strongest_rival_is_chosen_on_validation() -> None:
+    """Protects the choice: by validation accuracy, never by the test images, which would make a soft rival of a lucky one."""
+    weak_on_test = with_arms(real_strong={"top1": (0.5,) * 6, "mean": 0.5})
+    assert [rival.name for rival in real_rivals(weak_on_test, PromoteConfig())] == ["real_strong", "real_long"]
+    weak_on_val = with_arms(real_strong={"val_top1": (0.5,) * 6}, real_long={"val_top1": (0.6,) * 6})
+    assert [rival.name for rival in real_rivals(weak_on_val, PromoteConfig())] == ["real", "real_long"]
+
+
+def test_without_validation_accuracies_every_real_only_arm_has_to_be_beaten() -> None:
+    """Protects against a missing number that makes the choice: what cannot be ranked is required."""
+    unknown = with_arms(real_strong={"val_top1": ()})
+    assert {rival.name for rival in real_rivals(unknown, PromoteConfig())} == {"real", "real_long", "real_strong"}
+
+
+def test_training_as_long_has_to_be_beaten_whatever_was_declared() -> None:
+    """Protects against a candidate whose gain is its length: 600 updates of real images are no rival for 700."""
+    longer = with_arms(**{Arm.MIXED: {"num_updates": 700}})
+    assert "not compared with real images alone for as long: no plain training on real images took 700 updates" in " | ".join(
+        judge(longer).reasons
+    )
+    declared = PromoteConfig(rivals=(Arm.REAL_STRONG,))
+    assert [rival.name for rival in real_rivals(METRICS, declared)] == ["real_strong", "real_long"]
+
+
+def test_a_real_only_arm_is_no_rival_of_itself() -> None:
+    """Protects the promotion of a real-only training: its rivals are the others."""
+    assert [rival.name for rival in real_rivals(METRICS, PromoteConfig(arm=Arm.REAL_STRONG))] == ["real_long"]
+
+
+@pytest.mark.parametrize("rivals", [(Arm.SYNTHETIC,), (Arm.MIXED,), (Arm.TARGETED, Arm.REAL)])
+def test_an_arm_of_generated_images_is_no_rival(rivals: tuple[Arm, ...]) -> None:
+    """Protects the declaration: a candidate that beats other synthetic images has shown nothing about real ones."""
+    with pytest.raises(ValueError, match="accepted: real, real_long"):
+        PromoteConfig(rivals=rivals)
+
+
+def test_another_level_of_the_shown_interval_changes_nothing() -> None:
+    """Protects the gate's own level: evaluate.confidence 0.51 shows shorter intervals and opens nothing that 0.95 keeps shut."""
+    doubtful = STRONGEST.model_copy(update={"spread": spread(0.0055)})
+    for shown in ((-0.001, 0.022), (0.007, 0.014)):
+        assert not judge(over(real_strong=doubtful.model_copy(update={"ci95": shown}))).promoted
+
+
+@pytest.mark.parametrize(
+    ("look", "error", "p_value", "opens"), [(1, 0.004, 0.03125, True), (2, 0.004, 0.03125, False), (2, 0.002, 0.004, True)]
+)
+def test_each_further_look_at_the_test_split_has_a_stricter_level(look: int, error: float, p_value: float, opens: bool) -> None:
+    """Protects the level over all looks: stopping when it suits, or trying one arm after the other, is paid for."""
+    gain = STRONGEST.model_copy(update={"spread": spread(error), "p_value": p_value})
+    rivals = {Arm.REAL_LONG: gain, Arm.REAL_STRONG: gain}
+    result = judge(METRICS.model_copy(update={"look": look, "gain": {Arm.MIXED: gain}, "gain_over_rivals": rivals}))
+    assert result.promoted is opens
+    assert opens or "0.005, which is what is left at look 2 at this test split" in " | ".join(result.reasons)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from gda.stats.paired import holm, mcnemar_exact, paired_differences, sign_flip_test, two_way
+from gda.stats.paired import holm, mcnemar_exact, paired_differences, sign_flip_test
+from gda.stats.two_way import two_way
 
 SIMULATIONS = 1000
 

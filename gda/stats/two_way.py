@@ -1,0 +1,114 @@
+"""The standard error of a mean over [seeds, images] when both were sampled, and the interval and the test that follow from it.
+
+Seeds may come in sets - those that trained on the same synthetic images - and images in groups, such as those of one patient. Sets and
+groups are then what was sampled: whatever lies inside one counts as one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from gda.stats.paired import Floats
+
+Interval = tuple[float, float]
+Ids = NDArray[np.integer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoWay:
+    """A mean with its standard error, the share of its variance that is due to seeds, in [0, 1], and both degrees of freedom."""
+
+    mean: float
+    error: float
+    seed_share: float
+    seed_freedom: float
+    image_freedom: float
+
+    def p_value(self) -> float:
+        """Two-sided test of "the mean is zero"; without any variation, 1 for a zero mean and 0 otherwise.
+
+        With few seeds the error of their part is itself uncertain. So the statistic is referred to a mixture of two t distributions,
+        those of seeds and of images, in the shares of their variances; Cochran and Cox (1957, section 4.14) mix the critical values so.
+        """
+        if self.error == 0.0:
+            return 1.0 if self.mean == 0.0 else 0.0
+        return self._tail(abs(self.mean) / self.error)
+
+    def interval(self, confidence: float) -> Interval:
+        """Every mean that the test of level 1 - `confidence` would not reject; differences are cut to [-1, 1] by who reports them."""
+        half = self.critical(1 - confidence) * self.error
+        return self.mean - half, self.mean + half
+
+    def critical(self, level: float) -> float:
+        """The standard errors that a mean must differ by, to be significant at `level`, two-sided."""
+        ends = [float(stats.t.isf(level / 2, freedom)) for freedom in (self.seed_freedom, self.image_freedom)]
+        if not 0.0 < self.seed_share < 1.0:
+            return ends[0] if self.seed_share else ends[1]
+        return float(optimize.brentq(lambda statistic: self._tail(statistic) - level, min(ends) - 1e-9, max(ends) + 1e-9))
+
+    def _tail(self, statistic: float) -> float:
+        tails = [2 * float(stats.t.sf(statistic, freedom)) for freedom in (self.seed_freedom, self.image_freedom)]
+        return self.seed_share * tails[0] + (1 - self.seed_share) * tails[1]
+
+
+def two_way(values: Floats, *, sets: Ids | None = None, groups: Ids | None = None) -> TwoWay:
+    """The grand mean of `values` [seeds, images] with its standard error over sets [seeds] and groups [images], by default each its own.
+
+    The variance over seeds, plus that over images, less their interaction, which both contain (Cameron, Gelbach and Miller 2011, eq. 2.8),
+    never below either part alone. A single set (or group) contributes no part: the answer then holds for that set (group) only. Raises
+    `ValueError` where `values` is empty or not finite, or ids do not fit.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
+        raise ValueError(f"expected a finite, non-empty [seeds, images] array, got shape {table.shape}")
+    mean = float(table.mean())
+    by_seed, by_image = table.mean(axis=1) - mean, table.mean(axis=0) - mean
+    rows, columns = _codes(sets, table.shape[0]), _codes(groups, table.shape[1])
+    over_seeds, seed_freedom, seed_factor = _part(by_seed, rows)
+    over_images, image_freedom, image_factor = _part(by_image, columns)
+    residual = _summed(_summed(table - mean - by_seed[:, None] - by_image, rows).T, columns)
+    interaction = seed_factor * image_factor * float((residual**2).sum()) / table.size**2
+    variance = max(over_seeds, over_images, over_seeds + over_images - interaction)
+    both = over_seeds + over_images
+    return TwoWay(
+        mean=mean,
+        error=float(np.sqrt(variance)),
+        seed_share=over_seeds / both if both > 0 else 0.0,
+        seed_freedom=seed_freedom,
+        image_freedom=image_freedom,
+    )
+
+
+def _codes(ids: Ids | None, size: int) -> NDArray[np.int64]:
+    if ids is None:
+        return np.arange(size)
+    given = np.asarray(ids)
+    if given.shape != (size,):
+        raise ValueError(f"expected {size} ids, one each, got shape {given.shape}")
+    return np.unique(given, return_inverse=True)[1]
+
+
+def _part(deviations: Floats, codes: NDArray[np.int64]) -> tuple[float, float, float]:
+    """Variance of a mean over clusters `codes`, its degrees of freedom, and the correction n/(n-1) that it contains; 0, 1, 0 for one.
+
+    A cluster of many weighs more: the freedom is that of a sum of squares so weighted (Satterthwaite 1946), and the number of clusters
+    less 1 where all are equally large.
+    """
+    sizes = np.bincount(codes).astype(np.float64)
+    if sizes.size < 2:
+        return 0.0, 1.0, 0.0
+    factor = sizes.size / (sizes.size - 1)
+    variance = factor * float((np.bincount(codes, weights=deviations) ** 2).sum()) / deviations.size**2
+    freedom = float((sizes**2).sum() ** 2 / (sizes**4).sum() - 1)
+    return variance, max(freedom, 1.0), factor
+
+
+def _summed(table: Floats, codes: NDArray[np.int64]) -> Floats:
+    """Sums of the rows of each cluster."""
+    if codes.size == int(codes.max()) + 1:  # each its own
+        return table
+    sums = np.zeros((int(codes.max()) + 1, table.shape[1]))
+    np.add.at(sums, codes, table)
+    return sums
