@@ -56,6 +56,8 @@ def _arm_reasons(metrics: Metrics, config: PromoteConfig) -> Iterator[str]:
         yield f"the declared arm {config.arm} was not evaluated"
     elif result.skipped is not None:
         yield f"the declared arm {config.arm} did not run"
+    elif not len(result.seeds) >= config.min_seeds:
+        yield f"only {len(result.seeds)} seeds; at least {config.min_seeds} are needed"
     elif config.arm not in metrics.gain:
         yield f"metrics hold no gain of {config.arm} over {Arm.REAL}"
     if candidate is None:
@@ -81,9 +83,9 @@ def _gain_reasons(rival: Rival, metrics: Metrics, config: PromoteConfig) -> Iter
     if interval is None:
         yield f"the gain over {rival.name} was recorded without its standard error; run gda evaluate again"
         return
-    least, (low, high) = max(config.min_seeds, _seeds_of(metrics, config)), interval
-    if gain.seeds < least:
-        yield f"only {gain.seeds} paired seeds with {rival.name}; {least} are needed"
+    own, (low, high) = _seeds_of(metrics, config), interval
+    if gain.seeds < own:
+        yield f"compared with {rival.name} over {gain.seeds} of its {own} seeds alone"
     if not 0.0 < low <= gain.mean <= high:
         said = f"{_points(gain.mean)} ({100 * (1 - level):.4g}% interval {_points(low)} to {_points(high)})"
         yield f"the gain over {rival.name}, {said}, is not clearly above zero"

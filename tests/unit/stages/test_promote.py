@@ -141,8 +141,8 @@ def test_a_refused_candidate_is_challenger_only(evaluated: tuple[World, Path], e
     assert not decision.promoted
     assert outcome.refused
     assert decision.aliases == ("challenger",)
-    assert decision.reasons == ("only 6 paired seeds; at least 7 are needed",)
-    assert "only 6 paired seeds" in outcome.summary
+    assert decision.reasons == ("only 6 seeds; at least 7 are needed",)
+    assert "only 6 seeds" in outcome.summary
 
 
 def test_the_champion_is_the_rival(evaluated: tuple[World, Path], evaluation: Path) -> None:
