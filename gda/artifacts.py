@@ -205,6 +205,12 @@ class Metrics(Document):
     classes: tuple[str, ...]
     snapshot_digest: str
     test_digest: str = Field(description="digest of the test split alone")
+    test_openings: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda n: n is None,
+        description="pieces of work that had opened this test split to evaluate by then, this one included; null: it was not counted",
+    )
     synthetic_digest: str | None = None
     verdict_passed: bool | None = None
     measured_with: dict[str, str] = Field(default_factory=dict)
@@ -360,6 +366,12 @@ class Decision(Document):
     model_version: str | None = None
     aliases: tuple[str, ...] = ()
     dry_run: bool = False
+    test_openings: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda n: n is None,
+        description="pieces of work known to have opened the test split to evaluate; null: the evaluation did not count",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
