@@ -218,6 +218,12 @@ class Metrics(Document):
     snapshot_digest: str
     test_digest: str = Field(description="digest of the test split alone")
     look: int = Field(1, ge=1, description="which look at these test images this is: each further one has less of the significance level")
+    test_openings: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda n: n is None,
+        description="pieces of work that had opened this test split to evaluate by then, this one included; null: it was not counted",
+    )
     synthetic_digest: str | None = None
     verdict_passed: bool | None = None
     measured_with: dict[str, str] = Field(default_factory=dict)
@@ -373,6 +379,12 @@ class Decision(Document):
     model_version: str | None = None
     aliases: tuple[str, ...] = ()
     dry_run: bool = False
+    test_openings: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda n: n is None,
+        description="pieces of work known to have opened the test split to evaluate; null: the evaluation did not count",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """What every test process does first."""
 
+import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +20,24 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _process_as_found() -> Iterator[None]:
-    """Tests of one module leave nothing for those of the next, whichever that is: processes take modules as they become free."""
+def _process_as_found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests of one module leave nothing for those of the next, whichever that is: processes take modules as they become free.
+
+    The ledger of test splits is the module's own, never that of whoever runs the tests.
+    """
     with process_as_found() as changed:
+        os.environ["GDA_LEDGER"] = str(tmp_path_factory.mktemp("ledgers") / "0.jsonl")
         yield
     assert not changed, changed
+
+
+@pytest.fixture(autouse=True)
+def _own_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test counts its own openings of test splits, beside those of its module's fixtures."""
+    monkeypatch.setenv("GDA_LEDGER", str(Path(os.environ["GDA_LEDGER"]).with_name(f"{next(_NUMBERS)}.jsonl")))
+
+
+_NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,10 +14,10 @@ import pandas as pd
 
 from gda.artifacts import Outcome
 from gda.data.images import decode, to_array
-from gda.data.ledger import record_test_opening
+from gda.data.ledger import record_test_split
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError, UsageError
-from gda.io.manifest import SYNTHETIC_COLUMNS
+from gda.io.manifest import GROUP, SYNTHETIC_COLUMNS
 from gda.io.publish import exclusive, prepare, publish, storage_errors
 from gda.io.shards import ShardRecord, read_shard
 from gda.recipe import Recipe
@@ -30,8 +30,8 @@ def export_snapshot(snapshot_path: Path, to: Layout, out: Path) -> Outcome:
 
     Image files hold the stored bytes, marks of synthetic images included. An .npz holds `arr_0` uint8 [n, height, width, 3], which must
     be of one size, and `arr_1` int64 [n] labels, the lines of `classnames.txt`: what ADM's evaluator reads. It carries no marks, so that
-    nothing tells its synthetic images from real ones. One image is in memory at a time. A test split is noted in the ledger as
-    exported. Raises `UsageError` for another layout, `DataError` for a damaged shard or mixed sizes.
+    nothing tells its synthetic images from real ones. Groups go into the metadata of `hf` alone. One image is in memory at a time. A test
+    split is noted in the ledger as exported. Raises `UsageError` for another layout, `DataError` for a damaged shard or mixed sizes.
     """
     writers: dict[str, Callable[[Snapshot, str, Path], None]] = {"imagefolder": _write_folders, "hf": _write_hf, "npz": _write_npz}
     if to not in writers:
@@ -41,7 +41,7 @@ def export_snapshot(snapshot_path: Path, to: Layout, out: Path) -> Outcome:
     if workspace.finished:
         return Outcome(output=out, digest=snapshot.digest, summary=f"{out} is up to date", reused=True)
     if "test" in snapshot.splits:
-        record_test_opening(snapshot.digest, "export")
+        record_test_split(snapshot, "export", work=workspace.recipe.digest)
     with exclusive(workspace):
         folder = workspace.fresh_staging()
         with storage_errors(folder):
@@ -57,7 +57,7 @@ def _records(snapshot: Snapshot, split: str) -> Iterator[ShardRecord]:
     columns = snapshot.manifest(split)[["shard", "key", "label", "sha256"]].itertuples(index=False, name=None)
     for shard, rows in itertools.groupby(columns, key=itemgetter(0)):
         path = snapshot.path / shard
-        for row, record in itertools.zip_longest(rows, read_shard(path)):
+        for row, record in itertools.zip_longest(rows, read_shard(path, of_test=True)):
             if row is None or record is None or (record.key, record.label) != row[1:3]:
                 raise DataError(f"{path}: its records are not those of the manifest")
             if hashlib.sha256(record.image).hexdigest() != row[3]:
@@ -77,7 +77,7 @@ def _write_hf(snapshot: Snapshot, split: str, folder: Path) -> None:
     target = folder / split
     target.mkdir()
     rows = snapshot.manifest(split)
-    extra = rows[[name for name in SYNTHETIC_COLUMNS if name in rows.columns and rows[name].notna().any()]]
+    extra = rows[[name for name in (GROUP, *SYNTHETIC_COLUMNS) if name in rows.columns and rows[name].notna().any()]]
     with open(target / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as table:
         for record, values in zip(_records(snapshot, split), extra.itertuples(index=False, name=None), strict=True):
             name = f"{record.key}.{record.extension}"

@@ -14,7 +14,7 @@ from PIL import Image
 from gda.data.classes import normalise
 from gda.data.deep import Extent, Range, SetRange, may_be_deep, range_of
 from gda.data.images import SYNTHETIC_MARK, Rgb, compression, decode, extent_of, pixel_digest, resize_and_crop, to_array
-from gda.data.leaks import NearLeak, near_leaks, require_disjoint_splits
+from gda.data.leaks import NearLeak, near_leaks, require_disjoint_splits, require_whole_groups
 from gda.data.perceptual import sketch, stack_sketches
 from gda.data.pool import Candidate, Screen
 from gda.data.sources import Slice, Source, SourceRecord
@@ -80,7 +80,7 @@ def ingest(
 
     The order is that of a hash of the keys, so that every shard holds a mixture of classes. With a `screen` the source is a pool: all
     of it is train, and what the screen says is left out. Raises `DataError` when keys collide, an image is marked synthetic but not
-    wanted as such, too many cannot be read, a split or class ends up empty, splits share pictures, or nothing is left of a pool.
+    wanted as such, too many cannot be read, a split or class ends up empty, splits share pictures or groups, or nothing is left of a pool.
     """
     all_train = as_synthetic or screen is not None
     splitter = _splitter(source, config, all_train)
@@ -113,6 +113,7 @@ def ingest(
     _require_shots(rows, shots)
     leaks: tuple[NearLeak, ...] = ()
     if not all_train:
+        require_whole_groups(rows)
         require_disjoint_splits(rows, names)
         leaks = near_leaks(rows, stack_sketches(sketches[key] for key in rows["key"]), names)
     quarantined = tuple({"file": name, "reason": reason} for name, reason in sorted(rejected))

@@ -8,6 +8,7 @@ import pandas as pd
 
 from gda.data.perceptual import Sketches, near_matches
 from gda.errors import DataError
+from gda.io.manifest import GROUP
 
 _SHOWN = 3
 
@@ -21,6 +22,23 @@ def cross_split_duplicates(rows: pd.DataFrame) -> list[tuple[str, str]]:
         keys = group["key"].tolist()
         pairs += [(keys[0], other) for other in keys[1:]]
     return pairs
+
+
+def straddling_groups(rows: pd.DataFrame) -> list[tuple[str, tuple[str, ...]]]:
+    """Groups (patients, videos) with images in more than one split, and those splits; none where the rows have no column `group`."""
+    if GROUP not in rows:
+        return []
+    splits = rows.dropna(subset=[GROUP]).groupby(GROUP)["split"].unique()
+    return [(str(name), tuple(sorted(found))) for name, found in splits.items() if len(found) > 1]
+
+
+def require_whole_groups(rows: pd.DataFrame) -> None:
+    """Raise `DataError` with the count and the first groups that have images in more than one split."""
+    if not (found := straddling_groups(rows)):
+        return
+    shown = "; ".join(f"{name!r} ({' and '.join(splits)})" for name, splits in found[:_SHOWN])
+    more = f" (and {len(found) - _SHOWN} more)" if len(found) > _SHOWN else ""
+    raise DataError(f"{len(found)} groups have images in more than one split: {shown}{more}; put each in one split, or name no splits")
 
 
 def require_disjoint_splits(rows: pd.DataFrame, names: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from gda.artifacts import Outcome, SnapshotIndex
-from gda.data.leaks import require_disjoint_splits
+from gda.data.leaks import require_disjoint_splits, require_whole_groups
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.writer import shard_name
 from gda.errors import DataError, UsageError
@@ -21,8 +21,8 @@ def merge_snapshots(paths: Sequence[Path], out: Path) -> Outcome:
     """Publish the union of snapshots at `out`; shards are hard-linked (copied across file systems) under new numbers.
 
     All must be of one kind with the same classes; plans, settings, generators and image formats may differ, and the provenance then
-    lists what each part says. Raises `DataError` for other kinds or classes, when keys repeat, or when splits of real snapshots share a
-    picture; `UsageError` for fewer than two.
+    lists what each part says. Groups of one name are one group, whichever part they come from. Raises `DataError` for other kinds or
+    classes, when keys repeat, or when splits of real snapshots share a picture or a group; `UsageError` for fewer than two.
     """
     snapshots = [Snapshot.open(path) for path in paths]
     _require_mergeable(snapshots)
@@ -65,6 +65,7 @@ def _build(snapshots: Sequence[Snapshot], workspace: Workspace) -> SnapshotIndex
         parts.append(snapshot.manifest().assign(shard=lambda rows, renamed=renamed: rows["shard"].map(renamed)))
     rows = pd.concat(parts, ignore_index=True)
     if snapshots[0].index.kind == "real":
+        require_whole_groups(rows)
         require_disjoint_splits(rows, {})
     index = commit_snapshot(
         folder,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from gda.io.checked import checksum_of, write_checked
 from gda.reading import parser, read_bytes
 from gda.sections import Arm
 
-LABELS, PROBABILITIES = "labels", "probabilities/"
+LABELS, GROUPS, PROBABILITIES = "labels", "groups", "probabilities/"
 TOP_K = 5
 LARGEST_FILE = 1 << 32
 
@@ -26,12 +26,14 @@ class Predictions:
     """Classes predicted for every test image, best first: `top` maps (arm, seed) to int32 [images, k]; `labels` is int32 [images].
 
     `probabilities` maps the same to float32 [images, 2], of the best class and of the label; files of before this was kept have none.
+    `groups` is int32 [images], equal for images of one patient or video; None where nothing is known of groups.
     """
 
     labels: NDArray[np.int32]
     top: Mapping[tuple[Arm, int], NDArray[np.int32]]
     test_digest: str
     probabilities: Mapping[tuple[Arm, int], NDArray[np.float32]] = field(default_factory=dict)
+    groups: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         # One order, that of arms and seeds, whether predicted just now or read again after a kill: tables are written in it.
@@ -50,10 +52,9 @@ class Predictions:
     def only(self, arm: Arm, seed: int) -> "Predictions":
         """The predictions of one classifier alone."""
         kept = {(arm, seed)}
-        return Predictions(
-            labels=self.labels,
+        return replace(
+            self,
             top={key: self.top[key] for key in kept},
-            test_digest=self.test_digest,
             probabilities={key: self.probabilities[key] for key in kept & self.probabilities.keys()},
         )
 
@@ -61,6 +62,7 @@ class Predictions:
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write as safetensors; equal predictions give equal bytes."""
     tensors: dict[str, NDArray[np.generic]] = {LABELS: predictions.labels}
+    tensors |= {} if predictions.groups is None else {GROUPS: predictions.groups}
     tensors |= {f"{arm}/{seed}": np.ascontiguousarray(top) for (arm, seed), top in predictions.top.items()}
     tensors |= {f"{PROBABILITIES}{arm}/{seed}": np.ascontiguousarray(both) for (arm, seed), both in predictions.probabilities.items()}
     write_checked(path, save(tensors, metadata={"test_digest": predictions.test_digest}))
@@ -76,23 +78,26 @@ def read_predictions(path: Path) -> Predictions:
         metadata = file.metadata() or {}
     if LABELS not in tensors or not metadata.get("test_digest"):
         raise DataError(f"{path}: not {what} (it lacks {LABELS if LABELS not in tensors else 'test_digest'})")
-    labels = tensors.pop(LABELS)
+    labels, groups = tensors.pop(LABELS), tensors.pop(GROUPS, None)
     top: dict[tuple[Arm, int], NDArray[np.int32]] = {}
     probabilities: dict[tuple[Arm, int], NDArray[np.float32]] = {}
     for name, tensor in tensors.items():
         of_probabilities = name.startswith(PROBABILITIES)
         (probabilities if of_probabilities else top)[_parse_name(name.removeprefix(PROBABILITIES), path)] = tensor
-    _require_shapes(labels, top, probabilities, path)
-    return Predictions(labels=labels, top=top, test_digest=metadata["test_digest"], probabilities=probabilities)
+    _require_shapes(labels, groups, top, probabilities, path)
+    return Predictions(labels=labels, top=top, test_digest=metadata["test_digest"], probabilities=probabilities, groups=groups)
 
 
 def _place(key: tuple[Arm, int]) -> tuple[int, int]:
     return list(Arm).index(key[0]), key[1]
 
 
-def _require_shapes(labels: np.ndarray, top: Mapping[Any, np.ndarray], probabilities: Mapping[Any, np.ndarray], path: Path) -> None:
+def _require_shapes(
+    labels: np.ndarray, groups: np.ndarray | None, top: Mapping[Any, np.ndarray], probabilities: Mapping[Any, np.ndarray], path: Path
+) -> None:
     n = len(labels) if labels.ndim == 1 else -1
     right = [labels.ndim == 1 and labels.dtype == np.int32, not probabilities.keys() - top.keys()]
+    right += [] if groups is None else [groups.dtype == np.int32 and groups.shape == (n,)]
     right += [rows.dtype == np.int32 and rows.ndim == 2 and rows.shape[0] == n and rows.shape[1] > 0 for rows in top.values()]
     right += [pairs.dtype == np.float32 and pairs.shape == (n, 2) for pairs in probabilities.values()]
     if not all(right):

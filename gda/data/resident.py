@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from gda.data.images import LANCZOS, Interpolation, Rgb, decode, resize_and_crop, to_array
-from gda.data.ledger import record_test_opening
+from gda.data.ledger import record_test_split
 from gda.data.pixels import room_for
 from gda.data.snapshot import Snapshot
 from gda.data.soft_labels import soft_labels
@@ -58,15 +58,15 @@ def load_images(
     Given `scratch`, the images are mapped from a file there, as of `room_for`. Every image is checked against the manifest. Raises
     `DataError` naming shard and record, `UsageError` for the test split.
     """
-    if split not in ("train", "val"):
-        raise UsageError(f"split {split!r}: this loads train or val; the test split has a door of its own, open_test")
+    _require_open_to_all(split)
     return _load(snapshot, split, size, scratch, interpolation)
 
 
 class RecordReader:
-    """Single images of a split by their keys; a copy of the manifest is all that it holds."""
+    """Single images of a split by their keys; a copy of the manifest is all that it holds. Raises `UsageError` for the test split."""
 
     def __init__(self, snapshot: Snapshot, split: Literal["train", "val"]) -> None:
+        _require_open_to_all(split)
         self._path = snapshot.path
         self._rows = snapshot.manifest(split).set_index("key")[["shard", "offset", "sha256"]]
 
@@ -101,11 +101,18 @@ def open_test(
     """
     if purpose not in get_args(Purpose):
         raise UsageError(f"purpose {purpose!r}: the test split is opened for {' or '.join(get_args(Purpose))}")
-    record_test_opening(snapshot.digest, purpose, work=work)
-    return _load(snapshot, "test", size, scratch, interpolation)
+    record_test_split(snapshot, purpose, work=work)
+    return _load(snapshot, "test", size, scratch, interpolation, of_test=True)
 
 
-def _load(snapshot: Snapshot, split: str, size: int, scratch: Path | None, interpolation: Interpolation) -> ImageSet:
+def _require_open_to_all(split: str) -> None:
+    if split not in ("train", "val"):
+        raise UsageError(f"split {split!r}: this loads train or val; the test split has a door of its own, open_test")
+
+
+def _load(
+    snapshot: Snapshot, split: str, size: int, scratch: Path | None, interpolation: Interpolation, *, of_test: bool = False
+) -> ImageSet:
     rows = snapshot.manifest(split)
     if rows.empty:
         raise DataError(f"{snapshot.path}: split {split!r} holds no images")
@@ -113,7 +120,7 @@ def _load(snapshot: Snapshot, split: str, size: int, scratch: Path | None, inter
     second, first_share = _soft_labels(snapshot.path, rows, classes)
     images = room_for(len(rows), size, scratch=scratch)
     pixels = images.numpy()
-    for index, rgb in enumerate(_decoded(snapshot, split, size, interpolation)):
+    for index, rgb in enumerate(_decoded(snapshot, split, size, interpolation, of_test)):
         pixels[index] = rgb.transpose(2, 0, 1)
     return ImageSet(
         images=images,
@@ -133,12 +140,12 @@ def _soft_labels(path: Path, rows: pd.DataFrame, classes: Sequence[str]) -> tupl
     return (None, None) if found is None else (torch.from_numpy(found[0]), torch.from_numpy(found[1]).float())
 
 
-def _decoded(snapshot: Snapshot, split: str, size: int, interpolation: Interpolation) -> Iterator[Rgb]:
+def _decoded(snapshot: Snapshot, split: str, size: int, interpolation: Interpolation, of_test: bool) -> Iterator[Rgb]:
     """Images in manifest order, exactly as many as it has rows; each one's bytes and place are checked."""
     columns = snapshot.manifest(split)[["shard", "key", "label", "offset", "sha256"]]
     for shard, expected in itertools.groupby(columns.itertuples(index=False, name=None), key=itemgetter(0)):
         path = snapshot.path / shard
-        records = iterate_shard(path)
+        records = iterate_shard(path, of_test=of_test)
         for _, key, label, offset, sha256 in expected:
             at, record = next(records, (None, None))
             if record is None or (at, record.key, record.label) != (offset, key, label):

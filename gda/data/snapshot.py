@@ -7,12 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gda.artifacts import ClassInfo, ShardInfo, SnapshotIndex, dump_document, read_document
 from gda.data.classes import make_classes
 from gda.errors import DataError
-from gda.io.manifest import read_manifest, write_manifest
+from gda.io.manifest import GROUP, read_manifest, write_manifest
 from gda.io.publish import write_bytes
 from gda.io.shards import sha256_of
 
@@ -64,6 +66,18 @@ class Snapshot:
         rows = self._rows if split is None else self._rows[self._rows["split"] == split]
         return rows.reset_index(drop=True)
 
+    def groups(self, split: str) -> NDArray[np.int32] | None:
+        """int32 [n]: a number a group (patient, video) of a split in manifest order; an image of no group is one by itself.
+
+        None where the source named no groups.
+        """
+        rows = self.manifest(split)
+        if GROUP not in rows or rows[GROUP].isna().all():
+            return None
+        numbers, names = pd.factorize(rows[GROUP], sort=True)
+        alone = numbers < 0
+        return np.where(alone, len(names) - 1 + np.cumsum(alone), numbers).astype(np.int32)
+
     def split_digest(self, split: str) -> str:
         """Content digest of one split alone."""
         return digest_rows(self.manifest(split), self.classes)
@@ -112,7 +126,7 @@ def digest_rows(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> str:
         hasher.update(f"{info.name}\t{info.prompt_name}\n".encode())
     hasher.update(b"\n")
     ordered = rows.sort_values("key")
-    names = ["key", "split", "label", "pixel_sha256", *(["group"] if "group" in rows else [])]
+    names = ["key", "split", "label", "pixel_sha256", *([GROUP] if GROUP in rows else [])]
     for line in zip(*(ordered[name].tolist() for name in names), strict=True):
         hasher.update(("\t".join("" if pd.isna(part) else str(part) for part in line) + "\n").encode())
     return hasher.hexdigest()

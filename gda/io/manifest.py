@@ -29,6 +29,9 @@ COLUMNS: dict[str, pa.DataType] = {
     "shard": pa.string(),
     "offset": pa.int64(),
 }
+# Who or what a real image is of (a patient, a video), where the source said so: absent otherwise, null for images that belong to nobody.
+GROUP = "group"
+_OPTIONAL_COLUMNS: dict[str, pa.DataType] = {GROUP: pa.string()}
 SYNTHETIC_COLUMNS: dict[str, pa.DataType] = {
     "seed": pa.int64(),
     "prompt": pa.string(),
@@ -47,7 +50,8 @@ def write_manifest(folder: Path, rows: pd.DataFrame, *, synthetic: bool) -> str:
     """Write `manifest.parquet` and return its sha256; columns beyond the schema follow in alphabetical order, absent ones are null."""
     columns = {**COLUMNS, **SYNTHETIC_COLUMNS} if synthetic else dict(COLUMNS)
     arrays = {name: _column(rows, name, kind) for name, kind in columns.items()}
-    arrays |= {name: pa.array(rows[name], from_pandas=True) for name in sorted(set(rows.columns) - set(columns))}
+    further = sorted(set(rows.columns) - set(columns))
+    arrays |= {name: pa.array(rows[name], type=_OPTIONAL_COLUMNS.get(name), from_pandas=True) for name in further}
     table = pa.table(arrays).replace_schema_metadata(None)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -76,7 +80,7 @@ def read_manifest(folder: Path, sha256: str) -> pd.DataFrame:
 
 def _read_table(data: bytes, path: Path) -> pa.Table:
     """The whole table, texts only once it is known how long they are: a few bytes can name a long text a million times."""
-    expected = COLUMNS | SYNTHETIC_COLUMNS
+    expected = COLUMNS | SYNTHETIC_COLUMNS | _OPTIONAL_COLUMNS
     with parser(path, "a Parquet file with the columns of a manifest"):
         file = pq.ParquetFile(pa.BufferReader(data))
         texts = [field.name for field in file.schema_arrow if _is_text(field.type)]

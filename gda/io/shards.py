@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from gda.errors import DataError
+from gda.errors import DataError, UsageError
 from gda.io.publish import commit_new, storage_errors, temporary_name
 from gda.recipe import canonical_json
 
@@ -23,6 +23,7 @@ IMAGE_EXTENSIONS = ("png", "jpg", "webp")
 _END = bytes(2 * BLOCK)
 _ZERO = bytes(BLOCK)
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
+_OF_TEST = re.compile(r"test-[0-9]{6}\.tar\Z")  # as a snapshot names them, whose index says that no other shard holds test images
 _REGULAR = (b"0", b"\0")
 _EXTENDED = (b"x", b"g", b"L")  # headers of other tools that speak of the member after them
 _LONGEST_EXTENDED_HEADER = 1 << 20  # bytes
@@ -99,14 +100,19 @@ def link_shard(source: Path, target: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def read_shard(path: Path) -> Iterator[ShardRecord]:
-    """The records of a shard in order. Raises `DataError` naming shard and record for anything `write_shard` would not write."""
-    for _, record in iterate_shard(path):
+def read_shard(path: Path, *, of_test: bool = False) -> Iterator[ShardRecord]:
+    """The records of a shard in order. Raises `DataError` naming shard and record for anything `write_shard` would not write.
+
+    A snapshot's test shard is read by those alone who say so by `of_test`, having written it to the ledger; else it is a `UsageError`.
+    """
+    for _, record in iterate_shard(path, of_test=of_test):
         yield record
 
 
-def iterate_shard(path: Path) -> Iterator[tuple[int, ShardRecord]]:
+def iterate_shard(path: Path, *, of_test: bool = False) -> Iterator[tuple[int, ShardRecord]]:
     """As `read_shard`, with the byte offset of each record's first header."""
+    if not of_test:
+        _require_not_test(path)
     with _open(path) as file:
         members = read_members(file, path.name, foreign=False)
         for first in members:
@@ -114,7 +120,8 @@ def iterate_shard(path: Path) -> Iterator[tuple[int, ShardRecord]]:
 
 
 def read_record(path: Path, offset: int) -> ShardRecord:
-    """The one record that starts at `offset`, without reading the rest. Raises `DataError` as `read_shard` does."""
+    """The one record that starts at `offset`, without reading the rest, of any shard but a test one. Raises as `read_shard` does."""
+    _require_not_test(path)
     with _open(path) as file:
         file.seek(offset)
         return _assemble(path.name, list(islice(read_members(file, path.name, foreign=False), 3)))
@@ -154,6 +161,11 @@ def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Membe
             yield Member(_safe_name(name, shard, foreign), start, data)
         elif not (foreign and (kind == b"5" or name.endswith("/"))):
             raise DataError(f"{shard}: member {name!r} is a link or a special file; only regular files are accepted")
+
+
+def _require_not_test(path: Path) -> None:
+    if _OF_TEST.match(path.name):
+        raise UsageError(f"{path}: is of a test split, which has a door of its own, open_test; nothing else reads its images")
 
 
 def _write_records(file: BinaryIO, name: str, records: Iterable[ShardRecord]) -> ShardIndex:

@@ -92,10 +92,16 @@ class Registry:
 
     def find(self, digest: str) -> Registered | None:
         """The oldest version of the classifier with this content digest."""
+        matching = [version for version in self._versions() if version.digest == digest]
+        return min(matching, key=lambda version: int(version.version)) if matching else None
+
+    def tested_on(self, test_digest: str) -> frozenset[str]:
+        """Content digests of the classifiers that were evaluated on this test split and registered, from whichever machine."""
+        return frozenset(version.digest for version in self._versions() if version.test_digest == test_digest)
+
+    def _versions(self) -> list[Registered]:
         with self._said():
-            found = self._client.search_model_versions(f"name = '{self.model_name}'")
-        matching = [version for version in found if version.tags.get(DIGEST) == digest]
-        return _registered(min(matching, key=lambda version: int(version.version))) if matching else None
+            return [_registered(version) for version in self._client.search_model_versions(f"name = '{self.model_name}'")]
 
     def carried_out(self, digest: str, decision: str, *, champion: bool) -> Registered | None:
         """The version of this content where the decision of this digest was carried out to its end, and still holds."""

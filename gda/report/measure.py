@@ -77,6 +77,7 @@ def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, class
         num_updates=first.num_updates,
         confidence=config.evaluate.confidence,
         sets=sets_of(first.synthetic_parts, seeds),
+        groups=predictions.groups,
     )
     result = with_confusions(result, np.stack([predictions.top[arm, seed][:, 0] for seed in seeds]), predictions.labels, classes)
     if not {(arm, seed) for seed in seeds} <= predictions.probabilities.keys():
@@ -96,6 +97,7 @@ def _gain(config: Config, cards: Cards, predictions: Predictions, arm: Arm, riva
         classes,
         named_generator(config.seed, "evaluate", arm, rival),
         sets=sets_of(parts, seeds),
+        groups=predictions.groups,
         alpha=config.promote.alpha,
         confidence=config.evaluate.confidence,
     )

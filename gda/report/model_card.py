@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gda.artifacts import ClassifierCard, Decision, Gain, Metrics, Verdict
-from gda.report.wording import ARM_NAMES, count, interval, number, p_value, percent, points
+from gda.report.wording import ARM_NAMES, count, interval, number, opened, p_value, percent, points
 from gda.sections import Arm
 
 CARD_FILE = "MODEL_CARD.md"
@@ -156,6 +156,8 @@ def _limits(card: ClassifierCard, metrics: Metrics) -> Iterator[str]:
     for name, found in metrics.sets.items():
         if (own := found.arms.get(card.arm)) is not None:
             yield f"Of the {count(found.num_images, 'image')} from elsewhere in the set {_text(name)}, {percent(own.mean)} are right."
+    if (metrics.test_openings or 0) > 1:
+        yield f"Its test split was opened {opened(metrics.test_openings)}."
     yield "It was tested on images of the same source as those it was trained on; what comes from elsewhere may fare worse."
 
 

@@ -37,7 +37,6 @@ class ReportInputs:
     synthetic: Snapshot | None = None
     zero_shot: Snapshot | None = None
     timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
-    test_openings: int = 0
     validation_page: str | None = None  # relative link to the report of validate
 
     @property
@@ -94,7 +93,7 @@ def _context(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> dict[str, A
         "tuning": tuning.tuning_rows(inputs.settings) if inputs.settings is not None else [],
         "settings": inputs.settings,
         "timings": tables.timing_rows(inputs.timings),
-        "measured": tables.measured_rows(metrics, inputs.verdict, inputs.settings, test_openings=inputs.test_openings, **counts),
+        "measured": tables.measured_rows(metrics, inputs.verdict, inputs.settings, **counts),
         "classes": metrics.classes,
         "level": f"{100 * inputs.confidence:g}%",
         "num_test": metrics.num_test,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gda.artifacts import Gain, Metrics, Verdict
-from gda.report.wording import ARM_NAMES, count, interval, p_value, percent, points
+from gda.report.wording import ARM_NAMES, count, interval, opened, p_value, percent, points
 from gda.sections import Arm, PromoteConfig
 
 Tone = Literal["good", "neutral", "bad"]
@@ -50,6 +50,7 @@ def outcome(
             _verdict_sentence(verdict),
             *((_harm_sentence(gain),) if gain is not None else ()),
             _gate_sentence(gate_reasons, ran=gain is not None),
+            *((f"This test split was opened {opened(metrics.test_openings)}.",) if (metrics.test_openings or 0) > 1 else ()),
         ),
     )
 

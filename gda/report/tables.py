@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gda.artifacts import Gain, Measure, Metrics, Settings, Verdict
 from gda.fidelity.verdict import RULES
 from gda.report.sentences import judgement
-from gda.report.wording import ARM_NAMES, count, interval, number, p_value, percent, points, seconds
+from gda.report.wording import ARM_NAMES, count, interval, number, opened, p_value, percent, points, seconds
 from gda.sections import Arm, PromoteConfig
 
 _MEASURE_NAMES = {
@@ -129,14 +129,14 @@ def gain_rows(metrics: Metrics, promote: PromoteConfig) -> list[tuple[str, str]]
 
 
 def measured_rows(
-    metrics: Metrics, verdict: Verdict | None, settings: Settings | None, *, num_train: int, num_synthetic: int | None, test_openings: int
+    metrics: Metrics, verdict: Verdict | None, settings: Settings | None, *, num_train: int, num_synthetic: int | None
 ) -> list[tuple[str, str]]:
     """What every number was measured with: counts, extractors, digests, versions, and how often the test split was opened."""
     rows = [
         ("real training images", f"{num_train:,}"),
         ("synthetic images", f"{num_synthetic:,}" if num_synthetic is not None else "none given"),
         ("test images", f"{metrics.num_test:,}"),
-        ("test split opened by evaluate", f"{count(test_openings, 'time')} so far; each look makes a chance gain a little likelier"),
+        ("test split opened to evaluate", opened(metrics.test_openings)),
         ("candidate", _candidate(metrics)),
         ("candidate's digest", metrics.candidate.digest if metrics.candidate is not None else "none"),
         ("real snapshot", metrics.snapshot_digest),

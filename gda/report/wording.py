@@ -75,3 +75,12 @@ def seconds(value: float) -> str:
 def count(n: int, noun: str) -> str:
     """`1 seed`, `6 seeds`, `1,000 images`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def opened(times: int | None) -> str:
+    """How often a test split was opened to evaluate, with a warning from the second time on; None where nobody counted."""
+    if times is None:
+        return "an unknown number of times"
+    if times == 1:
+        return "once"
+    return f"{times:,} times: each further look spends it, for the best of several looks is partly luck; only new test images are unspent"

@@ -13,7 +13,7 @@ from gda.artifacts import Candidate, ClassifierCard, Metrics, Outcome, SetResult
 from gda.config import Config
 from gda.data.held_out_sets import HeldOutSet
 from gda.data.images import LANCZOS, Interpolation
-from gda.data.ledger import count_test_openings
+from gda.data.ledger import count_test_openings, record_look
 from gda.data.predictions import TOP_K, Predictions, read_predictions, write_predictions
 from gda.data.resident import open_test
 from gda.data.snapshot import Snapshot
@@ -25,6 +25,7 @@ from gda.recipe import Recipe, bits_environment, digest_of
 from gda.registry.gate import decide
 from gda.report.measure import measure
 from gda.report.page import ReportInputs, write_report
+from gda.report.wording import opened
 from gda.sections import Arm
 from gda.stages import evaluate_sets
 from gda.stats.confusion import confusion_counts
@@ -97,8 +98,8 @@ def run(
         return _outcome(out, read_document(out / METRICS_FILE, Metrics), reused=True)
 
     with exclusive(workspace):
-        predictions = _predict(workspace, chosen, given.real, progress=progress)
-        metrics = measure(
+        predictions, openings, work = _predict(workspace, chosen, given.real, progress=progress)
+        measured = measure(
             config,
             {key: run_.card for key, run_ in chosen.items()},
             predictions,
@@ -108,6 +109,7 @@ def run(
             verdict=given.verdict,
             sets=_measure_sets(config, workspace, chosen, given, progress=progress),
         )
+        metrics = measured.model_copy(update={"test_openings": openings, "look": _look(config, given.real, work)})
         folder = workspace.fresh_staging()
         write_predictions(folder / PREDICTIONS_FILE, predictions)
         write_bytes(folder / METRICS_FILE, dump_document(metrics))
@@ -155,7 +157,6 @@ def _report_inputs(
         synthetic=given.synthetic,
         zero_shot=given.zero_shot,
         timings=timings,
-        test_openings=count_test_openings(given.real.digest, "evaluate"),
         validation_page=validation_page,
     )
 
@@ -238,13 +239,17 @@ def _recipe(config: Config, chosen: Runs, given: Inputs) -> Recipe:
     )
 
 
-def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bool) -> Predictions:
-    """Predictions of every classifier that ran; kept, so that neither a later failure nor another gate opens the test split again."""
+def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bool) -> tuple[Predictions, int, str]:
+    """Predictions of every classifier that ran; kept, so that neither a later failure nor another gate opens the test split again.
+
+    And how many pieces of work have opened it by now, the one that made these predictions among them, and the digest of that one.
+    """
     trained, size, interpolation = _trained(chosen)
     work = _prediction_digest(trained, real, size, interpolation)
     kept = work_root() / _KEPT / f"{work[:32]}.safetensors"
     if is_whole(kept):
-        return read_predictions(kept)
+        # Files of earlier versions have no groups, and the snapshot knows them.
+        return replace(read_predictions(kept), groups=real.groups("test")), _openings(real, work), work
     test = open_test(real, "evaluate", size=size, interpolation=interpolation, work=work)
     # A file that the workers map, rather than a copy of the images sent to each of them.
     images = workspace.work / "test_images.npy"
@@ -259,10 +264,21 @@ def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bo
         top={key: top for key, (top, _) in found.items()},
         test_digest=real.split_digest("test"),
         probabilities={key: both for key, (_, both) in found.items()},
+        groups=real.groups("test"),
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(kept, predictions)
-    return predictions
+    return predictions, _openings(real, work), work
+
+
+def _look(config: Config, real: Snapshot, work: str) -> int:
+    """Which look at the test split it is to judge these predictions for the arm declared now; each further one has a stricter level."""
+    declared = {"predictions": work, "arm": config.promote.arm, "rivals": sorted(config.promote.rivals)}
+    return record_look(real, digest_of(declared))
+
+
+def _openings(real: Snapshot, work: str) -> int:
+    return count_test_openings(real.split_digest("test"), "evaluate", work=work, former=real.digest)
 
 
 def _prediction_digest(trained: Runs, real: Snapshot, size: int, interpolation: Interpolation) -> str:
@@ -339,14 +355,16 @@ def _licence(chosen: Runs, candidate: Candidate | None) -> str:
 def _outcome(out: Path, metrics: Metrics, *, reused: bool = False) -> Outcome:
     numbers = {f"top1_{arm.replace('+', '_')}": result.mean for arm, result in metrics.arms.items() if result.mean is not None}
     numbers |= {f"gain_{arm.replace('+', '_')}": gain.mean for arm, gain in metrics.gain.items()}
+    numbers |= {} if metrics.test_openings is None else {"test_openings": float(metrics.test_openings)}
     numbers |= {f"top1_{arm.replace('+', '_')}_{name}": of.mean for name, one in metrics.sets.items() for arm, of in one.arms.items()}
     accuracies = ", ".join(f"{arm} {100 * result.mean:.1f}%" for arm, result in metrics.arms.items() if result.mean is not None)
     skipped = ", ".join(arm for arm, result in metrics.arms.items() if result.skipped is not None)
     left_out = f"; skipped {skipped}" if skipped else ""
+    again = f"; this test split was opened {opened(metrics.test_openings)}" if (metrics.test_openings or 0) > 1 else ""
     return Outcome(
         output=out,
         digest=digest_of(metrics.model_dump(mode="json")),
-        summary=f"{out} is up to date" if reused else f"wrote {out / REPORT_FILE}: {accuracies}{left_out}",
+        summary=f"{out} is up to date" if reused else f"wrote {out / REPORT_FILE}: {accuracies}{left_out}{again}",
         metrics=numbers,
         files=tuple(sorted(path for path in out.iterdir() if path.suffix in (".html", ".json", ".png", ".csv"))),
         reused=reused,

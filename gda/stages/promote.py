@@ -7,6 +7,7 @@ import numpy as np
 
 from gda.artifacts import Candidate, ClassifierCard, Decision, Metrics, Outcome, Verdict, dump_document, read_document
 from gda.config import Config
+from gda.data.ledger import count_test_openings
 from gda.data.predictions import Predictions, read_predictions
 from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
@@ -16,6 +17,7 @@ from gda.registry.gate import GateResult, decide
 from gda.registry.models import CHAMPION, PREDICTIONS_FILE, Registered, Registry
 from gda.registry.rivals import Rival
 from gda.report.model_card import CARD_FILE, describe, model_card
+from gda.report.wording import opened
 from gda.stats.gain import compare, sets_of
 from gda.stats.streams import named_generator
 from gda.training.export import open_classifier
@@ -39,11 +41,10 @@ def run(
 
     Beside it lies the candidate's `MODEL_CARD.md`.
 
-    Not cached: the registry is asked each time, and left alone where this decision has been carried out already. The candidate
-    has to beat real-only training, and the model behind `champion`. `dry_run` changes nothing in the registry and writes into the folder
-    `dry-run` of `out`;
-    `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on damaged input or a candidate
-    that changed since, `TryAgainError` when MLflow is away, `MissingError` and `ConfigError` for what it complains of.
+    Not cached: the registry is asked each time, and left alone where this decision has been carried out already. The candidate has to beat
+    real-only training, and the model behind `champion`. `dry_run` changes nothing in the registry and writes into the folder `dry-run` of
+    `out`; `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on damaged input or a
+    candidate that changed since, `TryAgainError` when MLflow is away, `MissingError` and `ConfigError` for what it complains of.
     """
     metrics = read_document(evaluation / "metrics.json", Metrics)
     judged = read_document(verdict, Verdict) if verdict is not None else None
@@ -56,6 +57,7 @@ def run(
     opponent = _opponent(registry, incumbent, card)
     champion = _champion(config, metrics, predictions, opponent, card)
     gate = decide(metrics, judged, config.promote, licence=card.base_licence if card else "unknown", champion=champion)
+    openings = _openings(metrics, registry, card)
     version, decided, done = None, "", False
     if card is not None and metrics.candidate is not None and not dry_run:
         decided = digest_of({"evaluation": metrics.model_dump(mode="json"), "gate": asdict(gate), "register_only": register_only})
@@ -66,7 +68,7 @@ def run(
             version = registry.register(Path(metrics.candidate.path), card, kept, _tags(metrics, card, gate))
             if gate.promoted and not register_only:
                 registry.promote(version, over=incumbent)
-    decision = _decision(config, metrics, gate, version, registry.aliases(version) if version else (), dry_run=dry_run)
+    decision = _decision(config, metrics, gate, version, registry.aliases(version) if version else (), openings, dry_run=dry_run)
     if version is not None and card is not None and not done:
         registry.describe(version, describe(card, metrics, decision))
         registry.settle(version, decided)
@@ -119,6 +121,7 @@ def _champion(
         metrics.classes,
         named_generator(config.seed, "promote", opponent.digest),
         sets=sets_of(card.synthetic_parts, seeds),
+        groups=predictions.groups,
         alpha=config.promote.alpha,
         confidence=config.evaluate.confidence,
     )
@@ -133,6 +136,7 @@ def _tags(metrics: Metrics, card: ClassifierCard, gate: GateResult) -> dict[str,
         "gda.snapshot_digest": metrics.snapshot_digest,
         "gda.synthetic_digest": metrics.synthetic_digest or "",
         "gda.base_licence": card.base_licence,
+        "gda.test_openings": str(metrics.test_openings or ""),
         "gda.test_top1": f"{result.top1[result.seeds.index(card.seed)]:.6f}",
         "gda.gate": "passed" if gate.promoted else "; ".join(gate.reasons),
     }
@@ -140,7 +144,14 @@ def _tags(metrics: Metrics, card: ClassifierCard, gate: GateResult) -> dict[str,
 
 
 def _decision(
-    config: Config, metrics: Metrics, gate: GateResult, version: Registered | None, aliases: tuple[str, ...], *, dry_run: bool
+    config: Config,
+    metrics: Metrics,
+    gate: GateResult,
+    version: Registered | None,
+    aliases: tuple[str, ...],
+    openings: int | None,
+    *,
+    dry_run: bool,
 ) -> Decision:
     return Decision(
         promoted=gate.promoted,
@@ -151,7 +162,17 @@ def _decision(
         model_version=version.version if version else None,
         aliases=aliases,
         dry_run=dry_run,
+        test_openings=openings,
     )
+
+
+def _openings(metrics: Metrics, registry: Registry, card: ClassifierCard | None) -> int | None:
+    """As many as the evaluation knew of, this machine's ledger by now, or candidates the registry has from anywhere; the largest."""
+    if metrics.test_openings is None:
+        return None
+    candidates = registry.tested_on(metrics.test_digest) | ({card.digest} if card else set())
+    on_ledger = count_test_openings(metrics.test_digest, "evaluate", former=metrics.snapshot_digest)
+    return max(metrics.test_openings, on_ledger, len(candidates))
 
 
 def _write(decision: Decision, out: Path, card: str | None, *, done: bool) -> Outcome:
@@ -167,12 +188,16 @@ def _write(decision: Decision, out: Path, card: str | None, *, done: bool) -> Ou
     return Outcome(
         output=out,
         digest=digest_of(decision.model_dump(mode="json")),
-        summary=_summary(decision) + ("; the registry says so already" if done else ""),
+        summary=_summary(decision) + _looks(decision) + ("; the registry says so already" if done else ""),
         metrics={"promoted": float(decision.promoted)},
         files=(path,) if card is None else (path, card_path),
         refused=not decision.promoted,
         reused=done and said,  # else a process was killed before it could say what it had carried out
     )
+
+
+def _looks(decision: Decision) -> str:
+    return "" if decision.test_openings is None else f"; this test split was opened {opened(decision.test_openings)}"
 
 
 def _summary(decision: Decision) -> str:

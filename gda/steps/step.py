@@ -17,6 +17,7 @@ from gda.bookkeeping import at_work, note, prepare_process
 from gda.commands import build_parser
 from gda.config import dump_config
 from gda.contents import require_whole
+from gda.data.ledger import LEDGER_FILE
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
 from gda.interruption import told_to_end
 from gda.io.publish import write_bytes, write_json
@@ -109,6 +110,7 @@ class Place:
             raise UsageError(f"data_root {data_root}: accepted: the absolute path at which every step mounts the shared volume")
         prepare_process()
         os.environ["GDA_WORK_DIR"] = str(root / ".gda")
+        os.environ.setdefault("GDA_LEDGER", str(root / LEDGER_FILE))  # a pod's own folders are gone with it
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
         root.mkdir(parents=True, exist_ok=True)
         return cls(root=root)

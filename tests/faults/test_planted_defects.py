@@ -74,7 +74,7 @@ def sound(seed: int = 77) -> list[Item]:
 
 def real_pixels(world: Path, split: str) -> list[np.ndarray]:
     """Images of a real split as stored; the class of image i is that of position i in `items`."""
-    return [to_array(decode(record.image, name=record.key)) for record in read_shard(world / "real" / f"{split}-000000.tar")]
+    return [to_array(decode(record.image, name=record.key)) for record in read_shard(world / "real" / f"{split}-000000.tar", of_test=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

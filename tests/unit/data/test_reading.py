@@ -12,13 +12,12 @@ from relisted import relist
 
 from gda.data.classes import make_classes
 from gda.data.leaks import cross_split_duplicates
-from gda.data.ledger import count_test_openings, read_ledger
+from gda.data.ledger import count_test_openings, ledger_path, read_ledger
 from gda.data.resident import load_images, open_test
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.verify import verify_snapshot
 from gda.data.writer import ImageRecord, load_rows, save_rows, shard_name, write_image_shard
 from gda.errors import DataError, UsageError
-from gda.io.publish import work_root
 from gda.io.shards import read_shard
 
 TWO = {"cat": 14, "hot_dog": 14}
@@ -82,7 +81,8 @@ def test_test_split_has_one_door(snapshot: Snapshot) -> None:
     images = open_test(snapshot, "evaluate", size=8)
     open_test(snapshot, "leak_check", size=8)
     assert images.keys == tuple(snapshot.manifest("test")["key"])
-    assert read_ledger() == [{"digest": snapshot.digest, "purpose": purpose} for purpose in ("evaluate", "leak_check")]
+    of_test = snapshot.split_digest("test")
+    assert [(line["digest"], line["purpose"]) for line in read_ledger()] == [(of_test, "evaluate"), (of_test, "leak_check")]
 
 
 def test_opening_is_recorded_before_reading(snapshot: Snapshot) -> None:
@@ -95,10 +95,9 @@ def test_opening_is_recorded_before_reading(snapshot: Snapshot) -> None:
 
 def test_ledger_only_grows(snapshot: Snapshot) -> None:
     """Guards earlier entries against later ones."""
-    work_root().mkdir(exist_ok=True)
-    (work_root() / "test_ledger.jsonl").write_text('{"digest": "d", "purpose": "evaluate"}\n')
+    ledger_path().write_text('{"digest": "d", "purpose": "evaluate"}\n')
     open_test(snapshot, "evaluate", size=8)
-    assert [entry["digest"] for entry in read_ledger()] == ["d", snapshot.digest]
+    assert [entry["digest"] for entry in read_ledger()] == ["d", snapshot.split_digest("test")]
 
 
 def test_a_killed_work_that_goes_on_is_one_opening(snapshot: Snapshot) -> None:
@@ -107,7 +106,7 @@ def test_a_killed_work_that_goes_on_is_one_opening(snapshot: Snapshot) -> None:
         open_test(snapshot, "evaluate", size=8, work=work)
     open_test(snapshot, "leak_check", size=8, work="w3")
     assert len(read_ledger()) == 6
-    assert count_test_openings(snapshot.digest, "evaluate") == 4
+    assert count_test_openings(snapshot.split_digest("test"), "evaluate") == 4
     assert count_test_openings("another", "evaluate") == 0
 
 

@@ -307,6 +307,20 @@ def test_shots_are_nested_and_leave_the_rest_alone(image_folder: Any, take: Any)
     assert "shots" not in Snapshot.open(whole.output).index.provenance
 
 
+def test_val_and_test_do_not_move_with_the_shots(image_folder: Any, take: Any) -> None:
+    """Guards curves over 1 to 50 shots: where a hash makes the splits, all sizes and draws are tested on the very same images."""
+    source = image_folder({"cat": 110, "dog": 110})
+    whole = Snapshot.open(take(source, "whole").output)
+    held_out = {split: whole.split_digest(split) for split in ("val", "test")}
+    trained = set()
+    for shots, draw in ((1, 0), (1, 1), (5, 0), (20, 2), (50, 0)):
+        cut = Snapshot.open(take(source, f"out-{shots}-{draw}", shots=shots, shots_draw=draw).output)
+        assert {split: cut.split_digest(split) for split in held_out} == held_out
+        assert len(cut.manifest("train")) == 2 * shots
+        trained |= set(cut.manifest("train")["key"])
+    assert not trained & set(whole.manifest("val")["key"]) | trained & set(whole.manifest("test")["key"])
+
+
 def test_too_few_images_for_the_shots_are_named(image_folder: Any, take: Any) -> None:
     """Guards against a comparison in which a class quietly has fewer images than the others."""
     source = image_folder({"train/cat": 4, "train/dog": 2, "val/cat": 1, "val/dog": 1, "test/cat": 1, "test/dog": 1})

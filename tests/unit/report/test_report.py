@@ -88,7 +88,6 @@ def write(sets: dict[str, Snapshot], folder: Path, metrics: Metrics = PASSED, **
         "promote": PromoteConfig(),
         "confidence": 0.95,
         "gate_reasons": (),
-        "test_openings": 2,
         "timings": {"sample": 66.0, "classify real": 125.0},
     }
     return write_report(folder, ReportInputs(**(inputs | sets | changes))).read_text()
@@ -113,6 +112,16 @@ def test_a_gain_is_the_first_thing_said(sets: dict[str, Snapshot], tmp_path: Pat
     assert "the synthetic images are better: +1.5 points" in top
     assert "The synthetic set passed validation (2 checks)" in top
     assert "Promotion gate: open" in top
+
+
+@pytest.mark.parametrize(
+    ("times", "said"), [(1, "opened to evaluate once"), (3, "opened to evaluate 3 times: each further look spends it")]
+)
+def test_how_often_the_test_split_was_opened_is_said(sets: dict[str, Snapshot], tmp_path: Path, times: int, said: str) -> None:
+    """Protects the reader from a gain that was looked for until it came: from the second look on, the top of the page warns."""
+    text = visible(write(sets, tmp_path, PASSED.model_copy(update={"test_openings": times})))
+    assert f"test split {said}" in text
+    assert (f"This test split was opened {times} times" in text[: text.index("The images")]) is (times > 1)
 
 
 def test_no_gain_is_said_as_plainly(sets: dict[str, Snapshot], tmp_path: Path) -> None:
@@ -209,7 +218,7 @@ def test_times_and_counts_are_shown(sets: dict[str, Snapshot], tmp_path: Path) -
     text = visible(write(sets, tmp_path))
     assert "classify real 2 min 5 s" in text
     assert "total 3 min 11 s" in text
-    assert "test split opened by evaluate 2 times so far" in text
+    assert "test split opened to evaluate an unknown number of times" in text
     assert PASSED.test_digest in text
 
 

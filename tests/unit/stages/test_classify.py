@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from gda.artifacts import ClassifierCard, Outcome, read_document
 from gda.config import Config
+from gda.data.ledger import read_ledger
 from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
@@ -103,7 +104,7 @@ def test_the_test_split_is_never_opened(real: Path, tmp_path: Path) -> None:
     load_data.cache_clear()
     after = classify.run(CONFIG, snapshot=real, arm=Arm.REAL, seed=0, out=tmp_path / "a")
     assert (after.digest, after.reused) == (before.digest, False)
-    assert not (work_root() / "test_ledger.jsonl").exists()
+    assert read_ledger() == []
 
 
 def test_each_arm_is_trained_on_its_own_images(synthetic: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from evaluation_world import TEST_PER_CLASS, World, config
 
-from gda.artifacts import Metrics, Outcome, read_document
-from gda.data.ledger import count_test_openings
+from gda.artifacts import Metrics, Outcome, dump_document, read_document
+from gda.data.ledger import count_test_openings, read_ledger
 from gda.data.predictions import read_predictions, write_predictions
+from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.sections import Arm
 from gda.stages import evaluate
@@ -70,11 +71,6 @@ def run(
 
 def metrics_of(outcome: Outcome) -> Metrics:
     return read_document(outcome.output / "metrics.json", Metrics)
-
-
-def ledger(world: World) -> list[dict[str, str]]:
-    path = world.root.parent / "work/test_ledger.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_known_accuracies_and_gains_come_out(pristine: World, evaluated: Outcome) -> None:
@@ -136,7 +132,7 @@ def test_the_test_split_is_opened_once(world: World, monkeypatch: pytest.MonkeyP
     assert not (world.root / "out").exists()
     run(world)
     assert run(world).reused
-    assert [line["purpose"] for line in ledger(world)] == ["evaluate"]
+    assert [line["purpose"] for line in read_ledger()] == ["evaluate"]
 
 
 def test_another_gate_does_not_open_the_test_split_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +143,7 @@ def test_another_gate_does_not_open_the_test_split_again(world: World, monkeypat
         again = run(world, out="other", alpha=0.001)
     assert metrics_of(again).arms == first.arms
     assert (again.output / "predictions.safetensors").read_bytes() == (world.root / "out/predictions.safetensors").read_bytes()
-    assert len(ledger(world)) == 1
+    assert len(read_ledger()) == 1
 
 
 def test_other_classifiers_open_it_again(world: World) -> None:
@@ -157,7 +153,47 @@ def test_other_classifiers_open_it_again(world: World) -> None:
     world.add_classifier(Arm.REAL, 0, wrong=(1, 2))
     second = metrics_of(run(world, out="other"))
     assert second.arms[Arm.REAL].mean != first.arms[Arm.REAL].mean
-    assert count_test_openings(world.real.digest, "evaluate") == 2
+    assert count_test_openings(world.real.split_digest("test"), "evaluate") == 2
+
+
+def test_openings_are_in_the_metrics_wherever_they_were_made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the reader of a report: looks of other classifiers count, in other work folders too; one that went on is one."""
+    first = run(world)
+    assert (metrics_of(first).test_openings, first.metrics["test_openings"]) == (1, 1.0)
+    assert "opened" not in first.summary
+    monkeypatch.setenv("GDA_WORK_DIR", str(world.root.parent / "elsewhere"))
+    assert metrics_of(run(world, out="same")).test_openings == 1  # it went on elsewhere, and opened it once more for the same
+    shutil.rmtree(world.runs / "real-0")
+    world.add_classifier(Arm.REAL, 0, wrong=(1, 2))
+    second = run(world, out="other")
+    assert metrics_of(second).test_openings == 2
+    assert "this test split was opened 2 times: each further look spends it" in second.summary
+    assert "This test split was opened 2 times" in (second.output / "report.html").read_text()
+    assert metrics_of(run(world, out="judged", alpha=0.001)).test_openings == 2
+
+
+def test_groups_of_test_images_go_with_their_predictions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects resampling by patient: predictions have the snapshot's groups, also those kept by a version that wrote none."""
+    groups = np.arange(4 * TEST_PER_CLASS, dtype=np.int32) // 3
+    assert read_predictions(run(world, out="plain").output / "predictions.safetensors").groups is None
+    monkeypatch.setattr(Snapshot, "groups", lambda _, split: groups if split == "test" else None)
+    found = read_predictions(run(world, alpha=0.001).output / "predictions.safetensors").groups
+    np.testing.assert_array_equal(found, groups)
+    shutil.rmtree(world.root.parent / "work/test-predictions")
+    found = read_predictions(run(world, out="anew", alpha=0.002).output / "predictions.safetensors").groups
+    np.testing.assert_array_equal(found, groups)
+    (kept,) = (world.root.parent / "work/test-predictions").iterdir()
+    np.testing.assert_array_equal(read_predictions(kept).groups, groups)
+
+
+def test_metrics_of_before_openings_were_counted_are_read(world: World) -> None:
+    """Protects evaluations of earlier versions: they say nothing of it, and say so still when they are written again."""
+    path = run(world).output / "metrics.json"
+    content = json.loads(path.read_bytes())
+    del content["test_openings"]
+    old = Metrics.model_validate(content)
+    assert old.test_openings is None
+    assert json.loads(dump_document(old)) == content
 
 
 def test_kept_predictions_that_are_damaged_are_made_again(world: World) -> None:
@@ -168,7 +204,7 @@ def test_kept_predictions_that_are_damaged_are_made_again(world: World) -> None:
     kept.write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
     assert metrics_of(run(world, out="other", alpha=0.001)).arms == first.arms
     assert kept.read_bytes() == whole
-    assert (len(ledger(world)), count_test_openings(world.real.digest, "evaluate")) == (2, 1)
+    assert (len(read_ledger()), count_test_openings(world.real.split_digest("test"), "evaluate")) == (2, 1)
 
 
 def test_two_runs_give_equal_bytes(pristine: World, evaluated: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import requests
 from evaluation_world import World, config
 
 from gda.artifacts import Decision, Metrics, Outcome, dump_document, read_document
+from gda.data.ledger import read_ledger, record_test_opening
 from gda.data.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError, TryAgainError
 from gda.registry.models import Registered, Registry
@@ -107,6 +108,34 @@ def test_a_gain_makes_the_candidate_champion_once(evaluated: tuple[World, Path],
     loaded = mlflow.pyfunc.load_model("models:/tiny@champion").predict(images)
     assert loaded.shape == (3, 4)
     assert (loaded.argmax(axis=1) == 3).all()
+
+
+def test_promoting_says_how_often_the_test_split_was_opened(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects whoever promotes: the closing line, the decision and the tags count the looks, and promoting is none of them."""
+    said = run(evaluated, evaluation)
+    assert said.summary.endswith("no class harmed; this test split was opened once")
+    assert decision_of(said).test_openings == 1
+    assert read_ledger() == []
+    metrics = read_document(evaluation / "metrics.json", Metrics)
+    for number in range(3):  # of other classifiers since
+        record_test_opening(metrics.test_digest, "evaluate", work=f"w{number}")
+    later = run(evaluated, evaluation)
+    assert "; this test split was opened 3 times: each further look spends it" in later.summary
+    assert decision_of(later).test_openings == 3
+    rewrite(evaluation, test_openings=None)
+    assert "opened" not in run(evaluated, evaluation, dry_run=True).summary
+    (version,) = mlflow.MlflowClient().search_model_versions("name = 'tiny'")
+    assert version.tags["gda.test_openings"] == "1"
+
+
+def test_candidates_of_other_machines_are_looks(evaluated: tuple[World, Path], evaluation: Path) -> None:
+    """Protects the count where ledgers are not shared: each other candidate in the registry was tested on this split, this one once."""
+    assert decision_of(run(evaluated, evaluation)).test_openings == 1
+    candidate(evaluated[0], evaluation, seed=7, wrong_test_images=0)
+    assert decision_of(run(evaluated, evaluation, dry_run=True)).test_openings == 2
+    for _ in range(2):
+        assert decision_of(run(evaluated, evaluation)).test_openings == 2
+    assert Registry("tiny").tested_on("another") == frozenset()
 
 
 def test_a_dry_run_changes_nothing(evaluated: tuple[World, Path], evaluation: Path) -> None:

@@ -21,6 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("reference")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GDA_WORK_DIR", str(root / "work"))
+        patch.setenv("GDA_LEDGER", str(root / "ledger.jsonl"))
         real, out = write_real(root / "real"), root / "reference"
         reference.run(tiny_config(), snapshot=real, out=out)
     return real, out
@@ -55,7 +56,7 @@ def test_features_are_those_of_train_and_val_and_never_of_test(made: tuple[Path,
     """The reference must not let the test split into anything that is compared or chosen."""
     opened = Reference.open(made[1])
     assert {split: len(rows) for split, rows in opened.features.items()} == {s: 4 * COUNTS[s] for s in ("train", "val")}
-    assert not list(made[1].parent.glob("work/test_ledger.jsonl"))
+    assert not (made[1].parent / "ledger.jsonl").exists()
 
 
 def test_each_fold_loads_in_timm(made: tuple[Path, Path]) -> None:

@@ -17,6 +17,7 @@ from two_colours import two_colours
 
 from gda.artifacts import Settings, read_document
 from gda.config import load_config
+from gda.data.ledger import read_ledger
 from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError
@@ -179,7 +180,7 @@ def test_any_number_of_processes_gives_the_same_settings(world, tmp_path, monkey
 def test_settings_say_what_they_were_measured_with(world, tmp_path, alone):
     """N, extractor, floor, intervals and costs are stated; the test split stays shut."""
     found = _tune(world, tmp_path / "out", THREE, "tune.survivors=2", "tune.num_inference_steps=[2,3]")
-    assert not (tmp_path / "work" / "test_ledger.jsonl").exists()
+    assert read_ledger() == []
     assert (found.num_images, len(found.points)) == (12, 6)
     assert found.extractor.startswith("glyph@")
     assert found.fid_floor is not None

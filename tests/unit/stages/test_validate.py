@@ -64,7 +64,7 @@ def sound() -> list[Item]:
 
 def real_pixels(world: Path, split: str) -> list[np.ndarray]:
     """Images of a real split, as stored."""
-    return [to_array(decode(record.image, name=record.key)) for record in read_shard(world / "real" / f"{split}-000000.tar")]
+    return [to_array(decode(record.image, name=record.key)) for record in read_shard(world / "real" / f"{split}-000000.tar", of_test=True)]
 
 
 def failed(verdict: Verdict) -> set[str]:
@@ -291,7 +291,8 @@ def test_strict_refuses_after_publishing_and_runs_are_identical_and_reused(
     assert {"verdict.json", "index.html", "expectations.json", "classes.csv", "suspects.csv"} <= files.keys()
     assert files == tree(tmp_path / "strict")
     openings = read_ledger()
-    assert openings == [{"digest": Snapshot.open(world / "real").digest, "purpose": "leak_check"}] * 2
+    of_test = Snapshot.open(world / "real").split_digest("test")
+    assert [(line["digest"], line["purpose"]) for line in openings] == [(of_test, "leak_check")] * 2
     reused = validation(world, synthetic, tmp_path / "again")
     assert reused.reused
     assert reused.refused

@@ -148,7 +148,7 @@ def test_rounds_end(judge):
 
 def test_the_test_split_mends_nothing(judge, world, tmp_path):
     """An image of the test split refuses the set for good: choosing by that split would make it worthless as a test."""
-    leak = to_array(decode(next(iter(read_shard(world / "real" / "test-000000.tar"))).image, name="x"))
+    leak = to_array(decode(next(iter(read_shard(world / "real" / "test-000000.tar", of_test=True))).image, name="x"))
     verdict = judge(lambda prompt, seed: leak if prompt == "red" and seed % 20 == 0 else another_colour(prompt, seed), configured())
     assert not verdict.passed
     assert verdict.filtering is None
