@@ -143,7 +143,7 @@ def test_another_gate_does_not_open_the_test_split_again(world: World, monkeypat
         again = run(world, out="other", alpha=0.001)
     assert metrics_of(again).arms == first.arms
     assert (again.output / "predictions.safetensors").read_bytes() == (world.root / "out/predictions.safetensors").read_bytes()
-    assert len(read_ledger()) == 1
+    assert [line["purpose"] for line in read_ledger()] == ["evaluate", "judge"]
 
 
 def test_other_classifiers_open_it_again(world: World) -> None:
@@ -184,6 +184,27 @@ def test_groups_of_test_images_go_with_their_predictions(world: World, monkeypat
     np.testing.assert_array_equal(found, groups)
     (kept,) = (world.root.parent / "work/test-predictions").iterdir()
     np.testing.assert_array_equal(read_predictions(kept).groups, groups)
+
+
+def test_another_declaration_is_another_look(world: World) -> None:
+    """Protects the level of the gate: whoever declares another arm once all of them are known has a stricter one; again is no new look."""
+    assert metrics_of(run(world)).look == 1
+    assert metrics_of(run(world, out="report", alpha=0.01)).look == 1
+    assert metrics_of(run(world, out="arm", arm=Arm.SYNTHETIC)).look == 2
+    assert metrics_of(run(world, out="rivals", rivals=(Arm.REAL_LONG,))).look == 3
+    assert metrics_of(run(world, out="again", alpha=0.02)).look == 1
+
+
+def test_images_of_a_group_are_judged_as_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects tests with several images of one patient: fewer, larger units are behind every number."""
+    alone = metrics_of(run(world, out="plain")).gain[Arm.MIXED]
+    groups = np.arange(4 * TEST_PER_CLASS, dtype=np.int32) // 3
+    monkeypatch.setattr(Snapshot, "groups", lambda _, split: groups if split == "test" else None)
+    together = metrics_of(run(world, alpha=0.001)).gain[Arm.MIXED]
+    assert (alone.groups, together.groups) == (None, len(set(groups.tolist())))
+    assert alone.spread is not None
+    assert together.spread is not None
+    assert together.spread.image_freedom < alone.spread.image_freedom / 2
 
 
 def test_metrics_of_before_openings_were_counted_are_read(world: World) -> None:
