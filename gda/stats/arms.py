@@ -36,6 +36,7 @@ def arm_result(
         top5=tuple(float(share) for share in correct_top5.mean(axis=1)),
         mean=float(correct.mean()),
         ci95=accuracy_interval(correct, rng, confidence=confidence, num_resamples=num_resamples),
+        ci95_top5=accuracy_interval(correct_top5, rng, confidence=confidence, num_resamples=num_resamples),
         per_class=tuple(float(share) for share in sums / np.maximum(counts, 1)),
         val_top1=tuple(val_top1),
         num_updates=num_updates,
