@@ -116,7 +116,7 @@ def test_a_share_of_the_classes_is_rounded_up(share: float, classes: int, number
 
 
 def test_two_arms_that_are_alike_gain_nothing_on_the_worst_class() -> None:
-    """Protects against a gain that is regression to the mean: where the class is chosen on the images that count, it is 9 points here."""
+    """Protects against a gain that is regression to the mean: where the class is chosen on the images that count, it is 10 points here."""
     generator, cross, naive, inside = np.random.default_rng(5), [], [], 0
     labels, seeds = np.repeat(np.arange(10), 40), range(3)
     repeats = 200
