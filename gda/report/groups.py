@@ -1,5 +1,6 @@
 """The report's tables of top-5 accuracy and of groups of classes and images."""
 
+import math
 from dataclasses import dataclass
 
 from gda.artifacts import GroupResult, Metrics, SetGain
@@ -17,7 +18,7 @@ class GroupRows:
 
 
 def group_rows(metrics: Metrics) -> list[GroupRows]:
-    """A block of lines a group; none where none was measured."""
+    """A block of lines a group; balanced accuracy only where it is not top-1, which it is with equally many test images a class."""
     return [
         GroupRows(
             name=name,
@@ -28,7 +29,12 @@ def group_rows(metrics: Metrics) -> list[GroupRows]:
             ),
         )
         for name, result in metrics.groups.items()
+        if result.kind != "balanced" or not all(_same(of.mean, metrics.arms[arm].mean) for arm, of in result.arms.items())
     ]
+
+
+def _same(one: float, other: float | None) -> bool:
+    return other is not None and math.isclose(one, other, abs_tol=1e-9)
 
 
 def _measured(result: GroupResult) -> str:

@@ -124,6 +124,16 @@ def test_the_table_of_groups_says_what_was_measured() -> None:
     )
 
 
+@pytest.mark.parametrize(("off", "shown"), [(0.0, 0), (1e-12, 0), (1e-4, 1)])
+def test_balanced_accuracy_is_shown_where_it_is_not_top1(off: float, shown: int) -> None:
+    """Protects the page from the same numbers twice, and from leaving them out where classes have unequally many test images."""
+    same = {
+        arm: SetArm(seeds=(0,), top1=(0.5,), mean=(PASSED.arms[arm].mean or 0.0) + off, ci95=(0.4, 0.6)) for arm in (Arm.REAL, Arm.MIXED)
+    }
+    group = GroupResult(kind="balanced", num_images=10, num_classes=2, arms=same)
+    assert len(group_rows(PASSED.model_copy(update={"groups": {"balanced accuracy": group}}))) == shown
+
+
 def test_the_table_of_top5_has_both_intervals_and_the_gain() -> None:
     """Protects top-5 from being a number without an interval; with five classes it is always 100% and left out."""
     rows = {row[0]: row[1:] for row in top_rows(with_groups())}
