@@ -113,6 +113,7 @@ class ArmResult(Document):
     per_class: tuple[float, ...] = Field(description="mean top-1 over seeds by class index")
     ece: tuple[float, ...] = Field((), description="expected calibration error by seed, 15 equal bins (Guo et al. 2017)")
     nll: tuple[float, ...] = Field((), description="mean negative log-likelihood of the true class by seed, nats")
+    ci95_top5: tuple[float, float] | None = Field(None, description="of the mean of `top5`, crossed bootstrap over seeds and images")
     most_confused: tuple[Confusion, ...] = Field((), description="the largest shares of a class that are taken for another, over seeds")
     val_top1: tuple[float, ...] = Field((), description="by seed, on the validation split")
     num_updates: int | None = None
@@ -165,7 +166,7 @@ class Candidate(Document):
 
 
 class SetGain(Document):
-    """Accuracy of an arm minus that of real on a robustness set, paired by seed and image; fractions, not points."""
+    """Accuracy of an arm minus that of real on a robustness set or a group, paired by seed and image; fractions, not points."""
 
     mean: float
     ci95: tuple[float, float] = Field(description="crossed bootstrap over seeds and images")
@@ -176,7 +177,7 @@ class SetGain(Document):
 
 
 class SetArm(Document):
-    """One arm on a robustness set; accuracies are fractions in [0, 1]."""
+    """One arm on a robustness set or a group; accuracies are fractions in [0, 1]."""
 
     seeds: tuple[int, ...]
     top1: tuple[float, ...] = Field(description="by seed")
@@ -197,6 +198,18 @@ class SetResult(Document):
     arms: dict[Arm, SetArm]
 
 
+class GroupResult(Document):
+    """A group of the test images; in the groups of classes each class is as heavy. Arms that did not run are left out."""
+
+    kind: Literal["frequency", "balanced", "worst", "given"] = Field(
+        description="frequency: classes by their real training images; balanced: all classes; worst: those that real gets wrong most, "
+        "chosen on other test images and seeds than measured on; given: the manifest's column `group`"
+    )
+    num_images: int = Field(ge=1)
+    num_classes: int = Field(ge=1, description="worst: all that were chosen for some seed")
+    arms: dict[Arm, SetArm]
+
+
 class Metrics(Document):
     """`metrics.json` of evaluate."""
 
@@ -210,6 +223,8 @@ class Metrics(Document):
     gain: dict[Arm, Gain] = Field(description="over real")
     gain_over_rivals: dict[Arm, Gain] = Field(default_factory=dict, description="the declared arm over each real-only rival")
     sets: dict[str, SetResult] = Field(default_factory=dict, description="robustness sets by name; they decide nothing")
+    gain_top5: dict[Arm, SetGain] = Field(default_factory=dict, description="over real in top-5 accuracy; decides nothing")
+    groups: dict[str, GroupResult] = Field(default_factory=dict, description="groups of classes and images by name; they decide nothing")
     candidate: Candidate | None = None
     num_test: int = Field(ge=0)
     num_train: int | None = Field(None, description="real training images")

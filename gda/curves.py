@@ -41,12 +41,16 @@ class RatioCurve(Document):
 
 
 class Exchange(Document):
-    """How many real images one synthetic image is worth, by a power law through what real alone reached at each size."""
+    """How many real images one synthetic image is worth, by what real alone reached at each size."""
 
-    rate: float | None = Field(description="null where it lies beyond the sizes over which the curve is trusted")
+    rate: float | None = Field(description="null where it lies beyond the sizes that were trained")
     low: float | None = Field(description="null where the interval is open")
     high: float | None
     num_synthetic: int
+    method: Literal["power law", "measured sizes"] = Field(
+        "power law",
+        description="measured sizes: between which of them the arm lies, whatever the curve; older documents fitted a power law",
+    )
 
 
 class SizePoint(Document):
@@ -59,7 +63,8 @@ class SizePoint(Document):
     top1: tuple[float, ...] = Field(description="of the arm by draw, mean over seeds")
     gain: float
     ci95: tuple[float, float] = Field(description="over draws and images; of a single draw over seeds and images")
-    exchange: Exchange | None = Field(None, description="null with fewer than three sizes, or where real alone does not gain by size")
+    exchange: Exchange | None = Field(None, description="null with fewer than three sizes, and where `unpriced` says why")
+    unpriced: str | None = Field(None, description="why no exchange rate is stated")
 
 
 class Comparison(Document):

@@ -328,7 +328,11 @@ class RatioConfig(Section):
 
 class EvaluateConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of every interval")
-    num_resamples: int = Field(4000, ge=200, le=1_000_000, description="bootstrap resamples of exchange rates and of the curves of ratios")
+    num_resamples: int = Field(4000, ge=200, le=1_000_000, description="bootstrap resamples of the curves of ratios")
+    shot_cuts: tuple[int, int] = Field(
+        (20, 100), description="real training images of a class: below the first it is reported as few-shot, above the second as many-shot"
+    )
+    worst_share: float = Field(0.1, gt=0.0, lt=1.0, description="share of the classes that are reported together as the worst, rounded up")
     sets: dict[SetName, FilePath] = Field(
         default_factory=dict, description="robustness sets: name -> folder of class folders, or of images that set_labels has the labels of"
     )
@@ -342,6 +346,13 @@ class EvaluateConfig(Section):
     restrict: tuple[str, ...] = Field(
         (), description="sets on which predictions are over the set's own classes alone, as for ImageNet-R and -A"
     )
+
+    @field_validator("shot_cuts")
+    @classmethod
+    def _cuts_ascend(cls, cuts: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= cuts[0] <= cuts[1]:
+            raise ValueError(f"accepted: two numbers of images from 1 up, the smaller one first; not {list(cuts)}")
+        return cuts
 
     @model_validator(mode="after")
     def _sets_are_there(self) -> "EvaluateConfig":

@@ -10,6 +10,7 @@ from gda.config import Config
 from gda.data.predictions import TOP_K, Predictions
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
+from gda.report.measure_groups import group_results, top5_gains
 from gda.sections import RIVAL_ARMS, Arm
 from gda.stats.arms import arm_result, skipped_arm, with_confusions, with_probabilities
 from gda.stats.gain import compare, sets_of
@@ -43,6 +44,8 @@ def measure(
         gain={arm: _gain(config, cards, predictions, arm, Arm.REAL, classes) for arm in arms if arm in ran - {Arm.REAL}},
         gain_over_rivals={rival: _gain(config, cards, predictions, declared, rival, classes) for rival in rivals},
         sets=dict(sets or {}),
+        gain_top5=top5_gains(config, predictions, [arm for arm in arms if arm in ran]),
+        groups=group_results(config, predictions, real, [arm for arm in arms if arm in ran]),
         candidate=candidate,
         num_test=len(predictions.labels),
         num_train=_images(real),

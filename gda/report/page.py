@@ -12,7 +12,7 @@ from gda.artifacts import Metrics, Settings, Verdict
 from gda.data.predictions import Predictions
 from gda.data.snapshot import Snapshot
 from gda.io.publish import write_bytes
-from gda.report import figures, mistakes, tables, tuning
+from gda.report import figures, groups, mistakes, tables, tuning
 from gda.report.gallery import image_grid
 from gda.report.sentences import outcome
 from gda.report.sets import set_tables
@@ -83,6 +83,8 @@ def _context(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> dict[str, A
         "pictures": {name: _data_uri(data) for name, data in pictures.items()},
         "validation_page": inputs.validation_page,
         "arms": tables.arm_rows(metrics, inputs.promote.alpha),
+        "top": groups.top_rows(metrics),
+        "groups": groups.group_rows(metrics),
         "sets": set_tables(metrics),
         "gain_rows": tables.gain_rows(metrics, inputs.promote),
         "calibration": mistakes.calibration_rows(metrics),

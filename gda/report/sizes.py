@@ -28,12 +28,15 @@ def _line(size: str, draws: str, real: str, own: str, gain: str, ends: str, wort
 
 
 def _worth(point: SizePoint) -> str:
-    """`0.31 real ones (0.12 to 0.9)`; an end beyond the sizes that were trained is said to be open."""
+    """`about 0.31 real ones (between 0 and 0.9)`; beyond the sizes that were trained only `more than` or `less than`."""
     exchange = point.exchange
     if exchange is None:
-        return ""
-    rate, low, high = ("?" if value is None else f"{value:.2g}".replace("-", "−") for value in (exchange.rate, exchange.low, exchange.high))
-    return f"{'more or less than can be told' if exchange.rate is None else f'{rate} real ones'} ({low} to {high})"
+        return "not stated" if point.unpriced else ""
+    rate, low, high = ("" if value is None else f"{value:.2g}".replace("-", "−") for value in (exchange.rate, exchange.low, exchange.high))
+    if not low and not high:
+        return "these sizes do not tell"
+    ends = f"between {low} and {high}" if low and high else f"more than {low}" if low else f"less than {high}"
+    return f"about {rate} real ones ({ends})" if rate else f"{ends} real ones"
 
 
 def size_figure(comparison: Comparison, confidence: float) -> bytes:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from gda.sections import Arm
 from gda.stats.exchange import exchange_rate
 from gda.stats.intervals import crossed_interval
 from gda.stats.paired import Floats, paired_differences
-from gda.stats.streams import named_generator
 
 PREDICTIONS = "predictions.safetensors"
 COMPARISON, TABLE, PICTURE = "comparison.json", "comparison.csv", "sizes.png"
@@ -112,10 +110,11 @@ def _compare(config: Config, found: Sequence[_Evaluation]) -> Comparison:
         raise DataError(f"{arm} ran in none of these evaluations: {next(iter(skipped.values()))}")
     by_size = {size: [each for each in ran if each.num_train == size] for size in sorted({each.num_train for each in ran})}
     exchanged = _exchanges(config, arm, by_size)
+    priced = {size: {"unpriced" if isinstance(found, str) else "exchange": found} for size, found in exchanged.items()}
     points = [_point(config, arm, draws) for draws in by_size.values()]
     return Comparison(
         arm=arm,
-        points=tuple(point.model_copy(update={"exchange": exchanged.get(point.num_train)}) for point in points),
+        points=tuple(point.model_copy(update=priced.get(point.num_train, {})) for point in points),
         num_test=ran[0].metrics.num_test,
         test_digest=ran[0].metrics.test_digest,
         skipped=tuple(f"{name}: {reason}" for name, reason in skipped.items()),
@@ -143,8 +142,8 @@ def _point(config: Config, arm: Arm, draws: Sequence[_Evaluation]) -> SizePoint:
     )
 
 
-def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) -> dict[int, Exchange]:
-    """By size, where there are three and each row of the table - a draw, or a seed where every size has one draw - has all of them."""
+def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) -> dict[int, Exchange | str]:
+    """By size, or why there is none; nothing with fewer than three sizes. A row is a draw, or a seed where some size has one draw."""
     draws = min(map(len, by_size.values()))
     if len(by_size) < 3:
         return {}
@@ -154,28 +153,24 @@ def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) 
         shared = sorted(set.intersection(*(set(found[0].seeds(arm)) for found in by_size.values())))
         rows = {size: [(_ordered(found)[0], (seed,)) for seed in shared] for size, found in by_size.items()}
     if len(next(iter(rows.values()))) < 2:
-        return {}
+        return dict.fromkeys(by_size, "every size needs two draws, or two seeds in common")
     sizes = np.array(list(by_size), dtype=np.int64)
     real, own = (np.array([[each.top1(which, seeds) for each, seeds in rows[size]] for size in by_size]).T for which in (Arm.REAL, arm))
-    found: dict[int, Exchange] = {}
+    found: dict[int, Exchange | str] = {}
     for place, size in enumerate(by_size):
         counts = {each.metrics.num_synthetic for each, _ in rows[size]}
         if len(counts) != 1 or not (num_synthetic := next(iter(counts))):
+            found[size] = "its draws do not have one number of synthetic images"
             continue
-        rng = named_generator(config.seed, "compare", "exchange", str(size))
-        with suppress(ValueError):  # a curve that does not rise prices nothing
+        try:
             rate = exchange_rate(
-                sizes,
-                real,
-                own[:, place],
-                rng,
-                num_real=size,
-                num_synthetic=num_synthetic,
-                confidence=config.evaluate.confidence,
-                num_resamples=config.evaluate.num_resamples,
+                sizes, real, own[:, place], num_real=size, num_synthetic=num_synthetic, confidence=config.evaluate.confidence
             )
-            ends = [value if math.isfinite(value) else None for value in (rate.rate, *rate.ci95)]
-            found[size] = Exchange(rate=ends[0], low=ends[1], high=ends[2], num_synthetic=num_synthetic)
+        except ValueError as error:  # a curve that falls prices nothing
+            found[size] = str(error)
+            continue
+        ends = [value if math.isfinite(value) else None for value in (rate.rate, *rate.ci95)]
+        found[size] = Exchange(rate=ends[0], low=ends[1], high=ends[2], num_synthetic=num_synthetic, method="measured sizes")
     return found
 
 
@@ -194,6 +189,7 @@ def _table(comparison: Comparison) -> bytes:
 
 def _outcome(out: Path, comparison: Comparison, *, reused: bool = False) -> Outcome:
     notes = [f"left out {reason}" for reason in comparison.skipped]
+    notes += [f"at {point.num_train:,} real images no exchange rate: {point.unpriced}" for point in comparison.points if point.unpriced]
     text = "\n".join([f"wrote {out}: {comparison.arm} against real", *size_table(comparison), *notes])
     return Outcome(
         output=out,

@@ -40,6 +40,7 @@ def arm_result(
         top5=tuple(float(share) for share in correct_top5.mean(axis=1)),
         mean=float(correct.mean()),
         ci95=accuracy_interval(correct, confidence=confidence, sets=sets, groups=groups),
+        ci95_top5=accuracy_interval(correct_top5, confidence=confidence, sets=sets, groups=groups),
         per_class=tuple(float(share) for share in sums / np.maximum(counts, 1)),
         val_top1=tuple(val_top1),
         num_updates=num_updates,

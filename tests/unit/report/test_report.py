@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from two_colours import SYNTHETIC_COLUMNS
 
-from gda.artifacts import DrawSettings, Metrics, Settings, TuningPoint, Verdict, read_document
+from gda.artifacts import DrawSettings, GroupResult, Metrics, SetArm, SetGain, Settings, TuningPoint, Verdict, read_document
 from gda.data.classes import make_classes
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.writer import ImageRecord, write_image_shard
@@ -211,6 +211,23 @@ def test_names_from_the_data_cannot_inject_markup(sets: dict[str, Snapshot], tmp
     page = write(sets, tmp_path, gate_reasons=("class <script>alert(1)</script> is worse",))
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_groups_and_top5_are_shown_and_said_to_decide_nothing(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects the tables of groups and of top-5, each saying that the gate does not read it; without them no heading."""
+    gain = SetGain(mean=0.1, ci95=(0.05, 0.15), p_value=0.5, seeds=2)
+    arm = SetArm(seeds=(0, 1), top1=(0.6, 0.6), mean=0.6, ci95=(0.5, 0.7), gain=gain)
+    groups = {"few-shot (under 20)": GroupResult(kind="frequency", num_images=12, num_classes=2, arms={Arm.MIXED: arm})}
+    top = {name: each.model_copy(update={"ci95_top5": (0.9, 1.0)}) for name, each in PASSED.arms.items()}
+    shown = PASSED.model_copy(update={"groups": groups, "arms": top, "gain_top5": {Arm.MIXED: gain}, "classes": tuple("abcdef")})
+    page = visible(write(sets, tmp_path / "with", shown))
+    assert "few-shot (under 20) 12 images of 2 classes real + synthetic 2 60.0% 50.0 to 70.0 +10.0 (+5.0 to +15.0) p = 0.5" in page
+    assert "These numbers decide nothing in the gate." in page
+    assert "The gain in top-5 decides nothing in the gate." in page
+    assert "100.0% 90.0 to 100.0 +10.0 (+5.0 to +15.0) p = 0.5" in page
+    without = visible(write(sets, tmp_path / "without"))
+    assert "Groups of classes and images" not in without
+    assert "Top-1 and top-5" not in without
 
 
 def test_times_and_counts_are_shown(sets: dict[str, Snapshot], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gda.artifacts import Metrics, Outcome, dump_document, read_document
 from gda.config import Config
-from gda.curves import Comparison
+from gda.curves import Comparison, Exchange
 from gda.data.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError
 from gda.sections import Arm
@@ -81,19 +81,37 @@ def test_a_synthetic_image_is_priced_in_real_ones(tmp_path: Path, draws: int) ->
     worth = {point.num_train: point.exchange for point in found.points}
     assert worth[20] is not None
     assert worth[20].rate == pytest.approx(0.02, abs=0.008)
-    assert worth[20].num_synthetic == 1000
+    assert (worth[20].num_synthetic, worth[20].method) == (1000, "measured sizes")
+    assert worth[20].low in (None, -0.01, 0.0)
+    assert worth[20].high in (None, 0.02, 0.06)
     assert worth[40] is not None
     assert worth[40].low is None or worth[40].low <= 0 <= (worth[40].high or 1)
-    assert "real ones (" in outcome.summary
+    assert "about 0.0" in outcome.summary
     _, two = compared(tmp_path / "two", *paths[: 2 * draws])
     assert {point.exchange for point in two.points} == {None}
 
 
-def test_a_curve_that_does_not_rise_prices_nothing(tmp_path: Path) -> None:
-    """Protects against a price where more real images do not help either."""
-    paths = [evaluation(tmp_path, size, real=real, gain=0.1) for size, real in ((10, 0.8), (20, 0.7), (40, 0.6))]
-    _, found = compared(tmp_path / "out", *paths)
+def test_a_curve_that_falls_prices_nothing_and_says_why(tmp_path: Path) -> None:
+    """Protects against a price where more real images clearly lower accuracy, and against one that is missing without a reason."""
+    paths = [evaluation(tmp_path, size, real=real, gain=0.1, seeds=8) for size, real in ((10, 0.8), (20, 0.7), (40, 0.6))]
+    outcome, found = compared(tmp_path / "out", *paths)
     assert {point.exchange for point in found.points} == {None}
+    assert {point.unpriced for point in found.points} == {
+        "real-only accuracy falls from 10 to 20 images, so it cannot be turned into a number of images"
+    }
+    assert "at 20 real images no exchange rate: real-only accuracy falls from 10 to 20 images" in outcome.summary
+
+
+def test_one_seed_for_each_size_prices_nothing_and_says_why(tmp_path: Path) -> None:
+    """Protects against a price without anything to judge its spread by."""
+    paths = [evaluation(tmp_path, size, real=real, gain=0.1, seeds=1) for size, real in ((10, 0.6), (20, 0.7), (40, 0.8))]
+    _, found = compared(tmp_path / "out", *paths)
+    assert {(point.exchange, point.unpriced) for point in found.points} == {(None, "every size needs two draws, or two seeds in common")}
+
+
+def test_a_comparison_of_before_is_still_read() -> None:
+    """Protects old documents: a rate without a method was one of the power law."""
+    assert Exchange.model_validate({"rate": 0.3, "low": None, "high": 1.0, "num_synthetic": 10}).method == "power law"
 
 
 def test_draws_that_differ_widen_the_interval(tmp_path: Path) -> None:
