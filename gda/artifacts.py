@@ -65,6 +65,9 @@ class Measure(Document):
     one_class: float | None = Field(
         None, description="the same metric of real images of one class, at equal N: what a set scores that has collapsed to it"
     )
+    chance: float | None = Field(
+        None, exclude_if=lambda share: share is None, description="what labels given at random would score; null where that means nothing"
+    )
     limit: float | None = Field(None, description="the threshold it was judged by; null when only reported")
     passed: bool | None = Field(None, description="null when only reported")
     n: int | None = Field(None, description="images it was measured on")
