@@ -20,7 +20,7 @@ class _Written(GenerateJsonSchema):
 
 
 def schema_text(name: str) -> str:
-    """The schema of `metrics.json` or `verdict.json` as it is checked in: of what is written, so fields are required even with a default."""
+    """The schema of `metrics.json` or `verdict.json` as it is checked in: of what is written, so fields with a default are required."""
     schema = SCHEMAS[name].model_json_schema(mode="serialization", schema_generator=_Written)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = f"{name}.json"
