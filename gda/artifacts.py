@@ -65,6 +65,9 @@ class Measure(Document):
     one_class: float | None = Field(
         None, description="the same metric of real images of one class, at equal N: what a set scores that has collapsed to it"
     )
+    chance: float | None = Field(
+        None, exclude_if=lambda share: share is None, description="what labels given at random would score; null where that means nothing"
+    )
     limit: float | None = Field(None, description="the threshold it was judged by; null when only reported")
     passed: bool | None = Field(None, description="null when only reported")
     n: int | None = Field(None, description="images it was measured on")
@@ -257,13 +260,21 @@ class ReferenceIndex(Document):
     extractor_digest: str
     image_size: int = Field(description="side to which images are brought before anything is measured, pixels")
     folds: tuple[str, ...] = Field(min_length=2, description="content digest of each fold's classifier, in fold-<k>/")
+    cross_fitted: Literal["train", "train and val"] = Field(
+        "train and val", description="what the folds were dealt from; earlier versions, which did not say, dealt val images too"
+    )
     counts: dict[str, int] = Field(description="images by split")
-    agreement: float = Field(description="share of real images whose label a classifier confirms that has not seen them")
+    agreement: float = Field(description="share of training images whose label a classifier confirms that has not seen them")
     agreement_by_class: tuple[float | None, ...]
     fid_floor: float = Field(description="FID between disjoint halves of train and val together, mean over repeats")
     fid_floor_low: float
     fid_floor_high: float
     fid_floor_n: int = Field(description="images a side of the floor")
+
+    def require_without_val(self, path: Path) -> None:
+        """Raises `DataError` where the classifiers were trained on validation images, as those of earlier versions were."""
+        if self.cross_fitted != "train":
+            raise DataError(f"{path}: its classifiers have seen validation images, so nothing may be picked by them; compute it again")
 
 
 class ClassifierCard(Document):

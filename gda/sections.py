@@ -264,8 +264,18 @@ class ValidateConfig(Section):
         None, min_length=1, description="an .npz with mu and sigma of the extractor, to which FID is stated as well, as fid_reference"
     )
     fid_max_ratio: float = Field(10.0, gt=0.0, description="highest FID as a multiple of the real-vs-real floor at equal N")
-    min_label_agreement: Fraction = Field(0.85, description="lowest share of images whose label the cross-fitted classifier confirms")
-    min_class_agreement: Fraction = Field(0.6, description="lowest such share in any one class")
+    min_label_agreement_ratio: Fraction = Field(
+        0.88,
+        description="lowest share of labels that the cross-fitted classifiers confirm, as a share of that of unseen real images; both are "
+        "counted from what labels given at random reach",
+    )
+    min_class_agreement_ratio: Fraction = Field(0.6, description="the same in any one class, held against its own real images")
+    min_label_agreement: Fraction | None = Field(
+        None, description="lowest share of confirmed labels whatever real images reach, in place of the ratio; null: the ratio is judged"
+    )
+    min_class_agreement: Fraction | None = Field(
+        None, description="lowest such share in any one class, in place of its ratio; null: the ratio is judged"
+    )
     min_coverage_ratio: Fraction = Field(0.5, description="lowest coverage of the real images as a share of the real-vs-real floor")
     min_class_diversity: Fraction = Field(
         0.5, description="lowest mean feature distance between the images of a class, as a share of that between its real images"

@@ -18,8 +18,8 @@ _FINDERS: Mapping[str, tuple[str, _Finder]] = {
     "duplicate_fraction": ("repeats another image", lambda found, _: duplicates(found.subjects.hashes)),
     "near_duplicate_fraction": ("nearly repeats another image", lambda found, _: [row for rows in found.repeated for row in rows[1:]]),
     "copy_fraction": ("copies a training image", lambda found, _: [] if found.copies is None else np.flatnonzero(found.copies.flagged)),
-    "label_agreement": ("label not confirmed", lambda found, _: _disputed(found, None)),
-    "label_agreement_worst_class": ("label not confirmed", lambda found, measure: _disputed(found, measure.limit)),
+    "label_agreement": ("label not confirmed", lambda found, _: _disputed(found, in_low_classes=False)),
+    "label_agreement_worst_class": ("label not confirmed", lambda found, _: _disputed(found, in_low_classes=True)),
 }
 # What is known of the test split refuses a set and never mends it: a set chosen by it would no longer be new to it.
 _BEYOND_MENDING = ("exact_test", "near_test")
@@ -43,10 +43,5 @@ def _leaked(found: Inspection, split: str, *, exact: bool) -> list[int]:
     return [leak.query for leak in found.leaks if leak.split == split and (leak.exact or not exact)]
 
 
-def _disputed(found: Inspection, least: float | None) -> list[int]:
-    """Disputed images; of the classes alone whose agreement may be below `least`, where that is given."""
-    if found.labels is None:
-        return []
-    shares = found.labels.by_class
-    low = {label for label, share in enumerate(shares) if least is None or (share is not None and share.low < least)}
-    return [suspect.position for suspect in found.labels.suspects if not suspect.confirmed and (suspect.label in low or least is None)]
+def _disputed(found: Inspection, *, in_low_classes: bool) -> list[int]:
+    return [] if found.labels is None else found.labels.disputed(in_low_classes=in_low_classes)

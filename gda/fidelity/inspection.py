@@ -19,15 +19,17 @@ from gda.errors import MissingError, TryAgainError
 from gda.fidelity.accumulated import extract_by_shard, has_rows, read_rows, require_honest
 from gda.fidelity.audit import Audit, audit_images
 from gda.fidelity.closeness import Closeness, closeness, to_statistics
-from gda.fidelity.compare import Comparison, Images
+from gda.fidelity.compare import Images
 from gda.fidelity.copies import CopyCheck, aligned_space, check_copies, feature_space
 from gda.fidelity.duplicates import duplicates
 from gda.fidelity.expectations import Plan, Structure, check_structure
 from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor
 from gda.fidelity.frechet import Statistics
-from gda.fidelity.intervals import Estimate, share
-from gda.fidelity.labels import Agreement, Labels, agreement, class_thresholds
+from gda.fidelity.intervals import share
+from gda.fidelity.label_check import LabelCheck, check_labels
+from gda.fidelity.labels import Labels
 from gda.fidelity.leaks import Leak, find_leaks, real_rate, sketches_of
+from gda.fidelity.measures import MeasuredWith, compared, estimated, finite, measure
 from gda.fidelity.prompt_match import cosines, mean_of
 from gda.fidelity.reference import Reference
 from gda.fidelity.sscd import load_sscd
@@ -71,7 +73,7 @@ class Inspection:
 
     subjects: Subjects
     structure: Structure | None = None
-    labels: Agreement | None = None
+    labels: LabelCheck | None = None
     closeness: Closeness | None = None
     copies: CopyCheck | None = None
     leaks: list[Leak] = field(default_factory=list)
@@ -120,7 +122,7 @@ def inspect_set(
     given = given_statistics(config, extractor)
     found = Inspection(subjects=gather(synthetic, real, extractor, size=size, scratch=scratch))
     found.attempt("the counts of images", lambda: _counts(found, plan))
-    found.attempt("agreement of labels", lambda: _labels(found, reference))
+    found.attempt("agreement of labels", lambda: _labels(found, reference, config.validate_))
     found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, seed=config.seed))
     if extractor.text is not None and _prompted(found.subjects.audit.table):
         found.attempt("the match with prompts", lambda: _prompts(found, reference, extractor))
@@ -180,44 +182,6 @@ def origin_of(index: SnapshotIndex) -> Literal["drawn", "merged", "imported"]:
     return "merged" if "merged" in index.provenance else "drawn"
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuredWith:
-    """What a metric was measured with, where that is a matter of choice."""
-
-    extractor: str | None = None
-    reference_digest: str | None = None
-
-
-def measure(value: float, *, n: int) -> Measure:
-    """A count or a ratio over `n` images; null, which no gate passes, when it is not a finite number."""
-    return Measure(value=_finite(value), n=n)
-
-
-def estimated(estimate: Estimate, *, n: int, floor: float | None = None, measured: MeasuredWith | None = None) -> Measure:
-    """A measure with its interval over `n` images; numbers that are not finite are null, which no gate passes."""
-    measured = measured or MeasuredWith()
-    return Measure(
-        value=_finite(estimate.value),
-        low=_finite(estimate.low),
-        high=_finite(estimate.high),
-        floor=_finite(floor),
-        n=n,
-        extractor=measured.extractor,
-        reference_digest=measured.reference_digest,
-    )
-
-
-def compared(result: Comparison, measured: MeasuredWith) -> Measure:
-    """A measure with its interval, floor and what real images of one class score."""
-    stated = estimated(result.estimate, n=result.n, floor=result.floor.value, measured=measured)
-    one_class = None if result.one_class is None else _finite(result.one_class.value)
-    return stated.model_copy(update={"one_class": one_class})
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
-
-
 def _counts(found: Inspection, plan: Plan) -> None:
     table = found.subjects.audit.table
     n, by_class = len(table), table["class"].value_counts()
@@ -233,28 +197,14 @@ def _structure(found: Inspection, plan: Plan, config: ValidateConfig) -> None:
     found.measures["failed_expectations"] = measure(len(found.structure.failures), n=len(found.subjects.audit.table))
 
 
-def _labels(found: Inspection, reference: Reference) -> None:
+def _labels(found: Inspection, reference: Reference, config: ValidateConfig) -> None:
     subjects = found.subjects
-    unseen = np.concatenate(list(reference.probabilities.values()))
-    truth = np.concatenate([subjects.real[split].labels.numpy() for split in reference.probabilities])
-    thresholds = class_thresholds(unseen, truth)
-    real = agreement(unseen, Labels.hard(truth), thresholds)
-    found.labels = agreement(reference.predict(subjects.audit.images), subjects.said_labels, thresholds)
-    measured, n = MeasuredWith(reference_digest=reference.index.digest), len(subjects.labels)
-    worst = found.labels.worst
-    of_worst, floor_of_worst = found.labels.by_class[worst], real.by_class[worst]
-    assert of_worst is not None
-    of_class = int((subjects.labels == worst).sum())
-    found.measures |= {
-        "label_agreement": estimated(found.labels.overall, floor=real.overall.value, n=n, measured=measured),
-        "label_agreement_worst_class": estimated(
-            of_worst, floor=None if floor_of_worst is None else floor_of_worst.value, n=of_class, measured=measured
-        ),
-        "confident_disagreement": estimated(found.labels.confident, floor=real.confident.value, n=n, measured=measured),
-    }
-    if found.labels.soft_gap is not None:
-        soft = int(subjects.said_labels.soft.sum())
-        found.measures["soft_label_gap"] = estimated(found.labels.soft_gap, n=soft, measured=measured)
+    # Of train alone: images are dropped by what comes out, and val is to tell what training on the rest is worth.
+    unseen, truth = reference.probabilities["train"], subjects.real["train"].labels.numpy()
+    seen = reference.predict(subjects.audit.images)
+    measured = MeasuredWith(reference_digest=reference.index.digest)
+    found.labels = check_labels(seen, subjects.said_labels, unseen, truth, config, measured=measured)
+    found.measures |= found.labels.measures
 
 
 def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, *, seed: int) -> None:
@@ -297,7 +247,7 @@ def _duplicates(found: Inspection) -> None:
     real = joined(subjects.real_sketches["train"], subjects.real_sketches["val"])
     found.repeated = groups(subjects.sketches)
     near, floor = (len(near_matches(one, one, same_set=True).queries) / len(one) for one in (subjects.sketches, real))
-    found.measures["near_duplicate_fraction"] = measure(near, n=n).model_copy(update={"floor": _finite(floor)})
+    found.measures["near_duplicate_fraction"] = measure(near, n=n).model_copy(update={"floor": finite(floor)})
 
 
 def _leaks(found: Inspection) -> None:

@@ -68,11 +68,6 @@ class Agreement:
     soft_gap: Estimate | None
     suspects: tuple[Suspect, ...]  # most confidently disputed first
 
-    @property
-    def worst(self) -> int:
-        """Index of the class that is confirmed least."""
-        return min((i for i, e in enumerate(self.by_class) if e is not None), key=lambda i: self.by_class[i].value)  # type: ignore[union-attr]
-
     def confusions(self, most: int) -> list[tuple[int, int, int]]:
         """(label, class seen instead, images) of the pairs most often met among the suspects, at most so many."""
         pairs, counts = np.unique([(s.label, s.predicted) for s in self.suspects] or np.zeros((0, 2), int), axis=0, return_counts=True)

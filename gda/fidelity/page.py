@@ -103,7 +103,7 @@ def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float 
     rows = []
     for label, name in enumerate(names):
         mine = found.subjects.labels == label
-        estimate = found.labels.by_class[label] if found.labels is not None else None
+        estimate = found.labels.agreement.by_class[label] if found.labels is not None else None
         rows.append(
             {
                 "class": name,
@@ -133,7 +133,7 @@ def _class_closeness(found: Inspection, label: int) -> dict[str, float | None]:
 def suspect_table(found: Inspection, names: Sequence[str]) -> pd.DataFrame:
     """A row per disputed label, most confidently disputed first."""
     keys = _keys(found)
-    suspects = found.labels.suspects if found.labels is not None else ()
+    suspects = found.labels.agreement.suspects if found.labels is not None else ()
     columns = ["key", "class", "seen_as", "probability", "probability_of_class", "confident"]
     rows = [
         (keys[s.position], _name(names, s.label), names[s.predicted], s.probability, s.own_probability, int(s.confident)) for s in suspects
@@ -142,7 +142,7 @@ def suspect_table(found: Inspection, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _disputed(found: Inspection) -> Section:
-    names, suspects = found.subjects.real["train"].classes, found.labels.suspects if found.labels is not None else ()
+    names, suspects = found.subjects.real["train"].classes, found.labels.agreement.suspects if found.labels is not None else ()
     figures = [
         Figure(
             pictures=[_picture(found.subjects.audit.images[s.position])],
@@ -158,7 +158,7 @@ def _disputed(found: Inspection) -> Section:
 
 
 def _confusions(found: Inspection, names: Sequence[str]) -> str:
-    pairs = found.labels.confusions(_PAIRS_SHOWN) if found.labels is not None else []
+    pairs = found.labels.agreement.confusions(_PAIRS_SHOWN) if found.labels is not None else []
     said = [f"{_name(names, label)} seen as {names[seen]} ({count})" for label, seen, count in pairs]
     return f" Most often: {', '.join(said)}." if said else ""
 

@@ -3,11 +3,11 @@
 What it costs to look at real images is paid once: features, statistics (`statistics.npz`, which other tools read) and the classifiers'
 probabilities are kept, under the digest of the snapshot and of the extractor's weights.
 
-Cross-fitting: train and val together are dealt into folds, class by class, and each fold's classifier is trained on the others. A real
-image is labelled by the one classifier that has not seen it, which gives the agreement that sound images reach (the floor); a
-synthetic image is labelled by the mean of all. Val takes part because train alone may be a few dozen images a class, too few for a
-classifier that may refuse a set. The price: nothing that was *selected* by these labels may be tuned on val afterwards; the gate only
-accepts or refuses whole sets. The test split plays no part.
+Cross-fitting: train alone is dealt into folds, class by class, and each fold's classifier is trained on the others. A training image is
+labelled by the one classifier that has not seen it, which gives the agreement that sound images reach (the floor); val images, which
+none has seen, by one each in turn; a synthetic image by the mean of all. Images and classes are picked by these labels
+(`drop_and_redraw`, the arm `targeted`), so val plays no part in them, nor in their floors and limits: classifiers that are trained on
+what was picked would otherwise know of val what those trained on real images alone do not (docs/adr/0020). The test split plays no part.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 class Reference:
     """An opened reference; by split, in manifest order, `features` float32 [n, d] and `probabilities` float64 [n, classes].
 
-    The probabilities are those of the one classifier that has not seen the image.
+    The probabilities are those of one classifier that has not seen the image.
     """
 
     path: Path
@@ -97,6 +97,7 @@ class Reference:
         """Raises `DataError` unless this is the reference of that snapshot, measured with that extractor at that size."""
         if self.index.snapshot_digest != snapshot.digest:
             raise DataError(f"{self.path}: is the reference of snapshot {self.index.snapshot_digest[:12]}, not of {snapshot.digest[:12]}")
+        self.index.require_without_val(self.path)
         if self.index.extractor_digest != extractor.digest:
             raise DataError(
                 f"{self.path}: was measured with another extractor, or other weights, than {extractor.identity}; compute it again"
@@ -149,9 +150,8 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     floor, n = fid_floor(pooled, seed=config.seed)
     probabilities = _held_out(folder, sets, config)
     save_file(probabilities, folder / REFERENCE_PROBABILITIES)
-    labels = torch.cat([images.labels for images in sets.values()]).numpy()
-    pooled_probabilities = np.concatenate(list(probabilities.values()))
-    confirmed = agreement(pooled_probabilities, Labels.hard(labels), class_thresholds(pooled_probabilities, labels))
+    labels, unseen = sets["train"].labels.numpy(), probabilities["train"]
+    confirmed = agreement(unseen, Labels.hard(labels), class_thresholds(unseen, labels))
     index = ReferenceIndex(
         digest=_digest(snapshot.digest, extractor.digest, features, digests),
         snapshot_digest=snapshot.digest,
@@ -159,6 +159,7 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
         extractor_digest=extractor.digest,
         image_size=size,
         folds=tuple(digests),
+        cross_fitted="train",
         counts={split: len(images.keys) for split, images in sets.items()},
         agreement=confirmed.overall.value,
         agreement_by_class=tuple(None if e is None else e.value for e in confirmed.by_class),
@@ -186,11 +187,11 @@ def _train_fold(fold: _Fold, *, work: Path) -> str:
         shutil.rmtree(fold.folder, ignore_errors=True)
         snapshot = Snapshot.open(fold.snapshot)
         config, size = fold.config, fold.config.classify.image_size
-        images, labels, assigned = _pooled({s: load_images(snapshot, s, size=size) for s in SPLITS}, config)
+        train = load_images(snapshot, "train", size=size)
         recipe = TrainRecipe.from_config(config.classify, num_updates=config.reference.num_updates)
-        seen = torch.from_numpy(assigned != fold.number)
+        seen = torch.from_numpy(_folds_of(train, config) != fold.number)
         model, _ = train_classifier(
-            [Source(images=images[seen], labels=labels[seen])],
+            [Source(images=train.images[seen], labels=train.labels[seen])],
             recipe,
             num_classes=len(snapshot.classes),
             seed=_fold_seed(config.seed, fold.number),
@@ -235,23 +236,19 @@ def _card(fold: _Fold, snapshot: Snapshot) -> ClassifierCard:
     )
 
 
-def _pooled(sets: dict[str, ImageSet], config: Config) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Images, labels and folds of train, then val."""
-    images = torch.cat([sets[split].images for split in SPLITS])
-    labels = torch.cat([sets[split].labels for split in SPLITS])
-    keys = tuple(key for split in SPLITS for key in sets[split].keys)
-    return images, labels, assign_folds(keys, labels.numpy(), config.reference.folds, seed=config.seed)
+def _folds_of(train: ImageSet, config: Config) -> np.ndarray:
+    return assign_folds(tuple(train.keys), train.labels.numpy(), config.reference.folds, seed=config.seed)
 
 
 def _held_out(folder: Path, sets: dict[str, ImageSet], config: Config) -> dict[str, np.ndarray]:
-    """Class probabilities of every real image, by split, of the classifier that has not seen it."""
-    images, labels, assigned = _pooled(sets, config)
-    probabilities = np.zeros((len(labels), len(sets["train"].classes)))
-    for k in range(config.reference.folds):
-        held_out = np.flatnonzero(assigned == k)
-        probabilities[held_out] = _probabilities(folder / f"fold-{k}", images[held_out])
-    train = len(sets["train"].labels)
-    return {"train": probabilities[:train].copy(), "val": probabilities[train:].copy()}
+    """Class probabilities of every real image, by split, of one classifier that has not seen it; of val images, of each in turn."""
+    dealt = {"train": _folds_of(sets["train"], config), "val": np.arange(len(sets["val"].labels)) % config.reference.folds}
+    found = {split: np.zeros((len(folds), len(sets["train"].classes))) for split, folds in dealt.items()}
+    for split, folds in dealt.items():
+        for k in range(config.reference.folds):
+            rows = np.flatnonzero(folds == k)
+            found[split][rows] = _probabilities(folder / f"fold-{k}", sets[split].images[rows])
+    return found
 
 
 def _of_every_image(path: Path, index: ReferenceIndex) -> dict[str, np.ndarray]:

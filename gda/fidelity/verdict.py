@@ -5,11 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy.stats import binom
+
 from gda.artifacts import Measure
 from gda.sections import MetricLimit, ValidateConfig
 
 Direction = Literal["at_most", "at_least"]
 Limit = Callable[[Measure, ValidateConfig], float | None]
+_CHANCE_MISS = 0.01  # how often a sound set may be refused for the worst of its classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,29 @@ def _constant(value: float) -> Limit:
 
 def _ratio_of_floor(ratio: Callable[[ValidateConfig], float]) -> Limit:
     return lambda measure, config: None if measure.floor is None else ratio(config) * measure.floor
+
+
+def _above_chance(ratio: float, measure: Measure) -> float | None:
+    """Of what the floor has above chance (Cohen 1960), the `ratio`, and chance; None without a floor above chance."""
+    chance = measure.chance or 0.0
+    return None if measure.floor is None or not measure.floor > chance else chance + ratio * (measure.floor - chance)
+
+
+def _label_limit(measure: Measure, config: ValidateConfig) -> float | None:
+    return (
+        config.min_label_agreement if config.min_label_agreement is not None else _above_chance(config.min_label_agreement_ratio, measure)
+    )
+
+
+def _class_limit(measure: Measure, config: ValidateConfig) -> float | None:
+    """Of one class of many: never so high that a sound set would miss it in one of the classes in more than `_CHANCE_MISS` of cases."""
+    if config.min_class_agreement is not None:
+        return config.min_class_agreement
+    limit = _above_chance(config.min_class_agreement_ratio, measure)
+    if limit is None or measure.floor is None or not measure.n:
+        return limit
+    classes = 1.0 / measure.chance if measure.chance else 1.0
+    return min(limit, float(binom.ppf(_CHANCE_MISS / classes, measure.n, measure.floor)) / measure.n)
 
 
 def _at_least_floor(measure: Measure, accepted: float) -> float | None:
@@ -124,14 +150,14 @@ RULES: Mapping[str, Rule] = {
     ),
     "label_agreement": Rule(
         direction="at_least",
-        limit=lambda measure, config: config.min_label_agreement,
+        limit=_label_limit,
         complaint="classifiers trained on real images confirm {value:.1%} (as low as {bound:.1%}) of {n} labels; "
         "at least {limit:.1%} is needed, unseen real images reach {floor:.1%}",
     ),
     "label_agreement_worst_class": Rule(
         direction="at_least",
-        limit=lambda measure, config: config.min_class_agreement,
-        complaint="in the class that is confirmed least, {value:.1%} of {n} labels are; at least {limit:.1%} is needed, "
+        limit=_class_limit,
+        complaint="in the class that is confirmed least for its limit, {value:.1%} of {n} labels are; at least {limit:.1%} is needed, "
         "unseen real images of it reach {floor:.1%}",
         end="value",
     ),
@@ -174,6 +200,11 @@ def judge_each(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple
     """Every rule, and every limit of `validate.limits`, applied to its metric where that was measured."""
     rules = [*RULES.items(), *((given.metric, _rule_of(given)) for given in config.limits)]
     return tuple(_judged(name, measures[name], rule, config) for name, rule in rules if name in measures)
+
+
+def limit_of(name: str, measure: Measure, config: ValidateConfig) -> float | None:
+    """What the rule of metric `name` holds this measure against; None where it cannot be judged."""
+    return _finite(RULES[name].limit(measure, config))
 
 
 def apply_limits(measures: Mapping[str, Measure], config: ValidateConfig) -> dict[str, Measure]:
@@ -224,6 +255,8 @@ def _bound(measure: Measure, rule: Rule) -> float | None:
 
 
 def _complaint(name: str, measure: Measure, rule: Rule, bound: float | None, limit: float | None) -> str:
+    if limit is None and measure.chance is not None and measure.floor is not None and measure.floor <= measure.chance:
+        return f"{name}: unseen real images reach {measure.floor:.1%}, no more than labels given at random, so labels cannot be judged"
     if limit is None:
         return f"{name} has no real-against-real floor to be judged by"
     if bound is None or measure.value is None:

@@ -13,14 +13,14 @@ FOLDER = Path(__file__).parent
 
 
 class _Written(GenerateJsonSchema):
-    """Schemas of what is written, where fields with a default are present too."""
+    """Schemas of what is written, where fields with a default are present too, but for those that are left out at a value."""
 
     def field_is_required(self, field: Any, total: bool) -> bool:
-        return True
+        return "serialization_exclude_if" not in field
 
 
 def schema_text(name: str) -> str:
-    """The schema of `metrics.json` or `verdict.json` as it is checked in; describes what is written, so every field is required."""
+    """The schema of `metrics.json` or `verdict.json` as it is checked in: of what is written, so fields with a default are required."""
     schema = SCHEMAS[name].model_json_schema(mode="serialization", schema_generator=_Written)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = f"{name}.json"

@@ -36,7 +36,7 @@ def reference_recipe(config: Config, real: Snapshot) -> Recipe:
     return Recipe(
         stage="reference",
         config={
-            "kept": 2,
+            "kept": 3,
             "reference": config.reference.model_dump(mode="json"),
             "classify": classify,
             "seed": config.seed,
@@ -49,7 +49,7 @@ def reference_recipe(config: Config, real: Snapshot) -> Recipe:
 
 def _outcome(out: Path, index: ReferenceIndex, *, reused: bool) -> Outcome:
     summary = (
-        f"{'kept' if reused else 'wrote'} {out}: classifiers confirm {index.agreement:.1%} of unseen real labels, "
+        f"{'kept' if reused else 'wrote'} {out}: classifiers confirm {index.agreement:.1%} of unseen training labels, "
         f"FID floor {index.fid_floor:.3g} at {index.fid_floor_n} images a side"
     )
     metrics = {"agreement": index.agreement, "fid_floor": index.fid_floor}

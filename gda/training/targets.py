@@ -15,8 +15,8 @@ from gda.sections import ClassifyConfig
 def target_labels(config: ClassifyConfig, snapshot: Path, real: SnapshotIndex, reference: Path | None) -> tuple[int, ...]:
     """Labels, ascending, of the classes that get synthetic images: those configured, else those that are hardest without them.
 
-    The hardest are the `target_fraction` of the classes, rounded up, whose training and validation images the cross-fitted classifiers of
-    `reference` tell least often; among equals the first. Raises `ConfigError` for a class that the snapshot lacks, `UsageError` without a
+    The hardest are the `target_fraction` of the classes, rounded up, whose training images the cross-fitted classifiers of `reference`
+    tell least often; among equals the first. Raises `ConfigError` for a class that the snapshot lacks, `UsageError` without a
     reference where one is needed, and `DataError` for one of another snapshot.
     """
     names = [info.name for info in real.classes]
@@ -32,9 +32,10 @@ def target_labels(config: ClassifyConfig, snapshot: Path, real: SnapshotIndex, r
 
 
 def cross_fitted_accuracy(snapshot: Path, real: SnapshotIndex, reference: Path) -> np.ndarray:
-    """Share in [0, 1] of each class's training and validation images that a classifier tells which has not seen them, float64 [classes].
+    """Share in [0, 1] of each class's training images that a classifier tells which has not seen them, float64 [classes].
 
-    Raises `DataError` where `reference` is of another snapshot or damaged.
+    Validation images play no part: they are to tell what it was worth. Raises `DataError` where `reference` is of another snapshot, damaged
+    or of an earlier version, whose classifiers have seen them.
     """
     from gda.data.snapshot import Snapshot
 
@@ -42,12 +43,10 @@ def cross_fitted_accuracy(snapshot: Path, real: SnapshotIndex, reference: Path) 
     index = read_document(reference / REFERENCE_FILE, ReferenceIndex)
     if index.snapshot_digest != real.digest:
         raise DataError(f"{reference}: is the reference of snapshot {index.snapshot_digest[:12]}, not of {real.digest[:12]}")
-    probabilities, opened = read_tensors(reference / REFERENCE_PROBABILITIES), Snapshot.open(snapshot)
-    right, seen = np.zeros(len(real.classes)), np.zeros(len(real.classes))
-    for split, rows in probabilities.items():
-        labels = opened.manifest(split)["label"].to_numpy(np.int64)
-        if rows.shape != (len(labels), len(real.classes)):
-            raise DataError(f"{reference}: has {len(rows)} rows for the {len(labels)} images of split {split}; compute it again")
-        np.add.at(right, labels[rows.argmax(axis=1) == labels], 1)
-        np.add.at(seen, labels, 1)
+    index.require_without_val(reference)
+    labels = Snapshot.open(snapshot).manifest("train")["label"].to_numpy(np.int64)
+    rows = read_tensors(reference / REFERENCE_PROBABILITIES)["train"]
+    if rows.shape != (len(labels), len(real.classes)):
+        raise DataError(f"{reference}: has {len(rows)} rows for the {len(labels)} images of split train; compute it again")
+    right, seen = (np.bincount(part, minlength=len(real.classes)) for part in (labels[rows.argmax(axis=1) == labels], labels))
     return right / np.maximum(seen, 1)

@@ -213,7 +213,7 @@ GATE: tuple[Control, ...] = (
         row=21,
         what="any agreement of labels accepted",
         file="gda/fidelity/verdict.py",
-        edits=(("        limit=lambda measure, config: config.min_label_agreement,\n", "        limit=_constant(0.0),\n"),),
+        edits=(("        limit=_label_limit,\n", "        limit=_constant(0.0),\n"),),
         tests=(_VALIDATE + "test_swapped_labels_of_two_classes",),
     ),
     Control(

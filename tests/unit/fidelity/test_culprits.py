@@ -9,8 +9,9 @@ import pytest
 
 from gda.artifacts import Measure, Verdict
 from gda.fidelity.culprits import culprits
-from gda.fidelity.intervals import share
-from gda.fidelity.labels import Suspect
+from gda.fidelity.intervals import Estimate, share
+from gda.fidelity.label_check import LabelCheck
+from gda.fidelity.labels import Agreement, Suspect
 from gda.fidelity.leaks import Leak
 
 FAILED = Measure(value=1.0, limit=0.5, passed=False)
@@ -20,6 +21,11 @@ def suspect(position: int, *, label: int = 0, confirmed: bool = False) -> Suspec
     return Suspect(
         position=position, label=label, predicted=1, probability=0.9, own_probability=0.1, confident=confirmed, confirmed=confirmed
     )
+
+
+def checked(*suspects: Suspect, by_class: tuple[Estimate | None, ...], limits: tuple[float | None, ...]) -> LabelCheck:
+    found = Agreement(overall=share(1, 2), by_class=by_class, confident=share(0, 2), soft_gap=None, suspects=suspects)
+    return LabelCheck(agreement=found, limits=limits, measures={})
 
 
 def inspection(**found: Any) -> Any:
@@ -37,13 +43,14 @@ def blamed(found: Any, *failed: str) -> dict[str, str]:
 
 def test_labels_that_are_confirmed_are_not_blamed() -> None:
     """Classifiers may be surer of another class than they use to be, and still think the label's class the likeliest."""
-    labels = SimpleNamespace(suspects=(suspect(1), suspect(3, confirmed=True)), by_class=(share(1, 3),))
+    labels = checked(suspect(1), suspect(3, confirmed=True), by_class=(share(1, 3),), limits=(0.5,))
     assert blamed(inspection(labels=labels), "label_agreement") == {"k2": "label not confirmed"}
 
 
 def test_only_the_classes_that_failed_are_blamed() -> None:
-    """By the limit of the worst class: the other one keeps its disputed image."""
-    labels = SimpleNamespace(suspects=(suspect(0, label=0), suspect(1, label=1)), by_class=(share(10, 100), share(90, 100)))
+    """Each by its own limit: a class that keeps it, or cannot be judged, keeps its disputed images though fewer are confirmed."""
+    shares = (share(60, 100), share(40, 100), share(5, 100))
+    labels = checked(*(suspect(i, label=i) for i in range(3)), by_class=shares, limits=(0.8, 0.2, None))
     assert blamed(inspection(labels=labels), "label_agreement_worst_class") == {"k0": "label not confirmed"}
 
 
@@ -71,7 +78,7 @@ def test_what_is_known_of_the_test_split_mends_nothing(met: str) -> None:
 
 def test_of_several_reasons_the_first_is_said_and_damaged_files_before_all() -> None:
     """One line an image."""
-    labels = SimpleNamespace(suspects=(suspect(4), suspect(0)), by_class=(share(1, 3),))
+    labels = checked(suspect(4), suspect(0), by_class=(share(1, 3),), limits=(0.9,))
     found = inspection(labels=labels, leaks=[Leak(split="train", query=4, reference=0, exact=True)], repeated=[[0, 1]])
     told = blamed(found, "label_agreement", "exact_train", "near_duplicate_fraction", "undecodable")
     assert told == {

@@ -37,7 +37,6 @@ def test_labels_are_confirmed_by_the_likeliest_class_and_disputed_where_another_
     assert found.overall == share(3, 6)
     assert found.confident == share(3, 6)
     assert found.by_class == (share(2, 2), share(0, 2), share(1, 1))
-    assert found.worst == 1
     assert found.soft_gap is None
     told = [(s.position, s.label, s.predicted, s.confident, s.confirmed) for s in found.suspects]
     assert told == [(5, -1, 0, True, False), (3, 1, 0, True, False), (2, 0, 1, True, True), (1, 1, 0, False, False)]

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from gda.artifacts import Measure
 from gda.config import parse_config
 from gda.errors import ConfigError
-from gda.fidelity.verdict import RULES, apply_limits, judge
+from gda.fidelity.verdict import RULES, apply_limits, judge, limit_of
 from gda.sections import ValidateConfig
 
 CONFIG = ValidateConfig(fid_max_ratio=6.0, min_label_agreement=0.8, min_class_agreement=0.5, min_coverage_ratio=0.3)
@@ -18,8 +19,8 @@ def sound() -> dict[str, Measure]:
     measures = {name: Measure(value=0.0, n=100) for name in RULES}
     return measures | {
         "class_ratio": Measure(value=1.0),
-        "label_agreement": Measure(value=0.97, low=0.95, high=0.98, floor=0.96),
-        "label_agreement_worst_class": Measure(value=0.9, low=0.8, high=0.95, floor=0.95),
+        "label_agreement": Measure(value=0.97, low=0.95, high=0.98, floor=0.96, chance=0.1),
+        "label_agreement_worst_class": Measure(value=0.9, low=0.8, high=0.95, floor=0.95, chance=0.1, n=40),
         "near_duplicate_fraction": Measure(value=0.01, floor=0.01),
         "near_train": Measure(value=0.0, low=0.0, high=0.004, floor=0.0),
         "near_val": Measure(value=0.0, low=0.0, high=0.004, floor=0.0),
@@ -190,3 +191,71 @@ def test_reasons_are_sentences_with_the_numbers() -> None:
     measures = sound()
     _, reasons = judge(measures | {"fid": Measure(value=9.0, low=8.0, high=10.0, floor=1.0, n=350)}, CONFIG)
     assert reasons == ("FID is 9 (up to 10), above 6; real images against real ones score 1 at 350 a side",)
+
+
+RELATIVE = ValidateConfig(fid_max_ratio=6.0, min_coverage_ratio=0.3)
+
+
+@pytest.mark.parametrize(
+    ("value", "floor", "chance", "passed"),
+    [
+        (0.764, 0.764, 0.001, True),  # as good as real images of ImageNet
+        (0.84, 0.764, 0.001, True),
+        (0.66, 0.764, 0.001, False),
+        (0.86, 0.96, 0.1, True),  # about where the limit was, at the floor of easy sets
+        (0.84, 0.96, 0.1, False),
+        (0.99, 0.99, 0.5, True),
+        (0.5, 0.51, 0.5, False),  # labels at random, of classes that are hardly told
+        (0.1, 0.104, 0.1, False),
+        (0.99, 0.1, 0.1, False),  # classifiers that know nothing confirm nothing
+    ],
+)
+def test_agreement_of_labels_is_held_against_that_of_real_images(value: float, floor: float, chance: float, passed: bool) -> None:
+    """A set as good as real images is accepted however hard these are to tell, and labels at random are refused however hard."""
+    measured = Measure(value=value, low=value - 0.002, high=value + 0.002, floor=floor, chance=chance, n=100_000)
+    assert judge(sound() | {"label_agreement": measured}, RELATIVE)[0] is passed
+
+
+@pytest.mark.parametrize(
+    ("value", "floor", "n", "passed"),
+    [
+        (0.55, 0.5, 500, True),  # hard to tell, and told as often as its real images
+        (0.4, 0.5, 500, True),
+        (0.3, 0.5, 500, False),
+        (0.55, 0.97, 500, False),
+        (0.2, 0.5, 10, True),  # two of ten: one sound class of ten has as few often enough
+        (0.0, 0.5, 10, False),
+        (0.5, 0.97, 10, False),  # of ten that are easily told, half are not missed by chance
+        (0.1, 0.1, 500, False),
+    ],
+)
+def test_a_class_is_held_against_its_own_real_images(value: float, floor: float, n: int, passed: bool) -> None:
+    """A class that real images show to be hard is not refused for it, nor a small one for what chance makes of the worst of many."""
+    measured = Measure(value=value, low=0.0, high=1.0, floor=floor, chance=0.1, n=n)
+    assert judge(sound() | {"label_agreement_worst_class": measured}, RELATIVE)[0] is passed
+
+
+def test_sound_sets_are_seldom_refused_for_the_worst_of_many_small_classes() -> None:
+    """Simulated: of sets with ten images a class, each confirmed as often as real ones are, one in a hundred may be refused."""
+    floors = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.95, 0.95, 0.99, 0.99]
+    limits = [limit_of("label_agreement_worst_class", Measure(value=1.0, floor=f, chance=0.1, n=10), RELATIVE) for f in floors]
+    shares = np.random.default_rng(0).binomial(10, floors, size=(3000, 10)) / 10
+    refused = float((shares < np.array(limits)).any(axis=1).mean())
+    assert refused <= 0.016  # one in a hundred, and three standard errors of 3,000 sets
+    assert float((shares * 0.5 < np.array(limits)).any(axis=1).mean()) > 0.9  # half as often confirmed is found
+
+
+def test_an_absolute_limit_of_labels_takes_the_place_of_the_ratio() -> None:
+    """Files that state one mean what they meant, at any floor."""
+    low = Measure(value=0.764, low=0.763, high=0.765, floor=0.764, chance=0.001, n=100_000)
+    passed, reasons = judge(sound() | {"label_agreement": low}, CONFIG)
+    assert (passed, "at least 80.0% is needed" in reasons[0]) == (False, True)
+    assert judge(sound() | {"label_agreement": low.model_copy(update={"value": 0.81, "low": 0.8})}, CONFIG)[0]
+
+
+def test_classifiers_that_know_nothing_are_named() -> None:
+    """The complaint is of the floor, not of the set."""
+    blind = Measure(value=0.9, low=0.89, high=0.91, floor=0.1, chance=0.1, n=1000)
+    assert judge(sound() | {"label_agreement": blind}, RELATIVE)[1] == (
+        "label_agreement: unseen real images reach 10.0%, no more than labels given at random, so labels cannot be judged",
+    )

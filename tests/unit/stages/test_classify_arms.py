@@ -63,13 +63,13 @@ def card_of(outcome: Outcome) -> ClassifierCard:
     return read_document(outcome.output / "classifier.json", ClassifierCard)
 
 
-def write_reference(folder: Path, snapshot: Path, *, wrong: tuple[int, ...] = ()) -> Path:
-    """A reference whose classifiers tell every real image, but for those of the classes `wrong`."""
+def write_reference(folder: Path, snapshot: Path, *, wrong: tuple[int, ...] = (), wrong_in_val: tuple[int, ...] = ()) -> Path:
+    """A reference whose classifiers tell every real image, but for those of the classes `wrong`, and in val of others."""
     folder.mkdir()
     opened, probabilities = Snapshot.open(snapshot), {}
     for split in ("train", "val"):
         labels = opened.manifest(split)["label"].to_numpy()
-        said = np.where(np.isin(labels, wrong), (labels + 1) % len(CLASSES), labels)
+        said = np.where(np.isin(labels, wrong if split == "train" else wrong + wrong_in_val), (labels + 1) % len(CLASSES), labels)
         probabilities[split] = np.eye(len(CLASSES))[said]
     save_file(probabilities, folder / "probabilities.safetensors")
     index = ReferenceIndex(
@@ -79,6 +79,7 @@ def write_reference(folder: Path, snapshot: Path, *, wrong: tuple[int, ...] = ()
         extractor_digest="2" * 64,
         image_size=16,
         folds=("3" * 64, "4" * 64),
+        cross_fitted="train",
         counts={split: len(rows) for split, rows in probabilities.items()},
         agreement=1.0,
         agreement_by_class=(1.0, 1.0, 1.0),
@@ -141,6 +142,17 @@ def test_hard_classes_alone_get_synthetic_images(given: dict[str, Path], tmp_pat
     assert set(loaded.others.labels.tolist()) == {1}
     assert [len(source.labels) for source in loaded.sources(1.0)] == [24, 10]
     assert loaded.sources(1.0)[1].share == pytest.approx(0.25), "a third of the synthetic images has a third of their ratio"
+
+
+def test_validation_images_do_not_say_which_classes_are_hard(given: dict[str, Path], tmp_path: Path) -> None:
+    """The classes that get images are picked by train alone; a reference that has seen val is refused."""
+    real = Snapshot.open(given["snapshot"]).index
+    reference = write_reference(tmp_path / "reference", given["snapshot"], wrong=(1,), wrong_in_val=(0, 2))
+    assert cross_fitted_accuracy(given["snapshot"], real, reference).tolist() == [1.0, 0.0, 1.0]
+    index = read_document(reference / "reference.json", ReferenceIndex)
+    (reference / "reference.json").write_bytes(dump_document(index.model_copy(update={"cross_fitted": "train and val"})))
+    with pytest.raises(DataError, match="its classifiers have seen validation images"):
+        cross_fitted_accuracy(given["snapshot"], real, reference)
 
 
 def test_the_fraction_of_hard_classes_is_rounded_up(given: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """reference: cross-fitted classifiers, features and floors of a real set."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import timm
 import torch
 from validation_sets import CLASSES, COUNTS, Item, draw, items, tiny_config, with_pixels, write_real, write_set
 
+from gda.artifacts import ReferenceIndex
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.extractors import get_extractor
@@ -38,8 +41,8 @@ def test_real_images_are_judged_by_the_classifier_that_has_not_seen_them(tmp_pat
     """Labels that hold in one fold only: a classifier that saw an image confirms it, the other one never does."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     drawn = {split: items(count, seed) for seed, (split, count) in enumerate(COUNTS.items())}
-    keys = tuple(f"{split}-{i:04d}" for split in ("train", "val") for i in range(len(drawn[split])))
-    labels = np.array([CLASSES.index(item.label) for split in ("train", "val") for item in drawn[split]])
+    keys = tuple(f"train-{i:04d}" for i in range(len(drawn["train"])))
+    labels = np.array([CLASSES.index(item.label) for item in drawn["train"]])
     folds = dict(zip(keys, assign_folds(keys, labels, 2, seed=0), strict=True))
     rng = np.random.default_rng(0)
 
@@ -78,6 +81,28 @@ def test_second_call_reuses_the_result(made: tuple[Path, Path], monkeypatch: pyt
     """Finished work is not done twice."""
     monkeypatch.setenv("GDA_WORK_DIR", str(made[1].parent / "work"))
     assert reference.run(tiny_config(), snapshot=made[0], out=made[1]).reused
+
+
+def test_classifiers_and_floors_of_labels_do_not_depend_on_validation_images(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """What decides which images are kept has seen train alone: other validation images, wrongly labelled, change no weight and no floor."""
+    wrong = [replace(item, label=CLASSES[(CLASSES.index(item.label) + 1) % 4]) for item in items(COUNTS["val"], 77)]
+    splits = {"train": items(COUNTS["train"], 0), "val": wrong, "test": items(COUNTS["test"], 2)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+        reference.run(tiny_config(), snapshot=write_set(tmp_path / "real", splits, kind="real"), out=tmp_path / "out")
+    before, after = Reference.open(made[1]), Reference.open(tmp_path / "out")
+    assert np.array_equal(after.probabilities["train"], before.probabilities["train"])
+    assert (after.index.agreement, after.index.agreement_by_class) == (before.index.agreement, before.index.agreement_by_class)
+    assert not np.array_equal(after.features["val"], before.features["val"])
+
+
+def test_a_reference_that_was_trained_on_validation_images_is_read_and_not_used(made: tuple[Path, Path]) -> None:
+    """Earlier versions wrote such ones, without a word of it: they open, and nothing is judged by them."""
+    content = json.loads((made[1] / "reference.json").read_text("utf-8"))
+    del content["cross_fitted"]
+    old = replace(Reference.open(made[1]), index=ReferenceIndex.model_validate_json(json.dumps(content)))
+    with pytest.raises(DataError, match="its classifiers have seen validation images"):
+        old.require(Snapshot.open(made[0]), get_extractor("glyph"), size=28)
 
 
 def test_a_reference_of_another_snapshot_is_refused(made: tuple[Path, Path], tmp_path: Path) -> None:

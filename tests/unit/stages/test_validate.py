@@ -240,7 +240,7 @@ def test_every_check_breaking_down_refuses_the_set(judged: Callable[[Sequence[It
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("planted")
 
-    for name in ("check_structure", "agreement", "closeness", "duplicates", "find_leaks", "check_copies"):
+    for name in ("check_structure", "check_labels", "closeness", "duplicates", "find_leaks", "check_copies"):
         monkeypatch.setattr(inspection, name, broken)
     verdict = judged(sound())
     assert not verdict.passed

@@ -1,13 +1,14 @@
 """drop_and_redraw: images at fault go, the next ones of their classes come, and the set is judged as a whole again."""
 
 import csv
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from trees import tree
-from validation_sets import CLASSES, draw, tiny_config, write_real
+from validation_sets import CLASSES, COUNTS, draw, items, tiny_config, write_real, write_set
 
 from gda.artifacts import Verdict, read_document
 from gda.config import Config
@@ -154,6 +155,22 @@ def test_the_test_split_mends_nothing(judge, world, tmp_path):
     assert verdict.filtering is None
     assert any("images of the test split" in reason for reason in verdict.reasons)
     assert Snapshot.open(tmp_path / "a" / "judged").digest == Snapshot.open(tmp_path / "a" / "set").digest
+
+
+def test_validation_images_do_not_choose_what_is_dropped(judge, world, tmp_path, monkeypatch):
+    """A real set with other validation images, all wrongly labelled: the same images are dropped, or training on the rest knows of val."""
+    assert judge(another_colour, configured(), "a").filtering is not None
+    wrong = [replace(item, label=CLASSES[(CLASSES.index(item.label) + 1) % 4]) for item in items(COUNTS["val"], 77)]
+    other = tmp_path / "other"
+    write_set(other / "real", {"train": items(COUNTS["train"], 0), "val": wrong, "test": items(COUNTS["test"], 2)}, kind="real")
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work-other"))
+    reference.run(tiny_config(), snapshot=other / "real", out=other / "reference")
+    given = {"snapshot": other / "real", "reference": other / "reference", "generator": world / "generator", "judged": other / "judged"}
+    sample.run(configured(), generator=str(world / "generator"), snapshot=other / "real", out=other / "set")
+    validate.run(configured(), synthetic=other / "set", out=other / "report", **given)
+    dropped = (tmp_path / "a" / "report" / "dropped.csv").read_text("utf-8")
+    assert dropped.count("label not confirmed") > 10
+    assert (other / "report" / "dropped.csv").read_text("utf-8") == dropped
 
 
 def test_copies_and_repeats_go_too(judge, world, tmp_path):

@@ -1,0 +1,72 @@
+"""The labels of a set held against what classifiers say of unseen real images: the measures of the verdict, and each class's limit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gda.artifacts import Measure
+from gda.fidelity.labels import Agreement, Labels, agreement, class_thresholds
+from gda.fidelity.measures import MeasuredWith, estimated
+from gda.fidelity.verdict import limit_of
+from gda.sections import ValidateConfig
+
+_WORST = "label_agreement_worst_class"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCheck:
+    """What the classifiers say of a set; `limits` of the share confirmed, by class index, None for a class that cannot be judged."""
+
+    agreement: Agreement
+    limits: tuple[float | None, ...]
+    measures: Mapping[str, Measure]
+
+    def disputed(self, *, in_low_classes: bool) -> list[int]:
+        """Positions of images whose label is not confirmed; `in_low_classes`: of classes alone whose share may be below their limit."""
+        pairs = zip(self.agreement.by_class, self.limits, strict=True)
+        low = {label for label, (own, limit) in enumerate(pairs) if own is not None and limit is not None and own.low < limit}
+        unconfirmed = [suspect for suspect in self.agreement.suspects if not suspect.confirmed]
+        return [suspect.position for suspect in unconfirmed if suspect.label in low or not in_low_classes]
+
+
+def check_labels(
+    seen: np.ndarray, labels: Labels, unseen: np.ndarray, truth: np.ndarray, config: ValidateConfig, *, measured: MeasuredWith
+) -> LabelCheck:
+    """Hold `labels` of images seen as float [n, classes] against real images of classes `truth`, int64 [m], `unseen` [m, classes].
+
+    The floor of every measure is the same of the real images, and chance is one in as many as there are classes. The worst class is the
+    one that has least to spare above its own limit; a class whose real images are told no better than by chance is left out, unless all
+    are. Raises `DataError` as `agreement` does.
+    """
+    thresholds = class_thresholds(unseen, truth)
+    real, own = agreement(unseen, Labels.hard(truth), thresholds), agreement(seen, labels, thresholds)
+    chance = {"chance": 1.0 / unseen.shape[1]}
+    overall = estimated(own.overall, floor=real.overall.value, n=len(labels), measured=measured)
+    by_class = [measure.model_copy(update=chance) for measure in _by_class(own, real, labels, measured)]
+    limits = tuple(limit_of(_WORST, measure, config) for measure in by_class)
+    measures = {
+        "label_agreement": overall.model_copy(update=chance),
+        _WORST: _least_to_spare(by_class, limits),
+        "confident_disagreement": estimated(own.confident, floor=real.confident.value, n=len(labels), measured=measured),
+    }
+    if own.soft_gap is not None:
+        measures["soft_label_gap"] = estimated(own.soft_gap, n=int(labels.soft.sum()), measured=measured)
+    return LabelCheck(agreement=own, limits=limits, measures=measures)
+
+
+def _by_class(own: Agreement, real: Agreement, labels: Labels, measured: MeasuredWith) -> list[Measure]:
+    """Each class beside its unseen real images; null for a class without images."""
+    counts = [int((labels.classes == label).sum()) for label in range(len(own.by_class))]
+    return [
+        Measure(value=None, n=0)
+        if share is None
+        else estimated(share, floor=None if floor is None else floor.value, n=n, measured=measured)
+        for share, floor, n in zip(own.by_class, real.by_class, counts, strict=True)
+    ]
+
+
+def _least_to_spare(by_class: Sequence[Measure], limits: Sequence[float | None]) -> Measure:
+    found = [(measure.value, limit, measure) for measure, limit in zip(by_class, limits, strict=True) if measure.value is not None]
+    judged = [(value - limit, measure) for value, limit, measure in found if limit is not None]
+    return min(judged or [(value, measure) for value, _, measure in found], key=lambda pair: pair[0])[1]
