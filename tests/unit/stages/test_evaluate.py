@@ -132,7 +132,7 @@ def test_the_test_split_is_opened_once(world: World, monkeypatch: pytest.MonkeyP
     assert not (world.root / "out").exists()
     run(world)
     assert run(world).reused
-    assert [line["purpose"] for line in read_ledger()] == ["evaluate"]
+    assert [line["purpose"] for line in read_ledger()] == ["evaluate", "judge"]
 
 
 def test_another_gate_does_not_open_the_test_split_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ def test_kept_predictions_that_are_damaged_are_made_again(world: World) -> None:
     kept.write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
     assert metrics_of(run(world, out="other", alpha=0.001)).arms == first.arms
     assert kept.read_bytes() == whole
-    assert (len(read_ledger()), count_test_openings(world.real.split_digest("test"), "evaluate")) == (2, 1)
+    assert (len(read_ledger()), count_test_openings(world.real.split_digest("test"), "evaluate")) == (3, 1)
 
 
 def test_two_runs_give_equal_bytes(pristine: World, evaluated: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
