@@ -84,6 +84,8 @@ class Request:
             decided["targets"] = list(self.others.labels)
         if self.others is not None and self.others.parts > 1:
             decided["synthetic_part"] = [seed % self.others.parts, self.others.parts]
+        if self.plan.augment == "strong" and self.config.crop_area:
+            decided["augment"] = "strong with crops"  # in earlier versions strong left the crop out
         if self.plan.last_layer:
             decided |= {"last_layer_updates": self.head_updates, "last_layer_learning_rate": self.config.last_layer_learning_rate}
         inputs = {"snapshot": self.real.digest} | ({} if self.others is None else {self.others.origin: self.others.digest})

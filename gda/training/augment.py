@@ -54,14 +54,16 @@ def augment(
     """Augment and normalise a batch: uint8 NCHW -> float32 NCHW, as `normalise` gives it.
 
     `standard` is the pad-and-random-crop recipe (He et al. 2016, section 4.2), or with `crop_area` above 0 a random resized crop of that
-    share of the area at least (Szegedy et al. 2015, section 6); `strong` is a random affine map followed by random erasing (Zhong et al.
-    2020). `policy` changes the uint8 images, before the affine map and after a crop. `generator` lives on the CPU wherever the images are,
-    so that draws do not depend on the device.
+    share of the area at least (Szegedy et al. 2015, section 6). `strong` adds a random affine map, whose shifts are wider than those of
+    the padded crop and stand for them, and random erasing (Zhong et al. 2020); a resized crop stays. `policy` changes the uint8 images,
+    before the affine map and after a crop. `generator` lives on the CPU wherever the images are, so that draws do not depend on the device.
     """
     if horizontal_flip:
         images = _flip_some(images, generator)
-    if strength == "standard":
-        images = _resized_crop(images, crop_area, generator) if crop_area else _random_crop(images, generator)
+    if crop_area:
+        images = _resized_crop(images, crop_area, generator)
+    elif strength == "standard":
+        images = _random_crop(images, generator)
     if policy is not None:
         images = policy(images, generator)
     inputs = normalise(images, mean, std)

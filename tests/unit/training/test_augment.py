@@ -59,3 +59,20 @@ def test_one_stream_gives_one_outcome() -> None:
         torch.manual_seed(2)
         assert torch.equal(first, augment(images, strength, stream(0, "x")))
         assert not torch.equal(first, augment(images, strength, stream(1, "x")))
+
+
+def area_seen(images: torch.Tensor) -> torch.Tensor:
+    """Share of the image that is seen in each, from ramps over x and y in the first two channels."""
+    grey = (images + 1) * 127.5
+    spans = [(grey[:, c].amax((1, 2)) - grey[:, c].amin((1, 2))) / 252 for c in (0, 1)]
+    return spans[0] * spans[1]
+
+
+def test_strong_adds_to_a_recipe_and_takes_nothing_from_it() -> None:
+    """Protects the fairest rival: with a recipe of ImageNet the strong arm crops as the standard one does, and distorts besides."""
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    ramps = torch.stack([4 * x, 4 * y, 0 * x]).to(torch.uint8)[None].repeat(400, 1, 1, 1)
+    seen = {strength: area_seen(augment(ramps, strength, stream(0, "r"), crop_area=0.08)) for strength in ("standard", "strong")}
+    assert seen["strong"].median() < 1.1 * seen["standard"].median() < 0.7
+    assert seen["strong"].quantile(0.05) < 1.2 * seen["standard"].quantile(0.05)
+    assert not torch.equal(seen["strong"], seen["standard"])
