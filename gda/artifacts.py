@@ -239,7 +239,6 @@ class Metrics(Document):
     test_openings: int | None = Field(
         None,
         ge=1,
-        exclude_if=lambda n: n is None,
         description="pieces of work that had opened this test split to evaluate by then, this one included; null: it was not counted",
     )
     synthetic_digest: str | None = None

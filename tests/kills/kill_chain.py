@@ -122,11 +122,12 @@ def place_beside(chain: Path, place: Path) -> Path:
 
 
 def enter(words: Sequence[str], place: Path) -> None:
-    """In a process of its own: run a command in `place` with its work folder and MLflow database there; exits with its code."""
+    """In a process of its own: run a command in `place` with its work folder, ledger and MLflow database there; exits with its code."""
     from gda.cli import program
 
     os.chdir(place)
     os.environ["GDA_WORK_DIR"] = str(place / ".gda")
+    os.environ["GDA_LEDGER"] = str(place / "test_ledger.jsonl")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place}/mlflow.db"
     os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
     with open(place / _LOG, "a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
