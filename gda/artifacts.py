@@ -116,7 +116,7 @@ class ArmResult(Document):
     per_class: tuple[float, ...] = Field(description="mean top-1 over seeds by class index")
     ece: tuple[float, ...] = Field((), description="expected calibration error by seed, 15 equal bins (Guo et al. 2017)")
     nll: tuple[float, ...] = Field((), description="mean negative log-likelihood of the true class by seed, nats")
-    ci95_top5: tuple[float, float] | None = Field(None, description="of the mean of `top5`, crossed bootstrap over seeds and images")
+    ci95_top5: tuple[float, float] | None = Field(None, description="of the mean of `top5`, over seeds and images")
     most_confused: tuple[Confusion, ...] = Field((), description="the largest shares of a class that are taken for another, over seeds")
     val_top1: tuple[float, ...] = Field((), description="by seed, on the validation split")
     num_updates: int | None = None
@@ -172,7 +172,7 @@ class SetGain(Document):
     """Accuracy of an arm minus that of real on a robustness set or a group, paired by seed and image; fractions, not points."""
 
     mean: float
-    ci95: tuple[float, float] = Field(description="crossed bootstrap over seeds and images")
+    ci95: tuple[float, float] = Field(description="over seeds and images")
     p_value: float = Field(
         description="two-sided sign-flip test over paired seeds; of one set and arm alone, not corrected for their number"
     )
