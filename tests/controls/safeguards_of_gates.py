@@ -128,7 +128,7 @@ GATE: tuple[Control, ...] = (
         row=20,
         what="groups that are no part of the digest",
         file="gda/data/snapshot.py",
-        edits=((', *(["group"] if "group" in rows else [])]', "]"),),
+        edits=((", *([GROUP] if GROUP in rows else [])]", "]"),),
         tests=(_READERS + "test_groups_are_part_of_the_digest",),
     ),
     Control(

@@ -231,7 +231,7 @@ SERVICES: tuple[Control, ...] = (
         file=_REGISTRY,
         edits=(
             (
-                "        return _registered(min(matching, key=lambda version: int(version.version))) if matching else None\n",
+                "        return min(matching, key=lambda version: int(version.version)) if matching else None\n",
                 "        return None\n",
             ),
             ("            kept = only_version(self._client, self.model_name, card.digest)\n", "            kept = None\n"),
