@@ -65,7 +65,7 @@ GATE: tuple[Control, ...] = (
         row=19,
         what="a gain that need not be finite",
         file="gda/registry/gate.py",
-        edits=(("    if not all(math.isfinite(number) for number in numbers) or not 0.0", "    if not 0.0"),),
+        edits=(("    return all(math.isfinite(number) for number in numbers) and 0.0", "    return 0.0"),),
         tests=(_GATE + "test_a_gain_that_is_not_proven_is_refused",),
     ),
     Control(

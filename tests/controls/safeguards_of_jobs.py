@@ -96,7 +96,7 @@ JOBS: tuple[Control, ...] = (
         row=30,
         what="an interval over seeds alone",
         file="gda/stats/gain.py",
-        edits=(("        ci95=crossed,\n", "        ci95=seeds,\n"),),
+        edits=(("            error=estimate.error,\n", "            error=estimate.error * estimate.seed_share**0.5,\n"),),
         tests=(f"{_NULLS}::test_a_set_without_effect_is_promoted_at_most_alpha_of_the_time",),
     ),
     Control(
@@ -112,7 +112,7 @@ JOBS: tuple[Control, ...] = (
         file=_GATE,
         edits=(
             ("    if not 0.0 < low <= gain.mean <= high:\n", "    if False:\n"),
-            ("    if not gain.p_value <= config.alpha:\n", "    if False:\n"),
+            ("    if not gain.p_value <= level:\n", "    if False:\n"),
         ),
         tests=(f"{_NULLS}::test_a_set_without_effect_is_promoted_at_most_alpha_of_the_time",),
     ),
