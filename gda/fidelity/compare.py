@@ -10,11 +10,15 @@ whole reference: both it and the floor are measured on `n` images a side, and th
 - `compare_at_class_size`: at the number of images of one class, with what real images of one class alone score, as a set would that has
   collapsed to it. A value nearer to that than to the floor is a warning whatever the limit says.
 
+Intervals are of what new sets of the same sources score on average at that n: the images of both sides are counted as chance, whatever
+the sizes of the sets (`gda.fidelity.intervals.jackknifed`; `benchmarks/intervals.py` measures how often they hold it). Floors state a
+mean alone.
+
 All three state FID, KID, precision, recall, density and coverage of set against reference, and of the set alone its Vendi score and the
 Inception Score of the cross-fitted classifiers' probabilities.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,14 +26,26 @@ import numpy as np
 from gda.errors import DataError
 from gda.fidelity.diversity import inception_score, mean_distance, vendi_score
 from gda.fidelity.frechet import Statistics, frechet_of_features, frechet_to
-from gda.fidelity.intervals import Estimate, disjoint_halves, named_rng, over_repeats, subsets
+from gda.fidelity.intervals import Estimate, LeftOut, disjoint_halves, jackknifed, left_out, named_rng, over_repeats, subsets
 from gda.fidelity.kid import kernel_distance
 from gda.fidelity.prdc import NEIGHBOURS, prdc
 
 REPEATS = 20
 LARGEST_N = 5000  # images a side; nearest-neighbour measures cost n^2
 LARGEST_SECOND_N = 1000  # of comparisons that are only reported
-SMALLEST_N = NEIGHBOURS + 1
+SMALLEST_N = NEIGHBOURS + 2  # one is left out for intervals
+# What the metrics cannot exceed, which intervals about their mean would.
+_LEAST = {
+    "fid": 0.0,
+    "precision": 0.0,
+    "recall": 0.0,
+    "density": 0.0,
+    "coverage": 0.0,
+    "mean_distance": 0.0,
+    "vendi": 1.0,
+    "inception_score": 1.0,
+}
+_MOST = {"precision": 1.0, "recall": 1.0, "coverage": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +74,37 @@ class Comparison:
 
 
 Pair = tuple[Images, Images]  # what is judged, what it is held against
+Metrics = Callable[[Images, Images], dict[str, float]]
+
+
+def measured_once(judged: Images, against: Images) -> dict[str, float]:
+    """Every metric by name, without interval or floor, of all these images."""
+    neighbours = prdc(judged.features, against.features)
+    found = {
+        "fid": fid(judged.features, against.features),
+        "kid": kernel_distance(judged.features, against.features),
+        "precision": neighbours.precision,
+        "recall": neighbours.recall,
+        "density": neighbours.density,
+        "coverage": neighbours.coverage,
+        "vendi": vendi_score(judged.features),
+    }
+    return found if judged.probabilities is None else found | {"inception_score": inception_score(judged.probabilities)}
 
 
 def compare(synthetic: Images, real: Images, *, seed: int, repeats: int = REPEATS) -> dict[str, Comparison]:
     """Every metric by name. Raises `DataError` for too few images or values that are not finite."""
     n = equal_n(len(synthetic), len(real))
-    floors = _halves(real, n, repeats, named_rng(seed, "floor"))
-    return _compared(_pairs(synthetic, real, n, repeats, named_rng(seed, "compare")), floors, n)
+    floors = _collect(_halves(real, n, repeats, named_rng(seed, "floor")))
+    return _beside(_measured(synthetic, real, n, repeats, named_rng(seed, "compare")), floors, n)
 
 
 def compare_with_split(
     synthetic: Images, held: Images, other: Images, *, n: int, seed: int, repeats: int = REPEATS
 ) -> dict[str, Comparison]:
     """Every metric of `n` synthetic against `n` images of one real split, the floor being the `other` split against it."""
-    values = _pairs(synthetic, held, n, repeats, named_rng(seed, "apart"))
-    return _compared(values, _pairs(other, held, n, repeats, named_rng(seed, "splits")), n)
+    values = _measured(synthetic, held, n, repeats, named_rng(seed, "apart"))
+    return _beside(values, _collect(_pairs(other, held, n, repeats, named_rng(seed, "splits"))), n)
 
 
 def compare_at_class_size(
@@ -86,10 +118,10 @@ def compare_at_class_size(
     n = min(len(synthetic), len(real) // 2, int(np.median(sizes[sizes > 0])), LARGEST_SECOND_N)
     if n < SMALLEST_N or np.count_nonzero(sizes) < 2:
         return {}
-    floors = _halves(real, n, repeats, named_rng(seed, "class size floor"))
-    found = _compared(_pairs(synthetic, real, n, repeats, named_rng(seed, "class size")), floors, n)
+    floors = _collect(_halves(real, n, repeats, named_rng(seed, "class size floor")))
+    found = _beside(_measured(synthetic, real, n, repeats, named_rng(seed, "class size")), floors, n)
     rng = named_rng(seed, "one class")
-    collapsed = _estimates(_one_class(real, labels, label, n, rng) for label in np.resize(np.flatnonzero(sizes >= n), repeats).tolist())
+    collapsed = _collect(_one_class(real, labels, label, n, rng) for label in np.resize(np.flatnonzero(sizes >= n), repeats).tolist())
     return {name: replace(each, one_class=collapsed[name]) for name, each in found.items()}
 
 
@@ -101,12 +133,9 @@ def compare_class(synthetic: np.ndarray, real: np.ndarray, *, seed: int, repeats
     n = min(len(synthetic), len(real) // 2, LARGEST_SECOND_N)
     if n < SMALLEST_N:
         return None
-    rng = named_rng(seed, "class")
-    halves = disjoint_halves(len(real), n, repeats, rng)
-    floors = _collect(_class_metrics(real[one], real[other]) for one, other in halves)
-    pairs = zip(subsets(len(synthetic), n, repeats, rng), subsets(len(real), n, repeats, rng), strict=True)
-    values = _collect(_class_metrics(synthetic[fake], real[true]) for fake, true in pairs)
-    return {name: Comparison(estimate=values[name], floor=floors[name], n=n) for name in values}
+    rng, ours, theirs = named_rng(seed, "class"), Images(features=synthetic), Images(features=real)
+    floors = _collect(_halves(theirs, n, repeats, rng), _class_metrics)
+    return _beside(_measured(ours, theirs, n, repeats, rng, _class_metrics), floors, n)
 
 
 def fid_floor(real: np.ndarray, *, seed: int, n: int | None = None, repeats: int = REPEATS) -> tuple[Estimate, int]:
@@ -118,9 +147,8 @@ def fid_floor(real: np.ndarray, *, seed: int, n: int | None = None, repeats: int
 
 def fid_apart(synthetic: np.ndarray, real: np.ndarray, *, n: int, seed: int, repeats: int = REPEATS) -> Estimate:
     """FID of `n` synthetic against `n` real images of one split."""
-    rng = named_rng(seed, "apart")
-    pairs = zip(subsets(len(synthetic), n, repeats, rng), subsets(len(real), n, repeats, rng), strict=True)
-    return over_repeats(np.array([fid(synthetic[fake], real[true]) for fake, true in pairs]))
+    ours, theirs = Images(features=synthetic), Images(features=real)
+    return _measured(ours, theirs, n, repeats, named_rng(seed, "apart"), lambda a, b: {"fid": fid(a.features, b.features)})["fid"]
 
 
 def fid_to(reference: Statistics, synthetic: np.ndarray, *, seed: int, repeats: int = REPEATS) -> Estimate:
@@ -175,37 +203,40 @@ def _one_class(real: Images, labels: np.ndarray, label: int, n: int, rng: np.ran
     return real.pick(alike), real.pick(others)
 
 
-def _compared(values: Iterable[Pair], floors: Iterable[Pair], n: int) -> dict[str, Comparison]:
-    estimates, of_real = _estimates(values), _estimates(floors)
-    return {name: Comparison(estimate=estimates[name], floor=of_real[name], n=n) for name in estimates}
-
-
-def _estimates(pairs: Iterable[Pair]) -> dict[str, Estimate]:
-    return _collect(_metrics(judged, against) for judged, against in pairs)
-
-
-def _metrics(judged: Images, against: Images) -> dict[str, float]:
-    neighbours = prdc(judged.features, against.features)
-    found = {
-        "fid": fid(judged.features, against.features),
-        "kid": kernel_distance(judged.features, against.features),
-        "precision": neighbours.precision,
-        "recall": neighbours.recall,
-        "density": neighbours.density,
-        "coverage": neighbours.coverage,
-        "vendi": vendi_score(judged.features),
-    }
-    return found if judged.probabilities is None else found | {"inception_score": inception_score(judged.probabilities)}
-
-
-def _class_metrics(judged: np.ndarray, against: np.ndarray) -> dict[str, float]:
+def _class_metrics(judged: Images, against: Images) -> dict[str, float]:
     return {
-        "kid": kernel_distance(judged, against),
-        "coverage": prdc(judged, against).coverage,
-        "mean_distance": mean_distance(judged),
+        "kid": kernel_distance(judged.features, against.features),
+        "coverage": prdc(judged.features, against.features).coverage,
+        "mean_distance": mean_distance(judged.features),
     }
 
 
-def _collect(rows: Iterable[dict[str, float]]) -> dict[str, Estimate]:
+def _measured(
+    judged: Images, against: Images, n: int, repeats: int, rng: np.random.Generator, metrics: Metrics = measured_once
+) -> dict[str, Estimate]:
+    """Every metric with its interval; groups are left out of the first pair, of one side and then of the other."""
+    pairs = list(_pairs(judged, against, n, repeats, rng))
+    values = _table(metrics(one, other) for one, other in pairs)
+    one, other = pairs[0]
+    of_one = _table(metrics(one.pick(kept), other) for kept in left_out(n, rng))
+    of_other = _table(metrics(one, other.pick(kept)) for kept in left_out(n, rng))
+    sides = {name: [LeftOut(values=of_one[name], total=len(judged)), LeftOut(values=of_other[name], total=len(against))] for name in values}
+    return {name: _within_bounds(name, jackknifed(values[name], sides[name], n=n)) for name in values}
+
+
+def _within_bounds(name: str, found: Estimate) -> Estimate:
+    return replace(found, low=max(found.low, _LEAST.get(name, found.low)), high=min(found.high, _MOST.get(name, found.high)))
+
+
+def _beside(values: Mapping[str, Estimate], floors: Mapping[str, Estimate], n: int) -> dict[str, Comparison]:
+    return {name: Comparison(estimate=values[name], floor=floors[name], n=n) for name in values}
+
+
+def _collect(pairs: Iterable[Pair], metrics: Metrics = measured_once) -> dict[str, Estimate]:
+    """Every metric's mean and spread over the pairs: what floors are."""
+    return {name: over_repeats(values) for name, values in _table(metrics(*pair) for pair in pairs).items()}
+
+
+def _table(rows: Iterable[dict[str, float]]) -> dict[str, np.ndarray]:
     found = list(rows)
-    return {name: over_repeats(np.array([row[name] for row in found])) for name in found[0]}
+    return {name: np.array([row[name] for row in found]) for name in found[0]}

@@ -1,0 +1,53 @@
+"""How often the intervals of validation hold what they bracket, by the sizes of both sets: of new sets of the same sources.
+
+Sets are drawn at random from two sources, compared as `gda validate` does, and the interval is held against the mean that fresh pairs of
+sets of that n score. Features have 64 dimensions, as those of `glyph`, with a spectrum that falls as theirs does, and are skewed. Run by
+hand: `python benchmarks/intervals.py` (about half an hour on one core); `docs/validation.md` has the figures.
+"""
+
+import argparse
+
+import numpy as np
+
+from gda.fidelity.compare import Images, compare, measured_once
+
+DIMENSIONS = 64
+# Synthetic and real images: a set much smaller than the real one, of half its size, of its size, and much larger.
+SIZES = ((100, 800), (100, 200), (200, 200), (1000, 200), (350, 700))
+NAMES = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
+
+
+def draw(rng: np.random.Generator, n: int, *, shift: float = 0.0, scale: float = 1.0) -> Images:
+    """Features float64 [n, 64]: gamma variables, dependent, the k-th with a standard deviation of k^-0.75."""
+    factors = (rng.gamma(2.0, size=(n, DIMENSIONS)) - 2.0) / np.sqrt(2.0) * np.arange(1, DIMENSIONS + 1) ** -0.75
+    mixing = np.linalg.qr(np.random.default_rng(0).normal(size=(DIMENSIONS, DIMENSIONS)))[0]
+    return Images(features=shift * mixing[0] + scale * factors @ mixing)
+
+
+def coverage(synthetic: int, real: int, *, shift: float, scale: float, sets: int, seed: int = 0) -> dict[str, float]:
+    """Share of `sets` pairs of sets whose interval holds the mean score of ten times as many fresh pairs at the same n."""
+    rng, n = np.random.default_rng(seed), min(synthetic, real // 2)
+    fresh = [measured_once(draw(rng, n, shift=shift, scale=scale), draw(rng, n)) for _ in range(10 * sets)]
+    truth = {name: np.mean([each[name] for each in fresh]) for name in NAMES}
+    held = dict.fromkeys(NAMES, 0)
+    for number in range(sets):
+        found = compare(draw(rng, synthetic, shift=shift, scale=scale), draw(rng, real), seed=number)
+        for name in NAMES:
+            held[name] += found[name].estimate.low <= truth[name] <= found[name].estimate.high
+    return {name: held[name] / sets for name in NAMES}
+
+
+def main() -> None:
+    """Print a row for each pair of sizes, of a set that differs and of one that does not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", type=int, default=200, help="pairs of sets for each row")
+    sets = parser.parse_args().sets
+    print("| Synthetic | Real | Source | " + " | ".join(NAMES) + " |\n|" + "---|" * (len(NAMES) + 3))
+    for source, shift, scale in (("another", 0.5, 1.1), ("the same", 0.0, 1.0)):
+        for synthetic, real in SIZES:
+            found = coverage(synthetic, real, shift=shift, scale=scale, sets=sets)
+            print(f"| {synthetic} | {real} | {source} | " + " | ".join(f"{found[name]:.1%}" for name in NAMES) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
