@@ -122,7 +122,8 @@ def rows() -> list[Row]:
 
     def row(name: str, *, looks: int = 1, **fields: float) -> Row:
         world = World(**fields)  # type: ignore[arg-type]
-        return f"{name}: {world.seeds} seeds, {world.images:,} images", lambda: rates(world, looks=looks)
+        worth = f"{name} of {100 * world.truth:.1f} points" if world.gain else name
+        return f"{worth}: {world.seeds} seeds, {world.images:,} images", lambda: rates(world, looks=looks)
 
     table = [row("null", seeds=seeds, images=images) for seeds in (3, 6, 10, 20) for images in (300, 3000)]
     table += [row("null", seeds=6, images=50_000, repeats=400)]
