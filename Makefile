@@ -40,6 +40,8 @@ $(STAMP): requirements.lock pyproject.toml
 
 install: $(STAMP)
 
+# Its ledger is this folder's own: the demo's test images are the same for everyone who tries it.
+demo: export GDA_LEDGER ?= $(CURDIR)/.gda/test_ledger.jsonl
 demo: $(STAMP)
 	@test -d .dvc || dvc init --quiet
 	dvc repro
