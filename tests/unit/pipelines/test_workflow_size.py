@@ -39,13 +39,13 @@ def test_shipped_pipelines_fit_with_their_loops_at_their_widest(name: str) -> No
 
 
 def test_the_default_form_is_well_below() -> None:
-    """Its 32 classifiers are a pod for each arm; one for each classifier would be near the limit, and over it with all arms."""
+    """Its 46 classifiers are a pod for each arm; one for each classifier would be over the limit."""
     runs = classifier_runs(Config())
     arms = len({run["arm"] for run in runs})
-    assert len(runs) == 32
+    assert len(runs) == 46
     size = estimate(SPEC, PLATFORM, {"plan-sampling": 4, "plan-classifiers": arms})
     assert size.total < 0.7 * LIMIT
-    assert estimate(SPEC, PLATFORM, {"plan-sampling": 4, "plan-classifiers": len(runs)}).total > BUDGET
+    assert estimate(SPEC, PLATFORM, {"plan-sampling": 4, "plan-classifiers": len(runs)}).total > LIMIT
     assert len(Arm) <= MOST_PODS
 
 

@@ -145,7 +145,7 @@ def test_images_are_resized_as_the_weights_expect(real: Path, tmp_path: Path) ->
 
     classifiers = {(Arm.REAL, 0): evaluate.Run(path=out, card=card_of(out))}
     workspace = prepare(Recipe(stage="evaluate", config={}, inputs={}), tmp_path / "evaluation")
-    found = evaluate._predict(workspace, classifiers, opened, progress=False)
+    found, _, _ = evaluate._predict(workspace, classifiers, opened, progress=False)
     test = open_test(opened, "evaluate", size=12, interpolation="bilinear")
     expected = predict_logits(load_classifier(out), test.images, image_size=12).double().softmax(1).max(1).values
     assert torch.equal(torch.from_numpy(found.probabilities[Arm.REAL, 0][:, 0]), expected.float())
