@@ -124,7 +124,7 @@ class ArmResult(Document):
 
 
 class ClassHarm(Document):
-    """A class on which an arm is significantly worse than its rival (Holm-corrected)."""
+    """A class on which an arm is significantly worse than its rival; p-values are adjusted for all classes."""
 
     class_name: str
     change: float
@@ -155,7 +155,12 @@ class Gain(Document):
     seeds: int = Field(ge=0, description="paired seeds")
     differences: tuple[float, ...] = Field((), description="by seed")
     harmed_classes: tuple[ClassHarm, ...] = ()
-    smallest_visible_harm: float | None = Field(None, description="smallest per-class drop that could have been found significant")
+    smallest_visible_harm: float | None = Field(
+        None, description="drop of one class that would have been found significant in whichever class it happened"
+    )
+    smallest_common_harm: float | None = Field(
+        None, description="drop of the median class that would have been found significant, had a tenth of the classes suffered it"
+    )
     minimal_detectable_effect: float | None = Field(None, description="smallest gain that this many seeds could have shown")
 
 

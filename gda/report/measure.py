@@ -123,6 +123,7 @@ def _measured_with(config: Config, cards: Cards) -> dict[str, str]:
         "intervals": "two-way standard error over seeds and images, and t distributions of both",
         "seeds": _said_of_seeds(parts),
         "p-value": "two-sided sign-flip test over paired seeds",
-        "harm to classes": f"two-way t test and exact McNemar test, the larger p-value, Holm-corrected at {config.promote.alpha:g}",
+        "harm to classes": "the larger one-sided p-value of a two-way t test and exact sign flips over images; "
+        f"false discovery rate {config.promote.alpha:g}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }

@@ -163,6 +163,9 @@ def _harm_sentence(gain: Gain) -> str:
     if visible is None or visible >= 1:
         return "No class is significantly worse, but the classes have too few test images to show it."
     drop = f"a drop of {100 * visible:.1f} points or more would have shown in any class"
+    common = gain.smallest_common_harm
+    if common is not None and common < visible:
+        drop += f", and one of {100 * common:.1f} points in the median class, had a tenth of the classes suffered it"
     return f"No class is significantly worse; with this many test images {drop}."
 
 

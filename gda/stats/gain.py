@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gda.artifacts import Gain, Spread
-from gda.stats.harm import harmed_classes, smallest_visible_harm
+from gda.stats.harm import MANY, harmed_classes, smallest_visible_harm
 from gda.stats.intervals import crossed_interval, image_interval, seed_interval
 from gda.stats.looks import level_of_look
 from gda.stats.paired import Floats, mcnemar_exact, paired_differences, sign_flip_test
@@ -57,6 +57,7 @@ def compare(
         differences=tuple(float(d) for d in by_seed),
         harmed_classes=harmed_classes(differences, labels, classes, alpha=alpha, sets=sets, groups=groups),
         smallest_visible_harm=smallest_visible_harm(differences, labels, len(classes), alpha=alpha, sets=sets, groups=groups),
+        smallest_common_harm=smallest_visible_harm(differences, labels, len(classes), alpha=alpha, share=MANY, sets=sets, groups=groups),
         minimal_detectable_effect=minimal_detectable_effect(differences, alpha=level_of_look(alpha, 1), sets=sets, groups=groups),
     )
 

@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from gda.artifacts import ClassHarm
-from gda.stats.paired import Floats, holm, mcnemar_exact
-from gda.stats.two_way import Ids, two_way
+from gda.stats.moderated import moderated
+from gda.stats.paired import Floats, flip_tail
+from gda.stats.two_way import Ids, Parts, TwoWay, critical_values, parts_of
+
+MANY = 0.1  # share of the classes whose common harm is asked for beside that of one
 
 
 def per_class_change(differences: Floats, labels: NDArray[np.int64], num_classes: int) -> Floats:
@@ -19,13 +24,15 @@ def per_class_change(differences: Floats, labels: NDArray[np.int64], num_classes
 def harm_p_values(
     differences: Floats, labels: NDArray[np.int64], num_classes: int, *, sets: Ids | None = None, groups: Ids | None = None
 ) -> Floats:
-    """Two-sided p-value per class [num_classes]: the larger of the two-way t test (seeds and images random) and exact McNemar over images.
+    """One-sided p-value of "is not worse" per class [num_classes]: the larger of a two-way t test and exact sign flips over images.
 
-    The first sees a whim of a seed that moves a class as one, which images alone would call significant; the second stays exact
-    where a class has a handful of discordant images. Seeds of one of `sets` [seeds], and images of one of `groups` [images], count as
-    one. A class without test images cannot be shown harmed: 1.
+    In the first, seeds and images are random: it sees a whim of a seed that moves a class as one, which images alone would call
+    significant. What seeds do to a class has few degrees of freedom, so it borrows them from the other classes (`moderated`). The second
+    stays exact where a class has a handful of images that change hands. Seeds of one of `sets` [seeds], and images of one of `groups`
+    [images], count as one. A class without test images cannot be shown harmed: 1.
     """
-    return np.array([_class_p_value(*_of_class(differences, labels, c, groups), sets) for c in range(num_classes)])
+    tests = _tests(differences, labels, num_classes, sets, groups)
+    return np.array([1.0 if test is None else max(test.p_value_below(), flips) for test, flips in tests])
 
 
 def harmed_classes(
@@ -37,9 +44,12 @@ def harmed_classes(
     sets: Ids | None = None,
     groups: Ids | None = None,
 ) -> tuple[ClassHarm, ...]:
-    """Classes that lost accuracy with a Holm-adjusted p-value of at most `alpha`; the p-values returned are the adjusted ones."""
+    """Classes that lost accuracy at a false discovery rate of `alpha` (Benjamini and Hochberg 1995); their p-values are the adjusted ones.
+
+    Where no class is harmed, `alpha` is the probability of naming any.
+    """
     changes = per_class_change(differences, labels, len(classes))
-    adjusted = holm(harm_p_values(differences, labels, len(classes), sets=sets, groups=groups))
+    adjusted = stats.false_discovery_control(harm_p_values(differences, labels, len(classes), sets=sets, groups=groups))
     return tuple(
         ClassHarm(class_name=name, change=float(change), p_value=float(p))
         for name, change, p in zip(classes, changes, adjusted, strict=True)
@@ -53,34 +63,51 @@ def smallest_visible_harm(
     num_classes: int,
     *,
     alpha: float,
+    share: float = 0.0,
     sets: Ids | None = None,
     groups: Ids | None = None,
 ) -> float:
-    """The drop, in [0, 1], that in the least visible class would just have been significant at Holm's first step, alpha / classes.
+    """The drop, in [0, 1], that is sure to have been significant in a class, had one class or a `share` of the classes suffered it.
 
-    The larger of the t test's critical value times the class's own standard error, and the fewest discordant images, all losses,
-    with which McNemar's test can reach that level, as a share of the class. 1 when some class has too few images to show any harm.
+    For one class it is that of the class where a drop is hardest to see, for a share that of the median class. It is the larger of the t
+    test's critical value times the class's standard error, and of the fewest images, or groups, that all seeds have to lose for sign flips
+    to reach that level, as a share of the class. A drop that seeds share unequally may show earlier. 1 where a class has too few images.
     """
-    level = alpha / num_classes
-    return max(_visible_drop(*_of_class(differences, labels, c, groups), sets, level) for c in range(num_classes))
+    level = alpha * max(1 / num_classes, share)
+    fewest = math.ceil(-math.log2(level) - 1e-9)
+    tests = [test for test, _ in _tests(differences, labels, num_classes, sets, groups)]
+    known = [test for test in tests if test is not None]
+    by_error = critical_values(known, 2 * level) * [test.error for test in known]
+    own = [labels == c for c, test in enumerate(tests) if test is not None]
+    units = np.array([int(mine.sum()) if groups is None else np.unique(groups[mine]).size for mine in own])
+    drops = np.concatenate([np.maximum(by_error, fewest / units), np.ones(len(tests) - len(known))]).clip(max=1.0)
+    return float(np.median(drops) if share else drops.max())
 
 
-def _of_class(differences: Floats, labels: NDArray[np.int64], label: int, groups: Ids | None) -> tuple[Floats, Ids | None]:
-    own = labels == label
-    return differences[:, own], None if groups is None else groups[own]
+def _tests(
+    differences: Floats, labels: NDArray[np.int64], num_classes: int, sets: Ids | None, groups: Ids | None
+) -> list[tuple[TwoWay | None, float]]:
+    """Of each class the two-way estimate and the p-value of sign flips; None and 1 for a class without images."""
+    found: list[tuple[Parts | None, float]] = []
+    for label in range(num_classes):
+        own = labels == label
+        if not own.any():
+            found.append((None, 1.0))
+            continue
+        values, ids = differences[:, own], None if groups is None else groups[own]
+        found.append((parts_of(values, sets=sets, groups=ids), flip_tail(_net(values, ids))))
+    known = [part for part, _ in found if part is not None]
+    seeds, interactions = (np.array([getattr(part, name) for part in known]) for name in ("over_seeds", "interaction"))
+    # Seeds move a class by chance, as much as seeds and images interact, and beyond that all classes alike unless they say otherwise.
+    expected = interactions + max(0.0, float((seeds - interactions).mean()))
+    shared, freedom = moderated(seeds, expected, known[0].seed_freedom)
+    estimates = iter([replace(p, over_seeds=float(v), seed_freedom=freedom).estimate() for p, v in zip(known, shared, strict=True)])
+    return [(None if part is None else next(estimates), flips) for part, flips in found]
 
 
-def _class_p_value(differences: Floats, groups: Ids | None, sets: Ids | None) -> float:
-    if differences.shape[1] == 0:
-        return 1.0
-    return max(two_way(differences, sets=sets, groups=groups).p_value(), mcnemar_exact(differences))
-
-
-def _visible_drop(differences: Floats, groups: Ids | None, sets: Ids | None, level: float) -> float:
-    images = differences.shape[1]
-    if images == 0:
-        return 1.0
-    estimate = two_way(differences, sets=sets, groups=groups)
-    by_error = estimate.critical(level) * estimate.error
-    fewest_losses = math.ceil(1 - math.log2(level))  # 2 * 2^-k <= level
-    return min(1.0, max(by_error, fewest_losses / images))
+def _net(differences: Floats, groups: Ids | None) -> NDArray[np.int64]:
+    """Wins less losses of each image, or group of images, over all seeds."""
+    sums = differences.sum(axis=0)
+    if groups is not None:
+        sums = np.bincount(np.unique(groups, return_inverse=True)[1], weights=sums)
+    return np.asarray(np.rint(sums), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Tests of paired differences: sign flips over seeds, McNemar over images, Holm's correction.
+"""Tests of paired differences: sign flips over seeds or images, McNemar over images.
 
 Arrays called `differences` are [seeds, images] of `correct_a - correct_b`, so each entry is -1, 0 or 1 and positive favours arm a.
 """
@@ -62,11 +62,21 @@ def mcnemar_exact(differences: Floats) -> float:
     return float(stats.binomtest(wins, wins + losses).pvalue)
 
 
-def holm(p_values: Floats) -> Floats:
-    """Holm's (1979) step-down adjusted p-values, in the order given; reject where one is at most alpha."""
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    stepped = p[order] * np.arange(p.size, 0, -1)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(stepped))
-    return adjusted
+def flip_tail(net: NDArray[np.integer]) -> float:
+    """One-sided exact sign-flip p-value of whole numbers `net` [n] against a loss: the share of sign patterns that lose as much.
+
+    Valid where each is as likely to have either sign (Fisher 1935, section 21). With one value of +-1 a thing it is McNemar's exact test.
+    The distribution of the sum comes from its characteristic function, so that any number of patterns takes as long as their sum is
+    large; rounding limits it to 1e-13. Nothing but zeros gives 1.
+    """
+    sizes, counts = np.unique(np.abs(net[net != 0]), return_counts=True)
+    total = int((sizes * counts).sum())
+    if total == 0:
+        return 1.0
+    angles = -2j * np.pi * np.arange((total + 1) // 2 + 1) / (total + 1)
+    transform = np.ones(angles.size, dtype=np.complex128)
+    for size, count in zip(sizes, counts, strict=True):
+        transform *= ((1 + np.exp(angles * size)) / 2) ** count
+    masses = np.fft.irfft(transform, total + 1)
+    lost = int(-net[net < 0].sum())
+    return float(np.clip(masses[lost:].sum(), max(0.5 ** int(counts.sum()), 1e-13), 1.0))

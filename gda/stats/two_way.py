@@ -4,11 +4,13 @@ Seeds may come in sets - those that trained on the same synthetic images - and i
 groups are then what was sampled: whatever lies inside one counts as one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
+from scipy.optimize import elementwise
 
 from gda.stats.paired import Floats
 
@@ -36,6 +38,11 @@ class TwoWay:
             return 1.0 if self.mean == 0.0 else 0.0
         return self._tail(abs(self.mean) / self.error)
 
+    def p_value_below(self) -> float:
+        """One-sided test of "the mean is not below zero", by the same distribution."""
+        both = self.p_value()
+        return both / 2 if self.mean < 0 else 1 - both / 2
+
     def interval(self, confidence: float) -> Interval:
         """Every mean that the test of level 1 - `confidence` would not reject; differences are cut to [-1, 1] by who reports them."""
         half = self.critical(1 - confidence) * self.error
@@ -53,12 +60,56 @@ class TwoWay:
         return self.seed_share * tails[0] + (1 - self.seed_share) * tails[1]
 
 
+def critical_values(estimates: Sequence[TwoWay], level: float) -> Floats:
+    """`TwoWay.critical` of many estimates at once [n]."""
+    share = np.array([estimate.seed_share for estimate in estimates])
+    freedoms = [np.array([getattr(estimate, name) for estimate in estimates]) for name in ("seed_freedom", "image_freedom")]
+    ends = [stats.t.isf(level / 2, freedom) for freedom in freedoms]
+
+    def above(statistic: Floats, share: Floats, seed_freedom: Floats, image_freedom: Floats) -> Floats:
+        tails = 2 * share * stats.t.sf(statistic, seed_freedom) + 2 * (1 - share) * stats.t.sf(statistic, image_freedom)
+        return np.asarray(tails - level)
+
+    bracket = np.minimum(*ends) - 1e-9, np.maximum(*ends) + 1e-9
+    return np.asarray(elementwise.find_root(above, bracket, args=(share, *freedoms)).x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A mean, the variance that seeds and that images give it, their interaction, which both of these contain, and degrees of freedom."""
+
+    mean: float
+    over_seeds: float
+    over_images: float
+    interaction: float
+    seed_freedom: float
+    image_freedom: float
+
+    def estimate(self) -> TwoWay:
+        """Both parts less their interaction (Cameron, Gelbach and Miller 2011, eq. 2.8), never below either part alone."""
+        both = self.over_seeds + self.over_images
+        return TwoWay(
+            mean=self.mean,
+            error=float(np.sqrt(max(self.over_seeds, self.over_images, both - self.interaction))),
+            seed_share=self.over_seeds / both if both > 0 else 0.0,
+            seed_freedom=self.seed_freedom,
+            image_freedom=self.image_freedom,
+        )
+
+
 def two_way(values: Floats, *, sets: Ids | None = None, groups: Ids | None = None) -> TwoWay:
     """The grand mean of `values` [seeds, images] with its standard error over sets [seeds] and groups [images], by default each its own.
 
-    The variance over seeds, plus that over images, less their interaction, which both contain (Cameron, Gelbach and Miller 2011, eq. 2.8),
-    never below either part alone. A single set (or group) contributes no part: the answer then holds for that set (group) only. Raises
-    `ValueError` where `values` is empty or not finite, or ids do not fit.
+    Raises as `parts_of` does.
+    """
+    return parts_of(values, sets=sets, groups=groups).estimate()
+
+
+def parts_of(values: Floats, *, sets: Ids | None = None, groups: Ids | None = None) -> Parts:
+    """The grand mean of `values` [seeds, images] and the parts of its variance over sets [seeds] and groups [images].
+
+    A single set (or group) contributes no part: the answer then holds for that set (group) only. Raises `ValueError` where `values` is
+    empty or not finite, or ids do not fit.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
@@ -69,13 +120,11 @@ def two_way(values: Floats, *, sets: Ids | None = None, groups: Ids | None = Non
     over_seeds, seed_freedom, seed_factor = _part(by_seed, rows)
     over_images, image_freedom, image_factor = _part(by_image, columns)
     residual = _summed(_summed(table - mean - by_seed[:, None] - by_image, rows).T, columns)
-    interaction = seed_factor * image_factor * float((residual**2).sum()) / table.size**2
-    variance = max(over_seeds, over_images, over_seeds + over_images - interaction)
-    both = over_seeds + over_images
-    return TwoWay(
+    return Parts(
         mean=mean,
-        error=float(np.sqrt(variance)),
-        seed_share=over_seeds / both if both > 0 else 0.0,
+        over_seeds=over_seeds,
+        over_images=over_images,
+        interaction=seed_factor * image_factor * float((residual**2).sum()) / table.size**2,
         seed_freedom=seed_freedom,
         image_freedom=image_freedom,
     )

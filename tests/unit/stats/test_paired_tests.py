@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from gda.stats.paired import holm, mcnemar_exact, paired_differences, sign_flip_test
+from gda.stats.paired import flip_tail, mcnemar_exact, paired_differences, sign_flip_test
 from gda.stats.two_way import two_way
 
 SIMULATIONS = 1000
@@ -110,25 +110,26 @@ def _null_differences(rng: np.random.Generator, *, seeds: int, images: int, seed
     return paired_differences(a, b)
 
 
-def test_holm_matches_a_worked_example() -> None:
-    """Protects the step-down order, the monotone maximum and the cap at one."""
-    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm(np.array([0.9, 0.8])) == pytest.approx([1.0, 1.0])
+def test_sign_flips_over_images_are_mcnemar_with_one_seed() -> None:
+    """Protects the exact tail: with one value each it is the binomial one, and it is antisymmetric with ties counted on both sides."""
+    for wins, losses in ((0, 0), (0, 7), (5, 0), (3, 9), (40, 60), (900, 1000)):
+        net = np.repeat([1, 0, -1], (wins, 11, losses))
+        expected = stats.binom.sf(losses - 1, wins + losses, 0.5) if wins + losses else 1.0
+        assert flip_tail(net) == pytest.approx(expected, rel=1e-6)
 
 
-@given(arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)))
+@given(arrays(np.int64, st.integers(1, 10), elements=st.integers(-6, 6)))
 @settings(max_examples=60, deadline=None)
-def test_holm_lies_between_raw_and_bonferroni(p: np.ndarray) -> None:
-    """Protects that the correction never helps a p-value and never exceeds Bonferroni."""
-    adjusted = holm(p)
-    assert (adjusted >= p).all()
-    assert (adjusted <= np.minimum(1, p * p.size) + 1e-12).all()
+def test_sign_flips_over_images_count_patterns(net: np.ndarray) -> None:
+    """Protects the transform against counting every pattern, for values of any size."""
+    patterns = np.array(list(itertools.product((1, -1), repeat=net.size)))
+    assert flip_tail(net) == pytest.approx((patterns @ np.abs(net) <= net.sum()).mean(), abs=1e-12)
 
 
-def test_holm_controls_the_family_wise_error() -> None:
-    """Protects the family: with ten true nulls, at most alpha of families hold any rejection."""
-    p = np.random.default_rng(5).uniform(size=(SIMULATIONS, 10))
-    assert sum((holm(row) <= 0.05).any() for row in p) <= most_rejections(0.05)
+def test_sign_flips_of_many_images_stay_above_zero_and_quick() -> None:
+    """Protects the far tail, where rounding is all that is left, and classes of thousands of images."""
+    assert flip_tail(np.full(5000, -10)) == 1e-13
+    assert flip_tail(np.full(20, -3)) == pytest.approx(2.0**-20, rel=1e-6)
 
 
 def test_unpaired_shapes_are_refused() -> None:
