@@ -9,7 +9,8 @@ from gda.interruption import require_not_told
 from gda.registry.rivals import Rival, real_rivals
 from gda.sections import Arm, PromoteConfig
 from gda.stats.gain import interval_of
-from gda.stats.looks import level_of_look
+from gda.stats.looks import fewest_flips, level_of_look
+from gda.stats.two_way import FEWEST_FLIPPED
 
 SYNTHETIC_ARMS = frozenset({Arm.SYNTHETIC, Arm.MIXED, Arm.TARGETED, Arm.LAST_LAYER})
 # zero_shot and img2img bypass the verdict by design, and real is what the others are measured against.
@@ -90,7 +91,8 @@ def _gain_reasons(rival: Rival, metrics: Metrics, config: PromoteConfig) -> Iter
         said = f"{_points(gain.mean)} ({100 * (1 - level):.4g}% interval {_points(low)} to {_points(high)})"
         yield f"the gain over {rival.name}, {said}, is not clearly above zero"
     if not gain.p_value <= level:
-        yield f"p = {gain.p_value:.3g} over paired seeds with {rival.name}, above {_level_said(level, metrics.look)}"
+        said = f"p = {gain.p_value:.3g} over paired seeds with {rival.name}, above {_level_said(level, metrics.look)}"
+        yield said + _too_few(gain, level)
     yield from _harm_reasons(gain, rival)
 
 
@@ -108,6 +110,13 @@ def _seeds_of(metrics: Metrics, config: PromoteConfig) -> int:
     """Rivals have as many seeds as the candidate: one that has fewer had fewer chances, and is measured less well."""
     result = metrics.arms.get(config.arm)
     return len(result.seeds) if result is not None else 0
+
+
+def _too_few(gain: Gain, level: float) -> str:
+    """Whether no gain of any size could have passed, for want of signs to flip."""
+    have, what = (gain.sets, "synthetic sets") if gain.sets >= FEWEST_FLIPPED else (gain.seeds, "seeds")
+    needed = fewest_flips(level)
+    return f"; with {have} {what} no gain can reach it, {needed} are needed" if have < needed else ""
 
 
 def _level_said(level: float, look: int) -> str:

@@ -13,8 +13,9 @@ from gda.errors import DataError
 from gda.report.measure_groups import group_results, top5_gains
 from gda.sections import RIVAL_ARMS, Arm
 from gda.stats.arms import arm_result, skipped_arm, with_confusions, with_probabilities
-from gda.stats.gain import compare, sets_of
+from gda.stats.gain import compare
 from gda.stats.streams import named_generator
+from gda.stats.two_way import sets_of
 
 Cards = Mapping[tuple[Arm, int], ClassifierCard]
 
@@ -34,6 +35,7 @@ def measure(
     classes = tuple(info.name for info in real.classes)
     arms = {arm: _arm(config, arm, cards, predictions, classes) for arm in dict.fromkeys(arm for arm, _ in cards)}
     ran = {arm for arm in arms if arms[arm].skipped is None}
+    parts = {arm: parts_of_arm(cards, arm) for arm in arms if arm in ran}
     declared = config.promote.arm
     rivals = [rival for rival in RIVAL_ARMS if rival not in (Arm.REAL, declared) and {rival, declared} <= ran]
     return Metrics(
@@ -44,8 +46,8 @@ def measure(
         gain={arm: _gain(config, cards, predictions, arm, Arm.REAL, classes) for arm in arms if arm in ran - {Arm.REAL}},
         gain_over_rivals={rival: _gain(config, cards, predictions, declared, rival, classes) for rival in rivals},
         sets=dict(sets or {}),
-        gain_top5=top5_gains(config, predictions, [arm for arm in arms if arm in ran]),
-        groups=group_results(config, predictions, real, [arm for arm in arms if arm in ran]),
+        gain_top5=top5_gains(config, predictions, parts),
+        groups=group_results(config, predictions, real, parts),
         candidate=candidate,
         num_test=len(predictions.labels),
         num_train=_images(real),
@@ -57,6 +59,11 @@ def measure(
         verdict_passed=verdict.passed if verdict is not None else None,
         measured_with=_measured_with(config, cards),
     )
+
+
+def parts_of_arm(cards: Cards, arm: Arm) -> int:
+    """In how many parts, one a seed, the images beside the real ones were given to `arm`; 1 for one set, and for real images alone."""
+    return max(card.synthetic_parts for (name, _), card in cards.items() if name is arm)
 
 
 def _images(snapshot: Snapshot) -> int:
@@ -89,7 +96,7 @@ def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, class
 
 
 def _gain(config: Config, cards: Cards, predictions: Predictions, arm: Arm, rival: Arm, classes: tuple[str, ...]) -> Gain:
-    parts = max(card.synthetic_parts for (name, _), card in cards.items() if name in (arm, rival))
+    parts = max(parts_of_arm(cards, arm), parts_of_arm(cards, rival))
     seeds = sorted(set(predictions.seeds(arm)) & set(predictions.seeds(rival)))
     if not seeds:
         raise DataError(f"arms {arm} and {rival} share no seed; classify.seeds and classify.control_seeds need some in common")

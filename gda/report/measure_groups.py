@@ -1,6 +1,6 @@
 """What metrics.json says of groups of classes and images, and of top-5: reported beside the gate, never read by it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,17 +13,21 @@ from gda.sections import Arm
 from gda.stats import groups
 from gda.stats.held_out import set_gain
 from gda.stats.streams import named_generator
+from gda.stats.two_way import sets_of
 
 GROUP_COLUMN = "group"  # of the manifest
 MOST_GROUPS = 20  # of the user's: more are patients or cameras, kept together by the split, rather than kinds of images
 Kind = Literal["frequency", "balanced", "worst", "given"]
 
 
-def group_results(config: Config, predictions: Predictions, real: Snapshot, ran: Sequence[Arm]) -> dict[str, GroupResult]:
-    """By name, accuracy of each arm that ran and its gain over real on each group; groups that say nothing are left out."""
+def group_results(config: Config, predictions: Predictions, real: Snapshot, parts: Mapping[Arm, int]) -> dict[str, GroupResult]:
+    """By name, accuracy of each arm that ran and its gain over real on each group; groups that say nothing are left out.
+
+    `parts` has the arms that ran, and in how many parts, one a seed, the images beside the real ones were given to each.
+    """
     labels = predictions.labels.astype(np.int64)
     correct: dict[Arm, dict[int, groups.Bools]] = {}
-    for arm in ran:
+    for arm in parts:
         seeds = predictions.seeds(arm)
         correct[arm] = dict(zip(seeds, predictions.correct(arm, seeds), strict=True))
     every = sorted({seed for by_seed in correct.values() for seed in by_seed})
@@ -31,11 +35,12 @@ def group_results(config: Config, predictions: Predictions, real: Snapshot, ran:
     found: dict[str, GroupResult] = {}
     for name, kind, group in _groups(config, predictions, real, every):
         arms: dict[Arm, SetArm] = {}
+        ids = None if kind == "given" else predictions.groups  # a group that is looked at by itself is no sample of groups
         for arm, by_seed in correct.items():
-            own = groups.group_arm(group, by_seed, confidence=confidence)
+            own = groups.group_arm(group, by_seed, confidence=confidence, parts=parts[arm], groups=ids)
             if arm is not Arm.REAL:
                 rng = named_generator(config.seed, "group", name, arm, Arm.REAL)
-                gain = groups.group_gain(group, by_seed, correct[Arm.REAL], rng, confidence=confidence)
+                gain = groups.group_gain(group, by_seed, correct[Arm.REAL], rng, confidence=confidence, parts=parts[arm], groups=ids)
                 own = own.model_copy(update={"gain": gain})
             arms[arm] = own
         members = group.members
@@ -72,10 +77,10 @@ def _given(real: Snapshot, num_images: int, seeds: Sequence[int]) -> Iterator[tu
             yield f"group {value}", "given", groups.of_images((of_image == value).to_numpy(dtype=np.bool_), seeds)
 
 
-def top5_gains(config: Config, predictions: Predictions, ran: Sequence[Arm]) -> dict[Arm, SetGain]:
+def top5_gains(config: Config, predictions: Predictions, parts: Mapping[Arm, int]) -> dict[Arm, SetGain]:
     """Gain of each arm over real in top-5 accuracy, paired by seed and image."""
     found: dict[Arm, SetGain] = {}
-    for arm in ran:
+    for arm in parts:
         seeds = sorted(set(predictions.seeds(arm)) & set(predictions.seeds(Arm.REAL)))
         if arm is not Arm.REAL and seeds:
             own, rival = (predictions.correct(which, seeds, within=TOP_K) for which in (arm, Arm.REAL))
@@ -84,5 +89,7 @@ def top5_gains(config: Config, predictions: Predictions, ran: Sequence[Arm]) -> 
                 rival,
                 named_generator(config.seed, "top5", arm, Arm.REAL),
                 confidence=config.evaluate.confidence,
+                sets=sets_of(parts[arm], seeds),
+                groups=predictions.groups,
             )
     return found

@@ -23,7 +23,7 @@ from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, wr
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import Recipe, bits_environment, digest_of
 from gda.registry.gate import decide
-from gda.report.measure import measure
+from gda.report.measure import measure, parts_of_arm
 from gda.report.page import ReportInputs, write_report
 from gda.report.wording import opened
 from gda.sections import Arm
@@ -310,7 +310,9 @@ def _measure_sets(config: Config, workspace: Workspace, chosen: Runs, given: Inp
     trained, size, interpolation = _trained(chosen)
     folders = {key: run_.path for key, run_ in trained.items()}
     seen_as = evaluate_sets.Seen(size=size, interpolation=interpolation)
-    return evaluate_sets.measure_sets(config, given.sets, folders, given.real, seen_as, scratch=workspace.work, progress=progress)
+    parts = {arm: parts_of_arm({key: run_.card for key, run_ in trained.items()}, arm) for arm, _ in trained}
+    scratch = workspace.work
+    return evaluate_sets.measure_sets(config, given.sets, folders, given.real, seen_as, parts=parts, scratch=scratch, progress=progress)
 
 
 def predict(job: PredictJob) -> tuple[np.ndarray, np.ndarray]:

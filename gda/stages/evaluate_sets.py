@@ -22,6 +22,7 @@ from gda.recipe import digest_of
 from gda.sections import Arm
 from gda.stats.held_out import set_arm, set_gain
 from gda.stats.streams import named_generator
+from gda.stats.two_way import sets_of
 from gda.training.classifier import load_classifier, predict_logits
 
 FIELDS = frozenset({"sets", "class_map", "set_labels", "restrict"})  # of section evaluate; `identities` stands for them in a recipe
@@ -90,27 +91,30 @@ def measure_sets(
     real: Snapshot,
     seen: Seen,
     *,
+    parts: Mapping[Arm, int],
     scratch: Path,
     progress: bool = False,
 ) -> dict[str, SetResult]:
     """Results a set and an arm of the classifiers in `folders`, which take images as `seen` says.
 
+    `parts` says in how many parts, one a seed, the images beside the real ones were given to each arm.
     Each opening is noted in the ledger. Decoded images are kept in `scratch` meanwhile. Raises as `decode_set` does.
     """
     results = {}
     for one in sets:
         record_test_opening(one.digest, "evaluate")
-        parts = decode_set(one, real, seen, folder=scratch / "sets" / one.name, progress=progress)
+        decoded = decode_set(one, real, seen, folder=scratch / "sets" / one.name, progress=progress)
         among = one.classes if _is_restricted(config, one) else None
-        jobs = [SetJob(folder=folder, parts=parts, image_size=seen.size, among=among) for folder in folders.values()]
+        jobs = [SetJob(folder=folder, parts=decoded, image_size=seen.size, among=among) for folder in folders.values()]
         with Bar(len(jobs), f"evaluate {one.name}", unit="classifier", shown=progress):
             predicted = run_parallel(predict_set, jobs)
         shutil.rmtree(scratch / "sets")
-        results[one.name] = set_result(config, one, {key: one.correct(found) for key, found in zip(folders, predicted, strict=True)})
+        correct = {key: one.correct(found) for key, found in zip(folders, predicted, strict=True)}
+        results[one.name] = set_result(config, one, correct, parts)
     return results
 
 
-def set_result(config: Config, one: HeldOutSet, correct: Correct) -> SetResult:
+def set_result(config: Config, one: HeldOutSet, correct: Correct, parts: Mapping[Arm, int]) -> SetResult:
     """What is stated of a set from `correct`, bool [images], of every classifier that ran. Raises `DataError` where arms share no seed."""
     seeds = {arm: sorted(seed for name, seed in correct if name is arm) for arm in dict.fromkeys(arm for arm, _ in correct)}
     return SetResult(
@@ -120,21 +124,22 @@ def set_result(config: Config, one: HeldOutSet, correct: Correct) -> SetResult:
         restricted=_is_restricted(config, one),
         several_labels=one.name in config.evaluate.set_labels,
         digest=one.digest,
-        arms={arm: _arm(config, one.name, arm, seeds, correct) for arm in seeds},
+        arms={arm: _arm(config, one.name, arm, seeds, correct, parts[arm]) for arm in seeds},
     )
 
 
-def _arm(config: Config, name: str, arm: Arm, seeds: Mapping[Arm, Sequence[int]], correct: Correct) -> SetArm:
+def _arm(config: Config, name: str, arm: Arm, seeds: Mapping[Arm, Sequence[int]], correct: Correct, parts: int) -> SetArm:
     confidence = config.evaluate.confidence
     mine = np.stack([correct[arm, seed] for seed in seeds[arm]])
-    result = set_arm(mine, seeds=seeds[arm], confidence=confidence)
+    result = set_arm(mine, seeds=seeds[arm], confidence=confidence, sets=sets_of(parts, seeds[arm]))
     if arm is Arm.REAL:
         return result
     shared = sorted(set(seeds[arm]) & set(seeds[Arm.REAL]))
     if not shared:
         raise DataError(f"arms {arm} and {Arm.REAL} share no seed; classify.seeds and classify.control_seeds need some in common")
     own, rival = (np.stack([correct[which, seed] for seed in shared]) for which in (arm, Arm.REAL))
-    gain = set_gain(own, rival, named_generator(config.seed, "set", name, arm, Arm.REAL), confidence=confidence)
+    rng = named_generator(config.seed, "set", name, arm, Arm.REAL)
+    gain = set_gain(own, rival, rng, confidence=confidence, sets=sets_of(parts, shared))
     return result.model_copy(update={"gain": gain})
 
 

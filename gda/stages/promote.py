@@ -18,8 +18,9 @@ from gda.registry.models import CHAMPION, PREDICTIONS_FILE, Registered, Registry
 from gda.registry.rivals import Rival
 from gda.report.model_card import CARD_FILE, describe, model_card
 from gda.report.wording import opened
-from gda.stats.gain import compare, sets_of
+from gda.stats.gain import compare
 from gda.stats.streams import named_generator
+from gda.stats.two_way import sets_of
 from gda.training.export import open_classifier
 
 DEFAULT_OUT = Path("reports/promotion")

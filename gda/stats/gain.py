@@ -9,11 +9,9 @@ from gda.artifacts import Gain, Spread
 from gda.stats.harm import MANY, harmed_classes, smallest_visible_harm
 from gda.stats.intervals import crossed_interval, image_interval, seed_interval
 from gda.stats.looks import level_of_look
-from gda.stats.paired import Floats, mcnemar_exact, paired_differences, sign_flip_test
+from gda.stats.paired import mcnemar_exact, paired_differences, sign_flip_test
 from gda.stats.power import minimal_detectable_effect
-from gda.stats.two_way import Ids, Interval, TwoWay, two_way
-
-FEWEST_FLIPPED = 6  # with fewer, no sign-flip test reaches 0.05
+from gda.stats.two_way import Ids, Interval, TwoWay, flipped, two_way
 
 
 def compare(
@@ -51,7 +49,7 @@ def compare(
         groups=None if groups is None else np.unique(groups).size,
         ci95_seeds=seed_interval(differences, confidence=confidence, sets=sets),
         ci95_images=image_interval(differences, confidence=confidence, groups=groups),
-        p_value=sign_flip_test(_flipped(by_seed, sets), rng),
+        p_value=sign_flip_test(flipped(by_seed, sets), rng),
         mcnemar_p=mcnemar_exact(differences),
         seeds=differences.shape[0],
         differences=tuple(float(d) for d in by_seed),
@@ -60,11 +58,6 @@ def compare(
         smallest_common_harm=smallest_visible_harm(differences, labels, len(classes), alpha=alpha, share=MANY, sets=sets, groups=groups),
         minimal_detectable_effect=minimal_detectable_effect(differences, alpha=level_of_look(alpha, 1), sets=sets, groups=groups),
     )
-
-
-def sets_of(parts: int, seeds: Sequence[int]) -> Ids | None:
-    """Which of so many synthetic sets each of `seeds` trained on; None for one set."""
-    return None if parts == 1 else np.array(seeds, dtype=np.int64) % parts
 
 
 def interval_of(gain: Gain, confidence: float) -> Interval | None:
@@ -79,11 +72,3 @@ def interval_of(gain: Gain, confidence: float) -> Interval | None:
         seed_freedom=spread.seed_freedom,
         image_freedom=spread.image_freedom,
     ).interval(confidence)
-
-
-def _flipped(by_seed: Floats, sets: Ids | None) -> Floats:
-    """The differences whose signs are flipped: by set where there are enough of them, for seeds of one set share what it does."""
-    if sets is None or np.unique(sets).size < FEWEST_FLIPPED:
-        return by_seed
-    _, codes, counts = np.unique(sets, return_inverse=True, return_counts=True)
-    return np.asarray(np.bincount(codes, weights=by_seed) / len(by_seed) * counts.size)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gda.artifacts import SetArm, SetGain
 from gda.stats.intervals import crossed_interval
 from gda.stats.paired import Floats, sign_flip_test
+from gda.stats.two_way import Ids, flipped, sets_of
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -32,6 +33,10 @@ class Group:
         """Which images count for some seed, [images]."""
         largest: Floats = self.shares.max(axis=0)
         return largest[self.strata] > 0
+
+    def ids_of(self, ids: Ids | None) -> Ids | None:
+        """Those of the members, from `ids` [images]."""
+        return None if ids is None else ids[self.members]
 
     def of(self, values: Floats, seeds: Sequence[int]) -> Floats:
         """A table [seeds, members] whose row means are those of each seed's strata, with the spread of that estimate.
@@ -128,10 +133,13 @@ def num_worst(share: float, num_classes: int) -> int:
     return max(1, math.ceil(round(share * num_classes, 9)))
 
 
-def group_arm(group: Group, correct: Mapping[int, Bools], *, confidence: float = 0.95) -> SetArm:
-    """Accuracy on a group from whether images are right, [images] by seed, with its interval over seeds and images."""
-    table = group.of(np.stack(list(correct.values())), list(correct))
-    low, high = crossed_interval(table, confidence=confidence)
+def group_arm(group: Group, correct: Mapping[int, Bools], *, confidence: float = 0.95, parts: int = 1, groups: Ids | None = None) -> SetArm:
+    """Accuracy on a group from whether images are right, [images] by seed, with its interval over seeds and images.
+
+    Seeds of one of so many `parts` of the synthetic images count as one, and images of one of `groups` [images].
+    """
+    table, ids = group.of(np.stack(list(correct.values())), list(correct)), group.ids_of(groups)
+    low, high = crossed_interval(table, confidence=confidence, sets=sets_of(parts, list(correct)), groups=ids)
     by_seed = np.clip(table.mean(axis=1), 0.0, 1.0)
     return SetArm(
         seeds=tuple(correct),
@@ -148,8 +156,10 @@ def group_gain(
     rng: np.random.Generator,
     *,
     confidence: float = 0.95,
+    parts: int = 1,
+    groups: Ids | None = None,
 ) -> SetGain:
-    """Gain on a group, paired by image and by the seeds that both have; `rng` flips the signs of many.
+    """Gain on a group, paired by image and by the seeds that both have; `rng` flips the signs of many, else as `group_arm`.
 
     Raises `ValueError` where they share none.
     """
@@ -158,10 +168,10 @@ def group_gain(
         raise ValueError("a paired gain needs a seed that both arms have")
     differences = np.stack([correct[seed].astype(np.float64) - rival[seed] for seed in seeds])
     table = group.of(differences, seeds)
-    by_seed = table.mean(axis=1)
+    by_seed, sets = table.mean(axis=1), sets_of(parts, seeds)
     return SetGain(
         mean=float(by_seed.mean()),
-        ci95=crossed_interval(table, confidence=confidence),
-        p_value=sign_flip_test(by_seed, rng),
+        ci95=crossed_interval(table, confidence=confidence, sets=sets, groups=group.ids_of(groups)),
+        p_value=sign_flip_test(flipped(by_seed, sets), rng),
         seeds=len(seeds),
     )

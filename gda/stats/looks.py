@@ -1,5 +1,7 @@
 """How much of the significance level each look at one test split may spend."""
 
+import math
+
 FIRST_SHARE = 0.8
 
 
@@ -13,3 +15,8 @@ def level_of_look(alpha: float, look: int) -> float:
     if look < 1:
         raise ValueError(f"looks are counted from 1, got {look}")
     return alpha * FIRST_SHARE if look == 1 else alpha * (1 - FIRST_SHARE) * 2.0 ** (1 - look)
+
+
+def fewest_flips(level: float) -> int:
+    """How many signs must be flipped for two-sided sign flips to reach `level`, in (0, 1): n with 2^(1-n) at most that."""
+    return 1 + math.ceil(-math.log2(level) - 1e-9)

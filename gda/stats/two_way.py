@@ -16,6 +16,7 @@ from gda.stats.paired import Floats
 
 Interval = tuple[float, float]
 Ids = NDArray[np.integer]
+FEWEST_FLIPPED = 6  # with fewer, no sign-flip test reaches 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,19 @@ def parts_of(values: Floats, *, sets: Ids | None = None, groups: Ids | None = No
         seed_freedom=seed_freedom,
         image_freedom=image_freedom,
     )
+
+
+def sets_of(parts: int, seeds: Sequence[int]) -> Ids | None:
+    """Which of so many synthetic sets each of `seeds` trained on; None for one set."""
+    return None if parts == 1 else np.array(seeds, dtype=np.int64) % parts
+
+
+def flipped(by_seed: Floats, sets: Ids | None) -> Floats:
+    """The differences whose signs are flipped: by set where there are enough of them, for seeds of one set share what it does."""
+    if sets is None or np.unique(sets).size < FEWEST_FLIPPED:
+        return by_seed
+    _, codes, counts = np.unique(sets, return_inverse=True, return_counts=True)
+    return np.asarray(np.bincount(codes, weights=by_seed) / len(by_seed) * counts.size)
 
 
 def _codes(ids: Ids | None, size: int) -> NDArray[np.int64]:

@@ -268,3 +268,12 @@ def test_each_further_look_at_the_test_split_has_a_stricter_level(look: int, err
     result = judge(METRICS.model_copy(update={"look": look, "gain": {Arm.MIXED: gain}, "gain_over_rivals": rivals}))
     assert result.promoted is opens
     assert opens or "0.005, which is what is left at look 2 at this test split" in " | ".join(result.reasons)
+
+
+def test_too_few_seeds_to_pass_at_all_are_said() -> None:
+    """Protects a user from a gain that looks clear and cannot pass: how many seeds this look needs; enough of them are not told of."""
+    clear = {"spread": spread(0.001)}
+    rivals = {Arm.REAL_STRONG: STRONGEST.model_copy(update=clear | {"p_value": 0.03125})}
+    second = judge(METRICS.model_copy(update={"look": 2, "gain_over_rivals": METRICS.gain_over_rivals | rivals}))
+    assert any(reason.endswith("; with 6 seeds no gain can reach it, 9 are needed") for reason in second.reasons)
+    assert not any("are needed" in reason for reason in judge(with_gain(**clear, p_value=0.2)).reasons)

@@ -46,7 +46,7 @@ def snapshot(train: tuple[int, ...] = (500, 120, 60, 40, 10, 5), groups: list[An
 
 def results(real: Any, **evaluate: Any) -> dict[str, GroupResult]:
     config = Config(evaluate=EvaluateConfig(num_resamples=200, **evaluate))
-    return measure_groups.group_results(config, predictions(), real, [Arm.REAL, Arm.MIXED])
+    return measure_groups.group_results(config, predictions(), real, {Arm.REAL: 1, Arm.MIXED: 1})
 
 
 def test_every_group_is_measured_for_every_arm() -> None:
@@ -96,7 +96,7 @@ def test_groups_of_the_manifest() -> None:
 
 def test_top5_gains_are_paired() -> None:
     """Protects the gain in top-5 from being that of top-1: within five all are right, so that it is 0."""
-    gains = measure_groups.top5_gains(Config(), predictions(), [Arm.REAL, Arm.MIXED])
+    gains = measure_groups.top5_gains(Config(), predictions(), {Arm.REAL: 1, Arm.MIXED: 1})
     assert {arm: (gain.mean, gain.seeds) for arm, gain in gains.items()} == {Arm.MIXED: (0.0, 2)}
 
 

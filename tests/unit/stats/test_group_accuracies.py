@@ -150,3 +150,20 @@ def test_the_interval_of_balanced_accuracy_holds_the_truth() -> None:
         widths.append(high - low)
     assert inside >= stats.binom.ppf(0.001, repeats, 0.95)
     assert np.median(widths) < 0.2
+
+
+def test_what_was_sampled_together_counts_as_one() -> None:
+    """Protects intervals of groups of classes from seeds that share synthetic images, and from images that were taken together."""
+    draw = np.random.default_rng(8)
+    labels = np.repeat([0, 1, 2], (60, 60, 80))
+    shared, together = draw.normal(0, 1, 2)[np.arange(12) % 2, None], draw.normal(0, 1, 20).repeat(10)
+    own, rival = (dict(enumerate(draw.normal(0.5, 1, (12, 200)) + sign * (shared + together) > 0)) for sign in (0.5, -0.5))
+    some = groups.of_classes([0, 2], labels, range(12))
+    assert some is not None
+
+    def widths(**sampled: object) -> tuple[float, float]:
+        gain, arm = groups.group_gain(some, own, rival, rng(), **sampled), groups.group_arm(some, own, **sampled)
+        return gain.ci95[1] - gain.ci95[0], arm.ci95[1] - arm.ci95[0]
+
+    for sampled in ({"parts": 2}, {"groups": np.arange(200) // 10}):
+        assert all(wide > 1.3 * narrow for wide, narrow in zip(widths(**sampled), widths(), strict=True))

@@ -50,3 +50,24 @@ def test_nothing_is_no_result() -> None:
         set_gain(np.zeros((2, 3), dtype=bool), np.zeros((3, 3), dtype=bool), rng())
     with pytest.raises(ValueError, match="non-empty"):
         set_arm(np.zeros((2, 0), dtype=bool), seeds=(0, 1))
+
+
+def test_what_was_sampled_together_counts_as_one() -> None:
+    """Protects robustness sets and top-5 from the slack of seeds that share synthetic images, and of images that were taken together."""
+    draw = np.random.default_rng(7)
+    by_set, by_group = draw.normal(0, 1, 2)[np.arange(12) % 2], draw.normal(0, 1, 20).repeat(10)
+    own, rival = (draw.normal(0.5, 1, (12, 200)) + by_set[:, None] * sign + by_group * sign > 0 for sign in (0.5, -0.5))
+    sets, groups = np.arange(12) % 2, np.arange(200) // 10
+    plain = set_gain(own, rival, rng())
+    for one in (set_gain(own, rival, rng(), sets=sets), set_gain(own, rival, rng(), groups=groups)):
+        assert one.mean == plain.mean
+        assert one.ci95[1] - one.ci95[0] > 1.3 * (plain.ci95[1] - plain.ci95[0])
+    wide, narrow = (set_arm(own, seeds=range(12), sets=one).ci95 for one in (sets, None))
+    assert wide[1] - wide[0] > 1.3 * (narrow[1] - narrow[0])
+
+
+def test_sets_are_flipped_where_there_are_enough() -> None:
+    """Protects the p-value: six sets of two seeds have the smallest value of six signs, not of twelve."""
+    differences = np.ones((12, 30), dtype=bool), np.zeros((12, 30), dtype=bool)
+    assert set_gain(*differences, rng()).p_value == 2.0**-11
+    assert set_gain(*differences, rng(), sets=np.arange(12) % 6).p_value == 2.0**-5

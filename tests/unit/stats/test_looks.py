@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gda.stats.looks import level_of_look
+from gda.stats.looks import fewest_flips, level_of_look
+from gda.stats.paired import sign_flip_test
 
 
 def test_all_looks_together_have_the_level() -> None:
@@ -33,3 +34,11 @@ def test_looks_are_counted_from_one() -> None:
     """Protects against a level above alpha for a look that nobody took."""
     with pytest.raises(ValueError, match="from 1"):
         level_of_look(0.05, 0)
+
+
+@pytest.mark.parametrize("look", range(1, 10))
+def test_the_fewest_signs_are_the_fewest(look: int) -> None:
+    """Protects what a refused user is told: with that many all of one sign pass, with one less they cannot."""
+    level = level_of_look(0.05, look)
+    needed = fewest_flips(level)
+    assert sign_flip_test(np.ones(needed)) <= level < sign_flip_test(np.ones(needed - 1))
