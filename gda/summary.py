@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from gda.artifacts import ArmResult, Decision, Gain, Metrics, Verdict, read_document
+from gda.artifacts import Decision, Gain, Metrics, Verdict, read_document
+from gda.report.wording import has_all_seeds
 from gda.sections import Arm
 from gda.tracking import DEFAULT_TRACKING_URI, experiment_name, shown_uri, tracking_uri
 
@@ -32,16 +33,19 @@ def summary(evaluation: Path, verdict: Path, promotion: Path) -> str:
 def _table(metrics: Metrics) -> list[str]:
     lines = [f"{'arm':<16}{'top-1':>8}  {'95% interval':<15}{'gain':>7}  {'95% interval':<15}{'p':>6}  seeds"]
     lines.append("-" * len(lines[0]))
-    lines += [_row(arm, metrics.arms[arm], metrics.gain.get(arm)) for arm in Arm if arm in metrics.arms]
+    lines += [_row(metrics, arm, metrics.gain.get(arm)) for arm in Arm if arm in metrics.arms]
     return lines
 
 
-def _row(arm: Arm, result: ArmResult, gain: Gain | None) -> str:
+def _row(metrics: Metrics, arm: Arm, gain: Gain | None) -> str:
+    result = metrics.arms[arm]
     if result.skipped is not None or result.mean is None:
         return f"{arm!s:<16}skipped: {result.skipped}"
     line = f"{arm!s:<16}{result.mean:>8.2%}  {_interval(result.ci95):<15}"
     if gain is None:
         return f"{line}{'':>7}  {'':<15}{'':>6}  {len(result.seeds)}"
+    if not has_all_seeds(metrics, gain):
+        return f"{line}{100 * gain.mean:>+7.2f}  {'few seeds':<15}{'':>6}  {len(result.seeds)}"
     return f"{line}{100 * gain.mean:>+7.2f}  {_interval(gain.ci95, sign='+'):<15}{gain.p_value:>6.3f}  {len(result.seeds)}"
 
 

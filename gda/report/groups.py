@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from gda.artifacts import GroupResult, Metrics, SetGain
+from gda.artifacts import GroupResult, Metrics
 from gda.data.predictions import TOP_K
-from gda.report.wording import ARM_NAMES, count, interval, p_value, percent, points
+from gda.report.wording import ARM_NAMES, count, gain_cells, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ def group_rows(metrics: Metrics) -> list[GroupRows]:
             name=name,
             measured=_measured(result),
             rows=tuple(
-                (ARM_NAMES[arm], str(len(of.seeds)), percent(of.mean), _ends(of.ci95), *_gain_cells(of.gain))
+                (ARM_NAMES[arm], str(len(of.seeds)), percent(of.mean), _ends(of.ci95), *gain_cells(metrics, of.gain))
                 for arm, of in result.arms.items()
             ),
         )
@@ -53,7 +53,7 @@ def top_rows(metrics: Metrics) -> list[tuple[str, ...]]:
             _ends(result.ci95),
             percent(sum(result.top5) / len(result.top5)),
             _ends(result.ci95_top5),
-            *_gain_cells(metrics.gain_top5.get(arm)),
+            *gain_cells(metrics, metrics.gain_top5.get(arm)),
         )
         for arm, result in metrics.arms.items()
         if result.ci95 is not None and result.ci95_top5 is not None
@@ -62,7 +62,3 @@ def top_rows(metrics: Metrics) -> list[tuple[str, ...]]:
 
 def _ends(ends: tuple[float, float]) -> str:
     return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
-
-
-def _gain_cells(gain: SetGain | None) -> tuple[str, str]:
-    return ("–", "–") if gain is None else (f"{points(gain.mean)} ({interval(gain.ci95)})", p_value(gain.p_value))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gda.artifacts import ClassifierCard, Decision, Gain, Metrics, Verdict
-from gda.report.wording import ARM_NAMES, count, interval, number, opened, p_value, percent, points
+from gda.report.wording import ARM_NAMES, count, gain_cells, interval, number, opened, p_value, percent, points
 from gda.sections import Arm
 
 CARD_FILE = "MODEL_CARD.md"
@@ -125,15 +125,15 @@ def _trained_on(card: ClassifierCard, metrics: Metrics) -> Iterator[str]:
 
 
 def _arms(metrics: Metrics) -> str:
-    rows = [("Trained on", "Accuracy", "Interval", "Gain over real", "Interval", "p", "Seeds")]
+    rows = [("Trained on", "Accuracy", "Interval", "Gain over real", "p", "Seeds")]
     for arm in (arm for arm in Arm if arm in metrics.arms):
         result = metrics.arms[arm]
         gain = metrics.gain.get(arm)
         if result.mean is None or result.ci95 is None:
-            rows.append((ARM_NAMES[arm], "–", f"not run: {result.skipped or 'unknown'}", "–", "–", "–", "0"))
+            rows.append((ARM_NAMES[arm], "–", f"not run: {result.skipped or 'unknown'}", "–", "–", "0"))
             continue
         own = (percent(result.mean), f"{percent(result.ci95[0])} to {percent(result.ci95[1])}")
-        over = ("–", "–", "–") if gain is None else (points(gain.mean), interval(gain.ci95), p_value(gain.p_value))
+        over = gain_cells(metrics, gain)
         rows.append((ARM_NAMES[arm], *own, *over, str(len(result.seeds))))
     return _table(rows)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gda.artifacts import Metrics, SetArm, SetResult
-from gda.report.wording import ARM_NAMES, count, interval, p_value, percent, points
+from gda.report.wording import ARM_NAMES, count, gain_cells, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ def set_tables(metrics: Metrics) -> list[SetTable]:
         SetTable(
             name=name,
             measured=_measured(result, len(metrics.classes)),
-            rows=tuple((ARM_NAMES[arm], *_cells(of_arm)) for arm, of_arm in result.arms.items()),
+            rows=tuple((ARM_NAMES[arm], *_accuracy(of_arm), *gain_cells(metrics, of_arm.gain)) for arm, of_arm in result.arms.items()),
         )
         for name, result in metrics.sets.items()
     ]
@@ -36,8 +36,5 @@ def _measured(result: SetResult, num_classes: int) -> str:
     return "; ".join(parts)
 
 
-def _cells(arm: SetArm) -> tuple[str, ...]:
-    accuracy = (str(len(arm.seeds)), percent(arm.mean), f"{100 * arm.ci95[0]:.1f} to {100 * arm.ci95[1]:.1f}")
-    if arm.gain is None:
-        return (*accuracy, "–", "–")
-    return (*accuracy, f"{points(arm.gain.mean)} ({interval(arm.gain.ci95)})", p_value(arm.gain.p_value))
+def _accuracy(arm: SetArm) -> tuple[str, ...]:
+    return str(len(arm.seeds)), percent(arm.mean), f"{100 * arm.ci95[0]:.1f} to {100 * arm.ci95[1]:.1f}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gda.artifacts import Gain, Measure, Metrics, Settings, Verdict
 from gda.fidelity.verdict import RULES
 from gda.report.sentences import judgement
-from gda.report.wording import ARM_NAMES, count, interval, number, opened, p_value, percent, points, seconds
+from gda.report.wording import ARM_NAMES, count, gain_cells, has_all_seeds, interval, number, opened, p_value, percent, points, seconds
 from gda.sections import Arm, PromoteConfig
 
 _MEASURE_NAMES = {
@@ -86,17 +86,18 @@ def arm_rows(metrics: Metrics, alpha: float) -> list[tuple[str, ...]]:
                 percent(result.mean),
                 f"{100 * result.ci95[0]:.1f} to {100 * result.ci95[1]:.1f}",
                 percent(sum(result.top5) / len(result.top5)),
-                *_gain_cells(gain, alpha),
+                *_gain_cells(metrics, gain, alpha),
             )
         )
     return rows
 
 
-def _gain_cells(gain: Gain | None, alpha: float) -> tuple[str, str, str]:
+def _gain_cells(metrics: Metrics, gain: Gain | None, alpha: float) -> tuple[str, str, str]:
     if gain is None:
         return "–", "–", "baseline"
-    p = p_value(gain.p_value).removeprefix("p = ").removeprefix("p ")
-    return f"{points(gain.mean)} ({interval(gain.ci95)})", p, judgement(gain, alpha)
+    mean, p = gain_cells(metrics, gain)
+    said = judgement(gain, alpha) if has_all_seeds(metrics, gain) else "too few seeds to say"
+    return mean, p.removeprefix("p = ").removeprefix("p "), said
 
 
 def timing_rows(timings: Mapping[str, float]) -> list[tuple[str, str, float]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from gda.artifacts import Gain, Metrics, SetGain
 from gda.sections import Arm
 
 ARM_NAMES = {
@@ -53,6 +54,20 @@ def interval(ends: Sequence[float], digits: int = 1) -> str:
 def p_value(p: float) -> str:
     """`p = 0.031`, or `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def has_all_seeds(metrics: Metrics, gain: Gain | SetGain) -> bool:
+    """Whether a gain over real is over all of real's seeds; a control arm with fewer has a mean, and no interval or p-value is shown."""
+    return gain.seeds >= len(metrics.arms[Arm.REAL].seeds)
+
+
+def gain_cells(metrics: Metrics, gain: Gain | SetGain | None) -> tuple[str, str]:
+    """A gain over real with its interval, and its p-value, as cells of a table."""
+    if gain is None:
+        return "–", "–"
+    if not has_all_seeds(metrics, gain):
+        return points(gain.mean), "–"
+    return f"{points(gain.mean)} ({interval(gain.ci95)})", p_value(gain.p_value)
 
 
 def number(value: float | None) -> str:

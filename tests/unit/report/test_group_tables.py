@@ -100,7 +100,7 @@ def test_top5_gains_are_paired() -> None:
     assert {arm: (gain.mean, gain.seeds) for arm, gain in gains.items()} == {Arm.MIXED: (0.0, 2)}
 
 
-GAIN = SetGain(mean=0.1, ci95=(0.05, 0.15), p_value=0.5, seeds=2)
+GAIN = SetGain(mean=0.1, ci95=(0.05, 0.15), p_value=0.5, seeds=6)
 
 
 def with_groups() -> Metrics:

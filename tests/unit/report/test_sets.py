@@ -4,6 +4,8 @@ from pathlib import Path
 
 from gda.artifacts import Metrics, read_document
 from gda.report.sets import set_tables
+from gda.report.wording import gain_cells, has_all_seeds, interval, p_value, points
+from gda.sections import Arm
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 
@@ -14,10 +16,11 @@ def test_every_number_is_told_with_its_conditions() -> None:
     (table,) = set_tables(metrics)
     assert table.name == "sketch"
     assert table.measured == "250 images of 2 classes; predictions among these 2 classes alone; 12 images without a label of ours left out"
-    assert table.rows == (
-        ("real only", "2", "51.0%", "47.0 to 55.0", "–", "–"),
-        ("real + synthetic", "2", "55.0%", "51.0 to 59.0", "+4.0 (+1.0 to +7.0)", "p = 0.5"),
-    )
+    accuracies = (("real only", "2", "51.0%", "47.0 to 55.0"), ("real + synthetic", "2", "55.0%", "51.0 to 59.0"))
+    assert table.rows == ((*accuracies[0], "–", "–"), (*accuracies[1], "+4.0", "–")), "two seeds of six"
+    two = {Arm.REAL: metrics.arms[Arm.REAL].model_copy(update={"seeds": (0, 1)})}
+    (table,) = set_tables(metrics.model_copy(update={"arms": metrics.arms | two}))
+    assert table.rows == ((*accuracies[0], "–", "–"), (*accuracies[1], "+4.0 (+1.0 to +7.0)", "p = 0.5"))
 
 
 def test_other_conditions_are_other_words() -> None:
@@ -32,3 +35,13 @@ def test_other_conditions_are_other_words() -> None:
 def test_no_sets_no_tables() -> None:
     """Protects reports of runs without sets from an empty section."""
     assert set_tables(read_document(FIXTURES / "metrics.refused.json", Metrics)) == []
+
+
+def test_a_control_arm_with_fewer_seeds_has_a_mean_alone() -> None:
+    """Protects readers from an interval or a p-value of two seeds beside those of six; with all seeds both are there."""
+    metrics = read_document(FIXTURES / "metrics.passed.json", Metrics)
+    gain = metrics.gain[Arm.MIXED]
+    assert has_all_seeds(metrics, gain)
+    assert gain_cells(metrics, gain) == (f"{points(gain.mean)} ({interval(gain.ci95)})", p_value(gain.p_value))
+    assert gain_cells(metrics, gain.model_copy(update={"seeds": 2})) == (points(gain.mean), "–")
+    assert gain_cells(metrics, None) == ("–", "–")
