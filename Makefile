@@ -15,11 +15,12 @@ OTHER_KERNELS := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 FUZZ_INPUTS ?= 5000
 KILLS ?= 500
 
-.PHONY: help demo fuzz kills controls kfp-local image image-test manifests test test-kernels test-servers check format install report ui clean gpu-test lock
+.PHONY: help demo fuzz kills nightly controls kfp-local image image-test manifests test test-kernels test-servers check format install report ui clean gpu-test lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
 	@echo "make test     run every test, but those that start databases and object stores"
+	@echo "make nightly  the same with what is slow and seldom fails, at its full size: an hour"
 	@echo "make test-servers run those, on PostgreSQL, S3 and MLflow: minutes"
 	@echo "make check    format, lint, types, import rules, generated files"
 	@echo "make fuzz     read $(FUZZ_INPUTS) mutated files of each format that a user can hand in"
@@ -50,6 +51,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not servers" -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	@if grep -q -w avx512f /proc/cpuinfo 2>/dev/null; then $(MAKE) --no-print-directory test-kernels; else echo "learning tests are not run again: this processor has no other kernels to run them with"; fi
+
+# Everything of make test, with what takes minutes and seldom fails, at its full size.
+nightly: export GDA_TEST_NIGHTLY := 1
+nightly: test
 
 # PostgreSQL must be installed; the S3 server is built with go, once (minutes), and MLflow's drivers are downloaded, into ~/.cache/gda-tests.
 test-servers: $(STAMP)

@@ -9,9 +9,17 @@ import pytest
 import torch
 from process_state import process_as_found
 from real_servers import mlflow_on_postgres, mlflow_server, postgres, s3
+from sizes import NIGHTLY
 from small_images import small_images
 
 __all__ = ["mlflow_on_postgres", "mlflow_server", "postgres", "s3", "small_images"]  # fixtures
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What `make nightly` alone runs is skipped elsewhere, and says so."""
+    for item in items:
+        if "nightly" in item.keywords and not NIGHTLY:
+            item.add_marker(pytest.mark.skip(reason="slow and seldom fails: make nightly runs it"))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

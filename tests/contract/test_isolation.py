@@ -6,8 +6,11 @@ import signal
 from pathlib import Path
 
 import mlflow
+import pytest
 import torch
 from process_state import process_as_found
+
+from gda.interruption import end_on_signals, told_to_end
 
 
 def test_what_commands_set_is_put_back(tmp_path: Path, monkeypatch) -> None:
@@ -17,10 +20,14 @@ def test_what_commands_set_is_put_back(tmp_path: Path, monkeypatch) -> None:
     with process_as_found() as changed:
         os.environ["GDA_WORK_DIR"] = "elsewhere"
         os.chdir(tmp_path)
+        end_on_signals()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/other.db")
     assert changed == []
     assert "GDA_WORK_DIR" not in os.environ
+    assert not told_to_end(), "whatever the next test reads would end its process"
     assert (os.getcwd(), signal.getsignal(signal.SIGTERM)) == (place, handler)
     assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
 

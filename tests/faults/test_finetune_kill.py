@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sizes import nightly
 from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 from trees import tree
@@ -17,7 +18,7 @@ from gda.generator.build import build_tiny_cascade
 from gda.generator.directory import SUPER_RESOLUTION
 from gda.generator.train import finetune_stage
 
-STEPS, KILLS = 30, 20
+STEPS, KILLS = 30, nightly(usual=8, all=20)
 FORK = multiprocessing.get_context("fork")  # torch is imported already, and no process here starts threads
 
 
@@ -48,8 +49,8 @@ def _job(base, work, **changes):
 
 
 @pytest.mark.parametrize("kind", ["cascade", "sd3-lora"])
-def test_killed_at_twenty_random_moments(tmp_path, kind):
-    """Twenty times killed and started again, every run that comes to its end has the weights and losses of the one left alone."""
+def test_killed_at_random_moments(tmp_path, kind):
+    """Eight or twenty times killed and started again, every run that comes to its end has the weights and losses of the one left alone."""
     if kind == "cascade":
         base, changes = build_tiny_cascade(tmp_path / "base"), {"stage": SUPER_RESOLUTION}
     else:

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from killing import KILLED, in_child, killed_at, start, wait
 from numbers_drawn import NUM_SHARDS, SMALL, draw, draw_numbers, drawn, in_this_process
+from sizes import nightly
 from trees import tree
 from two_colours import two_colours
 
 from gda.data.verify import verify_snapshot
 
-RANDOM_KILLS = 200
+RANDOM_KILLS = nightly(usual=50, all=200)
 GRACE = 10  # seconds between SIGTERM and the end
 
 
@@ -71,7 +72,7 @@ def test_killed_at_every_call(world, log, tmp_path, monkeypatch, after):
 
 
 def test_killed_at_random_moments(world, log, tmp_path, monkeypatch):
-    """Two hundred times, with worker processes: every run that comes to its end has the bytes of the one left alone."""
+    """Fifty times, or two hundred, with worker processes: every run that comes to its end has the bytes of the one left alone."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "reference"))
     started = time.monotonic()
     assert in_child(lambda: draw(world, tmp_path / "whole")) == 0
@@ -148,10 +149,10 @@ def _wait_for_shards(process: subprocess.Popen, work: Path, count: int) -> None:
     assert process.poll() is None, process.communicate()
 
 
-def test_the_real_command_killed_five_times(command, tmp_path):
-    """With networks, processes and files as they are: five kills while shards appear, and the digest is that of one run."""
+def test_the_real_command_killed_again_and_again(command, tmp_path):
+    """With networks, processes and files as they are: kills while shards appear, and the digest is that of one run."""
     begin, digest = command
-    for count in (1, 4, 8, 12, 16):
+    for count in nightly(usual=(1, 12), all=(1, 4, 8, 12, 16)):
         process = begin()
         _wait_for_shards(process, tmp_path / "work", count)
         process.kill()

@@ -16,6 +16,7 @@ from gda.parallel import run_parallel
 from gda.training.classifier import Source, TrainRecipe, predict_logits, train_classifier
 
 # Smaller than params.yaml only in how long things run, so that the test suite ends in time.
+pytestmark = pytest.mark.nightly
 SHORT = {
     "finetune": {"num_train_steps": 300, "sr_num_train_steps": 200},
     "tune": {"guidance_scales": [1.5, 2.5], "images_per_class": 15, "survivors": 1, "cas_images_per_class": 15, "cas_seeds": 1},

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from gda import interruption
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGPROF)
 
 
 @contextmanager
 def process_as_found() -> Iterator[list[str]]:
-    """Put back the environment, the working directory, signals and MLflow's server, which whole commands set for the life of a process.
+    """Put back what whole commands set for the life of a process: environment, directory, signals and what came of them, MLflow's server.
 
     In the end the list names what was changed that nothing may change: printing, the root logger, torch's settings, an MLflow run that is
     still active.
@@ -32,6 +34,7 @@ def process_as_found() -> Iterator[list[str]]:
     os.chdir(place)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    interruption._told.clear()
     for name, value in _fixed().items():
         if value != before[name]:
             changed.append(f"{name}: {before[name]!r} became {value!r}")
