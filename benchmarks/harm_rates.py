@@ -77,7 +77,11 @@ def named_before(differences: np.ndarray, labels: np.ndarray, classes: int) -> n
 
 def main() -> None:
     """Print the rows asked for as a table."""
-    many, some, few = {"classes": 1000, "images": 50, "repeats": 40}, {"classes": 100, "images": 100}, {"classes": 10, "images": 350}
+    many, some, few = (
+        {"classes": 1000, "images": 50, "repeats": 40},
+        {"classes": 100, "images": 100},
+        {"classes": 10, "images": 350, "repeats": 1000},
+    )
     worlds = [World(about="none harmed", seeds=seeds, **size) for size in (many, some, few) for seeds in (3, 6, 10)]
     worlds += [World(about="none harmed, images differ much", seeds=6, image=0.6, **size) for size in (many, some, few)]
     worlds += [World(about="none harmed, seeds differ much", seeds=6, seed=0.4, **size) for size in (many, some, few)]
