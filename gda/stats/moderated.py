@@ -7,7 +7,7 @@ from scipy import special
 
 from gda.stats.paired import Floats
 
-FEWEST = 3  # variances that say something of each other
+FEWEST = 30  # variances that say enough of each other: ten that agree by chance make 7% of tests at 0.05 err
 _DOUBT = 3.0  # standard errors by which the spread of the variances is taken for larger than it was found
 _STEPS = 50
 
@@ -18,7 +18,7 @@ def moderated(variances: Floats, expected: Floats, freedom: float) -> tuple[Floa
     `variances` have `freedom` degrees each, and would be in the proportions of `expected` [n] if nothing but chance told them apart. Their
     ratio to it is taken as scaled inverse chi-squared, whose scale and degrees of freedom are found by the moments of its logarithm (Smyth
     2004, sections 4 and 6.2). The spread of few variances is uncertain, so it is set three standard errors above what was found, and no
-    variance has more freedom than all together. Zeros say nothing of the others; with fewer than three that do, nothing is changed.
+    variance has more freedom than all together. Zeros say nothing of the others; with fewer than 30 that do, nothing is changed.
     """
     known = (variances > 0) & (expected > 0)
     num = int(known.sum())

@@ -43,12 +43,12 @@ def test_equal_variances_share_all() -> None:
 
 
 def test_few_variances_lend_little() -> None:
-    """Protects against a handful of classes that agree by chance; under three nothing is said at all."""
-    found = np.array([1.0, 2.0])
-    shrunk, freedom = moderated(found, np.ones(2), 5)
-    assert (list(shrunk), freedom) == ([1.0, 2.0], 5)
-    _, found = sampled(np.random.default_rng(3), np.inf, 5, num=10)
-    assert moderated(found, np.ones(10), 5)[1] < 15
+    """Protects against classes that agree by chance: forty lend less than five thousand, and under thirty nothing is lent."""
+    _, found = sampled(np.random.default_rng(3), 20.0, 5)
+    freedoms = [moderated(found[:num], np.ones(num), 5)[1] for num in (40, 5000)]
+    assert 5 < freedoms[0] < freedoms[1]
+    shrunk, freedom = moderated(found[:29], np.ones(29), 5)
+    assert (shrunk.tolist(), freedom) == (found[:29].tolist(), 5)
 
 
 def test_zeros_are_drawn_up_and_say_nothing_of_the_others() -> None:
