@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gda.artifacts import ArmResult, Gain, Metrics
-from gda.report.wording import ARM_COLOURS, ARM_NAMES, points
+from gda.report.wording import ARM_COLOURS, ARM_NAMES, has_all_seeds, points
 from gda.sections import Arm
 
 WIDTH, _DPI = 7.0, 170  # inches; wide enough for 1,200 px, and 11 pt stays legible when scaled down to a phone
@@ -73,14 +73,14 @@ def _spread(row: float, n: int) -> np.ndarray:
 
 
 def gain_figure(metrics: Metrics, declared: Arm, confidence: float) -> bytes:
-    """Gain of the declared arm over real and over each real-only rival: one dot a paired seed, the mean and its interval."""
+    """Gain of the declared arm over real and over each real-only rival: a dot per paired seed, the mean, its interval if no seed lacks."""
     rows = [(Arm.REAL, metrics.gain[declared]), *metrics.gain_over_rivals.items()]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.72 * len(rows) + 0.9), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0, color="#5f6368", linewidth=1.2)
         for row, (rival, gain) in enumerate(rows):
-            _draw_gain(axes, row, rival, gain)
+            _draw_gain(axes, row, rival, gain, bar=has_all_seeds(metrics, gain))
         axes.set_yticks(range(len(rows)), [f"over {ARM_NAMES[rival]}" for rival, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.margins(x=0.12)
@@ -90,9 +90,10 @@ def gain_figure(metrics: Metrics, declared: Arm, confidence: float) -> bytes:
         return to_png(figure)
 
 
-def _draw_gain(axes: Axes, row: int, rival: Arm, gain: Gain) -> None:
+def _draw_gain(axes: Axes, row: int, rival: Arm, gain: Gain, *, bar: bool) -> None:
     colour = ARM_COLOURS[rival]
-    axes.hlines(row, 100 * gain.ci95[0], 100 * gain.ci95[1], color=colour, linewidth=3)
+    if bar:
+        axes.hlines(row, 100 * gain.ci95[0], 100 * gain.ci95[1], color=colour, linewidth=3)
     axes.scatter([100 * d for d in gain.differences], _spread(row, gain.seeds), s=20, color=colour, alpha=0.55, linewidths=0)
     axes.scatter([100 * gain.mean], [row], s=80, color=colour, edgecolors="white", linewidths=1.2, zorder=3)
     axes.annotate(points(gain.mean), (100 * gain.mean, row), (0, 9), textcoords="offset points", ha="center", fontsize=10)

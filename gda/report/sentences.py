@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gda.artifacts import Gain, Metrics, Verdict
-from gda.report.wording import ARM_NAMES, count, interval, opened, p_value, percent, points
+from gda.report.wording import ARM_NAMES, count, has_all_seeds, interval, opened, p_value, percent, points
 from gda.sections import Arm, PromoteConfig
 
 Tone = Literal["good", "neutral", "bad"]
@@ -37,7 +37,7 @@ def outcome(
     if gain is None:
         headline, tone = _not_run(metrics, verdict, arm, num_train), "bad"
     else:
-        beaten_by = [rival for rival, other in metrics.gain_over_rivals.items() if other.ci95[1] < 0]
+        beaten_by = [rival for rival, other in metrics.gain_over_rivals.items() if other.ci95[1] < 0 and has_all_seeds(metrics, other)]
         headline = _gain_sentence(metrics, arm, gain, promote.alpha, level, num_train, num_synthetic)
         headline += _better_rivals(metrics, beaten_by)
         tone = "bad" if gain.ci95[1] < 0 else "neutral" if gate_reasons or beaten_by else "good"
@@ -45,7 +45,7 @@ def outcome(
         tone=tone,  # type: ignore[arg-type]
         headline=headline,
         sentences=(
-            *(_rival_sentence(rival, other, promote.alpha, level) for rival, other in metrics.gain_over_rivals.items()),
+            *(_rival_sentence(metrics, rival, other, promote.alpha, level) for rival, other in metrics.gain_over_rivals.items()),
             *((_cas_sentence(metrics),) if metrics.cas is not None else ()),
             _verdict_sentence(verdict),
             *((_harm_sentence(gain),) if gain is not None else ()),
@@ -121,21 +121,22 @@ def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:
     }[arm]
 
 
-def _rival_sentence(rival: Arm, gain: Gain, alpha: float, level: str) -> str:
-    said = judgement(gain, alpha)
+def _rival_sentence(metrics: Metrics, rival: Arm, gain: Gain, alpha: float, level: str) -> str:
     question = {
         Arm.REAL_LONG: "Is it only the longer training? Against the same real images trained for as many updates",
         Arm.REAL_STRONG: "Would strong hand-made augmentation do as well? Against it",
         Arm.RETRIEVED: "Would more real images do as well? Against those of the pool, mixed in alike",
         Arm.IMG2IMG: "Would noising and redrawing the real images do as well? Against that",
     }.get(rival, f"Against {ARM_NAMES[rival]}")
+    if not has_all_seeds(metrics, gain):
+        return f"{question}, {points(gain.mean)} points over {count(gain.seeds, 'seed')}: too few seeds to say."
     answer = {
         "better": "the synthetic images are better",
         "worse": "the synthetic images are worse",
         "likely better": "the synthetic images are probably better",
         "likely worse": "the synthetic images are probably worse",
         "no clear difference": "there is no clear difference",
-    }[said]
+    }[judgement(gain, alpha)]
     return f"{question}, {answer}: {points(gain.mean)} points ({level} {interval(gain.ci95)}, {count(gain.seeds, 'seed')})."
 
 
@@ -158,15 +159,15 @@ def _verdict_sentence(verdict: Verdict | None) -> str:
 def _harm_sentence(gain: Gain) -> str:
     if gain.harmed_classes:
         names = ", ".join(f"{harm.class_name} ({points(harm.change)})" for harm in gain.harmed_classes)
-        return f"Significantly worse classes: {names}."
+        return f"Significantly worse classes than with real images alone: {names}."
     visible = gain.smallest_visible_harm
     if visible is None or visible >= 1:
-        return "No class is significantly worse, but the classes have too few test images to show it."
+        return "No class is significantly worse than with real images alone, but the classes have too few test images to show it."
     drop = f"a drop of {100 * visible:.1f} points or more would have shown in any class"
     common = gain.smallest_common_harm
     if common is not None and common < visible:
         drop += f", and one of {100 * common:.1f} points in the median class, had a tenth of the classes suffered it"
-    return f"No class is significantly worse; with this many test images {drop}."
+    return f"No class is significantly worse than with real images alone; with this many test images {drop}."
 
 
 def _gate_sentence(reasons: Sequence[str], *, ran: bool) -> str:

@@ -17,6 +17,7 @@ from gda.stats.paired import Floats
 Interval = tuple[float, float]
 Ids = NDArray[np.integer]
 FEWEST_FLIPPED = 6  # with fewer, no sign-flip test reaches 0.05
+_SLACK = 1e-9  # of a critical value: what rounding may put its bracket's ends on the wrong side of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class TwoWay:
         ends = [float(stats.t.isf(level / 2, freedom)) for freedom in (self.seed_freedom, self.image_freedom)]
         if not 0.0 < self.seed_share < 1.0:
             return ends[0] if self.seed_share else ends[1]
-        return float(optimize.brentq(lambda statistic: self._tail(statistic) - level, min(ends) - 1e-9, max(ends) + 1e-9))
+        return float(optimize.brentq(lambda statistic: self._tail(statistic) - level, min(ends) * (1 - _SLACK), max(ends) * (1 + _SLACK)))
 
     def _tail(self, statistic: float) -> float:
         tails = [2 * float(stats.t.sf(statistic, freedom)) for freedom in (self.seed_freedom, self.image_freedom)]
@@ -71,7 +72,7 @@ def critical_values(estimates: Sequence[TwoWay], level: float) -> Floats:
         tails = 2 * share * stats.t.sf(statistic, seed_freedom) + 2 * (1 - share) * stats.t.sf(statistic, image_freedom)
         return np.asarray(tails - level)
 
-    bracket = np.minimum(*ends) - 1e-9, np.maximum(*ends) + 1e-9
+    bracket = np.minimum(*ends) * (1 - _SLACK), np.maximum(*ends) * (1 + _SLACK)
     return np.asarray(elementwise.find_root(above, bracket, args=(share, *freedoms)).x)
 
 

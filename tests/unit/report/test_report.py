@@ -156,6 +156,16 @@ def test_a_loss_and_a_better_rival_are_said(sets: dict[str, Snapshot], tmp_path:
     )
 
 
+def test_a_rival_with_fewer_seeds_is_a_mean_alone(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects readers from an interval of two seeds: neither the headline nor the answer draws anything from it."""
+    two = {"ci95": (-0.5, -0.3), "mean": -0.4, "seeds": 2, "differences": (-0.4, -0.4)}
+    few = {Arm.RETRIEVED: PASSED.gain_over_rivals[Arm.REAL_STRONG].model_copy(update=two)}
+    arms = PASSED.arms | {Arm.RETRIEVED: PASSED.arms[Arm.REAL_STRONG]}
+    text = visible(write(sets, tmp_path, PASSED.model_copy(update={"gain_over_rivals": few, "arms": arms})))
+    assert "mixed in alike, −40.0 points over 2 seeds: too few seeds to say." in text
+    assert "better still" not in text
+
+
 def test_a_refused_set_is_explained(sets: dict[str, Snapshot], tmp_path: Path) -> None:
     """Protects the report after a refusal: why, what real images reach alone, and no empty gain section."""
     page = write(sets, tmp_path, REFUSED, gate_reasons=("there is no candidate",))
