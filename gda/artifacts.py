@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gda.arm import Arm
 from gda.contents import require_recorded
 from gda.errors import DataError
 from gda.reading import read_bytes
-from gda.sections import Arm
 
 SCHEMA_VERSION: Literal[1] = 1
 

@@ -11,7 +11,7 @@ from gda.artifacts import Outcome
 from gda.config import Config, dump_config
 from gda.flow import PROMOTION
 from gda.interruption import end_on_signals
-from gda.io.publish import work_root
+from gda.io.publish import shown_name, work_root
 from gda.timings import write_timing
 from gda.tracking.started import snapshot_digest
 
@@ -68,7 +68,7 @@ def note(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: fl
         if args.command == "snapshot":
             roles["snapshot"] = outcome.output
         datasets = {role: (str(path), digest) for role, path in roles.items() if (digest := snapshot_digest(path))}
-        name = f"{args.command} {outcome.output.name}"
+        name = f"{args.command} {shown_name(outcome.output)}"
         run = tracking.record(args.command, name, outcome, params=_params(args, config), datasets=datasets)
         tracking.keep(run, work_root() / tracking.UNLOGGED)
         if args.command == "classify":

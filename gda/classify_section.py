@@ -2,12 +2,13 @@
 
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from gda.arm import Arm
 from gda.classifier_recipes import RECIPES, fill_in
-from gda.section_base import PAIRED_ARMS, Arm, Fraction, Section
+from gda.section_base import Fraction, Section
 
 DEMO_CLASSIFIER = "resnetv2_18"
 
@@ -72,9 +73,13 @@ class ClassifyConfig(Section):
     test_image_size: int | None = Field(
         None, ge=8, le=2048, description="side of images to be classified, in validation and evaluation, pixels; null is image_size"
     )
-    num_updates: int = Field(300, ge=1, description="optimizer updates of the arms real, synthetic and zero_shot")
+    num_updates: int = Field(
+        300, ge=1, description="optimizer updates of the arms real, synthetic and zero_shot in their standard training"
+    )
     mixed_num_updates: int = Field(
-        600, ge=1, description="optimizer updates of real+synthetic, and of its rivals real_long and real_strong"
+        600,
+        ge=1,
+        description="optimizer updates of arms that mix, such as real+synthetic, and of trainings _long and _strong, as of its rivals",
     )
     batch_size: int = Field(64, ge=1, le=65536, description="images an update")
     ratio: float = Field(1.0, gt=0.0, le=100.0, description="synthetic to real images in a mixed batch")
@@ -110,7 +115,7 @@ class ClassifyConfig(Section):
         pattern=r"^(rand(-[a-z]+[0-9]+(\.[0-9]+)?)*)?$",
         description="RandAugment as timm writes it, such as rand-m9-mstd0.5-inc1; image by image on the CPU",
     )
-    random_erasing: Fraction = Field(0.0, description="share of images with a rectangle of noise, beside those of the arm real_strong")
+    random_erasing: Fraction = Field(0.0, description="share of images with a rectangle of noise, beside those of strong augmentation")
     ema_decay: float = Field(
         0.0, ge=0.0, lt=1.0, description="decay of the weights' average an update, reached gradually; its weights are kept; 0 is off"
     )
@@ -130,13 +135,12 @@ class ClassifyConfig(Section):
     seeds: tuple[int, ...] = Field(
         tuple(range(10)),
         min_length=1,
-        description="seeds of real+synthetic and of what it has to beat: real, real_long, real_strong; fewer than six can show no gain",
+        description="seeds of real+synthetic and of what it has to beat, real, in every training; fewer than six can show no gain",
     )
     control_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of the other arms")
-    # Not strict, for a validator before it has made JSON's strings Python's.
-    arms: tuple[Annotated[Arm, Field(strict=False)], ...] = Field(
+    arms: tuple[Arm, ...] = Field(
         _USUAL_ARMS,
-        description="what is compared; retrieved needs a pool of more real images, img2img an image-to-image set, targeted a reference",
+        description="what is compared, as DATA or DATA_TRAINING: the images, and how they are trained on (standard, long, strong)",
     )
     num_epochs: float = Field(
         0.0,
@@ -217,7 +221,7 @@ class ClassifyConfig(Section):
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
         """The seeds that `arm` is trained with."""
-        return self.seeds if arm in PAIRED_ARMS else self.control_seeds
+        return self.seeds if arm.data.compared_by_seed else self.control_seeds
 
     def updates_of(self, num_images: int, *, long: bool) -> int:
         """Optimizer updates of an arm with `num_images` images of its own kind; `long` arms are those that mix, and their rivals."""

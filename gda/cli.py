@@ -76,11 +76,12 @@ def _run(args: argparse.Namespace) -> int:
     if args.params is not None and not args.params.exists():
         raise ConfigError(f"--params {args.params}: no such file")
     config = load_config(params, tuple(args.set))
-    with at_work(args, config) if is_first_process() else nullcontext():  # others under torchrun publish nothing
-        started = time.perf_counter()
-        outcome = args.runner(config, args)
-        seconds = time.perf_counter() - started
-        _close(args, config, outcome, seconds)
+    for one in args.each(config, args) if hasattr(args, "each") else (args,):
+        with at_work(one, config) if is_first_process() else nullcontext():  # others under torchrun publish nothing
+            started = time.perf_counter()
+            outcome = one.runner(config, one)
+            seconds = time.perf_counter() - started
+            _close(one, config, outcome, seconds)
     return 0
 
 

@@ -1,16 +1,17 @@
 """The parsers of the stages: every command's flags, and the call of the stage's `run`. Imports no stage until one is run."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gda import tools
+from gda.arm import DATA, HOW, Arm
 from gda.artifacts import Outcome
 from gda.config import Config
 from gda.errors import UsageError
+from gda.flow import ARM_SETS, arm_inputs
 from gda.reading import whole_number
-from gda.sections import Arm
 from gda.timings import read_timings
 
 Runner = Callable[[Config, argparse.Namespace], Outcome]
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_sample,
         _add_validate,
         _add_ratio,
+        _add_arms,
         _add_classify,
         _add_evaluate,
         _add_compare,
@@ -179,7 +181,7 @@ def _add_sample(commands: Any) -> None:
         from gda.training.arms import not_compared
 
         index, count = _worker(args)
-        if args.if_compared and args.image_to_image and Arm.IMG2IMG not in config.classify.arms:
+        if args.if_compared and args.image_to_image and not any(arm.data.others == "img2img" for arm in config.classify.arms):
             return publish_skipped("sample", args.out, f"because {not_compared(Arm.IMG2IMG)}")
         if args.image_to_image:
             config = image_to_image(config)
@@ -218,6 +220,13 @@ def _add_sample(commands: Any) -> None:
         "--workers", default="auto", metavar="N", help="how many share the plan; auto: this command draws all, one process a GPU or CPU"
     )
     parser.add_argument("--plan-only", action="store_true", help="print the plan, what it costs and how long it takes here; draw nothing")
+
+
+def _arm(name: str) -> Arm:
+    try:
+        return Arm(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _worker(args: argparse.Namespace) -> tuple[int, int]:
@@ -269,14 +278,47 @@ def _add_ratio(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True)
 
 
+def _add_arm_sets(parser: argparse.ArgumentParser) -> None:
+    """Flags of everything that arms read beside the real snapshot, by role."""
+    parser.add_argument("--synthetic", type=Path, help="the synthetic set that was judged")
+    parser.add_argument("--verdict", type=Path, help="verdict.json on it")
+    parser.add_argument("--zero-shot", type=Path, help="images of a generator that was not fine-tuned")
+    parser.add_argument("--img2img", type=Path, help="real training images noised and drawn again")
+    parser.add_argument("--pool", type=Path, help="more real images, of gda snapshot --as pool")
+    parser.add_argument("--reference", type=Path, help="output of gda reference, which tells targeted data the hard classes")
+
+
+def _add_arms(commands: Any) -> None:
+    def runner(config: Config, args: argparse.Namespace) -> Outcome:
+        from gda.stages import arms
+
+        sets = {role: getattr(args, role) for role in ARM_SETS}
+        return arms.run(config, sets=sets, needs={arm: tuple(arm_inputs(arm)) for arm in config.classify.arms}, out=args.out)
+
+    parser = _stage(commands, "arms", "write digests of what each compared arm is trained on, so that dvc repro sees a change", runner)
+    _add_arm_sets(parser)
+    parser.add_argument("--out", type=Path, required=True)
+
+
 def _add_classify(commands: Any) -> None:
+    def each(config: Config, args: argparse.Namespace) -> Iterator[argparse.Namespace]:
+        """A command per classifier: of the seed asked for, or of each that the arm has."""
+        # A control set may be given as --synthetic too.
+        own = args.arm.data.others
+        args.synthetic = (getattr(args, own) or args.synthetic) if args.arm.data.synthetic else None
+        if args.seed is not None:
+            yield args
+            return
+        for seed in config.classify.seeds_of(args.arm):
+            yield argparse.Namespace(**vars(args) | {"seed": seed, "all_seeds": True, "out": args.out / str(seed)})
+
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
         from gda.stages import classify
 
         return classify.run(
             config,
             snapshot=args.snapshot,
-            arm=Arm(args.arm),
+            arm=args.arm,
             seed=args.seed,
             out=args.out,
             synthetic=args.synthetic,
@@ -284,19 +326,17 @@ def _add_classify(commands: Any) -> None:
             pool=args.pool,
             reference=args.reference,
             if_compared=args.if_compared,
-            with_seeds=config.classify.seeds_of(Arm(args.arm)) if args.all_seeds else (),
+            with_seeds=config.classify.seeds_of(args.arm) if args.all_seeds else (),
             progress=args.progress,
         )
 
-    parser = _stage(commands, "classify", "train one classifier of one arm", runner)
+    parser = _stage(commands, "classify", "train the classifiers of one arm, or the one of a seed", runner)
+    parser.set_defaults(each=each)
     parser.add_argument("--snapshot", type=Path, required=True)
-    parser.add_argument("--synthetic", type=Path)
-    parser.add_argument("--verdict", type=Path)
-    parser.add_argument("--pool", type=Path, help="more real images, of gda snapshot --as pool, for the arm retrieved")
-    parser.add_argument("--reference", type=Path, help="output of gda reference, which tells the arm targeted the hard classes")
+    _add_arm_sets(parser)
     parser.add_argument("--if-compared", action="store_true", help="skip an arm that classify.arms does not name")
-    parser.add_argument("--arm", choices=[str(arm) for arm in Arm], required=True)
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--arm", type=_arm, required=True, metavar="ARM", help=f"{', '.join(DATA)}; {HOW}")
+    parser.add_argument("--seed", type=int, help="train this one; without it every configured seed, in a folder each below --out")
     parser.add_argument(
         "--all-seeds",
         action="store_true",

@@ -117,9 +117,10 @@ def _one_line(error: ValidationError) -> str:
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key {field!r}; {_accepted_keys(first['loc'])}"
-    given = json.dumps(first["input"], default=str)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}, got {given}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict) else f", got {json.dumps(first['input'], default=str)}"
+    return f"{field}: {message[0].lower()}{message[1:]}{given}{more}"
 
 
 def _accepted_keys(loc: tuple[int | str, ...]) -> str:

@@ -4,11 +4,11 @@ The command line, `dvc.yaml`, `params.yaml` and the pipeline are generated from 
 `python -m gda.flow` prints the `dvc.yaml` of the built-in run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gda.sections import PAIRED_ARMS, Arm
+from gda.arm import Arm
 
 STAGES = ("snapshot", "finetune", "tune", "sample", "validate", "classify", "evaluate", "promote")
 
@@ -29,14 +29,16 @@ EVALUATION = "reports/evaluation"
 PROMOTION = "reports/promotion"
 RATIO = "reports/ratio"
 INPUTS = "data/inputs"
+# One file of digests per compared arm, on which its classifiers depend: DVC's templates cannot say which sets an arm reads.
+ARM_DIGESTS = "data/arms"
+# What arms read beside the real snapshot, by role; `arm_inputs` says which.
+ARM_SETS = {"synthetic": JUDGED, "zero_shot": ZERO_SHOT, "img2img": IMG2IMG, "pool": POOL, "verdict": VERDICT, "reference": REFERENCE}
 
 # What fields name outside the job: `gda inputs` writes to `INPUTS` one file of content digests per role, on which DVC's stages depend.
 WATCHED = ("source", "pool", "base", "prompts", "quotas", "features", "pretrained", "sets")
 
 # What features are measured with: every stage that extracts some depends on it.
 EXTRACTOR = ("validate.extractor", "validate.extractor_weights", "validate.image_size")
-
-CONTROL_ARMS = tuple(arm for arm in Arm if arm not in PAIRED_ARMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,39 +93,15 @@ def _tune(variant: str, generator: str, output: str) -> Node:
 
 def arm_inputs(arm: Arm) -> dict[str, str]:
     """What an arm needs besides the real snapshot, by role: other images, and where the gate applies the verdict on them."""
-    judged = {"synthetic": JUDGED, "verdict": VERDICT}
-    return {
-        Arm.ZERO_SHOT: {"synthetic": ZERO_SHOT},
-        Arm.IMG2IMG: {"synthetic": IMG2IMG},
-        Arm.RETRIEVED: {"pool": POOL},
-        Arm.SYNTHETIC: judged,
-        Arm.MIXED: judged,
-        Arm.LAST_LAYER: judged,
-        Arm.TARGETED: judged | {"reference": REFERENCE},
-    }.get(arm, {})
+    data = arm.data
+    needed = {data.others: True, "verdict": data.gated, "reference": data.targeted}
+    return {role: path for role, path in ARM_SETS.items() if needed.get(role)}
 
 
-def _classify(variant: str, arms: tuple[Arm, ...], seeds: str) -> Node:
-    items = []
-    for arm in arms:
-        inputs = arm_inputs(arm)
-        flags = "".join(f" --{role} {path}" for role, path in inputs.items())
-        # DVC's templates have no lists of varying length: an arm without a set names the real snapshot again.
-        needs = {role: inputs.get(role, REAL) for role in ("verdict", "reference")}
-        items.append({"name": str(arm), "flags": flags.strip(), "others": inputs.get("synthetic", inputs.get("pool", REAL)), **needs})
-    return Node(
-        stage="classify",
-        variant=variant,
-        sections=("classify",),
-        inputs={"snapshot": REAL} | {role: f"${{item.arm.{role}}}" for role in ("others", "verdict", "reference")},
-        watched=("pretrained",),
-        output=f"{CLASSIFIERS}/${{item.arm.name}}-${{item.seed}}",
-        command=(
-            f"gda classify --snapshot {REAL} --arm ${{item.arm.name}} --seed ${{item.seed}} --if-compared --all-seeds ${{item.arm.flags}}"
-            f" --out {CLASSIFIERS}/${{item.arm.name}}-${{item.seed}}"
-        ),
-        matrix={"arm": items, "seed": f"${{{seeds}}}"},
-    )
+def classify_command(arm: str, sets: Mapping[str, str], out: str, *, seed: str = "") -> str:
+    """The command that trains the classifiers of `arm` on `sets`, by role: of `seed` alone, or of every seed, in folders below `out`."""
+    flags = "".join(f" --{role.replace('_', '-')} {path}" for role, path in sets.items())
+    return f"gda classify --snapshot {REAL} --arm {arm}{f' --seed {seed}' if seed else ''}{flags} --out {out}"
 
 
 GRAPH: tuple[Node, ...] = (
@@ -178,8 +156,15 @@ GRAPH: tuple[Node, ...] = (
             f" --out {VALIDATION}"
         ),
     ),
-    _classify("", PAIRED_ARMS, "classify.seeds"),
-    _classify("controls", CONTROL_ARMS, "classify.control_seeds"),
+    Node(
+        stage="classify",
+        sections=("classify",),
+        inputs={"snapshot": REAL, "sets": f"{ARM_DIGESTS}/${{item.arm}}.json"},
+        watched=("pretrained",),
+        output=f"{CLASSIFIERS}/${{item.arm}}",
+        command=classify_command("${item.arm}", ARM_SETS, f"{CLASSIFIERS}/${{item.arm}}"),
+        matrix={"arm": "${classify.arms}"},
+    ),
     Node(
         stage="evaluate",
         sections=("seed", "evaluate", "promote", "classify.seeds", "classify.control_seeds", "classify.arms"),
@@ -225,6 +210,14 @@ def dvc_document() -> dict[str, Any]:
     watch = {"cmd": f"gda inputs --out {INPUTS}", "always_changed": True, "outs": [INPUTS]}
     stages: dict[str, Any] = {"inputs": watch}
     for node in GRAPH:
+        if node.matrix:
+            flags = "".join(f" --{role.replace('_', '-')} {path}" for role, path in ARM_SETS.items())
+            stages["arms"] = {
+                "cmd": f"gda arms{flags} --out {ARM_DIGESTS}",
+                "deps": list(ARM_SETS.values()),
+                "params": ["classify.arms"],
+                "outs": [ARM_DIGESTS],
+            }
         stage: dict[str, Any] = {}
         if node.matrix:
             stage["matrix"] = node.matrix

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from gda.arm import ARMS
+from gda.arm import Arm as Arm
 from gda.classify_section import DEMO_CLASSIFIER as DEMO_CLASSIFIER
 from gda.classify_section import ClassifyConfig as ClassifyConfig
-from gda.section_base import PAIRED_ARMS as PAIRED_ARMS
-from gda.section_base import RIVAL_ARMS as RIVAL_ARMS
-from gda.section_base import Arm as Arm
 from gda.section_base import Fraction, Section
 
 FilePath = Annotated[str, Field(min_length=1)]
@@ -374,7 +373,7 @@ class EvaluateConfig(Section):
 
 class PromoteConfig(Section):
     arm: Arm = Field(Arm.MIXED, description="the one arm declared before the run")
-    rivals: tuple[Annotated[Arm, Field(strict=False)], ...] = Field(
+    rivals: tuple[Arm, ...] = Field(
         (),
         description="arms without generated images that it has to beat, declared before the run; empty: real-only training where it is "
         "strongest on validation. It has to beat plain real-only training of equal length in any case",
@@ -389,6 +388,6 @@ class PromoteConfig(Section):
 
     @model_validator(mode="after")
     def _rivals_are_rivals(self) -> "PromoteConfig":
-        if wrong := [arm for arm in self.rivals if arm not in RIVAL_ARMS or arm is self.arm]:
-            raise ValueError(f"rivals names {wrong[0]}; accepted: {', '.join(arm for arm in RIVAL_ARMS if arm is not self.arm)}")
+        if wrong := [arm for arm in self.rivals if not arm.data.rival or arm == self.arm]:
+            raise ValueError(f"rivals names {wrong[0]}; accepted: {', '.join(arm for arm in ARMS if arm.data.rival and arm != self.arm)}")
         return self

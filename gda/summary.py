@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from gda.arm import Arm, in_order
 from gda.artifacts import Decision, Gain, Metrics, Verdict, read_document
 from gda.report.wording import has_all_seeds
-from gda.sections import Arm
 from gda.tracking import DEFAULT_TRACKING_URI, experiment_name, shown_uri, tracking_uri
 
 
@@ -31,17 +31,18 @@ def summary(evaluation: Path, verdict: Path, promotion: Path) -> str:
 
 
 def _table(metrics: Metrics) -> list[str]:
-    lines = [f"{'arm':<16}{'top-1':>8}  {'95% interval':<15}{'gain':>7}  {'95% interval':<15}{'p':>6}  seeds"]
+    width = max(16, 2 + max(map(len, metrics.arms)))
+    lines = [f"{'arm':<{width}}{'top-1':>8}  {'95% interval':<15}{'gain':>7}  {'95% interval':<15}{'p':>6}  seeds"]
     lines.append("-" * len(lines[0]))
-    lines += [_row(metrics, arm, metrics.gain.get(arm)) for arm in Arm if arm in metrics.arms]
+    lines += [_row(metrics, arm, metrics.gain.get(arm), width) for arm in in_order(metrics.arms)]
     return lines
 
 
-def _row(metrics: Metrics, arm: Arm, gain: Gain | None) -> str:
+def _row(metrics: Metrics, arm: Arm, gain: Gain | None, width: int) -> str:
     result = metrics.arms[arm]
     if result.skipped is not None or result.mean is None:
-        return f"{arm!s:<16}skipped: {result.skipped}"
-    line = f"{arm!s:<16}{result.mean:>8.2%}  {_interval(result.ci95):<15}"
+        return f"{arm!s:<{width}}skipped: {result.skipped}"
+    line = f"{arm!s:<{width}}{result.mean:>8.2%}  {_interval(result.ci95):<15}"
     if gain is None:
         return f"{line}{'':>7}  {'':<15}{'':>6}  {len(result.seeds)}"
     if not has_all_seeds(metrics, gain):

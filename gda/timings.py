@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from gda.errors import DataError
-from gda.io.publish import storage_errors, work_root, write_json
+from gda.io.publish import shown_name, storage_errors, work_root, write_json
 from gda.reading import read_object
 
 
@@ -16,8 +16,8 @@ def write_timing(command: str, output: Path, seconds: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     kib = 1 if sys.platform == "linux" else 1024  # macOS counts bytes
-    content = {"stage": command, "output": output.name, "seconds": seconds, "peak_mib": peak / (1024 * kib)}
-    write_json(folder / f"{command}-{output.name}.json", content)
+    content = {"stage": command, "output": shown_name(output), "seconds": seconds, "peak_mib": peak / (1024 * kib)}
+    write_json(folder / f"{command}-{shown_name(output)}.json", content)
 
 
 def read_timings() -> dict[str, float]:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from gda.arm import Arm, place
 from gda.errors import DataError
 from gda.io.checked import checksum_of, write_checked
 from gda.reading import parser, read_bytes
-from gda.sections import Arm
 
 LABELS, GROUPS, PROBABILITIES = "labels", "groups", "probabilities/"
 TOP_K = 5
@@ -88,8 +88,8 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(labels=labels, top=top, test_digest=metadata["test_digest"], probabilities=probabilities, groups=groups)
 
 
-def _place(key: tuple[Arm, int]) -> tuple[int, int]:
-    return list(Arm).index(key[0]), key[1]
+def _place(key: tuple[Arm, int]) -> tuple[tuple[int, int], int]:
+    return place(key[0]), key[1]
 
 
 def _require_shapes(
@@ -106,6 +106,9 @@ def _require_shapes(
 
 def _parse_name(name: str, path: Path) -> tuple[Arm, int]:
     arm, _, seed = name.rpartition("/")
-    if arm not in list(Arm) or not re.fullmatch(r"[0-9]{1,18}", seed):
-        raise DataError(f"{path}: not a whole file of test predictions ({name[:80]!r} is no arm and seed)")
-    return Arm(arm), int(seed)
+    try:
+        if re.fullmatch(r"[0-9]{1,18}", seed):
+            return Arm(arm), int(seed)
+    except ValueError:
+        pass
+    raise DataError(f"{path}: not a whole file of test predictions ({name[:80]!r} is no arm and seed)")

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from gda.arm import Arm
 from gda.artifacts import REFERENCE_FILE, REFERENCE_PROBABILITIES, ClassifierCard, ReferenceIndex, dump_document, read_document
 from gda.config import Config
 from gda.contents import require_whole
@@ -38,7 +39,6 @@ from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import digest_of
-from gda.sections import Arm
 from gda.training.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
 from gda.training.pretrained import find_weights
 

@@ -325,3 +325,8 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def shown_name(output: Path) -> str:
+    """The name of an output, of a classifier in a folder of its seed `ARM-SEED`."""
+    return f"{output.parent.name}-{output.name}" if output.name.isdigit() and output.parent.name else output.name

@@ -4,17 +4,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gda.arm import Arm
 from gda.artifacts import Gain, Metrics, Verdict
 from gda.interruption import require_not_told
 from gda.registry.rivals import Rival, real_rivals
-from gda.sections import Arm, PromoteConfig
+from gda.sections import PromoteConfig
 from gda.stats.gain import interval_of
 from gda.stats.looks import fewest_flips, level_of_look
 from gda.stats.two_way import FEWEST_FLIPPED
-
-SYNTHETIC_ARMS = frozenset({Arm.SYNTHETIC, Arm.MIXED, Arm.TARGETED, Arm.LAST_LAYER})
-# zero_shot and img2img bypass the verdict by design, and real is what the others are measured against.
-CONTROL_ARMS = frozenset({Arm.ZERO_SHOT, Arm.IMG2IMG, Arm.REAL})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,8 @@ def decide(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig, *, 
 
 
 def _arm_reasons(metrics: Metrics, config: PromoteConfig) -> Iterator[str]:
-    if config.arm in CONTROL_ARMS:
+    # Generated images without a verdict are there to compare with, and real is what the others are measured against.
+    if config.arm == Arm.REAL or (config.arm.data.synthetic and not config.arm.data.gated):
         yield f"{config.arm} is a control arm and is never promoted"
     result, candidate = metrics.arms.get(config.arm), metrics.candidate
     if result is None:
@@ -132,7 +130,7 @@ def _harm_reasons(gain: Gain, rival: Rival) -> Iterator[str]:
 
 
 def _verdict_reasons(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig) -> Iterator[str]:
-    if config.arm not in SYNTHETIC_ARMS:
+    if not config.arm.data.gated:
         return
     if verdict is None:
         yield "there is no verdict on the synthetic set"
@@ -150,7 +148,7 @@ def _verdict_reasons(metrics: Metrics, verdict: Verdict | None, config: PromoteC
 
 
 def _licence_reasons(licence: str, config: PromoteConfig) -> Iterator[str]:
-    if config.arm in SYNTHETIC_ARMS and licence.strip().lower() not in {name.lower() for name in config.allowed_licences}:
+    if config.arm.data.gated and licence.strip().lower() not in {name.lower() for name in config.allowed_licences}:
         accepted = ", ".join(config.allowed_licences) or "none"
         yield f"the licence of the generator's base is {licence or 'missing'!r}; promote.allowed_licences accepts {accepted}"
 

@@ -4,12 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gda.arm import Arm, in_order
 from gda.artifacts import ArmResult, Gain, Metrics
-from gda.sections import Arm, PromoteConfig
-
-# From the plainest to the strongest; the first two differ from the candidate in its synthetic images alone, if in length.
-REAL_ONLY = (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG)
-_PLAIN = (Arm.REAL, Arm.REAL_LONG)
+from gda.sections import PromoteConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +22,22 @@ def real_rivals(metrics: Metrics, config: PromoteConfig) -> tuple[Rival, ...]:
     """The real-only trainings that the declared arm has to beat, the one that counts most first; all of them have to be beaten.
 
     They are those that `config.rivals` declares, else the strongest by mean validation accuracy - every one that was evaluated, where some
-    have no validation accuracy - and, where the declared arm has other images, plain training on real ones that took as many updates.
+    have no validation accuracy - and, where the declared arm has other images, training on real ones alone with the same augmentation
+    and as many updates.
     """
-    others = [arm for arm in REAL_ONLY if arm is not config.arm]
-    ran = {arm: result for arm in others if (result := metrics.arms.get(arm)) is not None and result.skipped is None}
+    others = [arm for arm in in_order(metrics.arms) if arm.data.name == Arm.REAL and arm != config.arm]  # the plainest first
+    ran = {arm: result for arm in others if (result := metrics.arms[arm]).skipped is None}
     found = {arm: _rival(metrics, config, arm) for arm in config.rivals or _strongest(ran) or (Arm.REAL,)}
-    if config.arm in REAL_ONLY:
+    if config.arm.data.name == Arm.REAL:
         return tuple(found.values())
     as_long = _as_long(metrics, config, ran)
     if as_long is not None:
         found.setdefault(as_long, _rival(metrics, config, as_long))
         return tuple(found.values())
     updates = mine.num_updates if (mine := metrics.arms.get(config.arm)) is not None else None
-    problem = f"no plain training on real images took {updates} updates; have {Arm.REAL_LONG} among classify.arms"
+    needed = Arm.REAL.with_training(config.arm.training or "long")
+    kind = "strong" if config.arm.augment == "strong" else "plain"
+    problem = f"no {kind} training on real images took {updates} updates; have {needed} among classify.arms"
     return (*found.values(), Rival(name="real images alone for as long", gain=None, problem=problem))
 
 
@@ -49,10 +49,11 @@ def _strongest(ran: dict[Arm, ArmResult]) -> Sequence[Arm]:
 
 
 def _as_long(metrics: Metrics, config: PromoteConfig, ran: dict[Arm, ArmResult]) -> Arm | None:
-    """The plain training on real images that took no fewer updates than the declared arm; of two, the shorter."""
+    """The training on real images, augmented as the declared arm's, that took no fewer updates than it; of two, the shorter."""
     mine = metrics.arms.get(config.arm)
     needed = mine.num_updates if mine is not None else None
-    lengths = {arm: updates for arm in _PLAIN if arm in ran and (updates := ran[arm].num_updates) is not None}
+    alike = [arm for arm in ran if arm.augment == config.arm.augment]
+    lengths = {arm: updates for arm in alike if (updates := ran[arm].num_updates) is not None}
     enough = {arm: updates for arm, updates in lengths.items() if needed is not None and updates >= needed}
     return min(enough, key=lambda arm: enough[arm], default=None)
 

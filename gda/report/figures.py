@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gda.arm import Arm
 from gda.artifacts import ArmResult, Gain, Metrics
-from gda.report.wording import ARM_COLOURS, ARM_NAMES, has_all_seeds, points
-from gda.sections import Arm
+from gda.report.wording import arm_colour, arm_name, has_all_seeds, points
 
 WIDTH, _DPI = 7.0, 170  # inches; wide enough for 1,200 px, and 11 pt stays legible when scaled down to a phone
 STYLE: dict[Any, Any] = {
@@ -48,7 +48,7 @@ def accuracy_figure(metrics: Metrics, confidence: float) -> bytes:
             for row, (arm, result) in enumerate(ran):
                 if not split or (means[arm] >= near) == (panel == 1):
                     _draw_accuracy(axes, row, arm, result)
-            axes.set_yticks(range(len(ran)), [ARM_NAMES[arm] for arm, _ in ran])
+            axes.set_yticks(range(len(ran)), [arm_name(arm) for arm, _ in ran])
             axes.set_ylim(len(ran) - 0.4, -0.6)
             axes.margins(x=0.16 if panel == len(grid) - 1 else 0.3)
             axes.grid(axis="x")
@@ -58,7 +58,7 @@ def accuracy_figure(metrics: Metrics, confidence: float) -> bytes:
 
 
 def _draw_accuracy(axes: Axes, row: int, arm: Arm, result: ArmResult) -> None:
-    colour = ARM_COLOURS[arm]
+    colour = arm_colour(arm)
     assert result.mean is not None
     assert result.ci95 is not None
     axes.hlines(row, 100 * result.ci95[0], 100 * result.ci95[1], color=colour, linewidth=3, alpha=0.9)
@@ -81,7 +81,7 @@ def gain_figure(metrics: Metrics, declared: Arm, confidence: float) -> bytes:
         axes.axvline(0, color="#5f6368", linewidth=1.2)
         for row, (rival, gain) in enumerate(rows):
             _draw_gain(axes, row, rival, gain, bar=has_all_seeds(metrics, gain))
-        axes.set_yticks(range(len(rows)), [f"over {ARM_NAMES[rival]}" for rival, _ in rows])
+        axes.set_yticks(range(len(rows)), [f"over {arm_name(rival)}" for rival, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.margins(x=0.12)
         axes.grid(axis="x")
@@ -91,7 +91,7 @@ def gain_figure(metrics: Metrics, declared: Arm, confidence: float) -> bytes:
 
 
 def _draw_gain(axes: Axes, row: int, rival: Arm, gain: Gain, *, bar: bool) -> None:
-    colour = ARM_COLOURS[rival]
+    colour = arm_colour(rival)
     if bar:
         axes.hlines(row, 100 * gain.ci95[0], 100 * gain.ci95[1], color=colour, linewidth=3)
     axes.scatter([100 * d for d in gain.differences], _spread(row, gain.seeds), s=20, color=colour, alpha=0.55, linewidths=0)
@@ -99,9 +99,9 @@ def _draw_gain(axes: Axes, row: int, rival: Arm, gain: Gain, *, bar: bool) -> No
     axes.annotate(points(gain.mean), (100 * gain.mean, row), (0, 9), textcoords="offset points", ha="center", fontsize=10)
 
 
-def per_class_figure(metrics: Metrics) -> bytes:
-    """Accuracy of each class in the arms real, synthetic and real+synthetic; with many classes, those that changed most."""
-    arms = [arm for arm in (Arm.REAL, Arm.SYNTHETIC, Arm.MIXED) if arm in metrics.arms and metrics.arms[arm].mean is not None]
+def per_class_figure(metrics: Metrics, declared: Arm) -> bytes:
+    """Accuracy of each class in the arms real and synthetic and the declared one; with many classes, those that changed most."""
+    arms = [arm for arm in dict.fromkeys((Arm.REAL, Arm.SYNTHETIC, declared)) if arm in metrics.arms and metrics.arms[arm].mean is not None]
     table = 100 * np.array([metrics.arms[arm].per_class for arm in arms])
     order = _shown_classes(table)
     with matplotlib.rc_context(STYLE):
@@ -111,7 +111,7 @@ def per_class_figure(metrics: Metrics) -> bytes:
         axes.hlines(rows, table[:, order].min(axis=0), table[:, order].max(axis=0), color="#c4c7cc", linewidth=2)
         look: dict[str, Any] = {"s": 46, "zorder": 3, "edgecolors": "white", "linewidths": 0.8}
         for arm, values, marker, shift in zip(arms, table[:, order], ("o", "s", "D"), (0.1, 0, -0.1), strict=False):
-            axes.scatter(values, rows + shift, color=ARM_COLOURS[arm], marker=marker, label=ARM_NAMES[arm], **look)
+            axes.scatter(values, rows + shift, color=arm_colour(arm), marker=marker, label=arm_name(arm), **look)
         axes.set_yticks(rows, [metrics.classes[c] for c in order])
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.grid(axis="x")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gda.artifacts import GroupResult, Metrics
 from gda.data.predictions import TOP_K
-from gda.report.wording import ARM_NAMES, count, gain_cells, percent
+from gda.report.wording import arm_name, count, gain_cells, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ def group_rows(metrics: Metrics) -> list[GroupRows]:
             name=name,
             measured=_measured(result),
             rows=tuple(
-                (ARM_NAMES[arm], str(len(of.seeds)), percent(of.mean), _ends(of.ci95), *gain_cells(metrics, of.gain))
+                (arm_name(arm), str(len(of.seeds)), percent(of.mean), _ends(of.ci95), *gain_cells(metrics, of.gain))
                 for arm, of in result.arms.items()
             ),
         )
@@ -48,7 +48,7 @@ def top_rows(metrics: Metrics) -> list[tuple[str, ...]]:
         return []
     return [
         (
-            ARM_NAMES[arm],
+            arm_name(arm),
             percent(result.mean),
             _ends(result.ci95),
             percent(sum(result.top5) / len(result.top5)),

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gda.arm import Arm, in_order
 from gda.artifacts import ArmResult, Candidate, ClassifierCard, Gain, Metrics, SetResult, Verdict
 from gda.config import Config
 from gda.data.predictions import TOP_K, Predictions
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.report.measure_groups import group_results, top5_gains
-from gda.sections import RIVAL_ARMS, Arm
 from gda.stats.arms import arm_result, skipped_arm, with_confusions, with_probabilities
 from gda.stats.gain import compare
 from gda.stats.streams import named_generator
@@ -37,12 +37,14 @@ def measure(
     ran = {arm for arm in arms if arms[arm].skipped is None}
     parts = {arm: parts_of_arm(cards, arm) for arm in arms if arm in ran}
     declared = config.promote.arm
-    rivals = [rival for rival in RIVAL_ARMS if rival not in (Arm.REAL, declared) and {rival, declared} <= ran]
+    rivals = [arm for arm in in_order(ran) if arm.data.rival and arm not in (Arm.REAL, declared) and declared in ran]
+    cas = next((arm for arm in in_order(ran) if arm.data.name == Arm.SYNTHETIC), None)
+    untuned = arms.get(cas.with_data(Arm.ZERO_SHOT)) if cas else arms.get(Arm.ZERO_SHOT)
     return Metrics(
         arms=arms,
-        cas=cas.mean if (cas := arms.get(Arm.SYNTHETIC)) else None,
-        cas_ci95=cas.ci95 if cas else None,
-        cas_zero_shot=untuned.mean if (untuned := arms.get(Arm.ZERO_SHOT)) else None,
+        cas=arms[cas].mean if cas else None,
+        cas_ci95=arms[cas].ci95 if cas else None,
+        cas_zero_shot=untuned.mean if untuned else None,
         gain={arm: _gain(config, cards, predictions, arm, Arm.REAL, classes) for arm in arms if arm in ran - {Arm.REAL}},
         gain_over_rivals={rival: _gain(config, cards, predictions, declared, rival, classes) for rival in rivals},
         sets=dict(sets or {}),

@@ -6,11 +6,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from gda.arm import Arm
 from gda.artifacts import Metrics
 from gda.data.predictions import Predictions
 from gda.report.figures import STYLE, WIDTH, to_png
-from gda.report.wording import ARM_COLOURS, ARM_NAMES, percent
-from gda.sections import Arm
+from gda.report.wording import arm_colour, arm_name, percent
 from gda.stats.calibration import Reliability, reliability
 from gda.stats.confusion import confusion_counts
 
@@ -34,9 +34,9 @@ def reliability_figure(predictions: Predictions, arms: Sequence[Arm]) -> bytes |
             told = found.counts >= _FEW
             area = 30 + 900 * found.counts[told] / found.counts.sum()
             x, y = 100 * found.confidence[told], 100 * found.accuracy[told]
-            axes.plot(x, y, color=ARM_COLOURS[arm], linewidth=1.2, alpha=0.6)
-            axes.scatter(x, y, s=area, color=ARM_COLOURS[arm], alpha=0.6, linewidths=0)
-            axes.plot([], [], "o", color=ARM_COLOURS[arm], label=ARM_NAMES[arm])
+            axes.plot(x, y, color=arm_colour(arm), linewidth=1.2, alpha=0.6)
+            axes.scatter(x, y, s=area, color=arm_colour(arm), alpha=0.6, linewidths=0)
+            axes.plot([], [], "o", color=arm_colour(arm), label=arm_name(arm))
         axes.set_xlim(0, 103)
         axes.set_ylim(0, 103)
         axes.grid()
@@ -87,7 +87,7 @@ def confusion_figure(predictions: Predictions, arm: Arm, classes: Sequence[str])
 def calibration_rows(metrics: Metrics) -> list[tuple[str, str, str]]:
     """Arm, expected calibration error and negative log-likelihood, means over seeds; arms without probabilities are left out."""
     return [
-        (ARM_NAMES[arm], percent(sum(result.ece) / len(result.ece)), f"{sum(result.nll) / len(result.nll):.3f}")
+        (arm_name(arm), percent(sum(result.ece) / len(result.ece)), f"{sum(result.nll) / len(result.nll):.3f}")
         for arm, result in metrics.arms.items()
         if result.ece and result.nll
     ]

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from gda.arm import in_order
 from gda.artifacts import ClassifierCard, Decision, Gain, Metrics, Verdict
-from gda.report.wording import ARM_NAMES, count, gain_cells, interval, number, opened, p_value, percent, points
-from gda.sections import Arm
+from gda.report.wording import arm_name, count, gain_cells, interval, number, opened, p_value, percent, points
 
 CARD_FILE = "MODEL_CARD.md"
 _MOST_CLASSES = 30  # named in full
@@ -45,7 +45,7 @@ def describe(card: ClassifierCard, metrics: Metrics, decision: Decision) -> str:
     gain = metrics.gain.get(card.arm)
     said = (
         f"{card.model} that tells {len(card.classes)} classes apart in images of {card.image_size} "
-        f"pixels, trained as “{ARM_NAMES[card.arm]}”, seed {card.seed}: {own} of {count(metrics.num_test, 'real test image')} right, "
+        f"pixels, trained as “{arm_name(card.arm)}”, seed {card.seed}: {own} of {count(metrics.num_test, 'real test image')} right, "
         f"{percent(result.mean)} in the mean over {count(len(result.seeds), 'seed')}."
     )
     if gain is not None:
@@ -126,15 +126,15 @@ def _trained_on(card: ClassifierCard, metrics: Metrics) -> Iterator[str]:
 
 def _arms(metrics: Metrics) -> str:
     rows = [("Trained on", "Accuracy", "Interval", "Gain over real", "p", "Seeds")]
-    for arm in (arm for arm in Arm if arm in metrics.arms):
+    for arm in in_order(metrics.arms):
         result = metrics.arms[arm]
         gain = metrics.gain.get(arm)
         if result.mean is None or result.ci95 is None:
-            rows.append((ARM_NAMES[arm], "–", f"not run: {result.skipped or 'unknown'}", "–", "–", "0"))
+            rows.append((arm_name(arm), "–", f"not run: {result.skipped or 'unknown'}", "–", "–", "0"))
             continue
         own = (percent(result.mean), f"{percent(result.ci95[0])} to {percent(result.ci95[1])}")
         over = gain_cells(metrics, gain)
-        rows.append((ARM_NAMES[arm], *own, *over, str(len(result.seeds))))
+        rows.append((arm_name(arm), *own, *over, str(len(result.seeds))))
     return _table(rows)
 
 

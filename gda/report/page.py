@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from gda.arm import Arm
 from gda.artifacts import Metrics, Settings, Verdict
 from gda.data.predictions import Predictions
 from gda.data.snapshot import Snapshot
@@ -16,8 +17,8 @@ from gda.report import figures, groups, mistakes, tables, tuning
 from gda.report.gallery import image_grid
 from gda.report.sentences import outcome
 from gda.report.sets import set_tables
-from gda.report.wording import ARM_NAMES, interval, p_value, percent, points
-from gda.sections import Arm, PromoteConfig
+from gda.report.wording import arm_name, interval, p_value, percent, points
+from gda.sections import PromoteConfig
 
 REPORT_FILE = "report.html"
 
@@ -76,7 +77,7 @@ def _context(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> dict[str, A
     metrics = inputs.metrics
     counts: dict[str, Any] = {"num_train": inputs.num_train, "num_synthetic": inputs.num_synthetic}
     return {
-        "title": f"{ARM_NAMES[inputs.promote.arm]}: evaluation",
+        "title": f"{arm_name(inputs.promote.arm)}: evaluation",
         "outcome": outcome(metrics, inputs.verdict, inputs.promote, inputs.gate_reasons, confidence=inputs.confidence, **counts),
         "tiles": _tiles(inputs),
         "gate_reasons": inputs.gate_reasons,
@@ -89,7 +90,7 @@ def _context(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> dict[str, A
         "gain_rows": tables.gain_rows(metrics, inputs.promote),
         "calibration": mistakes.calibration_rows(metrics),
         "confusions": mistakes.confusion_rows(metrics, inputs.promote.arm),
-        "declared": ARM_NAMES[inputs.promote.arm],
+        "declared": arm_name(inputs.promote.arm),
         "checks": tables.verdict_rows(inputs.verdict) if inputs.verdict is not None else [],
         "verdict": inputs.verdict,
         "tuning": tuning.tuning_rows(inputs.settings) if inputs.settings is not None else [],
@@ -108,7 +109,7 @@ def _tiles(inputs: ReportInputs) -> list[tuple[str, str, str]]:
     gain = metrics.gain.get(arm)
     tiles = [(percent(metrics.arms["real"].mean), "real only", f"{inputs.num_train:,} images")]  # type: ignore[index]
     if gain is not None:
-        tiles.append((percent(metrics.arms[arm].mean), ARM_NAMES[arm], f"{inputs.num_synthetic or 0:,} synthetic images"))
+        tiles.append((percent(metrics.arms[arm].mean), arm_name(arm), f"{inputs.num_synthetic or 0:,} synthetic images"))
         tiles.append((f"{points(gain.mean)} points", "gain over real only", f"{interval(gain.ci95)}; {p_value(gain.p_value)}"))
     if metrics.cas is not None:
         tiles.append((percent(metrics.cas), "synthetic only (CAS)", f"not fine-tuned: {percent(metrics.cas_zero_shot)}"))
@@ -121,7 +122,7 @@ def _pictures(inputs: ReportInputs) -> dict[str, bytes]:
     pictures = {
         "images": image_grid({title: snapshot for title, snapshot in sets.items() if snapshot is not None}, metrics.classes),
         "accuracy": figures.accuracy_figure(metrics, inputs.confidence),
-        "per_class": figures.per_class_figure(metrics),
+        "per_class": figures.per_class_figure(metrics, inputs.promote.arm),
     }
     if inputs.promote.arm in metrics.gain:
         pictures["gain"] = figures.gain_figure(metrics, inputs.promote.arm, inputs.confidence)

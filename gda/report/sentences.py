@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gda.arm import Arm
 from gda.artifacts import Gain, Metrics, Verdict
-from gda.report.wording import ARM_NAMES, count, has_all_seeds, interval, opened, p_value, percent, points
-from gda.sections import Arm, PromoteConfig
+from gda.report.wording import arm_name, count, has_all_seeds, interval, opened, p_value, percent, points
+from gda.sections import PromoteConfig
 
 Tone = Literal["good", "neutral", "bad"]
 
@@ -45,7 +46,7 @@ def outcome(
         tone=tone,  # type: ignore[arg-type]
         headline=headline,
         sentences=(
-            *(_rival_sentence(metrics, rival, other, promote.alpha, level) for rival, other in metrics.gain_over_rivals.items()),
+            *(_rival_sentence(metrics, rival, other, promote, level) for rival, other in metrics.gain_over_rivals.items()),
             *((_cas_sentence(metrics),) if metrics.cas is not None else ()),
             _verdict_sentence(verdict),
             *((_harm_sentence(gain),) if gain is not None else ()),
@@ -72,7 +73,7 @@ def _not_run(metrics: Metrics, verdict: Verdict | None, arm: Arm, num_train: int
         return f"The synthetic set was refused by validation, so no classifier was trained on it. {alone}"
     result = metrics.arms.get(arm)
     why = result.skipped if result is not None and result.skipped else "it was not trained"
-    return f"“{ARM_NAMES[arm]}” did not run: {why.removeprefix('because ').rstrip('.')}. {alone}"
+    return f"“{arm_name(arm)}” did not run: {why.removeprefix('because ').rstrip('.')}. {alone}"
 
 
 def _gain_sentence(metrics: Metrics, arm: Arm, gain: Gain, alpha: float, level: str, num_train: int, num_synthetic: int | None) -> str:
@@ -91,8 +92,8 @@ def _better_rivals(metrics: Metrics, rivals: Sequence[Arm]) -> str:
     if not rivals:
         return ""
     if len(rivals) == 1:
-        return f" But “{ARM_NAMES[rivals[0]]}” does better still: {percent(metrics.arms[rivals[0]].mean)}."
-    said = [f"“{ARM_NAMES[rival]}” ({percent(metrics.arms[rival].mean)})" for rival in rivals]
+        return f" But “{arm_name(rivals[0])}” does better still: {percent(metrics.arms[rivals[0]].mean)}."
+    said = [f"“{arm_name(rival)}” ({percent(metrics.arms[rival].mean)})" for rival in rivals]
     return f" But {', '.join(said[:-1])} and {said[-1]} do better still."
 
 
@@ -107,27 +108,45 @@ def _paired_accuracies(metrics: Metrics, arm: Arm, gain: Gain) -> tuple[float, f
 def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:
     real = f"{num_train:,} real"
     drawn = count(num_synthetic, "synthetic image") if num_synthetic is not None else "synthetic images"
-    return {
-        Arm.MIXED: f"Adding {drawn} to {real} ones",
-        Arm.SYNTHETIC: f"Replacing {real} images by {drawn}",
-        Arm.ZERO_SHOT: f"Replacing {real} images by synthetic ones from a generator that was not fine-tuned",
-        Arm.TARGETED: f"Adding synthetic images of the hard classes alone to {real} ones",
-        Arm.LAST_LAYER: f"Adding {drawn} to {real} ones, and training the head on the real ones at the end,",
-        Arm.IMG2IMG: f"Adding images drawn from {real} ones to them",
-        Arm.RETRIEVED: f"Adding real images from elsewhere to {real} ones",
-        Arm.REAL_LONG: f"Training longer on the same {real} images",
-        Arm.REAL_STRONG: f"Stronger augmentation of the same {real} images",
-        Arm.REAL: f"Training on {real} images",
-    }[arm]
+    if arm.data.name == Arm.REAL:
+        return {
+            "": f"Training on {real} images",
+            "long": f"Training longer on the same {real} images",
+            "strong": f"Stronger augmentation of the same {real} images",
+        }[arm.training]
+    data = {
+        "real+synthetic": f"Adding {drawn} to {real} ones",
+        "synthetic": f"Replacing {real} images by {drawn}",
+        "zero_shot": f"Replacing {real} images by synthetic ones from a generator that was not fine-tuned",
+        "real+zero_shot": f"Adding images of a generator that was not fine-tuned to {real} ones",
+        "targeted": f"Adding synthetic images of the hard classes alone to {real} ones",
+        "last_layer": f"Adding {drawn} to {real} ones, and training the head on the real ones at the end,",
+        "img2img": f"Adding images drawn from {real} ones to them",
+        "retrieved": f"Adding real images from elsewhere to {real} ones",
+    }[arm.data.name]
+    training = {"": "", "long": ", and training longer,", "strong": ", all with strong augmentation,"}[arm.training]
+    return data.removesuffix(",") + training if training else data
 
 
-def _rival_sentence(metrics: Metrics, rival: Arm, gain: Gain, alpha: float, level: str) -> str:
+def _question(rival: Arm, arm: Arm) -> str:
+    """What a comparison with `rival` asks, up to the answer."""
+    if rival.data.name == Arm.REAL:
+        if rival.augment == "standard":
+            return "Is it only the longer training? Against the same real images trained for as many updates"
+        if arm.augment == "strong":
+            return "Is it only the strong augmentation? Against the same real images, augmented alike"
+        return "Would strong hand-made augmentation do as well? Against it"
     question = {
-        Arm.REAL_LONG: "Is it only the longer training? Against the same real images trained for as many updates",
-        Arm.REAL_STRONG: "Would strong hand-made augmentation do as well? Against it",
-        Arm.RETRIEVED: "Would more real images do as well? Against those of the pool, mixed in alike",
-        Arm.IMG2IMG: "Would noising and redrawing the real images do as well? Against that",
-    }.get(rival, f"Against {ARM_NAMES[rival]}")
+        "retrieved": "Would more real images do as well? Against those of the pool, mixed in alike",
+        "img2img": "Would noising and redrawing the real images do as well? Against that",
+        "real+zero_shot": "Was fine-tuning needed? Against images of a generator that was not fine-tuned, mixed in alike",
+    }[rival.data.name]
+    alike = {"": "", "long": ", trained longer", "strong": ", with strong augmentation"}
+    return question + ("" if rival.training == arm.training else alike[rival.training] or ", with standard augmentation")
+
+
+def _rival_sentence(metrics: Metrics, rival: Arm, gain: Gain, promote: PromoteConfig, level: str) -> str:
+    question = _question(rival, promote.arm)
     if not has_all_seeds(metrics, gain):
         return f"{question}, {points(gain.mean)} points over {count(gain.seeds, 'seed')}: too few seeds to say."
     answer = {
@@ -136,7 +155,7 @@ def _rival_sentence(metrics: Metrics, rival: Arm, gain: Gain, alpha: float, leve
         "likely better": "the synthetic images are probably better",
         "likely worse": "the synthetic images are probably worse",
         "no clear difference": "there is no clear difference",
-    }[judgement(gain, alpha)]
+    }[judgement(gain, promote.alpha)]
     return f"{question}, {answer}: {points(gain.mean)} points ({level} {interval(gain.ci95)}, {count(gain.seeds, 'seed')})."
 
 

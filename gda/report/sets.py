@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gda.artifacts import Metrics, SetArm, SetResult
-from gda.report.wording import ARM_NAMES, count, gain_cells, percent
+from gda.report.wording import arm_name, count, gain_cells, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ def set_tables(metrics: Metrics) -> list[SetTable]:
         SetTable(
             name=name,
             measured=_measured(result, len(metrics.classes)),
-            rows=tuple((ARM_NAMES[arm], *_accuracy(of_arm), *gain_cells(metrics, of_arm.gain)) for arm, of_arm in result.arms.items()),
+            rows=tuple((arm_name(arm), *_accuracy(of_arm), *gain_cells(metrics, of_arm.gain)) for arm, of_arm in result.arms.items()),
         )
         for name, result in metrics.sets.items()
     ]

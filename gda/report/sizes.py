@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gda.arm import Arm
 from gda.curves import Comparison, SizePoint
 from gda.report.figures import STYLE, WIDTH, to_png
-from gda.report.wording import ARM_COLOURS, ARM_NAMES, interval, percent, points
-from gda.sections import Arm
+from gda.report.wording import arm_colour, arm_name, interval, percent, points
 
 
 def size_table(comparison: Comparison) -> list[str]:
@@ -51,7 +51,7 @@ def size_figure(comparison: Comparison, confidence: float) -> bytes:
         ):
             _draw(above, sizes, values, arm, marker)
         above.set_ylabel("test accuracy, %")
-        _draw_gain(below, comparison.points, ARM_COLOURS[comparison.arm])
+        _draw_gain(below, comparison.points, arm_colour(comparison.arm))
         below.set_ylabel(f"gain, points\n({100 * confidence:g}% interval)")
         below.set_xscale("log")
         below.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -62,8 +62,8 @@ def size_figure(comparison: Comparison, confidence: float) -> bytes:
 
 
 def _draw(axes: Axes, sizes: Sequence[int], values: Sequence[Sequence[float]], arm: Arm, marker: str) -> None:
-    colour = ARM_COLOURS[arm]
-    axes.plot(sizes, [100 * float(np.mean(each)) for each in values], f"{marker}-", color=colour, markersize=6, label=ARM_NAMES[arm])
+    colour = arm_colour(arm)
+    axes.plot(sizes, [100 * float(np.mean(each)) for each in values], f"{marker}-", color=colour, markersize=6, label=arm_name(arm))
     for size, each in zip(sizes, values, strict=True):
         axes.scatter([size] * len(each), [100 * value for value in each], s=14, color=colour, alpha=0.5, linewidths=0)
     axes.grid(axis="y")

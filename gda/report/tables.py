@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gda.arm import Arm
 from gda.artifacts import Gain, Measure, Metrics, Settings, Verdict
 from gda.fidelity.verdict import RULES
 from gda.report.sentences import judgement
-from gda.report.wording import ARM_NAMES, count, gain_cells, has_all_seeds, interval, number, opened, p_value, percent, points, seconds
-from gda.sections import Arm, PromoteConfig
+from gda.report.wording import arm_name, count, gain_cells, has_all_seeds, interval, number, opened, p_value, percent, points, seconds
+from gda.sections import PromoteConfig
 
 _MEASURE_NAMES = {
     "failed_expectations": "structural expectations that failed",
@@ -75,12 +76,12 @@ def arm_rows(metrics: Metrics, alpha: float) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for arm, result in metrics.arms.items():
         if result.mean is None or result.ci95 is None:
-            rows.append((ARM_NAMES[arm], "–", "–", "–", "–", "–", "–", "–", "did not run"))
+            rows.append((arm_name(arm), "–", "–", "–", "–", "–", "–", "–", "did not run"))
             continue
         gain = metrics.gain.get(arm)
         rows.append(
             (
-                ARM_NAMES[arm],
+                arm_name(arm),
                 str(len(result.seeds)),
                 number(result.num_updates),
                 percent(result.mean),
@@ -160,4 +161,4 @@ def _candidate(metrics: Metrics) -> str:
     candidate = metrics.candidate
     if candidate is None:
         return "none"
-    return f"{ARM_NAMES[Arm(candidate.arm)]}, seed {candidate.seed} (the best of its arm on validation), {candidate.path}"
+    return f"{arm_name(Arm(candidate.arm))}, seed {candidate.seed} (the best of its arm on validation), {candidate.path}"

@@ -3,35 +3,52 @@
 import math
 from collections.abc import Sequence
 
+from gda.arm import Arm
 from gda.artifacts import Gain, Metrics, SetGain
-from gda.sections import Arm
 
-ARM_NAMES = {
-    Arm.REAL: "real only",
-    Arm.REAL_LONG: "real only, trained as long",
-    Arm.REAL_STRONG: "real only, strong augmentation",
-    Arm.RETRIEVED: "real + more real images",
-    Arm.ZERO_SHOT: "synthetic, not fine-tuned",
-    Arm.IMG2IMG: "real + image to image",
-    Arm.SYNTHETIC: "synthetic only",
-    Arm.MIXED: "real + synthetic",
-    Arm.TARGETED: "real + synthetic, hard classes",
-    Arm.LAST_LAYER: "real + synthetic, then head on real",
+_DATA_NAMES = {
+    "real": "real only",
+    "retrieved": "real + more real images",
+    "zero_shot": "synthetic, not fine-tuned",
+    "real+zero_shot": "real + not fine-tuned",
+    "img2img": "real + image to image",
+    "synthetic": "synthetic only",
+    "real+synthetic": "real + synthetic",
+    "targeted": "real + synthetic, hard classes",
+    "last_layer": "real + synthetic, then head on real",
 }
-# Okabe and Ito's palette, told apart with every common form of colour blindness: cold colours for real, warm for synthetic. It has eight;
-# the arms that never meet in one plot without a label have darker shades of their kin.
-ARM_COLOURS = {
-    Arm.REAL: "#0072B2",
-    Arm.REAL_LONG: "#56B4E9",
-    Arm.REAL_STRONG: "#009E73",
-    Arm.RETRIEVED: "#00527F",
-    Arm.ZERO_SHOT: "#E69F00",
-    Arm.IMG2IMG: "#B27B00",
-    Arm.SYNTHETIC: "#CC79A7",
-    Arm.MIXED: "#D55E00",
-    Arm.TARGETED: "#A34800",
-    Arm.LAST_LAYER: "#7A3600",
+_TRAINING_NAMES = {"": "", "long": ", trained as long", "strong": ", strong augmentation"}
+# Colours that people with colour blindness tell apart; an arm of the same data has one near by.
+_COLOURS = {
+    "real": "#0072B2",
+    "real_long": "#56B4E9",
+    "real_strong": "#009E73",
+    "retrieved": "#00527F",
+    "zero_shot": "#E69F00",
+    "real+zero_shot": "#C98B00",
+    "img2img": "#B27B00",
+    "synthetic": "#CC79A7",
+    "real+synthetic": "#D55E00",
+    "targeted": "#A34800",
+    "last_layer": "#7A3600",
 }
+_SHADES = {"long": 1.25, "strong": 0.7}
+
+
+def arm_name(arm: Arm) -> str:
+    """An arm in words: its images, and how it is trained on them where that is not the standard way."""
+    return _DATA_NAMES[arm.data.name] + _TRAINING_NAMES[arm.training]
+
+
+def arm_colour(arm: Arm) -> str:
+    """The colour of an arm in every figure, as `#RRGGBB`: that of its data, lighter or darker for other trainings."""
+    if arm in _COLOURS:
+        return _COLOURS[arm]
+    known = _COLOURS[arm.data.name]
+    parts = [min(255, round(int(known[i : i + 2], 16) * _SHADES[arm.training])) for i in (1, 3, 5)]
+    return "#" + "".join(f"{part:02X}" for part in parts)
+
+
 _MINUS = "\N{MINUS SIGN}"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gda.arm import Arm
 from gda.artifacts import ClassifierCard, Outcome, dump_document, read_document
 from gda.config import Config
 from gda.contents import FILES, with_files
@@ -20,7 +21,6 @@ from gda.io.publish import Workspace, exclusive, prepare, publish, read_recipe, 
 from gda.io.skipped import publish_skipped
 from gda.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
 from gda.recipe import Recipe, digest_of
-from gda.sections import Arm
 from gda.training.arm_data import Loaded, load_data
 from gda.training.arm_request import Request, make_request
 from gda.training.arms import not_compared
@@ -173,7 +173,7 @@ def _train(job: Job, world: "World") -> None:
     from gda.training.classifier import predict_logits, top1
 
     loaded = load_data(job.request.data)
-    model, curve = _train_head(job, loaded, world) if job.request.plan.last_layer else _train_whole(job, loaded, world)
+    model, curve = _train_head(job, loaded, world) if job.request.arm.data.last_layer else _train_whole(job, loaded, world)
     if not world.is_first:
         return
     logits = predict_logits(model, loaded.val.images, image_size=job.request.config.tested_at)
@@ -187,7 +187,7 @@ def _train_whole(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, 
     request = job.request
     return train_classifier(
         loaded.sources(request.config.ratio, seed=job.seed),
-        TrainRecipe.from_config(request.config, num_updates=request.num_updates, augment=request.plan.augment),
+        TrainRecipe.from_config(request.config, num_updates=request.num_updates, augment=request.arm.augment),
         num_classes=len(request.classes),
         seed=job.seed,
         checkpoint=job.workspace.work / "checkpoint",
@@ -208,7 +208,7 @@ def _train_head(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, C
         tick(request.num_updates)
     else:
         start, _ = _train_whole(job, loaded, world)
-    recipe = TrainRecipe.from_config(request.config, num_updates=request.head_updates, augment=request.plan.augment)
+    recipe = TrainRecipe.from_config(request.config, num_updates=request.head_updates, augment=request.arm.augment)
     model, curve = train_classifier(
         [loaded.real_source],
         recipe.for_head(request.config.last_layer_learning_rate),
@@ -223,7 +223,7 @@ def _train_head(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, C
 
 def _finished_mixed(job: Job) -> Path | None:
     """The classifier of real+synthetic of the same seed, published beside our output or waiting in its work folder."""
-    recipe = replace(job.request, arm=Arm.MIXED).recipe(job.seed)
+    recipe = replace(job.request, arm=job.request.arm.with_data(Arm.MIXED.data.name)).recipe(job.seed)
     for folder in sorted(path.parent for path in job.beside.glob("*/recipe.json")):
         if _recipe_in(folder) == recipe:
             return folder  # compared with what was written when it is loaded
@@ -248,7 +248,7 @@ def _write_skipped(job: Job) -> None:
 
 def _card(job: Job, *, weights: str | None = None, val_top1: float | None = None) -> ClassifierCard:
     request, recipe = job.request, job.workspace.recipe
-    synthetic = request.drawn if request.plan.synthetic else None
+    synthetic = request.drawn if request.arm.data.synthetic else None
     targets = None if request.others is None else request.others.labels
     return ClassifierCard(
         arm=request.arm,
@@ -262,7 +262,7 @@ def _card(job: Job, *, weights: str | None = None, val_top1: float | None = None
         digest=digest_of({"weights": weights, "config": recipe.config, "inputs": recipe.inputs}),
         snapshot_digest=request.real.digest,
         synthetic_digest=synthetic.digest if synthetic else None,
-        pool_digest=request.drawn.digest if request.drawn and request.plan.pool else None,
+        pool_digest=request.drawn.digest if request.drawn and request.arm.data.others == "pool" else None,
         synthetic_parts=request.others.parts if request.others else 1,
         targets=None if targets is None else tuple(request.classes[label] for label in targets),
         base_licence=(request.drawn or request.real).licence,

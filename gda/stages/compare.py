@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from gda.arm import Arm
 from gda.artifacts import Metrics, Outcome, dump_document, read_document
 from gda.config import Config
 from gda.contents import require_whole
@@ -17,7 +18,6 @@ from gda.errors import DataError
 from gda.io.publish import exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, digest_of
 from gda.report.sizes import size_figure, size_table
-from gda.sections import Arm
 from gda.stats.exchange import exchange_rate
 from gda.stats.intervals import crossed_interval
 from gda.stats.paired import Floats, paired_differences

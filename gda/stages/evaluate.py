@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from gda.arm import Arm, in_order
 from gda.artifacts import Candidate, ClassifierCard, Metrics, Outcome, SetResult, Settings, Verdict, dump_document, read_document
 from gda.config import Config
 from gda.data.held_out_sets import HeldOutSet
@@ -26,7 +27,6 @@ from gda.registry.gate import decide
 from gda.report.measure import measure, parts_of_arm
 from gda.report.page import ReportInputs, write_report
 from gda.report.wording import opened
-from gda.sections import Arm
 from gda.stages import evaluate_sets
 from gda.stats.confusion import confusion_counts
 from gda.training.classifier import load_classifier, predict_logits
@@ -183,11 +183,11 @@ def select_runs(config: Config, folders: Sequence[Path]) -> Runs:
             other = found[card.arm, card.seed].path
             raise DataError(f"{path}: {card.arm}, seed {card.seed} is also in {other}; give --runs only one of them")
         found[card.arm, card.seed] = Run(path=path, card=card)
-    wanted = [(arm, seed) for arm in Arm if arm in config.classify.arms for seed in config.classify.seeds_of(arm)]
+    wanted = [(arm, seed) for arm in in_order(config.classify.arms) for seed in config.classify.seeds_of(arm)]
     for arm, seed in wanted:
         if (arm, seed) not in found:
             where = ", ".join(map(str, folders))
-            raise DataError(f"{where}: no classifier of arm {arm}, seed {seed} (expected a folder such as {arm}-{seed})")
+            raise DataError(f"{where}: no classifier of arm {arm}, seed {seed} (expected a folder such as {arm}/{seed})")
     return {key: Run(path=found[key].path, card=open_classifier(found[key].path)) for key in wanted}
 
 
@@ -197,7 +197,7 @@ def _classifier_folders(folders: Sequence[Path]) -> list[Path]:
         if (folder / CARD_FILE).is_file():
             paths.append(folder)
         elif folder.is_dir():
-            paths += sorted(path.parent for path in folder.glob(f"*/{CARD_FILE}"))
+            paths += sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CARD_FILE}"))
         else:
             raise DataError(f"{folder}: not found; expected a classifier or a folder of classifiers")
     return list(dict.fromkeys(paths))
@@ -210,7 +210,7 @@ def _require_consistent(chosen: Runs, real: Snapshot, snapshot: Path) -> None:
             raise DataError(f"{run_.path}: was trained on snapshot {run_.card.snapshot_digest[:12]}, but {snapshot} is {real.digest[:12]}")
         if run_.card.classes != classes:
             raise DataError(f"{run_.path}: its classes are not those of {snapshot}")
-    for arm in Arm:
+    for arm in dict.fromkeys(arm for arm, _ in chosen):
         states = {run_.card.skipped is None for (name, _), run_ in chosen.items() if name is arm}
         if len(states) > 1:
             raise DataError(f"arm {arm}: some seeds ran and others were skipped; run classify again for all of them")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gda.arm import Arm
 from gda.artifacts import SetArm, SetResult
 from gda.config import Config
 from gda.data.held_out_sets import HeldOutSet, load_held_out, open_held_out, read_class_map
@@ -19,7 +20,6 @@ from gda.errors import DataError
 from gda.io.publish import storage_errors
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import digest_of
-from gda.sections import Arm
 from gda.stats.held_out import set_arm, set_gain
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of

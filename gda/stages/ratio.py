@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gda.arm import Arm
 from gda.artifacts import Outcome, SnapshotIndex, dump_document, read_document
 from gda.config import Config
 from gda.curves import RatioCurve, RatioPoint
@@ -20,7 +21,6 @@ from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, wr
 from gda.parallel import Bar
 from gda.recipe import Recipe, bits_environment, digest_of
 from gda.report.ratio import ratio_answer, ratio_figure
-from gda.sections import Arm
 from gda.stats.paired import paired_differences
 from gda.stats.peak import find_peak, pooled_intervals
 from gda.stats.streams import named_generator

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gda.arm import Arm
 from gda.artifacts import ClassifierCard, read_document
 from gda.errors import UsageError
+from gda.flow import arm_inputs
 from gda.io.publish import write_bytes
 from gda.parallel import num_accelerators
-from gda.sections import Arm
 from gda.steps.entry import MOST_PODS
 from gda.steps.form import classifier_runs
 from gda.steps.graph import CLASSIFY, config_of, parse_reference
@@ -45,9 +46,9 @@ def planned_classifiers(settings: str, *, seeds_per_pod: int, summary: FileArtif
 def classifier_inputs(
     arm: str, *, snapshot: str, judged: str, verdict: str, zero_shot: str, img2img: str, pool: str, reference: str
 ) -> dict[str, str]:
-    """References by role for a classifier of `arm`, which reads one of the three synthetic sets, or none; more than it reads is fine."""
-    drawn = {Arm.ZERO_SHOT.value: zero_shot, Arm.IMG2IMG.value: img2img}.get(arm, judged)
-    return {"snapshot": snapshot, "synthetic": drawn, "verdict": verdict, "pool": pool, "reference": reference}
+    """References by role for a classifier of `arm`: what it reads and no more. Raises `ValueError` for an arm that there is not."""
+    every = {"synthetic": judged, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "verdict": verdict, "reference": reference}
+    return {"snapshot": snapshot} | {role: every[role] for role in arm_inputs(Arm(arm))}
 
 
 def train_seeds_here(arm: str, seeds: str, *, sets: Mapping[str, str], settings: str, data_root: str, code: str) -> list[Step]:

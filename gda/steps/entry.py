@@ -37,6 +37,8 @@ def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str,
     form = {name: given[name] for name in FORM}
     named = {name: given[name] for name in ("run", "run_id", "title")}
     config, outside = configure(form, given["settings"], data_root=place.root, code=code, **named)
+    if (arms := len(config.classify.arms)) > MOST_PODS:  # each has a pod at least; said before anything is generated
+        raise ConfigError(f"classify.arms: {arms} arms; a run of the pipeline compares at most {MOST_PODS}")
     told = step_settings(config, outside)
     lines = [
         f"# Run {given['run']}",

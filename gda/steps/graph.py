@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gda.arm import Arm
 from gda.artifacts import Document
 from gda.config import Config, dump_config, parse_config
 from gda.errors import DataError, UsageError
-from gda.flow import BESIDE, CLASSIFIERS, GRAPH, Node, arm_inputs
+from gda.flow import BESIDE, CLASSIFIERS, GRAPH, Node, arm_inputs, classify_command
 from gda.reading import as_object, parse_json, whole_number
 from gda.recipe import digest_of
-from gda.sections import Arm
 
 NODES = {node.name: node for node in (*GRAPH, *BESIDE)}
-# One component trains the classifiers of every arm; the graph has two nodes of it, which differ in their seeds alone.
+# The node that trains the classifiers of every arm; a step trains one of them.
 CLASSIFY = "classify"
 # What fields name outside the job, by role (`gda.flow.WATCHED`) and field: name and digest, as `gda.stages.inputs.contents_of` has them.
 Outside = Mapping[str, Mapping[str, Any]]
@@ -134,15 +134,18 @@ def make_request(
 
 
 def node_of(name: str, item: Mapping[str, str]) -> Node:
-    """The node of the graph; for classifiers, the one that has the arm of `item`. Raises `UsageError`."""
+    """The node of the graph; of classifiers `item` has arm and seed. Raises `UsageError`."""
     if name not in NODES:
         raise UsageError(f"{name}: no step of the job; accepted: {', '.join(NODES)}")
     if name != CLASSIFY:
         return NODES[name]
-    found = [node for node in GRAPH if node.matrix and item.get("arm") in [arm["name"] for arm in node.matrix["arm"]]]
-    if not found or whole_number(item.get("seed", "")) is None:
-        raise UsageError(f"classify: arm {item.get('arm')!r}, seed {item.get('seed')!r}; accepted: {', '.join(Arm)}, and a number")
-    return found[0]
+    try:
+        Arm(item.get("arm", ""))
+    except ValueError as error:
+        raise UsageError(f"classify: {error}") from None
+    if whole_number(item.get("seed", "")) is None:
+        raise UsageError(f"classify: seed {item.get('seed')!r}; accepted: a number")
+    return NODES[CLASSIFY]
 
 
 def roles(node: Node, item: Mapping[str, str]) -> dict[str, str]:
@@ -183,7 +186,7 @@ def output_paths(request: Request) -> tuple[str, ...]:
 
 
 def _outputs(request: Request) -> dict[str, str]:
-    named = _with_item(request.node.output, request.item)
+    named = f"{CLASSIFIERS}/{request.item['arm']}/{request.item['seed']}" if request.node.matrix else request.node.output
     return {path: path for path in (named, *request.node.more_outputs)}
 
 
@@ -196,18 +199,14 @@ def _places(flow: str, given: tuple[Reference, ...]) -> list[str]:
 
 def _filled(request: Request, config: Config) -> str:
     """The node's command with what its templates stand for."""
-    command = _with_item(request.node.command, request.item)
-    if request.node.matrix:
-        (arm,) = [arm for arm in request.node.matrix["arm"] if arm["name"] == request.item["arm"]]
-        # One classifier a step: its siblings are steps of their own.
-        command = command.replace("${item.arm.flags}", arm["flags"]).replace(" --all-seeds", "").replace(" --if-compared", "")
+    command = request.node.command
+    if request.node.matrix:  # one classifier a step: its siblings are steps of their own
+        arm, seed = request.item["arm"], request.item["seed"]
+        (out,) = _outputs(request)
+        command = classify_command(arm, arm_inputs(Arm(arm)), out, seed=seed)
     for name, value in _template_values(config):
         command = command.replace(f"${{{name}}}", shlex.quote(value))
     return command
-
-
-def _with_item(text: str, item: Mapping[str, str]) -> str:
-    return text.replace("${item.arm.name}", item.get("arm", "")).replace("${item.seed}", item.get("seed", ""))
 
 
 def _template_values(config: Config) -> Iterator[tuple[str, str]]:

@@ -39,13 +39,11 @@ def trace(config: Config, *, outside: Outside, data_root: Path, code: str) -> li
 
 
 def _steps(config: Config) -> Iterator[tuple[Node, dict[str, str]]]:
-    runs = classifier_runs(config)
     for node in GRAPH:
         if not node.matrix:
             yield node, {}
         else:
-            arms = {item["name"] for item in node.matrix["arm"]}
-            yield from ((node, run) for run in runs if run["arm"] in arms)
+            yield from ((node, run) for run in classifier_runs(config))
 
 
 def _request(node: Node, item: dict[str, str], settings: dict[str, str], code: str, found: dict[str, Traced]) -> Request | None:

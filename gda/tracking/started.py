@@ -11,7 +11,7 @@ from typing import Any
 
 from gda.errors import GdaError, TryAgainError
 from gda.io.locks import locked
-from gda.io.publish import write_bytes
+from gda.io.publish import shown_name, write_bytes
 from gda.tracking.published import MARKERS, PUBLISHED, published_outcome
 from gda.tracking.runs import keep, record
 from gda.tracking.secrets import masked
@@ -82,7 +82,7 @@ def _keep_published(path: Path, folder: Path) -> None:
         return  # damaged since, which the stages that read it say
     datasets = {role: (given, digest) for role, given in begun.datasets.items() if (digest := snapshot_digest(Path(given)))}
     ended = _marker(begun.stage, out).stat().st_mtime
-    run = record(begun.stage, f"{begun.stage} {out.name}", outcome, params=begun.params, datasets=datasets, ended=ended)
+    run = record(begun.stage, f"{begun.stage} {shown_name(out)}", outcome, params=begun.params, datasets=datasets, ended=ended)
     keep(run, folder)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gda.arm import Arm
 from gda.artifacts import SnapshotIndex
 from gda.classify_section import TWO_ORIGINS
 from gda.data.images import LANCZOS
@@ -11,9 +12,9 @@ from gda.errors import UsageError
 from gda.io.skipped import skipped_because
 from gda.parallel import device_name, training_device
 from gda.recipe import Recipe, bits_environment
-from gda.sections import Arm, ClassifyConfig
+from gda.sections import ClassifyConfig
 from gda.training.arm_data import Others, TrainingData
-from gda.training.arms import PLANS, ArmPlan, read_index, refusal, require_pool_of, require_same_classes
+from gda.training.arms import read_index, refusal, require_pool_of, require_same_classes
 from gda.training.pretrained import Weights, find_weights, weights_inputs
 from gda.training.targets import target_labels
 
@@ -35,20 +36,15 @@ class Request:
     weights: Weights | None
 
     @property
-    def plan(self) -> ArmPlan:
-        """What the arm is trained on."""
-        return PLANS[self.arm]
-
-    @property
     def num_updates(self) -> int:
         """Optimizer updates of this arm, without those of the head alone."""
-        index = self.real if self.plan.real or self.drawn is None else self.drawn
-        return self.config.updates_of(sum(index.counts["train"].values()), long=self.plan.long)
+        index = self.real if self.arm.data.real or self.drawn is None else self.drawn
+        return self.config.updates_of(sum(index.counts["train"].values()), long=self.arm.long)
 
     @property
     def head_updates(self) -> int:
         """Updates of the head alone that follow."""
-        return self.config.last_layer_updates if self.plan.last_layer else 0
+        return self.config.last_layer_updates if self.arm.data.last_layer else 0
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,7 +58,7 @@ class Request:
             snapshot=self.snapshot,
             snapshot_digest=self.real.digest,
             others=self.others,
-            use_real=self.plan.real,
+            use_real=self.arm.data.real,
             image_size=self.config.image_size,
             test_image_size=self.config.tested_at,
             interpolation=LANCZOS if self.weights is None else self.weights.interpolation,
@@ -70,23 +66,23 @@ class Request:
 
     def recipe(self, seed: int) -> Recipe:
         """What is asked for with `seed`: only what changes the outcome, so that a real arm does not depend on synthetic data."""
-        unused = {"num_updates", "mixed_num_updates"} | (set() if self.plan.mixes else {"ratio"})
-        unused |= set() if self.plan.real and self.plan.synthetic else TWO_ORIGINS
+        unused = {"num_updates", "mixed_num_updates"} | (set() if self.arm.data.mixes else {"ratio"})
+        unused |= set() if self.arm.data.real and self.arm.data.synthetic else TWO_ORIGINS
         settings = self.config.decided(exclude=unused)
         decided = {
             "arm": str(self.arm),
             "seed": seed,
             "num_updates": self.num_updates,
-            "augment": self.plan.augment,
+            "augment": self.arm.augment,
             "skipped": self.skipped,
         }
         if self.others is not None and self.others.labels is not None:
             decided["targets"] = list(self.others.labels)
         if self.others is not None and self.others.parts > 1:
             decided["synthetic_part"] = [seed % self.others.parts, self.others.parts]
-        if self.plan.augment == "strong" and self.config.crop_area:
+        if self.arm.augment == "strong" and self.config.crop_area:
             decided["augment"] = "strong with crops"  # in earlier versions strong left the crop out
-        if self.plan.last_layer:
+        if self.arm.data.last_layer:
             decided |= {"last_layer_updates": self.head_updates, "last_layer_learning_rate": self.config.last_layer_learning_rate}
         inputs = {"snapshot": self.real.digest} | ({} if self.others is None else {self.others.origin: self.others.digest})
         if self.others is not None and self.drawn is not None:
@@ -110,9 +106,9 @@ def make_request(
 
     Raises as `run` does, and as `find_weights` for pretrained weights that cannot be used.
     """
-    plan, real, weights = PLANS[arm], read_index(snapshot, "real"), find_weights(config)
+    data, real, weights = arm.data, read_index(snapshot, "real"), find_weights(config)
     asked = Request(config=config, arm=arm, snapshot=snapshot, real=real, others=None, drawn=None, skipped=None, weights=weights)
-    if plan.pool:
+    if data.others == "pool":
         if pool is None:
             raise UsageError(f"arm {arm} is trained on more real images: give --pool DIR, or leave it out of classify.arms")
         if (why := skipped_because(pool)) is not None:
@@ -120,15 +116,15 @@ def make_request(
         more = read_index(pool, "real")
         require_pool_of(snapshot, real, pool, more)
         return replace(asked, others=Others(path=pool, digest=more.digest, origin="pool"), drawn=more)
-    if not plan.synthetic:
+    if not data.synthetic:
         return asked
     if synthetic is None:
         raise UsageError(f"arm {arm} is trained on synthetic images: give --synthetic DIR")
-    if not plan.gated and (why := skipped_because(synthetic)) is not None:
+    if not data.gated and (why := skipped_because(synthetic)) is not None:
         return replace(asked, skipped=why)
     drawn = read_index(synthetic, "synthetic")
     require_same_classes(snapshot, real, synthetic, drawn)
-    skipped = refusal(arm, verdict, real, drawn) if plan.gated else None
-    labels = target_labels(config, snapshot, real, reference) if plan.targeted and skipped is None else None
+    skipped = refusal(arm, verdict, real, drawn) if data.gated else None
+    labels = target_labels(config, snapshot, real, reference) if data.targeted and skipped is None else None
     others = Others(path=synthetic, digest=drawn.digest, origin="synthetic", labels=labels, parts=config.synthetic_parts)
     return replace(asked, others=others, drawn=drawn, skipped=skipped)

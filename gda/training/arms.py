@@ -1,53 +1,15 @@
-"""The arms of the comparison: what each is trained on and how long, and the gate before those that use synthetic images.
+"""What an arm's data need: snapshots that belong together, and the gate before those that use synthetic images.
 
 No torch here, so that publishing finished work stays quick.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gda.arm import Arm
 from gda.artifacts import SnapshotIndex, Verdict, read_document
 from gda.config import Config
 from gda.errors import DataError, UsageError
-from gda.sections import Arm
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmPlan:
-    """What an arm is trained on and how long; `gated` arms need a verdict that passed.
-
-    `synthetic` images are those given as such; those of `pool` are real ones from elsewhere in their place. Of a `targeted` arm's
-    synthetic images only those of the classes that need them are used. A `last_layer` arm goes on with the head alone, on real images.
-    """
-
-    real: bool
-    synthetic: bool = False
-    pool: bool = False
-    gated: bool = False
-    long: bool = False
-    augment: Literal["standard", "strong"] = "standard"
-    targeted: bool = False
-    last_layer: bool = False
-
-    @property
-    def mixes(self) -> bool:
-        """Whether a batch holds real training images and others, so that their ratio counts."""
-        return self.real and (self.synthetic or self.pool)
-
-
-PLANS = {
-    Arm.REAL: ArmPlan(real=True),
-    Arm.REAL_LONG: ArmPlan(real=True, long=True),
-    Arm.REAL_STRONG: ArmPlan(real=True, long=True, augment="strong"),
-    Arm.RETRIEVED: ArmPlan(real=True, pool=True, long=True),
-    Arm.ZERO_SHOT: ArmPlan(real=False, synthetic=True),
-    Arm.IMG2IMG: ArmPlan(real=True, synthetic=True, long=True),
-    Arm.SYNTHETIC: ArmPlan(real=False, synthetic=True, gated=True),
-    Arm.MIXED: ArmPlan(real=True, synthetic=True, gated=True, long=True),
-    Arm.TARGETED: ArmPlan(real=True, synthetic=True, gated=True, long=True, targeted=True),
-    Arm.LAST_LAYER: ArmPlan(real=True, synthetic=True, gated=True, long=True, last_layer=True),
-}
 
 
 def read_index(path: Path, kind: Literal["real", "synthetic"]) -> SnapshotIndex:
@@ -87,7 +49,7 @@ def not_compared(arm: Arm) -> str:
 
 def no_pool(config: Config) -> str | None:
     """Why no pool is made; None where one is."""
-    if Arm.RETRIEVED not in config.classify.arms:
+    if not any(arm.data.others == "pool" for arm in config.classify.arms):
         return not_compared(Arm.RETRIEVED)
     return "snapshot.pool is null" if config.snapshot.pool is None else None
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from gda.arm import ARMS
 from gda.commands import build_parser
 from gda.config import Config, load_config
-from gda.flow import CONTROL_ARMS, GRAPH, PAIRED_ARMS, STAGES, dvc_text
-from gda.sections import Arm
+from gda.flow import ARM_SETS, GRAPH, STAGES, arm_inputs, dvc_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,10 +36,10 @@ def test_every_stage_is_a_section_a_module_and_a_command():
     assert [node.stage for node in GRAPH if not node.helper and not node.variant] == list(STAGES)
 
 
-def test_every_arm_runs_once():
-    """Paired and control arms are all the arms, without overlap."""
-    assert sorted([*PAIRED_ARMS, *CONTROL_ARMS]) == sorted(Arm)
-    assert set(load_config(ROOT / "params.yaml").classify.arms) == set(Arm)
+def test_every_kind_of_data_is_compared_in_the_demo_or_needs_what_it_has():
+    """The demo's arms cover every set that the flow makes for arms."""
+    arms = load_config(ROOT / "params.yaml").classify.arms
+    assert {role for arm in arms for role in arm_inputs(arm)} == set(ARM_SETS)
 
 
 def test_params_yaml_is_valid_and_has_what_dvc_refers_to():
@@ -66,11 +66,11 @@ def test_tune_never_depends_on_the_sample_section():
 
 def test_real_arms_do_not_depend_on_synthetic_data():
     """Real-only classifiers are not trained again when sampling changes."""
-    for node in GRAPH:
-        for item in node.matrix.get("arm", []):
-            if item["name"].startswith("real") and item["name"] != "real+synthetic":
-                assert item["others"] == "data/real"
-                assert item["flags"] == ""
+    for arm in ARMS:
+        assert bool(arm_inputs(arm)) == (arm.data.name != "real")
+        assert ("verdict" in arm_inputs(arm)) == arm.data.gated
+    (node,) = [node for node in GRAPH if node.matrix]
+    assert set(node.inputs.values()) == {"data/real", "data/arms/${item.arm}.json"}
 
 
 def test_the_command_surface_is_frozen():

@@ -4,10 +4,14 @@ import json
 import re
 
 import pytest
+from flow_job import ROOT
 
+from gda.arm import Arm
 from gda.artifacts import Decision, Metrics, Settings, Verdict, read_document
-from gda.flow import GRAPH
-from gda.sections import Arm
+from gda.config import load_config
+from gda.flow import CLASSIFIERS, GRAPH
+
+COMPARED = load_config(ROOT / "params.yaml").classify.arms
 
 
 def _stage(name: str) -> str:
@@ -15,19 +19,22 @@ def _stage(name: str) -> str:
 
 
 def test_every_node_ran_once(job):
-    """All stages run, the classifiers once an arm and seed."""
-    assert {_stage(name) for name in job.first} == {node.name for node in GRAPH} | {"inputs"}
-    assert sum(name.startswith("classify@") for name in job.first) == 4 * 2
-    assert sum(name.startswith("classify_controls@") for name in job.first) == 6
+    """All stages run, the classifiers once an arm, with a folder per seed."""
+    assert {_stage(name) for name in job.first} == {node.name for node in GRAPH} | {"inputs", "arms"}
+    assert sorted(name.removeprefix("classify@") for name in job.first if name.startswith("classify@")) == sorted(COMPARED)
+    folders = {
+        path.parent.relative_to(job.folder / CLASSIFIERS).as_posix() for path in job.folder.glob(f"{CLASSIFIERS}/*/*/classifier.json")
+    }
+    assert folders == {f"{arm}/{seed}" for arm in COMPARED for seed in (range(2) if arm.data.compared_by_seed else range(1))}
 
 
 def test_metrics_json_has_what_others_rely_on(job):
     """Arms by seed, CAS, and for every arm but real a gain with interval, p-value and seeds."""
     raw = json.loads((job.folder / "reports/evaluation/metrics.json").read_text())
     metrics = read_document(job.folder / "reports/evaluation/metrics.json", Metrics)
-    assert set(raw["arms"]) == {str(arm) for arm in Arm}
+    assert set(raw["arms"]) == set(COMPARED)
     assert [len(raw["arms"][arm]["top1"]) for arm in ("real", "real+synthetic", "synthetic")] == [2, 2, 1]
-    assert set(raw["gain"]) == {str(arm) for arm in Arm if arm is not Arm.REAL}
+    assert set(raw["gain"]) == set(COMPARED) - {"real"}
     for gain in raw["gain"].values():
         assert {"mean", "ci95", "p_value", "seeds"} <= gain.keys()
         assert gain["ci95"][0] <= gain["mean"] <= gain["ci95"][1]
@@ -79,7 +86,7 @@ def test_other_tools_read_the_outputs(job):
     small = base(prompt_embeds=states, negative_prompt_embeds=empty, num_inference_steps=2, output_type="pt").images
     large = upscale(image=small, prompt_embeds=states, negative_prompt_embeds=empty, num_inference_steps=2, noise_level=0).images
     assert large[0].size == (28, 28)
-    model = timm.create_model(f"local-dir:{job.folder}/models/classifiers/real+synthetic-0", pretrained=True)
+    model = timm.create_model(f"local-dir:{job.folder}/models/classifiers/real+synthetic/0", pretrained=True)
     assert model.eval()(torch.zeros(2, 3, 28, 28)).shape == (2, 10)
 
 
@@ -123,16 +130,14 @@ def test_guidance_re_runs_from_sample_on(ran_again):
         "sample_zero_shot",
         "sample_img2img",
         "validate",
+        "arms",
         "classify",
-        "classify_controls",
         "evaluate",
         "promote",
     }
     assert "sample" in ran_again
-    again = {name for name in ran_again if name.startswith("classify")}
-    assert again
-    # real, real_long and real_strong are the first three arms of `classify`, and retrieved is the first of the controls.
-    assert not {name for name in again if re.match(r"classify@arm[012]-|classify_controls@arm0-", name)}
+    again = {name.removeprefix("classify@") for name in ran_again if name.startswith("classify")}
+    assert again == {arm for arm in COMPARED if arm.data.synthetic}
 
 
 def test_a_refused_set_is_a_result(job, ran_again):

@@ -277,3 +277,52 @@ def test_too_few_seeds_to_pass_at_all_are_said() -> None:
     second = judge(METRICS.model_copy(update={"look": 2, "gain_over_rivals": METRICS.gain_over_rivals | rivals}))
     assert any(reason.endswith("; with 6 seeds no gain can reach it, 9 are needed") for reason in second.reasons)
     assert not any("are needed" in reason for reason in judge(with_gain(**clear, p_value=0.2)).reasons)
+
+
+def declared_strong() -> Metrics:
+    """The passing metrics with the declared arm trained with strong augmentation."""
+    arms = METRICS.arms | {Arm.MIXED_STRONG: METRICS.arms[Arm.MIXED]}
+    candidate = METRICS.candidate.model_copy(update={"arm": Arm.MIXED_STRONG}) if METRICS.candidate else None
+    gain = METRICS.gain | {Arm.MIXED_STRONG: METRICS.gain[Arm.MIXED]}
+    return METRICS.model_copy(update={"arms": arms, "candidate": candidate, "gain": gain})
+
+
+def with_arm(metrics: Metrics, arm: Arm, **changes: Any) -> Metrics:
+    return metrics.model_copy(update={"arms": metrics.arms | {arm: metrics.arms[arm].model_copy(update=changes)}})
+
+
+def test_an_arm_has_to_beat_real_images_that_are_augmented_alike() -> None:
+    """Protects a strongly augmented candidate from owing its gain to the augmentation, whichever real-only training is strongest."""
+    promote = PromoteConfig(arm=Arm.MIXED_STRONG)
+    plain_wins = declared_strong()
+    for arm, accuracy in ((Arm.REAL, 0.5), (Arm.REAL_LONG, 0.9), (Arm.REAL_STRONG, 0.6)):
+        plain_wins = with_arm(plain_wins, arm, val_top1=(accuracy,) * 6)
+    assert [rival.name for rival in real_rivals(plain_wins, promote)] == ["real_long", "real_strong"]
+    assert [rival.name for rival in real_rivals(with_arm(plain_wins, Arm.REAL_STRONG, val_top1=(1.0,) * 6), promote)] == ["real_strong"]
+    assert judge(plain_wins, arm=Arm.MIXED_STRONG).promoted
+    alike = plain_wins.model_copy(
+        update={"gain_over_rivals": plain_wins.gain_over_rivals | {Arm.REAL_STRONG: shifted(STRONGEST, -STRONGEST.mean)}}
+    )
+    result = judge(alike, arm=Arm.MIXED_STRONG)
+    assert not result.promoted
+    assert any("the gain over real_strong" in reason for reason in result.reasons)
+
+
+@pytest.mark.parametrize(
+    ("arm", "kind", "needed"),
+    [(Arm.MIXED_STRONG, "strong", "real_strong"), (Arm.MIXED, "plain", "real_long"), (Arm.TARGETED, "plain", "real_long")],
+)
+def test_without_a_rival_that_is_trained_alike_nothing_is_promoted(arm: Arm, kind: str, needed: str) -> None:
+    """Protects against a comparison with shorter or otherwise augmented training alone, and says which arm is missing."""
+    metrics = declared_strong()
+    metrics = metrics.model_copy(update={"arms": {Arm.REAL: metrics.arms[Arm.REAL], arm: metrics.arms[Arm.MIXED]}})
+    updates = metrics.arms[arm].num_updates
+    reasons = judge(metrics, arm=arm).reasons
+    said = f"no {kind} training on real images took {updates} updates; have {needed} among classify.arms"
+    assert any(said in reason for reason in reasons), reasons
+
+
+@pytest.mark.parametrize("name", ["real+zero_shot", "real+zero_shot_strong", "zero_shot_strong", "img2img_strong"])
+def test_images_without_a_verdict_are_never_promoted(name: str) -> None:
+    """Protects the gate from generated images that nobody judged, however they are trained on."""
+    assert f"{name} is a control arm and is never promoted" in judge(arm=Arm(name)).reasons

@@ -14,6 +14,7 @@ from classify_world import CLASSES, verdict_on, write_set
 from killing import in_child
 from safetensors.torch import load_file
 
+from gda.arm import ARMS, Arm
 from gda.artifacts import ClassifierCard, Outcome, read_document
 from gda.config import Config
 from gda.data.ledger import read_ledger
@@ -21,7 +22,7 @@ from gda.data.resident import ImageSet, load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.publish import work_root
-from gda.sections import Arm, ClassifyConfig
+from gda.sections import ClassifyConfig
 from gda.stages import classify
 from gda.training.arm_data import Loaded, load_data
 from gda.training.arm_request import make_request
@@ -232,7 +233,7 @@ def test_publishing_finished_work_imports_no_torch(real: Path, tmp_path: Path) -
 import sys
 from pathlib import Path
 from gda.config import Config
-from gda.sections import Arm
+from gda.arm import Arm
 from gda.stages import classify
 config = Config.model_validate_json(sys.argv[1])
 outcome = classify.run(config, snapshot=Path(sys.argv[2]), arm=Arm.REAL, seed=1, out=Path(sys.argv[3]), with_seeds=(0, 1))
@@ -267,12 +268,13 @@ def test_the_recipe_holds_only_what_matters(real: Path, synthetic: Path, tmp_pat
     assert digest(Arm.MIXED) != digest(Arm.MIXED, ratio=2.0)
     assert digest(Arm.REAL) != digest(Arm.REAL, num_updates=7)
     for field, value, concerned in (
-        ("ratio", 2.0, {Arm.RETRIEVED, Arm.IMG2IMG, Arm.MIXED, Arm.TARGETED, Arm.LAST_LAYER}),
-        ("target_classes", ("blue",), {Arm.TARGETED}),
-        ("last_layer_updates", 7, {Arm.LAST_LAYER}),
-        ("last_layer_learning_rate", 0.5, {Arm.LAST_LAYER}),
+        ("ratio", 2.0, {arm for arm in ARMS if arm.data.mixes}),
+        ("mixed_num_updates", 77, {arm for arm in ARMS if arm.long}),
+        ("target_classes", ("blue",), {Arm.TARGETED, Arm("targeted_strong")}),
+        ("last_layer_updates", 7, {Arm.LAST_LAYER, Arm("last_layer_strong")}),
+        ("last_layer_learning_rate", 0.5, {Arm.LAST_LAYER, Arm("last_layer_strong")}),
         ("arms", (Arm.REAL,), set()),
         ("control_seeds", (9,), set()),
     ):
-        assert {arm for arm in Arm if digest(arm) != digest(arm, **{field: value})} == concerned, field
-    assert len({digest(arm) for arm in Arm}) == len(Arm)
+        assert {arm for arm in ARMS if digest(arm) != digest(arm, **{field: value})} == concerned, field
+    assert len({digest(arm) for arm in ARMS}) == len(ARMS)

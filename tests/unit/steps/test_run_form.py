@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gda.arm import ARMS
 from gda.config import Config, load_config, parse_config
 from gda.errors import ConfigError
 from gda.flow import BESIDE, GRAPH
-from gda.sections import Arm
 from gda.steps.form import FORM, classifier_runs, filled_in, split_up, step_settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,4 +98,4 @@ def test_every_compared_classifier_is_listed_once() -> None:
         {"arm": "zero_shot", "seed": "4"},
     ]
     assert len(classifier_runs(Config())) == sum(len(Config().classify.seeds_of(arm)) for arm in Config().classify.arms)
-    assert {run["arm"] for run in runs} <= set(Arm)
+    assert {run["arm"] for run in runs} <= set(ARMS)

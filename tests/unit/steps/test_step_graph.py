@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from gda.arm import ARMS
 from gda.commands import build_parser
 from gda.config import Config, parse_config
 from gda.errors import DataError, UsageError
 from gda.flow import CLASSIFIERS, GRAPH
-from gda.sections import Arm
 from gda.steps.form import step_settings
 from gda.steps.graph import (
     NODES,
@@ -40,7 +40,7 @@ def _request(name: str, config: Config | None = None, *, code: str = "1", digest
 
 def _requests() -> list[Request]:
     named = [_request(node.name) for node in GRAPH if not node.matrix]
-    return named + [_request("classify", arm=str(arm), seed="3") for arm in Arm]
+    return named + [_request("classify", arm=str(arm), seed="3") for arm in ARMS]
 
 
 @pytest.mark.parametrize("request_", _requests(), ids=lambda request: request.name)
@@ -156,7 +156,7 @@ def test_arms_without_the_declared_one_are_read() -> None:
     ("call", "said"),
     [
         (lambda: _request("fine"), "fine: no step of the job; accepted: snapshot"),
-        (lambda: _request("classify", arm="rael", seed="0"), "arm 'rael', seed '0'; accepted: real"),
+        (lambda: _request("classify", arm="rael", seed="0"), "no such arm 'rael'; accepted: real, retrieved"),
         (lambda: _request("classify", arm="real", seed="x"), "seed 'x'"),
         (lambda: _request("classify", arm="real", seed="²"), "seed '²'"),
         (lambda: make_request("finetune", inputs={}, settings="{}", code="1", item={}), "finetune: no reference for snapshot; given: none"),

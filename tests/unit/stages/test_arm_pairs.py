@@ -1,0 +1,178 @@
+"""Arms as pairs of images and training: what is trained, the command for all seeds of an arm, and the digests that DVC compares."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from classify_world import verdict_on, write_set
+
+from gda import cli
+from gda.arm import ARMS, Arm
+from gda.artifacts import ClassifierCard, read_document
+from gda.config import Config
+from gda.io.skipped import publish_skipped
+from gda.sections import ClassifyConfig
+from gda.stages import classify
+from gda.training.arm_request import make_request
+
+SETTINGS = {
+    "model": "resnetv2_18",
+    "model_args_json": '{"layers": [1], "channels": [16], "stem_chs": 8}',
+    "image_size": 16,
+    "num_updates": 6,
+    "mixed_num_updates": 9,
+    "batch_size": 12,
+    "warmup_updates": 1,
+    "seeds": [0, 1],
+    "control_seeds": [4],
+    "arms": ["real", "real_strong", "real+synthetic_strong", "real+zero_shot_strong", "retrieved"],
+}
+
+
+@pytest.fixture(autouse=True)
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Real, synthetic and zero-shot images, a verdict and parameters, in the folder that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    real = write_set(tmp_path / "real", "real", {"train": 8, "val": 8})
+    synthetic = write_set(tmp_path / "synthetic", "synthetic", {"train": 10}, seed=1)
+    write_set(tmp_path / "zero_shot", "synthetic", {"train": 10}, seed=2)
+    write_set(tmp_path / "pool", "real", {"train": 4}, seed=3, beside=real)
+    verdict_on(real, synthetic, tmp_path / "verdict.json")
+    (tmp_path / "params.yaml").write_text(json.dumps({"classify": SETTINGS, "promote": {"arm": "real+synthetic_strong"}}))
+    return tmp_path
+
+
+def card_at(folder: str) -> ClassifierCard:
+    return read_document(Path(folder) / "classifier.json", ClassifierCard)
+
+
+EVERYTHING = ["--snapshot", "real", "--synthetic", "synthetic", "--zero-shot", "zero_shot", "--pool", "pool", "--verdict", "verdict.json"]
+
+
+def trained(arm: str, *words: str, out: str = "") -> int:
+    return cli.main(["classify", *EVERYTHING, "--arm", arm, "--out", out or f"c/{arm}", *words])
+
+
+def test_without_a_seed_every_seed_of_the_arm_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    """One command for an arm, a folder and a closing line per seed; controls have theirs, and what is there is not made again."""
+    assert trained("real+synthetic_strong", "--json") == 0
+    assert trained("real+zero_shot_strong", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["output"] for line in lines] == ["c/real+synthetic_strong/0", "c/real+synthetic_strong/1", "c/real+zero_shot_strong/4"]
+    assert [(card_at(line["output"]).arm, card_at(line["output"]).seed) for line in lines] == [
+        (Arm.MIXED_STRONG, 0),
+        (Arm.MIXED_STRONG, 1),
+        (Arm("real+zero_shot_strong"), 4),
+    ]
+    assert trained("real+synthetic_strong", "--json") == 0
+    assert [json.loads(line)["reused"] for line in capsys.readouterr().out.splitlines()] == [True, True]
+
+
+def test_all_at_once_are_the_classifiers_of_one_by_one() -> None:
+    """Protects what a seed means: trained beside others or alone, it is the same classifier."""
+    assert trained("real_strong") == 0
+    assert trained("real_strong", "--seed", "1", out="alone") == 0
+    assert card_at("c/real_strong/1").digest == card_at("alone").digest != card_at("c/real_strong/0").digest
+
+
+def test_each_arm_reads_its_own_set_of_all_that_are_given(world: Path) -> None:
+    """Protects against images of one kind in the arm of another: each card names the set that its arm's data say."""
+    known = {name: json.loads((world / name / "snapshot.json").read_text())["digest"] for name in ("synthetic", "zero_shot", "pool")}
+    for arm, synthetic, pool in (
+        ("real", None, None),
+        ("real+synthetic_strong", "synthetic", None),
+        ("real+zero_shot", "zero_shot", None),
+        ("retrieved_strong", None, "pool"),
+    ):
+        assert trained(arm, "--seed", "0", "--set", f"classify.arms={json.dumps(sorted({'real', arm}))}", "--set", "promote.arm=real") == 0
+        card = card_at(f"c/{arm}")
+        assert (card.synthetic_digest, card.pool_digest) == (known.get(synthetic or ""), known.get(pool or ""))
+
+
+def test_pairs_differ_in_what_their_names_say_alone(world: Path) -> None:
+    """Protects equal updates, and strong augmentation in both arms of a pair: only the images differ."""
+    config = ClassifyConfig.model_validate(SETTINGS | {"arms": ("real",), "seeds": (0, 1), "control_seeds": (4,)})
+    sets = {"pool": world / "pool"}
+
+    def recipe(arm: Arm) -> dict:
+        own = {"zero_shot": "zero_shot"}.get(arm.data.others, "synthetic")
+        return dict(make_request(config, arm, world / "real", world / own, world / "verdict.json", **sets).recipe(0).config)
+
+    strong, mixed = recipe(Arm.REAL_STRONG), recipe(Arm.MIXED_STRONG)
+    images_alone = {"arm", "ratio"}
+    assert {name for name in strong.keys() | mixed.keys() if strong.get(name) != mixed.get(name)} == images_alone
+    plain, both = recipe(Arm.MIXED), recipe(Arm.MIXED_STRONG)
+    assert {name for name in plain.keys() | both.keys() if plain.get(name) != both.get(name)} == {"arm", "augment"}
+    for arm in (arm for arm in ARMS if not arm.data.targeted):
+        assert recipe(arm)["num_updates"] == (9 if arm.long else 6), arm
+        assert recipe(arm)["augment"] == ("strong" if arm.training == "strong" else "standard"), arm
+
+
+def test_a_refused_set_stops_every_training_on_it_and_no_other(world: Path) -> None:
+    """Protects the gate under every name: strong augmentation is no way around a verdict."""
+    verdict_on(world / "real", world / "synthetic", world / "verdict.json", reasons=("FID is 9",))
+    for arm in ("synthetic_strong", "real+synthetic_strong", "last_layer_strong"):
+        assert trained(arm, "--seed", "0", "--set", f"classify.arms={json.dumps(sorted({'real', arm}))}", "--set", "promote.arm=real") == 0
+        assert (card_at(f"c/{arm}").skipped or "").startswith("because the synthetic set was refused")
+    assert trained("real+zero_shot", "--seed", "0") == 0
+    assert card_at("c/real+zero_shot").skipped is None
+
+
+def test_the_head_of_a_strong_arm_starts_from_the_strong_mixture(world: Path) -> None:
+    """Protects `last_layer_strong` from the classifier of another training."""
+    given = {"snapshot": world / "real", "synthetic": world / "synthetic", "verdict": world / "verdict.json"}
+    changes = {"arms": ("real", "real+synthetic"), "seeds": (0,), "control_seeds": (0,)}
+    config = Config(classify=ClassifyConfig.model_validate(SETTINGS | changes))
+    for arm in ("real+synthetic", "real+synthetic_strong"):
+        classify.run(config, arm=Arm(arm), seed=0, out=world / "c" / f"{arm}-0", **given)
+    beside = classify.run(config, arm=Arm("last_layer_strong"), seed=0, out=world / "c" / "last_layer_strong-0", **given)
+    alone = classify.run(config, arm=Arm("last_layer_strong"), seed=0, out=world / "d" / "last_layer_strong-0", **given)
+    assert beside.digest == alone.digest
+
+
+def test_a_wrong_arm_is_said_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that is none ends with exit code 2, and the names that there are."""
+    with pytest.raises(SystemExit) as ended:
+        trained("real_weak", "--seed", "0")
+    assert ended.value.code == 2
+    assert "no such arm 'real_weak'; accepted: real, retrieved" in capsys.readouterr().err
+
+
+def digests(*words: str) -> int:
+    sets = [word for word in EVERYTHING if word not in ("--snapshot", "real")]
+    return cli.main(["arms", *sets, "--quiet", "--out", "digests", *words])
+
+
+def test_a_change_reaches_the_arms_that_read_it_alone(world: Path) -> None:
+    """Protects `dvc repro` from training real arms again for new synthetic images, and from keeping arms whose images changed."""
+    assert digests() == 0
+    files = {path.name: path for path in (world / "digests").iterdir()}
+    assert sorted(files) == sorted(f"{arm}.json" for arm in SETTINGS["arms"])
+    before = {name: (path.read_bytes(), path.stat().st_mtime_ns) for name, path in files.items()}
+    shutil.rmtree(world / "synthetic")
+    write_set(world / "synthetic", "synthetic", {"train": 10}, seed=9)
+    assert digests() == 0
+    changed = {name for name, path in files.items() if path.read_bytes() != before[name][0]}
+    assert changed == {"real+synthetic_strong.json"}
+    assert {name for name, path in files.items() if path.stat().st_mtime_ns != before[name][1]} == changed
+    (world / "verdict.json").write_bytes((world / "verdict.json").read_bytes() + b"\n")
+    was = files["real+synthetic_strong.json"].read_bytes()
+    assert digests() == 0
+    assert files["real+synthetic_strong.json"].read_bytes() != was
+    shutil.rmtree(world / "pool")
+    publish_skipped("snapshot", world / "pool", "because snapshot.pool is null")
+    assert digests() == 0
+    assert json.loads(files["retrieved.json"].read_text()) == {"pool": {"skipped": "because snapshot.pool is null"}}
+    assert json.loads(files["real.json"].read_text()) == {}
+
+
+@pytest.mark.parametrize(("lost", "code", "said"), [("synthetic", 3, "synthetic is not there"), ("", 2, "arm img2img needs --img2img")])
+def test_what_an_arm_lacks_is_said(world: Path, capsys: pytest.CaptureFixture[str], lost: str, code: int, said: str) -> None:
+    """Exit code and one line, before any classifier is trained."""
+    if lost:
+        shutil.rmtree(world / lost)
+    more = [] if lost else ["--set", "classify.arms=[real, real+synthetic_strong, img2img]"]
+    assert digests(*more) == code
+    assert said in capsys.readouterr().err
