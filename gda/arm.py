@@ -131,11 +131,11 @@ class Arm(str):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(_validated, serialization=core_schema.to_string_ser_schema())
+        return core_schema.no_info_plain_validator_function(_validated, serialization=core_schema.to_string_ser_schema(), ref="Arm")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "enum": list(ARMS), "title": "Arm", "description": (cls.__doc__ or "").split("\n")[0]}
+        return {"type": "string", "enum": list(ARMS), "title": "Arm", "description": (cls.__doc__ or "").split(". ")[0] + "."}
 
 
 def in_order(arms: Iterable[Arm]) -> list[Arm]:
