@@ -1,20 +1,19 @@
 """The parsers of the stages: every command's flags, and the call of the stage's `run`. Imports no stage until one is run."""
 
 import argparse
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gda import tools
-from gda.arm import DATA, HOW, Arm
+from gda.arm import Arm
+from gda.arm_commands import add_arms, add_classify
 from gda.artifacts import Outcome
 from gda.config import Config
 from gda.errors import UsageError
-from gda.flow import ARM_SETS, arm_inputs
 from gda.reading import whole_number
+from gda.stage_parser import stage_parser
 from gda.timings import read_timings
 
-Runner = Callable[[Config, argparse.Namespace], Outcome]
 _WEIGHTS = "a directory, demo://glyphs or a hub id ORG/NAME[@REVISION][:VARIANT]"
 
 
@@ -31,8 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_sample,
         _add_validate,
         _add_ratio,
-        _add_arms,
-        _add_classify,
+        add_arms,
+        add_classify,
         _add_evaluate,
         _add_compare,
         _add_promote,
@@ -42,23 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _stage(commands: Any, name: str, help_text: str, runner: Runner) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
-    parser.add_argument("--params", type=Path, metavar="FILE", help="configuration (default: params.yaml where there is one)")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field; may be repeated")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars and no closing line")
-    parser.add_argument("--json", action="store_true", help="the closing line as one JSON object on stdout")
-    parser.set_defaults(runner=runner)
-    return parser
-
-
 def _add_inputs(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
         from gda.stages import inputs
 
         return inputs.run(config, out=args.out)
 
-    parser = _stage(
+    parser = stage_parser(
         commands, "inputs", "write content digests of what fields name outside the job, so that dvc repro sees a change", runner
     )
     parser.add_argument("--out", type=Path, required=True)
@@ -91,7 +80,7 @@ def _add_snapshot(commands: Any) -> None:
             progress=args.progress,
         )
 
-    parser = _stage(commands, "snapshot", "freeze a labelled image set: shards, manifest and leak-free splits", runner)
+    parser = stage_parser(commands, "snapshot", "freeze a labelled image set: shards, manifest and leak-free splits", runner)
     parser.add_argument(
         "source",
         nargs="?",
@@ -119,7 +108,7 @@ def _add_reference(commands: Any) -> None:
 
         return reference.run(config, snapshot=args.snapshot, out=args.out, progress=args.progress)
 
-    parser = _stage(commands, "reference", "cross-fitted classifiers and statistics of the real set, used by validate", runner)
+    parser = stage_parser(commands, "reference", "cross-fitted classifiers and statistics of the real set, used by validate", runner)
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
 
@@ -133,7 +122,7 @@ def _add_finetune(commands: Any) -> None:
         resume = None if args.resume == "latest" else Path(args.resume)
         return finetune.run(config, snapshot=args.snapshot, base=base, out=args.out, resume=resume, progress=args.progress)
 
-    parser = _stage(commands, "finetune", "fine-tune a text-to-image diffusion model on the training images", runner)
+    parser = stage_parser(commands, "finetune", "fine-tune a text-to-image diffusion model on the training images", runner)
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--base", help=f"base weights: {_WEIGHTS} (default: finetune.base)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id, as @REVISION in it")
@@ -163,7 +152,9 @@ def _add_tune(commands: Any) -> None:
             progress=args.progress,
         )
 
-    parser = _stage(commands, "tune", "choose the settings of drawing: FID over a grid, then CAS of the survivors on validation", runner)
+    parser = stage_parser(
+        commands, "tune", "choose the sampling settings: FID over a grid, then CAS of the survivors on validation", runner
+    )
     parser.add_argument("--generator", required=True, help=_WEIGHTS)
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -207,7 +198,7 @@ def _add_sample(commands: Any) -> None:
             progress=args.progress,
         )
 
-    parser = _stage(commands, "sample", "draw a synthetic snapshot from a generator, shard by shard", runner)
+    parser = stage_parser(commands, "sample", "draw a synthetic snapshot from a generator, shard by shard", runner)
     parser.add_argument("--generator", required=True, help=_WEIGHTS)
     parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot whose classes are drawn")
     parser.add_argument("--settings", type=Path, help="settings.json of tune; needed while sample.guidance_scale is null")
@@ -220,13 +211,6 @@ def _add_sample(commands: Any) -> None:
         "--workers", default="auto", metavar="N", help="how many share the plan; auto: this command draws all, one process a GPU or CPU"
     )
     parser.add_argument("--plan-only", action="store_true", help="print the plan, what it costs and how long it takes here; draw nothing")
-
-
-def _arm(name: str) -> Arm:
-    try:
-        return Arm(name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _worker(args: argparse.Namespace) -> tuple[int, int]:
@@ -253,7 +237,7 @@ def _add_validate(commands: Any) -> None:
             progress=args.progress,
         )
 
-    parser = _stage(commands, "validate", "decide whether a synthetic set may be used, and say why", runner)
+    parser = stage_parser(commands, "validate", "decide whether a synthetic set may be used, and say why", runner)
     parser.add_argument("--synthetic", type=Path, required=True)
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--generator", help=_WEIGHTS)
@@ -271,77 +255,10 @@ def _add_ratio(commands: Any) -> None:
             config, snapshot=args.snapshot, synthetic=args.synthetic, verdict=args.verdict, out=args.out, progress=args.progress
         )
 
-    parser = _stage(commands, "ratio", "find how many synthetic images help: accuracy on validation by ratio, and its peak", runner)
+    parser = stage_parser(commands, "ratio", "find how many synthetic images help: accuracy on validation by ratio, and its peak", runner)
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--synthetic", type=Path, required=True)
     parser.add_argument("--verdict", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-
-
-def _add_arm_sets(parser: argparse.ArgumentParser) -> None:
-    """Flags of everything that arms read beside the real snapshot, by role."""
-    parser.add_argument("--synthetic", type=Path, help="the synthetic set that was judged")
-    parser.add_argument("--verdict", type=Path, help="verdict.json on it")
-    parser.add_argument("--zero-shot", type=Path, help="images of a generator that was not fine-tuned")
-    parser.add_argument("--img2img", type=Path, help="real training images noised and drawn again")
-    parser.add_argument("--pool", type=Path, help="more real images, of gda snapshot --as pool")
-    parser.add_argument("--reference", type=Path, help="output of gda reference, which tells targeted data the hard classes")
-
-
-def _add_arms(commands: Any) -> None:
-    def runner(config: Config, args: argparse.Namespace) -> Outcome:
-        from gda.stages import arms
-
-        sets = {role: getattr(args, role) for role in ARM_SETS}
-        return arms.run(config, sets=sets, needs={arm: tuple(arm_inputs(arm)) for arm in config.classify.arms}, out=args.out)
-
-    parser = _stage(commands, "arms", "write digests of what each compared arm is trained on, so that dvc repro sees a change", runner)
-    _add_arm_sets(parser)
-    parser.add_argument("--out", type=Path, required=True)
-
-
-def _add_classify(commands: Any) -> None:
-    def each(config: Config, args: argparse.Namespace) -> Iterator[argparse.Namespace]:
-        """A command per classifier: of the seed asked for, or of each that the arm has."""
-        # A control set may be given as --synthetic too.
-        own = args.arm.data.others
-        args.synthetic = (getattr(args, own) or args.synthetic) if args.arm.data.synthetic else None
-        if args.seed is not None:
-            yield args
-            return
-        for seed in config.classify.seeds_of(args.arm):
-            yield argparse.Namespace(**vars(args) | {"seed": seed, "all_seeds": True, "out": args.out / str(seed)})
-
-    def runner(config: Config, args: argparse.Namespace) -> Outcome:
-        from gda.stages import classify
-
-        return classify.run(
-            config,
-            snapshot=args.snapshot,
-            arm=args.arm,
-            seed=args.seed,
-            out=args.out,
-            synthetic=args.synthetic,
-            verdict=args.verdict,
-            pool=args.pool,
-            reference=args.reference,
-            if_compared=args.if_compared,
-            with_seeds=config.classify.seeds_of(args.arm) if args.all_seeds else (),
-            progress=args.progress,
-        )
-
-    parser = _stage(commands, "classify", "train the classifiers of one arm, or the one of a seed", runner)
-    parser.set_defaults(each=each)
-    parser.add_argument("--snapshot", type=Path, required=True)
-    _add_arm_sets(parser)
-    parser.add_argument("--if-compared", action="store_true", help="skip an arm that classify.arms does not name")
-    parser.add_argument("--arm", type=_arm, required=True, metavar="ARM", help=f"{', '.join(DATA)}; {HOW}")
-    parser.add_argument("--seed", type=int, help="train this one; without it every configured seed, in a folder each below --out")
-    parser.add_argument(
-        "--all-seeds",
-        action="store_true",
-        help="train the arm's other configured seeds beside it; their commands then only publish (under torchrun: only the seed asked for)",
-    )
     parser.add_argument("--out", type=Path, required=True)
 
 
@@ -362,7 +279,7 @@ def _add_evaluate(commands: Any) -> None:
             timings=read_timings(),
         )
 
-    parser = _stage(commands, "evaluate", "test every classifier once, measure CAS and the paired gain, write the report", runner)
+    parser = stage_parser(commands, "evaluate", "test every classifier once, measure CAS and the paired gain, write the report", runner)
     parser.add_argument("--runs", type=Path, action="append", required=True, help="a classifier, or a folder of them; may be repeated")
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--synthetic", type=Path)
@@ -378,7 +295,7 @@ def _add_compare(commands: Any) -> None:
 
         return compare.run(config, evaluations=args.evaluations, out=args.out)
 
-    parser = _stage(commands, "compare", "gain by the number of real images, of several evaluations on one test split", runner)
+    parser = stage_parser(commands, "compare", "gain by the number of real images, of several evaluations on one test split", runner)
     parser.add_argument("evaluations", type=Path, nargs="+", metavar="EVALUATION", help="output of gda evaluate")
     parser.add_argument("--out", type=Path, required=True)
 
@@ -397,7 +314,7 @@ def _add_promote(commands: Any) -> None:
             progress=args.progress,
         )
 
-    parser = _stage(commands, "promote", "register the candidate; make it champion if the gate holds", runner)
+    parser = stage_parser(commands, "promote", "register the candidate; make it champion if the gate holds", runner)
     parser.add_argument("--evaluation", type=Path, required=True)
     parser.add_argument("--verdict", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="where decision.json goes")

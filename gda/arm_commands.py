@@ -1,0 +1,96 @@
+"""The parsers of the commands that know arms: `classify`, and `arms`, which tells DVC what each of them is trained on."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gda.arm import DATA, HOW, Arm
+from gda.artifacts import Outcome
+from gda.config import Config
+from gda.flow import ARM_SETS, arm_inputs
+from gda.stage_parser import stage_parser
+
+
+def add_arms(commands: Any) -> None:
+    """The command `arms`."""
+
+    def runner(config: Config, args: argparse.Namespace) -> Outcome:
+        from gda.stages import arms
+
+        sets = {role: getattr(args, role) for role in ARM_SETS}
+        return arms.run(config, sets=sets, needs={arm: tuple(arm_inputs(arm)) for arm in config.classify.arms}, out=args.out)
+
+    parser = stage_parser(
+        commands, "arms", "write digests of what each arm is trained on, so that dvc repro sees a change", runner
+    )
+    _add_arm_sets(parser)
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def add_classify(commands: Any) -> None:
+    """The command `classify`."""
+
+    def each(config: Config, args: argparse.Namespace) -> Iterator[argparse.Namespace]:
+        """A command per classifier: of the seed asked for, or of each that the arm has."""
+        args.synthetic = _own_set(args)  # what the run's record names
+        if args.seed is not None:
+            yield args
+            return
+        for seed in config.classify.seeds_of(args.arm):
+            yield argparse.Namespace(**vars(args) | {"seed": seed, "all_seeds": True, "out": args.out / str(seed)})
+
+    def runner(config: Config, args: argparse.Namespace) -> Outcome:
+        from gda.stages import classify
+
+        return classify.run(
+            config,
+            snapshot=args.snapshot,
+            arm=args.arm,
+            seed=args.seed,
+            out=args.out,
+            synthetic=_own_set(args),
+            verdict=args.verdict,
+            pool=args.pool,
+            reference=args.reference,
+            if_compared=args.if_compared,
+            with_seeds=config.classify.seeds_of(args.arm) if args.all_seeds else (),
+            progress=args.progress,
+        )
+
+    parser = stage_parser(commands, "classify", "train the classifiers of one arm, or the one of a seed", runner)
+    parser.set_defaults(each=each)
+    parser.add_argument("--snapshot", type=Path, required=True)
+    _add_arm_sets(parser)
+    parser.add_argument("--if-compared", action="store_true", help="skip an arm that classify.arms does not name")
+    parser.add_argument("--arm", type=_arm, required=True, metavar="ARM", help=f"{', '.join(DATA)}; {HOW}")
+    parser.add_argument("--seed", type=int, help="train this one; without it every configured seed, in a folder each below --out")
+    parser.add_argument(
+        "--all-seeds",
+        action="store_true",
+        help="train the arm's other configured seeds beside it; their commands then only publish (under torchrun: only the seed asked for)",
+    )
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _add_arm_sets(parser: argparse.ArgumentParser) -> None:
+    """Flags of everything that arms read beside the real snapshot, by role."""
+    parser.add_argument("--synthetic", type=Path, help="the synthetic set that was judged")
+    parser.add_argument("--verdict", type=Path, help="verdict.json on it")
+    parser.add_argument("--zero-shot", type=Path, help="images of a generator that was not fine-tuned")
+    parser.add_argument("--img2img", type=Path, help="real training images noised and drawn again")
+    parser.add_argument("--pool", type=Path, help="more real images, of gda snapshot --as pool")
+    parser.add_argument("--reference", type=Path, help="output of gda reference, which tells targeted data the hard classes")
+
+
+def _arm(name: str) -> Arm:
+    try:
+        return Arm(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _own_set(args: argparse.Namespace) -> Path | None:
+    """The generated images that the arm reads, of all that are given; a control set may be given as --synthetic too."""
+    data = args.arm.data
+    return (getattr(args, data.others) or args.synthetic) if data.synthetic else None

@@ -1,0 +1,22 @@
+"""What the command of every stage has: its parser with the flags that all of them take."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gda.artifacts import Outcome
+from gda.config import Config
+
+Runner = Callable[[Config, argparse.Namespace], Outcome]
+
+
+def stage_parser(commands: Any, name: str, help_text: str, runner: Runner) -> argparse.ArgumentParser:
+    """A parser of `commands` whose arguments are run by `runner`."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+    parser.add_argument("--params", type=Path, metavar="FILE", help="configuration (default: params.yaml where there is one)")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field; may be repeated")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars and no closing line")
+    parser.add_argument("--json", action="store_true", help="the closing line as one JSON object on stdout")
+    parser.set_defaults(runner=runner)
+    return parser
