@@ -21,9 +21,7 @@ def add_arms(commands: Any) -> None:
         sets = {role: getattr(args, role) for role in ARM_SETS}
         return arms.run(config, sets=sets, needs={arm: tuple(arm_inputs(arm)) for arm in config.classify.arms}, out=args.out)
 
-    parser = stage_parser(
-        commands, "arms", "write digests of what each arm is trained on, so that dvc repro sees a change", runner
-    )
+    parser = stage_parser(commands, "arms", "write digests of what each arm is trained on, so that dvc repro sees a change", runner)
     _add_arm_sets(parser)
     parser.add_argument("--out", type=Path, required=True)
 
