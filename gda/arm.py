@@ -1,9 +1,10 @@
 """The arms of a comparison by name: which images a classifier is trained on, and how it is trained on them.
 
 Both are chosen apart: `real+synthetic_strong` is trained on real and synthetic images with strong augmentation. A name without a training
-is that of the standard one.
+is that of the standard one; trainings beside `TRAININGS` are those that `classify.trainings` names.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -14,6 +15,7 @@ from pydantic_core import core_schema
 # What an arm reads beside the real images, or in their place: the judged synthetic set, a control set, or a pool of more real images.
 Others = Literal["", "synthetic", "zero_shot", "img2img", "pool"]
 TRAININGS = ("long", "strong")
+TRAINING_NAME = "[a-z][a-z0-9]*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +77,8 @@ DATA = {
 class Arm(str):
     """One training condition by its name, `DATA` or `DATA_TRAINING`. Raises `ValueError` for a name that is none.
 
-    Trainings are `long`, with as many updates as arms that mix, which those are already, and `strong`, which is long too and has strong
-    augmentation. Equal names are one object.
+    Trainings are `long`, with as many updates as arms that mix, which those are already, `strong`, which is long too and has strong
+    augmentation, and those of the configuration, which are long. Equal names are one object.
     """
 
     __slots__ = ()
@@ -96,7 +98,8 @@ class Arm(str):
     def __new__(cls, name: str) -> "Arm":
         if name not in cls._known:
             data, training = _split(name)
-            if data not in DATA or (training == "long" and DATA[data].mixes):
+            known = data in DATA and (name in DATA or re.fullmatch(TRAINING_NAME, training) is not None)
+            if not known or (training == "long" and DATA[data].mixes):
                 raise ValueError(f"no such arm {name!r}; accepted: {', '.join(DATA)}, {HOW}")
             cls._known[str(name)] = super().__new__(cls, name)
         return cls._known[name]
@@ -108,7 +111,7 @@ class Arm(str):
 
     @property
     def training(self) -> str:
-        """One of `TRAININGS`, or empty for the standard training."""
+        """One of `TRAININGS`, a name of `classify.trainings`, or empty for the standard training."""
         return _split(self)[1]
 
     @property
@@ -117,9 +120,13 @@ class Arm(str):
         return self.data.mixes or self.training != ""
 
     @property
-    def augment(self) -> Literal["standard", "strong"]:
-        """How its training images are changed."""
-        return "strong" if self.training == "strong" else "standard"
+    def plain(self) -> bool:
+        """Whether it is trained as the configuration says for all arms, however long."""
+        return self.training in ("", "long")
+
+    def trained_like(self, other: "Arm") -> bool:
+        """Whether both are trained by the same settings, but for their length."""
+        return self.training == other.training or (self.plain and other.plain)
 
     def with_data(self, name: str) -> "Arm":
         """The arm of other data that is trained alike. Raises `ValueError` where those cannot be."""
@@ -135,7 +142,9 @@ class Arm(str):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "enum": list(ARMS), "title": "Arm", "description": (cls.__doc__ or "").split(". ")[0] + "."}
+        kinds = "|".join(map(re.escape, DATA))
+        words = (cls.__doc__ or "").split(". ")[0] + "."
+        return {"type": "string", "pattern": f"^({kinds})(_{TRAINING_NAME})?$", "title": "Arm", "description": words}
 
 
 def in_order(arms: Iterable[Arm]) -> list[Arm]:
@@ -143,16 +152,17 @@ def in_order(arms: Iterable[Arm]) -> list[Arm]:
     return sorted(set(arms), key=place)
 
 
-def place(arm: Arm) -> tuple[int, int]:
-    """Where `arm` stands in that order: by its data, then from the plainest training to the strongest."""
-    return list(DATA).index(arm.data.name), ("", *TRAININGS).index(arm.training)
+def place(arm: Arm) -> tuple[int, int, str]:
+    """Where `arm` stands in that order: by its data, then from the plainest training to the strongest, then the configuration's."""
+    known = ("", *TRAININGS)
+    return list(DATA).index(arm.data.name), known.index(arm.training) if arm.training in known else len(known), arm.training
 
 
 def _split(name: str) -> tuple[str, str]:
-    for training in TRAININGS:
-        if name.endswith(f"_{training}"):
-            return name.removesuffix(f"_{training}"), training
-    return name, ""
+    if name in DATA:
+        return name, ""
+    data, _, training = name.rpartition("_")
+    return data, training
 
 
 def _joined(data: str, training: str) -> str:
@@ -165,7 +175,7 @@ def _validated(name: Any) -> Arm:
     return Arm(name)
 
 
-HOW = "each also with _strong, and those that do not mix with _long"
+HOW = "each also with _strong, with the _NAME of a training in classify.trainings, and where they do not mix with _long"
 ARMS = tuple(
     Arm(_joined(data.name, training)) for data in DATA.values() for training in ("", *TRAININGS) if training != "long" or not data.mixes
 )

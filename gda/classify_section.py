@@ -2,15 +2,16 @@
 
 import json
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from gda.arm import Arm
+from gda.arm import TRAINING_NAME, TRAININGS, Arm
 from gda.classifier_recipes import RECIPES, fill_in
 from gda.section_base import Fraction, Section
 
 DEMO_CLASSIFIER = "resnetv2_18"
+TrainingName = Annotated[str, Field(pattern=f"^{TRAINING_NAME}$")]
 
 
 def _default_model_args(given: dict[str, Any]) -> str:
@@ -51,7 +52,10 @@ _COMPARISON = (
     "last_layer_updates",
     "last_layer_learning_rate",
     "synthetic_parts",
+    "trainings",
 )
+# What a training that follows a recipe of its own keeps of the section: images, batches and lengths.
+_SHARED = ("image_size", "test_image_size", "num_updates", "mixed_num_updates", "batch_size", "ratio", "horizontal_flip", *_COMPARISON)
 # Those that every set-up has the images for: no pool of more real ones, no reference, no image-to-image set.
 _USUAL_ARMS = (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG, Arm.ZERO_SHOT, Arm.SYNTHETIC, Arm.MIXED)
 
@@ -156,6 +160,11 @@ class ClassifyConfig(Section):
         description="disjoint parts of a synthetic set, of which a seed is trained on one, its number modulo theirs, so that the intervals "
         "over seeds know other draws too; of a set merged from several generators a part is a generator",
     )
+    trainings: dict[TrainingName, dict[str, JsonValue]] = Field(
+        default_factory=dict,
+        description="trainings of your own: name -> fields of this section that arms DATA_NAME have otherwise, a model or a recipe among "
+        "them; augment: strong adds strong augmentation",
+    )
     target_fraction: float = Field(
         0.3,
         gt=0.0,
@@ -213,6 +222,46 @@ class ClassifyConfig(Section):
         if self.auxiliary_batch_norm and self.compile:
             raise ValueError("auxiliary_batch_norm exchanges the batch norms of a network, which compile fixes; use one or the other")
         return self
+
+    @model_validator(mode="after")
+    def _trainings_are_known(self) -> "ClassifyConfig":
+        for name, own in self.trainings.items():
+            if name in TRAININGS:
+                raise ValueError(f"trainings.{name}: has a meaning already; accepted: another name")
+            if shared := sorted(own.keys() & set(_COMPARISON)):
+                raise ValueError(f"trainings.{name}.{shared[0]}: is the same for every arm")
+            if own.get("augment", "standard") not in ("standard", "strong"):
+                raise ValueError(f"trainings.{name}.augment: accepted: standard, strong; not {json.dumps(own['augment'])}")
+            self._with(name)
+        if unknown := [arm for arm in self.arms if not self.has_training(arm)]:
+            accepted = ", ".join((*TRAININGS, *self.trainings))
+            raise ValueError(f"arms: {unknown[0]}: no such training {unknown[0].training!r}; accepted: {accepted}")
+        return self
+
+    def has_training(self, arm: Arm) -> bool:
+        """Whether `arm` is trained in a way that there is."""
+        return arm.training in ("", *TRAININGS, *self.trainings)
+
+    def trained_as(self, arm: Arm) -> "ClassifyConfig":
+        """This section with the fields that the training of `arm` has otherwise. Raises `KeyError` for a training that there is not."""
+        return self if arm.training in ("", *TRAININGS) else self._with(arm.training)
+
+    def augment_of(self, arm: Arm) -> Literal["standard", "strong"]:
+        """How the training images of `arm` are changed."""
+        strong = arm.training == "strong" or self.trainings.get(arm.training, {}).get("augment") == "strong"
+        return "strong" if strong else "standard"
+
+    def _with(self, training: str) -> "ClassifyConfig":
+        own = {name: value for name, value in self.trainings[training].items() if name != "augment"}
+        kept = self.model_dump(mode="json", include=set(_SHARED) if "recipe" in own else None)
+        if "model" in own:
+            kept.pop("model_args_json", None)  # they are the other model's
+        try:
+            return type(self).model_validate_json(json.dumps({**kept, **own, "arms": [Arm.REAL], "trainings": {}}))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, (training, *first["loc"])))
+            raise ValueError(f"trainings.{field}: {first['msg'].removeprefix('Value error, ')}") from None
 
     @property
     def tested_at(self) -> int:

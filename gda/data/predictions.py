@@ -88,7 +88,7 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(labels=labels, top=top, test_digest=metadata["test_digest"], probabilities=probabilities, groups=groups)
 
 
-def _place(key: tuple[Arm, int]) -> tuple[tuple[int, int], int]:
+def _place(key: tuple[Arm, int]) -> tuple[tuple[int, int, str], int]:
     return place(key[0]), key[1]
 
 

@@ -22,8 +22,8 @@ def real_rivals(metrics: Metrics, config: PromoteConfig) -> tuple[Rival, ...]:
     """The real-only trainings that the declared arm has to beat, the one that counts most first; all of them have to be beaten.
 
     They are those that `config.rivals` declares, else the strongest by mean validation accuracy - every one that was evaluated, where some
-    have no validation accuracy - and, where the declared arm has other images, training on real ones alone with the same augmentation
-    and as many updates.
+    have no validation accuracy - and, where the declared arm has other images, training on real ones alone by the same settings
+    and with as many updates.
     """
     others = [arm for arm in in_order(metrics.arms) if arm.data.name == Arm.REAL and arm != config.arm]  # the plainest first
     ran = {arm: result for arm in others if (result := metrics.arms[arm]).skipped is None}
@@ -36,7 +36,7 @@ def real_rivals(metrics: Metrics, config: PromoteConfig) -> tuple[Rival, ...]:
         return tuple(found.values())
     updates = mine.num_updates if (mine := metrics.arms.get(config.arm)) is not None else None
     needed = Arm.REAL.with_training(config.arm.training or "long")
-    kind = "strong" if config.arm.augment == "strong" else "plain"
+    kind = "plain" if config.arm.plain else config.arm.training
     problem = f"no {kind} training on real images took {updates} updates; have {needed} among classify.arms"
     return (*found.values(), Rival(name="real images alone for as long", gain=None, problem=problem))
 
@@ -49,10 +49,10 @@ def _strongest(ran: dict[Arm, ArmResult]) -> Sequence[Arm]:
 
 
 def _as_long(metrics: Metrics, config: PromoteConfig, ran: dict[Arm, ArmResult]) -> Arm | None:
-    """The training on real images, augmented as the declared arm's, that took no fewer updates than it; of two, the shorter."""
+    """The training on real images, by the declared arm's settings, that took no fewer updates than it; of two, the shorter."""
     mine = metrics.arms.get(config.arm)
     needed = mine.num_updates if mine is not None else None
-    alike = [arm for arm in ran if arm.augment == config.arm.augment]
+    alike = [arm for arm in ran if arm.trained_like(config.arm)]
     lengths = {arm: updates for arm in alike if (updates := ran[arm].num_updates) is not None}
     enough = {arm: updates for arm, updates in lengths.items() if needed is not None and updates >= needed}
     return min(enough, key=lambda arm: enough[arm], default=None)

@@ -113,7 +113,7 @@ def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:
             "": f"Training on {real} images",
             "long": f"Training longer on the same {real} images",
             "strong": f"Stronger augmentation of the same {real} images",
-        }[arm.training]
+        }.get(arm.training, f"Training as “{arm.training}” on the same {real} images")
     data = {
         "real+synthetic": f"Adding {drawn} to {real} ones",
         "synthetic": f"Replacing {real} images by {drawn}",
@@ -124,25 +124,29 @@ def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:
         "img2img": f"Adding images drawn from {real} ones to them",
         "retrieved": f"Adding real images from elsewhere to {real} ones",
     }[arm.data.name]
-    training = {"": "", "long": ", and training longer,", "strong": ", all with strong augmentation,"}[arm.training]
+    known = {"": "", "long": ", and training longer,", "strong": ", all with strong augmentation,"}
+    training = known.get(arm.training, f", and training as “{arm.training}”,")
     return data.removesuffix(",") + training if training else data
 
 
 def _question(rival: Arm, arm: Arm) -> str:
     """What a comparison with `rival` asks, up to the answer."""
     if rival.data.name == Arm.REAL:
-        if rival.augment == "standard":
+        if rival.plain:
             return "Is it only the longer training? Against the same real images trained for as many updates"
-        if arm.augment == "strong":
-            return "Is it only the strong augmentation? Against the same real images, augmented alike"
-        return "Would strong hand-made augmentation do as well? Against it"
+        if rival.training == arm.training:
+            how = "strong augmentation" if arm.training == "strong" else f"training as “{arm.training}”"
+            return f"Is it only the {how}? Against the same real images, trained alike"
+        if rival.training == "strong":
+            return "Would strong hand-made augmentation do as well? Against it"
+        return f"Would training as “{rival.training}” do as well? Against it"
     question = {
         "retrieved": "Would more real images do as well? Against those of the pool, mixed in alike",
         "img2img": "Would noising and redrawing the real images do as well? Against that",
         "real+zero_shot": "Was fine-tuning needed? Against images of a generator that was not fine-tuned, mixed in alike",
     }[rival.data.name]
-    alike = {"": "", "long": ", trained longer", "strong": ", with strong augmentation"}
-    return question + ("" if rival.training == arm.training else alike[rival.training] or ", with standard augmentation")
+    otherwise = {"": ", with standard training", "long": ", trained longer", "strong": ", with strong augmentation"}
+    return question + ("" if rival.training == arm.training else otherwise.get(rival.training, f", trained as “{rival.training}”"))
 
 
 def _rival_sentence(metrics: Metrics, rival: Arm, gain: Gain, promote: PromoteConfig, level: str) -> str:

@@ -37,7 +37,7 @@ _SHADES = {"long": 1.25, "strong": 0.7}
 
 def arm_name(arm: Arm) -> str:
     """An arm in words: its images, and how it is trained on them where that is not the standard way."""
-    return _DATA_NAMES[arm.data.name] + _TRAINING_NAMES[arm.training]
+    return _DATA_NAMES[arm.data.name] + _TRAINING_NAMES.get(arm.training, f", trained as {arm.training}")
 
 
 def arm_colour(arm: Arm) -> str:
@@ -45,7 +45,7 @@ def arm_colour(arm: Arm) -> str:
     if arm in _COLOURS:
         return _COLOURS[arm]
     known = _COLOURS[arm.data.name]
-    parts = [min(255, round(int(known[i : i + 2], 16) * _SHADES[arm.training])) for i in (1, 3, 5)]
+    parts = [min(255, round(int(known[i : i + 2], 16) * _SHADES.get(arm.training, 0.85))) for i in (1, 3, 5)]
     return "#" + "".join(f"{part:02X}" for part in parts)
 
 

@@ -187,7 +187,7 @@ def _train_whole(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, 
     request = job.request
     return train_classifier(
         loaded.sources(request.config.ratio, seed=job.seed),
-        TrainRecipe.from_config(request.config, num_updates=request.num_updates, augment=request.arm.augment),
+        TrainRecipe.from_config(request.config, num_updates=request.num_updates, augment=request.augment),
         num_classes=len(request.classes),
         seed=job.seed,
         checkpoint=job.workspace.work / "checkpoint",
@@ -208,7 +208,7 @@ def _train_head(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, C
         tick(request.num_updates)
     else:
         start, _ = _train_whole(job, loaded, world)
-    recipe = TrainRecipe.from_config(request.config, num_updates=request.head_updates, augment=request.arm.augment)
+    recipe = TrainRecipe.from_config(request.config, num_updates=request.head_updates, augment=request.augment)
     model, curve = train_classifier(
         [loaded.real_source],
         recipe.for_head(request.config.last_layer_learning_rate),

@@ -97,6 +97,14 @@ def _weights_of_extractors(content: Content) -> Iterator[Given]:
             yield given
 
 
+def _pretrained(content: Content) -> Iterator[Given]:
+    """Weights that classifiers start from, those of single trainings among them."""
+    yield from _paths("classify", "pretrained")(content)
+    for name, own in sorted(content["classify"]["trainings"].items()):
+        for given in _paths("classify", "pretrained")({"classify": {"pretrained": own.get("pretrained", "")}}):
+            yield Given(field=f"classify.trainings.{name}.pretrained", name=given.name)
+
+
 # Values that name no file.
 _BUILT_IN = {"classify.pretrained": ("", "timm")}
 _ROLES: dict[str, Callable[[Content], Iterator[Given]]] = {
@@ -106,7 +114,7 @@ _ROLES: dict[str, Callable[[Content], Iterator[Given]]] = {
     "prompts": _paths("finetune", "prompt_file"),
     "quotas": _paths("sample", "quota_file"),
     "features": _weights_of_extractors,
-    "pretrained": _paths("classify", "pretrained"),
+    "pretrained": _pretrained,
     "sets": _paths("evaluate", "sets", "class_map", "set_labels"),
 }
 

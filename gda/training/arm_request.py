@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from gda.arm import Arm
+from gda.arm import TRAININGS, Arm
 from gda.artifacts import SnapshotIndex
 from gda.classify_section import TWO_ORIGINS
 from gda.data.images import LANCZOS
@@ -28,6 +29,7 @@ class Request:
 
     config: ClassifyConfig
     arm: Arm
+    augment: Literal["standard", "strong"]
     snapshot: Path
     real: SnapshotIndex
     others: Others | None
@@ -73,14 +75,14 @@ class Request:
             "arm": str(self.arm),
             "seed": seed,
             "num_updates": self.num_updates,
-            "augment": self.arm.augment,
+            "augment": self.augment,
             "skipped": self.skipped,
         }
         if self.others is not None and self.others.labels is not None:
             decided["targets"] = list(self.others.labels)
         if self.others is not None and self.others.parts > 1:
             decided["synthetic_part"] = [seed % self.others.parts, self.others.parts]
-        if self.arm.augment == "strong" and self.config.crop_area:
+        if self.augment == "strong" and self.config.crop_area:
             decided["augment"] = "strong with crops"  # in earlier versions strong left the crop out
         if self.arm.data.last_layer:
             decided |= {"last_layer_updates": self.head_updates, "last_layer_learning_rate": self.config.last_layer_learning_rate}
@@ -106,8 +108,13 @@ def make_request(
 
     Raises as `run` does, and as `find_weights` for pretrained weights that cannot be used.
     """
+    if not config.has_training(arm):
+        raise UsageError(f"arm {arm}: classify.trainings names no {arm.training!r}; accepted: {', '.join((*TRAININGS, *config.trainings))}")
+    config, augment = config.trained_as(arm), config.augment_of(arm)
     data, real, weights = arm.data, read_index(snapshot, "real"), find_weights(config)
-    asked = Request(config=config, arm=arm, snapshot=snapshot, real=real, others=None, drawn=None, skipped=None, weights=weights)
+    asked = Request(
+        config=config, arm=arm, augment=augment, snapshot=snapshot, real=real, others=None, drawn=None, skipped=None, weights=weights
+    )
     if data.others == "pool":
         if pool is None:
             raise UsageError(f"arm {arm} is trained on more real images: give --pool DIR, or leave it out of classify.arms")

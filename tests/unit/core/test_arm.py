@@ -14,28 +14,47 @@ from gda.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "training", "long", "augment"),
+    ("name", "data", "training", "long"),
     [
-        ("real", "real", "", False, "standard"),
-        ("real_long", "real", "long", True, "standard"),
-        ("real_strong", "real", "strong", True, "strong"),
-        ("zero_shot", "zero_shot", "", False, "standard"),
-        ("zero_shot_long", "zero_shot", "long", True, "standard"),
-        ("synthetic_strong", "synthetic", "strong", True, "strong"),
-        ("real+synthetic", "real+synthetic", "", True, "standard"),
-        ("real+synthetic_strong", "real+synthetic", "strong", True, "strong"),
-        ("real+zero_shot_strong", "real+zero_shot", "strong", True, "strong"),
-        ("last_layer", "last_layer", "", True, "standard"),
+        ("real", "real", "", False),
+        ("real_long", "real", "long", True),
+        ("real_strong", "real", "strong", True),
+        ("zero_shot", "zero_shot", "", False),
+        ("zero_shot_long", "zero_shot", "long", True),
+        ("synthetic_strong", "synthetic", "strong", True),
+        ("real+synthetic", "real+synthetic", "", True),
+        ("real+synthetic_strong", "real+synthetic", "strong", True),
+        ("real+zero_shot_strong", "real+zero_shot", "strong", True),
+        ("last_layer", "last_layer", "", True),
+        ("real_vit", "real", "vit", True),
+        ("last_layer_vit", "last_layer", "vit", True),
+        ("real+zero_shot_a2", "real+zero_shot", "a2", True),
     ],
 )
-def test_a_name_is_data_and_training(name: str, data: str, training: str, long: bool, augment: str) -> None:
+def test_a_name_is_data_and_training(name: str, data: str, training: str, long: bool) -> None:
     """Protects equal updates: whatever mixes, and whatever is long or strong, is trained for as long."""
     arm = Arm(name)
-    assert (arm.data.name, arm.training, arm.long, arm.augment) == (data, training, long, augment)
-    assert arm in ARMS
+    assert (arm.data.name, arm.training, arm.long) == (data, training, long)
+    assert (arm in ARMS) == (training in ("", *TRAININGS))
 
 
-@pytest.mark.parametrize("name", ["rael", "", "real_", "real_weak", "real+synthetic_long", "real_strong_long", "_strong", "Real", "real-0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rael",
+        "",
+        "real_",
+        "real_Vit",
+        "real_2",
+        "real_a-b",
+        "real+synthetic_long",
+        "real_strong_long",
+        "_strong",
+        "Real",
+        "real-0",
+        "real_vit\n",
+    ],
+)
 def test_any_other_name_is_refused(name: str) -> None:
     """Protects against a typing error that would name an arm, and against two names of one arm."""
     with pytest.raises(ValueError, match=re.escape(f"no such arm {name!r}; accepted: real, retrieved, zero_shot")):
@@ -54,6 +73,8 @@ def test_every_pair_is_an_arm_once() -> None:
     mixing = sum(data.mixes for data in DATA.values())
     assert len(set(ARMS)) == len(ARMS) == len(DATA) * (1 + len(TRAININGS)) - mixing
     assert in_order(ARMS) == list(ARMS)
+    mixed = [Arm("real_vit"), Arm.MIXED, Arm("real_a2"), Arm.REAL_STRONG]
+    assert in_order(mixed) == ["real_strong", "real_a2", "real_vit", "real+synthetic"]
 
 
 def test_equal_names_are_one_object_that_is_text() -> None:
@@ -89,3 +110,64 @@ def test_a_configuration_names_them_and_says_what_is_accepted() -> None:
         parse_config({"promote": {"rivals": ["strong"]}}, where="t")
     with pytest.raises(ConfigError, match=r"promote: rivals names real\+synthetic; accepted: real, real_long"):
         parse_config({"promote": {"rivals": ["real+synthetic"], "arm": "real+synthetic_strong"}}, where="t")
+
+
+VIT = {"model": "vit_tiny_patch16_224", "learning_rate": 0.001, "augment": "strong"}
+
+
+def with_trainings(*arms: str, **trainings: dict) -> Config:
+    return parse_config({"classify": {"recipe": "a3", "arms": ["real", "real+synthetic", *arms], "trainings": trainings}}, where="t")
+
+
+def test_a_training_of_your_own_changes_what_it_names() -> None:
+    """Protects a comparison of architectures: other fields stay, and arguments of one model are not given to another."""
+    config = with_trainings("real_vit", "real+synthetic_vit", vit=VIT).classify
+    own = config.trained_as(Arm("real_vit"))
+    assert (own.model, own.model_args_json, own.learning_rate) == ("vit_tiny_patch16_224", "{}", 0.001)
+    assert own.decided(exclude={"model", "model_args_json", "learning_rate"}) == config.decided(
+        exclude={"model", "model_args_json", "learning_rate"}
+    )
+    assert config.trained_as(Arm.REAL_STRONG) is config
+    assert [config.augment_of(Arm(name)) for name in ("real", "real_long", "real_strong", "real_vit")] == [
+        "standard",
+        "standard",
+        "strong",
+        "strong",
+    ]
+    assert config.seeds_of(Arm("real_vit")) == config.seeds_of(Arm("real+synthetic_vit")) == config.seeds
+
+
+def test_a_training_that_follows_a_recipe_has_nothing_of_the_other() -> None:
+    """Protects recipes from each other's settings; the images, batches and lengths are those of all arms."""
+    config = with_trainings("real_deit", deit={"recipe": "deit-s"}).classify
+    own = config.trained_as(Arm("real_deit"))
+    alone = parse_config({"classify": {"recipe": "deit-s", **{name: getattr(config, name) for name in SHARED}}}, where="t").classify
+    assert own.decided() == alone.decided()
+    assert (own.num_updates, own.batch_size) == (config.num_updates, config.batch_size)
+    assert own.decided() != config.decided()
+
+
+SHARED = ("image_size", "test_image_size", "num_updates", "mixed_num_updates", "batch_size")
+
+
+@pytest.mark.parametrize(
+    ("trainings", "said"),
+    [
+        ({"vit": {"modell": 1}}, "trainings.vit.modell: Extra inputs are not permitted"),
+        ({"vit": {"model": 3}}, "trainings.vit.model: Input should be a valid string"),
+        ({"vit": {"recipe": "none"}}, "trainings.vit.recipe: no such recipe"),
+        ({"vit": {"tune": "linear"}}, "trainings.vit: tune: linear trains a head on frozen weights"),
+        ({"vit": {"seeds": [1]}}, "trainings.vit.seeds: is the same for every arm"),
+        ({"vit": {"trainings": {}}}, "trainings.vit.trainings: is the same for every arm"),
+        ({"vit": {"augment": "weak"}}, 'trainings.vit.augment: accepted: standard, strong; not "weak"'),
+        ({"vit": {}, "long": {}}, "trainings.long: has a meaning already"),
+        ({"vit": {}, "ViT": {}}, "string should match pattern"),
+        ({"deit": {}}, "arms: real_vit: no such training 'vit'; accepted: long, strong, deit"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_in_one_line(trainings: dict, said: str) -> None:
+    """Protects from a training that would fail hours later, or that would make arms incomparable."""
+    with pytest.raises(ConfigError) as caught:
+        with_trainings("real_vit", **trainings)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -322,6 +322,23 @@ def test_without_a_rival_that_is_trained_alike_nothing_is_promoted(arm: Arm, kin
     assert any(said in reason for reason in reasons), reasons
 
 
+def test_an_architecture_has_to_beat_itself_on_real_images() -> None:
+    """Protects a candidate of one architecture from owing its gain to that, where another is strongest on real images or none is."""
+    mixed, real = Arm("real+synthetic_vit"), Arm("real_vit")
+    candidate = METRICS.candidate.model_copy(update={"arm": mixed}) if METRICS.candidate else None
+    metrics = METRICS.model_copy(
+        update={
+            "arms": METRICS.arms | {mixed: METRICS.arms[Arm.MIXED], real: METRICS.arms[Arm.REAL_LONG]},
+            "candidate": candidate,
+            "gain": METRICS.gain | {mixed: METRICS.gain[Arm.MIXED]},
+        }
+    )
+    assert [rival.name for rival in real_rivals(metrics, PromoteConfig(arm=mixed))] == ["real_strong", "real_vit"]
+    assert any("not compared with real_vit" in reason for reason in judge(metrics, arm=mixed).reasons)
+    compared = metrics.model_copy(update={"gain_over_rivals": metrics.gain_over_rivals | {real: STRONGEST}})
+    assert judge(compared, arm=mixed).promoted
+
+
 @pytest.mark.parametrize("name", ["real+zero_shot", "real+zero_shot_strong", "zero_shot_strong", "img2img_strong"])
 def test_images_without_a_verdict_are_never_promoted(name: str) -> None:
     """Protects the gate from generated images that nobody judged, however they are trained on."""

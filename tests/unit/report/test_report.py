@@ -166,6 +166,38 @@ def test_a_rival_with_fewer_seeds_is_a_mean_alone(sets: dict[str, Snapshot], tmp
     assert "better still" not in text
 
 
+@pytest.mark.parametrize(
+    ("declared", "rival", "subject", "question"),
+    [
+        (
+            "real+synthetic_strong",
+            "real_strong",
+            "to 12 real ones, all with strong augmentation, raised",
+            "Is it only the strong augmentation?",
+        ),
+        ("real+synthetic_strong", "retrieved", "all with strong augmentation, raised", "mixed in alike, with standard training, the"),
+        ("real+synthetic_vit", "real_vit", "to 12 real ones, and training as “vit”, raised", "Is it only the training as “vit”?"),
+        ("real+synthetic_vit", "real_strong", "and training as “vit”, raised", "Would strong hand-made augmentation do as well?"),
+        ("real+synthetic", "real_vit", "to 12 real ones raised", "Would training as “vit” do as well?"),
+        ("real+synthetic", "real+zero_shot", "to 12 real ones raised", "Was fine-tuning needed?"),
+    ],
+)
+def test_arms_of_every_training_are_said_in_words(
+    sets: dict[str, Snapshot], tmp_path: Path, declared: str, rival: str, subject: str, question: str
+) -> None:
+    """Protects the top of the page for any pair of images and training: what was done, and what each rival asks."""
+    arm, other = Arm(declared), Arm(rival)
+    changes = {
+        "arms": PASSED.arms | {arm: PASSED.arms[Arm.MIXED], other: PASSED.arms[Arm.REAL_STRONG]},
+        "gain": PASSED.gain | {arm: PASSED.gain[Arm.MIXED]},
+        "gain_over_rivals": {other: PASSED.gain_over_rivals[Arm.REAL_STRONG]},
+    }
+    page = write(sets, tmp_path, PASSED.model_copy(update=changes), promote=PromoteConfig(arm=arm))
+    top = visible(page)[: visible(page).index("The images")]
+    assert subject in top
+    assert question in top
+
+
 def test_a_refused_set_is_explained(sets: dict[str, Snapshot], tmp_path: Path) -> None:
     """Protects the report after a refusal: why, what real images reach alone, and no empty gain section."""
     page = write(sets, tmp_path, REFUSED, gate_reasons=("there is no candidate",))

@@ -105,7 +105,7 @@ def test_pairs_differ_in_what_their_names_say_alone(world: Path) -> None:
     assert {name for name in strong.keys() | mixed.keys() if strong.get(name) != mixed.get(name)} == images_alone
     plain, both = recipe(Arm.MIXED), recipe(Arm.MIXED_STRONG)
     assert {name for name in plain.keys() | both.keys() if plain.get(name) != both.get(name)} == {"arm", "augment"}
-    for arm in (arm for arm in ARMS if not arm.data.targeted):
+    for arm in (arm for arm in ARMS if not arm.data.targeted):  # every pair without a reference
         assert recipe(arm)["num_updates"] == (9 if arm.long else 6), arm
         assert recipe(arm)["augment"] == ("strong" if arm.training == "strong" else "standard"), arm
 
@@ -135,9 +135,32 @@ def test_the_head_of_a_strong_arm_starts_from_the_strong_mixture(world: Path) ->
 def test_a_wrong_arm_is_said_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     """A name that is none ends with exit code 2, and the names that there are."""
     with pytest.raises(SystemExit) as ended:
-        trained("real_weak", "--seed", "0")
+        trained("rael", "--seed", "0")
     assert ended.value.code == 2
-    assert "no such arm 'real_weak'; accepted: real, retrieved" in capsys.readouterr().err
+    assert "no such arm 'rael'; accepted: real, retrieved" in capsys.readouterr().err
+    assert trained("real_weak", "--seed", "0") == 2
+    assert "arm real_weak: classify.trainings names no 'weak'; accepted: long, strong" in capsys.readouterr().err
+
+
+def test_two_architectures_are_trained_in_one_run(world: Path) -> None:
+    """Each arm is trained as its name says, with equal updates, and is another piece of work for another setting of its training."""
+    trainings = {"vit": {"model": "test_vit", "model_args_json": '{"patch_size": 8}', "augment": "strong"}}
+    content = json.loads((world / "params.yaml").read_text())
+    content["classify"] |= {"trainings": trainings, "arms": ["real", "real_strong", "real_vit", "real+synthetic_vit", "last_layer_vit"]}
+    content["promote"] = {"arm": "real+synthetic_vit"}
+    (world / "params.yaml").write_text(json.dumps(content))
+    for arm in ("real_strong", "real_vit", "real+synthetic_vit", "last_layer_vit"):
+        assert trained(arm, "--seed", "0") == 0
+    cards = {arm: card_at(f"c/{arm}") for arm in ("real_strong", "real_vit", "real+synthetic_vit", "last_layer_vit")}
+    assert [card.model for card in cards.values()] == ["resnetv2_18", "test_vit", "test_vit", "test_vit"]
+    assert {arm: card.num_updates for arm, card in cards.items()} == dict.fromkeys(cards, 9) | {"last_layer_vit": 109}
+    recipes = {arm: json.loads(Path(f"c/{arm}/recipe.json").read_text())["config"] for arm in cards}
+    assert {recipe["augment"] for recipe in recipes.values()} == {"strong"}
+    settings = json.dumps(trainings | {"vit": trainings["vit"] | {"augment": "standard"}})
+    assert trained("real_vit", "--seed", "0", "--set", f"classify.trainings={settings}", out="other") == 0
+    assert card_at("other").digest != cards["real_vit"].digest
+    assert trained("real_strong", "--seed", "0", "--set", f"classify.trainings={settings}", out="same") == 0
+    assert card_at("same").digest == cards["real_strong"].digest
 
 
 def digests(*words: str) -> int:

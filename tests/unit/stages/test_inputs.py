@@ -150,3 +150,13 @@ def test_a_pattern_of_tars_is_every_tar(folder: Path) -> None:
     write(folder / "tars/train-001.tar", b"other")
     after = [digests(snapshot={"source": source})["source"] for source in ("tars/train-{000..001}.tar", "tars/train-*.tar")]
     assert all(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_weights_of_a_training_of_your_own_are_watched(folder: Path) -> None:
+    """Protects from classifiers of yesterday's weights: a training may start from a file that no other arm reads."""
+    write(folder / "weights.safetensors", b"1")
+    trainings = {"own": {"pretrained": "weights.safetensors"}, "timm": {"pretrained": "timm"}, "none": {}}
+    found = digests(classify={"trainings": trainings})["pretrained"]
+    assert list(found) == ["classify.trainings.own.pretrained"]
+    write(folder / "weights.safetensors", b"2")
+    assert digests(classify={"trainings": trainings})["pretrained"] != found
