@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gda.arm import Arm
+from gda.arm import TRAININGS, Arm
 from gda.artifacts import Document
 from gda.config import Config, dump_config, parse_config
 from gda.errors import DataError, UsageError
@@ -110,7 +110,18 @@ def config_of(settings: str) -> Config:
     if isinstance(arms, list) and arms and "promote" not in content:
         # A step that knows which arms are compared, but not which is declared: any of them will do to read the rest.
         content = {**content, "promote": {"arm": arms[0]}}
+    if isinstance(arms, list) and "trainings" not in classify:
+        # Nor how each is trained, which it does not need.
+        own = {_training_of(arm) for arm in arms} - {"", *TRAININGS}
+        content = {**content, "classify": {**classify, "trainings": {name: {} for name in sorted(own)}}}
     return parse_config(content, where="settings")
+
+
+def _training_of(arm: object) -> str:
+    try:
+        return Arm(str(arm)).training
+    except ValueError:
+        return ""  # which parsing refuses by its field
 
 
 def make_request(

@@ -152,6 +152,21 @@ def test_arms_without_the_declared_one_are_read() -> None:
     assert config_of(settings_of(config, node_of("classify", {"arm": "real", "seed": "0"}))).classify == config.classify
 
 
+def test_arms_are_read_without_how_they_are_trained() -> None:
+    """A step that only asks which arms are compared reads its sections all the same, and does not run again for another training."""
+    content = {"classify": {"arms": ["real", "real+synthetic", "real_vit"], "trainings": {"vit": {"model": "test_vit"}}}}
+    config = parse_config(content, where="t")
+    told = step_settings(config)
+    for name in ("snapshot_pool", "sample_img2img", "evaluate"):
+        assert config_of(told[name]).classify.arms == config.classify.arms
+    assert config_of(told["classify"]).classify == config.classify
+    content["classify"]["trainings"] = {"vit": {"model": "test_resnet"}}
+    changed = step_settings(parse_config(content, where="t"))
+    assert [name for name in told if told[name] != changed[name] and name in ("snapshot_pool", "sample_img2img", "classify")] == [
+        "classify"
+    ]
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
