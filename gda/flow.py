@@ -46,8 +46,7 @@ class Node:
     """One step of the graph: `stage` is the verb, `variant` tells two uses of one verb apart, `inputs` are paths by role.
 
     `more_outputs` are data sets beside the `output` that the step is known by. `watched` are the roles of `WATCHED` that it reads.
-    `always_changed` steps ask something outside of the folder, such as the registry, and run each time. The output of a `kept` step lies
-    there still when it runs again, for the step itself leaves alone what need not change.
+    `always_changed` steps ask something outside of the folder, such as the registry, and run each time.
     """
 
     stage: str
@@ -60,7 +59,6 @@ class Node:
     command: str
     helper: bool = False
     always_changed: bool = False
-    kept: bool = False
     matrix: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -165,7 +163,6 @@ GRAPH: tuple[Node, ...] = (
         watched=("pretrained",),
         output=f"{CLASSIFIERS}/${{item.arm}}",
         command=classify_command("${item.arm}", ARM_SETS, f"{CLASSIFIERS}/${{item.arm}}"),
-        kept=True,
         matrix={"arm": "${classify.arms}"},
     ),
     Node(
@@ -227,7 +224,7 @@ def dvc_document() -> dict[str, Any]:
         stage["cmd"] = node.command
         stage["deps"] = list(_deps(node))
         stage["params"] = list(node.sections)
-        stage["outs"] = [{node.output: {"persist": True}} if node.kept else node.output, *node.more_outputs]
+        stage["outs"] = [node.output, *node.more_outputs]
         stage["always_changed"] = node.always_changed
         stages[node.name] = {key: value for key, value in stage.items() if value}
     return {"stages": stages, "metrics": [f"{EVALUATION}/metrics.json"]}

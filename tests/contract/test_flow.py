@@ -73,12 +73,6 @@ def test_real_arms_do_not_depend_on_synthetic_data():
     assert set(node.inputs.values()) == {"data/real", "data/arms/${item.arm}.json"}
 
 
-def test_an_arm_more_trains_no_other_again():
-    """DVC runs every arm's command when `classify` changes: it must leave finished classifiers there, which the command then keeps."""
-    dvc = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
-    assert dvc["stages"]["classify"]["outs"] == [{"models/classifiers/${item.arm}": {"persist": True}}]
-
-
 def test_the_command_surface_is_frozen():
     """Other tools call these commands and flags: a removed one is a breaking change."""
     wanted = {
