@@ -57,12 +57,10 @@ class SnapshotConfig(Section):
         "warn", description="what near matches between splits lead to; equal pixels in two splits are always refused"
     )
     shots: int | None = Field(
-        None, ge=1, description="training images a class, for a few-shot comparison; null keeps all. Validation and test stay as they are"
+        None, ge=1, description="training images per class, for a few-shot comparison; null keeps all. Validation and test stay as they are"
     )
     shots_draw: int = Field(0, ge=0, description="which draw of so many shots; more shots of one draw contain fewer")
     pool: str | None = Field(None, min_length=1, description="source of more real images, for the arm retrieved; null: there is none")
-    demo_train_per_class: int = Field(20, ge=2, le=400, description="training images a class of demo://mnist")
-    demo_val_per_class: int = Field(50, ge=2, le=100, description="validation images a class of demo://mnist")
 
     @field_validator("pixel_range")
     @classmethod

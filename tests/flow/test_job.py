@@ -39,7 +39,7 @@ def test_metrics_json_has_what_others_rely_on(job):
         assert {"mean", "ci95", "p_value", "seeds"} <= gain.keys()
         assert gain["ci95"][0] <= gain["mean"] <= gain["ci95"][1]
     assert raw["cas"] == pytest.approx(sum(raw["arms"]["synthetic"]["top1"]) / 1)
-    assert metrics.num_test == 4300
+    assert metrics.num_test == 3500
     differences = [m - r for m, r in zip(raw["arms"]["real+synthetic"]["top1"], raw["arms"]["real"]["top1"], strict=True)]
     assert raw["gain"]["real+synthetic"]["mean"] == pytest.approx(sum(differences) / 2)
 

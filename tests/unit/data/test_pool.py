@@ -246,7 +246,7 @@ def test_equal_paths_are_different_images(pool: Pool, real: Path, tmp_path: Path
 def test_a_pool_is_made_again_for_another_real_set_alone(take: Any, pool: Pool, found: Path, source: Path) -> None:
     """Guards the recipe: it holds the real set's digest, and no setting that a pool does not follow."""
     pool(found)
-    assert pool(found, shots=2, val_fraction=0.3, split_key="other", demo_train_per_class=5).reused
+    assert pool(found, shots=2, val_fraction=0.3, split_key="other", shots_draw=5).reused
     (source / "test" / "cat" / "25.png").unlink()
     with pytest.raises(UsageError, match=r"inputs\.beside"):
         take(found, "pool", beside=take(source, "smaller").output)

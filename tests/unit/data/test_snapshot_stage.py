@@ -261,28 +261,21 @@ def test_demo_digits(take: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = Snapshot.open(take("demo://mnist").output)
     rows = snapshot.manifest()
     assert snapshot.index.counts == {
-        split: dict.fromkeys(map(str, range(10)), n) for split, n in (("train", 20), ("val", 50), ("test", 430))
+        split: dict.fromkeys(map(str, range(10)), n) for split, n in (("train", 100), ("val", 50), ("test", 350))
     }
     assert rows["pixel_sha256"].is_unique
     assert rows["class"].tolist() == [key.split("-")[1] for key in rows["key"]]
-    assert snapshot.digest == "efd7267896e76095c6a0758457f072b7c9753fab5ea866300c829e830548eb5d"
+    assert snapshot.digest == "c48953c9b1202ac944e041a8e18e5ebbfa8d611f9a3664dc80334fcc6254b8fd"
 
 
-def test_demo_sizes(take: Any) -> None:
-    """Guards the demo's settings: nested choices of training images, and no set without a test split."""
-    from gda.data.demo import read_demo
-    from gda.data.sources import Columns
-    from gda.errors import ConfigError
-    from gda.sections import SnapshotConfig
-
-    def train_keys(count: int) -> set[str]:
-        source = read_demo("demo://mnist", SnapshotConfig(demo_train_per_class=count), Columns())
-        return {record.key for record in source.records if record.split == "train"}
-
-    assert len(train_keys(5)) == 50
-    assert train_keys(5) < train_keys(9)
-    with pytest.raises(ConfigError, match="demo_train_per_class"):
-        take("demo://mnist", demo_train_per_class=400, demo_val_per_class=100)
+def test_few_shots_of_the_demo_move_no_image_between_splits(take: Any) -> None:
+    """Guards the comparison of sizes: whatever the shots, one validation and one test split, which no choice of training images is from."""
+    whole = Snapshot.open(take("demo://mnist", "whole").output)
+    few = Snapshot.open(take("demo://mnist", "few", shots=5, shots_draw=3).output)
+    for split in ("val", "test"):
+        assert whole.split_digest(split) == few.split_digest(split)
+    assert few.index.counts["train"] == dict.fromkeys(map(str, range(10)), 5)
+    assert set(few.manifest("train")["key"]) < set(whole.manifest("train")["key"])
 
 
 def train_keys(outcome: Outcome) -> set[str]:
