@@ -40,6 +40,7 @@ _LATER = (
     "auxiliary_batch_norm",
     "precision",
     "compile",
+    "augment",
 )
 # What is compared, rather than how one classifier is trained; the arms that it concerns say it in their own recipes.
 _COMPARISON = (
@@ -135,6 +136,11 @@ class ClassifyConfig(Section):
         "bf16 is for GPUs and for processors with instructions for it, others get slower",
     )
     compile: bool = Field(False, description="compile the training passes (torch.compile): a minute or more before the first update")
+    augment: Literal["standard", "strong"] = Field(
+        "standard",
+        description="how training images are changed in every arm, beside what the fields here add: padded and cropped, or also turned, "
+        "sheared, scaled and partly erased; arms of the training strong are changed strongly whatever this says",
+    )
     horizontal_flip: bool = Field(False, description="mirror training images at random; off where a mirrored image means something else")
     seeds: tuple[int, ...] = Field(
         tuple(range(10)),
@@ -163,7 +169,7 @@ class ClassifyConfig(Section):
     trainings: dict[TrainingName, dict[str, JsonValue]] = Field(
         default_factory=dict,
         description="trainings of your own: name -> fields of this section that arms DATA_NAME have otherwise, a model or a recipe among "
-        "them; augment: strong adds strong augmentation",
+        "them",
     )
     target_fraction: float = Field(
         0.3,
@@ -230,8 +236,6 @@ class ClassifyConfig(Section):
                 raise ValueError(f"trainings.{name}: has a meaning already; accepted: another name")
             if shared := sorted(own.keys() & set(_COMPARISON)):
                 raise ValueError(f"trainings.{name}.{shared[0]}: is the same for every arm")
-            if own.get("augment", "standard") not in ("standard", "strong"):
-                raise ValueError(f"trainings.{name}.augment: accepted: standard, strong; not {json.dumps(own['augment'])}")
             self._with(name)
         if unknown := [arm for arm in self.arms if not self.has_training(arm)]:
             accepted = ", ".join((*TRAININGS, *self.trainings))
@@ -248,11 +252,10 @@ class ClassifyConfig(Section):
 
     def augment_of(self, arm: Arm) -> Literal["standard", "strong"]:
         """How the training images of `arm` are changed."""
-        strong = arm.training == "strong" or self.trainings.get(arm.training, {}).get("augment") == "strong"
-        return "strong" if strong else "standard"
+        return "strong" if arm.training == "strong" else self.trained_as(arm).augment
 
     def _with(self, training: str) -> "ClassifyConfig":
-        own = {name: value for name, value in self.trainings[training].items() if name != "augment"}
+        own = self.trainings[training]
         kept = self.model_dump(mode="json", include=set(_SHARED) if "recipe" in own else None)
         if "model" in own:
             kept.pop("model_args_json", None)  # they are the other model's

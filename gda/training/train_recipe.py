@@ -50,15 +50,16 @@ class TrainRecipe:
     compile: bool = False
 
     @classmethod
-    def from_config(cls, config: ClassifyConfig, *, num_updates: int, augment: Strength = "standard") -> "TrainRecipe":
-        """The recipe of `config` for one length and one augmentation.
+    def from_config(cls, config: ClassifyConfig, *, num_updates: int, augment: Strength | None = None) -> "TrainRecipe":
+        """The recipe of `config` for one length, and an arm's augmentation where that is not the section's.
 
         Raises `ConfigError` when the arguments are no JSON object, and as `find_weights` does.
         """
         named = {field.name: getattr(config, field.name) for field in fields(cls) if field.name in ClassifyConfig.model_fields}
         dropped = {"drop_path_rate": config.drop_path, "drop_rate": config.dropout}
         model_args = {name: rate for name, rate in dropped.items() if rate} | parse_model_args(config.model_args_json)
-        decided = {"model_args": model_args, "num_updates": num_updates, "augment": augment, "weights": find_weights(config)}
+        decided = {"model_args": model_args, "num_updates": num_updates, "weights": find_weights(config)}
+        decided |= {} if augment is None else {"augment": augment}
         return cls(**named | decided)
 
     def for_head(self, learning_rate: float) -> "TrainRecipe":

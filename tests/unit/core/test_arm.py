@@ -11,6 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from gda.arm import ARMS, DATA, TRAININGS, Arm, in_order
 from gda.config import Config, parse_config
 from gda.errors import ConfigError
+from gda.sections import ClassifyConfig
+from gda.training.train_recipe import TrainRecipe
 
 
 @pytest.mark.parametrize(
@@ -124,9 +126,7 @@ def test_a_training_of_your_own_changes_what_it_names() -> None:
     config = with_trainings("real_vit", "real+synthetic_vit", vit=VIT).classify
     own = config.trained_as(Arm("real_vit"))
     assert (own.model, own.model_args_json, own.learning_rate) == ("vit_tiny_patch16_224", "{}", 0.001)
-    assert own.decided(exclude={"model", "model_args_json", "learning_rate"}) == config.decided(
-        exclude={"model", "model_args_json", "learning_rate"}
-    )
+    assert own.decided(exclude=VIT.keys() | {"model_args_json"}) == config.decided(exclude=VIT.keys() | {"model_args_json"})
     assert config.trained_as(Arm.REAL_STRONG) is config
     assert [config.augment_of(Arm(name)) for name in ("real", "real_long", "real_strong", "real_vit")] == [
         "standard",
@@ -135,6 +135,21 @@ def test_a_training_of_your_own_changes_what_it_names() -> None:
         "strong",
     ]
     assert config.seeds_of(Arm("real_vit")) == config.seeds_of(Arm("real+synthetic_vit")) == config.seeds
+
+
+def test_strong_augmentation_of_every_arm() -> None:
+    """Protects fairness where augmentation is strong throughout: of every arm, of the classifiers that judge labels, and not of one that
+    is declared to be without."""
+    given = {
+        "augment": "strong",
+        "arms": ["real", "real_light", "real_strong", "synthetic"],
+        "trainings": {"light": {"augment": "standard"}},
+    }
+    config = parse_config({"classify": given, "promote": {"arm": "synthetic"}}, where="test").classify
+    assert {arm: config.augment_of(arm) for arm in config.arms} == dict.fromkeys(config.arms, "strong") | {"real_light": "standard"}
+    assert TrainRecipe.from_config(config, num_updates=1).augment == "strong"
+    assert config.decided()["augment"] == "strong"
+    assert "augment" not in ClassifyConfig().decided()
 
 
 def test_a_training_that_follows_a_recipe_has_nothing_of_the_other() -> None:
@@ -159,7 +174,7 @@ SHARED = ("image_size", "test_image_size", "num_updates", "mixed_num_updates", "
         ({"vit": {"tune": "linear"}}, "trainings.vit: tune: linear trains a head on frozen weights"),
         ({"vit": {"seeds": [1]}}, "trainings.vit.seeds: is the same for every arm"),
         ({"vit": {"trainings": {}}}, "trainings.vit.trainings: is the same for every arm"),
-        ({"vit": {"augment": "weak"}}, 'trainings.vit.augment: accepted: standard, strong; not "weak"'),
+        ({"vit": {"augment": "weak"}}, "trainings.vit.augment: Input should be 'standard' or 'strong'"),
         ({"vit": {}, "long": {}}, "trainings.long: has a meaning already"),
         ({"vit": {}, "ViT": {}}, "string should match pattern"),
         ({"deit": {}}, "arms: real_vit: no such training 'vit'; accepted: long, strong, deit"),

@@ -1,0 +1,234 @@
+"""What synthetic images add to 1, 2, 5, 10, 20 and 50 real images per class of the demo set, in ten choices of these images each.
+
+Every classifier is trained with strong augmentation for as many updates, and is measured on the validation split; the test split stays
+shut. For each size and choice a generator is fine-tuned on the chosen images alone; the base that was not fine-tuned is the same in all.
+Settings are those of params.yaml; only guidance and steps of sampling, which tuning would choose anew each time, are fixed here.
+
+    python benchmarks/few_shot.py --out FOLDER                  # goes on where it ended; hours on two cores
+    python benchmarks/few_shot.py --out FOLDER --shots 5 --draws 3 --minutes 60
+    python benchmarks/few_shot.py --show                        # tables of what has been measured
+    python benchmarks/few_shot.py --figure docs/few_shot.png
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/few_shot.jsonl"
+SIZES, NUM_DRAWS = (1, 2, 5, 10, 20, 50), 10
+SEEDS = (0, 1, 2)
+SAMPLING = {"guidance_scale": 1.5, "num_inference_steps": 8, "sr_num_inference_steps": 4, "scheduler": "dpmsolver++"}
+REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE = "real", "real + base", "real + fine-tuned", "base", "fine-tuned"
+_MIXED, _ALONE = "real+zero_shot_strong", "zero_shot_strong"  # the arms that take any synthetic set, judged or not
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Accuracies on validation, by seed, of classifiers that were trained on one choice of `shots` images per class."""
+
+    shots: int
+    draw: int
+    trained_on: str
+    top1: tuple[float, ...]
+    base: str  # digest of the generator that was fine-tuned
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy in percent."""
+        return 100 * float(np.mean(self.top1))
+
+
+def read_rows(path: Path = RESULTS) -> list[Row]:
+    """What has been measured."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Row(**json.loads(line) | {"top1": tuple(json.loads(line)["top1"])}) for line in lines]
+
+
+class Bench:
+    """Commands of gda in a folder of their own, with the settings of params.yaml."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+            os.environ.pop(name, None)
+        self._env = os.environ | {"GDA_LEDGER": str(folder / "ledger.jsonl"), "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+
+    def gda(self, *command: str, **settings: object) -> None:
+        """Run one command with `section__field` settings; its output is kept in a file and shown when it fails."""
+        given = [word for name, value in settings.items() for word in ("--set", f"{name.replace('__', '.')}={json.dumps(value)}")]
+        log = self._folder / "log.txt"
+        with log.open("a") as file:
+            done = subprocess.run(
+                (sys.executable, "-m", "gda", *command, "--params", str(ROOT / "params.yaml"), *given),
+                cwd=self._folder,
+                env=self._env,
+                stdout=file,
+                stderr=file,
+                check=False,
+            )
+        if done.returncode:
+            raise SystemExit(f"gda {command[0]} ended with {done.returncode}:\n{log.read_text()[-2000:]}")
+
+    def base_images(self, shots: Path) -> tuple[Path, str]:
+        """Images of the base that was not fine-tuned, sampled once, and the digest of their generator."""
+        out = self._folder / "base_images"
+        self._sample("demo://glyphs", shots, out)
+        return out, json.loads((out / "snapshot.json").read_text())["provenance"]["generator_digest"]
+
+    def choose(self, shots: int, draw: int) -> Path:
+        """A snapshot of the training images of one choice."""
+        out = self._folder / f"{shots}-{draw}"
+        self.gda("snapshot", "demo://mnist", "--out", str(out / "real"), snapshot__shots=shots, snapshot__shots_draw=draw)
+        return out
+
+    def tuned_images(self, chosen: Path) -> Path:
+        """Images of a generator that was fine-tuned on the chosen ones."""
+        self.gda("finetune", "--snapshot", str(chosen / "real"), "--out", str(chosen / "generator"))
+        self._sample(str(chosen / "generator"), chosen / "real", chosen / "images")
+        return chosen / "images"
+
+    def accuracies(self, chosen: Path, arm: str, images: Path | None, name: str) -> tuple[float, ...]:
+        """Accuracy on validation of an arm's classifiers, by seed."""
+        given = () if images is None else ("--zero-shot", str(images))
+        out = chosen / name.replace(" ", "")
+        seeds = list(SEEDS)
+        self.gda(
+            *("classify", "--snapshot", str(chosen / "real"), "--arm", arm, *given, "--out", str(out)),
+            classify__seeds=seeds,
+            classify__control_seeds=seeds,
+        )
+        return tuple(json.loads((out / f"{seed}/classifier.json").read_text())["val_top1"] for seed in seeds)
+
+    def _sample(self, generator: str, snapshot: Path, out: Path) -> None:
+        settings = {f"sample__{name}": value for name, value in SAMPLING.items()}
+        self.gda("sample", "--generator", generator, "--snapshot", str(snapshot), "--out", str(out), **settings)
+
+
+def measure(bench: Bench, shots: int, draw: int, known: set[str]) -> Iterator[Row]:
+    """What one choice of images gives, less what is known."""
+    chosen = bench.choose(shots, draw)
+    base_images, base = bench.base_images(chosen / "real")
+    ways = {REAL: ("real_strong", None), BASE_ADDED: (_MIXED, base_images)}
+    if draw == 0 and shots == SIZES[0]:
+        ways[BASE_ALONE] = (_ALONE, base_images)  # real images have no part in it
+    if not {TUNED_ADDED, TUNED_ALONE} <= known:
+        tuned = bench.tuned_images(chosen)
+        ways |= {TUNED_ADDED: (_MIXED, tuned), TUNED_ALONE: (_ALONE, tuned)}
+    for name, (arm, images) in ways.items():
+        if name not in known:
+            yield Row(shots=shots, draw=draw, trained_on=name, top1=bench.accuracies(chosen, arm, images, name), base=base)
+    shutil.rmtree(chosen)
+
+
+def interval(differences: list[float]) -> str:
+    """Mean and 95% t interval over choices of images, each the mean over seeds."""
+    mean = float(np.mean(differences))
+    if len(differences) < 2:
+        return f"{mean:+.1f}"
+    half = float(stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences))
+    above = sum(each > 0 for each in differences)
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f}), {above} of {len(differences)} above 0"
+
+
+def by_size(rows: list[Row]) -> dict[int, dict[str, dict[int, float]]]:
+    """Mean accuracy in percent by size, images trained on, and choice."""
+    found: dict[int, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        found.setdefault(row.shots, {}).setdefault(row.trained_on, {})[row.draw] = row.mean
+    return dict(sorted(found.items()))
+
+
+def paired(of: Mapping[str, Mapping[int, float]], one: str, other: str) -> list[float]:
+    """Differences of two ways to train, for the choices in which both were measured."""
+    a, b = of.get(one, {}), of.get(other, {})
+    return [a[draw] - b[draw] for draw in sorted(a.keys() & b.keys())]
+
+
+def show(rows: list[Row]) -> None:
+    """Print the table, and what real images the synthetic ones are worth at five."""
+    print("| Real images per class | Choices | Real | + fine-tuned | Gain of fine-tuned | Gain of the base | Fine-tuned alone (CAS) |")
+    print("|---|---|---|---|---|---|---|")
+    found = by_size(rows)
+    for shots, of in found.items():
+        means = {name: f"{np.mean(list(values.values())):.1f}" for name, values in of.items()}
+        gains = [interval(each) if (each := paired(of, name, REAL)) else "" for name in (TUNED_ADDED, BASE_ADDED)]
+        cells = [means.get(REAL, ""), means.get(TUNED_ADDED, ""), *gains, means.get(TUNED_ALONE, "")]
+        print(f"| {shots} | {len(of.get(REAL, {}))} | {' | '.join(cells)} |")
+    for row in rows:
+        if row.trained_on == BASE_ALONE:
+            print(f"\nThe base alone, not fine-tuned (CAS): {row.mean:.1f}")
+    if {5, 10} <= found.keys() and TUNED_ADDED in found[5]:
+        fives, tens = found[5][TUNED_ADDED], found[10][REAL]
+        apart = [fives[draw] - tens[draw] for draw in sorted(fives.keys() & tens.keys())]
+        print(f"\n5 real images and synthetic ones, less 10 real images: {interval(apart)}")
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Accuracy by number of real images, a line each way to train, bands of 95% over choices."""
+    import matplotlib.pyplot as plt
+
+    found = by_size(rows)
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for name, label in ((REAL, "real images"), (BASE_ADDED, "+ synthetic, not fine-tuned"), (TUNED_ADDED, "+ synthetic, fine-tuned")):
+        values = {shots: list(of[name].values()) for shots, of in found.items() if name in of}
+        means = np.array([np.mean(each) for each in values.values()])
+        halves = np.array([stats.t.ppf(0.975, len(v) - 1) * stats.sem(v) if len(v) > 1 else 0.0 for v in values.values()])
+        (line,) = axes.plot(list(values), means, marker="o", label=label)
+        axes.fill_between(list(values), means - halves, means + halves, color=line.get_color(), alpha=0.15)
+    axes.set_xscale("log")
+    axes.set_xticks(list(found), [str(shots) for shots in found])
+    axes.minorticks_off()
+    axes.set_xlabel("real training images per class")
+    axes.set_ylabel("accuracy on validation, %")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="work folder; what was measured is in benchmarks/results")
+    parser.add_argument("--shots", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--draws", type=int, nargs="+", default=range(NUM_DRAWS))
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so many")
+    parser.add_argument("--show", action="store_true")
+    parser.add_argument("--figure", type=Path)
+    args = parser.parse_args()
+    if args.out is not None:
+        end, bench = time.monotonic() + 60 * args.minutes, Bench(args.out.resolve())
+        for draw in args.draws:
+            for shots in args.shots:
+                if time.monotonic() < end:
+                    _measure(bench, shots, draw)
+    if args.figure is not None:
+        plot(read_rows(), args.figure)
+    if args.show or args.out is not None:
+        show(read_rows())
+
+
+def _measure(bench: Bench, shots: int, draw: int) -> None:
+    known = {row.trained_on for row in read_rows() if (row.shots, row.draw) == (shots, draw)}
+    if {REAL, BASE_ADDED, TUNED_ADDED, TUNED_ALONE} <= known:
+        return
+    begun = time.monotonic()
+    RESULTS.parent.mkdir(exist_ok=True)
+    for row in measure(bench, shots, draw, known):
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row.__dict__) + "\n")
+        print(f"{shots} per class, choice {draw}, {row.trained_on}: {row.mean:.1f} ({time.monotonic() - begun:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
