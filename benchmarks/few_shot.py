@@ -1,6 +1,6 @@
 """What synthetic images add to 1, 2, 5, 10, 20 and 50 real images per class of the demo set, in ten choices of these images each.
 
-Every classifier is trained with strong augmentation for as many updates, and is measured on the validation split; the test split stays
+Every classifier is trained with strong augmentation and as many updates, and is measured on the validation split; the test split stays
 shut. For each size and choice a generator is fine-tuned on the chosen images alone; the base that was not fine-tuned is the same in all.
 Settings are those of params.yaml; only guidance and steps of sampling, which tuning would choose anew each time, are fixed here.
 
@@ -30,7 +30,7 @@ SIZES, NUM_DRAWS = (1, 2, 5, 10, 20, 50), 10
 SEEDS = (0, 1, 2)
 SAMPLING = {"guidance_scale": 1.5, "num_inference_steps": 8, "sr_num_inference_steps": 4, "scheduler": "dpmsolver++"}
 REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE = "real", "real + base", "real + fine-tuned", "base", "fine-tuned"
-_MIXED, _ALONE = "real+zero_shot_strong", "zero_shot_strong"  # the arms that take any synthetic set, judged or not
+_MIXED, _ALONE = "real+zero_shot", "zero_shot"  # the arms that take any synthetic set, judged or not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,8 @@ class Bench:
     def choose(self, shots: int, draw: int) -> Path:
         """A snapshot of the training images of one choice."""
         out = self._folder / f"{shots}-{draw}"
-        self.gda("snapshot", "demo://mnist", "--out", str(out / "real"), snapshot__shots=shots, snapshot__shots_draw=draw)
+        settings = {"demo_train_per_class": 100, "shots": shots, "shots_draw": draw}
+        self.gda("snapshot", "demo://mnist", "--out", str(out / "real"), **{f"snapshot__{name}": value for name, value in settings.items()})
         return out
 
     def tuned_images(self, chosen: Path) -> Path:
@@ -120,7 +121,7 @@ def measure(bench: Bench, shots: int, draw: int, known: set[str]) -> Iterator[Ro
     """What one choice of images gives, less what is known."""
     chosen = bench.choose(shots, draw)
     base_images, base = bench.base_images(chosen / "real")
-    ways = {REAL: ("real_strong", None), BASE_ADDED: (_MIXED, base_images)}
+    ways = {REAL: ("real", None), BASE_ADDED: (_MIXED, base_images)}
     if draw == 0 and shots == SIZES[0]:
         ways[BASE_ALONE] = (_ALONE, base_images)  # real images have no part in it
     if not {TUNED_ADDED, TUNED_ALONE} <= known:

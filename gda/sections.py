@@ -60,6 +60,9 @@ class SnapshotConfig(Section):
         None, ge=1, description="training images per class, for a few-shot comparison; null keeps all. Validation and test stay as they are"
     )
     shots_draw: int = Field(0, ge=0, description="which draw of so many shots; more shots of one draw contain fewer")
+    demo_train_per_class: int = Field(
+        100, ge=1, le=100, description="training images per class of demo://mnist; its validation and test images stay as they are"
+    )
     pool: str | None = Field(None, min_length=1, description="source of more real images, for the arm retrieved; null: there is none")
 
     @field_validator("pixel_range")

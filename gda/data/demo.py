@@ -24,15 +24,14 @@ MNIST = "demo://mnist"
 DIGITS = "demo://digits"
 _SIDE = 28
 _INK_SIDE = 20  # of the box that MNIST's digits were scaled to fit
-# Of each class, in the order of a keyed hash. What is tested on is the same however few training images snapshot.shots takes.
-SPLIT_SIZES = {"train": 100, "val": 50, "test": 350}
+_TRAIN, _VAL = 100, 50  # of each class at most; the rest is the test split, which is the same however few are trained on
 
 
 def read_demo(name: str, config: SnapshotConfig, columns: Columns) -> Source:
     """A demo set. Raises `UsageError` for another name or with columns, `MissingError` without the package that holds it.
 
-    `demo://mnist` has splits: within a class, in the order of a keyed hash of the pixels, 100 images of train, then 50 of val, then 350
-    of test. `demo://digits` has none.
+    `demo://mnist` has splits: within a class, in the order of a keyed hash of the pixels, 100 images to train on, of which the first
+    `demo_train_per_class` are taken, then 50 of val, then 350 of test. `demo://digits` has none.
     """
     if name not in (MNIST, DIGITS):
         raise UsageError(f"{name}: no such demo set; accepted: {MNIST}, {DIGITS}")
@@ -106,5 +105,5 @@ def _record(stem: str, label: int, digest: str, image: Rgb, split: str | None) -
 
 def _records_of_class(label: int, images: Rgb, config: SnapshotConfig) -> list[SourceRecord]:
     hashed = sorted((hash_fraction(config.split_key, digest), digest, image) for digest, image in ((pixel_digest(i), i) for i in images))
-    splits = [split for split, size in SPLIT_SIZES.items() for _ in range(size)]
-    return [_record("digit", label, digest, image, split) for split, (_, digest, image) in zip(splits, hashed, strict=True)]
+    parts = {"train": hashed[: config.demo_train_per_class], "val": hashed[_TRAIN : _TRAIN + _VAL], "test": hashed[_TRAIN + _VAL :]}
+    return [_record("digit", label, digest, image, split) for split, part in parts.items() for _, digest, image in part]

@@ -271,11 +271,13 @@ def test_demo_digits(take: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_few_shots_of_the_demo_move_no_image_between_splits(take: Any) -> None:
     """Guards the comparison of sizes: whatever the shots, one validation and one test split, which no choice of training images is from."""
     whole = Snapshot.open(take("demo://mnist", "whole").output)
-    few = Snapshot.open(take("demo://mnist", "few", shots=5, shots_draw=3).output)
-    for split in ("val", "test"):
-        assert whole.split_digest(split) == few.split_digest(split)
-    assert few.index.counts["train"] == dict.fromkeys(map(str, range(10)), 5)
-    assert set(few.manifest("train")["key"]) < set(whole.manifest("train")["key"])
+    chosen = Snapshot.open(take("demo://mnist", "chosen", shots=5, shots_draw=3).output)
+    first = Snapshot.open(take("demo://mnist", "first", demo_train_per_class=5).output)
+    for few in (chosen, first):
+        for split in ("val", "test"):
+            assert whole.split_digest(split) == few.split_digest(split)
+        assert few.index.counts["train"] == dict.fromkeys(map(str, range(10)), 5)
+        assert set(few.manifest("train")["key"]) < set(whole.manifest("train")["key"])
 
 
 def train_keys(outcome: Outcome) -> set[str]:
