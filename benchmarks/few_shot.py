@@ -5,7 +5,8 @@ shut. For each size and choice a generator is fine-tuned on the chosen images al
 Settings are those of params.yaml; only guidance and steps of sampling, which tuning would choose anew each time, are fixed here.
 
     python benchmarks/few_shot.py --out FOLDER                  # goes on where it ended; hours on two cores
-    python benchmarks/few_shot.py --out FOLDER --shots 5 --draws 3 --minutes 60
+    python benchmarks/few_shot.py --out FOLDER --shots 5 --draws 0 1 2 --minutes 60
+    python benchmarks/few_shot.py --out FOLDER --rendered DIGITS  # also with rendered digits, of python -m gda.pretrain images
     python benchmarks/few_shot.py --show                        # tables of what has been measured
     python benchmarks/few_shot.py --figure docs/few_shot.png
 """
@@ -30,6 +31,7 @@ SIZES, NUM_DRAWS = (1, 2, 5, 10, 20, 50), 10
 SEEDS = (0, 1, 2)
 SAMPLING = {"guidance_scale": 1.5, "num_inference_steps": 8, "sr_num_inference_steps": 4, "scheduler": "dpmsolver++"}
 REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE = "real", "real + base", "real + fine-tuned", "base", "fine-tuned"
+RENDERED_ADDED = "real + rendered"
 _MIXED, _ALONE = "real+zero_shot", "zero_shot"  # the arms that take any synthetic set, judged or not
 
 
@@ -87,6 +89,12 @@ class Bench:
         self._sample("demo://glyphs", shots, out)
         return out, json.loads((out / "snapshot.json").read_text())["provenance"]["generator_digest"]
 
+    def rendered_images(self, digits: Path) -> Path:
+        """A folder of rendered digits as a synthetic set, read once."""
+        out = self._folder / "rendered"
+        self.gda("snapshot", str(digits), "--as", "synthetic", "--out", str(out))
+        return out
+
     def choose(self, shots: int, draw: int) -> Path:
         """A snapshot of the training images of one choice."""
         out = self._folder / f"{shots}-{draw}"
@@ -117,11 +125,12 @@ class Bench:
         self.gda("sample", "--generator", generator, "--snapshot", str(snapshot), "--out", str(out), **settings)
 
 
-def measure(bench: Bench, shots: int, draw: int, known: set[str]) -> Iterator[Row]:
-    """What one choice of images gives, less what is known."""
+def measure(bench: Bench, shots: int, draw: int, known: set[str], rendered: Path | None) -> Iterator[Row]:
+    """What one choice of images gives, less what is known; with `rendered` digits in place of synthetic images, too."""
     chosen = bench.choose(shots, draw)
     base_images, base = bench.base_images(chosen / "real")
     ways = {REAL: ("real", None), BASE_ADDED: (_MIXED, base_images)}
+    ways |= {} if rendered is None else {RENDERED_ADDED: (_MIXED, bench.rendered_images(rendered))}
     if draw == 0 and shots == SIZES[0]:
         ways[BASE_ALONE] = (_ALONE, base_images)  # real images have no part in it
     if not {TUNED_ADDED, TUNED_ALONE} <= known:
@@ -159,12 +168,14 @@ def paired(of: Mapping[str, Mapping[int, float]], one: str, other: str) -> list[
 
 def show(rows: list[Row]) -> None:
     """Print the table, and what real images the synthetic ones are worth at five."""
-    print("| Real images per class | Choices | Real | + fine-tuned | Gain of fine-tuned | Gain of the base | Fine-tuned alone (CAS) |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| Real images per class | Choices | Real | + fine-tuned | Gain of fine-tuned | Gain of the base | Gain of rendered | CAS of fine-tuned |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     found = by_size(rows)
     for shots, of in found.items():
         means = {name: f"{np.mean(list(values.values())):.1f}" for name, values in of.items()}
-        gains = [interval(each) if (each := paired(of, name, REAL)) else "" for name in (TUNED_ADDED, BASE_ADDED)]
+        gains = [interval(each) if (each := paired(of, name, REAL)) else "" for name in (TUNED_ADDED, BASE_ADDED, RENDERED_ADDED)]
         cells = [means.get(REAL, ""), means.get(TUNED_ADDED, ""), *gains, means.get(TUNED_ALONE, "")]
         print(f"| {shots} | {len(of.get(REAL, {}))} | {' | '.join(cells)} |")
     for row in rows:
@@ -203,6 +214,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="work folder; what was measured is in benchmarks/results")
     parser.add_argument("--shots", type=int, nargs="+", default=SIZES)
     parser.add_argument("--draws", type=int, nargs="+", default=range(NUM_DRAWS))
+    parser.add_argument("--rendered", type=Path, help="folder of class folders of rendered digits")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so many")
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--figure", type=Path)
@@ -212,20 +224,21 @@ def main() -> None:
         for draw in args.draws:
             for shots in args.shots:
                 if time.monotonic() < end:
-                    _measure(bench, shots, draw)
+                    _measure(bench, shots, draw, args.rendered)
     if args.figure is not None:
         plot(read_rows(), args.figure)
     if args.show or args.out is not None:
         show(read_rows())
 
 
-def _measure(bench: Bench, shots: int, draw: int) -> None:
+def _measure(bench: Bench, shots: int, draw: int, rendered: Path | None) -> None:
     known = {row.trained_on for row in read_rows() if (row.shots, row.draw) == (shots, draw)}
-    if {REAL, BASE_ADDED, TUNED_ADDED, TUNED_ALONE} <= known:
+    wanted = {REAL, BASE_ADDED, TUNED_ADDED, TUNED_ALONE} | (set() if rendered is None else {RENDERED_ADDED})
+    if wanted <= known:
         return
     begun = time.monotonic()
     RESULTS.parent.mkdir(exist_ok=True)
-    for row in measure(bench, shots, draw, known):
+    for row in measure(bench, shots, draw, known, rendered):
         with RESULTS.open("a") as file:
             file.write(json.dumps(row.__dict__) + "\n")
         print(f"{shots} per class, choice {draw}, {row.trained_on}: {row.mean:.1f} ({time.monotonic() - begun:.0f} s)", flush=True)

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from gda.arm import ARMS
 from gda.commands import build_parser
 from gda.config import Config, load_config
-from gda.flow import ARM_SETS, GRAPH, STAGES, arm_inputs, dvc_text
+from gda.flow import GRAPH, STAGES, arm_inputs, dvc_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,12 +34,6 @@ def test_every_stage_is_a_section_a_module_and_a_command():
         assert importlib.util.find_spec(f"gda.stages.{stage}")
         assert stage in _commands()
     assert [node.stage for node in GRAPH if not node.helper and not node.variant] == list(STAGES)
-
-
-def test_every_kind_of_data_is_compared_in_the_demo_or_needs_what_it_has():
-    """The demo's arms cover every set that the flow makes for arms."""
-    arms = load_config(ROOT / "params.yaml").classify.arms
-    assert {role for arm in arms for role in arm_inputs(arm)} == set(ARM_SETS)
 
 
 def test_params_yaml_is_valid_and_has_what_dvc_refers_to():

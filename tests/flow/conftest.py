@@ -3,9 +3,10 @@
 import shutil
 
 import pytest
-from flow_job import ROOT, Job
+from flow_job import COMPARED, ROOT, Job
 
 TINY: dict[str, dict] = {
+    "snapshot": {"demo_train_per_class": 20},
     "reference": {"folds": 2, "num_updates": 20},
     "finetune": {"num_train_steps": 4, "sr_num_train_steps": 2, "train_batch_size": 8},
     "tune": {
@@ -27,7 +28,16 @@ TINY: dict[str, dict] = {
         "min_coverage_ratio": 0.0,
         "min_class_diversity": 0.0,
     },
-    "classify": {"num_updates": 15, "mixed_num_updates": 20, "seeds": [0, 1], "control_seeds": [0], "warmup_updates": 2},
+    "classify": {
+        "augment": "standard",
+        "num_updates": 15,
+        "mixed_num_updates": 20,
+        "seeds": [0, 1],
+        "control_seeds": [0],
+        "warmup_updates": 2,
+        "trainings": {},
+        "arms": list(COMPARED),
+    },
     "evaluate": {"num_resamples": 200},
     "promote": {"min_seeds": 2},
 }

@@ -4,14 +4,13 @@ import json
 import re
 
 import pytest
-from flow_job import ROOT
+from flow_job import COMPARED as NAMES
 
 from gda.arm import Arm
 from gda.artifacts import Decision, Metrics, Settings, Verdict, read_document
-from gda.config import load_config
-from gda.flow import CLASSIFIERS, GRAPH
+from gda.flow import ARM_SETS, CLASSIFIERS, GRAPH, arm_inputs
 
-COMPARED = load_config(ROOT / "params.yaml").classify.arms
+COMPARED = tuple(map(Arm, NAMES))
 
 
 def _stage(name: str) -> str:
@@ -21,6 +20,7 @@ def _stage(name: str) -> str:
 def test_every_node_ran_once(job):
     """All stages run, the classifiers once an arm, with a folder per seed."""
     assert {_stage(name) for name in job.first} == {node.name for node in GRAPH} | {"inputs", "arms"}
+    assert {role for arm in COMPARED for role in arm_inputs(arm)} == set(ARM_SETS), "every set that is made for arms is used"
     assert sorted(name.removeprefix("classify@") for name in job.first if name.startswith("classify@")) == sorted(COMPARED)
     folders = {
         path.parent.relative_to(job.folder / CLASSIFIERS).as_posix() for path in job.folder.glob(f"{CLASSIFIERS}/*/*/classifier.json")
