@@ -168,10 +168,8 @@ def paired(of: Mapping[str, Mapping[int, float]], one: str, other: str) -> list[
 
 def show(rows: list[Row]) -> None:
     """Print the table, and what real images the synthetic ones are worth at five."""
-    print(
-        "| Real images per class | Choices | Real | + fine-tuned | Gain of fine-tuned | Gain of the base | Gain of rendered | CAS of fine-tuned |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    columns = ("Real per class", "Choices", "Real", "+ fine-tuned", "Gain of fine-tuned", "Of the base", "Of rendered digits", "CAS")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     found = by_size(rows)
     for shots, of in found.items():
         means = {name: f"{np.mean(list(values.values())):.1f}" for name, values in of.items()}
