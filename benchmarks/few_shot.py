@@ -87,7 +87,7 @@ class Bench:
         """Images of the base that was not fine-tuned, sampled once, and the digest of their generator."""
         out = self._folder / "base_images"
         self._sample("demo://glyphs", shots, out)
-        return out, json.loads((out / "snapshot.json").read_text())["provenance"]["generator_digest"]
+        return out, json.loads((out / "snapshot.json").read_text())["provenance"]["generator"]
 
     def rendered_images(self, digits: Path) -> Path:
         """A folder of rendered digits as a synthetic set, read once."""
