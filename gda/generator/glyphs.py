@@ -1,17 +1,23 @@
-"""Captioned glyphs rendered from the fonts that matplotlib carries: what the demo base is pre-trained on.
+"""Captioned glyphs rendered from the fonts that matplotlib carries and from handwriting faces: what the demo base is pre-trained on.
 
-Nothing here has seen handwriting. A glyph is rendered once per font and character, and every draw then warps it (affine,
-elastic, stroke weight) and colours it, so that the base learns shapes and captions rather than 37 bitmaps.
+No writing of a person is among them, only type. A glyph is rendered once per face and character, and every draw then warps it (affine,
+elastic, stroke weight) and colours it, so that the base learns shapes and captions rather than some bitmaps.
 """
 
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
+
+from gda.errors import DataError
+from gda.generator.faces import HANDWRITING, Face, face_files
+from gda.generator.handwriting import outline_distances, write
 
 BANK_PX = 56  # glyphs are rendered at twice the final size and warped down from there
 IMAGE_PX = 28
@@ -27,6 +33,8 @@ COLOURS = {
 }
 DIGIT_SHARE = 0.7
 COLOURED_SHARE = 0.15
+HANDWRITTEN_SHARE = 0.7  # where there are handwriting faces
+_FINER = 2  # than the bank: what outlines are measured on
 _FONTS = {
     "DejaVuSans": "sans",
     "DejaVuSans-Bold": "bold sans",
@@ -62,15 +70,19 @@ class GlyphBatch:
 
 
 class GlyphBank:
-    """Every character in every font, rendered once: `alpha` is uint8 [fonts, characters, 56, 56].
+    """Every character in every face, rendered once: `alpha` of the printed faces is uint8 [faces, characters, 56, 56].
 
-    Raises `FileNotFoundError` where matplotlib's fonts are not installed.
+    With `handwriting`, the folder that holds `faces`, `HANDWRITTEN_SHARE` of what is drawn is written by hand; `distances` are float32
+    [faces, characters, 56, 56] from their outlines. Without it nothing is, and `distances` is None.
+    Raises `FileNotFoundError` where matplotlib's fonts are not installed, and what `face_files` raises.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, handwriting: Path | None = None, faces: Sequence[Face] = HANDWRITING) -> None:
         fonts = _font_directory()
         self.styles = tuple(_FONTS.values())
-        self.alpha = torch.from_numpy(np.stack([[_render(fonts / f"{name}.ttf", c) for c in CHARACTERS] for name in _FONTS]))
+        self.alpha = torch.from_numpy(np.stack([[_render(fonts / f"{name}.ttf", c, BANK_PX) for c in CHARACTERS] for name in _FONTS]))
+        self.written_styles = tuple(face.style for face in faces)
+        self.distances = None if handwriting is None else torch.stack([face_distances(path) for path in face_files(handwriting, faces)])
 
     def draw(self, count: int, generator: torch.Generator) -> GlyphBatch:
         """Draw `count` warped, coloured and captioned glyphs; the same generator state gives the same batch."""
@@ -83,12 +95,19 @@ class GlyphBank:
         )
         ink = self.alpha[font, character].float()[:, None] / 255.0
         ink = _reweight_strokes(_warp(ink, generator), generator)
+        styles = [self.styles[int(f)] for f in font]
+        if self.distances is not None:
+            by_hand = (torch.rand(count, generator=generator) < HANDWRITTEN_SHARE).nonzero().flatten()
+            face = torch.randint(len(self.distances), (len(by_hand),), generator=generator)
+            ink[by_hand] = write(self.distances[face, character[by_hand]], generator)
+            for i, f in zip(by_hand.tolist(), face.tolist(), strict=True):
+                styles[i] = self.written_styles[f]
         pick = torch.rand(count, 8, generator=generator)
         names = list(COLOURS)
         captions, front, back = [], [], []
         for i in range(count):
             u = pick[i].tolist()
-            text = caption(CHARACTERS[int(character[i])], self.styles[int(font[i])], u[:3])
+            text = caption(CHARACTERS[int(character[i])], styles[i], u[:3])
             fg, bg = "white", "black"
             if u[3] < COLOURED_SHARE:
                 fg = names[int(u[4] * len(names))]
@@ -122,14 +141,28 @@ def name_forms(character: str) -> tuple[str, ...]:
     return (f"capital {character.lower()}", f"capital letter {character.lower()}")
 
 
+def face_distances(path: Path) -> torch.Tensor:
+    """Signed distances to the outlines of every character of a face, float32 [characters, 56, 56], in pixels.
+
+    Raises `DataError` for a face that lacks a character: it would be drawn as a box.
+    """
+    with TTFont(path) as face:
+        known = face.getBestCmap()
+    lacks = [c for c in CHARACTERS if ord(c) not in known]
+    if lacks:
+        raise DataError(f"{path}: has no glyph for {', '.join(lacks)}")
+    masks = [_render(path, c, BANK_PX * _FINER) > 127 for c in CHARACTERS]
+    return torch.from_numpy(np.stack([outline_distances(mask, _FINER) for mask in masks]))
+
+
 def _font_directory() -> Path:
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
-def _render(font: Path, character: str) -> np.ndarray:
-    """One character, height-normalised and centred: uint8 [56, 56], 255 is ink."""
+def _render(font: Path, character: str, px: int) -> np.ndarray:
+    """One character, its longest side normalised, and centred: uint8 [px, px], 255 is ink."""
     draw_px = 96
     face = ImageFont.truetype(str(font), draw_px)
     canvas = Image.new("L", (3 * draw_px, 3 * draw_px))
@@ -137,11 +170,11 @@ def _render(font: Path, character: str) -> np.ndarray:
     box = canvas.getbbox()
     assert box is not None, f"{font.name} has no glyph for {character!r}"
     glyph = canvas.crop(box)
-    scale = 0.72 * BANK_PX / max(glyph.size)
+    scale = 0.72 * px / max(glyph.size)
     size = (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale)))
     glyph = glyph.resize(size, Image.Resampling.LANCZOS)
-    out = Image.new("L", (BANK_PX, BANK_PX))
-    out.paste(glyph, ((BANK_PX - size[0]) // 2, (BANK_PX - size[1]) // 2))
+    out = Image.new("L", (px, px))
+    out.paste(glyph, ((px - size[0]) // 2, (px - size[1]) // 2))
     return np.asarray(out)
 
 
