@@ -1,12 +1,14 @@
 """Rebuilds the demo base from rendered glyphs: text encoder, base, super-resolution and glyph features.
 
-    python -m gda.pretrain text     --out DIR
-    python -m gda.pretrain base     --out DIR    (needs text)
-    python -m gda.pretrain sr       --out DIR    (needs text)
+    python -m gda.pretrain faces    --out FACES  (the handwriting faces, with npm)
+    python -m gda.pretrain text     --out DIR --faces FACES
+    python -m gda.pretrain base     --out DIR --faces FACES  (needs text)
+    python -m gda.pretrain sr       --out DIR --faces FACES  (needs text)
     python -m gda.pretrain features --out DIR
     python -m gda.pretrain card     --out DIR    (when base and sr are there)
 
-The text encoder is trained first, to say what a caption says (character, style, colours), and then frozen, as IF's T5 is.
+The text encoder is trained first, to say what a caption says (character, style, colours), and then frozen, as IF's T5 is. With
+`--start BASE`, base and sr go on from a finished base, whose text encoder stays as it is: text is not needed then.
 """
 
 import argparse
@@ -35,14 +37,17 @@ from gda.generator.build import (
     write_card,
 )
 from gda.generator.cascade import TOKENS, denoising_loss
+from gda.generator.directory import BASE, SUPER_RESOLUTION
+from gda.generator.faces import HANDWRITING, fetch_faces
 from gda.generator.glyphs import CHARACTERS, COLOURS, GlyphBank, GlyphBatch
+from gda.generator.loading import load_network
 from gda.generator.randomness import Draws
 
 LOW_SIZE, SIZE = 14, 28  # pixels
 TEXT_WIDTH = 64
 PROMPT_DROPOUT = 0.1
 LICENCE = "Apache-2.0"
-_STYLE_WORDS = ("bold", "italic", "sans", "serif", "mono")
+_STYLE_WORDS = ("bold", "italic", "sans", "serif", "mono", "handwritten")
 
 
 def encode(tokenizer: T5Tokenizer, encoder: T5EncoderModel, prompts: list[str]) -> torch.Tensor:
@@ -105,13 +110,16 @@ class CaptionStates:
         return torch.stack([self._known[c] for c in captions])
 
 
-def pretrain_unet(out: Path, bank: GlyphBank, steps: int, *, stage: str, lr: float) -> None:
+def pretrain_unet(out: Path, bank: GlyphBank, steps: int, *, stage: str, lr: float, start: Path | None = None) -> None:
+    """Train a stage on `steps` batches and save its averaged weights into `out` every 500; from `start`, a base's folder, if given."""
     torch.manual_seed(2)
     super_resolution = stage == "sr"
     generator = torch.Generator().manual_seed(22 if super_resolution else 21)
-    states = CaptionStates(out / "text")
+    states = CaptionStates(out / "text" if start is None else start / BASE)
     widths = (16, 32, 32) if super_resolution else (32, 64)
     unet = build_unet(SIZE if super_resolution else LOW_SIZE, widths, super_resolution=super_resolution)
+    if start is not None:
+        unet = load_network(start / (SUPER_RESOLUTION if super_resolution else BASE) / "unet", "diffusers", "UNet2DConditionModel").train()
     ema = copy.deepcopy(unet).requires_grad_(False)
     schedule = noise_schedule()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=lr, weight_decay=0.01)
@@ -170,22 +178,27 @@ def pretrain_features(out: Path, bank: GlyphBank, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("text", "base", "sr", "features", "card"))
+    parser.add_argument("stage", choices=("faces", "text", "base", "sr", "features", "card"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--faces", type=Path, help="folder of the handwriting faces; without it only matplotlib's faces are drawn")
+    parser.add_argument("--start", type=Path, metavar="BASE", help="base and sr: go on from this base")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     args = parser.parse_args()
     if args.stage == "card":
         print(write_card(args.out, licence=LICENCE).digest)
         return
-    bank = GlyphBank()
+    if args.stage == "faces":
+        print(f"fetched {fetch_faces(args.out)} of {len(HANDWRITING)} faces into {args.out}")
+        return
+    bank = GlyphBank(args.faces)
     if args.stage == "text":
         pretrain_text(args.out, bank, args.steps or 1500)
     elif args.stage == "features":
         pretrain_features(args.out, bank, args.steps or 1500)
     else:
         steps = args.steps or (4000 if args.stage == "base" else 2000)
-        pretrain_unet(args.out, bank, steps, stage=args.stage, lr=args.lr)
+        pretrain_unet(args.out, bank, steps, stage=args.stage, lr=args.lr, start=args.start)
 
 
 if __name__ == "__main__":
