@@ -71,6 +71,8 @@ class Measure(Document):
     limit: float | None = Field(None, description="the threshold it was judged by; null when only reported")
     passed: bool | None = Field(None, description="null when only reported")
     n: int | None = Field(None, description="images it was measured on")
+    class_name: str | None = Field(None, exclude_if=lambda name: name is None, description="the class it is of, where it is of one")
+    num_classes: int | None = Field(None, exclude_if=lambda count: count is None, description="classes of which it is the worst")
     extractor: str | None = None
     reference_digest: str | None = None
 

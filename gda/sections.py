@@ -277,6 +277,12 @@ class ValidateConfig(Section):
         None, description="lowest such share in any one class, in place of its ratio; null: the ratio is judged"
     )
     min_coverage_ratio: Fraction = Field(0.5, description="lowest coverage of the real images as a share of the real-vs-real floor")
+    min_class_coverage_ratio: Fraction = Field(
+        0.25, description="lowest coverage of the real images of any one class, as a share of the real-vs-real floor of that class"
+    )
+    min_class_recall_ratio: Fraction = Field(
+        0.15, description="lowest recall of the real images of any one class, as a share of the same floor: a few pictures reach none"
+    )
     min_class_diversity: Fraction = Field(
         0.5, description="lowest mean feature distance between the images of a class, as a share of that between its real images"
     )

@@ -21,13 +21,12 @@ from gda.fidelity.compare import (
 from gda.fidelity.frechet import Statistics
 from gda.fidelity.intervals import Estimate, named_rng, subsets
 
-_TINY = 1e-12  # a class of equal real images cannot be narrower
 ByClass = tuple[Mapping[str, Comparison] | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Closeness:
-    """`overall` by name; `by_class`, by class index, has KID, coverage and mean distance, None where a floor needs more images."""
+    """`overall` by name; `by_class`, by class index, has KID, coverage, recall and mean distance, None where a floor needs more images."""
 
     overall: Mapping[str, Comparison]
     by_class: ByClass
@@ -38,9 +37,8 @@ def closeness(
 ) -> Closeness:
     """Compare a set whose labels are int64 [n], -1 for none of the real classes, with the `real` splits train and val.
 
-    Names: as of `compare`; `<metric>_val` against val alone, and `fid_train`; `<metric>_at_class_size`; `kid_worst_class` and
-    `coverage_worst_class`, of the class that is furthest from its own floor; `mean_distance_worst_class`, of the class whose images
-    lie closest together, as a share of its floor. Raises `DataError` as `compare` does.
+    Names: as of `compare`; `<metric>_val` against val alone, and `fid_train`; `<metric>_at_class_size`. Raises `DataError` as `compare`
+    does.
     """
     pooled, pooled_labels = _pooled(real), np.concatenate(list(real_labels.values()))
     by_class = tuple(
@@ -49,7 +47,7 @@ def closeness(
     overall = compare(synthetic, pooled, seed=seed) | _apart(synthetic, real, seed)
     at_class_size = compare_at_class_size(synthetic, pooled, pooled_labels, seed=seed)
     overall |= {f"{name}_at_class_size": found for name, found in at_class_size.items()}
-    return Closeness(overall=overall | _worst(by_class), by_class=by_class)
+    return Closeness(overall=overall, by_class=by_class)
 
 
 def to_statistics(synthetic: np.ndarray, real: np.ndarray, given: Statistics, *, seed: int) -> Comparison:
@@ -82,13 +80,3 @@ def _apart(synthetic: Images, real: Mapping[str, Images], seed: int) -> dict[str
     near_train = fid_apart(synthetic.features, train.features, n=n, seed=seed)
     found = {f"{name}_val": each for name, each in against_val.items()}
     return found | {"fid_train": Comparison(estimate=near_train, floor=against_val["fid"].floor, n=n)}
-
-
-def _worst(by_class: ByClass) -> dict[str, Comparison]:
-    measured = [found for found in by_class if found is not None]
-    if not measured:
-        return {}
-    kid = max((found["kid"] for found in measured), key=lambda c: c.estimate.value - c.floor.value)
-    coverage = min((found["coverage"] for found in measured), key=lambda c: c.estimate.value - c.floor.value)
-    closest = min((found["mean_distance"] for found in measured), key=lambda c: c.estimate.value / max(c.floor.value, _TINY))
-    return {"kid_worst_class": kid, "coverage_worst_class": coverage, "mean_distance_worst_class": closest}

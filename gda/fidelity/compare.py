@@ -126,7 +126,7 @@ def compare_at_class_size(
 
 
 def compare_class(synthetic: np.ndarray, real: np.ndarray, *, seed: int, repeats: int = REPEATS) -> dict[str, Comparison] | None:
-    """KID, coverage and mean distance of one class, features [n, d] against [m, d]; None where too few for a floor at equal n.
+    """KID, coverage, recall and mean distance of one class, features [n, d] against [m, d]; None where too few for a floor at equal n.
 
     FID is left out: at so few images it is nothing but bias.
     """
@@ -204,9 +204,11 @@ def _one_class(real: Images, labels: np.ndarray, label: int, n: int, rng: np.ran
 
 
 def _class_metrics(judged: Images, against: Images) -> dict[str, float]:
+    neighbours = prdc(judged.features, against.features)
     return {
         "kid": kernel_distance(judged.features, against.features),
-        "coverage": prdc(judged.features, against.features).coverage,
+        "coverage": neighbours.coverage,
+        "recall": neighbours.recall,
         "mean_distance": mean_distance(judged.features),
     }
 

@@ -35,6 +35,7 @@ from gda.fidelity.reference import Reference
 from gda.fidelity.sscd import load_sscd
 from gda.fidelity.statistics_file import read_statistics_file, statistics_digest
 from gda.fidelity.verdict import apply_limits, judge, judge_each
+from gda.fidelity.worst_class import worst_classes
 from gda.interruption import require_not_told
 from gda.sections import ValidateConfig
 from gda.storage import storage_problem
@@ -123,7 +124,7 @@ def inspect_set(
     found = Inspection(subjects=gather(synthetic, real, extractor, size=size, scratch=scratch))
     found.attempt("the counts of images", lambda: _counts(found, plan))
     found.attempt("agreement of labels", lambda: _labels(found, reference, config.validate_))
-    found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, seed=config.seed))
+    found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, config))
     if extractor.text is not None and _prompted(found.subjects.audit.table):
         found.attempt("the match with prompts", lambda: _prompts(found, reference, extractor))
     if given is not None:
@@ -203,21 +204,22 @@ def _labels(found: Inspection, reference: Reference, config: ValidateConfig) -> 
     unseen, truth = reference.probabilities["train"], subjects.real["train"].labels.numpy()
     seen = reference.predict(subjects.audit.images)
     measured = MeasuredWith(reference_digest=reference.index.digest)
-    found.labels = check_labels(seen, subjects.said_labels, unseen, truth, config, measured=measured)
+    found.labels = check_labels(seen, subjects.said_labels, unseen, truth, config, names=subjects.real["train"].classes, measured=measured)
     found.measures |= found.labels.measures
 
 
-def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, *, seed: int) -> None:
+def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, config: Config) -> None:
     subjects = found.subjects
     synthetic = Images(features=subjects.features, probabilities=reference.predict_alone(subjects.audit.images))
     real = {s: Images(features=reference.features[s], probabilities=reference.probabilities[s]) for s in reference.features}
     labels = {split: subjects.real[split].labels.numpy() for split in real}
-    classes = len(subjects.real["train"].classes)
-    found.closeness = closeness(synthetic, subjects.labels, real, labels, classes=classes, seed=seed)
+    names = subjects.real["train"].classes
+    found.closeness = closeness(synthetic, subjects.labels, real, labels, classes=len(names), seed=config.seed)
     measured = MeasuredWith(extractor=extractor.identity, reference_digest=reference.index.digest)
     seen_by = replace(measured, extractor=reference.classifiers)
     for name, result in found.closeness.overall.items():
         found.measures[name] = compared(result, seen_by if name.startswith("inception_score") else measured)
+    found.measures |= worst_classes(found.closeness.by_class, names, config.validate_, measured=measured)
 
 
 def _prompts(found: Inspection, reference: Reference, extractor: Extractor) -> None:

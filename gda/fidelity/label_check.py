@@ -31,19 +31,27 @@ class LabelCheck:
 
 
 def check_labels(
-    seen: np.ndarray, labels: Labels, unseen: np.ndarray, truth: np.ndarray, config: ValidateConfig, *, measured: MeasuredWith
+    seen: np.ndarray,
+    labels: Labels,
+    unseen: np.ndarray,
+    truth: np.ndarray,
+    config: ValidateConfig,
+    *,
+    names: Sequence[str],
+    measured: MeasuredWith,
 ) -> LabelCheck:
     """Hold `labels` of images seen as float [n, classes] against real images of classes `truth`, int64 [m], `unseen` [m, classes].
 
-    The floor of every measure is the same of the real images, and chance is one in as many as there are classes. The worst class is the
-    one that has least to spare above its own limit; a class whose real images are told no better than by chance is left out, unless all
-    are. Raises `DataError` as `agreement` does.
+    `names` are of the classes by index. The floor of every measure is the same of the real images, and chance is one in as many as there
+    are classes. The worst class is the one that has least to spare above its own limit; a class whose real images are told no better than
+    by chance is left out, unless all are. Raises `DataError` as `agreement` does.
     """
     thresholds = class_thresholds(unseen, truth)
     real, own = agreement(unseen, Labels.hard(truth), thresholds), agreement(seen, labels, thresholds)
     chance = {"chance": 1.0 / unseen.shape[1]}
     overall = estimated(own.overall, floor=real.overall.value, n=len(labels), measured=measured)
-    by_class = [measure.model_copy(update=chance) for measure in _by_class(own, real, labels, measured)]
+    told = zip(names, _by_class(own, real, labels, measured), strict=True)
+    by_class = [measure.model_copy(update=chance | {"class_name": name}) for name, measure in told]
     limits = tuple(limit_of(_WORST, measure, config) for measure in by_class)
     measures = {
         "label_agreement": overall.model_copy(update=chance),

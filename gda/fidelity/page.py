@@ -52,7 +52,8 @@ MEANING = {
     "failed_expectations": "structural expectations that failed",
     "kid_worst_class": "kernel distance within the class that is furthest above its floor",
     "mean_distance_worst_class": "mean distance between images of the class in which they are most alike, beside its real ones",
-    "coverage_worst_class": "coverage within the class that is furthest below its floor",
+    "coverage_worst_class": "coverage within the class that has least to spare under its limit",
+    "recall_worst_class": "the same of recall: a class of a few pictures recalls next to none of its real images",
     "fid_reference": "distance to the statistics that were given",
 }
 _COMPARED = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi", "inception_score")
@@ -98,7 +99,7 @@ def render_page(verdict: Verdict, found: Inspection, classes: pd.DataFrame) -> s
 def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float | None]) -> pd.DataFrame:
     """A row per class of the real set: images, label agreement, that of unseen real images, and images flagged as copies.
 
-    KID, coverage and mean distance with their interval, and `_real`: real images of the class, at the same number `compared` a side.
+    KID, coverage, recall and mean distance with their interval, and `_real`: real images of the class, as many a side (`compared`).
     """
     rows = []
     for label, name in enumerate(names):
@@ -120,7 +121,7 @@ def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float 
 def _class_closeness(found: Inspection, label: int) -> dict[str, float | None]:
     measured = found.closeness.by_class[label] if found.closeness is not None else None
     row: dict[str, float | None] = {"compared": None if measured is None else measured["kid"].n}
-    for name in ("kid", "coverage", "mean_distance"):
+    for name in ("kid", "coverage", "recall", "mean_distance"):
         ends = ("", "_low", "_high", "_real")
         if measured is None:
             row |= {f"{name}{end}": None for end in ends}
@@ -248,6 +249,7 @@ def _class_rows(classes: pd.DataFrame) -> list[dict[str, Any]]:
             "flagged": row["flagged_copies"],
             "kid": f"{_shown(row['kid'], '.3g')} ({_shown(row['kid_real'], '.3g')})",
             "coverage": f"{_shown(row['coverage'], '.1%')} ({_shown(row['coverage_real'], '.1%')})",
+            "recall": f"{_shown(row['recall'], '.1%')} ({_shown(row['recall_real'], '.1%')})",
             "distance": f"{_shown(row['mean_distance'], '.3g')} ({_shown(row['mean_distance_real'], '.3g')})",
         }
         for row in classes.to_dict("records")

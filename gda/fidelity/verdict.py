@@ -8,6 +8,7 @@ from typing import Literal
 from scipy.stats import binom
 
 from gda.artifacts import Measure
+from gda.fidelity.prdc import NEIGHBOURS
 from gda.sections import MetricLimit, ValidateConfig
 
 Direction = Literal["at_most", "at_least"]
@@ -27,7 +28,7 @@ class Rule:
     direction: Direction
     end: Literal["unfavourable", "favourable", "value"] = "unfavourable"
     limit: Limit
-    complaint: str  # of {value}, {bound}, {limit}, {floor}, {n}
+    complaint: str  # of {value}, {bound}, {limit}, {floor}, {n}, and {the_class} by name
     optional: bool = False  # some sets are too small to have it; all others must
 
 
@@ -71,7 +72,28 @@ def _class_limit(measure: Measure, config: ValidateConfig) -> float | None:
     if limit is None or measure.floor is None or not measure.n:
         return limit
     classes = 1.0 / measure.chance if measure.chance else 1.0
-    return min(limit, float(binom.ppf(_CHANCE_MISS / classes, measure.n, measure.floor)) / measure.n)
+    return min(limit, _missed_by_chance(measure.floor, trials=measure.n, classes=classes))
+
+
+def _class_share_limit(ratio: Callable[[ValidateConfig], float]) -> Limit:
+    """Of the real images of one class of many that are covered: as `_class_limit`, of trials that are fewer than the images.
+
+    Real images are missed together with those near them, about as many as a ball holds, so that `n` of them are as uncertain in the tail
+    as n / `NEIGHBOURS` that are missed one by one (`benchmarks/class_coverage.py`).
+    """
+
+    def limit(measure: Measure, config: ValidateConfig) -> float | None:
+        if measure.floor is None or not measure.n:
+            return None
+        trials = max(1, measure.n // NEIGHBOURS)
+        return min(ratio(config) * measure.floor, _missed_by_chance(measure.floor, trials=trials, classes=measure.num_classes or 1))
+
+    return limit
+
+
+def _missed_by_chance(floor: float, *, trials: int, classes: float) -> float:
+    """The share that one of `classes` sound classes falls below in at most `_CHANCE_MISS` of cases, of `trials` in each."""
+    return float(binom.ppf(_CHANCE_MISS / classes, trials, floor)) / trials
 
 
 def _at_least_floor(measure: Measure, accepted: float) -> float | None:
@@ -157,7 +179,7 @@ RULES: Mapping[str, Rule] = {
     "label_agreement_worst_class": Rule(
         direction="at_least",
         limit=_class_limit,
-        complaint="in the class that is confirmed least for its limit, {value:.1%} of {n} labels are; at least {limit:.1%} is needed, "
+        complaint="in {the_class} that is confirmed least for its limit, {value:.1%} of {n} labels are; at least {limit:.1%} is needed, "
         "unseen real images of it reach {floor:.1%}",
         end="value",
     ),
@@ -173,13 +195,29 @@ RULES: Mapping[str, Rule] = {
         complaint="only {value:.1%} (as low as {bound:.1%}) of the real images have a synthetic one near them; "
         "at least {limit:.1%} is needed, real images against real ones reach {floor:.1%} at {n} a side",
     ),
+    "coverage_worst_class": Rule(
+        direction="at_least",
+        end="value",
+        optional=True,
+        limit=_class_share_limit(lambda config: config.min_class_coverage_ratio),
+        complaint="in {the_class} that is covered least for its limit, only {value:.1%} of the real images have a synthetic one near them; "
+        "at least {limit:.1%} is needed, its real images against one another reach {floor:.1%} at {n} a side",
+    ),
+    "recall_worst_class": Rule(
+        direction="at_least",
+        end="value",
+        optional=True,
+        limit=_class_share_limit(lambda config: config.min_class_recall_ratio),
+        complaint="in {the_class} that shows least of its variety, only {value:.1%} of the real images lie among the synthetic ones; "
+        "at least {limit:.1%} is needed, its real images among one another reach {floor:.1%} at {n} a side",
+    ),
     "mean_distance_worst_class": Rule(
         direction="at_least",
         end="value",
         optional=True,
         limit=_ratio_of_floor(lambda config: config.min_class_diversity),
-        complaint="in the class whose images are most alike, two of them differ by {value:.3g} on average; at least {limit:.3g} is needed, "
-        "its real images differ by {floor:.3g}",
+        complaint="in {the_class} whose images are most alike, two of them differ by {value:.3g} on average; at least {limit:.3g} is "
+        "needed, its real images differ by {floor:.3g}",
     ),
 }
 
@@ -261,7 +299,10 @@ def _complaint(name: str, measure: Measure, rule: Rule, bound: float | None, lim
         return f"{name} has no real-against-real floor to be judged by"
     if bound is None or measure.value is None:
         return f"{name} could not be measured"
-    return rule.complaint.format(value=measure.value, bound=bound, limit=limit, floor=_Floor(measure.floor), n=measure.n)
+    the_class = "the class" if measure.class_name is None else f"{measure.class_name}, the class"
+    return rule.complaint.format(
+        value=measure.value, bound=bound, limit=limit, floor=_Floor(measure.floor), n=measure.n, the_class=the_class
+    )
 
 
 class _Floor:

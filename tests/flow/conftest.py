@@ -26,6 +26,8 @@ TINY: dict[str, dict] = {
         "min_label_agreement": 0.0,
         "min_class_agreement": 0.0,
         "min_coverage_ratio": 0.0,
+        "min_class_coverage_ratio": 0.0,
+        "min_class_recall_ratio": 0.0,
         "min_class_diversity": 0.0,
     },
     "classify": {

@@ -46,6 +46,8 @@ QUICK: dict[str, dict[str, Any]] = {
         "min_label_agreement": 0.0,
         "min_class_agreement": 0.0,
         "min_coverage_ratio": 0.0,
+        "min_class_coverage_ratio": 0.0,
+        "min_class_recall_ratio": 0.0,
         "min_class_diversity": 0.0,
         "max_copy_fraction": 1.0,
         "max_duplicate_fraction": 1.0,

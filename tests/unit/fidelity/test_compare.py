@@ -33,7 +33,10 @@ from gda.fidelity.intervals import (
     subsets,
 )
 from gda.fidelity.kid import kernel_distance
+from gda.fidelity.measures import MeasuredWith
 from gda.fidelity.prdc import prdc
+from gda.fidelity.worst_class import worst_classes
+from gda.sections import ValidateConfig
 
 
 def draws(seed: int, n: int, scale: float = 1.0) -> np.ndarray:
@@ -246,11 +249,10 @@ def test_a_class_that_went_wrong_is_found_by_its_own_floor() -> None:
     found = closeness(Images(features=spoiled), labels, splits, split_labels, classes=5, seed=0)
     *measured, absent = found.by_class
     assert absent is None
-    worst = found.overall["kid_worst_class"]
-    assert worst == measured[3]["kid"]
-    assert worst.estimate.low > worst.floor.high
-    assert found.overall["coverage_worst_class"] == measured[3]["coverage"]
-    assert found.overall["coverage_worst_class"].estimate.value == 0.0
+    assert measured[3]["kid"].estimate.low > measured[3]["kid"].floor.high
+    assert measured[3]["coverage"].estimate.value == measured[3]["recall"].estimate.value == 0.0
+    worst = worst_classes(found.by_class, list("abcde"), ValidateConfig(), measured=MeasuredWith())
+    assert {(measure.class_name, measure.num_classes) for name, measure in worst.items() if "distance" not in name} == {("d", 4)}
     assert all(each["coverage"].estimate.value > 0.5 for each in measured[:3])
     assert "inception_score" not in found.overall  # no probabilities, no score
 
@@ -262,10 +264,10 @@ def test_every_metric_is_stated_with_floor_and_interval_at_equal_n() -> None:
     found = closeness(fresh, labels, splits, {"train": labels[::2], "val": labels[1::2]}, classes=4, seed=0).overall
     metrics = {"fid", "kid", "precision", "recall", "density", "coverage", "vendi", "inception_score"}
     expected = metrics | {f"{name}_val" for name in metrics} | {f"{name}_at_class_size" for name in metrics}
-    assert set(found) == expected | {"fid_train", "kid_worst_class", "coverage_worst_class", "mean_distance_worst_class"}
+    assert set(found) == expected | {"fid_train"}
     assert all(each.estimate.low <= each.estimate.value <= each.estimate.high and np.isfinite(each.floor.value) for each in found.values())
     assert all((each.one_class is not None) == name.endswith("_at_class_size") for name, each in found.items())
-    assert (found["fid"].n, found["fid_val"].n, found["fid_at_class_size"].n, found["kid_worst_class"].n) == (120, 120, 60, 30)
+    assert (found["fid"].n, found["fid_val"].n, found["fid_at_class_size"].n) == (120, 120, 60)
 
 
 def test_distance_to_given_statistics_has_its_floor_at_equal_n() -> None:
@@ -287,6 +289,6 @@ def test_the_narrowest_class_is_that_by_its_own_floor() -> None:
     held = Images(features=centre + scale * (real.features - centre))
     splits = {"train": held.pick(np.arange(0, 240, 2)), "val": held.pick(np.arange(1, 240, 2))}
     found = closeness(given, labels, splits, {"train": labels[::2], "val": labels[1::2]}, classes=4, seed=0)
-    worst = found.overall["mean_distance_worst_class"]
-    assert worst == found.by_class[2]["mean_distance"]  # type: ignore[index]
-    assert worst.estimate.value == pytest.approx(0.5 * worst.floor.value, rel=0.15)
+    worst = worst_classes(found.by_class, list("abcd"), ValidateConfig(), measured=MeasuredWith())["mean_distance_worst_class"]
+    assert (worst.class_name, worst.n) == ("c", 30)
+    assert worst.value == pytest.approx(0.5 * worst.floor, rel=0.15)  # type: ignore[operator]

@@ -22,14 +22,14 @@ def told(shares: list[float], each: int) -> tuple[np.ndarray, np.ndarray]:
 def check(synthetic: list[float], real: list[float], *, each: int = 200, **config: float) -> LabelCheck:
     seen, classes = told(synthetic, each)
     unseen, truth = told(real, each)
-    return check_labels(seen, Labels.hard(classes), unseen, truth, ValidateConfig(**config), measured=WITH)  # type: ignore[arg-type]
+    return check_labels(seen, Labels.hard(classes), unseen, truth, ValidateConfig(**config), names=list("abcd"), measured=WITH)  # type: ignore[arg-type]
 
 
 def test_the_worst_class_is_the_one_furthest_below_its_own_limit() -> None:
     """A class that is hard in real images too must not hide one that is confirmed more often and yet far too seldom."""
     found = check([0.5, 0.55, 1.0, 1.0], [0.5, 1.0, 1.0, 1.0])
     worst = found.measures["label_agreement_worst_class"]
-    assert (worst.value, worst.floor, worst.n, worst.chance) == (0.55, 1.0, 200, 0.25)
+    assert (worst.value, worst.floor, worst.n, worst.chance, worst.class_name) == (0.55, 1.0, 200, 0.25, "b")
     assert found.limits == pytest.approx([0.25 + 0.6 * 0.25, 0.7, 0.7, 0.7])
     assert found.disputed(in_low_classes=True) == [i for i in range(200, 400) if i % 200 >= 110]
     assert len(found.disputed(in_low_classes=False)) == 100 + 90

@@ -28,6 +28,8 @@ def sound() -> dict[str, Measure]:
         "copy_fraction": Measure(value=0.01, low=0.0, high=0.02, floor=0.01),
         "fid": Measure(value=2.0, low=1.5, high=2.5, floor=1.0, n=350),
         "coverage": Measure(value=0.8, low=0.7, high=0.9, floor=0.9),
+        "coverage_worst_class": Measure(value=0.7, low=0.1, high=0.9, floor=0.9, n=50, class_name="red", num_classes=10),
+        "recall_worst_class": Measure(value=0.6, low=0.1, high=0.9, floor=0.9, n=50, class_name="red", num_classes=10),
         "mean_distance_worst_class": Measure(value=6.0, low=4.0, high=7.0, floor=9.0),
         "kid": Measure(value=0.1),
     }
@@ -57,9 +59,11 @@ def test_every_metric_that_is_not_a_number_refuses(name: str, broken: object) ->
 def test_only_what_small_sets_cannot_have_may_be_absent() -> None:
     """What is measured within a class needs enough images for a floor; a few-shot set is judged by the rest."""
     measures = sound()
-    del measures["mean_distance_worst_class"]
+    within = ["coverage_worst_class", "recall_worst_class", "mean_distance_worst_class"]
+    for name in within:
+        del measures[name]
     assert judge(measures, CONFIG) == (True, ())
-    assert [name for name, rule in RULES.items() if rule.optional] == ["mean_distance_worst_class"]
+    assert [name for name, rule in RULES.items() if rule.optional] == within
 
 
 @pytest.mark.parametrize("name", ["fid", "coverage", "label_agreement", "copy_fraction"])
@@ -73,7 +77,10 @@ def test_a_nan_end_of_an_interval_refuses(name: str, end: str) -> None:
 
 
 @pytest.mark.parametrize("floor", [None, math.nan])
-@pytest.mark.parametrize("name", ["fid", "coverage", "near_test", "near_val", "near_train", "near_duplicate_fraction"])
+@pytest.mark.parametrize(
+    "name",
+    ["fid", "coverage", "near_test", "near_val", "near_train", "near_duplicate_fraction", "coverage_worst_class", "recall_worst_class"],
+)
 def test_a_missing_floor_refuses(name: str, floor: float | None) -> None:
     """A limit that is a multiple of nothing is no limit."""
     measures = sound()
@@ -162,6 +169,8 @@ def test_a_reported_metric_that_broke_refuses() -> None:
         ("label_agreement_worst_class", {"value": 0.5, "low": 0.3}, {"value": 0.499, "high": 0.7}),
         ("label_agreement", {"low": 0.8}, {"low": 0.799}),
         ("coverage", {"low": 0.27}, {"low": 0.2699}),
+        ("coverage_worst_class", {"value": 0.225, "low": 0.0}, {"value": 0.2249, "high": 0.9}),  # a quarter of the floor
+        ("recall_worst_class", {"value": 0.135, "low": 0.0}, {"value": 0.1349, "high": 0.9}),  # 15% of the floor
         ("mean_distance_worst_class", {"value": 4.5, "low": 1.0}, {"value": 4.499, "high": 9.0}),  # half of the floor of 9
         ("near_duplicate_fraction", {"value": 0.05, "low": 0.03}, {"value": 0.05, "low": 0.0301}),  # 2% above the floor of 1%
         ("near_test", {"low": 0.0, "value": 0.001}, {"low": 0.0001, "value": 0.001}),
@@ -259,3 +268,32 @@ def test_classifiers_that_know_nothing_are_named() -> None:
     assert judge(sound() | {"label_agreement": blind}, RELATIVE)[1] == (
         "label_agreement: unseen real images reach 10.0%, no more than labels given at random, so labels cannot be judged",
     )
+
+
+@pytest.mark.parametrize(
+    ("n", "classes", "limit"),
+    [
+        (100, 10, 0.225),
+        (100, 1000, 0.225),
+        (25, 1000, 0.225),
+        (18, 10, 0.225),
+        (18, 1000, 1 / 6),
+        (10, 1000, 0.0),
+        (5, 10, 0.0),
+        (5, None, 0.0),
+        (None, 10, None),
+    ],
+)
+def test_the_coverage_of_a_class_is_held_against_what_a_sound_one_reaches(n: int | None, classes: int | None, limit: float | None) -> None:
+    """The fewer the images and the more the classes, the lower the limit, down to none; a measure that does not say its n has none."""
+    found = limit_of("coverage_worst_class", Measure(value=0.5, floor=0.9, n=n, num_classes=classes), RELATIVE)
+    assert found == (None if limit is None else pytest.approx(limit))
+
+
+@pytest.mark.parametrize("name", ["coverage_worst_class", "recall_worst_class", "label_agreement_worst_class", "mean_distance_worst_class"])
+def test_a_reason_names_the_class(name: str) -> None:
+    """Whoever reads of the worst class must know which one it is; a verdict of an earlier version does not say."""
+    collapsed = sound()[name].model_copy(update={"value": 0.04, "class_name": "seven"})
+    assert judge(sound() | {name: collapsed}, RELATIVE)[1][0].startswith("in seven, the class ")
+    unnamed = collapsed.model_copy(update={"class_name": None})
+    assert judge(sound() | {name: unnamed}, RELATIVE)[1][0].startswith("in the class ")

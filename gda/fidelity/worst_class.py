@@ -1,0 +1,45 @@
+"""Of what is measured in every class, the class that decides: the one that has least to spare under its own limit."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from gda.artifacts import Measure
+from gda.fidelity.compare import Comparison
+from gda.fidelity.measures import MeasuredWith, compared
+from gda.fidelity.verdict import limit_of
+from gda.sections import ValidateConfig
+
+_TINY = 1e-12  # a class of equal real images has no distance
+_JUDGED = ("coverage", "recall", "mean_distance")
+
+
+def worst_classes(
+    by_class: Sequence[Mapping[str, Comparison] | None], names: Sequence[str], config: ValidateConfig, *, measured: MeasuredWith
+) -> dict[str, Measure]:
+    """The measures `<metric>_worst_class`, each with the name of its class; none where no class was measured.
+
+    Of KID, which has no limit, it is the class that is furthest above its floor; of coverage, recall and mean distance the one that is
+    least above its own limit, as a share of its floor. A number that is missing comes first, for it refuses.
+    """
+    known = [(name, found) for name, found in zip(names, by_class, strict=True) if found is not None]
+    if not known:
+        return {}
+    worst = {}
+    for metric in ("kid", *_JUDGED):
+        name = f"{metric}_worst_class"
+        of_classes = [(class_name, compared(found[metric], measured)) for class_name, found in known]
+        measures = [each.model_copy(update={"class_name": told, "num_classes": len(known)}) for told, each in of_classes]
+        worst[name] = min(measures, key=partial(_spare, name, config=config) if metric in _JUDGED else _below_floor)
+    return worst
+
+
+def _spare(name: str, measure: Measure, *, config: ValidateConfig) -> float:
+    limit = limit_of(name, measure, config)
+    if measure.value is None or measure.floor is None or limit is None:
+        return -math.inf
+    return (measure.value - limit) / max(measure.floor, _TINY)
+
+
+def _below_floor(measure: Measure) -> float:
+    return -math.inf if measure.value is None or measure.floor is None else measure.floor - measure.value
