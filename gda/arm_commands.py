@@ -9,7 +9,8 @@ from gda.arm import DATA, HOW, Arm
 from gda.artifacts import Outcome
 from gda.config import Config
 from gda.flow import ARM_SETS, arm_inputs
-from gda.stage_parser import stage_parser
+from gda.parallel import is_first_process
+from gda.stage_parser import Runner, stage_parser
 
 
 def add_arms(commands: Any) -> None:
@@ -35,8 +36,20 @@ def add_classify(commands: Any) -> None:
         if args.seed is not None:
             yield args
             return
-        for seed in config.classify.seeds_of(args.arm):
+        seeds = config.classify.seeds_of(args.arm)
+        others = _other_seeds(args, seeds)  # looked at before anything is trained, and removed after
+        for seed in seeds:
             yield argparse.Namespace(**vars(args) | {"seed": seed, "all_seeds": True, "out": args.out / str(seed)})
+        if others:
+            yield argparse.Namespace(**vars(args) | {"runner": remover(others)})
+
+    def remover(seeds: tuple[int, ...]) -> Runner:
+        def remove(_: Config, args: argparse.Namespace) -> Outcome:
+            from gda.stages import classify
+
+            return classify.remove(args.out, args.arm, seeds)
+
+        return remove
 
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
         from gda.stages import classify
@@ -53,6 +66,7 @@ def add_classify(commands: Any) -> None:
             reference=args.reference,
             if_compared=args.if_compared,
             with_seeds=config.classify.seeds_of(args.arm) if args.all_seeds else (),
+            replacing=args.replace,
             progress=args.progress,
         )
 
@@ -68,7 +82,21 @@ def add_classify(commands: Any) -> None:
         action="store_true",
         help="train the arm's other configured seeds beside it; their commands then only publish (under torchrun: only the seed asked for)",
     )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="leave in --out what is asked for, and only that: the arm's classifiers that were made otherwise, or of other seeds, give way",
+    )
     parser.add_argument("--out", type=Path, required=True)
+
+
+def _other_seeds(args: argparse.Namespace, seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """With `--replace`: the seeds of classifiers in `--out` that are not asked for. Raises where it holds anything else."""
+    if not args.replace or not is_first_process():
+        return ()
+    from gda.stages import classify
+
+    return tuple(sorted(set(classify.seeds_in(args.out, args.arm)) - set(seeds)))
 
 
 def _add_arm_sets(parser: argparse.ArgumentParser) -> None:

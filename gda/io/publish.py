@@ -6,8 +6,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,19 @@ def _work_folder(recipe: Recipe) -> Path:
     return work_root() / _WORK / recipe.digest[:32]
 
 
-def prepare(recipe: Recipe, out: Path) -> Workspace:
+def prepare(recipe: Recipe, out: Path, *, may_replace: Callable[[Path], None] | None = None) -> Workspace:
     """Say whether `out` holds this recipe's result already, every file as it was written, and make its work folder when it does not.
+
+    `may_replace` raises unless what is there may give way to another recipe's result; without it nothing may.
 
     Raises `UsageError` when `out` holds something else, `DataError` naming a file of it that changed since, `MissingError` when the work
     folder cannot be written, `TryAgainError` when it is taken away at that moment.
     """
     target = out.resolve() if out.is_symlink() else out
     work = _work_folder(recipe)
-    if _is_taken(target):
+    if _is_taken(target) and may_replace is not None and not _holds(recipe, target):
+        may_replace(target)
+    elif _is_taken(target):
         _require_same(recipe, target)
         contents.require_whole(target, advice=f"remove {target} and run the same command")
         return Workspace(recipe=recipe, work=work, out=target, finished=True)
@@ -76,14 +80,15 @@ def prepare(recipe: Recipe, out: Path) -> Workspace:
         write_json(work / RECIPE_FILE, asdict(recipe))
     except FileNotFoundError:  # another process published this meanwhile, and took the work folder away
         if _is_taken(target):
-            return prepare(recipe, out)
+            return prepare(recipe, out, may_replace=may_replace)
         raise TryAgainError(f"{work}: was taken away; run the same command again") from None
     return Workspace(recipe=recipe, work=work, out=target, finished=False)
 
 
-def publish(workspace: Workspace, *, keep_work: bool = False) -> Path:
+def publish(workspace: Workspace, *, keep_work: bool = False, room: AbstractContextManager[None] | None = None) -> Path:
     """Give what was built in `staging` its final name in one rename, and drop the work folder unless `keep_work`.
 
+    Where another recipe's result has the name, that is free inside of `room`, which is only entered once the new one is complete.
     Whoever comes second with the same recipe finds the result there and is content. Raises `TryAgainError` when something else
     took the name meanwhile, `MissingError` when the disk is full, read-only or failing; then nothing is under the final name.
     """
@@ -97,7 +102,7 @@ def publish(workspace: Workspace, *, keep_work: bool = False) -> Path:
             _sweep(staging)
             _settle(staging)
             out.parent.mkdir(parents=True, exist_ok=True)
-            _move_new(workspace, staging)
+            _move_new(workspace, staging, room)
             sync(out.parent)
     except FileNotFoundError:  # a worker of the same recipe has published this very folder
         _accept_winner(workspace)
@@ -276,33 +281,45 @@ def _settle(staging: Path) -> None:
         sync(Path(folder))
 
 
-def _move_new(workspace: Workspace, staging: Path) -> None:
+def _move_new(workspace: Workspace, staging: Path, room: AbstractContextManager[None] | None) -> None:
     out = workspace.out
     try:
         os.rename(staging, out)  # a folder replaces nothing but an empty folder: create-only by the kernel
     except OSError as error:
         if error.errno == errno.EXDEV:
-            _copy_new(workspace, staging)
+            _copy_new(workspace, staging, room)
         elif error.errno in _TAKEN:
-            _accept_winner(workspace)
+            _take_place(workspace, staging, room)
         else:
             raise
 
 
-def _copy_new(workspace: Workspace, staging: Path) -> None:
+def _copy_new(workspace: Workspace, staging: Path, room: AbstractContextManager[None] | None) -> None:
     """The work folder is on another file system: copy beside the final name first, so that the rename stays atomic."""
     sibling = temporary_name(workspace.out)
     try:
         shutil.copytree(staging, sibling, symlinks=True)
         _sweep(sibling)
         _settle(sibling)
-        os.rename(sibling, workspace.out)
+        try:
+            os.rename(sibling, workspace.out)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            _take_place(workspace, sibling, room)
     except OSError as error:
+        raise _unwrap(error) from None  # shutil.Error wraps the real errors of single files
+    finally:
         shutil.rmtree(sibling, ignore_errors=True)
-        if error.errno not in _TAKEN:
-            # shutil.Error wraps the real errors of single files
-            raise _unwrap(error) from None
+
+
+def _take_place(workspace: Workspace, complete: Path, room: AbstractContextManager[None] | None) -> None:
+    """The name is taken: by the same result, which is fine, or by one that gives way in `room`."""
+    if room is None or _holds(workspace.recipe, workspace.out):
         _accept_winner(workspace)
+        return
+    with room:
+        os.rename(complete, workspace.out)
 
 
 def _unwrap(error: OSError) -> OSError:

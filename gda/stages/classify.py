@@ -15,9 +15,10 @@ from gda.arm import Arm
 from gda.artifacts import ClassifierCard, Outcome, dump_document, read_document
 from gda.config import Config
 from gda.contents import FILES, with_files
-from gda.errors import DataError, TryAgainError
+from gda.errors import DataError, TryAgainError, UsageError
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, read_recipe, work_root, write_bytes
+from gda.io.replacing import ADVICE, Own, begin, drop_unfinished, kept_result
 from gda.io.skipped import publish_skipped
 from gda.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
 from gda.recipe import Recipe, digest_of
@@ -69,6 +70,7 @@ def run(
     reference: Path | None = None,
     if_compared: bool = False,
     with_seeds: tuple[int, ...] = (),
+    replacing: bool = False,
     progress: bool = False,
 ) -> Outcome:
     """Train the classifier of `arm` and `seed` and publish it at `out` as a directory that timm loads.
@@ -76,32 +78,71 @@ def run(
     `with_seeds` are other seeds of the arm to train side by side; their results wait in the work folder for their own commands.
     When the verdict refused the synthetic set, a gated arm's output is a card that says so. Real arms never open `synthetic`; `pool`, more
     real images, is opened by the arm retrieved alone, and `reference` by targeted. With `if_compared` an arm that `config.classify.arms`
-    does not name is skipped.
+    does not name is skipped. With `replacing` a classifier of `arm` and `seed` that was made otherwise gives way, once the new one
+    is complete.
     Under `torchrun` every process calls this: together they train `seed` alone, whatever `with_seeds` says, and the first one writes.
     Raises `UsageError` when the arm needs something that is not given, `DataError` when the parts do not belong together.
     """
     if if_compared and arm not in config.classify.arms:
         return publish_skipped("classify", out, f"because {not_compared(arm)}") if is_first_process() else _left_to_the_first(out)
     request = make_request(config.classify, arm, snapshot, synthetic, verdict, pool=pool, reference=reference)
+    own = _own(arm, seed) if replacing else None
     if num_processes() > 1:
-        return _run_together(request, seed, out, progress=progress)
-    workspace = prepare(request.recipe(seed), out)
+        return _run_together(request, seed, out, own, progress=progress)
+    workspace = begin(request.recipe(seed), out, own)
     if not workspace.finished and not _is_done(workspace):
         mine = Job(request=request, seed=seed, workspace=workspace, beside=workspace.out.parent, mine=True)
         if request.skipped is not None:
             _write_skipped(mine)
         else:
             _train_all([mine, *_others(mine, with_seeds)], progress=progress)
-    return _result(workspace, out)
+    return _result(workspace, out, own)
 
 
-def _run_together(request: Request, seed: int, out: Path, *, progress: bool) -> Outcome:
+def seeds_in(out: Path, arm: Arm) -> tuple[int, ...]:
+    """Seeds of the classifiers of `arm` in `out`, which may hold nothing else but what is hidden; leftovers of killed processes go.
+
+    Raises `UsageError` or `DataError`, in words, for anything that may not be replaced.
+    """
+    seeds = []
+    drop_unfinished(out)
+    for path in sorted(out.iterdir()) if out.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        seed = _seed_of(path.name)
+        if seed is None or path.is_symlink():
+            raise UsageError(f"{path}: is no folder of a seed that this command made; {ADVICE}")
+        _own(arm, seed).require(path)
+        seeds.append(seed)
+    return tuple(seeds)
+
+
+def remove(out: Path, arm: Arm, seeds: Sequence[int]) -> Outcome:
+    """Take the classifiers of `seeds` out of `out`. Raises as `seeds_in` does."""
+    for seed in seeds:
+        _own(arm, seed).remove(out / str(seed))
+    names = ", ".join(map(str, seeds))
+    return Outcome(output=out, digest="", summary=f"removed from {out} what is not asked for: seed {names}")
+
+
+def _seed_of(name: str) -> int | None:
+    with suppress(ValueError):
+        if str(int(name)) == name:
+            return int(name)
+    return None
+
+
+def _own(arm: Arm, seed: int) -> Own:
+    return Own(stage="classify", config={"arm": str(arm), "seed": seed})
+
+
+def _run_together(request: Request, seed: int, out: Path, own: Own | None, *, progress: bool) -> Outcome:
     """What each of the processes that `torchrun` started does; the first one looks what is there, writes, and the others wait for that."""
     from gda.world import World
 
     world = World.join()
     try:
-        begun = prepare(request.recipe(seed), out) if world.is_first else None
+        begun = begin(request.recipe(seed), out, own) if world.is_first else None
         workspace, done = world.tell(None if begun is None else (begun, begun.finished or _is_done(begun)))
         job = Job(request=request, seed=seed, workspace=workspace, beside=workspace.out.parent, mine=True)
         if not done and request.skipped is None:
@@ -112,7 +153,7 @@ def _run_together(request: Request, seed: int, out: Path, *, progress: bool) -> 
                 _train(job, world)
         elif not done and world.is_first:
             _write_skipped(job)
-        outcome = _result(workspace, out) if world.is_first else _left_to_the_first(out)
+        outcome = _result(workspace, out, own) if world.is_first else _left_to_the_first(out)
         world.tell(None)
         return outcome
     finally:
@@ -124,13 +165,13 @@ def _left_to_the_first(out: Path) -> Outcome:
 
 
 def _others(mine: Job, seeds: Sequence[int]) -> list[Job]:
-    """Jobs of the seeds to train alongside, without those that are published beside our output or finished already."""
+    """Jobs of the seeds to train alongside, without those that are published beside our output, finished already or kept."""
     published = [recipe for folder in mine.beside.glob("*/recipe.json") if (recipe := _recipe_in(folder.parent))]
     jobs = []
     for seed in sorted(set(seeds) - {mine.seed}):
         recipe = mine.request.recipe(seed)
         work = work_root() / "work" / recipe.digest[:32]
-        if recipe in published or (work / _DONE).exists():
+        if recipe in published or (work / _DONE).exists() or kept_result(recipe) is not None:
             continue
         # Its final name is not ours to know: `out` is where its own command will publish from.
         workspace = prepare(recipe, work / "published")
@@ -296,18 +337,18 @@ def _listed(workspace: Workspace) -> dict[str, str]:
     return dict(with_files({}, workspace.staging)[FILES])
 
 
-def _result(workspace: Workspace, out: Path) -> Outcome:
+def _result(workspace: Workspace, out: Path, own: Own | None) -> Outcome:
     """Of a recipe that is finished, or that is done and waits to be published."""
     if not workspace.finished:
-        return _publish(workspace)
+        return _publish(workspace, own)
     card = read_document(out / CARD, ClassifierCard)
     metrics = {} if card.val_top1 is None else {"val_top1": card.val_top1}
     return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", metrics=metrics, reused=True, refused=_refused(card))
 
 
-def _publish(workspace: Workspace) -> Outcome:
+def _publish(workspace: Workspace, own: Own | None) -> Outcome:
     curve = [(int(update), float(loss)) for update, loss in json.loads((workspace.work / _DONE).read_bytes())["curve"]]
-    out = publish(workspace)
+    out = publish(workspace, room=None if own is None else own.giving_way(workspace.out))
     card = read_document(out / CARD, ClassifierCard)
     if card.skipped is not None:
         return Outcome(
