@@ -86,7 +86,8 @@ def _class_share_limit(ratio: Callable[[ValidateConfig], float]) -> Limit:
         if measure.floor is None or not measure.n:
             return None
         trials = max(1, measure.n // NEIGHBOURS)
-        return min(ratio(config) * measure.floor, _missed_by_chance(measure.floor, trials=trials, classes=measure.num_classes or 1))
+        sure = min(measure.floor, 1 - 0.5 / measure.n)  # a floor of 1, of few images, is no certainty
+        return min(ratio(config) * measure.floor, _missed_by_chance(sure, trials=trials, classes=measure.num_classes or 1))
 
     return limit
 

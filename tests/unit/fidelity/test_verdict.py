@@ -290,6 +290,12 @@ def test_the_coverage_of_a_class_is_held_against_what_a_sound_one_reaches(n: int
     assert found == (None if limit is None else pytest.approx(limit))
 
 
+def test_a_floor_of_one_does_not_make_chance_impossible() -> None:
+    """Of five images a side all real ones may be covered by one another, which a sound set need not repeat."""
+    assert limit_of("recall_worst_class", Measure(value=0.1, floor=1.0, n=5, num_classes=10), RELATIVE) == 0.0
+    assert limit_of("recall_worst_class", Measure(value=0.1, floor=1.0, n=100, num_classes=10), RELATIVE) == pytest.approx(0.15)
+
+
 @pytest.mark.parametrize("name", ["coverage_worst_class", "recall_worst_class", "label_agreement_worst_class", "mean_distance_worst_class"])
 def test_a_reason_names_the_class(name: str) -> None:
     """Whoever reads of the worst class must know which one it is; a verdict of an earlier version does not say."""
