@@ -46,7 +46,8 @@ class Node:
     """One step of the graph: `stage` is the verb, `variant` tells two uses of one verb apart, `inputs` are paths by role.
 
     `more_outputs` are data sets beside the `output` that the step is known by. `watched` are the roles of `WATCHED` that it reads.
-    `always_changed` steps ask something outside of the folder, such as the registry, and run each time.
+    `always_changed` steps ask something outside of the folder, such as the registry, and run each time. The output of a `kept` step lies
+    there still when it runs again: its command replaces what has to change, and leaves the rest.
     """
 
     stage: str
@@ -59,6 +60,7 @@ class Node:
     command: str
     helper: bool = False
     always_changed: bool = False
+    kept: bool = False
     matrix: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -162,7 +164,8 @@ GRAPH: tuple[Node, ...] = (
         inputs={"snapshot": REAL, "sets": f"{ARM_DIGESTS}/${{item.arm}}.json"},
         watched=("pretrained",),
         output=f"{CLASSIFIERS}/${{item.arm}}",
-        command=classify_command("${item.arm}", ARM_SETS, f"{CLASSIFIERS}/${{item.arm}}"),
+        command=classify_command("${item.arm}", ARM_SETS, f"{CLASSIFIERS}/${{item.arm}}") + " --replace",
+        kept=True,
         matrix={"arm": "${classify.arms}"},
     ),
     Node(
@@ -224,7 +227,7 @@ def dvc_document() -> dict[str, Any]:
         stage["cmd"] = node.command
         stage["deps"] = list(_deps(node))
         stage["params"] = list(node.sections)
-        stage["outs"] = [node.output, *node.more_outputs]
+        stage["outs"] = [{node.output: {"persist": True}} if node.kept else node.output, *node.more_outputs]
         stage["always_changed"] = node.always_changed
         stages[node.name] = {key: value for key, value in stage.items() if value}
     return {"stages": stages, "metrics": [f"{EVALUATION}/metrics.json"]}

@@ -67,6 +67,14 @@ def test_real_arms_do_not_depend_on_synthetic_data():
     assert set(node.inputs.values()) == {"data/real", "data/arms/${item.arm}.json"}
 
 
+def test_what_dvc_leaves_its_command_may_replace():
+    """DVC leaves an arm's classifiers there when a setting changes: their command must keep the right ones and replace the others."""
+    dvc = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+    kept = {name for name, stage in dvc["stages"].items() if any(isinstance(out, dict) for out in stage["outs"])}
+    assert kept == {name for name, stage in dvc["stages"].items() if "--replace" in stage["cmd"]} == {"classify"}
+    assert dvc["stages"]["classify"]["outs"] == [{"models/classifiers/${item.arm}": {"persist": True}}]
+
+
 def test_the_command_surface_is_frozen():
     """Other tools call these commands and flags: a removed one is a breaking change."""
     wanted = {
@@ -75,7 +83,7 @@ def test_the_command_surface_is_frozen():
         "tune": {"--generator", "--snapshot", "--out"},
         "sample": {"--generator", "--snapshot", "--settings", "--out", "--worker", "--workers", "--plan-only"},
         "validate": {"--synthetic", "--snapshot", "--generator", "--out", "--strict"},
-        "classify": {"--snapshot", "--synthetic", "--verdict", "--arm", "--seed", "--out"},
+        "classify": {"--snapshot", "--synthetic", "--verdict", "--arm", "--seed", "--replace", "--out"},
         "evaluate": {"--runs", "--snapshot", "--synthetic", "--zero-shot", "--tuning", "--verdict", "--out"},
         "promote": {"--evaluation", "--verdict", "--dry-run"},
     }

@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from flow_job import COMPARED as NAMES
+from trees import tree
 
 from gda.arm import Arm
 from gda.artifacts import Decision, Metrics, Settings, Verdict, read_document
+from gda.config import load_config
 from gda.flow import ARM_SETS, CLASSIFIERS, GRAPH, arm_inputs
 
 COMPARED = tuple(map(Arm, NAMES))
@@ -112,6 +115,85 @@ def test_mlflow_shows_runs_data_sets_and_the_registered_model(job):
 def test_nothing_changed_runs_nothing(job):
     """A second `dvc repro` looks at what lies outside the job, asks the registry, and finds all else up to date."""
     assert job.repro() == ["inputs", "promote"]
+
+
+def _trained(job, run):
+    """The classifiers (ARM-SEED) that `run` makes: each leaves a record of its time."""
+
+    def times():
+        return {path.stem.removeprefix("classify-"): path.stat().st_mtime_ns for path in (job.folder / ".gda/timings").glob("classify-*")}
+
+    before = times()
+    run()
+    return {name for name, time in times().items() if before.get(name) != time}
+
+
+def _alone(job, *stages):
+    """Run these stages without those that they depend on."""
+    return job.run("dvc", "repro", "--single-item", *stages)
+
+
+def _all_seeds(job, *, of=COMPARED):
+    config = load_config(job.folder / "params.yaml").classify
+    return {f"{arm}-{seed}" for arm in of for seed in config.seeds_of(arm)}
+
+
+def _tested(job, arm):
+    return len(json.loads((job.folder / "reports/evaluation/metrics.json").read_text())["arms"][arm]["top1"])
+
+
+def _changed(job, *stages):
+    """Stages that DVC holds to have changed, of those named or of all, but for those that always run."""
+    return json.loads(job.run("dvc", "status", "--json", *stages).stdout).keys() - {"inputs", "promote"}
+
+
+def test_one_more_seed_trains_that_seed_alone(job):
+    """Every arm that has it trains one classifier, and the evaluation has it; without it again its folders go, and nothing is trained."""
+    stages, before = [*(f"classify@{arm}" for arm in COMPARED), "evaluate"], _all_seeds(job)
+    job.set("classify", seeds=[0, 1, 2])
+    assert set(stages) <= _changed(job)
+    trained = _trained(job, lambda: _alone(job, *stages))
+    assert trained == _all_seeds(job) - before == {f"{arm}-2" for arm in COMPARED if arm.data.compared_by_seed}
+    assert _tested(job, "real") == 3
+    assert not _changed(job) & set(stages)
+    job.set("classify", seeds=[0, 1])
+    assert _trained(job, job.repro) == set()
+    assert not list(job.folder.glob(f"{CLASSIFIERS}/*/2"))
+    assert _tested(job, "real") == 2
+    assert not _changed(job)
+    assert job.repro() == ["inputs", "promote"]
+
+
+def test_another_setting_trains_every_seed(job):
+    """The negative control of the test before: classifiers are made as the settings say, and the way back trains nothing."""
+    arms = (Arm.REAL, Arm.MIXED)
+    stages = [f"classify@{arm}" for arm in arms]
+    was = load_config(job.folder / "params.yaml").classify.learning_rate
+    job.set("classify", learning_rate=was / 2)
+    assert _trained(job, lambda: _alone(job, *stages)) == _all_seeds(job, of=arms)
+    job.set("classify", learning_rate=was)
+    assert _trained(job, lambda: _alone(job, *stages)) == set()
+    assert not _changed(job)
+
+
+def test_an_arm_that_is_gone_is_restored_by_dvc_or_made_again(job):
+    """Protects a fresh clone: from DVC's cache nothing is trained, and without cache and work folder the arm is made as the first time."""
+    real = job.folder / CLASSIFIERS / "real"
+    before = tree(real)
+    shutil.rmtree(real)
+    assert _trained(job, lambda: job.run("dvc", "checkout", f"{CLASSIFIERS}/real")) == set()
+    assert (tree(real), _changed(job)) == (before, set())
+    shutil.rmtree(real)
+    kept = {name: job.folder / name for name in (".dvc/cache", ".gda/replaced")}
+    for path in kept.values():
+        path.rename(job.folder / f"{path.name}-away")
+    try:
+        assert _trained(job, lambda: _alone(job, "classify@real")) == _all_seeds(job, of=(Arm.REAL,))
+    finally:
+        for path in kept.values():
+            shutil.copytree(job.folder / f"{path.name}-away", path, dirs_exist_ok=True)
+            shutil.rmtree(job.folder / f"{path.name}-away")
+    assert (tree(real), _changed(job)) == (before, set())
 
 
 @pytest.fixture(scope="module")
