@@ -10,7 +10,7 @@ _DATA_NAMES = {
     "real": "real only",
     "retrieved": "real + more real images",
     "zero_shot": "synthetic, not fine-tuned",
-    "real+zero_shot": "real + not fine-tuned",
+    "real+zero_shot": "real + synthetic, not fine-tuned",
     "img2img": "real + image to image",
     "synthetic": "synthetic only",
     "real+synthetic": "real + synthetic",
