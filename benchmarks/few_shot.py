@@ -2,11 +2,11 @@
 
 Every classifier is trained with strong augmentation and as many updates, and is measured on the validation split; the test split stays
 shut. For each size and choice a generator is fine-tuned on the chosen images alone; the base that was not fine-tuned is the same in all.
-Settings are those of params.yaml; only guidance and steps of sampling, which tuning would choose anew each time, are fixed here.
+Fine-tuning is that of params.yaml; sampling, which tuning would choose anew each time, and how classifiers are trained are fixed here.
 
     python benchmarks/few_shot.py --out FOLDER                  # goes on where it ended; hours on two cores
     python benchmarks/few_shot.py --out FOLDER --shots 5 --draws 0 1 2 --minutes 60
-    python benchmarks/few_shot.py --out FOLDER --rendered DIGITS  # also with rendered digits, of python -m gda.pretrain images
+    python benchmarks/few_shot.py --out FOLDER --rendered DIGITS  # also with rendered digits, of python -m gda.pretrain digits
     python benchmarks/few_shot.py --show                        # tables of what has been measured
     python benchmarks/few_shot.py --figure docs/few_shot.png
 """
@@ -30,6 +30,7 @@ RESULTS = ROOT / "benchmarks/results/few_shot.jsonl"
 SIZES, NUM_DRAWS = (1, 2, 5, 10, 20, 50), 10
 SEEDS = (0, 1, 2)
 SAMPLING = {"guidance_scale": 1.5, "num_inference_steps": 8, "sr_num_inference_steps": 4, "scheduler": "dpmsolver++"}
+TRAINING = {"augment": "strong", "num_updates": 400, "mixed_num_updates": 400, "ratio": 1.0}
 REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE = "real", "real + base", "real + fine-tuned", "base", "fine-tuned"
 RENDERED_ADDED = "real + rendered"
 _MIXED, _ALONE = "real+zero_shot", "zero_shot"  # the arms that take any synthetic set, judged or not
@@ -115,8 +116,7 @@ class Bench:
         seeds = list(SEEDS)
         self.gda(
             *("classify", "--snapshot", str(chosen / "real"), "--arm", arm, *given, "--out", str(out)),
-            classify__seeds=seeds,
-            classify__control_seeds=seeds,
+            **{f"classify__{name}": value for name, value in (TRAINING | {"seeds": seeds, "control_seeds": seeds}).items()},
         )
         return tuple(json.loads((out / f"{seed}/classifier.json").read_text())["val_top1"] for seed in seeds)
 

@@ -6,6 +6,7 @@
     python -m gda.pretrain sr       --out DIR --faces FACES  (needs text)
     python -m gda.pretrain features --out DIR
     python -m gda.pretrain card     --out DIR    (when base and sr are there)
+    python -m gda.pretrain digits   --out DIGITS --faces FACES  (rendered digits, to be compared with the base's)
 
 The text encoder is trained first, to say what a caption says (character, style, colours), and then frozen, as IF's T5 is. With
 `--start BASE`, base and sr go on from a finished base, whose text encoder stays as it is: text is not needed then.
@@ -21,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
@@ -176,12 +178,27 @@ def pretrain_features(out: Path, bank: GlyphBank, steps: int) -> None:
     save_file({k: v.contiguous() for k, v in net.state_dict().items() if "num_batches" not in k}, folder / "model.safetensors")
 
 
+def write_digits(out: Path, bank: GlyphBank, per_class: int) -> None:
+    """Write `per_class` of the bank's digits per class, white on black, as PNG files of 28 px in class folders 0 to 9."""
+    generator = torch.Generator().manual_seed(44)
+    counts = [0] * 10
+    while min(counts) < per_class:
+        batch = bank.draw(64, generator)
+        for image, caption, character in zip(batch.images, batch.captions, batch.characters.tolist(), strict=True):
+            if character < 10 and counts[character] < per_class and " on " not in caption:
+                path = out / str(character) / f"{counts[character]:05d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.add(1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(path)
+                counts[character] += 1
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("faces", "text", "base", "sr", "features", "card"))
+    parser.add_argument("stage", choices=("faces", "text", "base", "sr", "features", "card", "digits"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--faces", type=Path, help="folder of the handwriting faces; without it only matplotlib's faces are drawn")
     parser.add_argument("--start", type=Path, metavar="BASE", help="base and sr: go on from this base")
+    parser.add_argument("--per-class", type=int, default=100, help="digits: how many of each")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     args = parser.parse_args()
@@ -192,7 +209,9 @@ def main() -> None:
         print(f"fetched {fetch_faces(args.out)} of {len(HANDWRITING)} faces into {args.out}")
         return
     bank = GlyphBank(args.faces)
-    if args.stage == "text":
+    if args.stage == "digits":
+        write_digits(args.out, bank, args.per_class)
+    elif args.stage == "text":
         pretrain_text(args.out, bank, args.steps or 1500)
     elif args.stage == "features":
         pretrain_features(args.out, bank, args.steps or 1500)

@@ -1,14 +1,16 @@
-"""Pre-training that goes on from a finished base."""
+"""Pre-training that goes on from a finished base, and the digits that it is of."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from gda.generator.build import build_tiny_cascade
 from gda.generator.glyphs import GlyphBank
-from gda.pretrain import pretrain_unet
+from gda.pretrain import pretrain_unet, write_digits
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -24,3 +26,16 @@ def test_training_goes_on_from_a_base(tmp_path: Path, stage: str, folder: str) -
     if stage == "base":
         encoder = "base/text_encoder/model.safetensors"
         assert (start / encoder).read_bytes() == (tmp_path / "out" / encoder).read_bytes()
+
+
+def test_digits_are_written_by_class(tmp_path: Path) -> None:
+    """As many of each class, all different, white on black and without colour."""
+    write_digits(tmp_path, GlyphBank(), 3)
+    files = sorted(tmp_path.glob("*/*.png"))
+    assert [path.relative_to(tmp_path).as_posix() for path in files] == [f"{label}/{i:05d}.png" for label in range(10) for i in range(3)]
+    images = [np.asarray(Image.open(path)) for path in files]
+    assert len({image.tobytes() for image in images}) == 30
+    for image in images:
+        assert image.shape == (28, 28, 3)
+        assert (image == image[..., :1]).all()
+        assert image[0].max() < 128 < image.max()
