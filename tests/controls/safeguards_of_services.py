@@ -64,7 +64,7 @@ SERVICES: tuple[Control, ...] = (
         row=9,
         what="half a copy left on the disk that is full",
         file=_PUBLISH,
-        edits=(("        shutil.rmtree(sibling, ignore_errors=True)\n", ""),),
+        edits=(("    finally:\n        shutil.rmtree(sibling, ignore_errors=True)\n", ""),),
         tests=(f"{_IO_DISK}::test_copy_across_disks_fills_the_target",),
     ),
     Control(
