@@ -51,7 +51,7 @@ def _rounds(command: Command, grounds: Grounds, *, mode: str, count: int) -> lis
 def test_a_result_that_is_written_in_place_is_seen(grounds: Grounds, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: files that appear one by one under the final name are named as other than the whole result."""
 
-    def move(workspace: object, staging: Path) -> None:
+    def move(workspace: object, staging: Path, room: object) -> None:
         out = workspace.out  # type: ignore[attr-defined]
         out.mkdir(exist_ok=True)
         for path in sorted(staging.iterdir()):
