@@ -11,12 +11,12 @@ from gda.arm import ARMS
 from gda.arm import Arm as Arm
 from gda.classify_section import DEMO_CLASSIFIER as DEMO_CLASSIFIER
 from gda.classify_section import ClassifyConfig as ClassifyConfig
-from gda.section_base import Fraction, Section
+from gda.finetune_section import FinetuneConfig as FinetuneConfig
+from gda.section_base import Fraction, Guidance, Section
 
 FilePath = Annotated[str, Field(min_length=1)]
 ValueRange = tuple[float, float]
 SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Guidance = Annotated[float, Field(ge=1.0, le=100.0)]
 
 
 class SnapshotConfig(Section):
@@ -76,63 +76,6 @@ class SnapshotConfig(Section):
 class ReferenceConfig(Section):
     folds: int = Field(4, ge=2, le=20, description="cross-fitting folds of the label classifier")
     num_updates: int = Field(200, ge=1, description="optimizer updates of each fold's classifier")
-
-
-class FinetuneConfig(Section):
-    base: str = Field(
-        "demo://glyphs", description="base weights: demo://glyphs, a local directory or a hub id, ORG/NAME[@REVISION][:VARIANT]"
-    )
-    method: Literal["full", "lora", "textual_inversion"] = Field(
-        "full", description="what is trained: every weight, low-rank adapters, or one new token a class"
-    )
-    lora_rank: int = Field(16, ge=1, le=4096, description="rank of the adapters")
-    lora_alpha: float | None = Field(None, gt=0.0, description="adapters are scaled by alpha / rank; null means alpha = rank")
-    lora_target_modules: tuple[str, ...] = Field(
-        ("to_q", "to_k", "to_v", "to_out.0"), min_length=1, description="layers that get an adapter, by the end of their name"
-    )
-    lora_scope: Literal["dataset", "class"] = Field("dataset", description="one set of adapters for all classes, or one a class")
-    num_train_steps: int = Field(300, ge=1, le=10_000_000, description="optimizer steps of the base stage")
-    sr_num_train_steps: int = Field(
-        200, ge=0, le=10_000_000, description="optimizer steps of the super-resolution stage; 0 keeps it frozen"
-    )
-    train_batch_size: int = Field(64, ge=1, le=65536, description="images an optimizer step, over all processes")
-    gradient_accumulation_steps: int = Field(
-        1, ge=1, le=65536, description="parts in which a process computes its share of a step's images"
-    )
-    gradient_checkpointing: bool = Field(False, description="compute activations twice rather than keep them: less memory, more time")
-    mixed_precision: Literal["no", "bf16", "fp16"] = Field("no", description="precision of the network's passes; weights stay float32")
-    compile: bool = Field(False, description="torch.compile of the network")
-    parallelism: Literal["ddp", "fsdp"] = Field("ddp", description="how several processes share a network: whole copies, or a part each")
-    optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = Field("adamw", description="adamw_8bit needs the package bitsandbytes")
-    learning_rate: float = Field(5e-4, gt=0.0, le=1.0, description="peak learning rate")
-    lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="course after the warm-up; cosine ends at 2%, linear at 0"
-    )
-    lr_warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.01, ge=0.0, le=10.0)
-    max_grad_norm: float = Field(1.0, gt=0.0, description="gradient norm is clipped to this")
-    snr_gamma: float | None = Field(None, gt=0.0, description="min-SNR weighting, commonly 5; null weighs noise levels alike")
-    ema_decay: float = Field(0.99, ge=0.0, lt=1.0, description="decay of averaged weights, per step")
-    ema_snapshot_steps: int | None = Field(
-        None, ge=1, description="steps between the snapshots from which gda ema makes any other average afterwards; null keeps none"
-    )
-    prompt_dropout: Fraction = Field(0.1, description="share of prompts replaced by the empty one, for guidance")
-    prompt_template: str = Field("{class_name}", description="prompt of a class; {class_name} is replaced")
-    prompt_file: str | None = Field(None, description="YAML or JSON file of class name -> prompt, or -> names from narrow to broad")
-    class_balanced: bool = Field(False, description="draw every class equally often, however many images it has")
-    horizontal_flip: bool = Field(False, description="mirror training images at random; off where a mirrored image means something else")
-    jitter: Fraction | None = Field(
-        None, description="strength of random affine jitter of training images, 0 is off; null means 0.5 in pixel space, 0 in latent space"
-    )
-    evaluation_steps: int | None = Field(None, ge=1, description="steps between evaluations that choose the weights; null keeps the last")
-    evaluation_metric: Literal["fid", "kid"] = Field("fid", description="distance of drawn images to the held-out share of train")
-    evaluation_fraction: float = Field(0.2, gt=0.0, lt=0.9, description="share of train held out for evaluations, by class")
-    evaluation_images_per_class: int = Field(20, ge=2, description="images drawn a class at each evaluation")
-    evaluation_guidance_scale: Guidance = Field(1.0, description="guidance of those images, 1 is off")
-    evaluation_num_inference_steps: int = Field(8, ge=1, le=1000, description="denoising steps of those images")
-    checkpointing_steps: int = Field(50, ge=1, description="steps between resumable checkpoints")
-    checkpoints_total_limit: int = Field(2, ge=1, le=100, description="checkpoints kept")
-    model_name: str | None = Field("gda-generator", min_length=1, description="registered model name in MLflow; null registers nothing")
 
 
 Scheduler = Literal["model", "dpmsolver++", "unipc", "ddim", "ddpm"]

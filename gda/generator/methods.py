@@ -142,6 +142,11 @@ def _require_possible(config: FinetuneConfig, world: World) -> None:
             raise ConfigError(f"finetune.parallelism: must be ddp for finetune.method {config.method}, got fsdp")
         if config.ema_snapshot_steps:
             raise ConfigError("finetune.parallelism: must be ddp where finetune.ema_snapshot_steps is set, got fsdp")
+    if config.weight_interpolation < 1 and config.ema_snapshot_steps:
+        raise ConfigError(
+            "finetune.weight_interpolation: must be 1 where finetune.ema_snapshot_steps is set, whose averages do not hold the base, "
+            f"got {config.weight_interpolation:g}"
+        )
     if config.lora_scope == "class":
         if config.method != "lora":
             raise ConfigError(f"finetune.lora_scope: must be dataset for finetune.method {config.method}, got class")

@@ -31,7 +31,8 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         self.parameters = self.method.parameters()
-        self.averages = {name: value.detach().clone() for name, value in self.method.values().items()}
+        self.averages = self._copies()
+        self.base_values = self._copies() if self.config.weight_interpolation < 1 else None
         self.power = PowerAverages(self.method.snapshot_values()) if self.config.ema_snapshot_steps else None
         self.optimizer = make_optimizer(list(self.parameters.values()), self.config)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.config.mixed_precision == "fp16")
@@ -50,8 +51,12 @@ class TrainingRun:
         self._average()
 
     def averaged(self) -> dict[str, torch.Tensor]:
-        """The averaged values, whole and on the CPU; every process must call this."""
-        return {name: whole(value) for name, value in self.averages.items()}
+        """The averaged values, interpolated with the base's where asked, whole and on the CPU; every process must call this."""
+        averages = {name: whole(value) for name, value in self.averages.items()}
+        if self.base_values is None:
+            return averages
+        alpha = self.config.weight_interpolation  # WiSE-FT, Wortsman et al. 2022, equation 1
+        return {name: torch.lerp(whole(value), averages[name], alpha) for name, value in self.base_values.items()}
 
     def save(self) -> None:
         """Write a checkpoint; every process must call this."""
@@ -72,6 +77,9 @@ class TrainingRun:
         self.notes += notes
         if state is not None:
             self._restore(state)
+
+    def _copies(self) -> dict[str, torch.Tensor]:
+        return {name: value.detach().clone() for name, value in self.method.values().items()}
 
     def _average(self) -> None:
         decay = min(self.config.ema_decay, self.step / (self.step + 10))

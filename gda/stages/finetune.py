@@ -30,8 +30,6 @@ from gda.parallel import Bar, run_parallel
 from gda.recipe import Recipe, bits_environment, digest_of
 from gda.world import World
 
-# These change no weight, or are digested by content.
-_NOT_IN_RECIPE = {"base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"}
 _GRID_ROWS = 10  # pictures a class in an evaluation's grid
 
 
@@ -90,7 +88,7 @@ def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], 
     said = {"prompts": prompts} | ({"initial": tokens.initial} if tokens is not None else {})
     return Recipe(
         stage="finetune",
-        config=settings.model_dump(mode="json", exclude=_NOT_IN_RECIPE) | {"seed": config.seed} | said,
+        config=settings.decided() | {"seed": config.seed} | said,
         inputs={"snapshot": real.digest, "base": read_card(base).digest} | scored_by,
         environment=bits_environment("diffusers", "peft") | {"device": world.device.type},
     )
@@ -219,7 +217,7 @@ def _export(
         results,
         staging,
         config=config.finetune,
-        training=config.finetune.model_dump(mode="json", exclude=_NOT_IN_RECIPE),
+        training=config.finetune.decided(),
         prompts=prompts,
         snapshot_digest=real.digest,
         tokens=plan.tokens,

@@ -39,13 +39,13 @@ def _difference(a, b):
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-@pytest.mark.parametrize(("kind", "parallelism"), [("sd1", "ddp"), ("sd3", "fsdp")])
-def test_two_processes_agree_with_one(tmp_path, kind, parallelism):
+@pytest.mark.parametrize(("kind", "parallelism", "changes"), [("sd1", "ddp", {}), ("sd3", "fsdp", {"weight_interpolation": 0.5})])
+def test_two_processes_agree_with_one(tmp_path, kind, parallelism, changes):
     """At equal global batch two processes give the loss curve of one, and its weights, within what the order of sums changes."""
     base = build_tiny_pipeline(kind, tmp_path / "base")
-    losses, weights = _run(base, tmp_path, processes=1, work="one")
-    shared, shared_weights = _run(base, tmp_path, processes=2, work="two", parallelism=parallelism)
-    other, other_weights = _run(base, tmp_path, processes=1, work="other", prompt_dropout=0.9)
+    losses, weights = _run(base, tmp_path, processes=1, work="one", **changes)
+    shared, shared_weights = _run(base, tmp_path, processes=2, work="two", parallelism=parallelism, **changes)
+    other, other_weights = _run(base, tmp_path, processes=1, work="other", prompt_dropout=0.9, **changes)
     assert torch.allclose(losses, shared, atol=1e-5)
     assert not torch.allclose(losses, other, atol=1e-3)
     # Adam divides by the root of small second moments, which magnifies rounding: hence a bound relative to what another run differs by.

@@ -14,6 +14,7 @@ from gda.generator.build import noise_schedule
 from gda.generator.cascade import denoising_loss
 from gda.generator.checkpoints import Checkpoints, TrainingState
 from gda.generator.directory import BASE, SUPER_RESOLUTION
+from gda.generator.families import load_model
 from gda.generator.prepared import jitter
 from gda.generator.randomness import Draws
 from gda.generator.train import finetune_stage
@@ -31,24 +32,46 @@ def _equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def _stop_at(monkeypatch, step):
+    """Interrupt training at that step of this process."""
+    steps = []
+
+    def tick(*_):
+        steps.append(1)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "tick", tick)
+
+
 @pytest.mark.parametrize("stage", [BASE, SUPER_RESOLUTION])
 def test_an_interrupted_run_ends_in_identical_weights(tiny, tmp_path, monkeypatch, stage):
     """Killed after its second checkpoint and run again, a stage ends bit for bit where the uninterrupted run ends."""
     whole = finetune_stage(_job(tiny, tmp_path / "whole", stage=stage))
-    steps = []
-
-    def stop_at_five():
-        steps.append(1)
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "tick", lambda *_: stop_at_five())
+    _stop_at(monkeypatch, 5)
     with pytest.raises(KeyboardInterrupt):
         finetune_stage(_job(tiny, tmp_path / "cut", stage=stage))
     monkeypatch.undo()
     resumed = finetune_stage(_job(tiny, tmp_path / "cut", stage=stage))
     assert _equal(whole.weights, resumed.weights)
     assert whole.losses == resumed.losses
+
+
+@pytest.mark.parametrize("changes", [{"stage": BASE}, {"stage": SUPER_RESOLUTION}, {"method": "lora", "lora_rank": 2}])
+def test_weights_lie_between_the_base_and_the_fine_tuned_ones(tiny, tmp_path, monkeypatch, changes):
+    """Interpolated weights are so far from the base's to the fine-tuned ones, whether the run was interrupted or not."""
+    tuned = finetune_stage(_job(tiny, tmp_path / "tuned", **changes))
+    base = load_model(str(tiny)).network(tuned.stage).state_dict()
+    between = finetune_stage(_job(tiny, tmp_path / "between", weight_interpolation=0.25, **changes))
+    assert between.losses == tuned.losses
+    for name, start in base.items():
+        assert torch.allclose(between.weights[name], start + 0.25 * (tuned.weights[name] - start), atol=1e-6), name
+    assert max(float((tuned.weights[name] - start).abs().max()) for name, start in base.items()) > 1e-4
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_stage(_job(tiny, tmp_path / "cut", weight_interpolation=0.25, **changes))
+    assert _equal(finetune_stage(_job(tiny, tmp_path / "cut", weight_interpolation=0.25, **changes)).weights, between.weights)
 
 
 def test_a_damaged_checkpoint_falls_back_and_says_so(tiny, tmp_path):

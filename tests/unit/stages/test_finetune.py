@@ -128,6 +128,7 @@ def test_an_adapter_of_each_class_is_used_for_its_images_alone(world, tmp_path, 
         (("finetune.lora_scope=class",), "lora_scope: must be dataset for finetune.method full"),
         (("finetune.lora_scope=class", "finetune.method=lora", "finetune.evaluation_steps=2"), "lora_scope: must be dataset where"),
         (("finetune.method=textual_inversion", "finetune.ema_snapshot_steps=2"), "ema_snapshot_steps: must be null for textual_inversion"),
+        (("finetune.weight_interpolation=0.5", "finetune.ema_snapshot_steps=2"), "weight_interpolation: must be 1 where"),
         (("finetune.train_batch_size=5", "finetune.gradient_accumulation_steps=2"), "train_batch_size: must be a multiple of"),
         (("finetune.lora_target_modules=[nothing]", "finetune.method=lora"), "'nothing' matches no layer"),
         (("finetune.optimizer=sgd",), "optimizer"),
@@ -267,6 +268,16 @@ def test_names_and_places_do_not_change_a_recipe(world, tmp_path):
     recipe = read_recipe(tmp_path / "g")
     assert {"base", "snapshot"} == set(recipe.inputs)
     assert recipe.config["prompts"] == {"blue": "blue", "red": "red"}
+
+
+def test_a_later_setting_is_part_of_a_recipe_only_where_it_is_used(world, tmp_path):
+    """Generators of before are up to date with settings that came later; one that is used makes another generator, whose card says so."""
+    _finetune(world, tmp_path / "g")
+    _finetune(world, tmp_path / "h", "finetune.weight_interpolation=0.5")
+    cards = [read_document(tmp_path / name / "generator.json", GeneratorCard) for name in "gh"]
+    assert "weight_interpolation" not in read_recipe(tmp_path / "g").config.keys() | cards[0].training.keys()
+    assert read_recipe(tmp_path / "h").config["weight_interpolation"] == cards[1].training["weight_interpolation"] == 0.5
+    assert cards[0].digest != cards[1].digest
 
 
 def test_two_processes_write_one_generator(world, tmp_path):
