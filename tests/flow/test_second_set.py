@@ -18,7 +18,7 @@ from gda.training.classifier import Source, TrainRecipe, predict_logits, train_c
 # Smaller than params.yaml only in how long things run, so that the test suite ends in time.
 pytestmark = pytest.mark.nightly
 SHORT = {
-    "finetune": {"num_train_steps": 300, "sr_num_train_steps": 200},
+    "finetune": {"num_train_steps": 300, "sr_num_train_steps": 200, "weight_interpolation": 1.0},
     "tune": {"guidance_scales": [1.5, 2.5], "images_per_class": 15, "survivors": 1, "cas_images_per_class": 15, "cas_seeds": 1},
     "sample": {"images_per_class": 50},
 }
