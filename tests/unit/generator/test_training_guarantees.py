@@ -198,6 +198,21 @@ def test_learned_tokens_resume_to_identical_rows(sd1, tmp_path, monkeypatch):
     assert whole.averaged
 
 
+def test_interpolated_tokens_lie_between_their_words_and_what_was_learned(sd1, tmp_path):
+    """Two shares of the way lie on the line from the initial rows: the part learned grows in proportion."""
+    tokens = Tokens(names={"a": "<a>", "b": "<b>"}, initial={"a": "a", "b": "b"})
+    rows = {}
+    for share in (0.25, 0.5, 1.0):
+        job = _job(sd1, tmp_path / str(share), method="textual_inversion", weight_interpolation=share)
+        rows[share] = finetune_stage(replace(job, tokens=tokens, prompts=("<a>", "<b>") * 3)).averaged
+    for role, learned in rows[1.0].items():
+        half, quarter = rows[0.5][role], rows[0.25][role]
+        initial = 2 * half - learned
+        assert float((learned - initial).abs().max()) > 1e-3
+        assert torch.allclose(quarter, initial + 0.25 * (learned - initial), atol=1e-6)
+        assert torch.allclose(initial.norm(dim=1), learned.norm(dim=1), rtol=0.2)
+
+
 def test_the_scale_of_half_precision_survives_a_restart(sd1, tmp_path):
     """After a restart the loss scale and its count of good steps are what they were, not what a fresh scaler starts with."""
 
