@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
@@ -20,28 +20,6 @@ def _default_model_args(given: dict[str, Any]) -> str:
     return json.dumps(small if given.get("model") == DEMO_CLASSIFIER else {})
 
 
-_LATER = (
-    "test_image_size",
-    "optimizer",
-    "momentum",
-    "clip_grad",
-    "loss",
-    "bce_threshold",
-    "mixup",
-    "cutmix",
-    "drop_path",
-    "dropout",
-    "crop_area",
-    "rand_augment",
-    "random_erasing",
-    "ema_decay",
-    "tune",
-    "synthetic_weight",
-    "auxiliary_batch_norm",
-    "precision",
-    "compile",
-    "augment",
-)
 # What is compared, rather than how one classifier is trained; the arms that it concerns say it in their own recipes.
 _COMPARISON = (
     "seeds",
@@ -64,6 +42,29 @@ TWO_ORIGINS = frozenset({"synthetic_weight", "auxiliary_batch_norm"})  # say not
 
 
 class ClassifyConfig(Section):
+    LATER: ClassVar[tuple[str, ...]] = (
+        "test_image_size",
+        "optimizer",
+        "momentum",
+        "clip_grad",
+        "loss",
+        "bce_threshold",
+        "mixup",
+        "cutmix",
+        "drop_path",
+        "dropout",
+        "crop_area",
+        "rand_augment",
+        "random_erasing",
+        "ema_decay",
+        "tune",
+        "synthetic_weight",
+        "auxiliary_batch_norm",
+        "precision",
+        "compile",
+        "augment",
+    )
+
     recipe: str = Field(
         "",
         description="a training recipe that gda recipes lists; it fills every setting of this section that it names, those excepted that "
@@ -286,8 +287,5 @@ class ClassifyConfig(Section):
         """What a stage's recipe keeps of this section, as plain JSON types: how a classifier is trained, and not what it is compared with.
 
         There is no recipe's name in it, no path, and nothing that is switched off.
-
-        Settings that came after the first release are left out at their default, so that finished outputs stay up to date.
         """
-        off = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
-        return self.model_dump(mode="json", exclude={"recipe", "pretrained", *_COMPARISON, *off, *exclude})
+        return self.kept({"recipe", "pretrained", *_COMPARISON, *exclude})

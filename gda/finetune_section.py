@@ -1,6 +1,6 @@
 """Section `finetune` of the configuration, and what of it a recipe keeps."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -8,10 +8,11 @@ from gda.section_base import Fraction, Guidance, Section
 
 # These change no weight, or are digested by content.
 _NOT_IN_RECIPE = frozenset({"base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"})
-_LATER = ("weight_interpolation",)
 
 
 class FinetuneConfig(Section):
+    LATER: ClassVar[tuple[str, ...]] = ("weight_interpolation",)
+
     base: str = Field(
         "demo://glyphs", description="base weights: demo://glyphs, a local directory or a hub id, ORG/NAME[@REVISION][:VARIANT]"
     )
@@ -75,9 +76,5 @@ class FinetuneConfig(Section):
     model_name: str | None = Field("gda-generator", min_length=1, description="registered model name in MLflow; null registers nothing")
 
     def decided(self) -> dict[str, Any]:
-        """What a recipe and a generator's card keep of this section, as plain JSON types.
-
-        Settings that came after the first release are left out at their default, so that finished outputs stay up to date.
-        """
-        off = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
-        return self.model_dump(mode="json", exclude={*_NOT_IN_RECIPE, *off})
+        """What a recipe and a generator's card keep of this section, as plain JSON types."""
+        return self.kept(_NOT_IN_RECIPE)
