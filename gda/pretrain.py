@@ -140,7 +140,7 @@ def pretrain_unet(out: Path, bank: GlyphBank, steps: int, *, stage: str, lr: flo
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         rate.step()
-        decay = min(0.998, (step + 1) / (step + 10))
+        decay = min(0.999, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(unet.parameters()), 1 - decay)
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()

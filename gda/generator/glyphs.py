@@ -34,6 +34,8 @@ COLOURS = {
 DIGIT_SHARE = 0.7
 COLOURED_SHARE = 0.15
 HANDWRITTEN_SHARE = 0.7  # where there are handwriting faces
+STROKE_SHARE = 0.6  # of the ones that are written by hand: a single stroke, as most people write it, and no face has it
+_ONE = CHARACTERS.index("1")
 _FINER = 2  # than the bank: what outlines are measured on
 _FONTS = {
     "DejaVuSans": "sans",
@@ -73,7 +75,8 @@ class GlyphBank:
     """Every character in every face, rendered once: `alpha` of the printed faces is uint8 [faces, characters, 56, 56].
 
     With `handwriting`, the folder that holds `faces`, `HANDWRITTEN_SHARE` of what is drawn is written by hand; `distances` are float32
-    [faces, characters, 56, 56] from their outlines. Without it nothing is, and `distances` is None.
+    [faces, characters, 56, 56] from their outlines, and `STROKE_SHARE` of the ones are a stroke. Without it nothing is, and `distances`
+    is None.
     Raises `FileNotFoundError` where matplotlib's fonts are not installed, and what `face_files` raises.
     """
 
@@ -99,7 +102,9 @@ class GlyphBank:
         if self.distances is not None:
             by_hand = (torch.rand(count, generator=generator) < HANDWRITTEN_SHARE).nonzero().flatten()
             face = torch.randint(len(self.distances), (len(by_hand),), generator=generator)
-            ink[by_hand] = write(self.distances[face, character[by_hand]], generator)
+            outlines = self.distances[face, character[by_hand]]
+            outlines[(character[by_hand] == _ONE) & (torch.rand(len(by_hand), generator=generator) < STROKE_SHARE)] = _stroke_distances()
+            ink[by_hand] = write(outlines, generator)
             for i, f in zip(by_hand.tolist(), face.tolist(), strict=True):
                 styles[i] = self.written_styles[f]
         pick = torch.rand(count, 8, generator=generator)
@@ -153,6 +158,15 @@ def face_distances(path: Path) -> torch.Tensor:
         raise DataError(f"{path}: has no glyph for {', '.join(lacks)}")
     masks = [_render(path, c, BANK_PX * _FINER) > 127 for c in CHARACTERS]
     return torch.from_numpy(np.stack([outline_distances(mask, _FINER) for mask in masks]))
+
+
+def _stroke_distances() -> torch.Tensor:
+    """Signed distances to the outline of an upright stroke, float32 [56, 56], in pixels."""
+    px = BANK_PX * _FINER
+    half, width = round(0.36 * px), px // 36
+    mask = np.zeros((px, px), dtype=bool)
+    mask[px // 2 - half : px // 2 + half, px // 2 - width : px // 2 + width] = True
+    return torch.from_numpy(outline_distances(mask, _FINER))
 
 
 def _font_directory() -> Path:

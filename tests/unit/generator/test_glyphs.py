@@ -9,7 +9,7 @@ import torch
 
 from gda.errors import DataError
 from gda.generator.faces import Face
-from gda.generator.glyphs import CHARACTERS, HANDWRITTEN_SHARE, GlyphBank, caption, face_distances
+from gda.generator.glyphs import CHARACTERS, HANDWRITTEN_SHARE, STROKE_SHARE, GlyphBank, caption, face_distances
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
@@ -38,6 +38,26 @@ def test_the_style_is_said_before_the_name() -> None:
     """What users ask for: "handwritten 3", "handwritten number seven"."""
     assert caption("3", "handwritten", [0.0, 0.0, 0.0]) == "handwritten 3"
     assert caption("7", "handwritten", [0.99, 0.0, 0.0]) == "handwritten number seven"
+
+
+def test_most_handwritten_ones_are_a_single_stroke() -> None:
+    """A face's 1 has a foot or a flag. A stroke that is bent at most a little fills a narrow box along its own direction."""
+    digits = GlyphBank(FONTS, [face("cmmi10.ttf")])
+    batch = digits.draw(6000, torch.Generator().manual_seed(0))
+    written = torch.tensor(["handwritten" in c.split() and " on " not in c for c in batch.captions])
+    spreads = [_spread_across(image) for image in batch.images[written & (batch.characters == 1)].add(1).mean(1)]
+    strokes = sum(spread < 1.6 for spread in spreads) / len(spreads)
+    assert len(spreads) > 60
+    assert strokes == pytest.approx(STROKE_SHARE, abs=0.15)
+
+
+def _spread_across(ink: torch.Tensor) -> float:
+    """Standard deviation of ink [h, w] across its main direction, in pixels."""
+    y, x = torch.meshgrid(*map(torch.arange, ink.shape), indexing="ij")
+    places = torch.stack([x, y]).flatten(1).float()
+    weights = ink.flatten() / ink.sum()
+    centred = places - (places * weights).sum(1, keepdim=True)
+    return float(torch.linalg.eigvalsh((weights * centred) @ centred.T)[0].sqrt())
 
 
 def test_without_handwriting_faces_print_alone_is_drawn() -> None:
