@@ -288,4 +288,4 @@ class ClassifyConfig(Section):
 
         There is no recipe's name in it, no path, and nothing that is switched off.
         """
-        return self.kept({"recipe", "pretrained", *_COMPARISON, *exclude})
+        return self.recorded({"recipe", "pretrained", *_COMPARISON, *exclude})

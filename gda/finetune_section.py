@@ -77,4 +77,4 @@ class FinetuneConfig(Section):
 
     def decided(self) -> dict[str, Any]:
         """What a recipe and a generator's card keep of this section, as plain JSON types."""
-        return self.kept(_NOT_IN_RECIPE)
+        return self.recorded(_NOT_IN_RECIPE)

@@ -16,7 +16,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def kept(self, exclude: Collection[str]) -> dict[str, Any]:
+    def recorded(self, exclude: Collection[str]) -> dict[str, Any]:
         """What a recipe keeps of the section, less `exclude`, as plain JSON types.
 
         Fields of `LATER` are left out at their default, so that outputs which were finished without them stay up to date.
