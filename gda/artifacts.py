@@ -166,6 +166,15 @@ class Gain(Document):
     minimal_detectable_effect: float | None = Field(None, description="smallest gain that this many seeds could have shown")
 
 
+class GainWithinTraining(Document):
+    """An arm of real and synthetic images over training on real images alone, by the same settings and for no fewer updates."""
+
+    rival: Arm
+    model: str = Field(description="architecture of the arm, by timm's name")
+    gain: Gain
+    p_holm: float = Field(ge=0.0, le=1.0, description="p-value of the gain, adjusted for the number of such arms (Holm 1979)")
+
+
 class Candidate(Document):
     """The classifier that promotion is about: chosen on validation among the seeds of the declared arm."""
 
@@ -232,6 +241,11 @@ class Metrics(Document):
     cas_zero_shot: float | None = None
     gain: dict[Arm, Gain] = Field(description="over real")
     gain_over_rivals: dict[Arm, Gain] = Field(default_factory=dict, description="the declared arm over each real-only rival")
+    gain_within_training: dict[Arm, GainWithinTraining] = Field(
+        default_factory=dict,
+        exclude_if=lambda gains: not gains,
+        description="each arm of real and synthetic images over real ones alone, trained alike and no shorter; decides nothing",
+    )
     sets: dict[str, SetResult] = Field(default_factory=dict, description="robustness sets by name; they decide nothing")
     gain_top5: dict[Arm, SetGain] = Field(default_factory=dict, description="over real in top-5 accuracy; decides nothing")
     groups: dict[str, GroupResult] = Field(default_factory=dict, description="groups of classes and images by name; they decide nothing")

@@ -9,9 +9,8 @@ from gda.artifacts import Gain, Metrics, Verdict
 from gda.interruption import require_not_told
 from gda.registry.rivals import Rival, real_rivals
 from gda.sections import PromoteConfig
-from gda.stats.gain import interval_of
+from gda.stats.gain import interval_of, signs_of
 from gda.stats.looks import fewest_flips, level_of_look
-from gda.stats.two_way import FEWEST_FLIPPED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +111,7 @@ def _seeds_of(metrics: Metrics, config: PromoteConfig) -> int:
 
 def _too_few(gain: Gain, level: float) -> str:
     """Whether no gain of any size could have passed, for want of signs to flip."""
-    have, what = (gain.sets, "synthetic sets") if gain.sets >= FEWEST_FLIPPED else (gain.seeds, "seeds")
+    have, what = signs_of(gain)
     needed = fewest_flips(level)
     return f"; with {have} {what} no gain can reach it, {needed} are needed" if have < needed else ""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gda.arm import Arm, in_order
 from gda.artifacts import ArmResult, Gain, Metrics
 from gda.sections import PromoteConfig
+from gda.stats.arms import real_alone_as_long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ def real_rivals(metrics: Metrics, config: PromoteConfig) -> tuple[Rival, ...]:
     found = {arm: _rival(metrics, config, arm) for arm in config.rivals or _strongest(ran) or (Arm.REAL,)}
     if config.arm.data.name == Arm.REAL:
         return tuple(found.values())
-    as_long = _as_long(metrics, config, ran)
+    as_long = real_alone_as_long(config.arm, metrics.arms)
     if as_long is not None:
         found.setdefault(as_long, _rival(metrics, config, as_long))
         return tuple(found.values())
@@ -46,16 +47,6 @@ def _strongest(ran: dict[Arm, ArmResult]) -> Sequence[Arm]:
         return tuple(reversed(ran))
     best = max(ran, key=lambda arm: math.fsum(ran[arm].val_top1) / len(ran[arm].val_top1), default=None)
     return () if best is None else (best,)
-
-
-def _as_long(metrics: Metrics, config: PromoteConfig, ran: dict[Arm, ArmResult]) -> Arm | None:
-    """The training on real images, by the declared arm's settings, that took no fewer updates than it; of two, the shorter."""
-    mine = metrics.arms.get(config.arm)
-    needed = mine.num_updates if mine is not None else None
-    alike = [arm for arm in ran if arm.trained_like(config.arm)]
-    lengths = {arm: updates for arm in alike if (updates := ran[arm].num_updates) is not None}
-    enough = {arm: updates for arm, updates in lengths.items() if needed is not None and updates >= needed}
-    return min(enough, key=lambda arm: enough[arm], default=None)
 
 
 def _rival(metrics: Metrics, config: PromoteConfig, arm: Arm) -> Rival:

@@ -1,19 +1,21 @@
 """metrics.json from predictions alone: arms, gains, CAS and the candidate."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 
 from gda.arm import Arm, in_order
-from gda.artifacts import ArmResult, Candidate, ClassifierCard, Gain, Metrics, SetResult, Verdict
+from gda.artifacts import ArmResult, Candidate, ClassifierCard, Gain, GainWithinTraining, Metrics, SetResult, Verdict
 from gda.config import Config
 from gda.data.predictions import TOP_K, Predictions
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.report.measure_groups import group_results, top5_gains
-from gda.stats.arms import arm_result, skipped_arm, with_confusions, with_probabilities
+from gda.stats.arms import arm_result, real_alone_as_long, skipped_arm, with_confusions, with_probabilities
 from gda.stats.gain import compare
+from gda.stats.holm import holm
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 
@@ -40,13 +42,19 @@ def measure(
     rivals = [arm for arm in in_order(ran) if arm.data.rival and arm not in (Arm.REAL, declared) and declared in ran]
     cas = next((arm for arm in in_order(ran) if arm.data.name == Arm.SYNTHETIC), None)
     untuned = arms.get(cas.with_data(Arm.ZERO_SHOT)) if cas else arms.get(Arm.ZERO_SHOT)
+
+    @cache
+    def gain(arm: Arm, rival: Arm) -> Gain:
+        return _gain(config, cards, predictions, arm, rival, classes)
+
     return Metrics(
         arms=arms,
         cas=arms[cas].mean if cas else None,
         cas_ci95=arms[cas].ci95 if cas else None,
         cas_zero_shot=untuned.mean if untuned else None,
-        gain={arm: _gain(config, cards, predictions, arm, Arm.REAL, classes) for arm in arms if arm in ran - {Arm.REAL}},
-        gain_over_rivals={rival: _gain(config, cards, predictions, declared, rival, classes) for rival in rivals},
+        gain={arm: gain(arm, Arm.REAL) for arm in arms if arm in ran - {Arm.REAL}},
+        gain_over_rivals={rival: gain(declared, rival) for rival in rivals},
+        gain_within_training=_within_training(arms, cards, gain),
         sets=dict(sets or {}),
         gain_top5=top5_gains(config, predictions, parts),
         groups=group_results(config, predictions, real, parts),
@@ -113,6 +121,19 @@ def _gain(config: Config, cards: Cards, predictions: Predictions, arm: Arm, riva
         alpha=config.promote.alpha,
         confidence=config.evaluate.confidence,
     )
+
+
+def _within_training(arms: Mapping[Arm, ArmResult], cards: Cards, gain: Callable[[Arm, Arm], Gain]) -> dict[Arm, GainWithinTraining]:
+    """Each arm of real and synthetic images over real ones alone, where such an arm was trained alike and no shorter."""
+    mixed = [arm for arm in in_order(arms) if arm.data.real and arm.data.gated]
+    pairs = {arm: rival for arm in mixed if (rival := real_alone_as_long(arm, arms)) is not None}
+    models = {arm: card.model for (arm, _), card in cards.items()}
+    gains = {arm: gain(arm, rival) for arm, rival in pairs.items()}
+    adjusted = holm([each.p_value for each in gains.values()])
+    return {
+        arm: GainWithinTraining(rival=pairs[arm], model=models[arm], gain=each, p_holm=p)
+        for (arm, each), p in zip(gains.items(), adjusted, strict=True)
+    }
 
 
 def _said_of_seeds(parts: int) -> str:

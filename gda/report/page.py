@@ -13,7 +13,7 @@ from gda.artifacts import Metrics, Settings, Verdict
 from gda.data.predictions import Predictions
 from gda.data.snapshot import Snapshot
 from gda.io.publish import write_bytes
-from gda.report import figures, groups, mistakes, tables, tuning
+from gda.report import figures, groups, mistakes, tables, trainings, tuning
 from gda.report.gallery import image_grid
 from gda.report.sentences import outcome
 from gda.report.sets import set_tables
@@ -85,6 +85,8 @@ def _context(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> dict[str, A
         "validation_page": inputs.validation_page,
         "arms": tables.arm_rows(metrics, inputs.promote.alpha),
         "top": groups.top_rows(metrics),
+        "trainings": trainings.training_rows(metrics, inputs.promote),
+        "promote": inputs.promote,
         "groups": groups.group_rows(metrics),
         "sets": set_tables(metrics),
         "gain_rows": tables.gain_rows(metrics, inputs.promote),

@@ -67,6 +67,14 @@ def judgement(gain: Gain, alpha: float) -> Literal["better", "worse", "likely be
     return "worse" if sure else "likely worse"
 
 
+def paired_accuracies(metrics: Metrics, arm: Arm, rival: Arm, gain: Gain) -> tuple[float, float]:
+    """Accuracies of `rival` and `arm` over the seeds that they share, so that they differ by exactly the gain."""
+    first, other = metrics.arms[rival], metrics.arms[arm]
+    shared = [top1 for seed, top1 in zip(first.seeds, first.top1, strict=True) if seed in other.seeds]
+    before = sum(shared) / len(shared)
+    return before, before + gain.mean
+
+
 def _not_run(metrics: Metrics, verdict: Verdict | None, arm: Arm, num_train: int) -> str:
     alone = f"{count(num_train, 'real image')} alone reach {percent(metrics.arms[Arm.REAL].mean)} accuracy."
     if verdict is not None and not verdict.passed:
@@ -77,7 +85,7 @@ def _not_run(metrics: Metrics, verdict: Verdict | None, arm: Arm, num_train: int
 
 
 def _gain_sentence(metrics: Metrics, arm: Arm, gain: Gain, alpha: float, level: str, num_train: int, num_synthetic: int | None) -> str:
-    before, after = _paired_accuracies(metrics, arm, gain)
+    before, after = paired_accuracies(metrics, arm, Arm.REAL, gain)
     numbers = f"{points(gain.mean)} points, {level} {interval(gain.ci95)}, {p_value(gain.p_value)}, {count(gain.seeds, 'seed')}"
     subject = _subject(arm, num_train, num_synthetic)
     said = judgement(gain, alpha)
@@ -95,14 +103,6 @@ def _better_rivals(metrics: Metrics, rivals: Sequence[Arm]) -> str:
         return f" But “{arm_name(rivals[0])}” does better still: {percent(metrics.arms[rivals[0]].mean)}."
     said = [f"“{arm_name(rival)}” ({percent(metrics.arms[rival].mean)})" for rival in rivals]
     return f" But {', '.join(said[:-1])} and {said[-1]} do better still."
-
-
-def _paired_accuracies(metrics: Metrics, arm: Arm, gain: Gain) -> tuple[float, float]:
-    """Accuracies of real and `arm` over the seeds that they share, so that they differ by exactly the gain."""
-    real, other = metrics.arms[Arm.REAL], metrics.arms[arm]
-    shared = [top1 for seed, top1 in zip(real.seeds, real.top1, strict=True) if seed in other.seeds]
-    before = sum(shared) / len(shared)
-    return before, before + gain.mean
 
 
 def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:

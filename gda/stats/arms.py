@@ -1,10 +1,11 @@
-"""What is reported about one arm on its own."""
+"""What is reported about one arm on its own, and which arm it is fair to compare it with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gda.arm import Arm, in_order
 from gda.artifacts import ArmResult, Confusion
 from gda.stats.calibration import negative_log_likelihood, reliability
 from gda.stats.confusion import confusion_counts, most_confused
@@ -64,3 +65,16 @@ def with_confusions(result: ArmResult, predicted: NDArray[np.int32], labels: NDA
 def skipped_arm(reason: str) -> ArmResult:
     """An arm that did not run."""
     return ArmResult(seeds=(), top1=(), top5=(), mean=None, ci95=None, per_class=(), skipped=reason)
+
+
+def real_alone_as_long(arm: Arm, arms: Mapping[Arm, ArmResult]) -> Arm | None:
+    """The training on real images alone, by the settings of `arm`, that took no fewer updates than it; of two, the shorter.
+
+    Of two that are as long it is the plainer. None where no such arm ran, or where it is not known how long they were trained.
+    """
+    mine = arms.get(arm)
+    needed = mine.num_updates if mine is not None else None
+    alike = [name for name in in_order(arms) if name.data.name == Arm.REAL and name is not arm and name.trained_like(arm)]
+    lengths = {name: updates for name in alike if arms[name].skipped is None and (updates := arms[name].num_updates) is not None}
+    enough = {name: updates for name, updates in lengths.items() if needed is not None and updates >= needed}
+    return min(enough, key=lambda name: enough[name], default=None)

@@ -11,7 +11,7 @@ from gda.stats.intervals import crossed_interval, image_interval, seed_interval
 from gda.stats.looks import level_of_look
 from gda.stats.paired import mcnemar_exact, paired_differences, sign_flip_test
 from gda.stats.power import minimal_detectable_effect
-from gda.stats.two_way import Ids, Interval, TwoWay, flipped, two_way
+from gda.stats.two_way import FEWEST_FLIPPED, Ids, Interval, TwoWay, flipped, two_way
 
 
 def compare(
@@ -72,3 +72,8 @@ def interval_of(gain: Gain, confidence: float) -> Interval | None:
         seed_freedom=spread.seed_freedom,
         image_freedom=spread.image_freedom,
     ).interval(confidence)
+
+
+def signs_of(gain: Gain) -> tuple[int, str]:
+    """How many signs the p-value of a gain rests on, and what has them: seeds, or synthetic sets where there are enough."""
+    return (gain.sets, "synthetic sets") if gain.sets >= FEWEST_FLIPPED else (gain.seeds, "seeds")

@@ -102,6 +102,12 @@ def test_known_accuracies_and_gains_come_out(pristine: World, evaluated: Outcome
         Arm.IMG2IMG: 0.25,
         Arm("real+zero_shot"): 0.25,
     }
+    assert {arm: (each.rival, each.gain.mean) for arm, each in metrics.gain_within_training.items()} == {
+        Arm.MIXED: (Arm.REAL, 0.25),  # which took as many updates here
+        Arm.MIXED_STRONG: (Arm.REAL_STRONG, 0.0),
+        Arm.TARGETED: (Arm.REAL, 0.25),
+        Arm.LAST_LAYER: (Arm.REAL, 0.25),
+    }
     assert metrics.gain[Arm.SYNTHETIC].seeds == 2
     assert metrics.num_test == 4 * TEST_PER_CLASS
     assert metrics.test_digest == pristine.real.split_digest("test")
