@@ -44,7 +44,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
         ratio: float = 1.0,
         num_updates: int = 300,
         num_seeds: int = 10,
-        fid_max_ratio: float = 7.0,
+        fid_max_ratio: float = 10.0,
         alpha: float = 0.05,
         min_seeds: int = 6,
         model_name: str = "gda-classifier",
