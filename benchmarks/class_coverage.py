@@ -20,11 +20,11 @@ from gda.artifacts import Measure
 from gda.config import parse_config
 from gda.data.demo import MNIST, load_optical_digits, read_demo
 from gda.data.sources import Columns
+from gda.demo_base.glyphs import GlyphBank
 from gda.fidelity.compare import REPEATS
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.prdc import NEIGHBOURS
 from gda.fidelity.verdict import limit_of
-from gda.generator.glyphs import GlyphBank
 from gda.sections import ValidateConfig
 
 SYNTHETIC = 100  # images of a class, as in the demo

@@ -7,7 +7,7 @@ Fine-tuning is that of params.yaml; sampling, which tuning would choose anew eac
     python benchmarks/few_shot.py --out FOLDER                  # goes on where it ended; hours on two cores
     python benchmarks/few_shot.py --out FOLDER --shots 5 --draws 0 1 2 --minutes 60
     python benchmarks/few_shot.py --out FOLDER --only real "real + base"  # those alone, which need no fine-tuning
-    python benchmarks/few_shot.py --out FOLDER --rendered DIGITS  # also with rendered digits, of python -m gda.pretrain digits
+    python benchmarks/few_shot.py --out FOLDER --rendered DIGITS  # also with rendered digits, of python -m gda.demo_base.pretrain digits
     python benchmarks/few_shot.py --out FOLDER --real CLOTHES   # another set than the demo's, of python benchmarks/real_sets.py
     python benchmarks/few_shot.py --out FOLDER --base BASE      # another base than the one that is shipped
     python benchmarks/few_shot.py --show                        # tables of what has been measured, one for each set and base

@@ -52,7 +52,9 @@ def folded(net: GlyphNet) -> GlyphNet:
 def load_glyph_net(weights: Path = GLYPH_WEIGHTS) -> GlyphNet:
     """The shipped network in eval mode. Raises `MissingError` without weights, `DataError` when they are not GlyphNet's."""
     if not weights.is_file():
-        raise MissingError(f"{weights}: the weights of the glyph extractor are missing; reinstall gda, or run gda.pretrain features")
+        raise MissingError(
+            f"{weights}: the weights of the glyph extractor are missing; reinstall gda, or run gda.demo_base.pretrain features"
+        )
     net = GlyphNet()
     try:
         found = net.load_state_dict(load_file(weights), strict=False)

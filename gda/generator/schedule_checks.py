@@ -1,7 +1,6 @@
 """Which noise schedules are supported: those of diffusion in the variance-preserving form, and rectified flows for Stable Diffusion 3."""
 
 from gda.generator.config_fields import Fields
-from gda.generator.variance import FIXED_VARIANCES, LEARNED_RANGE
 
 # All of them sample from the process that `DDPMScheduler` noises by; EDM's and flow-matching's do not.
 DIFFUSION = (
@@ -20,6 +19,8 @@ DIFFUSION = (
     "UniPCMultistepScheduler",
 )
 FLOW = ("FlowMatchEulerDiscreteScheduler",)
+LEARNED_RANGE = "learned_range"
+FIXED_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _SPACINGS = ("linspace", "leading", "trailing")

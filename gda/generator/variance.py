@@ -14,9 +14,8 @@ import torch
 
 from gda.errors import DataError
 from gda.generator.model import denoising_error, prediction_target
+from gda.generator.schedule_checks import FIXED_VARIANCES, LEARNED_RANGE
 
-LEARNED_RANGE = "learned_range"
-FIXED_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 _BOUND_WEIGHT = 0.001  # lambda of equation 16
 _HALF_LEVEL = 1 / 255  # half the distance of two grey levels where images span [-1, 1]
 _SMALLEST_PROBABILITY = 1e-12  # as in the authors' code: beyond it a pixel says no more

@@ -14,7 +14,7 @@ from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 from trees import tree
 
-from gda.generator.build import build_tiny_cascade
+from gda.demo_base.build import build_tiny_cascade
 from gda.generator.directory import SUPER_RESOLUTION
 from gda.generator.train import finetune_stage
 

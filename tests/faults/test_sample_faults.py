@@ -21,9 +21,9 @@ from gda.data import snapshot as snapshots
 from gda.data import writer
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError, NotFiniteError, TryAgainError, UsageError
 from gda.generator import drawing
-from gda.generator.build import build_tiny_cascade
 from gda.io import publish as publishing
 from gda.io.shards import read_shard
 

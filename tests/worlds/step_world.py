@@ -21,7 +21,7 @@ from components.snapshot import snapshot, snapshot_pool
 from components.tune import tune
 from components.validate import validate
 from gda.config import parse_config
-from gda.generator.build import build_tiny_cascade
+from gda.demo_base.build import build_tiny_cascade
 from gda.steps.form import FORM, split_up
 
 # Quick rather than good: what is tried is how steps hang together, so that no rule of quality may refuse the set.

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from gda.config import load_config
-from gda.generator.build import build_tiny_cascade
+from gda.demo_base.build import build_tiny_cascade
 from gda.stages import snapshot
 
 # What the manifest of a synthetic set says of every image, besides what a real one says.

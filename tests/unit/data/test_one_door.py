@@ -96,7 +96,7 @@ def test_other_places_that_open_archives_are_known() -> None:
         for path in SOURCES.rglob("*.py")
         if any(word in path.read_text() for word in ("read_members", "tarfile.open", "webdataset."))
     }
-    assert found == {"gda/io/shards.py", "gda/data/archives.py", "gda/generator/faces.py"}
+    assert found == {"gda/io/shards.py", "gda/data/archives.py", "gda/demo_base/faces.py"}
 
 
 def test_comparing_checksums_is_no_opening(snapshot: Snapshot) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gda.generator.build import build_tiny_cascade
+from gda.demo_base.build import build_tiny_cascade
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from tiny_pipelines import build_tiny_pipeline
 
 from gda.artifacts import DrawSettings
 from gda.cli import main
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError
-from gda.generator.build import build_tiny_cascade
 from gda.generator.config_types import check_types
 from gda.generator.directory import drawn_side, files_of, read_card
 from gda.generator.families import load_model

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.cli import main
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError
-from gda.generator.build import build_tiny_cascade
 from gda.generator.directory import copy_parts, files_of, read_card, resolve, weights_digest
 from gda.generator.export import export_generator
 from gda.generator.families import load_model

@@ -10,8 +10,8 @@ from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 from relisted import recard
 
 from gda.artifacts import DrawSettings
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError, MissingError
-from gda.generator.build import build_tiny_cascade
 from gda.generator.cascade import load_cascade
 from gda.generator.directory import DEMO_BASE, read_card, weights_digest
 from gda.generator.export import export_generator

@@ -15,8 +15,8 @@ from diffusers import (
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.artifacts import DrawSettings
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, NotFiniteError
-from gda.generator.build import build_tiny_cascade
 from gda.generator.draw import Guidance, MixedVariance, timesteps_of, to_uint8
 from gda.generator.families import load_model
 from gda.generator.model import SCHEDULERS, Start

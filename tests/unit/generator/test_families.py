@@ -12,10 +12,10 @@ from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.artifacts import DrawSettings
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError
 from gda.generator import pipelines as shared
 from gda.generator import train
-from gda.generator.build import build_tiny_cascade
 from gda.generator.directory import BASE, SUPER_RESOLUTION, drawn_side, read_card
 from gda.generator.export import export_generator
 from gda.generator.families import load_model

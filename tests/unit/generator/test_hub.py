@@ -22,9 +22,9 @@ from tiny_pipelines import build_tiny_pipeline
 
 from gda.cli import main
 from gda.config import Config
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError, UsageError
 from gda.generator import hub
-from gda.generator.build import build_tiny_cascade
 from gda.generator.directory import read_card, resolve, source_of, weights_digest
 from gda.generator.export import export_generator
 from gda.generator.families import load_model

@@ -12,8 +12,8 @@ from tiny_pipelines import IMAGE_SIZE, LATENT_SIZE, TEXT_WIDTH, build_latent_une
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gda.demo_base.build import build_unet
 from gda.errors import ConfigError, DataError
-from gda.generator.build import build_unet
 from gda.generator.lora import LORA_FILE, add_adapter, discarded, factor, write_lora
 from gda.sections import FinetuneConfig
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import build_tiny_pipeline
 from tiny_upscaler import add_tiny_upscaler
 
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError
-from gda.generator.build import build_tiny_cascade
 from gda.generator.families import load_model
 from gda.generator.layout import NETWORKS
 

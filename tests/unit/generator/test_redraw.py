@@ -18,9 +18,9 @@ from gda.data.images import decode, to_array
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.verify import verify_snapshot
 from gda.data.writer import ImageRecord, write_image_shard
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError
 from gda.generator import drawing as drawing_module
-from gda.generator.build import build_tiny_cascade
 from gda.generator.directory import DEMO_BASE
 from gda.generator.plan import image_key, image_seed
 from gda.generator.redraw import Comparison, Recorded, choose, compare, find_generator, find_sources

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from stage_jobs import stage_job
 
+from gda.demo_base.build import noise_schedule
 from gda.errors import DataError
 from gda.generator import cascade, train
-from gda.generator.build import noise_schedule
 from gda.generator.cascade import denoising_loss
 from gda.generator.checkpoints import Checkpoints, TrainingState
 from gda.generator.directory import BASE, SUPER_RESOLUTION

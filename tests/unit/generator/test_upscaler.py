@@ -9,8 +9,8 @@ from diffusers import StableDiffusionUpscalePipeline
 from tiny_upscaler import FACTOR, add_tiny_upscaler
 
 from gda.artifacts import DrawSettings
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError
-from gda.generator.build import build_tiny_cascade
 from gda.generator.cascade import load_cascade
 from gda.generator.directory import BASE, SUPER_RESOLUTION
 from gda.generator.randomness import Draws

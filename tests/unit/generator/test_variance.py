@@ -11,8 +11,8 @@ from diffusers import DDPMScheduler
 from relisted import recard
 from torch.distributions import Normal, kl_divergence
 
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError
-from gda.generator.build import build_tiny_cascade
 from gda.generator.cascade import load_cascade
 from gda.generator.directory import BASE, SUPER_RESOLUTION
 from gda.generator.model import denoising_error, prediction_target

@@ -20,11 +20,11 @@ from gda.config import load_config
 from gda.data.ledger import read_ledger
 from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError
 from gda.fidelity import extractors, scores, tuning
 from gda.fidelity.compare import fid
 from gda.generator import points, reaverage
-from gda.generator.build import build_tiny_cascade
 from gda.generator.directory import SUPER_RESOLUTION
 from gda.generator.families import load_model
 from gda.generator.plan import image_seed

@@ -15,9 +15,9 @@ from gda.config import Config
 from gda.data.images import decode, to_array
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
+from gda.demo_base.build import build_tiny_cascade
 from gda.errors import UsageError
 from gda.generator import drawing
-from gda.generator.build import build_tiny_cascade
 from gda.io.shards import read_shard
 from gda.stages import reference, sample, validate
 

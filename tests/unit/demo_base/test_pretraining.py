@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from gda.generator.build import build_tiny_cascade
-from gda.generator.glyphs import GlyphBank
-from gda.pretrain import pretrain_unet, write_digits
+from gda.demo_base.build import build_tiny_cascade
+from gda.demo_base.glyphs import GlyphBank
+from gda.demo_base.pretrain import pretrain_unet, write_digits
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

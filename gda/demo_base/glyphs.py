@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
+from gda.demo_base.faces import HANDWRITING, Face, face_files
+from gda.demo_base.handwriting import outline_distances, write
 from gda.errors import DataError
-from gda.generator.faces import HANDWRITING, Face, face_files
-from gda.generator.handwriting import outline_distances, write
 
 BANK_PX = 56  # glyphs are rendered at twice the final size and warped down from there
 IMAGE_PX = 28

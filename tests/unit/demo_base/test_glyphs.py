@@ -7,9 +7,9 @@ import matplotlib
 import pytest
 import torch
 
+from gda.demo_base.faces import Face
+from gda.demo_base.glyphs import CHARACTERS, HANDWRITTEN_SHARE, STROKE_SHARE, GlyphBank, caption, face_distances
 from gda.errors import DataError
-from gda.generator.faces import Face
-from gda.generator.glyphs import CHARACTERS, HANDWRITTEN_SHARE, STROKE_SHARE, GlyphBank, caption, face_distances
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 

@@ -1,12 +1,12 @@
 """Rebuilds the demo base from rendered glyphs: text encoder, base, super-resolution and glyph features.
 
-    python -m gda.pretrain faces    --out FACES  (the handwriting faces, with npm)
-    python -m gda.pretrain text     --out DIR --faces FACES
-    python -m gda.pretrain base     --out DIR --faces FACES  (needs text)
-    python -m gda.pretrain sr       --out DIR --faces FACES  (needs text)
-    python -m gda.pretrain features --out DIR
-    python -m gda.pretrain card     --out DIR    (when base and sr are there)
-    python -m gda.pretrain digits   --out DIGITS --faces FACES  (rendered digits, to be compared with the base's)
+    python -m gda.demo_base.pretrain faces    --out FACES  (the handwriting faces, with npm)
+    python -m gda.demo_base.pretrain text     --out DIR --faces FACES
+    python -m gda.demo_base.pretrain base     --out DIR --faces FACES  (needs text)
+    python -m gda.demo_base.pretrain sr       --out DIR --faces FACES  (needs text)
+    python -m gda.demo_base.pretrain features --out DIR
+    python -m gda.demo_base.pretrain card     --out DIR    (when base and sr are there)
+    python -m gda.demo_base.pretrain digits   --out DIGITS --faces FACES  (rendered digits, to be compared with the base's)
 
 The text encoder is trained first, to say what a caption says (character, style, colours), and then frozen, as IF's T5 is. With
 `--start BASE`, base and sr go on from a finished base, whose text encoder stays as it is: text is not needed then.
@@ -28,8 +28,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import T5EncoderModel, T5Tokenizer
 
-from gda.fidelity.glyph import GlyphNet
-from gda.generator.build import (
+from gda.demo_base.build import (
     build_text_encoder,
     build_tokenizer,
     build_unet,
@@ -38,10 +37,11 @@ from gda.generator.build import (
     save_super_resolution,
     write_card,
 )
+from gda.demo_base.faces import HANDWRITING, fetch_faces
+from gda.demo_base.glyphs import CHARACTERS, COLOURS, GlyphBank, GlyphBatch
+from gda.fidelity.glyph import GlyphNet
 from gda.generator.cascade import TOKENS, denoising_loss
 from gda.generator.directory import BASE, SUPER_RESOLUTION
-from gda.generator.faces import HANDWRITING, fetch_faces
-from gda.generator.glyphs import CHARACTERS, COLOURS, GlyphBank, GlyphBatch
 from gda.generator.loading import load_network
 from gda.generator.randomness import Draws
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gda.demo_base.faces import HANDWRITING, Face, face_files, fetch_faces
 from gda.errors import DataError, MissingError
-from gda.generator.faces import HANDWRITING, Face, face_files, fetch_faces
 
 DATA = b"a face"
 FACE = Face(package="@maker/plain", version="1.0.0", file="plain.woff", licence="OFL-1.1", sha256=hashlib.sha256(DATA).hexdigest())
@@ -104,7 +104,7 @@ def test_without_npm_the_error_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_faces_at_hand_are_checked(tmp_path: Path) -> None:
     """A missing or changed face stops a rebuild before it starts, and a missing one says how to fetch it."""
-    with pytest.raises(MissingError, match=r"python -m gda\.pretrain faces --out"):
+    with pytest.raises(MissingError, match=r"python -m gda\.demo_base\.pretrain faces --out"):
         face_files(tmp_path, [FACE])
     (tmp_path / FACE.file).write_bytes(DATA)
     assert face_files(tmp_path, [FACE]) == [tmp_path / FACE.file]

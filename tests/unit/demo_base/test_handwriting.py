@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gda.generator.handwriting import LONGEST_SIDE, half_stroke, outline_distances, write
+from gda.demo_base.handwriting import LONGEST_SIDE, half_stroke, outline_distances, write
 
 PX = 56
 

@@ -140,7 +140,7 @@ def face_files(folder: Path, faces: Sequence[Face] = HANDWRITING) -> list[Path]:
     paths = [folder / face.file for face in faces]
     for path, face in zip(paths, faces, strict=True):
         if not path.is_file():
-            raise MissingError(f"{path}: no such face; fetch it with: python -m gda.pretrain faces --out {folder}")
+            raise MissingError(f"{path}: no such face; fetch it with: python -m gda.demo_base.pretrain faces --out {folder}")
         _check(path.read_bytes(), face, str(path))
     return paths
 
