@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from gda.artifacts import Settings, TuningPoint
-from gda.generator.sweep import like_the_best
 from gda.report.figures import STYLE, WIDTH, to_png
 from gda.report.wording import count, number, percent
+from gda.tuning.grid import like_the_best
 
 Line = tuple[str, list[TuningPoint]]  # a label, and points that differ in guidance alone
 

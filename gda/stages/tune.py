@@ -11,14 +11,14 @@ from gda.config import Config
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError
 from gda.fidelity.extractors import configured_extractor
-from gda.fidelity.tuning import Size, Sweep, cas_recipe
 from gda.generator.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve
 from gda.generator.reaverage import averaging_digest
-from gda.generator.sweep import Grid, Parts, make_grid
 from gda.io.publish import exclusive, prepare, publish, write_bytes
 from gda.parallel import Bar
 from gda.recipe import Recipe, bits_environment, digest_of
 from gda.report.tuning import describe, tuning_pictures
+from gda.tuning.grid import Grid, Parts, make_grid
+from gda.tuning.sweep import Size, Sweep, cas_recipe
 
 
 def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: int = 0, workers: int = 1, progress: bool = False) -> Outcome:

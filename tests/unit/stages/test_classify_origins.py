@@ -14,7 +14,6 @@ from gda.config import Config
 from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.errors import UsageError
-from gda.fidelity.tuning import cas_recipe
 from gda.io.publish import prepare
 from gda.recipe import Recipe
 from gda.sections import Arm, ClassifyConfig
@@ -24,6 +23,7 @@ from gda.stages.reference import reference_recipe
 from gda.training.arm_data import load_data
 from gda.training.arm_request import make_request
 from gda.training.classifier import predict_logits
+from gda.tuning.sweep import cas_recipe
 
 APART = {"synthetic_weight": 0.5, "auxiliary_batch_norm": True}
 

@@ -22,14 +22,15 @@ from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError
-from gda.fidelity import extractors, scores, tuning
+from gda.fidelity import extractors
 from gda.fidelity.compare import fid
-from gda.generator import points, reaverage
+from gda.generator import reaverage
 from gda.generator.directory import SUPER_RESOLUTION
 from gda.generator.families import load_model
 from gda.generator.plan import image_seed
 from gda.generator.sampler import Sampler
 from gda.stages import finetune, tune
+from gda.tuning import batches, scores, sweep
 
 SMALL = (
     "tune.images_per_class=6",
@@ -95,7 +96,7 @@ class Counter:
 def test_adding_a_point_costs_one_point(world, tmp_path, alone, monkeypatch):
     """A wider sweep draws and scores its new point alone, trains for a new survivor alone, and the others keep their numbers."""
     drawn, fids = Counter(monkeypatch, Sampler, "draw"), Counter(monkeypatch, scores, "fid_to")
-    trained, loaded = Counter(monkeypatch, scores, "train_classifier"), Counter(monkeypatch, points, "load_model")
+    trained, loaded = Counter(monkeypatch, scores, "train_classifier"), Counter(monkeypatch, batches, "load_model")
     first = _tune(world, tmp_path / "first", TWO)
     # 12 images a point in 2 batches of 6, and the survivor's 18 images in 3; the generator is loaded once a pass.
     assert [drawn.take(), fids.take(), trained.take(), loaded.take()] == [2 * 2 + 1, 2, 1, 2]
@@ -203,7 +204,7 @@ def test_fid_and_cas_are_what_other_means_give(world, tmp_path, alone):
     features = extractors.get_extractor("glyph").features
     kept = np.concatenate([features(part) for part in images[:2]])
     assert found.fid == pytest.approx(fid(kept, features(val.images)), rel=1e-4)
-    recipe = tuning.cas_recipe(load_config(None, (*SMALL, TWO)))
+    recipe = sweep.cas_recipe(load_config(None, (*SMALL, TWO)))
     source = scores.Source(images=torch.cat(images), labels=torch.tensor([0, 1] * 9), share=1.0)
     model, _ = scores.train_classifier([source], recipe, num_classes=2, seed=0)
     assert found.cas == scores.top1(scores.predict_logits(model, val.images, image_size=16), val.labels)
@@ -293,7 +294,7 @@ def test_a_large_grid_is_said_before_it_is_drawn(world, tmp_path, alone, capsys)
 def test_the_bar_ends_where_the_sweep_does(world, tmp_path, alone, monkeypatch):
     """What was drawn, what was read back and what was scored before all count, so that a resumed sweep does not end at half."""
     counted = []
-    for module in (points, tuning):
+    for module in (batches, sweep):
         monkeypatch.setattr(module, "tick", counted.append)
     generator, bars = str(world / "generator"), []
     monkeypatch.setattr(tune, "Bar", lambda total, *args, **kwargs: bars.append(total) or contextlib.nullcontext())
@@ -327,7 +328,7 @@ def averaged_world(world, tmp_path_factory):
 
 def test_widths_of_the_average_are_an_axis(world, averaged_world, tmp_path, alone, monkeypatch):
     """Each width is averaged once, loaded once a pass, drawn with its own weights, and the chosen one is recorded."""
-    written, loaded = Counter(monkeypatch, reaverage, "_write_generator"), Counter(monkeypatch, points, "load_model")
+    written, loaded = Counter(monkeypatch, reaverage, "_write_generator"), Counter(monkeypatch, batches, "load_model")
     axes = ("tune.guidance_scales=[1.0,2.0]", "tune.survivors=6", "tune.ema_sigma_rels=[null,0.05,0.1]")
     found = _tune(world, tmp_path / "out", *axes, generator=averaged_world)
     assert (written.take(), loaded.take()) == (2, 3 + 3)

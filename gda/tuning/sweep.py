@@ -19,7 +19,15 @@ from gda.errors import DataError
 from gda.fidelity.compare import REPEATS, fid_floor_to
 from gda.fidelity.extractors import configured_extractor
 from gda.fidelity.frechet import Statistics, statistics
-from gda.fidelity.scores import (
+from gda.generator.directory import drawn_side, read_card, resolve
+from gda.generator.plan import PlannedImage, equal_quotas, make_plan
+from gda.generator.reaverage import averaged
+from gda.io.publish import work_root
+from gda.parallel import drawing_device, run_parallel, tick, workers_of
+from gda.training.classifier import TrainRecipe
+from gda.tuning.batches import Batch, Source, batch_of, draw_batch, forget_generator
+from gda.tuning.grid import Grid, Parts, Point, choose, pareto, passes, survivors
+from gda.tuning.scores import (
     CasJob,
     FidJob,
     Split,
@@ -31,14 +39,6 @@ from gda.fidelity.scores import (
     validation_images,
     write_score,
 )
-from gda.generator.directory import drawn_side, read_card, resolve
-from gda.generator.plan import PlannedImage, equal_quotas, make_plan
-from gda.generator.points import Batch, Source, batch_of, draw_batch, forget_generator
-from gda.generator.reaverage import averaged
-from gda.generator.sweep import Grid, Parts, Point, choose, pareto, passes, survivors
-from gda.io.publish import work_root
-from gda.parallel import drawing_device, run_parallel, tick, workers_of
-from gda.training.classifier import TrainRecipe
 
 Images = Sequence[tuple[PlannedImage, ...]]  # what is drawn of a point, in batches
 

@@ -14,11 +14,11 @@ from gda.errors import DataError
 from gda.fidelity.compare import fid_to
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import Statistics
-from gda.generator.points import Batch, read_batches
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import storage_errors
 from gda.recipe import bits_environment, digest_of
 from gda.training.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
+from gda.tuning.batches import Batch, read_batches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import pytest
 
 from gda.artifacts import DrawSettings, TuningPoint
 from gda.errors import ConfigError, DataError
-from gda.generator.sweep import Parts, choose, like_the_best, make_grid, pareto, passes, standard_error, survivors
 from gda.sections import TuneConfig
+from gda.tuning.grid import Parts, choose, like_the_best, make_grid, pareto, passes, standard_error, survivors
 
 CASCADE = Parts(super_resolution=True, upscaler=False, averages=True)
 ONE_STAGE = Parts(super_resolution=False, upscaler=False, averages=False)
