@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from gda.generator.directory import DEMO_BASE, read_card
+from gda.generator.weights.directory import DEMO_BASE, read_card
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/few_shot.jsonl"

@@ -34,10 +34,10 @@ from small_sd15 import build_sd15
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import logging as transformers_logging
 
-from gda.generator.order import Order
-from gda.generator.pipelines import load_pipeline
-from gda.generator.prepared import Prepared, Source, Texts, unit
-from gda.generator.train import StageJob, _Loop, step_draws
+from gda.generator.families.diffusers_pipeline import load_pipeline
+from gda.generator.finetuning.order import Order
+from gda.generator.finetuning.prepared import Prepared, Source, Texts, unit
+from gda.generator.finetuning.train import StageJob, _Loop, step_draws
 from gda.sections import FinetuneConfig
 from gda.world import World
 

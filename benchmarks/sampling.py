@@ -33,12 +33,12 @@ from transformers.utils import logging as transformers_logging
 
 from gda.artifacts import ClassInfo, DrawSettings
 from gda.data.images import PNG, decode, to_array
-from gda.generator import drawing
-from gda.generator.cost import estimate_cost
-from gda.generator.directory import read_card
-from gda.generator.drawing import Drawing, ShardJob, draw_shard, redraw
-from gda.generator.plan import Plan, equal_quotas, make_plan
-from gda.generator.speed import Speed
+from gda.generator.planning.cost import estimate_cost
+from gda.generator.planning.plan import Plan, equal_quotas, make_plan
+from gda.generator.sampling import sample_shards
+from gda.generator.sampling.sample_shards import Drawing, ShardJob, draw_shard, redraw
+from gda.generator.sampling.speed import Speed
+from gda.generator.weights.directory import read_card
 from gda.io.shards import read_shard
 from gda.parallel import run_parallel
 
@@ -187,11 +187,11 @@ def measure(setting: Setting, repetitions: int, say: Callable[[str], None]) -> d
             for kind, size in (("one prompt at a time", 1), ("batches", setting.batch_size)):
                 runs.setdefault(kind, []).append(clocked(lambda f=place / kind, n=size: peer.draw(f, batch_size=n), setting.device))
             for kind, speed in speeds.items():
-                drawing._sampler_of = lambda _drawing, k=kind: kept[k]  # loaded and compiled before the clock starts
+                sample_shards._sampler_of = lambda _drawing, k=kind: kept[k]  # loaded and compiled before the clock starts
                 jobs = world.at(place / f"ours {kind}", speed)
                 runs.setdefault(kind, []).append(clocked(lambda j=jobs: ours(j), setting.device))
                 first.setdefault(kind, pictures(jobs))
-            drawing._sampler_of = lambda _drawing: kept["fp32"]
+            sample_shards._sampler_of = lambda _drawing: kept["fp32"]
             runs.setdefault("thrown away", []).append(clocked(lambda j=jobs: thrown_away(j), setting.device))
             if setting.device == "cpu":
                 pair = world.at(place / "two workers", Speed())
@@ -218,14 +218,14 @@ def _samplers(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """A loaded sampler of each speed, after one batch; how long that took, compilation included."""
     kept, seconds = {}, {}
-    original = drawing._sampler_of
+    original = sample_shards._sampler_of
     for kind, speed in speeds.items():
         shared = replace(world.drawing, speed=speed, folder=folder)
-        drawing._sampler.cache_clear()
+        sample_shards._sampler.cache_clear()
         kept[kind] = original(shared)
-        drawing._sampler_of = lambda _drawing, k=kind: kept[k]
+        sample_shards._sampler_of = lambda _drawing, k=kind: kept[k]
         seconds[kind] = clocked(lambda s=shared: redraw(s, world.plan.shards[0].batches[0]), setting.device)["wall"]
-        drawing._sampler_of = original
+        sample_shards._sampler_of = original
         say(f"{kind}: first batch {seconds[kind]:.1f} s")
     return kept, seconds
 

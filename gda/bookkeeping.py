@@ -18,7 +18,7 @@ from gda.tracking.started import snapshot_digest
 
 def prepare_process() -> None:
     """One compute thread a process, quiet libraries, and SIGTERM as an interruption."""
-    from gda.generator.hub import offline_unless_asked
+    from gda.generator.weights.hub import offline_unless_asked
     from gda.parallel import single_threaded
 
     single_threaded()

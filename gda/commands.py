@@ -115,7 +115,7 @@ def _add_reference(commands: Any) -> None:
 
 def _add_finetune(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
-        from gda.generator.hub import with_flags
+        from gda.generator.weights.hub import with_flags
         from gda.stages import finetune
 
         base = with_flags(args.base or config.finetune.base, args.revision, args.variant)
@@ -166,7 +166,7 @@ def _add_tune(commands: Any) -> None:
 
 def _add_sample(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
-        from gda.generator.configured import image_to_image
+        from gda.generator.sampling.request import image_to_image
         from gda.io.skipped import publish_skipped
         from gda.stages import sample
         from gda.training.arms import not_compared

@@ -78,19 +78,19 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _redraw(args: argparse.Namespace) -> None:
-    from gda.generator import redraw
+    from gda.generator.sampling import reproduce
 
-    recorded = redraw.Recorded.open(args.directory)
-    generator = redraw.find_generator(recorded, args.generator, _beside(recorded.generator, args.directory, "generator.json"))
+    recorded = reproduce.Recorded.open(args.directory)
+    generator = reproduce.find_generator(recorded, args.generator, _beside(recorded.generator, args.directory, "generator.json"))
     near = _beside(recorded.sources, args.directory, "snapshot.json") if recorded.sources else []
-    drawing = recorded.drawing(generator, redraw.find_sources(recorded, args.snapshot, near))
+    drawing = recorded.drawing(generator, reproduce.find_sources(recorded, args.snapshot, near))
     if changed := recorded.differences():
-        limit = redraw.TOLERANCES[drawing.speed.precision]
+        limit = reproduce.TOLERANCES[drawing.speed.precision]
         print(f"verify: bits are not claimed here ({'; '.join(changed)}); accepted: {limit:g} grey levels rms an image")
     found = []
-    for compared in redraw.compare(recorded, drawing, redraw.choose(recorded, args.redraw, seed=args.seed)):
+    for compared in reproduce.compare(recorded, drawing, reproduce.choose(recorded, args.redraw, seed=args.seed)):
         found.append(compared)
-        print(f"verify: {redraw.describe(compared)}", flush=True)
+        print(f"verify: {reproduce.describe(compared)}", flush=True)
     differing = {key: largest for compared in found for key, largest in compared.differing.items()}
     if differing:
         named = ", ".join(f"{key} (by up to {largest} grey levels)" for key, largest in list(differing.items())[:3])
@@ -123,7 +123,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _ema(args: argparse.Namespace) -> int:
-    from gda.generator.reaverage import average_generator
+    from gda.generator.weights.reaverage import average_generator
 
     outcome = average_generator(args.generator, args.sigma_rel, args.out, step=args.step, force=args.force)
     print(f"ema: {outcome.summary}")

@@ -61,8 +61,8 @@ def _snapshot(path: Path) -> list[str]:
 
 
 def _generator(path: Path) -> list[str]:
-    from gda.generator.directory import weights_digest
-    from gda.generator.verified import with_adapters
+    from gda.generator.weights.directory import weights_digest
+    from gda.generator.weights.verified import with_adapters
 
     card = read_document(path / "generator.json", GeneratorCard)
     found = with_adapters(weights_digest(path), path, card.adapters)

@@ -8,9 +8,9 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, IFPipeline, IF
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from gda.artifacts import GeneratorCard, dump_document
-from gda.generator.cascade import TOKENS
-from gda.generator.directory import BASE, SUPER_RESOLUTION, weights_digest
-from gda.generator.export import strip_local_paths
+from gda.generator.families.cascade import TOKENS
+from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, weights_digest
+from gda.generator.weights.export import strip_local_paths
 from gda.io.publish import write_bytes
 
 _NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "watermarker": None, "requires_safety_checker": False}

@@ -40,10 +40,10 @@ from gda.demo_base.build import (
 from gda.demo_base.faces import HANDWRITING, fetch_faces
 from gda.demo_base.glyphs import CHARACTERS, COLOURS, GlyphBank, GlyphBatch
 from gda.fidelity.glyph import GlyphNet
-from gda.generator.cascade import TOKENS, denoising_loss
-from gda.generator.directory import BASE, SUPER_RESOLUTION
-from gda.generator.loading import load_network
+from gda.generator.families.cascade import TOKENS, denoising_loss
 from gda.generator.randomness import Draws
+from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
+from gda.generator.weights.loading import load_network
 
 LOW_SIZE, SIZE = 14, 28  # pixels
 TEXT_WIDTH = 64

@@ -63,7 +63,7 @@ def extract_by_shard(images: torch.Tensor, shards: Sequence[str], extractor: Ext
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureObserver:
-    """Keeps features of every shard that is drawn, as `index` says; the `Observer` of `gda.generator.drawing`."""
+    """Keeps features of every shard that is drawn, as `index` says; the `Observer` of `gda.generator.sampling.sample_shards`."""
 
     index: FeaturesIndex
     source: str | None = None  # the extractor's name in the configuration, where it is not that of the index

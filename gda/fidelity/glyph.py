@@ -1,6 +1,7 @@
 """GlyphNet: the small network behind the embedded feature space, trained on rendered characters and never on real images."""
 
 from copy import deepcopy
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from gda.errors import DataError, MissingError
 INPUT_PX = 28
 FEATURES = 64
 NUM_CHARACTERS = 62  # digits, lower case, upper case
-GLYPH_WEIGHTS = Path(__file__).resolve().parent.parent / "assets" / "glyph_features" / "model.safetensors"
+GLYPH_WEIGHTS = Path(str(files("gda") / "assets/glyph_features/model.safetensors"))
 
 
 class GlyphNet(nn.Module):

@@ -15,15 +15,15 @@ from gda.data.snapshot import Snapshot
 from gda.errors import DataError, UsageError
 from gda.fidelity.extractors import configured_extractor
 from gda.fidelity.held_out import held_out_score
-from gda.generator.directory import SUPER_RESOLUTION, read_card
-from gda.generator.evaluation import Evaluation
-from gda.generator.families import load_model
-from gda.generator.prepared import Source
-from gda.generator.prompts import class_prompts, require_distinct
+from gda.generator.families.opening import load_model
+from gda.generator.finetuning.evaluation import Evaluation
+from gda.generator.finetuning.prepared import Source
+from gda.generator.finetuning.results import export_results
+from gda.generator.finetuning.tokens import Tokens, class_tokens, token_prompts
+from gda.generator.finetuning.train import EVALUATIONS, SNAPSHOTS, StageJob, StageResult, finetune_stage
+from gda.generator.planning.prompts import class_prompts, require_distinct
 from gda.generator.randomness import stream_seed
-from gda.generator.results import export_results
-from gda.generator.tokens import Tokens, class_tokens, token_prompts
-from gda.generator.train import EVALUATIONS, SNAPSHOTS, StageJob, StageResult, finetune_stage
+from gda.generator.weights.directory import SUPER_RESOLUTION, read_card
 from gda.io.publish import RECIPE_FILE, Workspace, exclusive, prepare, publish, read_recipe, work_root
 from gda.model_versions import generator_model
 from gda.parallel import Bar, run_parallel

@@ -14,8 +14,8 @@ from gda.artifacts import Outcome
 from gda.config import Config, dump_config
 from gda.data.demo import DIGITS, MNIST
 from gda.errors import DataError
-from gda.generator import hub
-from gda.generator.directory import DEMO_BASE, read_card, source_of
+from gda.generator.weights import hub
+from gda.generator.weights.directory import DEMO_BASE, read_card, source_of
 from gda.io.publish import work_root, write_bytes
 from gda.io.rewriting import rewriting
 from gda.io.shards import sha256_of

@@ -13,14 +13,14 @@ from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.errors import ConfigError, DataError, TryAgainError, UsageError
 from gda.fidelity.accumulated import FeatureObserver, FeaturesIndex
 from gda.fidelity.extractors import comparison_size, configured_extractor
-from gda.generator.configured import Asked, asked_of, plan_for, prompts_of
-from gda.generator.cost import estimate_cost
-from gda.generator.drawing import Drawing, ShardJob, draw_shard
-from gda.generator.families import load_model
-from gda.generator.plan import Plan
-from gda.generator.plan_text import describe_plan
-from gda.generator.rate import measure_rate
-from gda.generator.speed import Speed, speed_up
+from gda.generator.families.opening import load_model
+from gda.generator.planning.cost import estimate_cost
+from gda.generator.planning.duration import measure_rate
+from gda.generator.planning.plan import Plan
+from gda.generator.planning.plan_text import describe_plan
+from gda.generator.sampling.request import Asked, asked_of, plan_for, prompts_of
+from gda.generator.sampling.sample_shards import Drawing, ShardJob, draw_shard
+from gda.generator.sampling.speed import Speed, speed_up
 from gda.io.publish import Workspace, claim, prepare, publish, published_meanwhile, work_root
 from gda.parallel import Bar, device_name, drawing_device, own_device, run_parallel, workers_of
 from gda.recipe import Recipe, bits_environment

@@ -11,8 +11,8 @@ from gda.config import Config
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, DataError
 from gda.fidelity.extractors import configured_extractor
-from gda.generator.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve
-from gda.generator.reaverage import averaging_digest
+from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve
+from gda.generator.weights.reaverage import averaging_digest
 from gda.io.publish import exclusive, prepare, publish, write_bytes
 from gda.parallel import Bar
 from gda.recipe import Recipe, bits_environment, digest_of

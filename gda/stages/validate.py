@@ -21,9 +21,9 @@ from gda.fidelity.reference import Reference, build_reference
 from gda.fidelity.rounds import Judged, drop_and_redraw
 from gda.fidelity.sscd import sscd_digest
 from gda.fidelity.statistics_file import statistics_digest
-from gda.generator.configured import prompts_of
-from gda.generator.directory import drawn_side, resolve
-from gda.generator.redrawing import Planned, Redrawing, card_of, expected_digest, plan_drawn
+from gda.generator.sampling.replace_rejected import Planned, Redrawing, card_of, expected_digest, plan_drawn
+from gda.generator.sampling.request import prompts_of
+from gda.generator.weights.directory import drawn_side, resolve
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of

@@ -56,8 +56,8 @@ def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str,
 
 def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, code: str, summary: FileArtifact) -> list[str]:
     """The workers that draw the synthetic set, as `I/N`; at most one a shard. Raises `UsageError` for fewer than 1 or more than 12."""
-    from gda.generator.configured import plan_for
-    from gda.generator.plan_text import describe_plan
+    from gda.generator.planning.plan_text import describe_plan
+    from gda.generator.sampling.request import plan_for
 
     require_workers("sample_workers", num_workers, MOST_PODS)
     Place.at(data_root)

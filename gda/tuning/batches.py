@@ -9,9 +9,9 @@ import torch
 
 from gda.artifacts import DrawSettings
 from gda.errors import ConfigError, DataError
-from gda.generator.families import load_model
-from gda.generator.plan import PlannedImage
-from gda.generator.sampler import Sampler
+from gda.generator.families.opening import load_model
+from gda.generator.planning.plan import PlannedImage
+from gda.generator.sampling.sampler import Sampler
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.tensors import tensors_digest
 from gda.parallel import device_name, drawing_device, own_device, tick

@@ -19,9 +19,9 @@ from gda.errors import DataError
 from gda.fidelity.compare import REPEATS, fid_floor_to
 from gda.fidelity.extractors import configured_extractor
 from gda.fidelity.frechet import Statistics, statistics
-from gda.generator.directory import drawn_side, read_card, resolve
-from gda.generator.plan import PlannedImage, equal_quotas, make_plan
-from gda.generator.reaverage import averaged
+from gda.generator.planning.plan import PlannedImage, equal_quotas, make_plan
+from gda.generator.weights.directory import drawn_side, read_card, resolve
+from gda.generator.weights.reaverage import averaged
 from gda.io.publish import work_root
 from gda.parallel import drawing_device, run_parallel, tick, workers_of
 from gda.training.classifier import TrainRecipe

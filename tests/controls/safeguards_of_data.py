@@ -2,7 +2,7 @@
 
 from control import Control
 
-_TRAIN, _GUARANTEES = "tests/unit/generator/test_train.py::", "tests/unit/generator/test_training_guarantees.py::"
+_TRAIN, _GUARANTEES = "tests/unit/generator/finetuning/test_train.py::", "tests/unit/generator/finetuning/test_training_guarantees.py::"
 _CLASSIFIER, _SAMPLE = "tests/unit/training/test_classifier.py::", "tests/faults/test_sample_faults.py::"
 _IMAGES, _DEEP = "tests/unit/data/test_images.py::", "tests/unit/data/test_deep_values.py::"
 _STAGE, _SOURCES = "tests/unit/data/test_snapshot_stage.py::", "tests/unit/data/test_sources.py::"
@@ -12,7 +12,7 @@ DATA: tuple[Control, ...] = (
     Control(
         row=12,
         what="a fine-tuning loss that need not be finite",
-        file="gda/generator/train.py",
+        file="gda/generator/finetuning/train.py",
         edits=(("        if not math.isfinite(mean):\n", "        if False:\n"),),
         tests=(
             _TRAIN + "test_a_diverging_loss_names_step_and_last_good_state",
@@ -29,28 +29,28 @@ DATA: tuple[Control, ...] = (
     Control(
         row=12,
         what="drawn pixels that need not be finite",
-        file="gda/generator/draw.py",
+        file="gda/generator/families/denoising.py",
         edits=(("    if not bool(finite.all()):\n", "    if False:\n"),),
         tests=(_SAMPLE + "test_poisoned_weights",),
     ),
     Control(
         row=12,
         what="images of NaN without the names of shard and images",
-        file="gda/generator/drawing.py",
+        file="gda/generator/sampling/sample_shards.py",
         edits=(('        raise DataError(f"{job.shard.name}: {error} ({keys}); the shard is not written") from None', "        raise"),),
         tests=(_SAMPLE + "test_one_image_that_is_not_finite_fails_its_shard_alone", _SAMPLE + "test_poisoned_weights"),
     ),
     Control(
         row=13,
         what="the checksum of `state.json` left out",
-        file="gda/generator/checkpoints.py",
+        file="gda/generator/finetuning/checkpoints.py",
         edits=(("index.pop(_INDEX_CHECKSUM) != _text_digest(index) or ", "index.pop(_INDEX_CHECKSUM) is None or "),),
         tests=("tests/unit/stages/test_verify_outputs.py::test_an_edited_checkpoint_is_passed_over",),
     ),
     Control(
         row=13,
         what="the checksum of a generator's state left out",
-        file="gda/generator/checkpoints.py",
+        file="gda/generator/finetuning/checkpoints.py",
         edits=(('    if _sha256(path) != index["sha256"]:\n', "    if False:\n"),),
         tests=(
             _TRAIN + "test_a_damaged_checkpoint_falls_back_and_says_so",
@@ -60,7 +60,7 @@ DATA: tuple[Control, ...] = (
     Control(
         row=13,
         what="leftovers of a killed writer that stay",
-        file="gda/generator/checkpoints.py",
+        file="gda/generator/finetuning/checkpoints.py",
         edits=(
             (
                 '        for left in self.folder.glob(".checkpoint-*"):  # of a killed writer\n',

@@ -7,7 +7,7 @@ _EXPECTATIONS, _GATE = "tests/unit/fidelity/test_expectations.py::", "tests/unit
 _SPLITS, _PERCEPTUAL = "tests/unit/data/test_split_leaks.py::", "tests/unit/data/test_perceptual.py::"
 _LEAKS, _COPIES = "tests/unit/fidelity/test_leaks.py::", "tests/unit/fidelity/test_copies.py::"
 _READERS, _IMAGENET = "tests/unit/data/test_readers.py::", "tests/unit/data/test_imagenet_layout.py::"
-_SHARDS, _BASES = "tests/unit/io/test_shards.py::", "tests/unit/generator/test_base_files.py::"
+_SHARDS, _BASES = "tests/unit/io/test_shards.py::", "tests/unit/generator/weights/test_base_files.py::"
 
 GATE: tuple[Control, ...] = (
     Control(
@@ -311,31 +311,31 @@ GATE: tuple[Control, ...] = (
     Control(
         row=23,
         what="paths taken for hub ids",
-        file="gda/generator/hub.py",
+        file="gda/generator/weights/hub.py",
         edits=((' or ".." in name or ', " or "),),
-        tests=("tests/unit/generator/test_hub.py::test_other_names_are_no_hub_ids",),
+        tests=("tests/unit/generator/weights/test_hub.py::test_other_names_are_no_hub_ids",),
     ),
     Control(
         row=23,
         what="a part of a base without safetensors accepted",
-        file="gda/generator/layout.py",
+        file="gda/generator/weights/layout.py",
         edits=(("    if part not in NETWORKS or variant in weights or None in weights:\n", "    if True:\n"),),
         tests=(
-            "tests/unit/generator/test_cascade.py::test_unusable_bases_are_one_clear_line",
-            "tests/unit/generator/test_families.py::test_unusable_pipelines_are_one_clear_line",
+            "tests/unit/generator/families/test_cascade.py::test_unusable_bases_are_one_clear_line",
+            "tests/unit/generator/families/test_families.py::test_unusable_pipelines_are_one_clear_line",
         ),
     ),
     Control(
         row=23,
         what="an index of shards that is believed",
-        file="gda/generator/layout.py",
+        file="gda/generator/weights/layout.py",
         edits=(("        if not isinstance(shard, str) or not _WEIGHTS.fullmatch(shard):\n", "        if False:\n"),),
         tests=(_BASES + "test_an_index_of_shards_names_safetensors_beside_it",),
     ),
     Control(
         row=23,
         what="names of weights that are not checked",
-        file="gda/generator/layout.py",
+        file="gda/generator/weights/layout.py",
         edits=((' and match["kind"] == kind:\n', ":\n"),),
         tests=(_BASES + "test_a_pickle_behind_a_decoy_is_refused_unopened",),
     ),

@@ -149,7 +149,7 @@ JOBS: tuple[Control, ...] = (
     Control(
         row=29,
         what="noise of the process in place of the image's own seed",
-        file="gda/generator/drawing.py",
+        file="gda/generator/sampling/sample_shards.py",
         edits=(("[image.seed for image in batch]", "torch.randint(2**62, (len(batch),)).tolist()"),),
         tests=("tests/unit/stages/test_sample.py::test_any_number_of_workers_gives_the_same_set",),
     ),

@@ -3,14 +3,14 @@
 from control import Control
 
 _PUBLISH, _PARALLEL = "gda/io/publish.py", "gda/parallel.py"
-_DRAWING = "gda/generator/drawing.py"
+_DRAWING = "gda/generator/sampling/sample_shards.py"
 _API = "gda/cluster/api.py"
 _REPLAY, _REGISTRY = "gda/tracking/replay.py", "gda/registry/models.py"
 
 _SAMPLE_FAULTS = "tests/faults/test_sample_faults.py"
 _IO_DISK = "tests/faults/test_io_disk.py"
 _TEST_SOURCES = "tests/unit/data/test_sources.py"
-_TEST_WATCHING, _TEST_TRAINING = "tests/unit/cluster/test_job_watching.py", "tests/unit/generator/test_training_guarantees.py"
+_TEST_WATCHING, _TEST_TRAINING = "tests/unit/cluster/test_job_watching.py", "tests/unit/generator/finetuning/test_training_guarantees.py"
 _TEST_TRACKING, _TEST_MODELS = "tests/unit/core/test_tracking.py", "tests/unit/core/test_tracking_models.py"
 _TEST_KEPT, _TEST_PROMOTE = "tests/unit/tracking/test_kept_runs.py", "tests/unit/stages/test_promote.py"
 
@@ -70,7 +70,7 @@ SERVICES: tuple[Control, ...] = (
     Control(
         row=9,
         what="a checkpoint renamed before it is flushed",
-        file="gda/generator/checkpoints.py",
+        file="gda/generator/finetuning/checkpoints.py",
         edits=(("        for path in temporary.iterdir():\n            sync(path)\n", ""),),
         tests=(f"{_TEST_TRAINING}::test_a_full_disk_leaves_the_checkpoint_before",),
     ),
@@ -108,9 +108,9 @@ SERVICES: tuple[Control, ...] = (
     Control(
         row=10,
         what="a hub asked without a limit of time",
-        file="gda/generator/hub.py",
+        file="gda/generator/weights/hub.py",
         edits=((", timeout=PROBE_SECONDS)", ")"),),
-        tests=("tests/unit/generator/test_hub.py::test_a_silent_network_is_given_up",),
+        tests=("tests/unit/generator/weights/test_hub.py::test_a_silent_network_is_given_up",),
     ),
     Control(
         row=11,
@@ -135,7 +135,7 @@ SERVICES: tuple[Control, ...] = (
     Control(
         row=11,
         what="a fine-tuning out of memory that proposes nothing",
-        file="gda/generator/train.py",
+        file="gda/generator/finetuning/train.py",
         edits=(("    except torch.OutOfMemoryError as error:\n        raise _out_of_memory(job, error) from None\n", ""),),
         tests=(f"{_TEST_TRAINING}::test_out_of_memory_says_what_to_set_and_loses_nothing",),
     ),

@@ -3,7 +3,7 @@
 from control import Control
 
 _PUBLISH, _SHARDS, _PARALLEL = "gda/io/publish.py", "gda/io/shards.py", "gda/parallel.py"
-_DRAWING, _SAMPLE = "gda/generator/drawing.py", "gda/stages/sample.py"
+_DRAWING, _SAMPLE = "gda/generator/sampling/sample_shards.py", "gda/stages/sample.py"
 _SNAPSHOT, _VERIFY, _RESIDENT = "gda/data/snapshot.py", "gda/data/verify.py", "gda/data/resident.py"
 _WATCHING = "gda/cluster/watching.py"
 

@@ -15,8 +15,8 @@ from tiny_pipelines import build_tiny_pipeline
 from trees import tree
 
 from gda.demo_base.build import build_tiny_cascade
-from gda.generator.directory import SUPER_RESOLUTION
-from gda.generator.train import finetune_stage
+from gda.generator.finetuning.train import finetune_stage
+from gda.generator.weights.directory import SUPER_RESOLUTION
 
 STEPS, KILLS = 30, nightly(usual=8, all=20)
 FORK = multiprocessing.get_context("fork")  # torch is imported already, and no process here starts threads

@@ -23,7 +23,7 @@ from gda.data.images import decode, encode_png, to_array
 from gda.errors import DataError
 from gda.fidelity import expectations, inspection
 from gda.fidelity.intervals import Estimate
-from gda.generator.plan import equal_quotas, make_plan
+from gda.generator.planning.plan import equal_quotas, make_plan
 from gda.io.shards import read_shard
 from gda.stages import reference, validate
 

@@ -23,7 +23,7 @@ from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError, NotFiniteError, TryAgainError, UsageError
-from gda.generator import drawing
+from gda.generator.sampling import sample_shards
 from gda.io import publish as publishing
 from gda.io.shards import read_shard
 
@@ -293,14 +293,14 @@ def test_little_memory(world, tmp_path, monkeypatch):
     """Batches that do not fit are drawn in parts: the plan keeps its digest, records say the part's size, images differ by rounding."""
     changes = ("sample.batch_size=4", "sample.num_inference_steps=4")
     ample = Snapshot.open(draw(world, tmp_path / "ample", *changes).output)
-    real = drawing._pixels
+    real = sample_shards._pixels
 
     def short(sampler, job, batch):
         if len(batch) > 3:
             raise torch.OutOfMemoryError
         return real(sampler, job, batch)
 
-    monkeypatch.setattr(drawing, "_pixels", short)
+    monkeypatch.setattr(sample_shards, "_pixels", short)
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "other"))
     scarce = Snapshot.open(draw(world, tmp_path / "scarce", *changes).output)
     assert verify_snapshot(scarce.path) == []
@@ -311,7 +311,7 @@ def test_little_memory(world, tmp_path, monkeypatch):
             assert ("batch_size" in one.meta, other.meta["batch_size"]) == (False, 2)
             pixels = [_pixels_of(record) for record in (one, other)]
             assert (pixels[0] - pixels[1]).abs().max() <= 1
-    monkeypatch.setattr(drawing, "_pixels", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(sample_shards, "_pixels", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(MissingError, match=r"one image does not fit in the memory of cpu"):
         draw(world, tmp_path / "none", *changes, "seed=1")
     assert not (tmp_path / "none").exists()

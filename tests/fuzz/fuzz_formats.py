@@ -91,7 +91,7 @@ def _classifier_card() -> dict[str, Any]:
 def _texts() -> list[Format]:
     from gda.config import dump_config, load_config
     from gda.data.held_out_sets import read_class_map
-    from gda.generator.class_files import read_by_class, read_table
+    from gda.generator.planning.class_files import read_by_class, read_table
 
     whole = (ROOT / "params.yaml").read_bytes()
     small = b"seed: 3\nsnapshot:\n  image_size: 32\nclassify: {seeds: [0, 1], num_updates: 10}\n"
@@ -313,7 +313,7 @@ def _classifiers() -> list[Format]:
 
 
 def _models() -> list[Format]:
-    from gda.generator.families import load_model
+    from gda.generator.families.opening import load_model
 
     base = ROOT / "gda/assets/demo_base"
     load_model(str(base))  # imports take seconds, in this process once

@@ -11,7 +11,7 @@ import torch
 
 from gda.artifacts import Outcome
 from gda.config import load_config
-from gda.generator import drawing
+from gda.generator.sampling import sample_shards
 from gda.stages import sample
 
 SMALL = (
@@ -45,7 +45,7 @@ class NumbersSampler:
 def draw_numbers(monkeypatch: Any, log: Path, before: Callable[[Sequence[int]], Any] = lambda seeds: None) -> None:
     """From now on every set is drawn by `NumbersSampler`."""
     sampler = NumbersSampler(log, before)
-    monkeypatch.setattr(drawing, "_sampler_of", lambda _: sampler)
+    monkeypatch.setattr(sample_shards, "_sampler_of", lambda _: sampler)
 
 
 def in_this_process(monkeypatch: Any) -> None:

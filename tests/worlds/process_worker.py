@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from stage_jobs import stage_job
 
-from gda.generator.train import finetune_stage
+from gda.generator.finetuning.train import finetune_stage
 from gda.world import World
 
 

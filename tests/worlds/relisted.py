@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from gda.contents import FILES, SEAL, with_files
-from gda.generator.directory import weights_digest
+from gda.generator.weights.directory import weights_digest
 
 
 def relist(folder: Path) -> None:

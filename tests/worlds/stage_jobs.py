@@ -4,9 +4,9 @@ import hashlib
 
 import torch
 
-from gda.generator.families import load_model
-from gda.generator.prepared import Source
-from gda.generator.train import StageJob
+from gda.generator.families.opening import load_model
+from gda.generator.finetuning.prepared import Source
+from gda.generator.finetuning.train import StageJob
 from gda.sections import FinetuneConfig
 
 

@@ -19,7 +19,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from gda.demo_base.build import build_text_encoder, build_tokenizer
-from gda.generator.export import strip_local_paths
+from gda.generator.weights.export import strip_local_paths
 
 IMAGE_SIZE = 16
 LATENT_SIZE = 8

@@ -9,7 +9,7 @@ from relisted import recard
 from tiny_pipelines import build_clip_config, build_clip_tokenizer
 from transformers import CLIPTextModel
 
-from gda.generator.export import strip_local_paths
+from gda.generator.weights.export import strip_local_paths
 
 FACTOR = 4
 _TEXT_WIDTH = 32

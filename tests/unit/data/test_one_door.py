@@ -32,7 +32,12 @@ SPLITS = ("train", "val", "test")
 READERS = ("read_shard", "iterate_shard", "read_record")  # of gda.io.shards: all that reads a record of a snapshot
 # Where test images may be read: behind the ledger, and to compare checksums.
 MAY_READ_TEST = {"gda/data/resident.py", "gda/data/export.py", "gda/data/verify.py", "gda/io/shards.py"}
-READING_MODULES = MAY_READ_TEST | {"gda/data/replace.py", "gda/fidelity/audit.py", "gda/generator/redraw.py", "gda/report/gallery.py"}
+READING_MODULES = MAY_READ_TEST | {
+    "gda/data/replace.py",
+    "gda/fidelity/audit.py",
+    "gda/generator/sampling/reproduce.py",
+    "gda/report/gallery.py",
+}
 
 
 @pytest.fixture

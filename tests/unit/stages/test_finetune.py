@@ -20,11 +20,11 @@ from gda.data.holdout import hold_out
 from gda.data.snapshot import Snapshot
 from gda.errors import ConfigError, UsageError
 from gda.fidelity.held_out import held_out_score
-from gda.generator import train
-from gda.generator.families import load_model
-from gda.generator.lora import LORA_FILE
-from gda.generator.reaverage import average_generator
-from gda.generator.sampler import Sampler
+from gda.generator.families.opening import load_model
+from gda.generator.finetuning import train
+from gda.generator.sampling.sampler import Sampler
+from gda.generator.weights.lora import LORA_FILE
+from gda.generator.weights.reaverage import average_generator
 from gda.io.publish import read_recipe, work_root
 from gda.stages import finetune
 

@@ -7,7 +7,7 @@ from gda.config import load_config
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
 from gda.errors import DataError, UsageError
-from gda.generator import drawing
+from gda.generator.sampling import sample_shards
 from gda.stages import sample
 
 SMALL = (
@@ -62,7 +62,7 @@ def test_any_number_of_workers_gives_the_same_set(world, whole, tmp_path, worker
 def test_an_interrupted_run_draws_only_what_is_missing(world, whole, tmp_path, monkeypatch):
     """Killed after some shards, the same command keeps them and ends in the same set."""
     drawn = []
-    real = drawing.write_encoded_shard
+    real = sample_shards.write_encoded_shard
 
     def stop_at_third(*args, **kwargs):
         if len(drawn) == 2:
@@ -71,12 +71,12 @@ def test_an_interrupted_run_draws_only_what_is_missing(world, whole, tmp_path, m
         return real(*args, **kwargs)
 
     monkeypatch.setattr(sample, "run_parallel", _in_this_process)
-    monkeypatch.setattr(drawing, "write_encoded_shard", stop_at_third)
+    monkeypatch.setattr(sample_shards, "write_encoded_shard", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         _draw(world, tmp_path / "set")
     assert not (tmp_path / "set").exists()
     again = []
-    monkeypatch.setattr(drawing, "write_encoded_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
+    monkeypatch.setattr(sample_shards, "write_encoded_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
     assert _draw(world, tmp_path / "set").digest == whole
     assert len(again) == 2
     assert not set(again) & set(drawn)
@@ -89,9 +89,9 @@ def test_a_damaged_shard_alone_is_drawn_again(world, whole, tmp_path, work, monk
     data = bytearray(shard.read_bytes())
     data[600] ^= 0xFF
     shard.write_bytes(bytes(data))
-    real, again = drawing.write_encoded_shard, []
+    real, again = sample_shards.write_encoded_shard, []
     monkeypatch.setattr(sample, "run_parallel", _in_this_process)
-    monkeypatch.setattr(drawing, "write_encoded_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
+    monkeypatch.setattr(sample_shards, "write_encoded_shard", lambda *a, **k: again.append(k["name"]) or real(*a, **k))
     assert _draw(world, tmp_path / "set").digest == whole
     assert shard.name in again
     assert len(again) == 3

@@ -17,8 +17,8 @@ from gda.errors import ConfigError, DataError, UsageError
 from gda.fidelity.accumulated import extract_by_shard, features_path, has_rows, read_rows, read_statistics
 from gda.fidelity.audit import audit_images
 from gda.fidelity.extractors import comparison_size, get_extractor
-from gda.generator import drawing
-from gda.generator.plan import make_plan
+from gda.generator.planning.plan import make_plan
+from gda.generator.sampling import sample_shards
 from gda.io.publish import RECIPE_FILE
 from gda.stages import sample
 
@@ -93,7 +93,7 @@ def test_any_number_of_workers_keeps_the_same_features(world, whole, tmp_path, w
 def test_a_kill_leaves_nothing_half(world, whole, tmp_path, monkeypatch, where, after):
     """Killed before or after any commit of a shard's tar, features and rows, or of the set's statistics, it ends in the same set."""
     in_this_process(monkeypatch)
-    owner = sample.FeatureObserver if where == "finish" else drawing
+    owner = sample.FeatureObserver if where == "finish" else sample_shards
     real, calls = getattr(owner, where), []
 
     def killed(*args, **kwargs):
@@ -121,8 +121,8 @@ def test_damaged_features_have_their_shard_drawn_again(world, whole, tmp_path, w
     path = min(work.glob("work/*/out/features/*.safetensors"))
     data = path.read_bytes()
     path.unlink() if damage == "missing" else path.write_bytes(data[:-9] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
-    real, drawn = drawing.write_encoded_shard, []
-    monkeypatch.setattr(drawing, "write_encoded_shard", lambda *args, **kwargs: drawn.append(kwargs["name"]) or real(*args, **kwargs))
+    real, drawn = sample_shards.write_encoded_shard, []
+    monkeypatch.setattr(sample_shards, "write_encoded_shard", lambda *args, **kwargs: drawn.append(kwargs["name"]) or real(*args, **kwargs))
     draw(world, tmp_path / "set")
     assert sorted(drawn) == ["train-000000.tar", "train-000001.tar"]
     assert files(tmp_path / "set") == files(whole)

@@ -14,11 +14,11 @@ from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
 from gda.errors import ConfigError, DataError, MissingError, UsageError
-from gda.generator import drawing
-from gda.generator.configured import prompts_of
-from gda.generator.directory import read_card
-from gda.generator.reaverage import average_generator
-from gda.generator.redraw import Recorded, choose, compare, find_generator
+from gda.generator.sampling import sample_shards
+from gda.generator.sampling.reproduce import Recorded, choose, compare, find_generator
+from gda.generator.sampling.request import prompts_of
+from gda.generator.weights.directory import read_card
+from gda.generator.weights.reaverage import average_generator
 from gda.io.shards import read_shard
 from gda.stages import finetune, sample, snapshot, validate
 
@@ -199,10 +199,10 @@ def test_bf16_is_another_set(world, tmp_path):
 
 def test_a_worker_loads_its_generator_once(world, tmp_path, monkeypatch):
     """Shards after the first take the loaded generator and its encoded prompts."""
-    loaded, real = [], drawing.load_model
-    monkeypatch.setattr(drawing, "load_model", lambda name: loaded.append(name) or real(name))
+    loaded, real = [], sample_shards.load_model
+    monkeypatch.setattr(sample_shards, "load_model", lambda name: loaded.append(name) or real(name))
     monkeypatch.setattr(sample, "run_parallel", lambda function, items, **_: [function(item) for item in items])
-    drawing._sampler.cache_clear()
+    sample_shards._sampler.cache_clear()
     outcome = _draw(world, tmp_path / "set")
     assert len(list(outcome.output.glob("*.tar"))) == 3
     assert len(loaded) == 1
@@ -211,7 +211,7 @@ def test_a_worker_loads_its_generator_once(world, tmp_path, monkeypatch):
 def test_too_little_memory_splits_the_batch_and_says_so(world, tmp_path, monkeypatch):
     """Out of memory draws the batch in halves: same plan, same keys and seeds, equal images within rounding, and a word in the record."""
     whole = _draw(world, tmp_path / "whole").output
-    real = drawing._pixels
+    real = sample_shards._pixels
 
     def little(sampler, shared, batch):
         if len(batch) > 1:
@@ -219,7 +219,7 @@ def test_too_little_memory_splits_the_batch_and_says_so(world, tmp_path, monkeyp
         return real(sampler, shared, batch)
 
     monkeypatch.setattr(sample, "run_parallel", lambda function, items, **_: [function(item) for item in items])
-    monkeypatch.setattr(drawing, "_pixels", little)
+    monkeypatch.setattr(sample_shards, "_pixels", little)
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "elsewhere"))
     split = _draw(world, tmp_path / "split").output
     assert Snapshot.open(split).index.plan_digest == Snapshot.open(whole).index.plan_digest

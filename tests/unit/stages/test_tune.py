@@ -24,11 +24,11 @@ from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError
 from gda.fidelity import extractors
 from gda.fidelity.compare import fid
-from gda.generator import reaverage
-from gda.generator.directory import SUPER_RESOLUTION
-from gda.generator.families import load_model
-from gda.generator.plan import image_seed
-from gda.generator.sampler import Sampler
+from gda.generator.families.opening import load_model
+from gda.generator.planning.plan import image_seed
+from gda.generator.sampling.sampler import Sampler
+from gda.generator.weights import reaverage
+from gda.generator.weights.directory import SUPER_RESOLUTION
 from gda.stages import finetune, tune
 from gda.tuning import batches, scores, sweep
 

@@ -22,7 +22,7 @@ from gda.data.snapshot import Snapshot
 from gda.errors import DataError, MissingError, RefusedError
 from gda.fidelity import closeness, inspection
 from gda.fidelity.accumulated import features_path
-from gda.generator.plan import equal_quotas, make_plan
+from gda.generator.planning.plan import equal_quotas, make_plan
 from gda.io.shards import read_shard
 from gda.stages import reference, snapshot, validate
 

@@ -17,7 +17,7 @@ from gda.data.snapshot import Snapshot
 from gda.data.verify import verify_snapshot
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import UsageError
-from gda.generator import drawing
+from gda.generator.sampling import sample_shards
 from gda.io.shards import read_shard
 from gda.stages import reference, sample, validate
 
@@ -66,12 +66,12 @@ def world(tmp_path_factory):
 @pytest.fixture
 def judge(world, tmp_path, monkeypatch):
     """Draw a set with a painter, validate it; the verdict. `name` keeps several apart."""
-    monkeypatch.setattr("gda.generator.refill.run_parallel", lambda function, items, **_: [function(item) for item in items])
+    monkeypatch.setattr("gda.generator.sampling.replacements.run_parallel", lambda function, items, **_: [function(item) for item in items])
     monkeypatch.setattr(sample, "run_parallel", lambda function, items, **_: [function(item) for item in items])
 
     def run(spoil, config, name="a"):
         monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / f"work-{name}"))
-        monkeypatch.setattr(drawing, "_sampler_of", lambda _: Painter(spoil))
+        monkeypatch.setattr(sample_shards, "_sampler_of", lambda _: Painter(spoil))
         sample.run(config, generator=str(world / "generator"), snapshot=world / "real", out=tmp_path / name / "set")
         return check(world, tmp_path / name, config)
 

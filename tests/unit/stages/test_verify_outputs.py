@@ -11,8 +11,8 @@ import torch
 from gda import cli
 from gda.artifacts import ClassifierCard, Measure, Verdict, dump_document
 from gda.errors import DataError
-from gda.generator.checkpoints import Checkpoints, TrainingState
-from gda.generator.directory import DEMO_BASE, read_card, resolve
+from gda.generator.finetuning.checkpoints import Checkpoints, TrainingState
+from gda.generator.weights.directory import DEMO_BASE, read_card, resolve
 from gda.io.publish import prepare, publish, write_bytes
 from gda.recipe import Recipe
 from gda.training.export import export_classifier, load_classifier, open_classifier

@@ -1,0 +1,155 @@
+"""The denoising loop of every family: one generator an image, guided and unguided passes in one batch."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+
+from gda.artifacts import DrawSettings
+from gda.errors import ConfigError, NotFiniteError
+from gda.generator.families.protocol import make_scheduler
+from gda.generator.families.variance import learns_variance
+
+# Network output for images [n, ...] at a timestep; when guided, [2n, ...]: without the prompt, then with it.
+Predict = Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]
+_SMALLEST_VARIANCE = 1e-20  # as diffusers clamps it, for the logarithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Classifier-free guidance (Ho & Salimans 2022): the scale w, 1 is off, and the part of the noise levels that is guided.
+
+    `interval` is in shares of the training timesteps, from 0 (an image) to 1 (noise); after Kynkäänniemi et al. 2024, who state it
+    in noise levels.
+    """
+
+    scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def applies(self, t: torch.Tensor, num_train_timesteps: int) -> bool:
+        """Whether the step at timestep `t` is guided."""
+        low, high = self.interval
+        return self.scale != 1.0 and low <= float(t) / num_train_timesteps <= high
+
+
+def denoise(
+    predict: Predict, scheduler: Any, x: torch.Tensor, timesteps: torch.Tensor, guidance: Guidance, generators: Sequence[torch.Generator]
+) -> torch.Tensor:
+    """Denoise float32 `x` over `timesteps`; guided and unguided passes share a batch, and outside the interval there is one pass.
+
+    A learned variance goes to ancestral DDPM alone: the other schedulers know no such step, and take the prediction.
+    """
+    channels, known = x.shape[1], int(scheduler.config["num_train_timesteps"])
+    takes_variance = isinstance(scheduler, DDPMScheduler) and learns_variance(scheduler.config)
+    # Where a scheduler adds noise, each image's comes from its own generator.
+    extra = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    for t in timesteps:
+        guided = guidance.applies(t, known)
+        output = predict(x, t, guided)
+        output = _guide(output, channels, guidance.scale) if guided else output
+        x = scheduler.step(output if takes_variance else output[:, :channels], t, x, return_dict=False, **extra)[0]
+    return x
+
+
+def scheduler_of(settings: DrawSettings, config: dict[str, Any], mix: float | None) -> Any:
+    """The scheduler that `settings` name, for a stage with `config`; `mix` is that stage's mix of log-variances.
+
+    Raises `ConfigError` for a mix where there is no ancestral DDPM step to mix for.
+    """
+    scheduler = make_scheduler(settings.scheduler, config)
+    if mix is None:
+        return scheduler
+    if not isinstance(scheduler, DDPMScheduler):
+        raise ConfigError(
+            f"sample.log_variance_mix: needs the scheduler ddpm, whose steps draw noise; got {settings.scheduler!r}"
+            + (f", which is {type(scheduler).__name__} here" if settings.scheduler == "model" else "")
+        )
+    return MixedVariance.of(scheduler, mix)
+
+
+class MixedVariance(DDPMScheduler):
+    """Ancestral steps of log-variance mix * log(beta_t) + (1 - mix) * log(beta~_t), whatever the network says of it.
+
+    beta~_t is the true posterior's variance, the smallest, beta_t the largest (Nichol & Dhariwal 2021, equation 15, with a fixed
+    coefficient).
+    """
+
+    @classmethod
+    def of(cls, scheduler: DDPMScheduler, mix: float) -> "MixedVariance":
+        mixed = cls.from_config({**scheduler.config, "variance_type": "fixed_small"})
+        mixed._mix = mix
+        return mixed
+
+    def _get_variance(self, t: int, predicted_variance: Any = None, variance_type: str | None = None) -> torch.Tensor:
+        before = self.previous_timestep(t)
+        kept = self.alphas_cumprod[t]
+        kept_before = self.alphas_cumprod[before] if before >= 0 else self.one
+        beta = 1 - kept / kept_before
+        smallest = ((1 - kept_before) / (1 - kept) * beta).clamp(min=_SMALLEST_VARIANCE)
+        largest = beta.clamp(min=_SMALLEST_VARIANCE)
+        return torch.exp(self._mix * largest.log() + (1 - self._mix) * smallest.log())
+
+
+def timesteps_of(scheduler: Any, num_inference_steps: int, strength: float, device: torch.device) -> torch.Tensor:
+    """Set the scheduler's timesteps and return the part that `strength` in (0, 1] leaves, as diffusers' image-to-image does.
+
+    Raises `ConfigError` when that leaves none.
+    """
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    steps = min(int(num_inference_steps * strength), num_inference_steps)
+    if steps < 1:
+        raise ConfigError(
+            f"sample.strengths: {strength:g} of {num_inference_steps} steps leaves none; raise it or sample.num_inference_steps"
+        )
+    skipped = (num_inference_steps - steps) * int(getattr(scheduler, "order", 1))
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped)
+    return scheduler.timesteps[skipped:]
+
+
+def first_noise(
+    scheduler: Any, shape: tuple[int, int, int], generators: Sequence[torch.Generator], clean: torch.Tensor | None, t: torch.Tensor
+) -> torch.Tensor:
+    """What denoising starts from, float32 [n, *shape]: pure noise, or `clean` noised to timestep `t`."""
+    drawn = noise(generators, *shape).to(t.device)
+    if clean is None:
+        return drawn * getattr(scheduler, "init_noise_sigma", 1.0)
+    levels = t.repeat(len(drawn))
+    noised: torch.Tensor = (
+        scheduler.scale_noise(clean, levels, drawn) if hasattr(scheduler, "scale_noise") else scheduler.add_noise(clean, drawn, levels)
+    )
+    return noised
+
+
+def noise(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:
+    """Standard normal float32 [n, *shape] on the CPU, each image from its own generator."""
+    return torch.stack([torch.randn(shape, generator=g) for g in generators])
+
+
+def doubled(x: torch.Tensor, guided: bool) -> torch.Tensor:
+    """Every row twice where a pass without the prompt goes before the one with it."""
+    return torch.cat([x, x]) if guided else x
+
+
+def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator an image, on the CPU, so that its noise depends neither on its batch nor on the device."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """uint8 NCHW on the CPU from floats in [0, 255]. Raises `NotFiniteError` naming the rows that are not finite."""
+    finite = images.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise NotFiniteError((~finite).nonzero().flatten().tolist(), len(images))
+    return images.round().to(torch.uint8).cpu()
+
+
+def _guide(output: torch.Tensor, channels: int, scale: float) -> torch.Tensor:
+    """The guided prediction, and behind it the variance that the prompt's pass gave: guidance does not apply to it, as in `IFPipeline`."""
+    without, with_prompt = output.chunk(2)
+    predicted, variance = with_prompt[:, :channels], with_prompt[:, channels:]
+    without = without[:, :channels]
+    return torch.cat([without + scale * (predicted - without), variance], dim=1)

@@ -1,0 +1,125 @@
+"""What a plan costs before anything is drawn: floating-point operations, counted from configurations alone."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gda.artifacts import DrawSettings
+from gda.generator.families.denoising import Guidance, timesteps_of
+from gda.generator.families.protocol import make_scheduler
+from gda.generator.planning.networks import Network, networks_of
+from gda.generator.planning.plan import Plan
+from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_json, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartCost:
+    """Of one network: FLOPs of one pass of one image, and the mean number of passes an image; a guided step is two passes.
+
+    `shapes` is 2 for a denoiser that has guided and unguided steps, whose batches differ in size.
+    """
+
+    network: Network
+    flops: float
+    passes: float
+    guided: bool = False
+    shapes: int = 1
+
+    @property
+    def flops_per_image(self) -> float:
+        return self.flops * self.passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What `num_images` cost, by network in drawing order."""
+
+    parts: tuple[PartCost, ...]
+    num_images: int
+
+    @property
+    def flops_per_image(self) -> float:
+        """The mean over the plan."""
+        return sum(part.flops_per_image for part in self.parts)
+
+    @property
+    def total_flops(self) -> float:
+        return self.flops_per_image * self.num_images
+
+
+def estimate_cost(generator: str, settings: DrawSettings, plan: Plan) -> Cost:
+    """Count what drawing `plan` costs with `generator` (a directory, hub id or `demo://glyphs`); loads no weights.
+
+    Left out are text encoders, which run once for every prompt, and low-rank adapters. Raises `MissingError` for a missing directory,
+    `DataError` for a damaged one, `ConfigError` for a strength that leaves no step.
+    """
+    strengths = Counter(image.strength for shard in plan.shards for batch in shard.batches for image in batch)
+    from_images = any(batch[0].source for shard in plan.shards for batch in shard.batches)
+    networks = networks_of(resolve(generator), from_images=from_images)
+    return Cost(parts=tuple(_cost(network, settings, strengths) for network in networks), num_images=plan.num_images)
+
+
+def count_flops(network: Network) -> float:
+    """FLOPs of one pass of one image; a multiplication and an addition are two. Raises `DataError` as `Network.build_meta` does."""
+    built = network.build_meta()
+    with FlopCounterMode(display=False) as counter:
+        network.run(built, 1)
+    return float(counter.get_total_flops())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Denoising steps of a stage, with two passes (guided) and with one."""
+
+    guided: int
+    single: int
+
+    @property
+    def passes(self) -> int:
+        return 2 * self.guided + self.single
+
+
+def count_steps(scheduler: Any, steps: int, *, guidance: float, interval: tuple[float, float], strength: float = 1.0) -> Steps:
+    """Steps of `scheduler` where `guidance` (1 is off) applies inside `interval`, in shares of the training timesteps.
+
+    Multi-step schedulers keep what earlier steps gave, so a step is a pass; those that go back to look twice list more timesteps.
+    An image noised by `strength` begins as late as in diffusers' image-to-image. Raises `ConfigError` where that leaves no step.
+    """
+    timesteps = timesteps_of(scheduler, steps, strength, torch.device("cpu"))
+    rule, known = Guidance(scale=guidance, interval=interval), int(scheduler.config["num_train_timesteps"])
+    guided = sum(rule.applies(t, known) for t in timesteps)
+    return Steps(guided=guided, single=len(timesteps) - guided)
+
+
+def _cost(network: Network, settings: DrawSettings, strengths: Mapping[float, int]) -> PartCost:
+    flops = count_flops(network)
+    if network.role != "denoise":
+        return PartCost(network=network, flops=flops, passes=1.0)
+    assert network.scheduler is not None
+    is_first = network.name not in (SUPER_RESOLUTION, UPSCALER)
+    steps = settings.num_inference_steps if is_first else settings.sr_num_inference_steps
+    config = read_json(network.scheduler / "scheduler_config.json")
+    counted = {
+        # The upscaler enlarges what was drawn, wherever that began.
+        strength: count_steps(
+            make_scheduler(settings.scheduler, config),
+            steps,
+            guidance=settings.guidance_scale if is_first else settings.sr_guidance_scale,
+            interval=settings.guidance_interval if is_first else (0.0, 1.0),
+            strength=1.0 if network.name == UPSCALER else strength,
+        )
+        for strength in strengths
+    }
+    total = sum(strengths.values())
+    guided, single = any(found.guided for found in counted.values()), any(found.single for found in counted.values())
+    return PartCost(
+        network=network,
+        flops=flops,
+        passes=sum(counted[strength].passes * count for strength, count in strengths.items()) / total,
+        guided=guided,
+        shapes=guided + single,
+    )

@@ -1,0 +1,167 @@
+"""The sampling plan of image-to-image: which real image each synthetic one starts from, and how strongly that one is noised."""
+
+import hashlib
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
+
+from gda.errors import ConfigError
+from gda.generator.planning.plan import (
+    Batch,
+    Plan,
+    PlannedImage,
+    check_quotas,
+    check_sizes,
+    cut_batches,
+    cut_shards,
+    image_key,
+    image_seed,
+    interleave,
+    said_counts,
+)
+from gda.recipe import digest_of
+
+
+def make_image_plan(
+    quotas: Mapping[str, int],
+    sources: Mapping[str, Sequence[str]],
+    *,
+    strengths: Sequence[float],
+    other_class_fraction: float = 0.0,
+    seed: int,
+    shard_size: int,
+    batch_size: int,
+) -> Plan:
+    """Plan `quotas` images of each class, in label order, that start from `sources`: keys of real training images by class.
+
+    Within a class each source and each strength is used equally often or once more, and so is each pair of them. The share
+    `other_class_fraction` of a class's images, to the nearest, starts from images of the other classes, which take turns. All of it
+    depends on the seed and the image's class and index, so asking for more images keeps the first ones; the order of `sources` and
+    `strengths` says nothing. A batch has one strength, so the last one of a strength may be short; shards hold whole batches, of all
+    strengths in their proportion, and a shard with short batches has fewer than `shard_size` images. Raises `ConfigError` for sizes
+    that do not fit, a class without image or source, a strength that is given twice.
+    """
+    check_sizes(shard_size, batch_size)
+    check_quotas(quotas)
+    grid = _checked_grid(strengths)
+    assert sources.keys() <= quotas.keys(), "sources of classes that are not planned"
+    starts = _Starts(
+        classes=tuple(quotas),
+        orders=tuple(_shuffled(sources.get(name, ()), name, seed) for name in quotas),
+        num_strengths=len(grid),
+        share=Fraction(str(other_class_fraction)),
+    )
+    images = [[starts.image(label, index, seed=seed, grid=grid) for index in range(count)] for label, count in enumerate(quotas.values())]
+    batches = _mixed([_batches_of(strength, images, batch_size) for strength in grid])
+    asked = {
+        "mode": "image_to_image",
+        "classes": list(quotas),
+        "seed": seed,
+        "strengths": list(grid),
+        "other_class_fraction": other_class_fraction,
+        "sources": {name: sorted(sources.get(name, ())) for name in quotas},
+    }
+    return Plan(
+        classes=tuple(quotas),
+        shards=cut_shards(batches, shard_size // batch_size),
+        digest=digest_of(asked | said_counts(list(quotas.values()))),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Starts:
+    """Where images start: `orders` are the sources by label, shuffled; the share `share` of images has a source of another class."""
+
+    classes: tuple[str, ...]
+    orders: tuple[tuple[str, ...], ...]
+    num_strengths: int
+    share: Fraction
+
+    @cached_property
+    def present(self) -> tuple[int, ...]:
+        """Labels of the classes that have sources."""
+        return tuple(label for label, order in enumerate(self.orders) if order)
+
+    def image(self, label: int, index: int, *, seed: int, grid: tuple[float, ...]) -> PlannedImage:
+        source_label, source, strength = self._start(label, index)
+        own = image_seed(seed, self.classes[label], index)
+        return PlannedImage(
+            key=image_key("i", label, index, own),
+            label=label,
+            index=index,
+            seed=own,
+            source=source,
+            source_label=source_label,
+            strength=grid[strength],
+        )
+
+    def _start(self, label: int, index: int) -> tuple[int, str, int]:
+        """Source label, source and index of the strength. Strengths begin elsewhere for each class, so that small quotas use them all."""
+        before, after = (math.floor(count * self.share + Fraction(1, 2)) for count in (index, index + 1))
+        if after > before:
+            source_label, source = self._other(label, before)
+            # Backwards from where the own ones begin: what is left over of both counts meets only when it must.
+            return source_label, source, (label - 1 - before) % self.num_strengths
+        own = self.orders[label]
+        if not own:
+            raise ConfigError(
+                f"sample.mode: image_to_image: class {self.classes[label]!r} has no training image to start from; accepted: at least one, "
+                "or sample.mode text_to_image"
+            )
+        turn = index - before
+        return label, own[_position(turn, len(own), self.num_strengths)], (label + turn) % self.num_strengths
+
+    def _other(self, label: int, turn: int) -> tuple[int, str]:
+        """The source of the image `turn` of those with another class's: classes after `label` take turns, each with its images."""
+        present = self.present
+        # Itself, if present, comes last in the round that begins after it.
+        count = len(present) - bool(self.orders[label])
+        if not count:
+            raise ConfigError(
+                f"sample.other_class_fraction: {float(self.share):g}, but no class besides {self.classes[label]!r} has a training image; "
+                "accepted: 0"
+            )
+        first = bisect_right(present, label)
+        source_label = present[(first + _position(turn, count, self.num_strengths)) % len(present)]
+        order = self.orders[source_label]
+        # Each target class begins elsewhere in it, so that all images are used.
+        place = _position(turn // count, len(order), self.num_strengths) + label * len(order) // len(self.orders)
+        return source_label, order[place % len(order)]
+
+
+def _position(turn: int, count: int, num_strengths: int) -> int:
+    """Which of `count` things comes at `turn`, each once a round; over count x num_strengths turns each meets each strength once.
+
+    When `turn` modulo both numbers has gone through all pairs that it can reach, the things move on by one against the strengths.
+    """
+    return (turn + turn // math.lcm(count, num_strengths)) % count
+
+
+def _shuffled(keys: Sequence[str], class_name: str, seed: int) -> tuple[str, ...]:
+    """In an order of the seed's, whatever order they are given in."""
+    return tuple(sorted(keys, key=lambda key: hashlib.sha256(f"source/{seed}/{class_name}/{key}".encode()).digest()))
+
+
+def _checked_grid(strengths: Sequence[float]) -> tuple[float, ...]:
+    grid = tuple(sorted(strengths))
+    twice = [low for low, high in pairwise(grid) if low == high]
+    if twice:
+        raise ConfigError(f"sample.strengths: {twice[0]:g} is given twice; accepted: different numbers above 0 and at most 1")
+    return grid
+
+
+def _batches_of(strength: float, images: Sequence[Sequence[PlannedImage]], batch_size: int) -> list[Batch]:
+    """Batches of the images of one strength, classes interleaved; `images` by label."""
+    chosen = [here for of_class in images if (here := [image for image in of_class if image.strength == strength])]
+    ordered = [chosen[kind][place] for kind, place in interleave([len(here) for here in chosen])] if chosen else []
+    return cut_batches(ordered, batch_size)
+
+
+def _mixed(lists: Sequence[list[Batch]]) -> list[Batch]:
+    """The batches of all strengths, interleaved."""
+    used = [batches for batches in lists if batches]
+    return [used[kind][place] for kind, place in interleave([len(batches) for batches in used])]

@@ -1,0 +1,1 @@
+"""Sampling a plan: shard by shard, reproduced from a published set, and in place of rejected images."""

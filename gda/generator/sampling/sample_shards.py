@@ -1,0 +1,253 @@
+"""Drawing the shards of a plan: whole batches, encoded beside the drawing, committed create-only, each with its manifest rows."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+
+from gda.artifacts import ClassInfo, DrawSettings
+from gda.data.images import Codec, Rgb
+from gda.data.resident import RecordReader
+from gda.data.snapshot import Snapshot
+from gda.data.writer import EncodedRecord, ImageRecord, encode_record, load_rows, save_rows, write_encoded_shard
+from gda.errors import DataError, MissingError, NotFiniteError
+from gda.generator.families.opening import load_model
+from gda.generator.families.protocol import Start
+from gda.generator.planning.plan import PlannedImage, PlannedShard
+from gda.generator.sampling.sampler import Sampler
+from gda.generator.sampling.speed import Speed, compiler_errors, speed_up
+from gda.parallel import own_device, tick
+
+_WAITING = 2  # batches that may wait for the encoder; bounds memory where it is slower than the drawing
+
+
+class ShardObserver(Protocol):
+    """Sees the images of one shard and keeps what it makes of them."""
+
+    def add(self, images: Sequence[Rgb]) -> None:
+        """Take the next images of the shard, in record order."""
+
+    def commit(self, rows: pd.DataFrame) -> None:
+        """Keep the result, whole or not at all, as that of the images that these manifest rows of the shard name."""
+
+
+class Observer(Protocol):
+    """Looks at images while they are drawn; what it keeps of a shard is there before the shard counts as drawn."""
+
+    def begin(self, shard: Path) -> ShardObserver:
+        """Start a shard by the path of its tar."""
+
+    def holds(self, shard: Path, rows: pd.DataFrame, *, checked: bool) -> bool:
+        """Whether the result for a shard of these manifest rows is there; `checked` reads all of it."""
+
+    def discard(self, shard: Path) -> None:
+        """Forget a shard's result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What all shards of a set share: everything that a worker process needs besides the shard.
+
+    `sources` is the real snapshot whose training images drawing starts from, None where it starts from noise. `observer` is shown every
+    image as drawn; it travels to the worker processes.
+    """
+
+    generator: str
+    generator_digest: str
+    classes: tuple[ClassInfo, ...]
+    prompts: tuple[str, ...]
+    settings: DrawSettings
+    speed: Speed
+    codec: Codec
+    sources: Path | None
+    device: str
+    folder: Path
+    observer: Observer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """Draw one shard of a set."""
+
+    drawing: Drawing
+    shard: PlannedShard
+
+    @property
+    def path(self) -> Path:
+        """Where the tar goes."""
+        return self.drawing.folder / self.shard.name
+
+    @property
+    def sidecar(self) -> Path:
+        """Where its manifest rows wait until the set is committed."""
+        return self.drawing.folder.parent / "rows" / f"{self.shard.number:06d}.json"
+
+    def rows(self, *, checked: bool = False) -> pd.DataFrame | None:
+        """Manifest rows of the shard if it was drawn and observed as planned, else None; `checked` reads all and compares checksums too."""
+        rows = load_rows(self.sidecar, self.path, checked=checked)
+        if rows is None or rows["key"].tolist() != [image.key for image in self.shard.images]:
+            return None
+        observer = self.drawing.observer
+        return rows if observer is None or observer.holds(self.path, rows, checked=checked) else None
+
+    def discard(self) -> None:
+        """Forget the shard, so that it is drawn again."""
+        self.sidecar.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+        if self.drawing.observer is not None:
+            self.drawing.observer.discard(self.path)
+
+
+def draw_shard(job: ShardJob) -> None:
+    """Draw and commit one shard with its sidecar of manifest rows; a shard that is already there is left alone.
+
+    Raises `DataError` naming the records that came out as NaN, `MissingError` when a single image does not fit in memory.
+    """
+    if job.rows() is not None:
+        tick(len(job.shard.images))
+        return
+    sampler = _sampler_of(job.drawing)
+    observed = job.drawing.observer.begin(job.path) if job.drawing.observer is not None else None
+    with Encoder(job.drawing.codec) as encoder:
+        for batch in job.shard.batches:
+            records = _draw_batch(sampler, job, batch)
+            encoder.add(records)
+            if observed is not None:
+                observed.add([record.rgb for record in records])
+            tick(len(batch))
+    _commit(job, encoder.records, observed)
+
+
+def redraw(drawing: Drawing, batch: Sequence[PlannedImage]) -> torch.Tensor:
+    """One batch drawn again: uint8 NCHW in [0, 255]."""
+    return _pixels(_sampler_of(drawing), drawing, batch)
+
+
+class Encoder:
+    """Encodes and hashes images in a thread of its own while the next batch is drawn; `records` are complete after the block."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self.records: list[EncodedRecord] = []
+        self._waiting: list[Future[list[EncodedRecord]]] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
+
+    def add(self, records: list[ImageRecord]) -> None:
+        """Hand over a batch; waits while as many as may wait do."""
+        self._waiting.append(self._pool.submit(_encode_all, records, self._codec))
+        while len(self._waiting) > _WAITING:
+            self._take()
+
+    def _take(self) -> None:
+        self.records += self._waiting.pop(0).result()
+
+    def __enter__(self) -> "Encoder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            while kind is None and self._waiting:
+                self._take()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _encode_all(records: list[ImageRecord], codec: Codec) -> list[EncodedRecord]:
+    return [encode_record(record, codec) for record in records]
+
+
+def _sampler_of(drawing: Drawing) -> Sampler:
+    return _sampler(drawing.generator, drawing.generator_digest, drawing.prompts, drawing.speed, drawing.device)
+
+
+@lru_cache(maxsize=1)
+def _sampler(generator: str, digest: str, prompts: tuple[str, ...], speed: Speed, device: str) -> Sampler:
+    """The loaded generator with its prompts encoded, kept for the next shard of this process; `digest` tells two contents apart."""
+    model = load_model(generator)
+    model.to(own_device(device))
+    speed_up(model, speed)
+    return Sampler(model, prompts)
+
+
+def _draw_batch(sampler: Sampler, job: ShardJob, batch: Sequence[PlannedImage]) -> list[ImageRecord]:
+    drawing = job.drawing
+    try:
+        parts = _within_memory(sampler, drawing, batch)
+    except NotFiniteError as error:
+        keys = ", ".join(batch[row].key for row in error.rows[:3]) + (", ..." if len(error.rows) > 3 else "")
+        raise DataError(f"{job.shard.name}: {error} ({keys}); the shard is not written") from None
+    return [
+        ImageRecord(
+            key=image.key,
+            rgb=rgb,
+            label=image.label,
+            class_name=drawing.classes[image.label].name,
+            meta=provenance(drawing, image) | ({} if len(pixels) == len(batch) else {"batch_size": len(pixels)}),
+        )
+        for part, pixels in parts
+        for image, rgb in zip(part, pixels.permute(0, 2, 3, 1).numpy(), strict=True)
+    ]
+
+
+def _within_memory(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedImage]) -> list[tuple[Sequence[PlannedImage], torch.Tensor]]:
+    """The batch drawn at once, or in halves where it does not fit in the device's memory: its last bits may then differ."""
+    try:
+        return [(batch, _pixels(sampler, drawing, batch))]
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise MissingError(
+                f"sample: one image does not fit in the memory of {drawing.device}; draw with sample.precision=bf16, or on a larger device"
+            ) from None
+    torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    return [found for half in (batch[:middle], batch[middle:]) for found in _within_memory(sampler, drawing, half)]
+
+
+def _pixels(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedImage]) -> torch.Tensor:
+    prompts, seeds = [drawing.prompts[image.label] for image in batch], [image.seed for image in batch]
+    start = None
+    if drawing.sources is not None:
+        images = _sources(drawing.sources).load([image.source for image in batch], size=sampler.model.image_size)
+        start = Start(images=images, strength=batch[0].strength)
+    with compiler_errors(drawing.speed):
+        return sampler.draw(prompts, seeds, drawing.settings, start)
+
+
+@lru_cache(maxsize=1)
+def _sources(snapshot: Path) -> RecordReader:
+    return RecordReader(Snapshot.open(snapshot), "train")
+
+
+def _commit(job: ShardJob, records: list[EncodedRecord], observed: ShardObserver | None) -> None:
+    """The tar first, then what was observed of it, then its manifest rows: only all of them make a drawn shard."""
+    job.sidecar.parent.mkdir(parents=True, exist_ok=True)
+    if job.sidecar.is_file() and job.rows(checked=True) is None:
+        job.discard()  # committed once, and damaged since
+    rows = write_encoded_shard(job.drawing.folder, name=job.shard.name, split="train", records=records)
+    if observed is not None:
+        observed.commit(rows)
+    save_rows(job.sidecar, job.path, rows)
+
+
+def provenance(drawing: Drawing, image: PlannedImage) -> dict[str, Any]:
+    """What an image's own JSON says of where it comes from; the columns of the synthetic manifest are among it."""
+    said = drawing.settings.model_dump(mode="json") | {
+        "seed": image.seed,
+        "prompt": drawing.prompts[image.label],
+        "negative_prompt": "",
+        "source_image": image.source,
+        "generator_digest": drawing.generator_digest,
+        "precision": drawing.speed.precision,
+        "compiled": drawing.speed.compile,
+    }
+    if image.source_label is None:
+        return said
+    names = [info.name for info in drawing.classes]
+    soft = {names[label]: weight for label, weight in image.soft_label.items()}
+    return said | {"strength": image.strength, "source_class": names[image.source_label], "soft_label": soft}

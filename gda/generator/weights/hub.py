@@ -1,0 +1,257 @@
+"""Base weights by hub id: `ORG/NAME[@REVISION][:VARIANT]`, found in the local hub cache or downloaded into it."""
+
+import glob
+import logging
+import os
+import re
+import shlex
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gda.errors import DataError, MissingError, UsageError
+from gda.generator.weights.json_files import read_object
+from gda.generator.weights.layout import INDEX, UNUSED, Files, index_paths, missing_files, used_files
+from gda.io.hub_cache import cache_dir as cache_dir
+
+FORM = "ORG/NAME[@REVISION][:VARIANT]"
+PROBE_SECONDS = 10.0
+_ASKED = "GDA_HUB_DOWNLOAD"  # stands beside an HF_HUB_OFFLINE that is ours and not the user's
+_TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for true
+_WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
+_FORM = re.compile(rf"(?P<repo>{_WORD}/{_WORD})(?:@(?P<revision>[\w][\w./+-]*))?(?::(?P<variant>{_WORD}))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# What is small and says what the rest is; the weights are chosen after reading it.
+_CARDS = (INDEX, f"*/{INDEX}", "generator.json", "README*", "LICENSE*", "LICENCE*")
+
+Check = Callable[[Path], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubId:
+    """A repository of models on a hub; a revision of None is its main branch, a variant of None its plain weights."""
+
+    repo: str
+    revision: str | None = None
+    variant: str | None = None
+
+    def __str__(self) -> str:
+        return self.repo + (f"@{self.revision}" if self.revision else "") + (f":{self.variant}" if self.variant else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot(Files):
+    """A whole revision in the local cache; `pinned` names the commit."""
+
+    pinned: HubId
+
+
+def parse(name: str) -> HubId | None:
+    """The hub id that `name` is, or None where it has another form. An existing directory of that name is the caller's business."""
+    match = _FORM.fullmatch(name)
+    if match is None or "--" in match["repo"] or ".." in name or match["repo"].endswith(".git"):
+        return None
+    return HubId(repo=match["repo"], revision=match["revision"], variant=match["variant"])
+
+
+def with_flags(base: str, revision: str | None, variant: str | None) -> str:
+    """`base` with `--revision` and `--variant` written into it.
+
+    Raises `UsageError` where `base` is a directory or otherwise no hub id, already says something else, or a flag is malformed.
+    """
+    given = {k: v for k, v in {"revision": revision, "variant": variant}.items() if v is not None}
+    if not given:
+        return base
+    spec = None if Path(base).is_dir() else parse(base)
+    if spec is None:
+        raise UsageError(f"--{next(iter(given))} {next(iter(given.values()))}: goes with a hub id {FORM} as base, got {base}")
+    for field, value in given.items():
+        if getattr(spec, field) not in (None, value):
+            raise UsageError(f"--{field} {value}: contradicts the base {base}; give it once")
+        one = replace(HubId(repo=spec.repo), **{field: value})
+        if not value or parse(str(one)) != one:
+            raise UsageError(f"--{field} {value!r}: not a {field} of a hub id {FORM}")
+    return str(replace(spec, **given))
+
+
+def offline_unless_asked() -> None:
+    """Keep every library off the network by HF_HUB_OFFLINE, `locate` excepted; does nothing where the user set it."""
+    if "HF_HUB_OFFLINE" in os.environ:
+        return
+    if not _is_true("TRANSFORMERS_OFFLINE"):
+        os.environ[_ASKED] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def locate(spec: HubId, check: Check) -> Snapshot:
+    """The snapshot of `spec` in the local hub cache, downloaded first where it is not whole there.
+
+    `check` sees the folder when only its `model_index.json` need be there and raises `DataError` to spare the rest. Only what
+    `used_files` names is downloaded: no pickles, no other variants, no single-file checkpoints. Raises `MissingError`, saying what to
+    download with which command, without network or access, `DataError` for a repository that is not what we can use.
+    """
+    found = _find(spec, check)
+    if found is None:
+        _download(spec, check)
+        found = _find(spec, check)
+    if found is None:
+        raise MissingError(f"{spec}: is not whole in the hub cache {cache_dir()} after its download; {_advice(spec)}")
+    return found
+
+
+def in_cache(spec: HubId, check: Check) -> bool:
+    """Whether `locate` finds `spec` whole in the local hub cache."""
+    return _find(spec, check) is not None
+
+
+def download_command(spec: HubId) -> str:
+    """The `hf download` that fetches what `locate` needs, for a machine with network."""
+    weights = ["*/*.safetensors"] if spec.variant is None else [f"*/*.{spec.variant}.safetensors", f"*/*.{spec.variant}-*.safetensors"]
+    words = ["hf", "download", spec.repo, *(["--revision", spec.revision] if spec.revision else [])]
+    for pattern in ("*.json", "*.txt", "*.model", "README*", *weights):
+        words += ["--include", pattern]
+    # A dot inside a file's name announces a variant.
+    for pattern in (*(["*/*.*.safetensors"] if spec.variant is None else []), *(f"{part}/*" for part in sorted(UNUSED))):
+        words += ["--exclude", pattern]
+    return shlex.join(words)
+
+
+def _find(spec: HubId, check: Check) -> Snapshot | None:
+    """What the cache holds, or None where a file is missing. What a cached listing of the repository rules out is a `DataError`."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(spec.repo, revision=spec.revision, cache_dir=cache_dir(), local_files_only=True, allow_patterns=[INDEX])
+        )
+    except LocalEntryNotFoundError:
+        return None
+    listing = _cached_listing(spec, folder.name)
+    files = listing if listing is not None else {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    indexes = _indexes(folder, files, check)
+    if indexes is None:
+        return None
+    try:
+        used = used_files(str(spec), files, indexes, spec.variant)
+    except DataError:
+        # Without a listing, what the folder lacks may just not have been downloaded.
+        if listing is None:
+            return None
+        raise
+    if missing_files(folder, used):
+        return None
+    return Snapshot(name=str(spec), folder=folder, used=used, pinned=replace(spec, revision=folder.name))
+
+
+def _indexes(folder: Path, files: Collection[str], check: Check) -> dict[str, dict[str, Any]] | None:
+    """Every `model_index.json` by its path, once `check` has passed the folder; None while one is not on disk."""
+    names = index_paths(files)
+    if not all((folder / name).is_file() for name in names):
+        return None
+    if names:
+        check(folder)
+    return {name: read_object(folder / name) for name in names}
+
+
+def _cached_listing(spec: HubId, commit: str) -> dict[str, int] | None:
+    """Size in bytes by path of the repository's files at a commit, as an earlier download kept it; None where none did."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        return {file.path: file.size for file in get_cached_repo_tree(spec.repo, revision=commit, cache_dir=cache_dir())}
+    except CachedRepoTreeNotFoundError:
+        return None
+
+
+def _download(spec: HubId, check: Check) -> None:
+    if not _may_download():
+        raise MissingError(f"{_not_here(spec)}, and HF_HUB_OFFLINE forbids downloading it; {_advice(spec)}")
+    from huggingface_hub import HfApi
+
+    with _online(), _explained(spec):
+        endpoint = os.environ.get("HF_ENDPOINT") or None
+        # Asked first because it is the one call with a time limit: a network that swallows packets is found out here.
+        HfApi(endpoint=endpoint).model_info(spec.repo, revision=spec.revision or "main", timeout=PROBE_SECONDS)
+        folder = Path(_fetch(spec, list(_CARDS), endpoint))
+        listing = _cached_listing(spec, folder.name) or {}
+        used = used_files(str(spec), listing, _indexes(folder, listing, check) or {}, spec.variant)
+        wanted = [file for file in used.values() if not (folder / file).is_file()]
+        size = sum(listing[file] for file in wanted) / 1e9
+        # A warning because Python shows those without set-up: nobody should wait for gigabytes without knowing why.
+        logging.getLogger(__name__).warning("downloading %s: %d files, %.1f GB, to %s", spec, len(wanted), size, folder)
+        _fetch(replace(spec, revision=folder.name), [glob.escape(file) for file in wanted], endpoint)
+
+
+def _fetch(spec: HubId, patterns: list[str], endpoint: str | None) -> str:
+    from huggingface_hub import snapshot_download
+
+    folder: str = snapshot_download(
+        spec.repo, revision=spec.revision, cache_dir=cache_dir(), allow_patterns=patterns, endpoint=endpoint, max_workers=4
+    )
+    return folder
+
+
+@contextmanager
+def _explained(spec: HubId) -> Iterator[None]:
+    """Say in one line what a failed download means and what to do about it."""
+    from huggingface_hub import errors
+
+    page = f"{os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'}/{spec.repo}"
+    log_in = "run `hf auth login` (or set HF_TOKEN)"
+    unseen = f"and the hub shows none: check the name at {page}; where it is private or its licence must be accepted, {log_in}"
+    try:
+        yield
+        return
+    except errors.GatedRepoError:
+        reason = f"and the hub guards it: accept its licence at {page} and {log_in}"
+    except errors.RepositoryNotFoundError:
+        reason = unseen
+    except errors.RevisionNotFoundError:
+        raise MissingError(f"{spec}: the hub has no revision {spec.revision or 'main'} of {spec.repo}; see {page}") from None
+    except errors.HfHubHTTPError as error:
+        # Hubs answer 401 for what does not exist too; only huggingface.co's own address is told apart by the library.
+        others = {401: unseen, 403: f"and access is refused (403): accept the licence at {page}, where there is one, and {log_in}"}
+        status = error.response.status_code
+        reason = others.get(status, f"and the hub answers {status}; try again later")
+    except (OSError, ValueError, errors.HTTPError, errors.XetDownloadError) as error:
+        reason = f"and the download failed ({_first_line(error)})"
+    raise MissingError(f"{_not_here(spec)}, {reason}; or {_advice(spec)}") from None
+
+
+@contextmanager
+def _online() -> Iterator[None]:
+    """Lift, for this call alone, the ban that `offline_unless_asked` put on every library."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = False
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _may_download() -> bool:
+    return _ASKED in os.environ or not (_is_true("HF_HUB_OFFLINE") or _is_true("TRANSFORMERS_OFFLINE"))
+
+
+def _is_true(variable: str) -> bool:
+    return os.environ.get(variable, "").upper() in _TRUE
+
+
+def _not_here(spec: HubId) -> str:
+    return f"{spec}: no such directory, as a hub id it is not whole in the hub cache {cache_dir()}"
+
+
+def _advice(spec: HubId) -> str:
+    or_folder = "" if spec.variant else ", or add --local-dir DIR there and give DIR"
+    return f"where there is a network run `{download_command(spec)}` and copy what it puts below HF_HOME/hub to {cache_dir()}{or_folder}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
