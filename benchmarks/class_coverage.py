@@ -24,7 +24,7 @@ from gda.demo_base.glyphs import GlyphBank
 from gda.fidelity.compare import REPEATS
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.prdc import NEIGHBOURS
-from gda.fidelity.verdict import limit_of
+from gda.gate.verdict import limit_of
 from gda.sections import ValidateConfig
 
 SYNTHETIC = 100  # images of a class, as in the demo

@@ -29,8 +29,8 @@ import pandas as pd
 
 from gda.artifacts import ClassInfo, ShardInfo, SnapshotIndex, dump_document
 from gda.data.snapshot import INDEX_FILE, Snapshot, count_rows
-from gda.fidelity import expectations
-from gda.fidelity.expectations import Plan, check_structure
+from gda.gate import expectations
+from gda.gate.expectations import Plan, check_structure
 from gda.io.manifest import write_manifest
 
 TARGET_SECONDS, TARGET_BYTES = 10.0, 2 * 2**30

@@ -38,8 +38,8 @@ from torch_fidelity.metric_fid import fid_statistics_to_metric
 from gda.fidelity.compare import fid
 from gda.fidelity.diversity import inception_score_over_splits
 from gda.fidelity.extractors import get_extractor
+from gda.fidelity.extractors.glyph import load_glyph_net
 from gda.fidelity.frechet import Statistics, frechet_distance, frechet_of_features
-from gda.fidelity.glyph import load_glyph_net
 from gda.fidelity.kid import kernel_distance_over_subsets
 from gda.fidelity.prdc import prdc
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from gda.data.demo import load_digits
 from gda.data.perceptual import distinct
-from gda.fidelity.copies import CopyCheck, aligned_space, check_copies, feature_space
 from gda.fidelity.extractors import get_extractor
-from gda.fidelity.leaks import sketches_of
+from gda.gate.checks.copies import CopyCheck, aligned_space, check_copies, feature_space
+from gda.gate.checks.leaks import sketches_of
 
 SIDE = 16
 ROWS = 600

@@ -85,7 +85,7 @@ def _classifier(path: Path) -> list[str]:
 
 
 def _reference(path: Path) -> list[str]:
-    from gda.fidelity.reference import FEATURES_FILE, reference_problems
+    from gda.gate.reference import FEATURES_FILE, reference_problems
     from gda.io.tensors import read_tensors
 
     return reference_problems(path, read_document(path / REFERENCE_FILE, ReferenceIndex), read_tensors(path / FEATURES_FILE))

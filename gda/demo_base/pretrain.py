@@ -39,7 +39,7 @@ from gda.demo_base.build import (
 )
 from gda.demo_base.faces import HANDWRITING, fetch_faces
 from gda.demo_base.glyphs import CHARACTERS, COLOURS, GlyphBank, GlyphBatch
-from gda.fidelity.glyph import GlyphNet
+from gda.fidelity.extractors.glyph import GlyphNet
 from gda.generator.families.cascade import TOKENS, denoising_loss
 from gda.generator.randomness import Draws
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gda.arm import Arm
 from gda.artifacts import Gain, Measure, Metrics, Settings, Verdict
-from gda.fidelity.verdict import RULES
+from gda.gate.verdict import RULES
 from gda.report.sentences import judgement
 from gda.report.wording import arm_name, count, gain_cells, has_all_seeds, interval, number, opened, p_value, percent, points, seconds
 from gda.sections import PromoteConfig

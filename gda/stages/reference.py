@@ -7,7 +7,7 @@ from gda.classify_section import TWO_ORIGINS
 from gda.config import Config
 from gda.data.snapshot import Snapshot
 from gda.fidelity.extractors import comparison_size, configured_extractor
-from gda.fidelity.reference import Reference, build_reference
+from gda.gate.reference import Reference, build_reference
 from gda.io.publish import exclusive, prepare, publish
 from gda.recipe import Recipe, bits_environment
 from gda.training.pretrained import weights_inputs

@@ -13,14 +13,14 @@ from gda.contents import with_files
 from gda.data.replace import link_snapshot
 from gda.data.snapshot import Snapshot
 from gda.errors import RefusedError, UsageError
-from gda.fidelity.expectations import Plan
 from gda.fidelity.extractors import comparison_size, configured_extractor
-from gda.fidelity.inspection import Inspection, given_statistics, inspect_set
-from gda.fidelity.page import class_table, render_page, suspect_table
-from gda.fidelity.reference import Reference, build_reference
-from gda.fidelity.rounds import Judged, drop_and_redraw
-from gda.fidelity.sscd import sscd_digest
+from gda.fidelity.extractors.sscd import sscd_digest
 from gda.fidelity.statistics_file import statistics_digest
+from gda.gate.expectations import Plan
+from gda.gate.inspection import Inspection, given_statistics, inspect_set
+from gda.gate.page import class_table, render_page, suspect_table
+from gda.gate.reference import Reference, build_reference
+from gda.gate.rounds import Judged, drop_and_redraw
 from gda.generator.sampling.replace_rejected import Planned, Redrawing, card_of, expected_digest, plan_drawn
 from gda.generator.sampling.request import prompts_of
 from gda.generator.weights.directory import drawn_side, resolve

@@ -313,15 +313,15 @@ DATA: tuple[Control, ...] = (
     Control(
         row=18,
         what="a gate that asks for no image",
-        file="gda/fidelity/expectations.py",
+        file="gda/gate/expectations.py",
         edits=(('        gxe.ExpectTableRowCountToBeBetween(min_value=1, meta=_says("the set has no images")),\n', ""),),
-        tests=("tests/unit/fidelity/test_expectations.py::test_an_empty_table_fails_and_says_no_more_than_that",),
+        tests=("tests/unit/gate/test_expectations.py::test_an_empty_table_fails_and_says_no_more_than_that",),
     ),
     Control(
         row=18,
         what="classes that may be missing at the gate",
-        file="gda/fidelity/expectations.py",
+        file="gda/gate/expectations.py",
         edits=(("        missing = [value for value in self.value_set if not counts.get(value)]\n", "        missing: list[Any] = []\n"),),
-        tests=("tests/unit/fidelity/test_expectations.py::test_each_of_many_defects_is_named_and_nothing_else",),
+        tests=("tests/unit/gate/test_expectations.py::test_each_of_many_defects_is_named_and_nothing_else",),
     ),
 )

@@ -2,10 +2,10 @@
 
 from control import Control
 
-_VERDICT, _VALIDATE = "tests/unit/fidelity/test_verdict.py::", "tests/unit/stages/test_validate.py::"
-_EXPECTATIONS, _GATE = "tests/unit/fidelity/test_expectations.py::", "tests/unit/registry/test_gate.py::"
+_VERDICT, _VALIDATE = "tests/unit/gate/test_verdict.py::", "tests/unit/stages/test_validate.py::"
+_EXPECTATIONS, _GATE = "tests/unit/gate/test_expectations.py::", "tests/unit/registry/test_gate.py::"
 _SPLITS, _PERCEPTUAL = "tests/unit/data/test_split_leaks.py::", "tests/unit/data/test_perceptual.py::"
-_LEAKS, _COPIES = "tests/unit/fidelity/test_leaks.py::", "tests/unit/fidelity/test_copies.py::"
+_LEAKS, _COPIES = "tests/unit/gate/test_leaks.py::", "tests/unit/gate/test_copies.py::"
 _READERS, _IMAGENET = "tests/unit/data/test_readers.py::", "tests/unit/data/test_imagenet_layout.py::"
 _SHARDS, _BASES = "tests/unit/io/test_shards.py::", "tests/unit/generator/weights/test_base_files.py::"
 
@@ -13,7 +13,7 @@ GATE: tuple[Control, ...] = (
     Control(
         row=19,
         what="metrics that need not be finite",
-        file="gda/fidelity/verdict.py",
+        file="gda/gate/verdict.py",
         edits=(
             (
                 "    return measure.value is not None and all(math.isfinite(v)",
@@ -29,28 +29,28 @@ GATE: tuple[Control, ...] = (
     Control(
         row=19,
         what="a metric that is absent passed over",
-        file="gda/fidelity/verdict.py",
+        file="gda/gate/verdict.py",
         edits=(("    unmeasured = [name for name in asked if name not in measures] + [", "    unmeasured = ["),),
         tests=(_VERDICT + "test_every_metric_that_is_not_a_number_refuses",),
     ),
     Control(
         row=19,
         what="a metric without a limit passed",
-        file="gda/fidelity/verdict.py",
+        file="gda/gate/verdict.py",
         edits=(("    passed = known and (", "    passed = limit is None or known and ("),),
         tests=(_VERDICT + "test_a_missing_floor_refuses",),
     ),
     Control(
         row=19,
         what="exceptions in a check forgotten",
-        file="gda/fidelity/inspection.py",
+        file="gda/gate/inspection.py",
         edits=(('            self.failures.append(f"{what} could not be measured ({type(error).__name__}: {error})")\n', ""),),
         tests=(_VALIDATE + "test_every_check_breaking_down_refuses_the_set",),
     ),
     Control(
         row=19,
         what="results that need not come back",
-        file="gda/fidelity/suites.py",
+        file="gda/gate/suites.py",
         edits=(("    if not results or len(results) != len(suite.expected):\n", "    if False:\n"),),
         tests=(_EXPECTATIONS + "test_an_empty_suite_fails", _EXPECTATIONS + "test_a_lost_result_fails"),
     ),
@@ -85,21 +85,21 @@ GATE: tuple[Control, ...] = (
     Control(
         row=20,
         what="equal pixels not looked for at the gate",
-        file="gda/fidelity/leaks.py",
+        file="gda/gate/checks/leaks.py",
         edits=(("    exact = dict(exact_matches(hashes, real_hashes))\n", "    exact: dict[int, int] = {}\n"),),
         tests=(_VALIDATE + "test_one_held_out_image_slipped_in", _LEAKS + "test_exact_and_near_leaks_are_told_apart"),
     ),
     Control(
         row=20,
         what="near matches not looked for at the gate",
-        file="gda/fidelity/leaks.py",
+        file="gda/gate/checks/leaks.py",
         edits=(("    others = [query for query in near.queries.tolist() if query not in exact]\n", "    others: list[int] = []\n"),),
         tests=(_VALIDATE + "test_a_test_image_in_disguise", _LEAKS + "test_exact_and_near_leaks_are_told_apart"),
     ),
     Control(
         row=20,
         what="a page without the pairs",
-        file="gda/fidelity/page.py",
+        file="gda/gate/page.py",
         edits=(("_leaked(found), _repeated(found)]", "_repeated(found)]"),),
         tests=(_VALIDATE + "test_one_held_out_image_slipped_in",),
     ),
@@ -141,7 +141,7 @@ GATE: tuple[Control, ...] = (
     Control(
         row=20,
         what="any share of near matches with test images accepted",
-        file="gda/fidelity/verdict.py",
+        file="gda/gate/verdict.py",
         edits=(
             (
                 'config: measure.floor,\n        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test',
@@ -153,14 +153,14 @@ GATE: tuple[Control, ...] = (
     Control(
         row=21,
         what="disputed labels not listed",
-        file="gda/fidelity/labels.py",
+        file="gda/gate/checks/labels.py",
         edits=(("    disputed = np.flatnonzero(~confirmed | confident)\n", "    disputed = np.zeros(0, np.int64)\n"),),
         tests=("tests/faults/test_swapped_labels.py::test_swapped_labels_are_listed",),
     ),
     Control(
         row=21,
         what="every label confirmed",
-        file="gda/fidelity/labels.py",
+        file="gda/gate/checks/labels.py",
         edits=(("    confirmed = labels.named(likeliest)\n", "    confirmed = np.full(len(labels), True)\n"),),
         tests=(_VALIDATE + "test_swapped_labels_of_two_classes",),
     ),
@@ -202,7 +202,7 @@ GATE: tuple[Control, ...] = (
     Control(
         row=21,
         what="prompts not held against their classes",
-        file="gda/fidelity/expectations.py",
+        file="gda/gate/expectations.py",
         edits=(('        _every(_PROMPT, 1, "{count} of {n} images were drawn with another prompt than their class\'s"),\n', ""),),
         tests=(
             _EXPECTATIONS + "test_each_of_many_defects_is_named_and_nothing_else",
@@ -212,7 +212,7 @@ GATE: tuple[Control, ...] = (
     Control(
         row=21,
         what="any agreement of labels accepted",
-        file="gda/fidelity/verdict.py",
+        file="gda/gate/verdict.py",
         edits=(("        limit=_label_limit,\n", "        limit=_constant(0.0),\n"),),
         tests=(_VALIDATE + "test_swapped_labels_of_two_classes",),
     ),
@@ -238,42 +238,42 @@ GATE: tuple[Control, ...] = (
     Control(
         row=22,
         what="nearness as a plain distance",
-        file="gda/fidelity/copies.py",
+        file="gda/gate/checks/copies.py",
         edits=(("    crowd = distances[:, 1:].mean(1)\n", "    crowd = np.ones(len(distances))\n"),),
         tests=(_COPIES + "test_nearness_is_judged_against_the_neighbourhood",),
     ),
     Control(
         row=22,
         what="a set judged where nothing can be nearer",
-        file="gda/fidelity/copies.py",
+        file="gda/gate/checks/copies.py",
         edits=(("        if not threshold > 0:\n", "        if False:\n"),),
         tests=(_COPIES + "test_what_cannot_be_judged_is_an_error",),
     ),
     Control(
         row=22,
         what="a quantile of its own for every space",
-        file="gda/fidelity/copies.py",
+        file="gda/gate/checks/copies.py",
         edits=(("quantile / len(spaces), ", "quantile, "),),
         tests=(_COPIES + "test_planted_copies_are_found_whatever_was_done_to_them",),
     ),
     Control(
         row=22,
         what="copies looked for as they are alone",
-        file="gda/fidelity/alignment.py",
+        file="gda/gate/checks/alignment.py",
         edits=(("GRID = _grid()\n", "GRID = _grid()[:1]\n"),),
         tests=(_COPIES + "test_planted_copies_are_found_whatever_was_done_to_them",),
     ),
     Control(
         row=22,
         what="repeats among the training images that are neighbours of each other",
-        file="gda/fidelity/inspection.py",
+        file="gda/gate/inspection.py",
         edits=(('    kept = distinct(subjects.real_sketches["train"])\n', "    kept = np.arange(len(train))\n"),),
         tests=("tests/unit/stages/test_validate_copies.py::test_copies_of_repeated_pictures_are_found_in_disguise",),
     ),
     Control(
         row=22,
         what="any share of copies accepted",
-        file="gda/fidelity/verdict.py",
+        file="gda/gate/verdict.py",
         edits=(("        limit=lambda measure, config: config.max_copy_fraction,\n", "        limit=_constant(1.0),\n"),),
         tests=("tests/unit/stages/test_validate_copies.py::test_copies_of_repeated_pictures_are_found_in_disguise",),
     ),

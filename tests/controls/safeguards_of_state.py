@@ -85,7 +85,7 @@ STATE: tuple[Control, ...] = (
     Control(
         row=2,
         what="an interruption that a library swallows taken for a broken check of the gate",
-        file="gda/fidelity/inspection.py",
+        file="gda/gate/inspection.py",
         edits=(("            require_not_told()\n", ""),),
         tests=("tests/unit/core/test_interruption.py::test_an_interruption_is_no_fault_of_a_file_and_no_verdict",),
     ),

@@ -21,8 +21,8 @@ from gda.cli import main
 from gda.config import Config, dump_config, parse_config
 from gda.data.images import decode, encode_png, to_array
 from gda.errors import DataError
-from gda.fidelity import expectations, inspection
 from gda.fidelity.intervals import Estimate
+from gda.gate import expectations, inspection
 from gda.generator.planning.plan import equal_quotas, make_plan
 from gda.io.shards import read_shard
 from gda.stages import reference, validate
@@ -240,7 +240,7 @@ def wrong_prompts(bench: Bench) -> Planted:
 
 def nan_metric(bench: Bench) -> Path:
     nothing = Estimate(value=float("nan"), low=float("nan"), high=float("nan"))
-    bench.patch.setattr("gda.fidelity.closeness.fid_apart", lambda *args, **kwargs: nothing)
+    bench.patch.setattr("gda.gate.closeness.fid_apart", lambda *args, **kwargs: nothing)
     return bench.sound()
 
 

@@ -10,10 +10,10 @@ from gda.errors import ConfigError
 from gda.fidelity.extractors.base import BATCH, Extractor
 from gda.fidelity.extractors.clip import load_clip
 from gda.fidelity.extractors.dinov2 import load_dinov2
+from gda.fidelity.extractors.glyph import FEATURES, INPUT_PX, folded, load_glyph_net
 from gda.fidelity.extractors.inception import load_inception
 from gda.fidelity.extractors.own import load_own
 from gda.fidelity.extractors.weights import state_digest
-from gda.fidelity.glyph import FEATURES, INPUT_PX, folded, load_glyph_net
 
 __all__ = ["BATCH", "Extractor", "comparison_size", "configured_extractor", "get_extractor"]
 

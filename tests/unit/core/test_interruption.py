@@ -15,7 +15,7 @@ from gda.cli import main
 from gda.config import Config
 from gda.data.pillow import faults_of_the_file
 from gda.errors import DataError, TryAgainError
-from gda.fidelity.inspection import Inspection
+from gda.gate.inspection import Inspection
 from gda.interruption import end_on_signals, told_to_end
 from gda.reading import parser
 from gda.registry import gate

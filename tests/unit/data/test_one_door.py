@@ -23,7 +23,7 @@ from gda.data.resident import RecordReader, load_images, open_test
 from gda.data.snapshot import INDEX_FILE, Snapshot, digest_rows
 from gda.data.verify import verify_snapshot
 from gda.errors import DataError, MissingError, UsageError
-from gda.fidelity.audit import audit_images
+from gda.gate.checks.audit import audit_images
 from gda.io.manifest import write_manifest
 from gda.io.shards import iterate_shard, read_record, read_shard
 
@@ -34,7 +34,7 @@ READERS = ("read_shard", "iterate_shard", "read_record")  # of gda.io.shards: al
 MAY_READ_TEST = {"gda/data/resident.py", "gda/data/export.py", "gda/data/verify.py", "gda/io/shards.py"}
 READING_MODULES = MAY_READ_TEST | {
     "gda/data/replace.py",
-    "gda/fidelity/audit.py",
+    "gda/gate/checks/audit.py",
     "gda/generator/sampling/reproduce.py",
     "gda/report/gallery.py",
 }

@@ -17,10 +17,10 @@ from gda.data.writer import ImageRecord, write_image_shard
 from gda.errors import DataError
 from gda.fidelity import accumulated
 from gda.fidelity.accumulated import features_path, has_rows, read_rows, read_statistics, require_honest
-from gda.fidelity.audit import audit_images
 from gda.fidelity.extractors import BATCH, Extractor, get_extractor
 from gda.fidelity.frechet import frechet_distance, statistics
 from gda.fidelity.moments import merged, moments
+from gda.gate.checks.audit import audit_images
 
 GLYPH = get_extractor("glyph")
 COUNTS = (BATCH + 4, 5)  # images of the two shards: one does not fit into a batch of the extractor's

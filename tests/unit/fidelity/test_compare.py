@@ -5,7 +5,6 @@ import pytest
 from scipy.stats import t as student
 
 from gda.errors import DataError
-from gda.fidelity.closeness import closeness, to_statistics
 from gda.fidelity.compare import (
     Images,
     compare,
@@ -33,9 +32,10 @@ from gda.fidelity.intervals import (
     subsets,
 )
 from gda.fidelity.kid import kernel_distance
-from gda.fidelity.measures import MeasuredWith
 from gda.fidelity.prdc import prdc
-from gda.fidelity.worst_class import worst_classes
+from gda.gate.closeness import closeness, to_statistics
+from gda.gate.measures import MeasuredWith
+from gda.gate.worst_class import worst_classes
 from gda.sections import ValidateConfig
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from gda.errors import ConfigError, DataError, MissingError
 from gda.fidelity.extractors import BATCH, Extractor, get_extractor
-from gda.fidelity.glyph import GLYPH_WEIGHTS, load_glyph_net
+from gda.fidelity.extractors.glyph import GLYPH_WEIGHTS, load_glyph_net
 
 
 def noise(n: int, px: int = 28) -> torch.Tensor:

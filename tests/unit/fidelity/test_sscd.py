@@ -8,7 +8,7 @@ import torch
 from pictures import digits
 
 from gda.errors import DataError, MissingError
-from gda.fidelity.sscd import INPUT_PX, load_sscd
+from gda.fidelity.extractors.sscd import INPUT_PX, load_sscd
 
 
 class Averages(torch.nn.Module):

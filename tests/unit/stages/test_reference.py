@@ -14,7 +14,7 @@ from gda.artifacts import ReferenceIndex
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.extractors import get_extractor
-from gda.fidelity.reference import Reference, assign_folds
+from gda.gate.reference import Reference, assign_folds
 from gda.stages import reference
 
 

@@ -15,8 +15,8 @@ from gda.data.verify import verify_snapshot
 from gda.data.writer import ImageRecord, write_image_shard
 from gda.errors import ConfigError, DataError, UsageError
 from gda.fidelity.accumulated import extract_by_shard, features_path, has_rows, read_rows, read_statistics
-from gda.fidelity.audit import audit_images
 from gda.fidelity.extractors import comparison_size, get_extractor
+from gda.gate.checks.audit import audit_images
 from gda.generator.planning.plan import make_plan
 from gda.generator.sampling import sample_shards
 from gda.io.publish import RECIPE_FILE

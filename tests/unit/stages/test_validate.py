@@ -20,8 +20,8 @@ from gda.data.images import decode, encode_png, to_array
 from gda.data.ledger import read_ledger
 from gda.data.snapshot import Snapshot
 from gda.errors import DataError, MissingError, RefusedError
-from gda.fidelity import closeness, inspection
 from gda.fidelity.accumulated import features_path
+from gda.gate import closeness, inspection
 from gda.generator.planning.plan import equal_quotas, make_plan
 from gda.io.shards import read_shard
 from gda.stages import reference, snapshot, validate

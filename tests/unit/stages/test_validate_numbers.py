@@ -15,8 +15,8 @@ from validation_sets import CLASSES, COLOURS, COUNTS, PER_CLASS, Item, changed, 
 
 from gda.artifacts import Measure, Outcome, Verdict, read_document
 from gda.errors import ConfigError, DataError
-from gda.fidelity.prompt_match import cosines
-from gda.fidelity.reference import Reference
+from gda.gate.checks.prompt_match import cosines
+from gda.gate.reference import Reference
 from gda.stages import reference, validate
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gda.artifacts import Measure
-from gda.fidelity.labels import Agreement, Labels, agreement, class_thresholds
-from gda.fidelity.measures import MeasuredWith, estimated
-from gda.fidelity.verdict import limit_of
+from gda.gate.checks.labels import Agreement, Labels, agreement, class_thresholds
+from gda.gate.measures import MeasuredWith, estimated
+from gda.gate.verdict import limit_of
 from gda.sections import ValidateConfig
 
 _WORST = "label_agreement_worst_class"

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gda.fidelity.label_check import LabelCheck, check_labels
-from gda.fidelity.labels import Labels
-from gda.fidelity.measures import MeasuredWith
+from gda.gate.checks.labels import Labels
+from gda.gate.label_check import LabelCheck, check_labels
+from gda.gate.measures import MeasuredWith
 from gda.sections import ValidateConfig
 
 WITH = MeasuredWith(reference_digest="r")

@@ -6,8 +6,8 @@ from functools import partial
 
 from gda.artifacts import Measure
 from gda.fidelity.compare import Comparison
-from gda.fidelity.measures import MeasuredWith, compared
-from gda.fidelity.verdict import limit_of
+from gda.gate.measures import MeasuredWith, compared
+from gda.gate.verdict import limit_of
 from gda.sections import ValidateConfig
 
 _TINY = 1e-12  # a class of equal real images has no distance

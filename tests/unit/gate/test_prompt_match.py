@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gda.errors import DataError
-from gda.fidelity.prompt_match import cosines, mean_of
+from gda.gate.checks.prompt_match import cosines, mean_of
 
 
 def test_each_image_is_compared_with_its_own_prompt_and_each_text_embedded_once() -> None:

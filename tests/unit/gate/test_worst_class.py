@@ -6,9 +6,9 @@ import pytest
 from gda.artifacts import Measure
 from gda.fidelity.compare import Comparison, compare_class
 from gda.fidelity.intervals import Estimate
-from gda.fidelity.measures import MeasuredWith
-from gda.fidelity.verdict import apply_limits
-from gda.fidelity.worst_class import worst_classes
+from gda.gate.measures import MeasuredWith
+from gda.gate.verdict import apply_limits
+from gda.gate.worst_class import worst_classes
 from gda.sections import ValidateConfig
 
 ByMetric = dict[str, Comparison]

@@ -1,7 +1,7 @@
 """What is expected of a synthetic set's manifest, record by record, and of the numbers measured on it; run by Great Expectations.
 
 Expectations of our own count values against the number of records, so that what is null or absent is unexpected: the library's would
-pass over it. See `gda.fidelity.suites` for how its other open ends are closed.
+pass over it. See `gda.gate.suites` for how its other open ends are closed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from gda.artifacts import Measure
-from gda.fidelity.suites import Suite, run_suites  # before the library: it keeps that from calling home
-from gda.fidelity.verdict import Judgement
+from gda.gate.suites import Suite, run_suites  # before the library: it keeps that from calling home
+from gda.gate.verdict import Judgement
 
 import great_expectations.expectations as gxe  # isort: skip
 from great_expectations.expectations.expectation import ColumnAggregateExpectation, Expectation  # isort: skip

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from gda.data.perceptual import Sketches, near_matches, sketch, stack_sketches
-from gda.fidelity.duplicates import exact_matches
 from gda.fidelity.intervals import share
+from gda.gate.checks.duplicates import exact_matches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ import torch
 from pictures import CHANGES, changed, digits
 
 from gda.errors import DataError
-from gda.fidelity.duplicates import duplicates, exact_matches
 from gda.fidelity.intervals import share
-from gda.fidelity.leaks import Leak, find_leaks, real_rate, sketches_of
 from gda.fidelity.neighbours import BLOCK, nearest
+from gda.gate.checks.duplicates import duplicates, exact_matches
+from gda.gate.checks.leaks import Leak, find_leaks, real_rate, sketches_of
 
 
 def hashes(images: torch.Tensor) -> list[str]:

@@ -1,8 +1,7 @@
 """Has the generator copied? Whether synthetic images come nearer to single training images than held-out real images do.
 
-Nearness is asked for in several spaces: pictures up to cropping, turning, mirroring and light (`gda.fidelity.alignment`), features of the
-extractor, and where its weights are given those of a network made for copies (`gda.fidelity.sscd`).
-"""
+Nearness is asked for in several spaces: pictures up to cropping, turning, mirroring and light (`gda.gate.checks.alignment`), features of
+the extractor, and where its weights are given those of a network made for copies (`gda.fidelity.extractors.sscd`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 
 from gda.errors import DataError
-from gda.fidelity.alignment import nearest_aligned
 from gda.fidelity.neighbours import nearest
+from gda.gate.checks.alignment import nearest_aligned
 
 CROWD = 10  # further neighbours that say how dense the training set is around an image
 

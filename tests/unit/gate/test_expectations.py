@@ -12,8 +12,8 @@ from great_expectations.expectations.expectation import ColumnAggregateExpectati
 from great_expectations.expectations.row_conditions import Column
 
 from gda.artifacts import Measure
-from gda.fidelity import suites
-from gda.fidelity.expectations import (
+from gda.gate import suites
+from gda.gate.expectations import (
     PROVENANCE,
     ExpectEveryValueToBe,
     ExpectEveryValueToBeTheSame,
@@ -23,8 +23,8 @@ from gda.fidelity.expectations import (
     expectations,
     metric_suite,
 )
-from gda.fidelity.suites import Found, Suite, run_suites
-from gda.fidelity.verdict import judge_each
+from gda.gate.suites import Found, Suite, run_suites
+from gda.gate.verdict import judge_each
 from gda.sections import ValidateConfig
 
 PLAN = Plan(count=40, classes=("a", "b"), counts=(20, 20), prompts=("an a", "a b"), size=(28, 28), generator_digest="ab", strengths=(0.0,))

@@ -14,8 +14,8 @@ from PIL import Image
 
 from gda.artifacts import Measure, Verdict
 from gda.data.images import encode_png
-from gda.fidelity.inspection import Inspection
-from gda.fidelity.leaks import Leak
+from gda.gate.checks.leaks import Leak
+from gda.gate.inspection import Inspection
 
 SHOWN = 16  # pictures a section
 _LARGEST_PX = 96

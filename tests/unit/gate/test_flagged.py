@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from gda.artifacts import Measure, Verdict
-from gda.fidelity.culprits import culprits
 from gda.fidelity.intervals import Estimate, share
-from gda.fidelity.label_check import LabelCheck
-from gda.fidelity.labels import Agreement, Suspect
-from gda.fidelity.leaks import Leak
+from gda.gate.checks.labels import Agreement, Suspect
+from gda.gate.checks.leaks import Leak
+from gda.gate.flagged import culprits
+from gda.gate.label_check import LabelCheck
 
 FAILED = Measure(value=1.0, limit=0.5, passed=False)
 

@@ -33,8 +33,8 @@ from gda.errors import DataError
 from gda.fidelity.compare import fid_floor
 from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor
 from gda.fidelity.frechet import statistics
-from gda.fidelity.labels import Labels, agreement, class_thresholds
 from gda.fidelity.statistics_file import statistics_bytes
+from gda.gate.checks.labels import Labels, agreement, class_thresholds
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
 from gda.parallel import Bar, run_parallel, tick

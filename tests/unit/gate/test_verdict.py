@@ -8,7 +8,7 @@ import pytest
 from gda.artifacts import Measure
 from gda.config import parse_config
 from gda.errors import ConfigError
-from gda.fidelity.verdict import RULES, apply_limits, judge, limit_of
+from gda.gate.verdict import RULES, apply_limits, judge, limit_of
 from gda.sections import ValidateConfig
 
 CONFIG = ValidateConfig(fid_max_ratio=6.0, min_label_agreement=0.8, min_class_agreement=0.5, min_coverage_ratio=0.3)

@@ -17,25 +17,25 @@ from gda.data.snapshot import Snapshot
 from gda.data.soft_labels import names_to_labels, second_labels
 from gda.errors import MissingError, TryAgainError
 from gda.fidelity.accumulated import extract_by_shard, has_rows, read_rows, require_honest
-from gda.fidelity.audit import Audit, audit_images
-from gda.fidelity.closeness import Closeness, closeness, to_statistics
 from gda.fidelity.compare import Images
-from gda.fidelity.copies import CopyCheck, aligned_space, check_copies, feature_space
-from gda.fidelity.duplicates import duplicates
-from gda.fidelity.expectations import Plan, Structure, check_structure
 from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor
+from gda.fidelity.extractors.sscd import load_sscd
 from gda.fidelity.frechet import Statistics
 from gda.fidelity.intervals import share
-from gda.fidelity.label_check import LabelCheck, check_labels
-from gda.fidelity.labels import Labels
-from gda.fidelity.leaks import Leak, find_leaks, real_rate, sketches_of
-from gda.fidelity.measures import MeasuredWith, compared, estimated, finite, measure
-from gda.fidelity.prompt_match import cosines, mean_of
-from gda.fidelity.reference import Reference
-from gda.fidelity.sscd import load_sscd
 from gda.fidelity.statistics_file import read_statistics_file, statistics_digest
-from gda.fidelity.verdict import apply_limits, judge, judge_each
-from gda.fidelity.worst_class import worst_classes
+from gda.gate.checks.audit import Audit, audit_images
+from gda.gate.checks.copies import CopyCheck, aligned_space, check_copies, feature_space
+from gda.gate.checks.duplicates import duplicates
+from gda.gate.checks.labels import Labels
+from gda.gate.checks.leaks import Leak, find_leaks, real_rate, sketches_of
+from gda.gate.checks.prompt_match import cosines, mean_of
+from gda.gate.closeness import Closeness, closeness, to_statistics
+from gda.gate.expectations import Plan, Structure, check_structure
+from gda.gate.label_check import LabelCheck, check_labels
+from gda.gate.measures import MeasuredWith, compared, estimated, finite, measure
+from gda.gate.reference import Reference
+from gda.gate.verdict import apply_limits, judge, judge_each
+from gda.gate.worst_class import worst_classes
 from gda.interruption import require_not_told
 from gda.sections import ValidateConfig
 from gda.storage import storage_problem

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from gda.artifacts import Filtering, Verdict
 from gda.data.snapshot import Snapshot
-from gda.fidelity.culprits import culprits
-from gda.fidelity.inspection import Inspection
+from gda.gate.flagged import culprits
+from gda.gate.inspection import Inspection
 from gda.sections import ValidateConfig
 
 

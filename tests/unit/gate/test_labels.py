@@ -6,7 +6,7 @@ import pytest
 from gda.data.soft_labels import names_to_labels
 from gda.errors import DataError
 from gda.fidelity.intervals import share
-from gda.fidelity.labels import Labels, agreement, class_thresholds
+from gda.gate.checks.labels import Labels, agreement, class_thresholds
 
 # Three classes; of the second these classifiers are never very sure, of the third always.
 THRESHOLDS = np.array([0.7, 0.4, 0.9])

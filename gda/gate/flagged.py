@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from gda.artifacts import Measure, Verdict
-from gda.fidelity.duplicates import duplicates
-from gda.fidelity.inspection import Inspection
+from gda.gate.checks.duplicates import duplicates
+from gda.gate.inspection import Inspection
 
 # By metric that failed: why images are taken out, and their positions among those that decode. Of several reasons the first is said.
 _Finder = Callable[[Inspection, Measure], Iterable[int]]

@@ -6,10 +6,10 @@ import torch
 from pictures import CHANGES, changed, digits, patches
 
 from gda.errors import DataError
-from gda.fidelity.alignment import VIEWS, nearest_aligned
-from gda.fidelity.copies import CopyCheck, Space, aligned_space, check_copies, feature_space, relative_distance
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.neighbours import nearest
+from gda.gate.checks.alignment import VIEWS, nearest_aligned
+from gda.gate.checks.copies import CopyCheck, Space, aligned_space, check_copies, feature_space, relative_distance
 
 COPIES = 40
 QUANTILE = 0.01
@@ -57,7 +57,7 @@ def test_blocks_and_views_do_not_change_the_answer(monkeypatch: pytest.MonkeyPat
     """Memory is bounded by looking at a block of queries and one view at a time; the nearest must be the nearest of all the same."""
     train, queries = digits()[:30], digits()[100:140]
     whole = nearest_aligned(queries, train, k=5)
-    monkeypatch.setattr("gda.fidelity.alignment._ROWS", 7)
+    monkeypatch.setattr("gda.gate.checks.alignment._ROWS", 7)
     blocked = nearest_aligned(queries, train, k=5)
     assert (whole[1] == blocked[1]).all()
     assert whole[0] == pytest.approx(blocked[0], abs=1e-6)
