@@ -35,9 +35,9 @@ from torchvision import transforms
 
 from gda.config import Config
 from gda.sections import ClassifyConfig
-from gda.training.augment import augment
-from gda.training.classifier import TrainRecipe, predict_logits, top1, train_classifier
-from gda.training.mixing import MixedBatches, Source
+from gda.training.loop.classifier import TrainRecipe, predict_logits, top1, train_classifier
+from gda.training.loop.mixed_batches import MixedBatches, Source
+from gda.training.recipes.augment import augment
 from gda.training.streams import stream
 
 SIDE, CLASSES = 32, 10

@@ -58,7 +58,7 @@ def _add_snapshot(commands: Any) -> None:
         from gda.data.sources import ACCEPTED
         from gda.io.skipped import publish_skipped
         from gda.stages import snapshot
-        from gda.training.arms import no_pool
+        from gda.training.arms.requirements import no_pool
 
         if (args.as_kind == "pool") != (args.beside is not None):
             raise UsageError("--as pool and --beside DIR go together: a pool is held against the real snapshot that it is for")
@@ -169,7 +169,7 @@ def _add_sample(commands: Any) -> None:
         from gda.generator.sampling.request import image_to_image
         from gda.io.skipped import publish_skipped
         from gda.stages import sample
-        from gda.training.arms import not_compared
+        from gda.training.arms.requirements import not_compared
 
         index, count = _worker(args)
         if args.if_compared and args.image_to_image and not any(arm.data.others == "img2img" for arm in config.classify.arms):

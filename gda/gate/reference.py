@@ -39,8 +39,8 @@ from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
 from gda.parallel import Bar, run_parallel, tick
 from gda.recipe import digest_of
-from gda.training.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
-from gda.training.pretrained import find_weights
+from gda.training.loop.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
+from gda.training.networks.pretrained import find_weights
 
 FEATURES_FILE = "features.safetensors"
 STATISTICS_FILE = "statistics.npz"

@@ -24,7 +24,7 @@ from gda.data.predictions import Predictions, read_predictions, write_prediction
 from gda.errors import DataError, GdaError, TryAgainError
 from gda.model_versions import only_version
 from gda.registry.registering import registering
-from gda.training.classifier import load_classifier, predict_logits
+from gda.training.loop.classifier import load_classifier, predict_logits
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 DIGEST, TEST_DIGEST, BEAT, DECISION = "gda.digest", "gda.test_digest", "gda.beat_version", "gda.decision"

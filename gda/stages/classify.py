@@ -22,14 +22,14 @@ from gda.io.replacing import ADVICE, Own, begin, drop_unfinished, kept_result
 from gda.io.skipped import publish_skipped
 from gda.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
 from gda.recipe import Recipe, digest_of
-from gda.training.arm_data import Loaded, load_data
-from gda.training.arm_request import Request, make_request
-from gda.training.arms import not_compared
+from gda.training.arms.arm_data import Loaded, load_data
+from gda.training.arms.arm_request import Request, make_request
+from gda.training.arms.requirements import not_compared
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gda.training.classifier import Curve
+    from gda.training.loop.classifier import Curve
     from gda.world import World
 
 CARD, PREDICTIONS = "classifier.json", "val_predictions.safetensors"
@@ -187,7 +187,7 @@ def _recipe_in(folder: Path) -> Recipe | None:
 
 def _train_all(jobs: list[Job], *, progress: bool) -> None:
     # Imported and loaded before the processes are forked, so that it is paid once.
-    import gda.training.classifier  # noqa: F401
+    import gda.training.loop.classifier  # noqa: F401
 
     request = jobs[0].request
     load_data(request.data)
@@ -211,7 +211,7 @@ def train_job(job: Job) -> None:
 
 
 def _train(job: Job, world: "World") -> None:
-    from gda.training.classifier import predict_logits, top1
+    from gda.training.loop.classifier import predict_logits, top1
 
     loaded = load_data(job.request.data)
     model, curve = _train_head(job, loaded, world) if job.request.arm.data.last_layer else _train_whole(job, loaded, world)
@@ -223,7 +223,7 @@ def _train(job: Job, world: "World") -> None:
 
 
 def _train_whole(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, Curve]":
-    from gda.training.classifier import TrainRecipe, train_classifier
+    from gda.training.loop.classifier import TrainRecipe, train_classifier
 
     request = job.request
     return train_classifier(
@@ -240,7 +240,7 @@ def _train_whole(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, 
 
 def _train_head(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, Curve]":
     """Go on from the classifier of real+synthetic of the same seed: one that is finished already, or its like, trained here."""
-    from gda.training.classifier import TrainRecipe, load_classifier, train_classifier
+    from gda.training.loop.classifier import TrainRecipe, load_classifier, train_classifier
 
     request = job.request
     finished = world.tell(_finished_mixed(job) if world.is_first else None)
@@ -275,7 +275,7 @@ def _finished_mixed(job: Job) -> Path | None:
 def _write_classifier(job: Job, model: "nn.Module", logits: "Tensor", labels: "Tensor", *, val_top1: float) -> None:
     from safetensors.torch import save
 
-    from gda.training.export import export_classifier, weights_digest
+    from gda.training.networks.export import export_classifier, weights_digest
 
     folder = job.workspace.fresh_staging()
     export_classifier(model, folder, _card(job, weights=weights_digest(model), val_top1=val_top1))

@@ -29,8 +29,8 @@ from gda.report.page import ReportInputs, write_report
 from gda.report.wording import opened
 from gda.stages import evaluate_sets
 from gda.stats.confusion import confusion_counts
-from gda.training.classifier import load_classifier, predict_logits
-from gda.training.export import open_classifier
+from gda.training.loop.classifier import load_classifier, predict_logits
+from gda.training.networks.export import open_classifier
 
 CARD_FILE, METRICS_FILE, REPORT_FILE, PREDICTIONS_FILE = "classifier.json", "metrics.json", "report.html", "predictions.safetensors"
 CONFUSION_FILE = "confusion.csv"

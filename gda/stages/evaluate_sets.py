@@ -23,7 +23,7 @@ from gda.recipe import digest_of
 from gda.stats.held_out import set_arm, set_gain
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
-from gda.training.classifier import load_classifier, predict_logits
+from gda.training.loop.classifier import load_classifier, predict_logits
 
 FIELDS = frozenset({"sets", "class_map", "set_labels", "restrict"})  # of section evaluate; `identities` stands for them in a recipe
 

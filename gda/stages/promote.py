@@ -21,7 +21,7 @@ from gda.report.wording import opened
 from gda.stats.gain import compare
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
-from gda.training.export import open_classifier
+from gda.training.networks.export import open_classifier
 
 DEFAULT_OUT = Path("reports/promotion")
 DECISION_FILE = "decision.json"

@@ -24,10 +24,10 @@ from gda.report.ratio import ratio_answer, ratio_figure
 from gda.stats.paired import paired_differences
 from gda.stats.peak import find_peak, pooled_intervals
 from gda.stats.streams import named_generator
-from gda.training.arms import read_index, refusal, require_same_classes
-from gda.training.classifier import TrainRecipe
-from gda.training.pretrained import weights_inputs
-from gda.training.ratios import REAL_ALONE, Correct, RatioSearch, Sets, images_of, nested_order, num_classifiers
+from gda.training.arms.requirements import read_index, refusal, require_same_classes
+from gda.training.loop.classifier import TrainRecipe
+from gda.training.networks.pretrained import weights_inputs
+from gda.tuning.ratio_search import REAL_ALONE, Correct, RatioSearch, Sets, images_of, nested_order, num_classifiers
 
 CURVE, PICTURE = "ratio.json", "ratio.png"
 

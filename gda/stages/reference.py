@@ -10,7 +10,7 @@ from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.gate.reference import Reference, build_reference
 from gda.io.publish import exclusive, prepare, publish
 from gda.recipe import Recipe, bits_environment
-from gda.training.pretrained import weights_inputs
+from gda.training.networks.pretrained import weights_inputs
 
 
 def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) -> Outcome:

@@ -27,7 +27,7 @@ from gda.generator.weights.directory import drawn_side, resolve
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, bits_environment, digest_of
-from gda.training.pretrained import weights_inputs
+from gda.training.networks.pretrained import weights_inputs
 
 VERDICT, PAGE, EXPECTATIONS = "verdict.json", "index.html", "expectations.json"
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from gda.artifacts import ClassifierCard, Outcome
 from gda.errors import DataError, UsageError
 from gda.io.publish import storage_errors, write_new
-from gda.training.classifier import predict_logits
-from gda.training.export import load_classifier, open_classifier
+from gda.training.loop.classifier import predict_logits
+from gda.training.networks.export import load_classifier, open_classifier
 
 OPSET = 18  # what torch's exporter writes without converting
 INPUT, OUTPUT = "images", "logits"

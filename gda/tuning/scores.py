@@ -17,7 +17,7 @@ from gda.fidelity.frechet import Statistics
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import storage_errors
 from gda.recipe import bits_environment, digest_of
-from gda.training.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
+from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
 from gda.tuning.batches import Batch, read_batches
 
 

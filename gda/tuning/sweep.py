@@ -24,7 +24,7 @@ from gda.generator.weights.directory import drawn_side, read_card, resolve
 from gda.generator.weights.reaverage import averaged
 from gda.io.publish import work_root
 from gda.parallel import drawing_device, run_parallel, tick, workers_of
-from gda.training.classifier import TrainRecipe
+from gda.training.loop.classifier import TrainRecipe
 from gda.tuning.batches import Batch, Source, batch_of, draw_batch, forget_generator
 from gda.tuning.grid import Grid, Parts, Point, choose, pareto, passes, survivors
 from gda.tuning.scores import (

@@ -22,7 +22,7 @@ DATA: tuple[Control, ...] = (
     Control(
         row=12,
         what="a classifier's loss that need not be finite",
-        file="gda/training/classifier.py",
+        file="gda/training/loop/classifier.py",
         edits=(("        if not math.isfinite(loss):\n", "        if False:\n"),),
         tests=(_CLASSIFIER + "test_a_diverging_loss_stops_the_run",),
     ),
@@ -72,21 +72,21 @@ DATA: tuple[Control, ...] = (
     Control(
         row=13,
         what="the checksum of a classifier's state left out",
-        file="gda/training/checkpoint.py",
+        file="gda/training/loop/checkpoint.py",
         edits=(('    if metadata.get("digest") != _digest(state):\n', "    if False:\n"),),
         tests=(_CLASSIFIER + "test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used",),
     ),
     Control(
         row=13,
         what="no classifier's checkpoint kept but the newest",
-        file="gda/training/checkpoint.py",
+        file="gda/training/loop/checkpoint.py",
         edits=(("_KEPT = 2\n", "_KEPT = 1\n"),),
         tests=(_CLASSIFIER + "test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used",),
     ),
     Control(
         row=13,
         what="a classifier resumed without its optimizer's state",
-        file="gda/training/classifier.py",
+        file="gda/training/loop/classifier.py",
         edits=(('        restore_optimizer(self.optimizer, _under(state, "optimizer/"))\n', ""),),
         tests=(_CLASSIFIER + "test_a_killed_run_continues_to_the_same_bits",),
     ),

@@ -342,14 +342,14 @@ GATE: tuple[Control, ...] = (
     Control(
         row=23,
         what="any file taken for pretrained weights",
-        file="gda/training/pretrained.py",
+        file="gda/training/networks/pretrained.py",
         edits=(('    if path.suffix != ".safetensors" or not path.is_file():\n', "    if not path.is_file():\n"),),
         tests=("tests/unit/training/test_pretrained.py::test_pickles_are_never_opened",),
     ),
     Control(
         row=23,
         what="a classifier's pickle opened where safetensors are missing",
-        file="gda/training/export.py",
+        file="gda/training/networks/export.py",
         edits=(
             (
                 '        raise DataError(f"{path}: not found; weights must be safetensors{found}")\n',

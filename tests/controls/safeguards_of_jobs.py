@@ -74,7 +74,7 @@ JOBS: tuple[Control, ...] = (
     Control(
         row=28,
         what="a classifier's checkpoint of whatever work",
-        file="gda/training/checkpoint.py",
+        file="gda/training/loop/checkpoint.py",
         edits=(("        if found != identity:\n", "        if False:\n"),),
         tests=("tests/unit/training/test_classifier.py::test_a_checkpoint_of_other_work_is_refused",),
     ),

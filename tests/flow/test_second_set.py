@@ -13,7 +13,7 @@ from gda.config import load_config
 from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot
 from gda.parallel import run_parallel
-from gda.training.classifier import Source, TrainRecipe, predict_logits, train_classifier
+from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, train_classifier
 
 # Smaller than params.yaml only in how long things run, so that the test suite ends in time.
 pytestmark = pytest.mark.nightly

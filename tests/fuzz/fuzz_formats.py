@@ -300,7 +300,7 @@ def _classifiers() -> list[Format]:
     import timm
     from safetensors.torch import save
 
-    from gda.training.export import load_classifier
+    from gda.training.networks.export import load_classifier
 
     args = {"channels": [8, 8, 8, 16], "stem_width": 4}
     network = timm.create_model("test_resnet", num_classes=2, **args)

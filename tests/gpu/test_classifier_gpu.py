@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gda.parallel import drawing_device, own_device
-from gda.training.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
+from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
 from gda.world import World
 
 pytestmark = [

@@ -18,7 +18,7 @@ from gda.data.classes import make_classes
 from gda.data.resident import load_images
 from gda.data.snapshot import Snapshot, commit_snapshot
 from gda.data.writer import ImageRecord, write_image_shard
-from gda.training.classifier import Source, TrainRecipe, export_classifier, train_classifier
+from gda.training.loop.classifier import Source, TrainRecipe, export_classifier, train_classifier
 
 SIZE = 16
 COLOURS = {"blue": (40, 60, 210), "green": (40, 180, 60), "grey": (130, 130, 130), "red": (200, 40, 40)}

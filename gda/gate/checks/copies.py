@@ -1,7 +1,8 @@
 """Has the generator copied? Whether synthetic images come nearer to single training images than held-out real images do.
 
 Nearness is asked for in several spaces: pictures up to cropping, turning, mirroring and light (`gda.gate.checks.alignment`), features of
-the extractor, and where its weights are given those of a network made for copies (`gda.fidelity.extractors.sscd`)."""
+the extractor, and where its weights are given those of a network made for copies (`gda.fidelity.extractors.sscd`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from gda.arm import ARMS, DATA, TRAININGS, Arm, in_order
 from gda.config import Config, parse_config
 from gda.errors import ConfigError
 from gda.sections import ClassifyConfig
-from gda.training.train_recipe import TrainRecipe
+from gda.training.recipes.train_recipe import TrainRecipe
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from gda.config import load_config
 from gda.errors import ConfigError, DataError, MissingError, UsageError
 from gda.io.manifest import MANIFEST_FILE, write_manifest
 from gda.reading import PickledError, parse_json, parse_yaml, parser, read_bytes, read_npz, read_object, whole_number
-from gda.training.models import parse_model_args
-from gda.training.sizes import require_sizes_of
+from gda.training.networks.models import parse_model_args
+from gda.training.networks.sizes import require_sizes_of
 
 _BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi")

@@ -14,7 +14,7 @@ from gda.config import Config
 from gda.io.skipped import publish_skipped
 from gda.sections import ClassifyConfig
 from gda.stages import classify
-from gda.training.arm_request import make_request
+from gda.training.arms.arm_request import make_request
 
 SETTINGS = {
     "model": "resnetv2_18",

@@ -24,9 +24,9 @@ from gda.errors import ConfigError, DataError, UsageError
 from gda.io.publish import work_root
 from gda.sections import ClassifyConfig
 from gda.stages import classify
-from gda.training.arm_data import Loaded, load_data
-from gda.training.arm_request import make_request
-from gda.training.classifier import predict_logits
+from gda.training.arms.arm_data import Loaded, load_data
+from gda.training.arms.arm_request import make_request
+from gda.training.loop.classifier import predict_logits
 
 CONFIG = Config(
     classify=ClassifyConfig(

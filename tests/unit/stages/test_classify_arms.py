@@ -16,9 +16,9 @@ from gda.errors import ConfigError, DataError, UsageError
 from gda.io.skipped import publish_skipped
 from gda.sections import Arm, ClassifyConfig
 from gda.stages import classify
-from gda.training.arm_data import load_data, parts_of
-from gda.training.arm_request import Request, make_request
-from gda.training.targets import cross_fitted_accuracy
+from gda.training.arms.arm_data import load_data, parts_of
+from gda.training.arms.arm_request import Request, make_request
+from gda.training.arms.targets import cross_fitted_accuracy
 
 BASE = {
     "model": "resnetv2_18",

@@ -20,9 +20,9 @@ from gda.sections import Arm, ClassifyConfig
 from gda.stages import classify
 from gda.stages.ratio import _sets, _training
 from gda.stages.reference import reference_recipe
-from gda.training.arm_data import load_data
-from gda.training.arm_request import make_request
-from gda.training.classifier import predict_logits
+from gda.training.arms.arm_data import load_data
+from gda.training.arms.arm_request import make_request
+from gda.training.loop.classifier import predict_logits
 from gda.tuning.sweep import cas_recipe
 
 APART = {"synthetic_weight": 0.5, "auxiliary_batch_norm": True}

@@ -20,8 +20,8 @@ from gda.recipe import Recipe
 from gda.sections import Arm, ClassifyConfig
 from gda.stages import classify, evaluate, reference
 from gda.stages.reference import reference_recipe
-from gda.training.arm_request import make_request
-from gda.training.classifier import load_classifier, predict_logits
+from gda.training.arms.arm_request import make_request
+from gda.training.loop.classifier import load_classifier, predict_logits
 
 SMALL = '{"channels": [8, 8, 8, 16], "stem_width": 4}'
 

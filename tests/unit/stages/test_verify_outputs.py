@@ -15,7 +15,7 @@ from gda.generator.finetuning.checkpoints import Checkpoints, TrainingState
 from gda.generator.weights.directory import DEMO_BASE, read_card, resolve
 from gda.io.publish import prepare, publish, write_bytes
 from gda.recipe import Recipe
-from gda.training.export import export_classifier, load_classifier, open_classifier
+from gda.training.networks.export import export_classifier, load_classifier, open_classifier
 
 DENOISER = "base/unet/diffusion_pytorch_model.safetensors"
 

@@ -7,8 +7,8 @@ import torch
 from training_world import TINY, coloured
 
 from gda.parallel import run_parallel
-from gda.training.classifier import train_classifier
-from gda.training.export import weights_digest
+from gda.training.loop.classifier import train_classifier
+from gda.training.networks.export import weights_digest
 
 
 def digest_of_seed(seed: int) -> str:

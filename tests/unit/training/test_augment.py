@@ -2,7 +2,7 @@
 
 import torch
 
-from gda.training.augment import augment, normalise
+from gda.training.recipes.augment import augment, normalise
 from gda.training.streams import stream
 
 

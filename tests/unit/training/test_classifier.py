@@ -15,9 +15,9 @@ from gda.artifacts import ClassifierCard
 from gda.errors import ConfigError, DataError, UsageError
 from gda.parallel import run_parallel
 from gda.sections import Arm, ClassifyConfig
-from gda.training.augment import Strength
-from gda.training.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, top1, train_classifier
-from gda.training.export import weights_digest
+from gda.training.loop.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, top1, train_classifier
+from gda.training.networks.export import weights_digest
+from gda.training.recipes.augment import Strength
 
 
 def train(recipe: TrainRecipe = TINY, *, seed: int = 0, **rest: object) -> torch.nn.Module:

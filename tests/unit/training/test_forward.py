@@ -14,8 +14,8 @@ from training_world import TINY, coloured
 
 from gda.errors import ConfigError, MissingError
 from gda.sections import ClassifyConfig
-from gda.training.classifier import TrainRecipe, predict_logits, top1, train_classifier
-from gda.training.export import weights_digest
+from gda.training.loop.classifier import TrainRecipe, predict_logits, top1, train_classifier
+from gda.training.networks.export import weights_digest
 
 BF16 = replace(TINY, image_size=32, precision="bf16", ema_decay=0.9)
 COMPILED = replace(TINY, compile=True)

@@ -22,8 +22,8 @@ from gda.artifacts import ClassifierCard, dump_document, read_document
 from gda.errors import DataError, UsageError
 from gda.registry import served
 from gda.sections import Arm
-from gda.training.classifier import export_classifier, load_classifier, predict_logits
-from gda.training.models import build_model
+from gda.training.loop.classifier import export_classifier, load_classifier, predict_logits
+from gda.training.networks.models import build_model
 from gda.training.onnx_file import OPSET, TOLERANCE, build_onnx, check_onnx, export_onnx
 
 CLASSES = ("ankle boot", "bag", "coat", "größe", "shirt")

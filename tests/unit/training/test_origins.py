@@ -23,11 +23,11 @@ from training_world import TINY, coloured, kill_at
 from gda.artifacts import ClassifierCard
 from gda.errors import ConfigError, DataError, UsageError
 from gda.sections import Arm, ClassifyConfig
-from gda.training.auxiliary_norm import AuxiliaryNorms
-from gda.training.classifier import Source, TrainRecipe, _Run, export_classifier, load_classifier, predict_logits, train_classifier
-from gda.training.export import weights_digest
-from gda.training.models import build_model
-from gda.training.objective import Mixing, WeightedLoss, soft_targets
+from gda.training.loop.auxiliary_norm import AuxiliaryNorms
+from gda.training.loop.classifier import Source, TrainRecipe, _Run, export_classifier, load_classifier, predict_logits, train_classifier
+from gda.training.networks.export import weights_digest
+from gda.training.networks.models import build_model
+from gda.training.recipes.mixup_and_loss import Mixing, WeightedLoss, soft_targets
 from gda.training.streams import seeded_globals
 
 # Nothing by chance, so that a forward pass can be repeated by hand.

@@ -18,10 +18,10 @@ from training_world import TINY, coloured, kill_at
 from gda.artifacts import ClassifierCard
 from gda.errors import ConfigError, DataError, MissingError
 from gda.sections import Arm, ClassifyConfig
-from gda.training.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
-from gda.training.export import weights_digest
-from gda.training.models import build_model, in_head
-from gda.training.pretrained import Weights, find_weights
+from gda.training.loop.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
+from gda.training.networks.export import weights_digest
+from gda.training.networks.models import build_model, in_head
+from gda.training.networks.pretrained import Weights, find_weights
 
 SMALL = {"channels": [8, 8, 8, 16], "stem_width": 4}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -17,13 +17,13 @@ from training_world import TINY, coloured, kill_at
 from gda.classifier_recipes import RECIPES
 from gda.errors import ConfigError
 from gda.sections import ClassifyConfig
-from gda.training.augment import augment
-from gda.training.classifier import Source, TrainRecipe, _Run, train_classifier
-from gda.training.export import weights_digest
-from gda.training.models import build_model
-from gda.training.objective import Mixing, make_loss
-from gda.training.optimizing import make_optimizer, make_schedule
-from gda.training.policies import ErasingPolicy, RandAugmentPolicy
+from gda.training.loop.classifier import Source, TrainRecipe, _Run, train_classifier
+from gda.training.networks.export import weights_digest
+from gda.training.networks.models import build_model
+from gda.training.recipes.augment import augment
+from gda.training.recipes.mixup_and_loss import Mixing, make_loss
+from gda.training.recipes.optimizing import make_optimizer, make_schedule
+from gda.training.recipes.policies import ErasingPolicy, RandAugmentPolicy
 
 ADDITIONS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "learning_rate": 0.05},

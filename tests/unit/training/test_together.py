@@ -17,9 +17,9 @@ from torch import Tensor, distributed, nn
 from training_world import TINY, coloured
 
 from gda.errors import ConfigError
-from gda.training.classifier import TrainRecipe, train_classifier
-from gda.training.forward import Forward
-from gda.training.shared_norms import SharedStatistics
+from gda.training.loop.classifier import TrainRecipe, train_classifier
+from gda.training.loop.forward import Forward
+from gda.training.loop.shared_norms import SharedStatistics
 from gda.world import World
 
 HERE, WORLDS = Path(__file__).parent, Path(__file__).parents[2] / "worlds"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from training_world import TINY, coloured
 
-from gda.training.classifier import Source, TrainRecipe, train_classifier
+from gda.training.loop.classifier import Source, TrainRecipe, train_classifier
 from gda.world import World
 
 # Nothing is dropped by chance, and plain gradients, which a rounding does not magnify. Ten images: the shares of two processes differ.

@@ -5,7 +5,7 @@ import signal
 
 import torch
 
-from gda.training.classifier import Source, TrainRecipe
+from gda.training.loop.classifier import Source, TrainRecipe
 
 # drop_path draws from torch's global generator while training: the hardest thing to resume.
 TINY = TrainRecipe(

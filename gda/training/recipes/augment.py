@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gda.training.networks.pretrained import Channels
+
 Strength = Literal["standard", "strong"]
 
-Channels = tuple[float, float, float]  # on the scale where white is 1
 Policy = Callable[[Tensor, torch.Generator], Tensor]
 
 _HALF: Channels = (0.5, 0.5, 0.5)

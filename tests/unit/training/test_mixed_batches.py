@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gda.errors import ConfigError, DataError
-from gda.training.mixing import Epochs, MixedBatches, Source, batch_counts
+from gda.training.loop.mixed_batches import Epochs, MixedBatches, Source, batch_counts
 from gda.training.streams import stream
 
 

@@ -14,10 +14,10 @@ from gda.io.skipped import skipped_because
 from gda.parallel import device_name, training_device
 from gda.recipe import Recipe, bits_environment
 from gda.sections import ClassifyConfig
-from gda.training.arm_data import Others, TrainingData
-from gda.training.arms import read_index, refusal, require_pool_of, require_same_classes
-from gda.training.pretrained import Weights, find_weights, weights_inputs
-from gda.training.targets import target_labels
+from gda.training.arms.arm_data import Others, TrainingData
+from gda.training.arms.requirements import read_index, refusal, require_pool_of, require_same_classes
+from gda.training.arms.targets import target_labels
+from gda.training.networks.pretrained import Weights, find_weights, weights_inputs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gda.data.resident import ImageSet
     from gda.data.snapshot import Snapshot
-    from gda.training.mixing import Source
+    from gda.training.loop.mixed_batches import Source
 
 Origin = Literal["synthetic", "pool"]
 
@@ -68,7 +68,7 @@ class Loaded:
         Where only some classes' others are used their share is smaller by as much, so that no image is seen more often for that; of parts,
         that of number `seed` modulo their number is taken. Raises `DataError` for a part without images.
         """
-        from gda.training.mixing import Source
+        from gda.training.loop.mixed_batches import Source
 
         ratio *= self.kept
         mixed = self.real is not None and self.others is not None
@@ -89,7 +89,7 @@ class Loaded:
     @property
     def real_source(self) -> "Source":
         """The real images alone."""
-        from gda.training.mixing import Source
+        from gda.training.loop.mixed_batches import Source
 
         assert self.real is not None
         return Source.of(self.real)

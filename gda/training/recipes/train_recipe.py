@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from gda.sections import ClassifyConfig
-from gda.training.augment import Channels, Strength
-from gda.training.models import parse_model_args
-from gda.training.pretrained import Weights, find_weights
+from gda.training.networks.models import parse_model_args
+from gda.training.networks.pretrained import Channels, Weights, find_weights
+from gda.training.recipes.augment import Strength
 
 _FIRST = ("augment", "horizontal_flip")  # have a default, but were there before digests had to be kept
 

@@ -15,18 +15,18 @@ from gda.errors import DataError
 from gda.io.tensors import tensors_digest
 from gda.parallel import single_threaded
 from gda.recipe import digest_of
-from gda.training.augment import augment, normalise
-from gda.training.auxiliary_norm import AuxiliaryNorms
-from gda.training.checkpoint import load_checkpoint, save_checkpoint
-from gda.training.export import export_classifier, load_classifier, preparation, weights_digest
-from gda.training.forward import Forward, exact_convolutions
-from gda.training.mixing import Batch, MixedBatches, Source
-from gda.training.models import build_model, freeze_backbone
-from gda.training.objective import Mixing, WeightedLoss, make_loss, soft_targets
-from gda.training.optimizing import make_optimizer, make_schedule, optimizer_tensors, restore_optimizer
-from gda.training.policies import ErasingPolicy, RandAugmentPolicy
+from gda.training.loop.auxiliary_norm import AuxiliaryNorms
+from gda.training.loop.checkpoint import load_checkpoint, save_checkpoint
+from gda.training.loop.forward import Forward, exact_convolutions
+from gda.training.loop.mixed_batches import Batch, MixedBatches, Source
+from gda.training.networks.export import export_classifier, load_classifier, preparation, weights_digest
+from gda.training.networks.models import build_model, freeze_backbone
+from gda.training.recipes.augment import augment, normalise
+from gda.training.recipes.mixup_and_loss import Mixing, WeightedLoss, make_loss, soft_targets
+from gda.training.recipes.optimizing import make_optimizer, make_schedule, optimizer_tensors, restore_optimizer
+from gda.training.recipes.policies import ErasingPolicy, RandAugmentPolicy
+from gda.training.recipes.train_recipe import TrainRecipe
 from gda.training.streams import stream, stream_seed
-from gda.training.train_recipe import TrainRecipe
 from gda.world import World
 
 __all__ = ["Source", "TrainRecipe", "export_classifier", "load_classifier", "predict_logits", "top1", "train_classifier"]

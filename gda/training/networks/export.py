@@ -18,8 +18,8 @@ from gda.errors import DataError
 from gda.io.publish import write_bytes
 from gda.io.tensors import tensors_digest
 from gda.reading import parser, read_object
-from gda.training.augment import Channels
-from gda.training.sizes import require_sizes_of
+from gda.training.networks.pretrained import Channels
+from gda.training.networks.sizes import require_sizes_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "classifier.json"
 

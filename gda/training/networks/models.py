@@ -12,8 +12,8 @@ from torch import nn
 
 from gda.errors import ConfigError, DataError
 from gda.reading import parse_json
-from gda.training.pretrained import Weights
-from gda.training.sizes import require_sane_sizes
+from gda.training.networks.pretrained import Weights
+from gda.training.networks.sizes import require_sane_sizes
 
 # Ours to decide: classes and channels come from the data, and weights come from training alone.
 _RESERVED = frozenset(

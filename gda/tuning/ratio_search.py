@@ -19,7 +19,7 @@ from gda.parallel import run_parallel, tick
 from gda.reading import parser
 from gda.recipe import bits_environment, digest_of
 from gda.sections import RatioConfig
-from gda.training.classifier import Source, TrainRecipe, predict_logits, train_classifier
+from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, train_classifier
 
 REAL_ALONE = 0.0  # the ratio of the rival
 # Seeds of their own: what is chosen here is later compared on those of the configuration.

@@ -10,9 +10,9 @@ from safetensors.numpy import save
 
 from gda.data.resident import ImageSet
 from gda.sections import RatioConfig
-from gda.training import ratios
-from gda.training.classifier import TrainRecipe
-from gda.training.ratios import REAL_ALONE, RatioSearch, Sets, images_of, nested_order, num_classifiers, rungs
+from gda.training.loop.classifier import TrainRecipe
+from gda.tuning import ratio_search
+from gda.tuning.ratio_search import REAL_ALONE, RatioSearch, Sets, images_of, nested_order, num_classifiers, rungs
 
 RECIPE = TrainRecipe(
     model="resnetv2_18",
@@ -79,7 +79,7 @@ def test_the_search_trains_what_it_says_and_keeps_it(tmp_path: Path, monkeypatch
         trained.extend((job.count, job.seed) for job in jobs)
         return [function(job) for job in jobs]
 
-    monkeypatch.setattr(ratios, "run_parallel", here)
+    monkeypatch.setattr(ratio_search, "run_parallel", here)
 
     def found(**changes: object) -> dict[float, np.ndarray]:
         trained.clear()

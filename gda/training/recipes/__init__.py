@@ -1,0 +1,1 @@
+"""What a training recipe consists of: augmentation, mixup, loss, optimizer and schedule."""
