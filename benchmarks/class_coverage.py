@@ -18,8 +18,8 @@ from scipy.cluster.vq import kmeans2
 
 from gda.artifacts import Measure
 from gda.config import parse_config
-from gda.data.demo import MNIST, load_optical_digits, read_demo
-from gda.data.sources import Columns
+from gda.data.sources.demo import MNIST, load_optical_digits, read_demo
+from gda.data.sources.source import Columns
 from gda.demo_base.glyphs import GlyphBank
 from gda.fidelity.compare import REPEATS
 from gda.fidelity.extractors import get_extractor

@@ -33,8 +33,8 @@ import webdataset
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gda.data.images import PNG, Codec, Rgb, decode, encode, encode_png, pixel_digest, to_array
-from gda.data.writer import EncodedRecord, shard_name, write_encoded_shard
+from gda.data.images.codecs import PNG, Codec, Rgb, decode, encode, encode_png, pixel_digest, to_array
+from gda.data.store.writer import EncodedRecord, shard_name, write_encoded_shard
 from gda.io.shards import ShardRecord, iterate_shard, write_shard
 
 WRITE_TARGET, READ_TARGET = 4.0, 1.6

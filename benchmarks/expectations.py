@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from gda.artifacts import ClassInfo, ShardInfo, SnapshotIndex, dump_document
-from gda.data.snapshot import INDEX_FILE, Snapshot, count_rows
+from gda.data.store.snapshot import INDEX_FILE, Snapshot, count_rows
 from gda.gate import expectations
 from gda.gate.expectations import Plan, check_structure
 from gda.io.manifest import write_manifest

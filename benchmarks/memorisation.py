@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gda.data.demo import load_digits
-from gda.data.perceptual import distinct
+from gda.data.checks.perceptual import distinct
+from gda.data.sources.demo import load_digits
 from gda.fidelity.extractors import get_extractor
 from gda.gate.checks.copies import CopyCheck, aligned_space, check_copies, feature_space
 from gda.gate.checks.leaks import sketches_of

@@ -55,7 +55,7 @@ def _add_inputs(commands: Any) -> None:
 
 def _add_snapshot(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
-        from gda.data.sources import ACCEPTED
+        from gda.data.sources.source import ACCEPTED
         from gda.io.skipped import publish_skipped
         from gda.stages import snapshot
         from gda.training.arms.requirements import no_pool

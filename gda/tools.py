@@ -99,7 +99,7 @@ def _redraw(args: argparse.Namespace) -> None:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from gda.data.merge import merge_snapshots
+    from gda.data.store.merge import merge_snapshots
 
     print(f"merge: {merge_snapshots(args.directories, args.out).summary}")
     return 0

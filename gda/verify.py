@@ -55,7 +55,7 @@ def _only_listed(_: Path) -> list[str]:
 
 
 def _snapshot(path: Path) -> list[str]:
-    from gda.data.verify import verify_snapshot
+    from gda.data.store.verify import verify_snapshot
 
     return verify_snapshot(path)
 
@@ -97,7 +97,7 @@ def _settings(path: Path) -> list[str]:
 
 
 def _evaluation(path: Path) -> list[str]:
-    from gda.data.predictions import read_predictions
+    from gda.data.store.predictions import read_predictions
 
     metrics, predictions = read_document(path / "metrics.json", Metrics), read_predictions(path / "predictions.safetensors")
     if metrics.test_digest != predictions.test_digest:

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from gda.artifacts import Outcome
-from gda.data.images import decode, to_array
-from gda.data.ledger import record_test_split
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import decode, to_array
+from gda.data.store.snapshot import Snapshot
+from gda.data.test_split.ledger import record_test_split
 from gda.errors import DataError, UsageError
 from gda.io.manifest import GROUP, SYNTHETIC_COLUMNS
 from gda.io.publish import exclusive, prepare, publish, storage_errors

@@ -22,8 +22,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from gda.artifacts import Document, dump_document, read_document
-from gda.data.images import Rgb, resize_and_crop, to_array
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import Rgb, resize_and_crop, to_array
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.extractors import BATCH, Extractor, get_extractor
 from gda.fidelity.frechet import Statistics

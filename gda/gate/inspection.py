@@ -11,10 +11,11 @@ import pandas as pd
 
 from gda.artifacts import Measure, SnapshotIndex, Verdict
 from gda.config import Config
-from gda.data.perceptual import Sketches, distinct, groups, joined, near_matches
-from gda.data.resident import ImageSet, load_images, open_test
-from gda.data.snapshot import Snapshot
-from gda.data.soft_labels import names_to_labels, second_labels
+from gda.data.checks.perceptual import Sketches, distinct, groups, joined, near_matches
+from gda.data.store.resident import ImageSet, load_images
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.soft_labels import names_to_labels, second_labels
+from gda.data.test_split.opening import open_test
 from gda.errors import MissingError, TryAgainError
 from gda.fidelity.accumulated import extract_by_shard, has_rows, read_rows, require_honest
 from gda.fidelity.compare import Images

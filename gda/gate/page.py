@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from gda.artifacts import Measure, Verdict
-from gda.data.images import encode_png
+from gda.data.images.codecs import encode_png
 from gda.gate.checks.leaks import Leak
 from gda.gate.inspection import Inspection
 

@@ -27,8 +27,8 @@ from gda.arm import Arm
 from gda.artifacts import REFERENCE_FILE, REFERENCE_PROBABILITIES, ClassifierCard, ReferenceIndex, dump_document, read_document
 from gda.config import Config
 from gda.contents import require_whole
-from gda.data.resident import ImageSet, load_images
-from gda.data.snapshot import Snapshot
+from gda.data.store.resident import ImageSet, load_images
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import fid_floor
 from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor

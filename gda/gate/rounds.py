@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gda.artifacts import Filtering, Verdict
-from gda.data.snapshot import Snapshot
+from gda.data.store.snapshot import Snapshot
 from gda.gate.flagged import culprits
 from gda.gate.inspection import Inspection
 from gda.sections import ValidateConfig

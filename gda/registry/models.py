@@ -20,7 +20,7 @@ from mlflow.types import Schema, TensorSpec
 
 from gda import tracking
 from gda.artifacts import ClassifierCard
-from gda.data.predictions import Predictions, read_predictions, write_predictions
+from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError, GdaError, TryAgainError
 from gda.model_versions import only_version
 from gda.registry.registering import registering

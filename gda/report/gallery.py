@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gda.data.images import Rgb, decode, encode_png, resize_and_crop, to_array
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import Rgb, decode, encode_png, resize_and_crop, to_array
+from gda.data.store.snapshot import Snapshot
 from gda.io.shards import read_record
 
 MAX_ROWS, COLUMNS = 12, 5

@@ -9,8 +9,8 @@ import numpy as np
 from gda.arm import Arm, in_order
 from gda.artifacts import ArmResult, Candidate, ClassifierCard, Gain, GainWithinTraining, Metrics, SetResult, Verdict
 from gda.config import Config
-from gda.data.predictions import TOP_K, Predictions
-from gda.data.snapshot import Snapshot
+from gda.data.store.predictions import TOP_K, Predictions
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.report.measure_groups import group_results, top5_gains
 from gda.stats.arms import arm_result, real_alone_as_long, skipped_arm, with_confusions, with_probabilities

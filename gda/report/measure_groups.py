@@ -8,8 +8,8 @@ import numpy as np
 from gda.arm import Arm
 from gda.artifacts import GroupResult, SetArm, SetGain
 from gda.config import Config
-from gda.data.predictions import TOP_K, Predictions
-from gda.data.snapshot import Snapshot
+from gda.data.store.predictions import TOP_K, Predictions
+from gda.data.store.snapshot import Snapshot
 from gda.stats import groups
 from gda.stats.held_out import set_gain
 from gda.stats.streams import named_generator

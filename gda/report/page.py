@@ -10,8 +10,8 @@ import jinja2
 
 from gda.arm import Arm
 from gda.artifacts import Metrics, Settings, Verdict
-from gda.data.predictions import Predictions
-from gda.data.snapshot import Snapshot
+from gda.data.store.predictions import Predictions
+from gda.data.store.snapshot import Snapshot
 from gda.io.publish import write_bytes
 from gda.report import figures, groups, mistakes, tables, trainings, tuning
 from gda.report.gallery import image_grid

@@ -7,7 +7,7 @@ from pathlib import Path
 from gda.arm import Arm
 from gda.artifacts import Outcome, SnapshotIndex, read_document
 from gda.config import Config
-from gda.data.soft_labels import soft_labels_input
+from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import DataError, UsageError
 from gda.io.publish import write_bytes
 from gda.io.rewriting import rewriting

@@ -13,7 +13,7 @@ from gda.artifacts import Metrics, Outcome, dump_document, read_document
 from gda.config import Config
 from gda.contents import require_whole
 from gda.curves import Comparison, Exchange, SizePoint
-from gda.data.predictions import Predictions, read_predictions
+from gda.data.store.predictions import Predictions, read_predictions
 from gda.errors import DataError
 from gda.io.publish import exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, digest_of

@@ -12,12 +12,12 @@ import torch
 from gda.arm import Arm, in_order
 from gda.artifacts import Candidate, ClassifierCard, Metrics, Outcome, SetResult, Settings, Verdict, dump_document, read_document
 from gda.config import Config
-from gda.data.held_out_sets import HeldOutSet
-from gda.data.images import LANCZOS, Interpolation
-from gda.data.ledger import count_test_openings, record_look
-from gda.data.predictions import TOP_K, Predictions, read_predictions, write_predictions
-from gda.data.resident import open_test
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import LANCZOS, Interpolation
+from gda.data.ingest.held_out_sets import HeldOutSet
+from gda.data.store.predictions import TOP_K, Predictions, read_predictions, write_predictions
+from gda.data.store.snapshot import Snapshot
+from gda.data.test_split.ledger import count_test_openings, record_look
+from gda.data.test_split.opening import open_test
 from gda.errors import DataError
 from gda.io.checked import is_whole
 from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes

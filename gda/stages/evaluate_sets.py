@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from gda.arm import Arm
 from gda.artifacts import SetArm, SetResult
 from gda.config import Config
-from gda.data.held_out_sets import HeldOutSet, load_held_out, open_held_out, read_class_map
-from gda.data.images import LANCZOS, Interpolation
-from gda.data.ledger import record_test_opening
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import LANCZOS, Interpolation
+from gda.data.ingest.held_out_sets import HeldOutSet, load_held_out, open_held_out, read_class_map
+from gda.data.store.snapshot import Snapshot
+from gda.data.test_split.ledger import record_test_opening
 from gda.errors import DataError
 from gda.io.publish import storage_errors
 from gda.parallel import Bar, run_parallel, tick

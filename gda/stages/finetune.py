@@ -9,9 +9,9 @@ import torch
 
 from gda.artifacts import DrawSettings, GeneratorCard, Outcome, read_document
 from gda.config import Config
-from gda.data.holdout import hold_out
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
+from gda.data.ingest.holdout import hold_out
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, UsageError
 from gda.fidelity.extractors import configured_extractor
 from gda.fidelity.held_out import held_out_score

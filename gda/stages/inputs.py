@@ -12,7 +12,7 @@ from typing import Any
 
 from gda.artifacts import Outcome
 from gda.config import Config, dump_config
-from gda.data.demo import DIGITS, MNIST
+from gda.data.sources.demo import DIGITS, MNIST
 from gda.errors import DataError
 from gda.generator.weights import hub
 from gda.generator.weights.directory import DEMO_BASE, read_card, source_of

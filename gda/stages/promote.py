@@ -7,8 +7,8 @@ import numpy as np
 
 from gda.artifacts import Candidate, ClassifierCard, Decision, Metrics, Outcome, Verdict, dump_document, read_document
 from gda.config import Config
-from gda.data.ledger import count_test_openings
-from gda.data.predictions import Predictions, read_predictions
+from gda.data.store.predictions import Predictions, read_predictions
+from gda.data.test_split.ledger import count_test_openings
 from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.rewriting import rewriting

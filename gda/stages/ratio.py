@@ -12,10 +12,10 @@ from gda.arm import Arm
 from gda.artifacts import Outcome, SnapshotIndex, dump_document, read_document
 from gda.config import Config
 from gda.curves import RatioCurve, RatioPoint
-from gda.data.images import LANCZOS
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
-from gda.data.soft_labels import soft_labels_input
+from gda.data.images.codecs import LANCZOS
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import DataError
 from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes
 from gda.parallel import Bar

@@ -5,7 +5,7 @@ from pathlib import Path
 from gda.artifacts import Outcome, ReferenceIndex
 from gda.classify_section import TWO_ORIGINS
 from gda.config import Config
-from gda.data.snapshot import Snapshot
+from gda.data.store.snapshot import Snapshot
 from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.gate.reference import Reference, build_reference
 from gda.io.publish import exclusive, prepare, publish

@@ -8,8 +8,8 @@ import pandas as pd
 
 from gda.artifacts import Outcome
 from gda.config import Config
-from gda.data.images import Codec
-from gda.data.snapshot import Snapshot, commit_snapshot
+from gda.data.images.codecs import Codec
+from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.errors import ConfigError, DataError, TryAgainError, UsageError
 from gda.fidelity.accumulated import FeatureObserver, FeaturesIndex
 from gda.fidelity.extractors import comparison_size, configured_extractor

@@ -9,15 +9,15 @@ from PIL import features
 
 from gda.artifacts import Outcome, SnapshotIndex
 from gda.config import Config
-from gda.data.classes import make_classes, normalise
-from gda.data.images import LOSSY
-from gda.data.ingest import ingest, require_few_rejected
-from gda.data.leaks import NearLeak, leak_table, near_leak_message
-from gda.data.pool import PURPOSE, Screen, as_pool, open_beside, open_screen
-from gda.data.readers import open_source
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.sources import Columns, Source
-from gda.data.wordnet import WordNetNames, wordnet_names
+from gda.data.checks.leaks import NearLeak, leak_table, near_leak_message
+from gda.data.imagenet.wordnet import WordNetNames, wordnet_names
+from gda.data.images.codecs import LOSSY
+from gda.data.ingest.ingest import ingest, require_few_rejected
+from gda.data.ingest.pool import PURPOSE, Screen, as_pool, open_beside, open_screen
+from gda.data.sources.readers import open_source
+from gda.data.sources.source import Columns, Source
+from gda.data.store.classes import make_classes, normalise
+from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.errors import DataError
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.recipe import Recipe, digest_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gda.artifacts import GeneratorCard, Outcome, Settings, TuningPoint, dump_document, read_document
 from gda.config import Config
-from gda.data.snapshot import Snapshot
+from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError
 from gda.fidelity.extractors import configured_extractor
 from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve

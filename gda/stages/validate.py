@@ -10,8 +10,8 @@ from gda.artifacts import Outcome, Verdict, dump_document, read_document
 from gda.classify_section import TWO_ORIGINS
 from gda.config import Config
 from gda.contents import with_files
-from gda.data.replace import link_snapshot
-from gda.data.snapshot import Snapshot
+from gda.data.store.replace import link_snapshot
+from gda.data.store.snapshot import Snapshot
 from gda.errors import RefusedError, UsageError
 from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.fidelity.extractors.sscd import sscd_digest

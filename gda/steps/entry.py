@@ -8,7 +8,7 @@ from typing import Any
 
 from gda.artifacts import Verdict, read_document
 from gda.config import Config, dump_config, parse_config
-from gda.data.snapshot import Snapshot
+from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.flow import BESIDE, EVALUATION, GENERATOR, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes

@@ -17,7 +17,7 @@ from gda.bookkeeping import at_work, note, prepare_process
 from gda.commands import build_parser
 from gda.config import dump_config
 from gda.contents import require_whole
-from gda.data.ledger import LEDGER_FILE
+from gda.data.test_split.ledger import LEDGER_FILE
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
 from gda.interruption import told_to_end
 from gda.io.publish import write_bytes, write_json

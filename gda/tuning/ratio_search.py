@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from gda.data.resident import ImageSet
+from gda.data.store.resident import ImageSet
 from gda.errors import DataError
 from gda.io.checked import is_whole, write_checked
 from gda.io.publish import storage_errors

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gda.data.resident import ImageSet, load_images
-from gda.data.snapshot import Snapshot
+from gda.data.store.resident import ImageSet, load_images
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import fid_to
 from gda.fidelity.extractors import get_extractor

@@ -13,8 +13,8 @@ import numpy as np
 
 from gda.artifacts import Settings, TuningPoint
 from gda.config import Config
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import REPEATS, fid_floor_to
 from gda.fidelity.extractors import configured_extractor

@@ -93,21 +93,21 @@ DATA: tuple[Control, ...] = (
     Control(
         row=14,
         what="images opened but not loaded to the last byte",
-        file="gda/data/images.py",
+        file="gda/data/images/codecs.py",
         edits=(("        image.load()\n", ""),),
         tests=(_IMAGES + "test_truncated_at_any_tenth",),
     ),
     Control(
         row=14,
         what="zero bytes left to the decoder",
-        file="gda/data/images.py",
+        file="gda/data/images/codecs.py",
         edits=(("    if not data:\n", "    if False:\n"),),
         tests=(_IMAGES + "test_what_is_no_image", _STAGE + "test_unreadable_images_are_quarantined_below_it"),
     ),
     Control(
         row=14,
         what="bad images left out without a word",
-        file="gda/data/ingest.py",
+        file="gda/data/ingest/ingest.py",
         edits=(('                    rejected.append((record.name, encoded.reason or ""))\n', "                    continue\n"),),
         tests=(
             _STAGE + "test_unreadable_images_are_quarantined_below_it",
@@ -117,28 +117,28 @@ DATA: tuple[Control, ...] = (
     Control(
         row=14,
         what="any share of bad images accepted",
-        file="gda/data/ingest.py",
+        file="gda/data/ingest/ingest.py",
         edits=(("    if not rejected or len(rejected) <= limit * total:\n", "    if True:\n"),),
         tests=(_STAGE + "test_unreadable_images_are_refused_above_the_limit",),
     ),
     Control(
         row=14,
         what="images told by their endings alone",
-        file="gda/data/listing.py",
+        file="gda/data/images/listing.py",
         edits=(("    return path.is_file() and image_format(read_head(path)) is not None\n", "    return False\n"),),
         tests=(_READERS + "test_images_are_chosen_by_content",),
     ),
     Control(
         row=15,
         what="modes other than RGB not converted",
-        file="gda/data/images.py",
+        file="gda/data/images/codecs.py",
         edits=(('_PLAIN = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV")\n', '_PLAIN = ("RGB",)\n'),),
         tests=(_IMAGES + "test_cmyk_becomes_rgb", _IMAGES + "test_grey_bilevel_and_palette_become_rgb"),
     ),
     Control(
         row=15,
         what="alpha dropped",
-        file="gda/data/images.py",
+        file="gda/data/images/codecs.py",
         edits=(
             (
                 '        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")\n',
@@ -150,14 +150,14 @@ DATA: tuple[Control, ...] = (
     Control(
         row=15,
         what="EXIF rotation not applied",
-        file="gda/data/images.py",
+        file="gda/data/images/codecs.py",
         edits=(("        return ImageOps.exif_transpose(image) if turned else image ", "        return image if turned else image "),),
         tests=(_IMAGES + "test_exif_rotation_is_applied",),
     ),
     Control(
         row=15,
         what="a range made up where none is known",
-        file="gda/data/images.py",
+        file="gda/data/images/codecs.py",
         edits=(
             (
                 '        raise DataError(f"{name}: has more than 8 bits a value, and no range of them is known here")\n',
@@ -169,63 +169,63 @@ DATA: tuple[Control, ...] = (
     Control(
         row=15,
         what="a fixed range in place of the measured one",
-        file="gda/data/deep.py",
+        file="gda/data/images/deep.py",
         edits=(("(0.0, float(max(2 ** int(high).bit_length() - 1, _BYTE_MAX)))", "(0.0, float(_WORD_MAX))"),),
         tests=(_DEEP + "test_a_sets_range_is_measured_and_reported",),
     ),
     Control(
         row=15,
         what="the lower byte of 16-bit colours dropped",
-        file="gda/data/deep.py",
+        file="gda/data/images/deep.py",
         edits=(("        values |= _of_lower_bytes(data, name)\n", ""),),
         tests=(_DEEP + "test_colours_keep_their_lower_byte",),
     ),
     Control(
         row=15,
         what="values of 16 bits cut to their lowest 8",
-        file="gda/data/deep.py",
+        file="gda/data/images/deep.py",
         edits=(("    low, high = wanted\n", "    low, high = 0.0, 255.0\n"),),
         tests=(_IMAGES + "test_sixteen_bits_are_scaled",),
     ),
     Control(
         row=15,
         what="maps of more than 8 bits taken for 8",
-        file="gda/data/deep.py",
+        file="gda/data/images/deep.py",
         edits=((' or ";16" in _raw_mode(image) or _largest(image) > _BYTE_MAX\n', ' or ";16" in _raw_mode(image)\n'),),
         tests=(_DEEP + "test_binary_ppm_and_pgm", _DEEP + "test_a_sets_range_is_measured_and_reported"),
     ),
     Control(
         row=16,
         what="the first of several frames taken",
-        file="gda/data/images.py",
+        file="gda/data/images/codecs.py",
         edits=(('    if image.format != "MPO" and frames > 1:\n', "    if False:\n"),),
         tests=(_IMAGES + "test_several_frames", _STAGE + "test_unreadable_images_are_quarantined_below_it"),
     ),
     Control(
         row=16,
         what="every decoder of Pillow tried",
-        file="gda/data/images.py",
+        file="gda/data/images/codecs.py",
         edits=(("        image = Image.open(io.BytesIO(data), formats=FORMATS)\n", "        image = Image.open(io.BytesIO(data))\n"),),
         tests=(_IMAGES + "test_gif_is_not_accepted",),
     ),
     Control(
         row=16,
         what="no pixel limit but Pillow's",
-        file="gda/data/images.py",
+        file="gda/data/images/codecs.py",
         edits=(("    if width * height > MAX_PIXELS:\n", "    if False:\n"),),
         tests=(_IMAGES + "test_own_pixel_cap",),
     ),
     Control(
         row=16,
         what="parquet of any size unpacked",
-        file="gda/data/parquet.py",
+        file="gda/data/sources/parquet.py",
         edits=(("            _require_bounded(path, file)\n", ""),),
         tests=(_READERS + "test_parquet_that_would_grow_beyond_reason",),
     ),
     Control(
         row=16,
         what="a `meta.mat` of any size unpacked",
-        file="gda/data/matlab.py",
+        file="gda/data/imagenet/matlab.py",
         edits=(
             ("zlib.decompressobj().decompress(body, limit + 1)", "zlib.decompressobj().decompress(body)"),
             ("    if len(unpacked) > limit:\n", "    if False:\n"),
@@ -235,14 +235,14 @@ DATA: tuple[Control, ...] = (
     Control(
         row=17,
         what="any class name taken",
-        file="gda/data/classes.py",
+        file="gda/data/store/classes.py",
         edits=(("    if reason:\n", "    if False:\n"),),
         tests=(_NAMES + "test_unusable_names", _SOURCES + "test_bad_folders", _SOURCES + "test_bad_metadata_rows"),
     ),
     Control(
         row=17,
         what="twins of case and unicode form let through",
-        file="gda/data/classes.py",
+        file="gda/data/store/classes.py",
         edits=(
             (
                 "    _require_distinct(originals, [info.name.casefold() for info in classes], "
@@ -255,42 +255,42 @@ DATA: tuple[Control, ...] = (
     Control(
         row=17,
         what="names with one prompt let through",
-        file="gda/data/classes.py",
+        file="gda/data/store/classes.py",
         edits=(('    _require_distinct(originals, [info.prompt_name.casefold() for info in classes], "give the same prompt")\n', ""),),
         tests=(_NAMES + "test_prompt_twins", _SOURCES + "test_bad_folders"),
     ),
     Control(
         row=17,
         what="names left in the form in which they come",
-        file="gda/data/classes.py",
+        file="gda/data/store/classes.py",
         edits=(('    return unicodedata.normalize("NFC", name)\n', "    return name\n"),),
         tests=(_NAMES + "test_nfd_becomes_nfc", _STAGE + "test_nfd_folder_names"),
     ),
     Control(
         row=17,
         what="paths in tables that lead out of the folder",
-        file="gda/data/tables.py",
+        file="gda/data/sources/tables.py",
         edits=((' or path.is_absolute() or ".." in path.parts:\n', ":\n"),),
         tests=(_SOURCES + "test_bad_metadata_rows",),
     ),
     Control(
         row=17,
         what="keys that tell where a folder lies",
-        file="gda/data/folders.py",
+        file="gda/data/sources/folders.py",
         edits=(("key=path_key(name)", "key=path_key(str(path))"),),
         tests=(_SOURCES + "test_keys_come_from_paths_alone",),
     ),
     Control(
         row=18,
         what="an empty class folder passed over",
-        file="gda/data/layouts.py",
+        file="gda/data/sources/layouts.py",
         edits=(('        if not placed.folder.holds_images and placed.split in (None, "train"):\n', "        if False:\n"),),
         tests=(_SOURCES + "test_bad_folders",),
     ),
     Control(
         row=18,
         what="classes without training images let through",
-        file="gda/data/ingest.py",
+        file="gda/data/ingest/ingest.py",
         edits=(("    if not absent:\n", "    if True:\n"),),
         tests=(
             _SOURCES + "test_bad_folders",
@@ -301,7 +301,7 @@ DATA: tuple[Control, ...] = (
     Control(
         row=18,
         what="a source without a usable image let through",
-        file="gda/data/ingest.py",
+        file="gda/data/ingest/ingest.py",
         edits=(
             (
                 '            raise DataError("the source holds no usable images")\n',

@@ -77,7 +77,7 @@ SERVICES: tuple[Control, ...] = (
     Control(
         row=10,
         what="an address taken for a folder",
-        file="gda/data/readers.py",
+        file="gda/data/sources/readers.py",
         edits=(('    if "://" in source:\n', "    if False:\n"),),
         tests=(f"{_TEST_SOURCES}::test_unknown_schemes",),
     ),

@@ -4,7 +4,7 @@ from control import Control
 
 _PUBLISH, _SHARDS, _PARALLEL = "gda/io/publish.py", "gda/io/shards.py", "gda/parallel.py"
 _DRAWING, _SAMPLE = "gda/generator/sampling/sample_shards.py", "gda/stages/sample.py"
-_SNAPSHOT, _VERIFY, _RESIDENT = "gda/data/snapshot.py", "gda/data/verify.py", "gda/data/resident.py"
+_SNAPSHOT, _VERIFY, _RESIDENT = "gda/data/store/snapshot.py", "gda/data/store/verify.py", "gda/data/store/resident.py"
 _WATCHING = "gda/cluster/watching.py"
 
 _SAMPLE_KILL, _SAMPLE_FAULTS = "tests/faults/test_sample_kill.py", "tests/faults/test_sample_faults.py"
@@ -292,7 +292,7 @@ STATE: tuple[Control, ...] = (
     Control(
         row=8,
         what="a drawn shard told by its time in place of its size",
-        file="gda/data/writer.py",
+        file="gda/data/store/writer.py",
         edits=(
             ('"size": shard.stat().st_size, "rows"', '"size": shard.stat().st_mtime_ns, "rows"'),
             ('if shard.stat().st_size == content["size"]', 'if shard.stat().st_mtime_ns == content["size"]'),
@@ -302,7 +302,7 @@ STATE: tuple[Control, ...] = (
     Control(
         row=8,
         what="a source told by the times of its files",
-        file="gda/data/sources.py",
+        file="gda/data/sources/source.py",
         edits=(
             (
                 "            content = sha256_of(record.payload.path)\n",

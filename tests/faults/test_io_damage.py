@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gda.data.classes import make_classes
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.verify import verify_snapshot
-from gda.data.writer import ImageRecord, shard_name, write_image_shard
+from gda.data.store.classes import make_classes
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.verify import verify_snapshot
+from gda.data.store.writer import ImageRecord, shard_name, write_image_shard
 from gda.errors import DataError
 from gda.io.shards import BLOCK, read_shard, sha256_of
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gda.config import Config
-from gda.data.verify import verify_snapshot
+from gda.data.store.verify import verify_snapshot
 from gda.errors import MissingError
 from gda.io import publish as publishing
 from gda.io.publish import prepare, publish, write_bytes

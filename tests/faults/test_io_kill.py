@@ -11,8 +11,8 @@ from PIL import Image
 from trees import tree
 
 from gda.config import Config
-from gda.data.snapshot import Snapshot
-from gda.data.verify import verify_snapshot
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.verify import verify_snapshot
 from gda.errors import TryAgainError
 from gda.io.publish import exclusive, prepare
 from gda.recipe import Recipe
@@ -59,7 +59,7 @@ def test_snapshot_killed_anywhere(source: Path, tmp_path: Path, after: bool) -> 
 
 def test_merge_killed_before_its_rename(source: Path, tmp_path: Path) -> None:
     """Guards merge: killed anywhere, the parts are untouched and the name is free or whole."""
-    from gda.data.merge import merge_snapshots
+    from gda.data.store.merge import merge_snapshots
 
     parts = [run(CONFIG, source=str(source), out=tmp_path / "one", as_synthetic=False).output]
     for path in list(source.rglob("*.png")):

@@ -19,7 +19,7 @@ from validation_sets import CLASSES, SIZE, Item, as_jpeg, changed, items, rewrit
 from gda.artifacts import Verdict, read_document
 from gda.cli import main
 from gda.config import Config, dump_config, parse_config
-from gda.data.images import decode, encode_png, to_array
+from gda.data.images.codecs import decode, encode_png, to_array
 from gda.errors import DataError
 from gda.fidelity.intervals import Estimate
 from gda.gate import expectations, inspection

@@ -17,10 +17,10 @@ from trees import tree
 from two_colours import two_colours
 
 from gda.cli import main
-from gda.data import snapshot as snapshots
-from gda.data import writer
-from gda.data.snapshot import Snapshot
-from gda.data.verify import verify_snapshot
+from gda.data.store import snapshot as snapshots
+from gda.data.store import writer
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.verify import verify_snapshot
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError, NotFiniteError, TryAgainError, UsageError
 from gda.generator.sampling import sample_shards
@@ -319,7 +319,7 @@ def test_little_memory(world, tmp_path, monkeypatch):
 
 def _pixels_of(record):
     """Pixels of a record as int16."""
-    from gda.data.images import decode, to_array
+    from gda.data.images.codecs import decode, to_array
 
     return torch.from_numpy(to_array(decode(record.image, name=record.key)).astype("int16"))
 

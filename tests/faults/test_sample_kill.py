@@ -16,7 +16,7 @@ from sizes import nightly
 from trees import tree
 from two_colours import two_colours
 
-from gda.data.verify import verify_snapshot
+from gda.data.store.verify import verify_snapshot
 
 RANDOM_KILLS = nightly(usual=50, all=200)
 GRACE = 10  # seconds between SIGTERM and the end

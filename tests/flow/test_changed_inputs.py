@@ -9,7 +9,7 @@ from flow_job import ROOT, Job
 from PIL import Image
 
 from gda.artifacts import read_document
-from gda.data.snapshot import SnapshotIndex
+from gda.data.store.snapshot import SnapshotIndex
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 
 from gda.artifacts import Verdict, read_document
 from gda.config import load_config
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
 from gda.parallel import run_parallel
 from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, train_classifier
 

@@ -90,7 +90,7 @@ def _classifier_card() -> dict[str, Any]:
 
 def _texts() -> list[Format]:
     from gda.config import dump_config, load_config
-    from gda.data.held_out_sets import read_class_map
+    from gda.data.ingest.held_out_sets import read_class_map
     from gda.generator.planning.class_files import read_by_class, read_table
 
     whole = (ROOT / "params.yaml").read_bytes()
@@ -145,7 +145,7 @@ def _index(manifest: str) -> dict[str, Any]:
 
 def _snapshots() -> list[Format]:
     from gda.artifacts import SnapshotIndex
-    from gda.data.snapshot import Snapshot, digest_rows, manifest_problems
+    from gda.data.store.snapshot import Snapshot, digest_rows, manifest_problems
     from gda.errors import DataError
     from gda.io.manifest import MANIFEST_FILE, read_manifest, write_manifest
 
@@ -207,7 +207,7 @@ def _scratch(name: str) -> str:
 
 
 def _arrays() -> list[Format]:
-    from gda.data.predictions import Predictions, read_predictions, write_predictions
+    from gda.data.store.predictions import Predictions, read_predictions, write_predictions
     from gda.fidelity.frechet import Statistics
     from gda.fidelity.statistics_file import read_statistics_file, statistics_bytes
     from gda.sections import Arm
@@ -254,10 +254,10 @@ def _tar(kind: int = tarfile.USTAR_FORMAT) -> bytes:
 
 
 def _sources() -> list[Format]:
-    from gda.data.archives import read_npz, read_tars
-    from gda.data.images import decode, to_array
-    from gda.data.sources import Columns
-    from gda.data.writer import ImageRecord, write_image_shard
+    from gda.data.images.codecs import decode, to_array
+    from gda.data.sources.archives import read_npz, read_tars
+    from gda.data.sources.source import Columns
+    from gda.data.store.writer import ImageRecord, write_image_shard
     from gda.io.shards import read_shard
 
     shard = Path(_scratch("shard"))

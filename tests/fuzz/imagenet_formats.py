@@ -53,8 +53,8 @@ def label_files() -> dict[str, LabelFile]:
 
 def reader() -> Callable[[Path], object]:
     """Reads the labels of the images in a folder; a file that says none is refused, so that it counts as not read."""
-    from gda.data.imagenet_labels import labels_of
-    from gda.data.listing import list_folder
+    from gda.data.imagenet.labels import labels_of
+    from gda.data.images.listing import list_folder
     from gda.errors import DataError
 
     def read(folder: Path) -> object:

@@ -14,10 +14,10 @@ from two_colours import SYNTHETIC_COLUMNS
 from gda.arm import Arm
 from gda.artifacts import ClassifierCard, DrawSettings, Measure, Settings, TuningPoint, Verdict, dump_document
 from gda.config import Config, parse_config
-from gda.data.classes import make_classes
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.store.classes import make_classes
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.training.loop.classifier import Source, TrainRecipe, export_classifier, train_classifier
 
 SIZE = 16

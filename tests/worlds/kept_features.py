@@ -7,8 +7,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from gda.data.images import decode, to_array
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import decode, to_array
+from gda.data.store.snapshot import Snapshot
 from gda.fidelity.accumulated import FeatureObserver, FeaturesIndex, features_path
 from gda.fidelity.extractors import get_extractor
 from gda.io.shards import read_shard

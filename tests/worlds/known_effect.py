@@ -15,9 +15,9 @@ from two_colours import SYNTHETIC_COLUMNS
 
 from gda.artifacts import Measure, Verdict, dump_document
 from gda.config import Config, parse_config
-from gda.data.classes import make_classes
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.store.classes import make_classes
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
 
 SIZE = 8  # pixels
 NOISE = 12.0  # of every pixel and channel, of 255

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 
-from gda.data.demo import load_digits
+from gda.data.sources.demo import load_digits
 
 Change = Callable[[Image.Image], Image.Image]
 

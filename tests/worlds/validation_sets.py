@@ -12,9 +12,9 @@ from PIL import Image
 
 from gda.artifacts import ClassInfo, SnapshotIndex, dump_document, read_document
 from gda.config import Config, parse_config
-from gda.data.images import encode_png, pixel_digest
-from gda.data.snapshot import INDEX_FILE, commit_snapshot
-from gda.data.writer import EncodedRecord, write_encoded_shard
+from gda.data.images.codecs import encode_png, pixel_digest
+from gda.data.store.snapshot import INDEX_FILE, commit_snapshot
+from gda.data.store.writer import EncodedRecord, write_encoded_shard
 from gda.io.manifest import read_manifest, write_manifest
 
 SIZE = 16

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from gda.data.images import FORMATS, Rgb, decode, pixel_digest, resize_and_crop, to_array
-from gda.data.pixels import room_for
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import FORMATS, Rgb, decode, pixel_digest, resize_and_crop, to_array
+from gda.data.images.pixels import room_for
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.io.shards import iterate_shard
 

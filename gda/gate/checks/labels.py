@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gda.data.soft_labels import NOBODY
+from gda.data.store.soft_labels import NOBODY
 from gda.errors import DataError
 from gda.fidelity.intervals import Estimate, share
 

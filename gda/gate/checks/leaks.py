@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gda.data.perceptual import Sketches, near_matches, sketch, stack_sketches
+from gda.data.checks.perceptual import Sketches, near_matches, sketch, stack_sketches
 from gda.fidelity.intervals import share
 from gda.gate.checks.duplicates import exact_matches
 

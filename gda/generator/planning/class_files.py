@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from gda.data.classes import normalise
+from gda.data.store.classes import normalise
 from gda.errors import ConfigError
 from gda.reading import MIB, TEXT_LIMIT, parse_json, parse_yaml, parser, read_text
 

@@ -8,8 +8,8 @@ from shutil import rmtree
 
 from gda.artifacts import GeneratorCard, read_document
 from gda.config import Config
-from gda.data.replace import replace_records
-from gda.data.snapshot import Snapshot
+from gda.data.store.replace import replace_records
+from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.generator.sampling.replacements import draw_later, later_shards
 from gda.generator.sampling.reproduce import Recorded

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from gda.artifacts import DrawSettings
-from gda.data.images import Codec, Rgb, decode, encode, stored_pixels, to_array
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import Codec, Rgb, decode, encode, stored_pixels, to_array
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, MissingError
 from gda.generator.planning.plan import Batch, PlannedImage
 from gda.generator.sampling.sample_shards import Drawing, provenance, redraw

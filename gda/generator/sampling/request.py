@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gda.artifacts import ClassInfo, DrawSettings, GeneratorCard, Settings, read_document
 from gda.config import Config
-from gda.data.snapshot import Snapshot
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, UsageError
 from gda.generator.planning.image_plan import make_image_plan
 from gda.generator.planning.plan import Plan, make_plan

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 
 from gda.artifacts import ClassInfo, DrawSettings
-from gda.data.images import Codec, Rgb
-from gda.data.resident import RecordReader
-from gda.data.snapshot import Snapshot
-from gda.data.writer import EncodedRecord, ImageRecord, encode_record, load_rows, save_rows, write_encoded_shard
+from gda.data.images.codecs import Codec, Rgb
+from gda.data.store.resident import RecordReader
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.writer import EncodedRecord, ImageRecord, encode_record, load_rows, save_rows, write_encoded_shard
 from gda.errors import DataError, MissingError, NotFiniteError
 from gda.generator.families.opening import load_model
 from gda.generator.families.protocol import Start

@@ -7,14 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from gda.data.images import Interpolation
+from gda.data.images.codecs import Interpolation
 from gda.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gda.data.resident import ImageSet
-    from gda.data.snapshot import Snapshot
+    from gda.data.store.resident import ImageSet
+    from gda.data.store.snapshot import Snapshot
     from gda.training.loop.mixed_batches import Source
 
 Origin = Literal["synthetic", "pool"]
@@ -101,8 +101,8 @@ def load_data(data: TrainingData) -> Loaded:
 
     Raises `DataError` as `load_images` does, and where no image of the classes asked for is there.
     """
-    from gda.data.resident import load_images
-    from gda.data.snapshot import Snapshot
+    from gda.data.store.resident import load_images
+    from gda.data.store.snapshot import Snapshot
 
     real = Snapshot.open(data.snapshot)
     train = load_images(real, "train", size=data.image_size, interpolation=data.interpolation) if data.use_real else None

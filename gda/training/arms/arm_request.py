@@ -7,8 +7,8 @@ from typing import Literal
 from gda.arm import TRAININGS, Arm
 from gda.artifacts import SnapshotIndex
 from gda.classify_section import TWO_ORIGINS
-from gda.data.images import LANCZOS
-from gda.data.soft_labels import soft_labels_input
+from gda.data.images.codecs import LANCZOS
+from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import UsageError
 from gda.io.skipped import skipped_because
 from gda.parallel import device_name, training_device

@@ -37,7 +37,7 @@ def cross_fitted_accuracy(snapshot: Path, real: SnapshotIndex, reference: Path) 
     Validation images play no part: they are to tell what it was worth. Raises `DataError` where `reference` is of another snapshot, damaged
     or of an earlier version, whose classifiers have seen them.
     """
-    from gda.data.snapshot import Snapshot
+    from gda.data.store.snapshot import Snapshot
 
     require_whole(reference, only=[REFERENCE_PROBABILITIES], advice=f"remove {reference} and compute it again")
     index = read_document(reference / REFERENCE_FILE, ReferenceIndex)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gda.data.resident import ImageSet
+from gda.data.store.resident import ImageSet
 from gda.errors import ConfigError, DataError
 from gda.training.streams import stream
 

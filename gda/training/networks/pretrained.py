@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-from gda.data.images import Interpolation
+from gda.data.images.codecs import Interpolation
 from gda.errors import ConfigError, DataError, MissingError
 from gda.io.hub_cache import cache_dir
 from gda.io.shards import sha256_of

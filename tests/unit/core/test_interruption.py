@@ -13,7 +13,7 @@ import pytest
 
 from gda.cli import main
 from gda.config import Config
-from gda.data.pillow import faults_of_the_file
+from gda.data.images.pillow import faults_of_the_file
 from gda.errors import DataError, TryAgainError
 from gda.gate.inspection import Inspection
 from gda.interruption import end_on_signals, told_to_end

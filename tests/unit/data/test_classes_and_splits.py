@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gda.data.classes import make_classes
-from gda.data.splits import hash_fraction, make_splitter, parse_split
+from gda.data.sources.splits import hash_fraction, make_splitter, parse_split
+from gda.data.store.classes import make_classes
 from gda.errors import ConfigError, DataError
 from gda.sections import SnapshotConfig
 

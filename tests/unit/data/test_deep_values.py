@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gda.data.deep import Extent, range_of
-from gda.data.images import decode, extent_of, to_array
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import decode, extent_of, to_array
+from gda.data.images.deep import Extent, range_of
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from gda.data import demo
-from gda.data.demo import read_demo
-from gda.data.snapshot import Snapshot
-from gda.data.sources import Columns
+from gda.data.sources import demo
+from gda.data.sources.demo import read_demo
+from gda.data.sources.source import Columns
+from gda.data.store.snapshot import Snapshot
 from gda.errors import MissingError, UsageError
 from gda.sections import SnapshotConfig
 
@@ -79,7 +79,7 @@ def test_without_scikit_learns_digits(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "sklearn").mkdir()
     (tmp_path / "sklearn" / "__init__.py").touch()
     code = (
-        "from gda.data.demo import load_optical_digits\nfrom gda.errors import MissingError\n"
+        "from gda.data.sources.demo import load_optical_digits\nfrom gda.errors import MissingError\n"
         "try:\n    load_optical_digits()\nexcept MissingError as error:\n    print(error)\n"
     )
     empty = subprocess.run(
@@ -93,5 +93,5 @@ def test_without_scikit_learns_digits(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_reading_them_does_not_import_scikit_learn() -> None:
     """Guards the seconds that importing it takes."""
-    code = "import sys; from gda.data.demo import load_optical_digits; load_optical_digits(); sys.exit('sklearn' in sys.modules)"
+    code = "import sys; from gda.data.sources.demo import load_optical_digits; load_optical_digits(); sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,13 +10,24 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from gda.data.classes import make_classes
 from gda.data.export import export_snapshot
-from gda.data.images import PNG, SYNTHETIC_MARK, Codec, compression, decode, encode, encode_png, pixel_digest, stored_pixels, to_array
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.verify import verify_snapshot
-from gda.data.writer import ImageRecord, encode_record, write_image_shard
+from gda.data.images.codecs import (
+    PNG,
+    SYNTHETIC_MARK,
+    Codec,
+    compression,
+    decode,
+    encode,
+    encode_png,
+    pixel_digest,
+    stored_pixels,
+    to_array,
+)
+from gda.data.store.classes import make_classes
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.verify import verify_snapshot
+from gda.data.store.writer import ImageRecord, encode_record, write_image_shard
 from gda.errors import DataError
 from gda.io.shards import read_shard
 

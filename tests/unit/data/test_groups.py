@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save
 
+from gda.data.checks.leaks import straddling_groups
 from gda.data.export import export_snapshot
-from gda.data.leaks import straddling_groups
-from gda.data.merge import merge_snapshots
-from gda.data.predictions import Predictions, read_predictions, write_predictions
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.verify import verify_snapshot
-from gda.data.writer import write_image_shard
+from gda.data.store.merge import merge_snapshots
+from gda.data.store.predictions import Predictions, read_predictions, write_predictions
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.verify import verify_snapshot
+from gda.data.store.writer import write_image_shard
 from gda.errors import DataError
 from gda.io.checked import write_checked
 from gda.io.manifest import read_manifest, write_manifest
@@ -71,8 +71,8 @@ def test_groups_come_out_as_numbers(grouped: Any, take: Any) -> None:
 
 
 def _commit(folder: Path, picture: Any, groups: list[str | None], split: str = "train", prefix: str = "k") -> Snapshot:
-    from gda.data.classes import make_classes
-    from gda.data.writer import ImageRecord
+    from gda.data.store.classes import make_classes
+    from gda.data.store.writer import ImageRecord
 
     folder.mkdir()
     start = sum(map(ord, split + prefix)) * 100

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from gda.config import parse_config
-from gda.data.held_out_sets import load_held_out, open_held_out, read_class_map
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
+from gda.data.ingest.held_out_sets import load_held_out, open_held_out, read_class_map
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError
 from gda.stages import snapshot
 

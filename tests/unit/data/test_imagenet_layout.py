@@ -11,11 +11,11 @@ from PIL import Image
 from scipy.io import savemat
 
 from gda.cli import main
-from gda.data import devkit
-from gda.data.folders import read_folder
-from gda.data.matlab import read_struct
-from gda.data.snapshot import Snapshot
-from gda.data.sources import Columns, Source
+from gda.data.imagenet import devkit
+from gda.data.imagenet.matlab import read_struct
+from gda.data.sources.folders import read_folder
+from gda.data.sources.source import Columns, Source
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 
 TENCH, GOLDFISH, BIRD, MACHINE = WORDNET_IDS = ("n01440764", "n01443537", "n02012849", "n03126707")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile
 
-from gda.data import deep, images
-from gda.data.images import decode, encode_png, pixel_digest, resize_and_crop, to_array
+from gda.data.images import codecs, deep
+from gda.data.images.codecs import decode, encode_png, pixel_digest, resize_and_crop, to_array
 from gda.errors import DataError
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -136,7 +136,7 @@ def test_decompression_bomb() -> None:
 
 def test_own_pixel_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards our own cap, which is below Pillow's."""
-    monkeypatch.setattr(images, "MAX_PIXELS", 255)
+    monkeypatch.setattr(codecs, "MAX_PIXELS", 255)
     with pytest.raises(DataError, match="16x16 is more than 255 pixels"):
         decode(encoded(Image.fromarray(GREY), "PNG"), name="x")
 
@@ -149,7 +149,7 @@ def test_values_of_unknown_range_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("module", "name", "bits"),
-    [(images, "_to_rgb", 8), (images, "_marks", 8), (images, "is_deep", 8), (images, "scale", 16), (deep, "_said", 16)],
+    [(codecs, "_to_rgb", 8), (codecs, "_marks", 8), (codecs, "is_deep", 8), (codecs, "scale", 16), (deep, "_said", 16)],
 )
 def test_our_own_defects_are_no_damaged_images(module: object, name: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a defect of ours that is counted as a damaged image: only what Pillow trips over is."""
@@ -160,7 +160,7 @@ def test_our_own_defects_are_no_damaged_images(module: object, name: str, bits: 
     monkeypatch.setattr(module, name, defect)
     data = encoded(Image.fromarray(GREY if bits == 8 else GREY.astype(np.uint16) * 200), "PNG")
     with pytest.raises(TypeError, match="a defect"):
-        images.extent_of(data, "x") if name == "_said" else decode(data, name="x", pixel_range=(0.0, 65535.0))
+        codecs.extent_of(data, "x") if name == "_said" else decode(data, name="x", pixel_range=(0.0, 65535.0))
 
 
 @pytest.mark.parametrize("kind", [OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error])

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from gda.cli import main
-from gda.data.folders import read_folder
-from gda.data.sources import Columns
+from gda.data.sources.folders import read_folder
+from gda.data.sources.source import Columns
 from gda.errors import ConfigError, DataError
 
 Found = dict[tuple[str | None, str], int]

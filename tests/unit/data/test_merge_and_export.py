@@ -13,15 +13,15 @@ import pandas as pd
 import pytest
 import torchvision
 
-from gda.data.classes import make_classes
 from gda.data.export import export_snapshot
-from gda.data.images import PNG, Codec, decode, to_array
-from gda.data.ledger import read_ledger
-from gda.data.merge import merge_snapshots
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.verify import verify_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.images.codecs import PNG, Codec, decode, to_array
+from gda.data.store.classes import make_classes
+from gda.data.store.merge import merge_snapshots
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.verify import verify_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
+from gda.data.test_split.ledger import read_ledger
 from gda.errors import DataError, UsageError
 from gda.io.shards import read_shard, write_shard
 

@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 
 from gda.artifacts import dump_document
-from gda.data import resident
 from gda.data.export import export_snapshot
-from gda.data.images import LANCZOS
-from gda.data.ledger import count_test_openings, ledger_path, read_ledger, record_test_opening
-from gda.data.replace import replace_records
-from gda.data.resident import RecordReader, load_images, open_test
-from gda.data.snapshot import INDEX_FILE, Snapshot, digest_rows
-from gda.data.verify import verify_snapshot
+from gda.data.images.codecs import LANCZOS
+from gda.data.store.replace import replace_records
+from gda.data.store.resident import RecordReader, decode_split, load_images
+from gda.data.store.snapshot import INDEX_FILE, Snapshot, digest_rows
+from gda.data.store.verify import verify_snapshot
+from gda.data.test_split.ledger import count_test_openings, ledger_path, read_ledger, record_test_opening
+from gda.data.test_split.opening import open_test
 from gda.errors import DataError, MissingError, UsageError
 from gda.gate.checks.audit import audit_images
 from gda.io.manifest import write_manifest
@@ -29,11 +29,18 @@ from gda.io.shards import iterate_shard, read_record, read_shard
 
 SOURCES = Path(__file__).parents[3] / "gda"
 SPLITS = ("train", "val", "test")
-READERS = ("read_shard", "iterate_shard", "read_record")  # of gda.io.shards: all that reads a record of a snapshot
+# All that reads a record of a snapshot: three of gda.io.shards, and what decodes a whole split.
+READERS = ("read_shard", "iterate_shard", "read_record", "decode_split")
 # Where test images may be read: behind the ledger, and to compare checksums.
-MAY_READ_TEST = {"gda/data/resident.py", "gda/data/export.py", "gda/data/verify.py", "gda/io/shards.py"}
+MAY_READ_TEST = {
+    "gda/data/export.py",
+    "gda/data/store/resident.py",
+    "gda/data/store/verify.py",
+    "gda/data/test_split/opening.py",
+    "gda/io/shards.py",
+}
 READING_MODULES = MAY_READ_TEST | {
-    "gda/data/replace.py",
+    "gda/data/store/replace.py",
     "gda/gate/checks/audit.py",
     "gda/generator/sampling/reproduce.py",
     "gda/report/gallery.py",
@@ -58,7 +65,7 @@ def test_every_other_reader_refuses_the_test_split(snapshot: Snapshot, tmp_path:
     readers: dict[str, Callable[[], object]] = {
         "load_images": lambda: load_images(snapshot, "test", size=8),  # type: ignore[arg-type]
         "RecordReader": lambda: RecordReader(snapshot, "test"),  # type: ignore[arg-type]
-        "_load": lambda: resident._load(snapshot, "test", 8, None, LANCZOS),
+        "decode_split": lambda: decode_split(snapshot, "test", 8, None, LANCZOS),
         "read_shard": lambda: list(read_shard(shard)),
         "iterate_shard": lambda: list(iterate_shard(shard)),
         "read_record": lambda: read_record(shard, 0),
@@ -101,7 +108,7 @@ def test_other_places_that_open_archives_are_known() -> None:
         for path in SOURCES.rglob("*.py")
         if any(word in path.read_text() for word in ("read_members", "tarfile.open", "webdataset."))
     }
-    assert found == {"gda/io/shards.py", "gda/data/archives.py", "gda/demo_base/faces.py"}
+    assert found == {"gda/io/shards.py", "gda/data/sources/archives.py", "gda/demo_base/faces.py"}
 
 
 def test_comparing_checksums_is_no_opening(snapshot: Snapshot) -> None:
@@ -233,7 +240,8 @@ def test_pictures_are_told_by_their_pixels_alone(snapshot: Snapshot, tmp_path: P
 
 def test_steps_of_a_pipeline_share_the_ledger_on_their_volume(tmp_path: Path) -> None:
     """Guards the count in a cluster, where a pod's home is gone with it: the ledger is on the volume, unless the task names another."""
-    code = f"from gda.steps.step import Place; Place.at({str(tmp_path)!r}); from gda.data.ledger import ledger_path; print(ledger_path())"
+    place = f"from gda.steps.step import Place; Place.at({str(tmp_path)!r})"
+    code = f"{place}; from gda.data.test_split.ledger import ledger_path; print(ledger_path())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GDA_", "MLFLOW_"))}
     for given, expected in (({}, tmp_path / "test_ledger.jsonl"), ({"GDA_LEDGER": "/shared/l.jsonl"}, Path("/shared/l.jsonl"))):
         told = subprocess.run([sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True).stdout

@@ -6,8 +6,8 @@ import torch
 from pictures import CHANGES, changed, digits, patches
 from PIL import Image
 
-from gda.data import perceptual
-from gda.data.perceptual import Sketches, distinct, groups, joined, near_matches, perceptual_hashes, sketch, stack_sketches
+from gda.data.checks import perceptual
+from gda.data.checks.perceptual import Sketches, distinct, groups, joined, near_matches, perceptual_hashes, sketch, stack_sketches
 
 COUNT = 60
 # Images that must be matched of 60 after each change, a little below what was measured; changes not named are beyond near matches.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mapped import LISTED, is_mapped
 
-from gda.data.pixels import room_for
+from gda.data.images.pixels import room_for
 from gda.errors import MissingError
 
 

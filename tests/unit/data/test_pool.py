@@ -14,11 +14,11 @@ from PIL import Image
 
 from gda.artifacts import Outcome
 from gda.cli import main
-from gda.data.images import SYNTHETIC_MARK, encode_png
-from gda.data.ledger import read_ledger
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
-from gda.data.verify import verify_snapshot
+from gda.data.images.codecs import SYNTHETIC_MARK, encode_png
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.verify import verify_snapshot
+from gda.data.test_split.ledger import read_ledger
 from gda.errors import DataError, UsageError
 from gda.io.skipped import skipped_because
 

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, features
 
-from gda.data import parquet
-from gda.data.folders import read_folder
-from gda.data.images import decode, encode_png
-from gda.data.listing import image_format
-from gda.data.readers import open_source
-from gda.data.snapshot import Snapshot
-from gda.data.sources import Columns, Slice, Source
+from gda.data.images.codecs import decode, encode_png
+from gda.data.images.listing import image_format
+from gda.data.sources import parquet
+from gda.data.sources.folders import read_folder
+from gda.data.sources.readers import open_source
+from gda.data.sources.source import Columns, Slice, Source
+from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, GdaError, UsageError
 from gda.sections import SnapshotConfig
 

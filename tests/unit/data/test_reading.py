@@ -10,13 +10,14 @@ import pytest
 import torch
 from relisted import relist
 
-from gda.data.classes import make_classes
-from gda.data.leaks import cross_split_duplicates
-from gda.data.ledger import count_test_openings, ledger_path, read_ledger
-from gda.data.resident import load_images, open_test
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.verify import verify_snapshot
-from gda.data.writer import ImageRecord, load_rows, save_rows, shard_name, write_image_shard
+from gda.data.checks.leaks import cross_split_duplicates
+from gda.data.store.classes import make_classes
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.verify import verify_snapshot
+from gda.data.store.writer import ImageRecord, load_rows, save_rows, shard_name, write_image_shard
+from gda.data.test_split.ledger import count_test_openings, ledger_path, read_ledger
+from gda.data.test_split.opening import open_test
 from gda.errors import DataError, UsageError
 from gda.io.shards import read_shard
 
@@ -245,7 +246,7 @@ def test_io_and_data_need_no_torch() -> None:
     import subprocess
     import sys
 
-    modules = "gda.stages.snapshot, gda.data.verify, gda.data.merge, gda.data.export, gda.io.shards, gda.io.publish"
+    modules = "gda.stages.snapshot, gda.data.store.verify, gda.data.store.merge, gda.data.export, gda.io.shards, gda.io.publish"
     code = f"import {modules}, sys; print([name for name in ('torch', 'webdataset', 'mlflow', 'matplotlib') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 

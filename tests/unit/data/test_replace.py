@@ -8,10 +8,10 @@ import pytest
 from trees import tree
 
 from gda.artifacts import ClassInfo
-from gda.data.replace import link_snapshot, replace_records
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.verify import verify_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.store.replace import link_snapshot, replace_records
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.verify import verify_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.errors import DataError
 from gda.io.shards import read_shard
 

@@ -10,9 +10,9 @@ from PIL import Image
 from trees import tree
 
 from gda.artifacts import Outcome
-from gda.data.images import SYNTHETIC_MARK, decode, encode_png
-from gda.data.snapshot import Snapshot
-from gda.data.verify import verify_snapshot
+from gda.data.images.codecs import SYNTHETIC_MARK, decode, encode_png
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.verify import verify_snapshot
 from gda.errors import DataError, TryAgainError, UsageError
 from gda.io.shards import read_shard
 
@@ -33,8 +33,8 @@ def test_worker_count_does_not_matter(image_folder: Any, take: Any, monkeypatch:
     """Guards identity across machines: one core or several, one chunk or many."""
     source = image_folder(TWO)
     first = take(source)
-    monkeypatch.setattr("gda.data.ingest._CHUNK", 3)
-    monkeypatch.setattr("gda.data.ingest._WAVE", 7)
+    monkeypatch.setattr("gda.data.ingest.ingest._CHUNK", 3)
+    monkeypatch.setattr("gda.data.ingest.ingest._WAVE", 7)
     monkeypatch.setattr("gda.parallel.available_cpus", lambda: 3)
     assert tree(first.output) == tree(take(source, "out2").output)
 

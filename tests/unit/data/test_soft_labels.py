@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gda.artifacts import ClassInfo
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.soft_labels import second_labels, soft_labels, soft_labels_input
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.soft_labels import second_labels, soft_labels, soft_labels_input
+from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.errors import DataError
 
 CLASSES = ("ant", "bee", "cat")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gda.data.images import encode_png
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import encode_png
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, GdaError, UsageError
 
 TWO = {"cat": 14, "hot_dog": 14}

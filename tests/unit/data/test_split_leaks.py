@@ -9,8 +9,8 @@ import pytest
 from pictures import CHANGES, patches
 from PIL import Image
 
-from gda.data.snapshot import Snapshot
-from gda.data.verify import verify_snapshot
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.verify import verify_snapshot
 from gda.errors import DataError
 
 

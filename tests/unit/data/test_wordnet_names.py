@@ -8,9 +8,9 @@ import pytest
 
 from gda.artifacts import Outcome
 from gda.cli import main
-from gda.data import wordnet
-from gda.data.snapshot import Snapshot
-from gda.data.wordnet import is_wordnet_id, wordnet_names
+from gda.data.imagenet import wordnet
+from gda.data.imagenet.wordnet import is_wordnet_id, wordnet_names
+from gda.data.store.snapshot import Snapshot
 from gda.errors import MissingError
 
 

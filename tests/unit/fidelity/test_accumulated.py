@@ -12,8 +12,8 @@ from kept_features import forge, keep_features, observer_of
 from safetensors import safe_open
 
 from gda.artifacts import ClassInfo
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.errors import DataError
 from gda.fidelity import accumulated
 from gda.fidelity.accumulated import features_path, has_rows, read_rows, read_statistics, require_honest

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gda.data.soft_labels import names_to_labels
+from gda.data.store.soft_labels import names_to_labels
 from gda.errors import DataError
 from gda.fidelity.intervals import share
 from gda.gate.checks.labels import Labels, agreement, class_thresholds

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from gda.data.predictions import Predictions, read_predictions, write_predictions
+from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError
 from gda.io.checked import checksum_of, is_whole, read_checked_json, with_checksum, write_checked, write_checked_json
 from gda.sections import Arm

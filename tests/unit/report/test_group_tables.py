@@ -10,7 +10,7 @@ import pytest
 
 from gda.artifacts import ArmResult, GroupResult, Metrics, SetArm, SetGain, read_document
 from gda.config import Config, parse_config
-from gda.data.predictions import Predictions
+from gda.data.store.predictions import Predictions
 from gda.errors import UsageError
 from gda.report import measure_groups
 from gda.report.groups import group_rows, top_rows

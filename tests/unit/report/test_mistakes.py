@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gda.artifacts import ArmResult, Confusion, Metrics
-from gda.data.predictions import Predictions
+from gda.data.store.predictions import Predictions
 from gda.report.mistakes import calibration_rows, confusion_figure, confusion_rows, reliability_figure
 from gda.sections import Arm
 

@@ -12,9 +12,9 @@ from PIL import Image
 from two_colours import SYNTHETIC_COLUMNS
 
 from gda.artifacts import DrawSettings, GroupResult, Metrics, SetArm, SetGain, Settings, TuningPoint, Verdict, read_document
-from gda.data.classes import make_classes
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.store.classes import make_classes
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.report.gallery import COLUMNS, image_grid
 from gda.report.page import ReportInputs, write_report
 from gda.report.sentences import judgement

@@ -13,7 +13,7 @@ import pytest
 from gda.arm import Arm
 from gda.artifacts import ClassHarm, ClassifierCard, GainWithinTraining, Metrics, read_document
 from gda.config import parse_config
-from gda.data.predictions import Predictions
+from gda.data.store.predictions import Predictions
 from gda.report import page
 from gda.report.measure import measure
 from gda.report.trainings import TrainingRow, training_rows

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from gda.artifacts import ClassInfo, SnapshotIndex, Verdict, dump_document, read_document
-from gda.data.snapshot import commit_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.store.snapshot import commit_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
 
 CLASSES = tuple(ClassInfo(name=name, prompt_name=name) for name in ("blue", "green", "red"))
 CHANNEL = {"red": 0, "green": 1, "blue": 2}

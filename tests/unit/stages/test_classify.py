@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from gda.arm import ARMS, Arm
 from gda.artifacts import ClassifierCard, Outcome, read_document
 from gda.config import Config
-from gda.data.ledger import read_ledger
-from gda.data.resident import ImageSet, load_images
-from gda.data.snapshot import Snapshot
+from gda.data.store.resident import ImageSet, load_images
+from gda.data.store.snapshot import Snapshot
+from gda.data.test_split.ledger import read_ledger
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.publish import work_root
 from gda.sections import ClassifyConfig

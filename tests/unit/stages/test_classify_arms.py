@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from gda.artifacts import ClassifierCard, Outcome, ReferenceIndex, SnapshotIndex, dump_document, read_document
 from gda.config import Config
-from gda.data.snapshot import Snapshot
+from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.skipped import publish_skipped
 from gda.sections import Arm, ClassifyConfig

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from gda.artifacts import ClassifierCard, Outcome, read_document
 from gda.config import Config
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
 from gda.errors import UsageError
 from gda.io.publish import prepare
 from gda.recipe import Recipe

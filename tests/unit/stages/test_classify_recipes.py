@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from gda.artifacts import ClassifierCard, dump_document, read_document
 from gda.config import Config, load_config
-from gda.data.resident import load_images, open_test
-from gda.data.snapshot import Snapshot
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
+from gda.data.test_split.opening import open_test
 from gda.errors import ConfigError, MissingError, UsageError
 from gda.io.publish import prepare
 from gda.io.shards import sha256_of

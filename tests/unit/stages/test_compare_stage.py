@@ -12,7 +12,7 @@ from PIL import Image
 from gda.artifacts import Metrics, Outcome, dump_document, read_document
 from gda.config import Config
 from gda.curves import Comparison, Exchange
-from gda.data.predictions import Predictions, read_predictions, write_predictions
+from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError
 from gda.sections import Arm
 from gda.stages import compare

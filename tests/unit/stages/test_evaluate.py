@@ -11,9 +11,9 @@ import pytest
 from evaluation_world import COMPARED, TEST_PER_CLASS, World, config
 
 from gda.artifacts import Metrics, Outcome, read_document
-from gda.data.ledger import count_test_openings, read_ledger
-from gda.data.predictions import read_predictions, write_predictions
-from gda.data.snapshot import Snapshot
+from gda.data.store.predictions import read_predictions, write_predictions
+from gda.data.store.snapshot import Snapshot
+from gda.data.test_split.ledger import count_test_openings, read_ledger
 from gda.errors import DataError
 from gda.sections import Arm
 from gda.stages import evaluate

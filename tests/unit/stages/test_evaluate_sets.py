@@ -12,10 +12,10 @@ from PIL import Image
 
 from gda.artifacts import Metrics, Outcome, read_document
 from gda.config import Config, parse_config
-from gda.data.held_out_sets import load_held_out, open_held_out
-from gda.data.images import resize_and_crop
-from gda.data.ledger import read_ledger
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import resize_and_crop
+from gda.data.ingest.held_out_sets import load_held_out, open_held_out
+from gda.data.store.snapshot import Snapshot
+from gda.data.test_split.ledger import read_ledger
 from gda.errors import DataError, UsageError
 from gda.sections import Arm
 from gda.stages import evaluate

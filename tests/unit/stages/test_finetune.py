@@ -16,8 +16,8 @@ from two_colours import two_colours
 
 from gda.artifacts import DrawSettings, GeneratorCard, read_document
 from gda.config import load_config
-from gda.data.holdout import hold_out
-from gda.data.snapshot import Snapshot
+from gda.data.ingest.holdout import hold_out
+from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, UsageError
 from gda.fidelity.held_out import held_out_score
 from gda.generator.families.opening import load_model

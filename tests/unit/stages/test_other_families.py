@@ -7,9 +7,9 @@ from two_colours import two_colours
 
 from gda.artifacts import GeneratorCard, Settings, read_document
 from gda.config import load_config
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
-from gda.data.verify import verify_snapshot
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.verify import verify_snapshot
 from gda.stages import finetune, sample, tune
 
 SMALL = (

@@ -11,8 +11,8 @@ import requests
 from evaluation_world import World, config
 
 from gda.artifacts import Decision, Metrics, Outcome, dump_document, read_document
-from gda.data.ledger import read_ledger, record_test_opening
-from gda.data.predictions import Predictions, read_predictions, write_predictions
+from gda.data.store.predictions import Predictions, read_predictions, write_predictions
+from gda.data.test_split.ledger import read_ledger, record_test_opening
 from gda.errors import DataError, TryAgainError
 from gda.registry.models import Registered, Registry
 from gda.sections import Arm

@@ -10,9 +10,9 @@ import pytest
 from gda.artifacts import ClassInfo, Outcome, SnapshotIndex, Verdict, dump_document, read_document
 from gda.config import Config
 from gda.curves import RatioCurve
-from gda.data.ledger import read_ledger
-from gda.data.snapshot import commit_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.store.snapshot import commit_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
+from gda.data.test_split.ledger import read_ledger
 from gda.errors import DataError
 from gda.sections import ClassifyConfig, RatioConfig
 from gda.stages import ratio

@@ -11,7 +11,7 @@ import torch
 from validation_sets import CLASSES, COUNTS, Item, draw, items, tiny_config, with_pixels, write_real, write_set
 
 from gda.artifacts import ReferenceIndex
-from gda.data.snapshot import Snapshot
+from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.extractors import get_extractor
 from gda.gate.reference import Reference, assign_folds

@@ -4,8 +4,8 @@ import pytest
 from two_colours import two_colours
 
 from gda.config import load_config
-from gda.data.snapshot import Snapshot
-from gda.data.verify import verify_snapshot
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.verify import verify_snapshot
 from gda.errors import DataError, UsageError
 from gda.generator.sampling import sample_shards
 from gda.stages import sample

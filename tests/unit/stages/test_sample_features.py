@@ -9,10 +9,10 @@ from two_colours import two_colours
 
 from gda.config import load_config
 from gda.data.export import export_snapshot
-from gda.data.merge import merge_snapshots
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.verify import verify_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.store.merge import merge_snapshots
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.verify import verify_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.errors import ConfigError, DataError, UsageError
 from gda.fidelity.accumulated import extract_by_shard, features_path, has_rows, read_rows, read_statistics
 from gda.fidelity.extractors import comparison_size, get_extractor

@@ -9,10 +9,10 @@ from two_colours import two_colours
 
 from gda.artifacts import DrawSettings, Settings, dump_document
 from gda.config import load_config
-from gda.data.merge import merge_snapshots
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
-from gda.data.verify import verify_snapshot
+from gda.data.store.merge import merge_snapshots
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.verify import verify_snapshot
 from gda.errors import ConfigError, DataError, MissingError, UsageError
 from gda.generator.sampling import sample_shards
 from gda.generator.sampling.reproduce import Recorded, choose, compare, find_generator

@@ -17,9 +17,9 @@ from two_colours import two_colours
 
 from gda.artifacts import Settings, read_document
 from gda.config import load_config
-from gda.data.ledger import read_ledger
-from gda.data.resident import load_images
-from gda.data.snapshot import Snapshot
+from gda.data.store.resident import load_images
+from gda.data.store.snapshot import Snapshot
+from gda.data.test_split.ledger import read_ledger
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError
 from gda.fidelity import extractors

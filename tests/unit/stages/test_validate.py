@@ -16,9 +16,9 @@ from webdataset import ShardWriter
 
 from gda.artifacts import GeneratorCard, Measure, Outcome, Verdict, dump_document, read_document
 from gda.config import dump_config, parse_config
-from gda.data.images import decode, encode_png, to_array
-from gda.data.ledger import read_ledger
-from gda.data.snapshot import Snapshot
+from gda.data.images.codecs import decode, encode_png, to_array
+from gda.data.store.snapshot import Snapshot
+from gda.data.test_split.ledger import read_ledger
 from gda.errors import DataError, MissingError, RefusedError
 from gda.fidelity.accumulated import features_path
 from gda.gate import closeness, inspection

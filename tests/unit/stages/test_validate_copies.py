@@ -11,7 +11,7 @@ from PIL import Image
 from validation_sets import COUNTS, PER_CLASS, Item, changed, items, tiny_config, with_pixels, write_set
 
 from gda.artifacts import Verdict, read_document
-from gda.data.images import decode, to_array
+from gda.data.images.codecs import decode, to_array
 from gda.errors import MissingError
 from gda.io.shards import read_shard
 from gda.stages import reference, validate

@@ -12,9 +12,9 @@ from validation_sets import CLASSES, COUNTS, draw, items, tiny_config, write_rea
 
 from gda.artifacts import Verdict, read_document
 from gda.config import Config
-from gda.data.images import decode, to_array
-from gda.data.snapshot import Snapshot
-from gda.data.verify import verify_snapshot
+from gda.data.images.codecs import decode, to_array
+from gda.data.store.snapshot import Snapshot
+from gda.data.store.verify import verify_snapshot
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import UsageError
 from gda.generator.sampling import sample_shards

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from gda.data.resident import ImageSet
+from gda.data.store.resident import ImageSet
 from gda.sections import RatioConfig
 from gda.training.loop.classifier import TrainRecipe
 from gda.tuning import ratio_search

@@ -14,7 +14,7 @@ from tiny_pipelines import build_tiny_pipeline
 from trees import tree
 
 from gda.artifacts import DrawSettings
-from gda.data.holdout import hold_out
+from gda.data.ingest.holdout import hold_out
 from gda.errors import DataError, MissingError
 from gda.fidelity.held_out import HeldOutScore
 from gda.generator.families import diffusers_pipeline

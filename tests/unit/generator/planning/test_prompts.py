@@ -8,7 +8,7 @@ import torch
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.artifacts import ClassInfo
-from gda.data.classes import make_classes
+from gda.data.store.classes import make_classes
 from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model
 from gda.generator.planning.prompts import class_prompts, cut_prompts, find_collisions, require_distinct

@@ -14,10 +14,10 @@ from two_colours import two_colours
 
 from gda.cli import main
 from gda.config import load_config
-from gda.data.images import decode, to_array
-from gda.data.snapshot import Snapshot, commit_snapshot
-from gda.data.verify import verify_snapshot
-from gda.data.writer import ImageRecord, write_image_shard
+from gda.data.images.codecs import decode, to_array
+from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.verify import verify_snapshot
+from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError
 from gda.generator.planning.plan import image_key, image_seed

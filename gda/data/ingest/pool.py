@@ -1,0 +1,162 @@
+"""A pool: more real images, found elsewhere. Those that the real set has already, and those it tests with above all, are left out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from gda.artifacts import ClassInfo
+from gda.data.checks.perceptual import SKETCH_PX, Sketches, near_matches, sketch, stack_sketches
+from gda.data.sources.source import Source
+from gda.data.store.classes import make_classes
+from gda.data.store.snapshot import Snapshot
+from gda.errors import DataError
+
+PURPOSE = "pool"  # in the provenance
+_KEY_PREFIX = "pool-"
+_MOST_PX = 64  # at which val and test are decoded for the comparison; a sketch has 16 a side
+_SHOWN = 3
+
+Where = Literal["train", "val", "test", "pool"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """An image of the pool that is not taken, for it is one of `where` (a split of the real set, or the pool itself) already.
+
+    `other` is that one: its key, or its name in the pool. `match` says whether pixels are equal or the pictures near; `distance` of
+    shapes is 0 to 0.08, and 0 for equal pixels.
+    """
+
+    name: str
+    where: Where
+    other: str
+    match: Literal["equal", "near"]
+    distance: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An image of the pool: digests of its pixels as they came and as they would be stored, and its sketch at the screen's size."""
+
+    key: str
+    name: str
+    digests: tuple[str, str]
+    sketch: tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(kw_only=True)
+class Screen:
+    """Says which images of a pool are left out: any that is equal to an image of the real set, near to one of its val or test, or a repeat.
+
+    `known` are the places of the real set's images by the digest of their pixels; `held_out` the sketches of val and test, and
+    `held_out_places` what they are of. Sketches are of images brought to `size` pixels.
+    """
+
+    size: int
+    known: dict[str, tuple[Where, str]]
+    held_out: Sketches
+    held_out_places: Sequence[tuple[Where, str]]
+    left_out: list[LeftOut] = field(default_factory=list)
+    _taken: dict[bytes, str] = field(default_factory=dict)
+
+    def leave_out(self, candidates: Sequence[Candidate]) -> set[str]:
+        """Keys of those that are not to be taken; the others are remembered, so that a repeat of one is left out later."""
+        near = near_matches(stack_sketches(candidate.sketch for candidate in candidates), self.held_out)
+        keys = set()
+        for row, candidate in enumerate(candidates):
+            found = self._equal(candidate)
+            if found is None and near.reference[row] >= 0:
+                where, other = self.held_out_places[near.reference[row]]
+                distance = round(float(near.distance[row]), 4)
+                found = LeftOut(name=candidate.name, where=where, other=other, match="near", distance=distance)
+            found = found or self._repeated(candidate)
+            if found is not None:
+                self.left_out.append(found)
+                keys.add(candidate.key)
+        return keys
+
+    @property
+    def message(self) -> str:
+        """How many were left out and why, or `none`."""
+        counts = Counter(
+            "repeated in the pool" if item.where == "pool" else f"{'equal to' if item.match == 'equal' else 'near'} {item.where}"
+            for item in self.left_out
+        )
+        return ", ".join(f"{count} {why}" for why, count in sorted(counts.items())) or "none"
+
+    def table(self) -> pd.DataFrame:
+        """A row an image: name, where, other, match, distance; in the order of names."""
+        return pd.DataFrame([asdict(item) for item in sorted(self.left_out, key=lambda item: item.name)])
+
+    def _equal(self, candidate: Candidate) -> LeftOut | None:
+        for digest in candidate.digests:
+            if digest in self.known:
+                where, other = self.known[digest]
+                return LeftOut(name=candidate.name, where=where, other=other, match="equal")
+        return None
+
+    def _repeated(self, candidate: Candidate) -> LeftOut | None:
+        digests = [bytes.fromhex(digest) for digest in candidate.digests]
+        for digest in digests:
+            if digest in self._taken:
+                return LeftOut(name=candidate.name, where="pool", other=self._taken[digest], match="equal")
+        self._taken |= dict.fromkeys(digests, candidate.name)
+        return None
+
+
+def open_beside(path: Path) -> Snapshot:
+    """The real snapshot that a pool is for. Raises `DataError` for a synthetic set and for another pool, which test nothing."""
+    real = Snapshot.open(path)
+    if real.index.kind == "synthetic" or real.index.provenance.get("purpose") == PURPOSE:
+        what = "a synthetic set" if real.index.kind == "synthetic" else "a pool itself"
+        raise DataError(f"--beside {path}: is {what}; accepted: the real snapshot whose classifiers the pool is to make better")
+    return real
+
+
+def as_pool(source: Source, classes: Sequence[ClassInfo]) -> Source:
+    """The source without its own splits and groups, all of it being for training, and with keys that no image of the real set has.
+
+    Raises `DataError` for class names that cannot be used and for a class that is not one of the real set's `classes`.
+    """
+    ours = {info.name for info in classes}
+    if foreign := [info.name for info in make_classes(source.class_names) if info.name not in ours]:
+        more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
+        raise DataError(
+            f"the pool has class {', '.join(map(repr, foreign[:_SHOWN]))}{more}, which the real set does not have; rename it as a class of "
+            f"the real set, or take it out. The real set has {', '.join(repr(info.name) for info in classes[:_SHOWN])}"
+            + (f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else "")
+        )
+    records = [replace(record, key=f"{_KEY_PREFIX}{record.key}", split=None, group=None) for record in source.records]
+    return replace(source, records=records)
+
+
+def open_screen(real: Snapshot, *, scratch: Path | None = None) -> Screen:
+    """What the pool of `real` is held against. Opens the test split, for the leak check; decoded images are mapped from `scratch`.
+
+    Raises `DataError` for damaged shards and where val or test is empty.
+    """
+    from gda.data.store.resident import ImageSet, load_images
+    from gda.data.test_split.opening import open_test  # imports torch, which an ordinary snapshot does without
+
+    rows = real.manifest()
+    size = int(np.clip(rows[["width", "height"]].min(axis=1).median(), SKETCH_PX, _MOST_PX))
+    known: dict[str, tuple[Where, str]] = {}
+    splits: tuple[Where, ...] = ("train", "val", "test")  # the last one is what a picture in two of them is said to be of
+    for split in splits:
+        part = rows[rows["split"] == split]
+        known |= {digest: (split, key) for digest, key in zip(part["pixel_sha256"], part["key"], strict=True)}
+    held_out: dict[Where, ImageSet] = {
+        "val": load_images(real, "val", size=size, scratch=scratch),
+        "test": open_test(real, "leak_check", size=size, scratch=scratch),
+    }
+    return Screen(
+        size=size,
+        known=known,
+        held_out=stack_sketches(sketch(image) for images in held_out.values() for image in images.images.permute(0, 2, 3, 1).numpy()),
+        held_out_places=[(split, key) for split, images in held_out.items() for key in images.keys],
+    )

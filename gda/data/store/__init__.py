@@ -1,0 +1,1 @@
+"""Snapshots: shards, manifest and index; written, verified, read into memory, merged, exported."""
