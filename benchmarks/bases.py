@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from few_shot import Bench
 
-from gda.artifacts import Measure, Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.verdict import Measure, Verdict
 from gda.sections import ValidateConfig
 
 SHOTS, DRAW = 5, 0

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 
-from gda.artifacts import Measure
+from gda.artifacts.verdict import Measure
 from gda.config import parse_config
 from gda.data.sources.demo import MNIST, load_optical_digits, read_demo
 from gda.data.sources.source import Columns

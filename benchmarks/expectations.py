@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gda.artifacts import ClassInfo, ShardInfo, SnapshotIndex, dump_document
+from gda.artifacts.document import dump_document
+from gda.artifacts.snapshot import ClassInfo, ShardInfo, SnapshotIndex
 from gda.data.store.snapshot import INDEX_FILE, Snapshot, count_rows
 from gda.gate import expectations
 from gda.gate.expectations import Plan, check_structure

@@ -31,7 +31,8 @@ from PIL import Image
 from small_sd15 import build_sd15
 from transformers.utils import logging as transformers_logging
 
-from gda.artifacts import ClassInfo, DrawSettings
+from gda.artifacts.snapshot import ClassInfo
+from gda.artifacts.tuning import DrawSettings
 from gda.data.images.codecs import PNG, decode, to_array
 from gda.generator.planning.cost import estimate_cost
 from gda.generator.planning.plan import Plan, equal_quotas, make_plan

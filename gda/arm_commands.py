@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gda.arm import DATA, HOW, Arm
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 from gda.flow import ARM_SETS, arm_inputs
 from gda.parallel import is_first_process

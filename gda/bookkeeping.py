@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gda import tracking
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.config import Config, dump_config
 from gda.flow import PROMOTION
 from gda.interruption import end_on_signals

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.bookkeeping import at_work, log_kept, note, prepare_process
 from gda.commands import build_parser
 from gda.config import Config, load_config

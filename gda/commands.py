@@ -7,7 +7,7 @@ from typing import Any
 from gda import tools
 from gda.arm import Arm
 from gda.arm_commands import add_arms, add_classify
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 from gda.errors import UsageError
 from gda.reading import whole_number

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from gda.arm import Arm
-from gda.artifacts import SCHEMA_VERSION, Document
+from gda.artifacts.document import SCHEMA_VERSION, Document
 
 
 class RatioPoint(Document):

@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import GeneratorCard, RegisteredModel, read_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import read_document
+from gda.artifacts.outcome import RegisteredModel
 from gda.contents import require_whole
 from gda.errors import DataError
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 
 Runner = Callable[[Config, argparse.Namespace], Outcome]

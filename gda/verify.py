@@ -3,18 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gda.artifacts import (
-    REFERENCE_FILE,
-    ClassifierCard,
-    Decision,
-    Document,
-    GeneratorCard,
-    Metrics,
-    ReferenceIndex,
-    Settings,
-    Verdict,
-    read_document,
-)
+from gda.artifacts.cards import ClassifierCard, GeneratorCard
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import Document, read_document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.reference import REFERENCE_FILE, ReferenceIndex
+from gda.artifacts.tuning import Settings
+from gda.artifacts.verdict import Verdict
 from gda.contents import RECIPE_FILE, damaged_files, recorded_files
 from gda.errors import DataError
 

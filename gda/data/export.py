@@ -12,7 +12,7 @@ from typing import IO, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.data.images.codecs import decode, to_array
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import record_test_split

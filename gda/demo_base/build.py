@@ -7,7 +7,8 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from gda.artifacts import GeneratorCard, dump_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import dump_document
 from gda.generator.families.cascade import TOKENS
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, weights_digest
 from gda.generator.weights.export import strip_local_paths

@@ -21,7 +21,7 @@ from pydantic import Field
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from gda.artifacts import Document, dump_document, read_document
+from gda.artifacts.document import Document, dump_document, read_document
 from gda.data.images.codecs import Rgb, resize_and_crop, to_array
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError

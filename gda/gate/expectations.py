@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from gda.artifacts import Measure
+from gda.artifacts.verdict import Measure
 from gda.gate.suites import Suite, run_suites  # before the library: it keeps that from calling home
 from gda.gate.verdict import Judgement
 

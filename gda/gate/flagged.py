@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from gda.artifacts import Measure, Verdict
+from gda.artifacts.verdict import Measure, Verdict
 from gda.gate.checks.duplicates import duplicates
 from gda.gate.inspection import Inspection
 

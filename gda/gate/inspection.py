@@ -9,7 +9,8 @@ from typing import Literal, TypeVar
 import numpy as np
 import pandas as pd
 
-from gda.artifacts import Measure, SnapshotIndex, Verdict
+from gda.artifacts.snapshot import SnapshotIndex
+from gda.artifacts.verdict import Measure, Verdict
 from gda.config import Config
 from gda.data.checks.perceptual import Sketches, distinct, groups, joined, near_matches
 from gda.data.store.resident import ImageSet, load_images

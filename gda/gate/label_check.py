@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gda.artifacts import Measure
+from gda.artifacts.verdict import Measure
 from gda.gate.checks.labels import Agreement, Labels, agreement, class_thresholds
 from gda.gate.measures import MeasuredWith, estimated
 from gda.gate.verdict import limit_of

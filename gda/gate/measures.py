@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gda.artifacts import Measure
+from gda.artifacts.verdict import Measure
 from gda.fidelity.compare import Comparison
 from gda.fidelity.intervals import Estimate
 

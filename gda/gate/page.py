@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from gda.artifacts import Measure, Verdict
+from gda.artifacts.verdict import Measure, Verdict
 from gda.data.images.codecs import encode_png
 from gda.gate.checks.leaks import Leak
 from gda.gate.inspection import Inspection

@@ -24,7 +24,9 @@ import torch
 from safetensors.numpy import save_file
 
 from gda.arm import Arm
-from gda.artifacts import REFERENCE_FILE, REFERENCE_PROBABILITIES, ClassifierCard, ReferenceIndex, dump_document, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.reference import REFERENCE_FILE, REFERENCE_PROBABILITIES, ReferenceIndex
 from gda.config import Config
 from gda.contents import require_whole
 from gda.data.store.resident import ImageSet, load_images

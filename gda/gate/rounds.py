@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from gda.artifacts import Filtering, Verdict
+from gda.artifacts.verdict import Filtering, Verdict
 from gda.data.store.snapshot import Snapshot
 from gda.gate.flagged import culprits
 from gda.gate.inspection import Inspection

@@ -7,7 +7,7 @@ from typing import Literal
 
 from scipy.stats import binom
 
-from gda.artifacts import Measure
+from gda.artifacts.verdict import Measure
 from gda.fidelity.prdc import NEIGHBOURS
 from gda.sections import MetricLimit, ValidateConfig
 

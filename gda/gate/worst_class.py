@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from gda.artifacts import Measure
+from gda.artifacts.verdict import Measure
 from gda.fidelity.compare import Comparison
 from gda.gate.measures import MeasuredWith, compared
 from gda.gate.verdict import limit_of

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.errors import DataError
 from gda.io.publish import prepare, publish, write_json
 from gda.reading import read_object

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gda.arm import Arm
-from gda.artifacts import Gain, Metrics, Verdict
+from gda.artifacts.evaluation import Gain, Metrics
+from gda.artifacts.verdict import Verdict
 from gda.interruption import require_not_told
 from gda.registry.rivals import Rival, real_rivals
 from gda.sections import PromoteConfig

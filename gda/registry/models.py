@@ -19,7 +19,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.types import Schema, TensorSpec
 
 from gda import tracking
-from gda.artifacts import ClassifierCard
+from gda.artifacts.cards import ClassifierCard
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError, GdaError, TryAgainError
 from gda.model_versions import only_version

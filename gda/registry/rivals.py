@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gda.arm import Arm, in_order
-from gda.artifacts import ArmResult, Gain, Metrics
+from gda.artifacts.evaluation import ArmResult, Gain, Metrics
 from gda.sections import PromoteConfig
 from gda.stats.arms import real_alone_as_long
 

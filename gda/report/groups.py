@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from gda.artifacts import GroupResult, Metrics
+from gda.artifacts.evaluation import GroupResult, Metrics
 from gda.data.store.predictions import TOP_K
 from gda.report.wording import arm_name, count, gain_cells, percent
 

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from gda.arm import Arm
-from gda.artifacts import GroupResult, SetArm, SetGain
+from gda.artifacts.evaluation import GroupResult, SetArm, SetGain
 from gda.config import Config
 from gda.data.store.predictions import TOP_K, Predictions
 from gda.data.store.snapshot import Snapshot

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gda.arm import Arm
-from gda.artifacts import Metrics
+from gda.artifacts.evaluation import Metrics
 from gda.data.store.predictions import Predictions
 from gda.report.figures import STYLE, WIDTH, to_png
 from gda.report.wording import arm_colour, arm_name, percent

@@ -9,7 +9,9 @@ from typing import Any
 import jinja2
 
 from gda.arm import Arm
-from gda.artifacts import Metrics, Settings, Verdict
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.tuning import Settings
+from gda.artifacts.verdict import Verdict
 from gda.data.store.predictions import Predictions
 from gda.data.store.snapshot import Snapshot
 from gda.io.publish import write_bytes

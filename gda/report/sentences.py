@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gda.arm import Arm
-from gda.artifacts import Gain, Metrics, Verdict
+from gda.artifacts.evaluation import Gain, Metrics
+from gda.artifacts.verdict import Verdict
 from gda.report.wording import arm_name, count, has_all_seeds, interval, opened, p_value, percent, points
 from gda.sections import PromoteConfig
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gda.artifacts import Metrics, SetArm, SetResult
+from gda.artifacts.evaluation import Metrics, SetArm, SetResult
 from gda.report.wording import arm_name, count, gain_cells, percent
 
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gda.arm import Arm
-from gda.artifacts import Gain, Measure, Metrics, Settings, Verdict
+from gda.artifacts.evaluation import Gain, Metrics
+from gda.artifacts.tuning import Settings
+from gda.artifacts.verdict import Measure, Verdict
 from gda.gate.verdict import RULES
 from gda.report.sentences import judgement
 from gda.report.wording import arm_name, count, gain_cells, has_all_seeds, interval, number, opened, p_value, percent, points, seconds

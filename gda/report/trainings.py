@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gda.arm import Arm, place
-from gda.artifacts import GainWithinTraining, Metrics
+from gda.artifacts.evaluation import GainWithinTraining, Metrics
 from gda.report.sentences import paired_accuracies
 from gda.report.wording import count, gain_cells, has_all_seeds, p_value, percent
 from gda.sections import PromoteConfig

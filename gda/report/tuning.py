@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from gda.artifacts import Settings, TuningPoint
+from gda.artifacts.tuning import Settings, TuningPoint
 from gda.report.figures import STYLE, WIDTH, to_png
 from gda.report.wording import count, number, percent
 from gda.tuning.grid import like_the_best

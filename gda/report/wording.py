@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from gda.arm import Arm
-from gda.artifacts import Gain, Metrics, SetGain
+from gda.artifacts.evaluation import Gain, Metrics, SetGain
 
 _DATA_NAMES = {
     "real": "real only",

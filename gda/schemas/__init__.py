@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from gda.artifacts import Document, Metrics, Verdict
+from gda.artifacts.document import Document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.verdict import Verdict
 
 SCHEMAS: dict[str, type[Document]] = {"metrics": Metrics, "verdict": Verdict}
 FOLDER = Path(__file__).parent

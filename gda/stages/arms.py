@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gda.arm import Arm
-from gda.artifacts import Outcome, SnapshotIndex, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.snapshot import SnapshotIndex
 from gda.config import Config
 from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import DataError, UsageError

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gda.arm import Arm
-from gda.artifacts import ClassifierCard, Outcome, dump_document, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 from gda.contents import FILES, with_files
 from gda.errors import DataError, TryAgainError, UsageError

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from gda.arm import Arm
-from gda.artifacts import Metrics, Outcome, dump_document, read_document
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 from gda.contents import require_whole
 from gda.curves import Comparison, Exchange, SizePoint

@@ -10,7 +10,12 @@ import pandas as pd
 import torch
 
 from gda.arm import Arm, in_order
-from gda.artifacts import Candidate, ClassifierCard, Metrics, Outcome, SetResult, Settings, Verdict, dump_document, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.evaluation import Candidate, Metrics, SetResult
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.tuning import Settings
+from gda.artifacts.verdict import Verdict
 from gda.config import Config
 from gda.data.images.codecs import LANCZOS, Interpolation
 from gda.data.ingest.held_out_sets import HeldOutSet

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from gda.arm import Arm
-from gda.artifacts import SetArm, SetResult
+from gda.artifacts.evaluation import SetArm, SetResult
 from gda.config import Config
 from gda.data.images.codecs import LANCZOS, Interpolation
 from gda.data.ingest.held_out_sets import HeldOutSet, load_held_out, open_held_out, read_class_map

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import torch
 
-from gda.artifacts import DrawSettings, GeneratorCard, Outcome, read_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import read_document
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.tuning import DrawSettings
 from gda.config import Config
 from gda.data.ingest.holdout import hold_out
 from gda.data.store.resident import load_images

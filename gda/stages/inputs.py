@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.config import Config, dump_config
 from gda.data.sources.demo import DIGITS, MNIST
 from gda.errors import DataError

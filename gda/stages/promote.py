@@ -5,7 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gda.artifacts import Candidate, ClassifierCard, Decision, Metrics, Outcome, Verdict, dump_document, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.evaluation import Candidate, Metrics
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.verdict import Verdict
 from gda.config import Config
 from gda.data.store.predictions import Predictions, read_predictions
 from gda.data.test_split.ledger import count_test_openings

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from gda.arm import Arm
-from gda.artifacts import Outcome, SnapshotIndex, dump_document, read_document
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.snapshot import SnapshotIndex
 from gda.config import Config
 from gda.curves import RatioCurve, RatioPoint
 from gda.data.images.codecs import LANCZOS

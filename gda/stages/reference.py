@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from gda.artifacts import Outcome, ReferenceIndex
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.reference import ReferenceIndex
 from gda.classify_section import TWO_ORIGINS
 from gda.config import Config
 from gda.data.store.snapshot import Snapshot

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 from gda.data.images.codecs import Codec
 from gda.data.store.snapshot import Snapshot, commit_snapshot

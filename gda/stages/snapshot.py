@@ -7,7 +7,8 @@ from pathlib import Path
 import PIL
 from PIL import features
 
-from gda.artifacts import Outcome, SnapshotIndex
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.snapshot import SnapshotIndex
 from gda.config import Config
 from gda.data.checks.leaks import NearLeak, leak_table, near_leak_message
 from gda.data.imagenet.wordnet import WordNetNames, wordnet_names

@@ -6,7 +6,10 @@ FID and CAS disagree as guidance grows, so the sweep ends on CAS. Each point is 
 import sys
 from pathlib import Path
 
-from gda.artifacts import GeneratorCard, Outcome, Settings, TuningPoint, dump_document, read_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.tuning import Settings, TuningPoint
 from gda.config import Config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts import Outcome, Verdict, dump_document, read_document
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.verdict import Verdict
 from gda.classify_section import TWO_ORIGINS
 from gda.config import Config
 from gda.contents import with_files

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gda.arm import Arm, in_order
-from gda.artifacts import ArmResult, Confusion
+from gda.artifacts.evaluation import ArmResult, Confusion
 from gda.stats.calibration import negative_log_likelihood, reliability
 from gda.stats.confusion import confusion_counts, most_confused
 from gda.stats.intervals import accuracy_interval

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gda.artifacts import Gain, Spread
+from gda.artifacts.evaluation import Gain, Spread
 from gda.stats.harm import MANY, harmed_classes, smallest_visible_harm
 from gda.stats.intervals import crossed_interval, image_interval, seed_interval
 from gda.stats.looks import level_of_look

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gda.artifacts import SetArm, SetGain
+from gda.artifacts.evaluation import SetArm, SetGain
 from gda.stats.intervals import crossed_interval
 from gda.stats.paired import Floats, sign_flip_test
 from gda.stats.two_way import Ids, flipped, sets_of

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gda.artifacts import SetArm, SetGain
+from gda.artifacts.evaluation import SetArm, SetGain
 from gda.stats.intervals import accuracy_interval, crossed_interval
 from gda.stats.paired import paired_differences, sign_flip_test
 from gda.stats.two_way import Ids, flipped

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gda.arm import Arm
-from gda.artifacts import ClassifierCard, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import read_document
 from gda.errors import UsageError
 from gda.flow import arm_inputs
 from gda.io.publish import write_bytes

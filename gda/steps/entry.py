@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.verdict import Verdict
 from gda.config import Config, dump_config, parse_config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError

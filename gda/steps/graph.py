@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gda.arm import TRAININGS, Arm
-from gda.artifacts import Document
+from gda.artifacts.document import Document
 from gda.config import Config, dump_config, parse_config
 from gda.errors import DataError, UsageError
 from gda.flow import BESIDE, CLASSIFIERS, GRAPH, Node, arm_inputs, classify_command

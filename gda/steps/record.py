@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from gda.artifacts import Document, read_document
+from gda.artifacts.document import Document, read_document
 from gda.config import Config, dump_config, parse_config
 from gda.errors import DataError, GdaError, UsageError
 from gda.flow import WATCHED

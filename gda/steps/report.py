@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gda.artifacts import Decision, Verdict, read_document
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import read_document
+from gda.artifacts.verdict import Verdict
 from gda.errors import DataError
 from gda.flow import EVALUATION, PROMOTION, VALIDATION
 from gda.steps.record import RunRecord, config_of_run, read_run

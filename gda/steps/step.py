@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gda.artifacts import Document, Outcome, read_document
+from gda.artifacts.document import Document, read_document
+from gda.artifacts.outcome import Outcome
 from gda.bookkeeping import at_work, note, prepare_process
 from gda.commands import build_parser
 from gda.config import dump_config

@@ -5,18 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import (
-    ClassifierCard,
-    Decision,
-    GeneratorCard,
-    Metrics,
-    Outcome,
-    ReferenceIndex,
-    Settings,
-    SnapshotIndex,
-    Verdict,
-    read_document,
-)
+from gda.artifacts.cards import ClassifierCard, GeneratorCard
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.reference import ReferenceIndex
+from gda.artifacts.snapshot import SnapshotIndex
+from gda.artifacts.tuning import Settings
+from gda.artifacts.verdict import Verdict
 from gda.curves import Comparison, RatioCurve
 from gda.io.skipped import SKIPPED_FILE
 from gda.model_versions import generator_model

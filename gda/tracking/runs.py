@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import Outcome, RegisteredModel
+from gda.artifacts.outcome import Outcome, RegisteredModel
 from gda.io.publish import storage_errors, write_bytes
 from gda.model_versions import DIGEST
 from gda.recipe import digest_of

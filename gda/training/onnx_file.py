@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gda.artifacts import ClassifierCard, Outcome
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.outcome import Outcome
 from gda.errors import DataError, UsageError
 from gda.io.publish import storage_errors, write_new
 from gda.training.loop.classifier import predict_logits

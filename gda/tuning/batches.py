@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model
 from gda.generator.planning.plan import PlannedImage

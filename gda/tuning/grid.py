@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gda.artifacts import DrawSettings, TuningPoint
+from gda.artifacts.tuning import DrawSettings, TuningPoint
 from gda.errors import ConfigError, DataError
 from gda.sections import TuneConfig
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gda.artifacts import Settings, TuningPoint
+from gda.artifacts.tuning import Settings, TuningPoint
 from gda.config import Config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gda.artifacts import dump_document, read_document
+from gda.artifacts.document import dump_document, read_document
 from gda.schemas import SCHEMAS, schema_path, schema_text
 
 FIXTURES = Path(__file__).with_name("fixtures")

@@ -7,7 +7,9 @@ import known_effect
 import pytest
 from known_effect import CLASSES, HARMFUL, HELPFUL, IDLE, SHOWN, TRUE, Mixture, best, best_per_class, config, mixed
 
-from gda.artifacts import Metrics, Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.verdict import Verdict
 from gda.registry.gate import GateResult, decide
 from gda.sections import Arm
 from gda.stages import classify, evaluate

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gda.artifacts import Gain, Metrics, Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import Gain, Metrics
+from gda.artifacts.verdict import Verdict
 from gda.registry.gate import decide
 from gda.sections import Arm, PromoteConfig
 from gda.stats.gain import compare

@@ -16,7 +16,8 @@ from great_expectations.expectations.expectation import ColumnAggregateExpectati
 from PIL import Image, ImageFilter
 from validation_sets import CLASSES, SIZE, Item, as_jpeg, changed, items, rewrite_manifest, with_pixels, write_real, write_set
 
-from gda.artifacts import Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.verdict import Verdict
 from gda.cli import main
 from gda.config import Config, dump_config, parse_config
 from gda.data.images.codecs import decode, encode_png, to_array

@@ -8,7 +8,7 @@ import pytest
 from flow_job import ROOT, Job
 from PIL import Image
 
-from gda.artifacts import read_document
+from gda.artifacts.document import read_document
 from gda.data.store.snapshot import SnapshotIndex
 
 

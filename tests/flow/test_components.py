@@ -22,7 +22,10 @@ from components.sample import plan_sampling, sample_job
 from components.snapshot import snapshot
 from components.tune import plan_points, tune, tune_points
 from components.validate import reject
-from gda.artifacts import Decision, Metrics, Settings, read_document
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.tuning import Settings
 from gda.errors import ConfigError, DataError, UsageError
 from gda.steps.graph import parse_reference
 from gda.steps.step import StepRecord

@@ -8,7 +8,8 @@ from flow_job import ROOT, Job
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from gda.artifacts import Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.verdict import Verdict
 from gda.config import load_config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot

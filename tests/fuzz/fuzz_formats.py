@@ -52,7 +52,11 @@ def _document(name: str, file: str, seeds: tuple[bytes, ...], read: Callable[[Pa
 
 
 def _documents() -> list[Format]:
-    from gda.artifacts import ClassifierCard, GeneratorCard, Metrics, SnapshotIndex, Verdict, dump_document, read_document
+    from gda.artifacts.cards import ClassifierCard, GeneratorCard
+    from gda.artifacts.document import dump_document, read_document
+    from gda.artifacts.evaluation import Metrics
+    from gda.artifacts.snapshot import SnapshotIndex
+    from gda.artifacts.verdict import Verdict
     from gda.io.publish import read_recipe
     from gda.recipe import Recipe
 
@@ -144,7 +148,7 @@ def _index(manifest: str) -> dict[str, Any]:
 
 
 def _snapshots() -> list[Format]:
-    from gda.artifacts import SnapshotIndex
+    from gda.artifacts.snapshot import SnapshotIndex
     from gda.data.store.snapshot import Snapshot, digest_rows, manifest_problems
     from gda.errors import DataError
     from gda.io.manifest import MANIFEST_FILE, read_manifest, write_manifest

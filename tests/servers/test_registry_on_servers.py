@@ -8,7 +8,8 @@ from evaluation_world import World, config
 from gateway import Gateway
 from generator_runs import NAME, generator_run
 
-from gda.artifacts import Decision, read_document
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import read_document
 from gda.errors import MissingError, TryAgainError
 from gda.model_versions import only_version
 from gda.stages import evaluate, promote

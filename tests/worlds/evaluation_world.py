@@ -12,7 +12,10 @@ import pandas as pd
 from two_colours import SYNTHETIC_COLUMNS
 
 from gda.arm import Arm
-from gda.artifacts import ClassifierCard, DrawSettings, Measure, Settings, TuningPoint, Verdict, dump_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import dump_document
+from gda.artifacts.tuning import DrawSettings, Settings, TuningPoint
+from gda.artifacts.verdict import Measure, Verdict
 from gda.config import Config, parse_config
 from gda.data.store.classes import make_classes
 from gda.data.store.resident import load_images

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from gda.artifacts import GeneratorCard, Outcome, dump_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import dump_document
+from gda.artifacts.outcome import Outcome
 from gda.model_versions import generator_model
 from gda.tracking import RunRecord, record
 

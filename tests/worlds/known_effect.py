@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from two_colours import SYNTHETIC_COLUMNS
 
-from gda.artifacts import Measure, Verdict, dump_document
+from gda.artifacts.document import dump_document
+from gda.artifacts.verdict import Measure, Verdict
 from gda.config import Config, parse_config
 from gda.data.store.classes import make_classes
 from gda.data.store.snapshot import Snapshot, commit_snapshot

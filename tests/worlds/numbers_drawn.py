@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.config import load_config
 from gda.generator.sampling import sample_shards
 from gda.stages import sample

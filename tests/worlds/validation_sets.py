@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from gda.artifacts import ClassInfo, SnapshotIndex, dump_document, read_document
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.snapshot import ClassInfo, SnapshotIndex
 from gda.config import Config, parse_config
 from gda.data.images.codecs import encode_png, pixel_digest
 from gda.data.store.snapshot import INDEX_FILE, commit_snapshot

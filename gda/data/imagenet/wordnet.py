@@ -9,7 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from gda.artifacts import ClassInfo
+from gda.artifacts.snapshot import ClassInfo
 from gda.errors import MissingError
 
 _WORDNET_ID = re.compile(r"n[0-9]{8}")

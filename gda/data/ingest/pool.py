@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from gda.artifacts import ClassInfo
+from gda.artifacts.snapshot import ClassInfo
 from gda.data.checks.perceptual import SKETCH_PX, Sketches, near_matches, sketch, stack_sketches
 from gda.data.sources.source import Source
 from gda.data.store.classes import make_classes

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from gda.artifacts import ClassInfo
+from gda.artifacts.snapshot import ClassInfo
 from gda.errors import DataError
 
 # Names that Windows or a shell treats specially; a snapshot must export to any file system.

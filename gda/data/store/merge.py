@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts import Outcome, SnapshotIndex
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.snapshot import SnapshotIndex
 from gda.data.checks.leaks import require_disjoint_splits, require_whole_groups
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import shard_name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts import SnapshotIndex
+from gda.artifacts.snapshot import SnapshotIndex
 from gda.data.store.snapshot import INDEX_FILE, Snapshot, commit_snapshot
 from gda.errors import DataError
 from gda.io.manifest import MANIFEST_FILE

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gda.artifacts import ClassInfo, ShardInfo, SnapshotIndex, dump_document, read_document
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.snapshot import ClassInfo, ShardInfo, SnapshotIndex
 from gda.data.store.classes import make_classes
 from gda.errors import DataError
 from gda.io.manifest import GROUP, read_manifest, write_manifest

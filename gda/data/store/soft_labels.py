@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gda.artifacts import SnapshotIndex
+from gda.artifacts.snapshot import SnapshotIndex
 from gda.errors import DataError
 from gda.recipe import digest_of
 

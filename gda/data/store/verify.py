@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from gda.artifacts import ShardInfo, SnapshotIndex, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.snapshot import ShardInfo, SnapshotIndex
 from gda.data.checks.leaks import cross_split_duplicates, straddling_groups
 from gda.data.images.codecs import decode, pixel_digest, to_array
 from gda.data.store.snapshot import INDEX_FILE, digest_rows, index_problems, manifest_problems

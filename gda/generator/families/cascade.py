@@ -16,7 +16,8 @@ from torch import nn
 from transformers import AutoTokenizer, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
-from gda.artifacts import DrawSettings, GeneratorCard
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import ConfigError, DataError
 from gda.generator.families.denoising import (
     Guidance,

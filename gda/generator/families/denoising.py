@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import ConfigError, NotFiniteError
 from gda.generator.families.protocol import make_scheduler
 from gda.generator.families.variance import learns_variance

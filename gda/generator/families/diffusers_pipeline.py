@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from gda.artifacts import DrawSettings, GeneratorCard
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import DataError
 from gda.generator.families.denoising import Guidance, Predict, denoise, first_noise, generators_of, noise, timesteps_of, to_uint8
 from gda.generator.families.protocol import Start

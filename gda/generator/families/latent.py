@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.generator.families.denoising import doubled, scheduler_of
 from gda.generator.families.diffusers_pipeline import PipelineModel, encode_latents, load_pipeline
 from gda.generator.families.protocol import Start, Text, denoising_error

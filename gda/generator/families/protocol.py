@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from gda.artifacts import DrawSettings, GeneratorCard
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import ConfigError
 from gda.generator.randomness import Draws
 from gda.generator.weights.layout import Files

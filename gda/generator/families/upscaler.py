@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import DataError
 from gda.generator.families.denoising import to_uint8
 from gda.generator.families.protocol import make_scheduler

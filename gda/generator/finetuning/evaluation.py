@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import DataError
 from gda.generator.families.opening import load_model
 from gda.generator.families.protocol import Model

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import Family, GeneratorCard
+from gda.artifacts.cards import Family, GeneratorCard
 from gda.generator.families.opening import load_model
 from gda.generator.finetuning.tokens import Tokens, add_tokens, export_tokens
 from gda.generator.finetuning.train import StageResult

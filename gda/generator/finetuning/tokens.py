@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gda.artifacts import ClassInfo
+from gda.artifacts.snapshot import ClassInfo
 from gda.errors import ConfigError, DataError
 from gda.generator.families.protocol import Model, Text, rows
 from gda.generator.planning.prompts import class_prompts

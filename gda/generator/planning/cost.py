@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.generator.families.denoising import Guidance, timesteps_of
 from gda.generator.families.protocol import make_scheduler
 from gda.generator.planning.networks import Network, networks_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gda.artifacts import ClassInfo
+from gda.artifacts.snapshot import ClassInfo
 from gda.errors import ConfigError, DataError
 from gda.generator.families.protocol import Model, Text
 from gda.generator.planning.class_files import LISTED, kind_of, listed, read_by_class

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 
-from gda.artifacts import GeneratorCard, read_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import read_document
 from gda.config import Config
 from gda.data.store.replace import replace_records
 from gda.data.store.snapshot import Snapshot

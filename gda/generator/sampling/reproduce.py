@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.data.images.codecs import Codec, Rgb, decode, encode, stored_pixels, to_array
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, MissingError

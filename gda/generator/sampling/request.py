@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gda.artifacts import ClassInfo, DrawSettings, GeneratorCard, Settings, read_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import read_document
+from gda.artifacts.snapshot import ClassInfo
+from gda.artifacts.tuning import DrawSettings, Settings
 from gda.config import Config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, UsageError

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 
-from gda.artifacts import ClassInfo, DrawSettings
+from gda.artifacts.snapshot import ClassInfo
+from gda.artifacts.tuning import DrawSettings
 from gda.data.images.codecs import Codec, Rgb
 from gda.data.store.resident import RecordReader
 from gda.data.store.snapshot import Snapshot

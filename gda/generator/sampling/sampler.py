@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import NotFiniteError
 from gda.generator.families.protocol import Model, Start, rows
 from gda.generator.sampling.class_adapters import ClassAdapters

@@ -4,7 +4,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts import Family, GeneratorCard, read_document
+from gda.artifacts.cards import Family, GeneratorCard
+from gda.artifacts.document import read_document
 from gda.errors import DataError, MissingError
 from gda.generator.weights import hub
 from gda.generator.weights.base_checks import check_base, square_side

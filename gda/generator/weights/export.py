@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from gda.artifacts import Family, GeneratorCard, dump_document
+from gda.artifacts.cards import Family, GeneratorCard
+from gda.artifacts.document import dump_document
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, copy_parts, read_card, read_json, source_of, weights_digest
 from gda.generator.weights.layout import INDEX, null_parts
 from gda.generator.weights.verified import with_adapters

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 
-from gda.artifacts import GeneratorCard, Outcome, dump_document, read_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.outcome import Outcome
 from gda.errors import ConfigError, DataError, MissingError, TryAgainError
 from gda.generator.weights.directory import read_card, weights_digest
 from gda.generator.weights.export import network_folder

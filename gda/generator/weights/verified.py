@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gda.artifacts import GeneratorCard
+from gda.artifacts.cards import GeneratorCard
 from gda.contents import RECIPE_FILE, recorded_files, require_whole
 from gda.errors import DataError
 from gda.io.tensors import directory_digest

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from gda.arm import TRAININGS, Arm
-from gda.artifacts import SnapshotIndex
+from gda.artifacts.snapshot import SnapshotIndex
 from gda.classify_section import TWO_ORIGINS
 from gda.data.images.codecs import LANCZOS
 from gda.data.store.soft_labels import soft_labels_input

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from gda.arm import Arm
-from gda.artifacts import SnapshotIndex, Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.snapshot import SnapshotIndex
+from gda.artifacts.verdict import Verdict
 from gda.config import Config
 from gda.errors import DataError, UsageError
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gda.artifacts import REFERENCE_FILE, REFERENCE_PROBABILITIES, ReferenceIndex, SnapshotIndex, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.reference import REFERENCE_FILE, REFERENCE_PROBABILITIES, ReferenceIndex
+from gda.artifacts.snapshot import SnapshotIndex
 from gda.contents import require_whole
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.tensors import read_tensors

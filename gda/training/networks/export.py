@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save
 from timm.models import get_model_args
 from torch import Tensor, nn
 
-from gda.artifacts import ClassifierCard, dump_document, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import dump_document, read_document
 from gda.contents import require_whole
 from gda.errors import DataError
 from gda.io.publish import write_bytes

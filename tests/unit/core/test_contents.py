@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gda.artifacts import Decision, dump_document, read_document
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import dump_document, read_document
 from gda.contents import damaged_files, file_digest, require_whole
 from gda.errors import DataError
 from gda.io.publish import prepare, publish, write_bytes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.tracking import connect, flush, keep, record, tracking_uri
 
 

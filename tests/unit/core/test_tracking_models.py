@@ -16,7 +16,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from PIL import Image
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.artifacts import dump_document
+from gda.artifacts.document import dump_document
 from gda.tracking import connect, flush, keep
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 from gda.sections import SnapshotConfig
 from gda.stages.snapshot import run

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gda.artifacts import dump_document
+from gda.artifacts.document import dump_document
 from gda.data.export import export_snapshot
 from gda.data.images.codecs import LANCZOS
 from gda.data.store.replace import replace_records

@@ -12,7 +12,7 @@ import pytest
 from pictures import CHANGES, patches
 from PIL import Image
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.cli import main
 from gda.data.images.codecs import SYNTHETIC_MARK, encode_png
 from gda.data.store.resident import load_images

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from trees import tree
 
-from gda.artifacts import ClassInfo
+from gda.artifacts.snapshot import ClassInfo
 from gda.data.store.replace import link_snapshot, replace_records
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.verify import verify_snapshot

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from trees import tree
 
-from gda.artifacts import Outcome
+from gda.artifacts.outcome import Outcome
 from gda.data.images.codecs import SYNTHETIC_MARK, decode, encode_png
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot

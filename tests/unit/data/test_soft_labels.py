@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gda.artifacts import ClassInfo
+from gda.artifacts.snapshot import ClassInfo
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.soft_labels import second_labels, soft_labels, soft_labels_input

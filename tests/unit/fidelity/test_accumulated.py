@@ -11,7 +11,7 @@ import torch
 from kept_features import forge, keep_features, observer_of
 from safetensors import safe_open
 
-from gda.artifacts import ClassInfo
+from gda.artifacts.snapshot import ClassInfo
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.errors import DataError

@@ -11,7 +11,7 @@ import pytest
 from great_expectations.expectations.expectation import ColumnAggregateExpectation, Expectation
 from great_expectations.expectations.row_conditions import Column
 
-from gda.artifacts import Measure
+from gda.artifacts.verdict import Measure
 from gda.gate import suites
 from gda.gate.expectations import (
     PROVENANCE,

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gda.artifacts import Measure, Verdict
+from gda.artifacts.verdict import Measure, Verdict
 from gda.fidelity.intervals import Estimate, share
 from gda.gate.checks.labels import Agreement, Suspect
 from gda.gate.checks.leaks import Leak

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gda.artifacts import Measure
+from gda.artifacts.verdict import Measure
 from gda.config import parse_config
 from gda.errors import ConfigError
 from gda.gate.verdict import RULES, apply_limits, judge, limit_of

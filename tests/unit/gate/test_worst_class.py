@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gda.artifacts import Measure
+from gda.artifacts.verdict import Measure
 from gda.fidelity.compare import Comparison, compare_class
 from gda.fidelity.intervals import Estimate
 from gda.gate.measures import MeasuredWith

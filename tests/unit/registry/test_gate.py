@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from gda.artifacts import Gain, Metrics, Spread, Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import Gain, Metrics, Spread
+from gda.artifacts.verdict import Verdict
 from gda.registry.gate import GateResult, decide
 from gda.registry.rivals import Rival, real_rivals
 from gda.sections import Arm, PromoteConfig

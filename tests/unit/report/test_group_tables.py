@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gda.artifacts import ArmResult, GroupResult, Metrics, SetArm, SetGain, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import ArmResult, GroupResult, Metrics, SetArm, SetGain
 from gda.config import Config, parse_config
 from gda.data.store.predictions import Predictions
 from gda.errors import UsageError

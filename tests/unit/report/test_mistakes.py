@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gda.artifacts import ArmResult, Confusion, Metrics
+from gda.artifacts.evaluation import ArmResult, Confusion, Metrics
 from gda.data.store.predictions import Predictions
 from gda.report.mistakes import calibration_rows, confusion_figure, confusion_rows, reliability_figure
 from gda.sections import Arm

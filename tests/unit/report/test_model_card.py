@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from gda.artifacts import ClassHarm, ClassifierCard, Confusion, Decision, Metrics, Verdict, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import ClassHarm, Confusion, Metrics
+from gda.artifacts.verdict import Verdict
 from gda.report.model_card import describe, model_card
 from gda.sections import Arm
 

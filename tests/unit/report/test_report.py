@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 from two_colours import SYNTHETIC_COLUMNS
 
-from gda.artifacts import DrawSettings, GroupResult, Metrics, SetArm, SetGain, Settings, TuningPoint, Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import GroupResult, Metrics, SetArm, SetGain
+from gda.artifacts.tuning import DrawSettings, Settings, TuningPoint
+from gda.artifacts.verdict import Verdict
 from gda.data.store.classes import make_classes
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from gda.artifacts import Metrics, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import Metrics
 from gda.report.sets import set_tables
 from gda.report.wording import gain_cells, has_all_seeds, interval, p_value, points
 from gda.sections import Arm

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from gda.arm import Arm
-from gda.artifacts import ClassHarm, ClassifierCard, GainWithinTraining, Metrics, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import ClassHarm, GainWithinTraining, Metrics
 from gda.config import parse_config
 from gda.data.store.predictions import Predictions
 from gda.report import page

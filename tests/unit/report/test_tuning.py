@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gda.artifacts import DrawSettings, Settings, TuningPoint
+from gda.artifacts.tuning import DrawSettings, Settings, TuningPoint
 from gda.report.tuning import SHOWN_POINTS, _scale_fid, describe, guidance_figure, pareto_figure, tuning_pictures, tuning_rows
 
 

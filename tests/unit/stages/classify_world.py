@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gda.artifacts import ClassInfo, SnapshotIndex, Verdict, dump_document, read_document
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.snapshot import ClassInfo, SnapshotIndex
+from gda.artifacts.verdict import Verdict
 from gda.data.store.snapshot import commit_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard
 

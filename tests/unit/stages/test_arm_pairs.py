@@ -9,7 +9,8 @@ from classify_world import verdict_on, write_set
 
 from gda import cli
 from gda.arm import ARMS, Arm
-from gda.artifacts import ClassifierCard, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import read_document
 from gda.config import Config
 from gda.io.skipped import publish_skipped
 from gda.sections import ClassifyConfig

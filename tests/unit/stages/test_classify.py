@@ -15,7 +15,9 @@ from killing import in_child
 from safetensors.torch import load_file
 
 from gda.arm import ARMS, Arm
-from gda.artifacts import ClassifierCard, Outcome, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import read_document
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 from gda.data.store.resident import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot

@@ -9,7 +9,11 @@ import pytest
 from classify_world import CLASSES, verdict_on, write_set
 from safetensors.numpy import load_file, save_file
 
-from gda.artifacts import ClassifierCard, Outcome, ReferenceIndex, SnapshotIndex, dump_document, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.reference import ReferenceIndex
+from gda.artifacts.snapshot import SnapshotIndex
 from gda.config import Config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError

@@ -9,7 +9,9 @@ import torch
 from classify_world import verdict_on, write_set
 from safetensors.torch import load_file
 
-from gda.artifacts import ClassifierCard, Outcome, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import read_document
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot

@@ -9,7 +9,8 @@ import torch
 from classify_world import verdict_on, write_set
 from safetensors.torch import load_file, save_file
 
-from gda.artifacts import ClassifierCard, dump_document, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import dump_document, read_document
 from gda.config import Config, load_config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot

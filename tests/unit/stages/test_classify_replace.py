@@ -8,7 +8,8 @@ from classify_world import verdict_on, write_set
 from trees import tree
 
 from gda import cli
-from gda.artifacts import ClassifierCard, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import read_document
 from gda.io.publish import work_root
 
 SETTINGS = {

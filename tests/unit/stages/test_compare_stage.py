@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gda.artifacts import Metrics, Outcome, dump_document, read_document
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.outcome import Outcome
 from gda.config import Config
 from gda.curves import Comparison, Exchange
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions

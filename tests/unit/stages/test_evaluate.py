@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from evaluation_world import COMPARED, TEST_PER_CLASS, World, config
 
-from gda.artifacts import Metrics, Outcome, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.outcome import Outcome
 from gda.data.store.predictions import read_predictions, write_predictions
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import count_test_openings, read_ledger

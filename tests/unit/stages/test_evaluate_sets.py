@@ -10,7 +10,9 @@ import pytest
 from evaluation_world import CLASSES, COLOURS, COMPARED, SIZE, World, config
 from PIL import Image
 
-from gda.artifacts import Metrics, Outcome, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.outcome import Outcome
 from gda.config import Config, parse_config
 from gda.data.images.codecs import resize_and_crop
 from gda.data.ingest.held_out_sets import load_held_out, open_held_out

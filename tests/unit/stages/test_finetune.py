@@ -14,7 +14,9 @@ from relisted import relist
 from tiny_pipelines import build_tiny_pipeline
 from two_colours import two_colours
 
-from gda.artifacts import DrawSettings, GeneratorCard, read_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import read_document
+from gda.artifacts.tuning import DrawSettings
 from gda.config import load_config
 from gda.data.ingest.holdout import hold_out
 from gda.data.store.snapshot import Snapshot

@@ -5,7 +5,9 @@ import pytest
 from tiny_pipelines import build_tiny_pipeline
 from two_colours import two_colours
 
-from gda.artifacts import GeneratorCard, Settings, read_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import read_document
+from gda.artifacts.tuning import Settings
 from gda.config import load_config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot

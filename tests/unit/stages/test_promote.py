@@ -10,7 +10,10 @@ import pytest
 import requests
 from evaluation_world import World, config
 
-from gda.artifacts import Decision, Metrics, Outcome, dump_document, read_document
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.evaluation import Metrics
+from gda.artifacts.outcome import Outcome
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.data.test_split.ledger import read_ledger, record_test_opening
 from gda.errors import DataError, TryAgainError

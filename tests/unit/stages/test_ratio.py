@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gda.artifacts import ClassInfo, Outcome, SnapshotIndex, Verdict, dump_document, read_document
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.snapshot import ClassInfo, SnapshotIndex
+from gda.artifacts.verdict import Verdict
 from gda.config import Config
 from gda.curves import RatioCurve
 from gda.data.store.snapshot import commit_snapshot

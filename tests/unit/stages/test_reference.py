@@ -10,7 +10,7 @@ import timm
 import torch
 from validation_sets import CLASSES, COUNTS, Item, draw, items, tiny_config, with_pixels, write_real, write_set
 
-from gda.artifacts import ReferenceIndex
+from gda.artifacts.reference import ReferenceIndex
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.extractors import get_extractor

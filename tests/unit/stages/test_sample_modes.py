@@ -7,7 +7,8 @@ import pytest
 import torch
 from two_colours import two_colours
 
-from gda.artifacts import DrawSettings, Settings, dump_document
+from gda.artifacts.document import dump_document
+from gda.artifacts.tuning import DrawSettings, Settings
 from gda.config import load_config
 from gda.data.store.merge import merge_snapshots
 from gda.data.store.resident import load_images

@@ -15,7 +15,8 @@ from relisted import recard
 from trees import tree
 from two_colours import two_colours
 
-from gda.artifacts import Settings, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.tuning import Settings
 from gda.config import load_config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot

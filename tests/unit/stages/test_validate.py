@@ -14,7 +14,10 @@ from trees import tree
 from validation_sets import CLASSES, PER_CLASS, Item, as_jpeg, changed, items, tiny_config, with_pixels, write_real, write_set
 from webdataset import ShardWriter
 
-from gda.artifacts import GeneratorCard, Measure, Outcome, Verdict, dump_document, read_document
+from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.verdict import Measure, Verdict
 from gda.config import dump_config, parse_config
 from gda.data.images.codecs import decode, encode_png, to_array
 from gda.data.store.snapshot import Snapshot

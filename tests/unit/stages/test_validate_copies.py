@@ -10,7 +10,8 @@ from pictures import CHANGES
 from PIL import Image
 from validation_sets import COUNTS, PER_CLASS, Item, changed, items, tiny_config, with_pixels, write_set
 
-from gda.artifacts import Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.verdict import Verdict
 from gda.data.images.codecs import decode, to_array
 from gda.errors import MissingError
 from gda.io.shards import read_shard

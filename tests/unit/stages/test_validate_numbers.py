@@ -13,7 +13,9 @@ from mapped import LISTED, is_mapped
 from trees import tree
 from validation_sets import CLASSES, COLOURS, COUNTS, PER_CLASS, Item, changed, items, tiny_config, with_pixels, write_real, write_set
 
-from gda.artifacts import Measure, Outcome, Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.outcome import Outcome
+from gda.artifacts.verdict import Measure, Verdict
 from gda.errors import ConfigError, DataError
 from gda.gate.checks.prompt_match import cosines
 from gda.gate.reference import Reference

@@ -10,7 +10,8 @@ import torch
 from trees import tree
 from validation_sets import CLASSES, COUNTS, draw, items, tiny_config, write_real, write_set
 
-from gda.artifacts import Verdict, read_document
+from gda.artifacts.document import read_document
+from gda.artifacts.verdict import Verdict
 from gda.config import Config
 from gda.data.images.codecs import decode, to_array
 from gda.data.store.snapshot import Snapshot

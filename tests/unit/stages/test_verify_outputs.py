@@ -9,7 +9,9 @@ import timm
 import torch
 
 from gda import cli
-from gda.artifacts import ClassifierCard, Measure, Verdict, dump_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import dump_document
+from gda.artifacts.verdict import Measure, Verdict
 from gda.errors import DataError
 from gda.generator.finetuning.checkpoints import Checkpoints, TrainingState
 from gda.generator.weights.directory import DEMO_BASE, read_card, resolve

@@ -11,7 +11,7 @@ import torch
 from killing import in_child
 from training_world import TINY, coloured, kill_at
 
-from gda.artifacts import ClassifierCard
+from gda.artifacts.cards import ClassifierCard
 from gda.errors import ConfigError, DataError, UsageError
 from gda.parallel import run_parallel
 from gda.sections import Arm, ClassifyConfig

@@ -18,7 +18,8 @@ import timm
 import torch
 
 from gda import cli
-from gda.artifacts import ClassifierCard, dump_document, read_document
+from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.document import dump_document, read_document
 from gda.errors import DataError, UsageError
 from gda.registry import served
 from gda.sections import Arm

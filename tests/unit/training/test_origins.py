@@ -20,7 +20,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
 from torch import Tensor, nn
 from training_world import TINY, coloured, kill_at
 
-from gda.artifacts import ClassifierCard
+from gda.artifacts.cards import ClassifierCard
 from gda.errors import ConfigError, DataError, UsageError
 from gda.sections import Arm, ClassifyConfig
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms

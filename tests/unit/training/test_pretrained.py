@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from training_world import TINY, coloured, kill_at
 
-from gda.artifacts import ClassifierCard
+from gda.artifacts.cards import ClassifierCard
 from gda.errors import ConfigError, DataError, MissingError
 from gda.sections import Arm, ClassifyConfig
 from gda.training.loop.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier

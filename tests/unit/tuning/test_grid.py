@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gda.artifacts import DrawSettings, TuningPoint
+from gda.artifacts.tuning import DrawSettings, TuningPoint
 from gda.errors import ConfigError, DataError
 from gda.sections import TuneConfig
 from gda.tuning.grid import Parts, choose, like_the_best, make_grid, pareto, passes, standard_error, survivors

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 from relisted import recard
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError, MissingError
 from gda.generator.families.cascade import load_cascade

@@ -14,7 +14,7 @@ from diffusers import (
 )
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, NotFiniteError
 from gda.generator.families.denoising import Guidance, MixedVariance, timesteps_of, to_uint8

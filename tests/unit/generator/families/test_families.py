@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError
 from gda.generator.families import diffusers_pipeline

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionUpscalePipeline
 from tiny_upscaler import FACTOR, add_tiny_upscaler
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError
 from gda.generator.families.cascade import load_cascade

@@ -10,7 +10,7 @@ from PIL import Image
 from stage_jobs import stage_job
 from trees import tree
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import DataError
 from gda.generator.finetuning import train
 from gda.generator.finetuning.evaluation import Evaluation, best_step, png_grid

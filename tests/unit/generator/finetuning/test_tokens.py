@@ -13,7 +13,8 @@ from tiny_pipelines import build_tiny_pipeline
 from transformers import T5EncoderModel
 from trees import tree
 
-from gda.artifacts import ClassInfo, DrawSettings
+from gda.artifacts.snapshot import ClassInfo
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model
 from gda.generator.finetuning import train

@@ -13,7 +13,7 @@ from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 from trees import tree
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.data.ingest.holdout import hold_out
 from gda.errors import DataError, MissingError
 from gda.fidelity.held_out import HeldOutScore

@@ -9,7 +9,7 @@ from tiny_pipelines import build_tiny_pipeline
 from tiny_upscaler import add_tiny_upscaler
 from torch.utils.flop_counter import FlopCounterMode
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.errors import ConfigError, DataError, MissingError
 from gda.generator.families.opening import load_model
 from gda.generator.planning.cost import Cost, PartCost, count_flops, count_steps, estimate_cost

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.artifacts import ClassInfo
+from gda.artifacts.snapshot import ClassInfo
 from gda.data.store.classes import make_classes
 from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model

@@ -11,7 +11,7 @@ from PIL import Image
 from relisted import recard
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.artifacts import DrawSettings
+from gda.artifacts.tuning import DrawSettings
 from gda.cli import main
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError

@@ -1,0 +1,69 @@
+"""`settings.json`: the points of a sweep, and the settings that were chosen."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from gda.artifacts.document import SCHEMA_VERSION, Document
+from gda.errors import DataError
+
+
+class DrawSettings(Document):
+    """What decides an image besides generator, prompt and seed; the `sr_` fields are read by cascades alone."""
+
+    guidance_scale: float
+    num_inference_steps: int = 16
+    scheduler: str = "model"
+    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="guided part of the noise levels, in shares of the timesteps")
+    log_variance_mix: float | None = Field(None, description="ancestral ddpm alone; null leaves the variance to the model")
+    sr_guidance_scale: float = 1.0
+    sr_num_inference_steps: int = 6
+    sr_noise_level: int = 0
+    sr_log_variance_mix: float | None = None
+
+
+class TuningPoint(Document):
+    """One setting of the sweep; FID and CAS are on the validation split, CAS only for the survivors."""
+
+    settings: DrawSettings
+    ema_sigma_rel: float | None = Field(None, description="width of the average of the weights; null is the generator as it is")
+    passes: int = Field(ge=1, description="network passes an image takes; a guided step takes two")
+    fid: float | None = Field(description="null where it could not be drawn or measured, which `failed` explains")
+    fid_ci95: tuple[float, float] | None = Field(None, description="spread of sets of so many images, from halves without replacement")
+    cas: float | None = None
+    cas_by_seed: tuple[float, ...] = ()
+    pareto: bool = Field(False, description="no other point is at least as good in FID, CAS and passes, and better in one")
+    failed: str | None = Field(None, description="why it could not be drawn or measured; such a point is never chosen")
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance of the base stage."""
+        return self.settings.guidance_scale
+
+
+class Settings(Document):
+    """`settings.json` of tune: the sampling settings chosen, with the full table."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    chosen: DrawSettings
+    ema_sigma_rel: float | None = Field(None, description="width of the average of the weights that was chosen; null: as it is")
+    points: tuple[TuningPoint, ...]
+    extractor: str
+    fid_floor: float | None = Field(description="FID of as many real training images, or all where there are fewer")
+    num_images: int = Field(description="images a FID point")
+    generator_digest: str = Field(description="of the generator that was given; `ema_sigma_rel` says which average of it was chosen")
+    snapshot_digest: str
+    notes: tuple[str, ...] = Field((), description="axes that do not apply to this generator, in sentences")
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance that was chosen for the base stage."""
+        return self.chosen.guidance_scale
+
+    @property
+    def chosen_point(self) -> TuningPoint:
+        """The line of the table that was chosen. Raises `DataError` when the table does not hold it."""
+        found = [point for point in self.points if (point.settings, point.ema_sigma_rel) == (self.chosen, self.ema_sigma_rel)]
+        if not found:
+            raise DataError("settings.json: the chosen settings are not in its table of points")
+        return found[0]
