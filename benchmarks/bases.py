@@ -14,7 +14,7 @@ from few_shot import Bench
 
 from gda.artifacts.document import read_document
 from gda.artifacts.verdict import Measure, Verdict
-from gda.sections import ValidateConfig
+from gda.config.sections import ValidateConfig
 
 SHOTS, DRAW = 5, 0
 COVERAGE = ValidateConfig.model_fields["min_class_coverage_ratio"].default

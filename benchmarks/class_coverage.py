@@ -17,7 +17,8 @@ import torch
 from scipy.cluster.vq import kmeans2
 
 from gda.artifacts.verdict import Measure
-from gda.config import parse_config
+from gda.config.load import parse_config
+from gda.config.sections import ValidateConfig
 from gda.data.sources.demo import MNIST, load_optical_digits, read_demo
 from gda.data.sources.source import Columns
 from gda.demo_base.glyphs import GlyphBank
@@ -25,7 +26,6 @@ from gda.fidelity.compare import REPEATS
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.prdc import NEIGHBOURS
 from gda.gate.verdict import limit_of
-from gda.sections import ValidateConfig
 
 SYNTHETIC = 100  # images of a class, as in the demo
 CLASSES = (10, 1000)

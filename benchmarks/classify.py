@@ -33,8 +33,8 @@ from timm.scheduler import create_scheduler_v2
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from gda.config import Config
-from gda.sections import ClassifyConfig
+from gda.config.load import Config
+from gda.config.sections import ClassifyConfig
 from gda.training.loop.classifier import TrainRecipe, predict_logits, top1, train_classifier
 from gda.training.loop.mixed_batches import MixedBatches, Source
 from gda.training.recipes.augment import augment

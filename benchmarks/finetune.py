@@ -34,12 +34,12 @@ from small_sd15 import build_sd15
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import logging as transformers_logging
 
+from gda.config.sections import FinetuneConfig
 from gda.generator.families.diffusers_pipeline import load_pipeline
 from gda.generator.finetuning.order import Order
 from gda.generator.finetuning.prepared import Prepared, Source, Texts, unit
 from gda.generator.finetuning.train import StageJob, _Loop, step_draws
-from gda.sections import FinetuneConfig
-from gda.world import World
+from gda.runtime.process_group import World
 
 STAGE = "unet"
 TARGET_RATIO, TARGET_LOSS, TARGET_BOUND = 1.6, 1e-4, 0.85

@@ -41,7 +41,7 @@ from gda.generator.sampling.sample_shards import Drawing, ShardJob, draw_shard, 
 from gda.generator.sampling.speed import Speed
 from gda.generator.weights.directory import read_card
 from gda.io.shards import read_shard
-from gda.parallel import run_parallel
+from gda.runtime.parallel import run_parallel
 
 CLASSES = ("a bird", "a house", "a red boat on a lake", "a tree")
 TARGETS = {

@@ -1,3 +1,3 @@
-from gda.cli import program
+from gda.cli.main import program
 
 program()

@@ -8,18 +8,18 @@ from typing import Any
 
 from gda import tracking
 from gda.artifacts.outcome import Outcome
-from gda.config import Config, dump_config
+from gda.config.load import Config, dump_config
 from gda.flow import PROMOTION
-from gda.interruption import end_on_signals
 from gda.io.publish import shown_name, work_root
-from gda.timings import write_timing
+from gda.runtime.interruption import end_on_signals
 from gda.tracking.started import snapshot_digest
+from gda.tracking.timings import write_timing
 
 
 def prepare_process() -> None:
     """One compute thread a process, quiet libraries, and SIGTERM as an interruption."""
     from gda.generator.weights.hub import offline_unless_asked
-    from gda.parallel import single_threaded
+    from gda.runtime.parallel import single_threaded
 
     single_threaded()
     offline_unless_asked()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gda.arm import Arm
+from gda.config.arm import Arm
 
 STAGES = ("snapshot", "finetune", "tune", "sample", "validate", "classify", "evaluate", "promote")
 

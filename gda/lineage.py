@@ -9,9 +9,9 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from gda.artifacts.fingerprint import Recipe, digest_of
 from gda.errors import DataError
 from gda.io.publish import RECIPE_FILE, read_recipe, work_root
-from gda.recipe import Recipe, digest_of
 
 _CARDS = ("snapshot.json", "generator.json", "classifier.json", "reference.json")  # with a field `digest`
 _DOCUMENTS = ("verdict.json", "settings.json", "metrics.json", "comparison.json", "ratio.json")  # named by their whole content

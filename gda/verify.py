@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gda.artifacts.cards import ClassifierCard, GeneratorCard
+from gda.artifacts.contents import RECIPE_FILE, damaged_files, recorded_files
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import Document, read_document
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.reference import REFERENCE_FILE, ReferenceIndex
 from gda.artifacts.tuning import Settings
 from gda.artifacts.verdict import Verdict
-from gda.contents import RECIPE_FILE, damaged_files, recorded_files
 from gda.errors import DataError
 
 Check = Callable[[Path], list[str]]

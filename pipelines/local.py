@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components import IMAGE
-from gda.config import Config, load_config
+from gda.config.load import Config, load_config
 from gda.steps.form import split_up
 from pipelines.compiling import build
 from pipelines.options import CompileOptions

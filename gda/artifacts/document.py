@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gda.contents import require_recorded
+from gda.artifacts.contents import require_recorded
 from gda.errors import DataError
-from gda.reading import read_bytes
+from gda.runtime.reading import read_bytes
 
 SCHEMA_VERSION: Literal[1] = 1
 

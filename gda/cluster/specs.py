@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import UsageError
-from gda.recipe import digest_of
 
 ASKED = "gda.dev/asked"  # annotation: digest of what was asked, by which a job is recognised when its step is tried again
 _QUEUE, _PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"

@@ -12,6 +12,7 @@ from typing import IO, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from gda.artifacts.fingerprint import Recipe
 from gda.artifacts.outcome import Outcome
 from gda.data.images.codecs import decode, to_array
 from gda.data.store.snapshot import Snapshot
@@ -20,7 +21,6 @@ from gda.errors import DataError, UsageError
 from gda.io.manifest import GROUP, SYNTHETIC_COLUMNS
 from gda.io.publish import exclusive, prepare, publish, storage_errors
 from gda.io.shards import ShardRecord, read_shard
-from gda.recipe import Recipe
 
 Layout = Literal["imagefolder", "npz", "hf"]
 

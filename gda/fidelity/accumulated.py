@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from gda.artifacts.document import Document, dump_document, read_document
+from gda.artifacts.fingerprint import canonical_json
 from gda.data.images.codecs import Rgb, resize_and_crop, to_array
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
@@ -31,8 +32,7 @@ from gda.fidelity.moments import Moments, merged, moments
 from gda.fidelity.statistics_file import statistics_bytes
 from gda.io.publish import storage_errors, write_bytes, write_new
 from gda.io.tensors import read_tensors, tensors_digest
-from gda.reading import parse_json, parser
-from gda.recipe import canonical_json
+from gda.runtime.reading import parse_json, parser
 
 FOLDER, INDEX_FILE, STATISTICS_FILE = "features", "features.json", "statistics.npz"
 CHECKED_IMAGES = 32

@@ -10,7 +10,7 @@ from gda.errors import ConfigError, DataError
 from gda.fidelity.frechet import Statistics
 from gda.fidelity.threads import one_thread
 from gda.io.tensors import tensors_digest
-from gda.reading import PickledError, parser, read_npz
+from gda.runtime.reading import PickledError, parser, read_npz
 
 _FIELD = "validate.reference_statistics"
 _LARGEST = 1 << 30  # bytes of an array: 11,000 dimensions

@@ -1,6 +1,6 @@
 """One thread for numpy's and scipy's linear algebra, so that no bit of a metric depends on the number of cores.
 
-Their BLAS splits sums over as many threads as it finds cores; torch is told once (`gda.parallel.single_threaded`), they are told here.
+Their BLAS splits sums over as many threads as it finds cores. Torch is limited once (`gda.runtime.parallel.single_threaded`), they here.
 """
 
 from collections.abc import Callable

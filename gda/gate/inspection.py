@@ -11,7 +11,8 @@ import pandas as pd
 
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.artifacts.verdict import Measure, Verdict
-from gda.config import Config
+from gda.config.load import Config
+from gda.config.sections import ValidateConfig
 from gda.data.checks.perceptual import Sketches, distinct, groups, joined, near_matches
 from gda.data.store.resident import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
@@ -38,9 +39,8 @@ from gda.gate.measures import MeasuredWith, compared, estimated, finite, measure
 from gda.gate.reference import Reference
 from gda.gate.verdict import apply_limits, judge, judge_each
 from gda.gate.worst_class import worst_classes
-from gda.interruption import require_not_told
-from gda.sections import ValidateConfig
-from gda.storage import storage_problem
+from gda.runtime.disks import storage_problem
+from gda.runtime.interruption import require_not_told
 
 T = TypeVar("T")
 SPLITS = ("train", "val", "test")

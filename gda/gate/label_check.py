@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gda.artifacts.verdict import Measure
+from gda.config.sections import ValidateConfig
 from gda.gate.checks.labels import Agreement, Labels, agreement, class_thresholds
 from gda.gate.measures import MeasuredWith, estimated
 from gda.gate.verdict import limit_of
-from gda.sections import ValidateConfig
 
 _WORST = "label_agreement_worst_class"
 

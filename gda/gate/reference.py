@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from gda.arm import Arm
 from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.contents import require_whole
 from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.reference import REFERENCE_FILE, REFERENCE_PROBABILITIES, ReferenceIndex
-from gda.config import Config
-from gda.contents import require_whole
+from gda.config.arm import Arm
+from gda.config.load import Config
 from gda.data.store.resident import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
@@ -39,8 +40,7 @@ from gda.fidelity.statistics_file import statistics_bytes
 from gda.gate.checks.labels import Labels, agreement, class_thresholds
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
-from gda.parallel import Bar, run_parallel, tick
-from gda.recipe import digest_of
+from gda.runtime.parallel import Bar, run_parallel, tick
 from gda.training.loop.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
 from gda.training.networks.pretrained import find_weights
 

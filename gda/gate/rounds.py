@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gda.artifacts.verdict import Filtering, Verdict
+from gda.config.sections import ValidateConfig
 from gda.data.store.snapshot import Snapshot
 from gda.gate.flagged import culprits
 from gda.gate.inspection import Inspection
-from gda.sections import ValidateConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Literal
 from scipy.stats import binom
 
 from gda.artifacts.verdict import Measure
+from gda.config.sections import MetricLimit, ValidateConfig
 from gda.fidelity.prdc import NEIGHBOURS
-from gda.sections import MetricLimit, ValidateConfig
 
 Direction = Literal["at_most", "at_least"]
 Limit = Callable[[Measure, ValidateConfig], float | None]

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from gda.artifacts.verdict import Measure
+from gda.config.sections import ValidateConfig
 from gda.fidelity.compare import Comparison
 from gda.gate.measures import MeasuredWith, compared
 from gda.gate.verdict import limit_of
-from gda.sections import ValidateConfig
 
 _TINY = 1e-12  # a class of equal real images has no distance
 _JUDGED = ("coverage", "recall", "mean_distance")

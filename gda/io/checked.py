@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gda.artifacts.fingerprint import digest_of
 from gda.io.publish import write_bytes, write_json
-from gda.recipe import digest_of
 
 CHECKSUM = "sha256"
 _METADATA = "__metadata__"

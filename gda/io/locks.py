@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gda.errors import MissingError, TryAgainError
-from gda.storage import storage_errors
+from gda.runtime.disks import storage_errors
 
 if TYPE_CHECKING:
     import filelock

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from gda.errors import DataError
 from gda.io.publish import write_bytes
-from gda.reading import parser, read_bytes
+from gda.runtime.reading import parser, read_bytes
 
 MANIFEST_FILE = "manifest.parquet"
 LARGEST_MANIFEST = 1 << 33

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gda import contents
+from gda.artifacts import contents
+from gda.artifacts.fingerprint import Recipe, parse_recipe
 from gda.errors import DataError, TryAgainError, UsageError
 from gda.io.locks import locked
-from gda.reading import read_object
-from gda.recipe import Recipe, parse_recipe
-from gda.storage import FULL_OR_FAILING, storage_errors
+from gda.runtime.disks import FULL_OR_FAILING, storage_errors
+from gda.runtime.reading import read_object
 
 RECIPE_FILE = contents.RECIPE_FILE
 TEMPORARY_SUFFIX = ".gda-tmp"

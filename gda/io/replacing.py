@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gda import contents
+from gda.artifacts import contents
+from gda.artifacts.fingerprint import Recipe
 from gda.errors import DataError, UsageError
 from gda.io.locks import locked
 from gda.io.publish import RECIPE_FILE, TEMPORARY_SUFFIX, Workspace, prepare, read_recipe, sync, temporary_name, work_root
-from gda.recipe import Recipe
-from gda.storage import storage_errors
+from gda.runtime.disks import storage_errors
 
 _WAIT = 30.0  # seconds for another process, which only renames a folder
 ADVICE = "move it away, or choose another --out"

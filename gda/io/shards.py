@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from gda.artifacts.fingerprint import canonical_json
 from gda.errors import DataError, UsageError
 from gda.io.publish import commit_new, storage_errors, temporary_name
-from gda.recipe import canonical_json
 
 BLOCK = 512
 IMAGE_EXTENSIONS = ("png", "jpg", "webp")

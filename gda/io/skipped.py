@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from gda.artifacts.fingerprint import Recipe, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.errors import DataError
 from gda.io.publish import prepare, publish, write_json
-from gda.reading import read_object
-from gda.recipe import Recipe, digest_of
+from gda.runtime.reading import read_object
 
 SKIPPED_FILE = "skipped.json"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError
-from gda.reading import parser, read_json
-from gda.recipe import digest_of
+from gda.runtime.reading import parser, read_json
 
 _LONGEST_HEADER = 100_000_000  # that of the format itself
 # Written by the libraries that save and load; they say nothing about what the network computes.

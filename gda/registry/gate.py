@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gda.arm import Arm
 from gda.artifacts.evaluation import Gain, Metrics
 from gda.artifacts.verdict import Verdict
-from gda.interruption import require_not_told
+from gda.config.arm import Arm
+from gda.config.sections import PromoteConfig
 from gda.registry.rivals import Rival, real_rivals
-from gda.sections import PromoteConfig
+from gda.runtime.interruption import require_not_told
 from gda.stats.gain import interval_of, signs_of
 from gda.stats.looks import fewest_flips, level_of_look
 

@@ -22,8 +22,8 @@ from gda import tracking
 from gda.artifacts.cards import ClassifierCard
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError, GdaError, TryAgainError
-from gda.model_versions import only_version
 from gda.registry.registering import registering
+from gda.tracking.generator_versions import only_version
 from gda.training.loop.classifier import load_classifier, predict_logits
 
 CHAMPION, CHALLENGER = "champion", "challenger"

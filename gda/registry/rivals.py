@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gda.arm import Arm, in_order
 from gda.artifacts.evaluation import ArmResult, Gain, Metrics
-from gda.sections import PromoteConfig
+from gda.config.arm import Arm, in_order
+from gda.config.sections import PromoteConfig
 from gda.stats.arms import real_alone_as_long
 
 

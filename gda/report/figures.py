@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gda.arm import Arm
 from gda.artifacts.evaluation import ArmResult, Gain, Metrics
+from gda.config.arm import Arm
 from gda.report.wording import arm_colour, arm_name, has_all_seeds, points
 
 WIDTH, _DPI = 7.0, 170  # inches; wide enough for 1,200 px, and 11 pt stays legible when scaled down to a phone

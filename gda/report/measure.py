@@ -6,11 +6,11 @@ from functools import cache
 
 import numpy as np
 
-from gda.arm import Arm, in_order
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.evaluation import ArmResult, Candidate, Gain, GainWithinTraining, Metrics, SetResult
 from gda.artifacts.verdict import Verdict
-from gda.config import Config
+from gda.config.arm import Arm, in_order
+from gda.config.load import Config
 from gda.data.store.predictions import TOP_K, Predictions
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError

@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from gda.arm import Arm
 from gda.artifacts.evaluation import GroupResult, SetArm, SetGain
-from gda.config import Config
+from gda.config.arm import Arm
+from gda.config.load import Config
 from gda.data.store.predictions import TOP_K, Predictions
 from gda.data.store.snapshot import Snapshot
 from gda.stats import groups

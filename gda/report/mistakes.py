@@ -6,8 +6,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from gda.arm import Arm
 from gda.artifacts.evaluation import Metrics
+from gda.config.arm import Arm
 from gda.data.store.predictions import Predictions
 from gda.report.figures import STYLE, WIDTH, to_png
 from gda.report.wording import arm_colour, arm_name, percent

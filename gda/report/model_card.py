@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gda.arm import in_order
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.decision import Decision
 from gda.artifacts.evaluation import Gain, Metrics
 from gda.artifacts.verdict import Verdict
+from gda.config.arm import in_order
 from gda.report.wording import arm_name, count, gain_cells, interval, number, opened, p_value, percent, points
 
 CARD_FILE = "MODEL_CARD.md"

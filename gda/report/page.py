@@ -8,10 +8,11 @@ from typing import Any
 
 import jinja2
 
-from gda.arm import Arm
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.tuning import Settings
 from gda.artifacts.verdict import Verdict
+from gda.config.arm import Arm
+from gda.config.sections import PromoteConfig
 from gda.data.store.predictions import Predictions
 from gda.data.store.snapshot import Snapshot
 from gda.io.publish import write_bytes
@@ -20,7 +21,6 @@ from gda.report.gallery import image_grid
 from gda.report.sentences import outcome
 from gda.report.sets import set_tables
 from gda.report.wording import arm_name, interval, p_value, percent, points
-from gda.sections import PromoteConfig
 
 REPORT_FILE = "report.html"
 

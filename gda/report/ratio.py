@@ -3,7 +3,7 @@
 import matplotlib
 from matplotlib.figure import Figure
 
-from gda.curves import RatioCurve, RatioPoint
+from gda.artifacts.curves import RatioCurve, RatioPoint
 from gda.report.figures import STYLE, WIDTH, to_png
 from gda.report.wording import count, interval, points
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gda.arm import Arm
 from gda.artifacts.evaluation import Gain, Metrics
 from gda.artifacts.verdict import Verdict
+from gda.config.arm import Arm
+from gda.config.sections import PromoteConfig
 from gda.report.wording import arm_name, count, has_all_seeds, interval, opened, p_value, percent, points
-from gda.sections import PromoteConfig
 
 Tone = Literal["good", "neutral", "bad"]
 

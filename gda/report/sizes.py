@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gda.arm import Arm
-from gda.curves import Comparison, SizePoint
+from gda.artifacts.curves import Comparison, SizePoint
+from gda.config.arm import Arm
 from gda.report.figures import STYLE, WIDTH, to_png
 from gda.report.wording import arm_colour, arm_name, interval, percent, points
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from gda.arm import Arm, place
 from gda.artifacts.evaluation import GainWithinTraining, Metrics
+from gda.config.arm import Arm, place
+from gda.config.sections import PromoteConfig
 from gda.report.sentences import paired_accuracies
 from gda.report.wording import count, gain_cells, has_all_seeds, p_value, percent
-from gda.sections import PromoteConfig
 from gda.stats.gain import signs_of
 from gda.stats.looks import fewest_flips
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from gda.arm import Arm
 from gda.artifacts.evaluation import Gain, Metrics, SetGain
+from gda.config.arm import Arm
 
 _DATA_NAMES = {
     "real": "real only",

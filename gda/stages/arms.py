@@ -4,18 +4,18 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from gda.arm import Arm
 from gda.artifacts.document import read_document
+from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.snapshot import SnapshotIndex
-from gda.config import Config
+from gda.config.arm import Arm
+from gda.config.load import Config
 from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import DataError, UsageError
 from gda.io.publish import write_bytes
 from gda.io.rewriting import rewriting
 from gda.io.shards import sha256_of
 from gda.io.skipped import skipped_because
-from gda.recipe import digest_of
 
 _INDEX, _RECIPE = "snapshot.json", "recipe.json"
 

@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gda.arm import Arm
 from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.contents import FILES, with_files
 from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.fingerprint import Recipe, digest_of
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
-from gda.contents import FILES, with_files
+from gda.config.arm import Arm
+from gda.config.load import Config
 from gda.errors import DataError, TryAgainError, UsageError
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, read_recipe, work_root, write_bytes
 from gda.io.replacing import ADVICE, Own, begin, drop_unfinished, kept_result
 from gda.io.skipped import publish_skipped
-from gda.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
-from gda.recipe import Recipe, digest_of
+from gda.runtime.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
 from gda.training.arms.arm_data import Loaded, load_data
 from gda.training.arms.arm_request import Request, make_request
 from gda.training.arms.requirements import not_compared
@@ -31,8 +31,8 @@ from gda.training.arms.requirements import not_compared
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from gda.runtime.process_group import World
     from gda.training.loop.classifier import Curve
-    from gda.world import World
 
 CARD, PREDICTIONS = "classifier.json", "val_predictions.safetensors"
 _log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _own(arm: Arm, seed: int) -> Own:
 
 def _run_together(request: Request, seed: int, out: Path, own: Own | None, *, progress: bool) -> Outcome:
     """What each of the processes that `torchrun` started does; the first one looks what is there, writes, and the others wait for that."""
-    from gda.world import World
+    from gda.runtime.process_group import World
 
     world = World.join()
     try:
@@ -202,7 +202,7 @@ def train_job(job: Job) -> None:
     if _is_done(job.workspace):
         tick(job.num_updates)
         return
-    from gda.world import World
+    from gda.runtime.process_group import World
 
     try:
         with exclusive(job.workspace):

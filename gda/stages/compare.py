@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gda.arm import Arm
+from gda.artifacts.contents import require_whole
+from gda.artifacts.curves import Comparison, Exchange, SizePoint
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.evaluation import Metrics
+from gda.artifacts.fingerprint import Recipe, digest_of
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
-from gda.contents import require_whole
-from gda.curves import Comparison, Exchange, SizePoint
+from gda.config.arm import Arm
+from gda.config.load import Config
 from gda.data.store.predictions import Predictions, read_predictions
 from gda.errors import DataError
 from gda.io.publish import exclusive, prepare, publish, write_bytes
-from gda.recipe import Recipe, digest_of
 from gda.report.sizes import size_figure, size_table
 from gda.stats.exchange import exchange_rate
 from gda.stats.intervals import crossed_interval

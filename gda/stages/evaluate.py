@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gda.arm import Arm, in_order
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.evaluation import Candidate, Metrics, SetResult
+from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.tuning import Settings
 from gda.artifacts.verdict import Verdict
-from gda.config import Config
+from gda.config.arm import Arm, in_order
+from gda.config.load import Config
 from gda.data.images.codecs import LANCZOS, Interpolation
 from gda.data.ingest.held_out_sets import HeldOutSet
 from gda.data.store.predictions import TOP_K, Predictions, read_predictions, write_predictions
@@ -26,12 +27,11 @@ from gda.data.test_split.opening import open_test
 from gda.errors import DataError
 from gda.io.checked import is_whole
 from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes
-from gda.parallel import Bar, run_parallel, tick
-from gda.recipe import Recipe, bits_environment, digest_of
 from gda.registry.gate import decide
 from gda.report.measure import measure, parts_of_arm
 from gda.report.page import ReportInputs, write_report
 from gda.report.wording import opened
+from gda.runtime.parallel import Bar, run_parallel, tick
 from gda.stages import evaluate_sets
 from gda.stats.confusion import confusion_counts
 from gda.training.loop.classifier import load_classifier, predict_logits

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gda.arm import Arm
 from gda.artifacts.evaluation import SetArm, SetResult
-from gda.config import Config
+from gda.artifacts.fingerprint import digest_of
+from gda.config.arm import Arm
+from gda.config.load import Config
 from gda.data.images.codecs import LANCZOS, Interpolation
 from gda.data.ingest.held_out_sets import HeldOutSet, load_held_out, open_held_out, read_class_map
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import record_test_opening
 from gda.errors import DataError
 from gda.io.publish import storage_errors
-from gda.parallel import Bar, run_parallel, tick
-from gda.recipe import digest_of
+from gda.runtime.parallel import Bar, run_parallel, tick
 from gda.stats.held_out import set_arm, set_gain
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of

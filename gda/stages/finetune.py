@@ -9,9 +9,10 @@ import torch
 
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import read_document
+from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.tuning import DrawSettings
-from gda.config import Config
+from gda.config.load import Config
 from gda.data.ingest.holdout import hold_out
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot
@@ -28,10 +29,9 @@ from gda.generator.planning.prompts import class_prompts, require_distinct
 from gda.generator.randomness import stream_seed
 from gda.generator.weights.directory import SUPER_RESOLUTION, read_card
 from gda.io.publish import RECIPE_FILE, Workspace, exclusive, prepare, publish, read_recipe, work_root
-from gda.model_versions import generator_model
-from gda.parallel import Bar, run_parallel
-from gda.recipe import Recipe, bits_environment, digest_of
-from gda.world import World
+from gda.runtime.parallel import Bar, run_parallel
+from gda.runtime.process_group import World
+from gda.tracking.generator_versions import generator_model
 
 _GRID_ROWS = 10  # pictures a class in an evaluation's grid
 

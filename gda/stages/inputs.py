@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.outcome import Outcome
-from gda.config import Config, dump_config
+from gda.config.load import Config, dump_config
 from gda.data.sources.demo import DIGITS, MNIST
 from gda.errors import DataError
 from gda.generator.weights import hub
@@ -19,7 +20,6 @@ from gda.generator.weights.directory import DEMO_BASE, read_card, source_of
 from gda.io.publish import work_root, write_bytes
 from gda.io.rewriting import rewriting
 from gda.io.shards import sha256_of
-from gda.recipe import digest_of
 
 # The resolved configuration, section by section.
 Content = dict[str, Any]

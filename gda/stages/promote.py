@@ -9,15 +9,15 @@ from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.evaluation import Candidate, Metrics
+from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.verdict import Verdict
-from gda.config import Config
+from gda.config.load import Config
 from gda.data.store.predictions import Predictions, read_predictions
 from gda.data.test_split.ledger import count_test_openings
 from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.rewriting import rewriting
-from gda.recipe import digest_of
 from gda.registry.gate import GateResult, decide
 from gda.registry.models import CHAMPION, PREDICTIONS_FILE, Registered, Registry
 from gda.registry.rivals import Rival

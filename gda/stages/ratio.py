@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from gda.arm import Arm
+from gda.artifacts.curves import RatioCurve, RatioPoint
 from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.snapshot import SnapshotIndex
-from gda.config import Config
-from gda.curves import RatioCurve, RatioPoint
+from gda.config.arm import Arm
+from gda.config.load import Config
 from gda.data.images.codecs import LANCZOS
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import DataError
 from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes
-from gda.parallel import Bar
-from gda.recipe import Recipe, bits_environment, digest_of
 from gda.report.ratio import ratio_answer, ratio_figure
+from gda.runtime.parallel import Bar
 from gda.stats.paired import paired_differences
 from gda.stats.peak import find_peak, pooled_intervals
 from gda.stats.streams import named_generator

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from gda.artifacts.fingerprint import Recipe, bits_environment
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.reference import ReferenceIndex
-from gda.classify_section import TWO_ORIGINS
-from gda.config import Config
+from gda.config.classify import TWO_ORIGINS
+from gda.config.load import Config
 from gda.data.store.snapshot import Snapshot
 from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.gate.reference import Reference, build_reference
 from gda.io.publish import exclusive, prepare, publish
-from gda.recipe import Recipe, bits_environment
 from gda.training.networks.pretrained import weights_inputs
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from gda.artifacts.fingerprint import Recipe, bits_environment
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
+from gda.config.load import Config
 from gda.data.images.codecs import Codec
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.errors import ConfigError, DataError, TryAgainError, UsageError
@@ -22,8 +23,7 @@ from gda.generator.sampling.request import Asked, asked_of, plan_for, prompts_of
 from gda.generator.sampling.sample_shards import Drawing, ShardJob, draw_shard
 from gda.generator.sampling.speed import Speed, speed_up
 from gda.io.publish import Workspace, claim, prepare, publish, published_meanwhile, work_root
-from gda.parallel import Bar, device_name, drawing_device, own_device, run_parallel, workers_of
-from gda.recipe import Recipe, bits_environment
+from gda.runtime.parallel import Bar, device_name, drawing_device, own_device, run_parallel, workers_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ from pathlib import Path
 import PIL
 from PIL import features
 
+from gda.artifacts.fingerprint import Recipe, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.snapshot import SnapshotIndex
-from gda.config import Config
+from gda.config.load import Config
+from gda.config.sections import SnapshotConfig
 from gda.data.checks.leaks import NearLeak, leak_table, near_leak_message
 from gda.data.imagenet.wordnet import WordNetNames, wordnet_names
 from gda.data.images.codecs import LOSSY
@@ -21,8 +23,6 @@ from gda.data.store.classes import make_classes, normalise
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.errors import DataError
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
-from gda.recipe import Recipe, digest_of
-from gda.sections import SnapshotConfig
 
 LEAKS_FILE = "leaks.csv"
 LEFT_OUT_FILE = "left_out.csv"

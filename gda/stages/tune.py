@@ -8,18 +8,18 @@ from pathlib import Path
 
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.tuning import Settings, TuningPoint
-from gda.config import Config
+from gda.config.load import Config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError
 from gda.fidelity.extractors import configured_extractor
 from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve
 from gda.generator.weights.reaverage import averaging_digest
 from gda.io.publish import exclusive, prepare, publish, write_bytes
-from gda.parallel import Bar
-from gda.recipe import Recipe, bits_environment, digest_of
 from gda.report.tuning import describe, tuning_pictures
+from gda.runtime.parallel import Bar
 from gda.tuning.grid import Grid, Parts, make_grid
 from gda.tuning.sweep import Size, Sweep, cas_recipe
 

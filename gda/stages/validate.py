@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from gda.artifacts.contents import with_files
 from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.verdict import Verdict
-from gda.classify_section import TWO_ORIGINS
-from gda.config import Config
-from gda.contents import with_files
+from gda.config.classify import TWO_ORIGINS
+from gda.config.load import Config
 from gda.data.store.replace import link_snapshot
 from gda.data.store.snapshot import Snapshot
 from gda.errors import RefusedError, UsageError
@@ -28,7 +29,6 @@ from gda.generator.sampling.request import prompts_of
 from gda.generator.weights.directory import drawn_side, resolve
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
-from gda.recipe import Recipe, bits_environment, digest_of
 from gda.training.networks.pretrained import weights_inputs
 
 VERDICT, PAGE, EXPECTATIONS = "verdict.json", "index.html", "expectations.json"

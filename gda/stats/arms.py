@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gda.arm import Arm, in_order
 from gda.artifacts.evaluation import ArmResult, Confusion
+from gda.config.arm import Arm, in_order
 from gda.stats.calibration import negative_log_likelihood, reliability
 from gda.stats.confusion import confusion_counts, most_confused
 from gda.stats.intervals import accuracy_interval

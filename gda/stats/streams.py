@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gda.recipe import digest_of
+from gda.artifacts.fingerprint import digest_of
 
 
 def named_generator(seed: int, *names: str) -> np.random.Generator:

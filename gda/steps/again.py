@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gda.errors import GdaError, TryAgainError, UsageError
-from gda.reading import whole_number
+from gda.runtime.reading import whole_number
 
 RETRIES = "GDA_STEP_RETRIES"
 MOST_RETRIES = 20

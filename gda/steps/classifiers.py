@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gda.arm import Arm
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import read_document
+from gda.config.arm import Arm
 from gda.errors import UsageError
 from gda.flow import arm_inputs
 from gda.io.publish import write_bytes
-from gda.parallel import num_accelerators
+from gda.runtime.parallel import num_accelerators
 from gda.steps.entry import MOST_PODS
 from gda.steps.form import classifier_runs
 from gda.steps.graph import CLASSIFY, config_of, parse_reference

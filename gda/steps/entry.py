@@ -8,12 +8,12 @@ from typing import Any
 
 from gda.artifacts.document import read_document
 from gda.artifacts.verdict import Verdict
-from gda.config import Config, dump_config, parse_config
+from gda.config.load import Config, dump_config, parse_config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.flow import BESIDE, EVALUATION, GENERATOR, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes
-from gda.reading import as_object, parse_json
+from gda.runtime.reading import as_object, parse_json
 from gda.stages.inputs import contents_of
 from gda.steps.form import FORM, step_settings
 from gda.steps.graph import CLASSIFY, config_of, parse_reference

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gda.config import Config, dump_config, parse_config
+from gda.config.load import Config, dump_config, parse_config
 from gda.errors import ConfigError
 from gda.flow import BESIDE, GRAPH
-from gda.reading import parse_json
+from gda.runtime.reading import parse_json
 from gda.steps.graph import Outside, settings_of
 
 # Field of the form -> field of the configuration. `num_seeds` and `guidance_scale` are written otherwise there (see `_as_configured`).

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gda.arm import TRAININGS, Arm
 from gda.artifacts.document import Document
-from gda.config import Config, dump_config, parse_config
+from gda.artifacts.fingerprint import digest_of
+from gda.config.arm import TRAININGS, Arm
+from gda.config.load import Config, dump_config, parse_config
 from gda.errors import DataError, UsageError
 from gda.flow import BESIDE, CLASSIFIERS, GRAPH, Node, arm_inputs, classify_command
-from gda.reading import as_object, parse_json, whole_number
-from gda.recipe import digest_of
+from gda.runtime.reading import as_object, parse_json, whole_number
 
 NODES = {node.name: node for node in (*GRAPH, *BESIDE)}
 # The node that trains the classifiers of every arm; a step trains one of them.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from gda.cluster.specs import JobSettings, PodSettings, indexed_job, job_name, train_job
 from gda.cluster.watching import Cluster
 from gda.errors import UsageError
-from gda.reading import as_object, parse_json
+from gda.runtime.reading import as_object, parse_json
 from gda.steps.entry import require_workers
 from gda.steps.graph import Request
 from gda.steps.step import Place, Step, run_step

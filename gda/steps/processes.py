@@ -6,8 +6,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from gda.exits import code_of_torchrun, error_of
-from gda.parallel import num_accelerators
+from gda.runtime.exit_codes import code_of_torchrun, error_of
+from gda.runtime.parallel import num_accelerators
 from gda.steps.graph import Request
 from gda.steps.step import Step, run_step
 

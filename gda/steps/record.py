@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from gda.artifacts.document import Document, read_document
-from gda.config import Config, dump_config, parse_config
+from gda.config.load import Config, dump_config, parse_config
 from gda.errors import DataError, GdaError, UsageError
 from gda.flow import WATCHED
 from gda.io.publish import write_bytes

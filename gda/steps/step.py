@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from gda.artifacts.contents import require_whole
 from gda.artifacts.document import Document, read_document
+from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.outcome import Outcome
 from gda.bookkeeping import at_work, note, prepare_process
-from gda.commands import build_parser
-from gda.config import dump_config
-from gda.contents import require_whole
+from gda.cli.stage_commands import build_parser
+from gda.config.load import dump_config
 from gda.data.test_split.ledger import LEDGER_FILE
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
-from gda.interruption import told_to_end
 from gda.io.publish import write_bytes, write_json
-from gda.reading import read_object
-from gda.recipe import digest_of
+from gda.runtime.disks import storage_problem
+from gda.runtime.interruption import told_to_end
+from gda.runtime.reading import read_object
 from gda.steps.again import retrying
 from gda.steps.graph import Reference, Request, argv, config_of, make_request, output_paths, parse_reference
-from gda.storage import storage_problem
 
 STEP_FILE, FAILURE_FILE, SETTINGS_FILE = "step.json", "failure.json", "settings.json"
 # Files that say what an output holds, by a field `digest` of theirs, or by their whole content.

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gda.config import Config
+from gda.config.load import Config
 from gda.errors import DataError
 from gda.flow import CLASSIFIERS, GRAPH, Node
-from gda.reading import read_object
+from gda.runtime.reading import read_object
 from gda.steps.form import classifier_runs, step_settings
 from gda.steps.graph import CLASSIFY, REGISTER_FLAGS, Outside, Reference, Request, make_request, producer, roles
 from gda.steps.step import FAILURE_FILE, StepRecord, finished

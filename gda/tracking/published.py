@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts.cards import ClassifierCard, GeneratorCard
+from gda.artifacts.curves import Comparison, RatioCurve
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Metrics
+from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.reference import ReferenceIndex
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.artifacts.tuning import Settings
 from gda.artifacts.verdict import Verdict
-from gda.curves import Comparison, RatioCurve
 from gda.io.skipped import SKIPPED_FILE
-from gda.model_versions import generator_model
-from gda.recipe import digest_of
+from gda.tracking.generator_versions import generator_model
 
 # The file of an output that is there when it is published, by the stage that made it.
 MARKERS = {"promote": "decision.json"}

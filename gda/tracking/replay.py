@@ -12,8 +12,8 @@ from typing import Any
 
 from gda.errors import GdaError, TryAgainError
 from gda.io.locks import locked
-from gda.model_versions import DIGEST, ensure_version
 from gda.tracking.complaints import complaint_of, explained, named
+from gda.tracking.generator_versions import DIGEST, ensure_version
 from gda.tracking.runs import RunRecord, read_kept
 from gda.tracking.secrets import masked
 from gda.tracking.server import connect, ensure_experiment

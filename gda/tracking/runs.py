@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.outcome import Outcome, RegisteredModel
 from gda.io.publish import storage_errors, write_bytes
-from gda.model_versions import DIGEST
-from gda.recipe import digest_of
+from gda.tracking.generator_versions import DIGEST
 from gda.tracking.secrets import masked
 
 UNLOGGED = "unlogged"

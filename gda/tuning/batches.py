@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from gda.artifacts.fingerprint import bits_environment, digest_of
 from gda.artifacts.tuning import DrawSettings
 from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model
@@ -14,8 +15,7 @@ from gda.generator.planning.plan import PlannedImage
 from gda.generator.sampling.sampler import Sampler
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.tensors import tensors_digest
-from gda.parallel import device_name, drawing_device, own_device, tick
-from gda.recipe import bits_environment, digest_of
+from gda.runtime.parallel import device_name, drawing_device, own_device, tick
 
 _CHECKSUM = "sha256"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gda.artifacts.tuning import DrawSettings, TuningPoint
+from gda.config.sections import TuneConfig
 from gda.errors import ConfigError, DataError
-from gda.sections import TuneConfig
 
 _WHOLE = (0.0, 1.0)
 _DEFAULTS = DrawSettings(guidance_scale=1.0)

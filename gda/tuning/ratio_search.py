@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from gda.artifacts.fingerprint import bits_environment, digest_of
+from gda.config.sections import RatioConfig
 from gda.data.store.resident import ImageSet
 from gda.errors import DataError
 from gda.io.checked import is_whole, write_checked
 from gda.io.publish import storage_errors
-from gda.parallel import run_parallel, tick
-from gda.reading import parser
-from gda.recipe import bits_environment, digest_of
-from gda.sections import RatioConfig
+from gda.runtime.parallel import run_parallel, tick
+from gda.runtime.reading import parser
 from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, train_classifier
 
 REAL_ALONE = 0.0  # the ratio of the rival

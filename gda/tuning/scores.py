@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gda.artifacts.fingerprint import bits_environment, digest_of
 from gda.data.store.resident import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
@@ -16,7 +17,6 @@ from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import Statistics
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import storage_errors
-from gda.recipe import bits_environment, digest_of
 from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
 from gda.tuning.batches import Batch, read_batches
 

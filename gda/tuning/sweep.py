@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gda.artifacts.tuning import Settings, TuningPoint
-from gda.config import Config
+from gda.config.load import Config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
@@ -23,7 +23,7 @@ from gda.generator.planning.plan import PlannedImage, equal_quotas, make_plan
 from gda.generator.weights.directory import drawn_side, read_card, resolve
 from gda.generator.weights.reaverage import averaged
 from gda.io.publish import work_root
-from gda.parallel import drawing_device, run_parallel, tick, workers_of
+from gda.runtime.parallel import drawing_device, run_parallel, tick, workers_of
 from gda.training.loop.classifier import TrainRecipe
 from gda.tuning.batches import Batch, Source, batch_of, draw_batch, forget_generator
 from gda.tuning.grid import Grid, Parts, Point, choose, pareto, passes, survivors

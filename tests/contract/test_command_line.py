@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import gda as package
-from gda.commands import build_parser
+from gda.cli.stage_commands import build_parser
 
 
 def gda(*arguments: str, cwd, env=None) -> subprocess.CompletedProcess:
@@ -172,10 +172,10 @@ def test_drawing_again_says_what_it_lacks(tmp_path):
 
 def test_defects_of_ours_exit_with_one(tmp_path, monkeypatch):
     """An unexpected exception is one line and exit code 1, with the way to see more."""
-    from gda import cli
+    from gda.cli import main as cli
 
     def broken(_args):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("gda.tools._doctor", broken)
+    monkeypatch.setattr("gda.cli.tool_commands._doctor", broken)
     assert cli.main(["doctor"]) == 1

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gda.commands import build_parser
-from gda.config import Config
+from gda.cli.stage_commands import build_parser
+from gda.config.load import Config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted({ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")})

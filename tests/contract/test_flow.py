@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from gda.arm import ARMS
-from gda.commands import build_parser
-from gda.config import Config, load_config
+from gda.cli.stage_commands import build_parser
+from gda.config.arm import ARMS
+from gda.config.load import Config, load_config
 from gda.flow import GRAPH, STAGES, arm_inputs, dvc_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,5 +96,5 @@ def test_the_command_surface_is_frozen():
 @pytest.mark.parametrize("module", ["torch", "pandas", "mlflow", "diffusers", "timm", "kfp", "dvc"])
 def test_help_imports_nothing_heavy(module):
     """`gda --help` stays well under half a second because it loads none of these."""
-    code = f"import sys; from gda.commands import build_parser; build_parser().format_help(); sys.exit({module!r} in sys.modules)"
+    code = f"import sys; from gda.cli.stage_commands import build_parser; build_parser().format_help(); sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

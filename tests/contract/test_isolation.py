@@ -10,7 +10,7 @@ import pytest
 import torch
 from process_state import process_as_found
 
-from gda.interruption import end_on_signals, told_to_end
+from gda.runtime.interruption import end_on_signals, told_to_end
 
 
 def test_what_commands_set_is_put_back(tmp_path: Path, monkeypatch) -> None:

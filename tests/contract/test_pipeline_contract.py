@@ -12,7 +12,7 @@ import pytest
 from kfp.dsl import base_component
 
 import components
-from gda.config import Config, load_config
+from gda.config.load import Config, load_config
 from gda.flow import GRAPH, STAGES
 from gda.steps.form import FORM, filled_in, split_up
 from gda.steps.graph import REGISTER_FLAGS, roles

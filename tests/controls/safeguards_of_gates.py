@@ -375,7 +375,7 @@ GATE: tuple[Control, ...] = (
     Control(
         row=23,
         what="statistics unpickled",
-        file="gda/reading.py",
+        file="gda/runtime/reading.py",
         edits=(
             ("    if dtype.hasobject:\n", "    if False:\n"),
             (" or member.tell() + math.prod(shape) * dtype.itemsize != size:\n", ":\n"),

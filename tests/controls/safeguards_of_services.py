@@ -2,7 +2,7 @@
 
 from control import Control
 
-_PUBLISH, _PARALLEL = "gda/io/publish.py", "gda/parallel.py"
+_PUBLISH, _PARALLEL = "gda/io/publish.py", "gda/runtime/parallel.py"
 _DRAWING = "gda/generator/sampling/sample_shards.py"
 _API = "gda/cluster/api.py"
 _REPLAY, _REGISTRY = "gda/tracking/replay.py", "gda/registry/models.py"
@@ -11,14 +11,14 @@ _SAMPLE_FAULTS = "tests/faults/test_sample_faults.py"
 _IO_DISK = "tests/faults/test_io_disk.py"
 _TEST_SOURCES = "tests/unit/data/test_sources.py"
 _TEST_WATCHING, _TEST_TRAINING = "tests/unit/cluster/test_job_watching.py", "tests/unit/generator/finetuning/test_training_guarantees.py"
-_TEST_TRACKING, _TEST_MODELS = "tests/unit/core/test_tracking.py", "tests/unit/core/test_tracking_models.py"
+_TEST_TRACKING, _TEST_MODELS = "tests/unit/tracking/test_tracking.py", "tests/unit/tracking/test_tracking_models.py"
 _TEST_KEPT, _TEST_PROMOTE = "tests/unit/tracking/test_kept_runs.py", "tests/unit/stages/test_promote.py"
 
 SERVICES: tuple[Control, ...] = (
     Control(
         row=9,
         what="errors of the disk passed on as they are",
-        file="gda/storage.py",
+        file="gda/runtime/disks.py",
         edits=(
             (
                 "        if (reason := _reason(error, _WHILE_WRITING)) is None:\n",
@@ -144,7 +144,7 @@ SERVICES: tuple[Control, ...] = (
         what="a worker killed for memory taken for one killed from outside",
         file=_PARALLEL,
         edits=(("        if _killed_for_memory() != killed_before:\n", "        if False:\n"),),
-        tests=("tests/unit/core/test_parallel.py::test_a_killed_worker_is_said",),
+        tests=("tests/unit/runtime/test_parallel.py::test_a_killed_worker_is_said",),
     ),
     Control(
         row=24,

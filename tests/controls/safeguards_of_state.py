@@ -2,7 +2,7 @@
 
 from control import Control
 
-_PUBLISH, _SHARDS, _PARALLEL = "gda/io/publish.py", "gda/io/shards.py", "gda/parallel.py"
+_PUBLISH, _SHARDS, _PARALLEL = "gda/io/publish.py", "gda/io/shards.py", "gda/runtime/parallel.py"
 _DRAWING, _SAMPLE = "gda/generator/sampling/sample_shards.py", "gda/stages/sample.py"
 _SNAPSHOT, _VERIFY, _RESIDENT = "gda/data/store/snapshot.py", "gda/data/store/verify.py", "gda/data/store/resident.py"
 _WATCHING = "gda/cluster/watching.py"
@@ -45,14 +45,14 @@ STATE: tuple[Control, ...] = (
     Control(
         row=2,
         what="SIGTERM left to the system",
-        file="gda/interruption.py",
+        file="gda/runtime/interruption.py",
         edits=(("        signal.signal(signal.SIGTERM, _interrupt)\n", ""),),
         tests=(f"{_SAMPLE_KILL}::test_the_real_command_told_to_end",),
     ),
     Control(
         row=2,
         what="an interruption that is a crash",
-        file="gda/cli.py",
+        file="gda/cli/main.py",
         edits=(
             (
                 "    except KeyboardInterrupt:\n        return _fail(TryAgainError(_INTERRUPTED), args)\n",
@@ -78,30 +78,30 @@ STATE: tuple[Control, ...] = (
     Control(
         row=2,
         what="an interruption that a library swallows taken for a fault of the file",
-        file="gda/reading.py",
+        file="gda/runtime/reading.py",
         edits=(("        require_not_told()\n", ""),),
-        tests=("tests/unit/core/test_interruption.py::test_an_interruption_is_no_fault_of_a_file_and_no_verdict",),
+        tests=("tests/unit/runtime/test_interruption.py::test_an_interruption_is_no_fault_of_a_file_and_no_verdict",),
     ),
     Control(
         row=2,
         what="an interruption that a library swallows taken for a broken check of the gate",
         file="gda/gate/inspection.py",
         edits=(("            require_not_told()\n", ""),),
-        tests=("tests/unit/core/test_interruption.py::test_an_interruption_is_no_fault_of_a_file_and_no_verdict",),
+        tests=("tests/unit/runtime/test_interruption.py::test_an_interruption_is_no_fault_of_a_file_and_no_verdict",),
     ),
     Control(
         row=2,
         what="an interruption that a library swallows taken for a reason against promotion",
         file="gda/registry/gate.py",
         edits=(("        require_not_told()\n", ""),),
-        tests=("tests/unit/core/test_interruption.py::test_nor_a_reason_of_the_gate",),
+        tests=("tests/unit/runtime/test_interruption.py::test_nor_a_reason_of_the_gate",),
     ),
     Control(
         row=2,
         what="an error that an interruption has become taken for the command's own",
-        file="gda/cli.py",
+        file="gda/cli/main.py",
         edits=(("TryAgainError(_INTERRUPTED) if told_to_end() else error", "error"),),
-        tests=("tests/unit/core/test_interruption.py::test_a_command_says_that_it_was_interrupted",),
+        tests=("tests/unit/runtime/test_interruption.py::test_a_command_says_that_it_was_interrupted",),
     ),
     Control(
         row=3,

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gda.config import Config
+from gda.artifacts.fingerprint import Recipe
+from gda.config.load import Config
+from gda.config.sections import SnapshotConfig
 from gda.data.store.verify import verify_snapshot
 from gda.errors import MissingError
 from gda.io import publish as publishing
 from gda.io.publish import prepare, publish, write_bytes
 from gda.io.shards import ShardRecord, write_shard
-from gda.recipe import Recipe
-from gda.sections import SnapshotConfig
 from gda.stages.snapshot import run
 
 CODES = [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT]

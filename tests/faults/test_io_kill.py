@@ -10,13 +10,13 @@ from killing import KILLED, in_child, killed_at, start, wait
 from PIL import Image
 from trees import tree
 
-from gda.config import Config
+from gda.artifacts.fingerprint import Recipe
+from gda.config.load import Config
+from gda.config.sections import SnapshotConfig
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.errors import TryAgainError
 from gda.io.publish import exclusive, prepare
-from gda.recipe import Recipe
-from gda.sections import SnapshotConfig
 from gda.stages.snapshot import run
 
 CONFIG = Config(snapshot=SnapshotConfig(shard_size=4))

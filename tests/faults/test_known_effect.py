@@ -10,8 +10,8 @@ from known_effect import CLASSES, HARMFUL, HELPFUL, IDLE, SHOWN, TRUE, Mixture, 
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.verdict import Verdict
+from gda.config.sections import Arm
 from gda.registry.gate import GateResult, decide
-from gda.sections import Arm
 from gda.stages import classify, evaluate
 
 pytestmark = pytest.mark.learning

@@ -9,8 +9,8 @@ from scipy import stats
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Gain, Metrics
 from gda.artifacts.verdict import Verdict
+from gda.config.sections import Arm, PromoteConfig
 from gda.registry.gate import decide
-from gda.sections import Arm, PromoteConfig
 from gda.stats.gain import compare
 
 FIXTURES = Path(__file__).parents[1] / "contract/fixtures"

@@ -18,8 +18,8 @@ from validation_sets import CLASSES, SIZE, Item, as_jpeg, changed, items, rewrit
 
 from gda.artifacts.document import read_document
 from gda.artifacts.verdict import Verdict
-from gda.cli import main
-from gda.config import Config, dump_config, parse_config
+from gda.cli.main import main
+from gda.config.load import Config, dump_config, parse_config
 from gda.data.images.codecs import decode, encode_png, to_array
 from gda.errors import DataError
 from gda.fidelity.intervals import Estimate

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from trees import tree
 from two_colours import two_colours
 
-from gda.cli import main
+from gda.cli.main import main
 from gda.data.store import snapshot as snapshots
 from gda.data.store import writer
 from gda.data.store.snapshot import Snapshot

@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 from validation_sets import SETTINGS, Item, changed, tiny_config, write_set
 
-from gda.config import Config
+from gda.config.load import Config
 from gda.stages import reference, validate
 
 pytestmark = pytest.mark.learning

@@ -8,13 +8,13 @@ import pytest
 from flow_job import COMPARED as NAMES
 from trees import tree
 
-from gda.arm import Arm
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.tuning import Settings
 from gda.artifacts.verdict import Verdict
-from gda.config import load_config
+from gda.config.arm import Arm
+from gda.config.load import load_config
 from gda.flow import ARM_SETS, CLASSIFIERS, GRAPH, arm_inputs
 
 COMPARED = tuple(map(Arm, NAMES))

@@ -12,7 +12,7 @@ from flow_job import ROOT, Job
 from ruamel.yaml import YAML
 from step_world import QUICK, two_textures
 
-from gda.config import Config, load_config
+from gda.config.load import Config, load_config
 from gda.flow import EVALUATION, GRAPH, PROMOTION
 from gda.steps.step import StepRecord, content_digest
 from pipelines.local import run_augment, run_pipeline

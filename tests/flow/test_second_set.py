@@ -10,10 +10,10 @@ from sklearn.datasets import load_digits
 
 from gda.artifacts.document import read_document
 from gda.artifacts.verdict import Verdict
-from gda.config import load_config
+from gda.config.load import load_config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot
-from gda.parallel import run_parallel
+from gda.runtime.parallel import run_parallel
 from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, train_classifier
 
 # Smaller than params.yaml only in how long things run, so that the test suite ends in time.

@@ -55,10 +55,10 @@ def _documents() -> list[Format]:
     from gda.artifacts.cards import ClassifierCard, GeneratorCard
     from gda.artifacts.document import dump_document, read_document
     from gda.artifacts.evaluation import Metrics
+    from gda.artifacts.fingerprint import Recipe
     from gda.artifacts.snapshot import SnapshotIndex
     from gda.artifacts.verdict import Verdict
     from gda.io.publish import read_recipe
-    from gda.recipe import Recipe
 
     def document(kind: Any, file: str) -> Callable[[Path], Any]:
         return lambda folder: dump_document(read_document(folder / file, kind))
@@ -93,7 +93,7 @@ def _classifier_card() -> dict[str, Any]:
 
 
 def _texts() -> list[Format]:
-    from gda.config import dump_config, load_config
+    from gda.config.load import dump_config, load_config
     from gda.data.ingest.held_out_sets import read_class_map
     from gda.generator.planning.class_files import read_by_class, read_table
 
@@ -211,10 +211,10 @@ def _scratch(name: str) -> str:
 
 
 def _arrays() -> list[Format]:
+    from gda.config.sections import Arm
     from gda.data.store.predictions import Predictions, read_predictions, write_predictions
     from gda.fidelity.frechet import Statistics
     from gda.fidelity.statistics_file import read_statistics_file, statistics_bytes
-    from gda.sections import Arm
 
     labels = np.arange(6, dtype=np.int32) % 2
     top = {(Arm.REAL, 0): np.stack([labels, 1 - labels], axis=1)}

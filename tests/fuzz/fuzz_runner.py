@@ -25,7 +25,7 @@ from fuzz_mutations import neighbours
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from gda.errors import GdaError
-from gda.parallel import single_threaded
+from gda.runtime.parallel import single_threaded
 
 SECONDS, MEMORY = 5.0, 2 << 30
 _STUCK = 60.0  # seconds without a sign of life after which a process is killed: it hangs outside Python

@@ -9,7 +9,7 @@ import pytest
 from fuzz_formats import Format, quick_formats
 from fuzz_runner import LEAST_PARSED, Count, run_limited
 
-from gda.cli import main
+from gda.cli.main import main
 
 pytestmark = pytest.mark.fuzz
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gda.parallel import drawing_device, own_device
+from gda.runtime.parallel import drawing_device, own_device
+from gda.runtime.process_group import World
 from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
-from gda.world import World
 
 pytestmark = [
     pytest.mark.gpu,

@@ -39,7 +39,7 @@ def test_a_stage_runs_on_a_mounted_volume(tmp_path: Path) -> None:
     program = (
         "from gda.steps.step import run_step\n"
         "from gda.steps.form import step_settings\n"
-        "from gda.config import Config\n"
+        "from gda.config.load import Config\n"
         "step = run_step('snapshot', inputs={}, settings=step_settings(Config())['snapshot'], data_root='/data', code='1')\n"
         "print(step.reference())\n"
     )

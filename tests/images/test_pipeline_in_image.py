@@ -7,7 +7,7 @@ import pytest
 from image_files import why_not
 from step_world import QUICK, two_textures
 
-from gda.config import parse_config
+from gda.config.load import parse_config
 from gda.flow import EVALUATION, PROMOTION
 from gda.steps.step import StepRecord
 from pipelines.local import run_augment

@@ -12,7 +12,7 @@ from evaluation_world import config as gain_config
 from killing import in_child
 from step_world import QUICK, two_textures
 
-from gda.config import dump_config
+from gda.config.load import dump_config
 
 OUT, JUDGED = "out", "judged"  # what a command under test writes, beside links to what the chain made
 _REAL, _SET, _GENERATOR = "data/real", "data/synthetic", "models/generator"
@@ -123,7 +123,7 @@ def place_beside(chain: Path, place: Path) -> Path:
 
 def enter(words: Sequence[str], place: Path) -> None:
     """In a process of its own: run a command in `place` with its work folder, ledger and MLflow database there; exits with its code."""
-    from gda.cli import program
+    from gda.cli.main import program
 
     os.chdir(place)
     os.environ["GDA_WORK_DIR"] = str(place / ".gda")

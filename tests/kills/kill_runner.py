@@ -34,7 +34,7 @@ def prepare() -> None:
 
     import torch
 
-    from gda.parallel import single_threaded
+    from gda.runtime.parallel import single_threaded
 
     single_threaded()
     torch.ones(1, requires_grad=True).sum().backward()

@@ -11,9 +11,9 @@ from generator_runs import NAME, generator_run
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import read_document
 from gda.errors import MissingError, TryAgainError
-from gda.model_versions import only_version
 from gda.stages import evaluate, promote
 from gda.tracking import connect, flush, keep
+from gda.tracking.generator_versions import only_version
 
 pytestmark = pytest.mark.servers
 SECRET = "a-passw0rd-of-loopback"

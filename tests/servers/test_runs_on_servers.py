@@ -12,7 +12,7 @@ from generator_runs import DIGEST, NAME, generator_run
 from killing import start, wait
 from mlflow import MlflowClient
 
-from gda.cli import main
+from gda.cli.main import main
 from gda.errors import MissingError, TryAgainError
 from gda.tracking import connect, ensure_experiment, flush, keep, named
 

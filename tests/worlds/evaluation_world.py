@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from two_colours import SYNTHETIC_COLUMNS
 
-from gda.arm import Arm
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import dump_document
 from gda.artifacts.tuning import DrawSettings, Settings, TuningPoint
 from gda.artifacts.verdict import Measure, Verdict
-from gda.config import Config, parse_config
+from gda.config.arm import Arm
+from gda.config.load import Config, parse_config
 from gda.data.store.classes import make_classes
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot, commit_snapshot

@@ -7,8 +7,8 @@ from PIL import Image
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import dump_document
 from gda.artifacts.outcome import Outcome
-from gda.model_versions import generator_model
 from gda.tracking import RunRecord, record
+from gda.tracking.generator_versions import generator_model
 
 NAME = "gda-generator"
 DIGEST, SNAPSHOT = "d" * 64, "e" * 64

@@ -7,13 +7,13 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from gda.artifacts.fingerprint import canonical_json
 from gda.data.images.codecs import decode, to_array
 from gda.data.store.snapshot import Snapshot
 from gda.fidelity.accumulated import FeatureObserver, FeaturesIndex, features_path
 from gda.fidelity.extractors import get_extractor
 from gda.io.shards import read_shard
 from gda.io.tensors import tensors_digest
-from gda.recipe import canonical_json
 
 
 def observer_of(kept, size=28, extractor="glyph"):

@@ -15,7 +15,7 @@ from two_colours import SYNTHETIC_COLUMNS
 
 from gda.artifacts.document import dump_document
 from gda.artifacts.verdict import Measure, Verdict
-from gda.config import Config, parse_config
+from gda.config.load import Config, parse_config
 from gda.data.store.classes import make_classes
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard

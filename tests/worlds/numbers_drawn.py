@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gda.artifacts.outcome import Outcome
-from gda.config import load_config
+from gda.config.load import load_config
 from gda.generator.sampling import sample_shards
 from gda.stages import sample
 

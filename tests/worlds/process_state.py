@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gda import interruption
+from gda.runtime import interruption
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGPROF)
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from stage_jobs import stage_job
 
 from gda.generator.finetuning.train import finetune_stage
-from gda.world import World
+from gda.runtime.process_group import World
 
 
 def main() -> None:

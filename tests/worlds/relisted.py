@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from gda.contents import FILES, SEAL, with_files
+from gda.artifacts.contents import FILES, SEAL, with_files
 from gda.generator.weights.directory import weights_digest
 
 

@@ -4,10 +4,10 @@ import hashlib
 
 import torch
 
+from gda.config.sections import FinetuneConfig
 from gda.generator.families.opening import load_model
 from gda.generator.finetuning.prepared import Source
 from gda.generator.finetuning.train import StageJob
-from gda.sections import FinetuneConfig
 
 
 def stage_job(base, work, images, prompts, *, stage=None, steps=6, cache=None, evaluation=None, seed=0, **changes):

@@ -20,7 +20,7 @@ from components.sample import plan_sampling, sample, sample_shards
 from components.snapshot import snapshot, snapshot_pool
 from components.tune import tune
 from components.validate import validate
-from gda.config import parse_config
+from gda.config.load import parse_config
 from gda.demo_base.build import build_tiny_cascade
 from gda.steps.form import FORM, split_up
 

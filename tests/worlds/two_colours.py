@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gda.config import load_config
+from gda.config.load import load_config
 from gda.demo_base.build import build_tiny_cascade
 from gda.stages import snapshot
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.snapshot import ClassInfo, SnapshotIndex
-from gda.config import Config, parse_config
+from gda.config.load import Config, parse_config
 from gda.data.images.codecs import encode_png, pixel_digest
 from gda.data.store.snapshot import INDEX_FILE, commit_snapshot
 from gda.data.store.writer import EncodedRecord, write_encoded_shard

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unwritten import only_the_first_writes
 
-from gda.cli import main
+from gda.cli.main import main
 
 if __name__ == "__main__":
     only_the_first_writes(Path(sys.argv[1]))

@@ -11,7 +11,7 @@ from gda.data.imagenet.matlab import Value, read_struct
 from gda.data.imagenet.wordnet import is_wordnet_id
 from gda.data.images.listing import Folder
 from gda.errors import DataError
-from gda.reading import MIB, read_bytes, read_text, whole_number
+from gda.runtime.reading import MIB, read_bytes, read_text, whole_number
 
 _META, _MAP = ("meta.mat", "meta_clsloc.mat"), "map_clsloc.txt"
 _LISTS = re.compile(r"((imagenet_)?(lsvrc_20[0-9]{2}_)?synsets|synset_words|loc_synset_mapping)\.txt")

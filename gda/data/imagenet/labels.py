@@ -16,7 +16,7 @@ from gda.data.imagenet.devkit import ids_of_devkit, listed_synsets
 from gda.data.imagenet.wordnet import is_wordnet_id
 from gda.data.images.listing import IMAGE_ENDINGS, Folder
 from gda.errors import DataError
-from gda.reading import read_text
+from gda.runtime.reading import read_text
 
 LABELS_ACCEPTED = (
     "ILSVRC2012_validation_ground_truth.txt with meta.mat, LOC_val_solution.csv, imagenet_2012_validation_synset_labels.txt, "

@@ -8,7 +8,7 @@ from PIL import Image, features
 
 from gda.data.images.listing import HEAD, image_format
 from gda.errors import DataError
-from gda.interruption import require_not_told
+from gda.runtime.interruption import require_not_told
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 MAX_PIXELS = 1 << 26  # 67 megapixels, below the size at which Pillow itself starts to warn

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gda.artifacts.fingerprint import digest_of
 from gda.data.images.codecs import LANCZOS, Interpolation, decode, resize_and_crop, to_array
 from gda.data.images.deep import Range
 from gda.data.ingest.ingest import measure_range
@@ -22,8 +23,7 @@ from gda.data.sources.folders import images_below, read_folder
 from gda.data.sources.source import Columns, Slice, SourceRecord, fingerprint_files, path_key, printable
 from gda.data.store.classes import normalise
 from gda.errors import DataError
-from gda.reading import parse_json, parser, read_bytes, read_json, read_text
-from gda.recipe import digest_of
+from gda.runtime.reading import parse_json, parser, read_bytes, read_json, read_text
 
 ClassMap = Mapping[str, str | None]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from gda.config.sections import SnapshotConfig
 from gda.data.checks.leaks import NearLeak, near_leaks, require_disjoint_splits, require_whole_groups
 from gda.data.checks.perceptual import sketch, stack_sketches
 from gda.data.images.codecs import SYNTHETIC_MARK, Rgb, compression, decode, extent_of, pixel_digest, resize_and_crop, to_array
@@ -21,8 +22,7 @@ from gda.data.sources.splits import Splitter, make_splitter
 from gda.data.store.classes import normalise
 from gda.data.store.writer import EncodedRecord, ImageRecord, encode_record, shard_name, write_encoded_shard
 from gda.errors import DataError
-from gda.parallel import Bar, run_parallel, tick
-from gda.sections import SnapshotConfig
+from gda.runtime.parallel import Bar, run_parallel, tick
 
 _CHUNK = 128  # images a task of a worker process
 _WAVE = 2048  # images between two writes; bounds memory

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gda.artifacts.fingerprint import digest_of
 from gda.data.images.listing import HEAD, IMAGE_ENDINGS, image_format
 from gda.data.sources.file_splits import splits_of_files
 from gda.data.sources.source import Columns, Slice, Source, SourceRecord, path_key, printable, require_split_column_used
 from gda.data.sources.splits import parse_split
 from gda.errors import DataError, UsageError
 from gda.io.shards import BLOCK, Member, read_members, sha256_of
-from gda.parallel import Bar, run_parallel, tick
-from gda.reading import parser, read_text, whole_number
-from gda.recipe import digest_of
+from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.reading import parser, read_text, whole_number
 
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)\Z")  # WebDataset's rule: the key ends at the first dot of the last part
 _LONGEST = 200  # characters of a field

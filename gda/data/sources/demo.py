@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from gda.artifacts.fingerprint import digest_of
+from gda.config.sections import SnapshotConfig
 from gda.data.images.codecs import Rgb, pixel_digest
 from gda.data.sources.source import Columns, Source, SourceRecord
 from gda.data.sources.splits import hash_fraction
 from gda.errors import MissingError, UsageError
-from gda.recipe import digest_of
-from gda.sections import SnapshotConfig
 
 MNIST = "demo://mnist"
 DIGITS = "demo://digits"

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gda.artifacts.fingerprint import digest_of
 from gda.data.sources.file_splits import splits_of_files
 from gda.data.sources.source import Columns, Slice, Source, SourceRecord, path_key, printable, require_split_column_used
 from gda.data.sources.splits import parse_split
@@ -17,7 +18,6 @@ from gda.data.sources.tables import filled
 from gda.errors import DataError, UsageError
 from gda.io.publish import storage_errors, work_root
 from gda.io.shards import sha256_of
-from gda.recipe import digest_of
 
 _LABEL = "label"
 _MOST_BYTES = 4 << 30  # of a row group's images, uncompressed

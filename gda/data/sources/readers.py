@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from gda.config.sections import SnapshotConfig
 from gda.data.images.listing import Folder, read_head
 from gda.data.sources.archives import read_npz, read_tars
 from gda.data.sources.demo import read_demo
@@ -13,7 +14,6 @@ from gda.data.sources.folders import list_source, read_folder
 from gda.data.sources.parquet import read_parquet
 from gda.data.sources.source import ACCEPTED, Columns, Source
 from gda.errors import DataError, UsageError
-from gda.sections import SnapshotConfig
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _UNPACK = {"gzip": "gunzip -k", "bzip2": "bunzip2 -k", "xz": "unxz -k", "zstd": "unzstd"}

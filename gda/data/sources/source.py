@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from gda.artifacts.fingerprint import digest_of
 from gda.data.images.codecs import Rgb
 from gda.data.sources.splits import split_words
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.shards import sha256_of
-from gda.parallel import Bar, run_parallel, tick
-from gda.recipe import digest_of
+from gda.runtime.parallel import Bar, run_parallel, tick
 
 ACCEPTED = "an image folder, *.tar, *.parquet, *.npz or a folder of them, demo://mnist, demo://digits"
 _HASH_CHUNK = 256

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gda.config.sections import SnapshotConfig
 from gda.errors import ConfigError, DataError
-from gda.sections import SnapshotConfig
 
 # What people call splits. Hugging Face reads `eval` as test; beside a test split it can only mean validation.
 SPLIT_NAMES = {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from gda.artifacts.fingerprint import Recipe, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.data.checks.leaks import require_disjoint_splits, require_whole_groups
@@ -13,7 +14,6 @@ from gda.data.store.writer import shard_name
 from gda.errors import DataError, UsageError
 from gda.io.publish import Workspace, exclusive, prepare, publish
 from gda.io.shards import link_shard
-from gda.recipe import Recipe, digest_of
 
 _SETTINGS = ("guidance_scale", "num_inference_steps", "scheduler")
 

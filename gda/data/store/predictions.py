@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from gda.arm import Arm, place
+from gda.config.arm import Arm, place
 from gda.errors import DataError
 from gda.io.checked import checksum_of, write_checked
-from gda.reading import parser, read_bytes
+from gda.runtime.reading import parser, read_bytes
 
 LABELS, GROUPS, PROBABILITIES = "labels", "groups", "probabilities/"
 TOP_K = 5

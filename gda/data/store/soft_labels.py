@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.errors import DataError
-from gda.recipe import digest_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from gda.artifacts.fingerprint import digest_of
 from gda.data.images.codecs import PNG, SYNTHETIC_MARK, Codec, Rgb, encode, pixel_digest, stored_pixels
 from gda.errors import DataError
 from gda.io.manifest import SYNTHETIC_COLUMNS
 from gda.io.publish import write_bytes
 from gda.io.shards import ShardRecord, sha256_of, write_shard
-from gda.recipe import digest_of
 
 
 @dataclass(frozen=True, kw_only=True)

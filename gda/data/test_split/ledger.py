@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gda.artifacts.fingerprint import canonical_json
 from gda.errors import DataError, MissingError
 from gda.io.publish import storage_errors, sync, work_root
-from gda.reading import as_object, parse_json, read_text
-from gda.recipe import canonical_json
+from gda.runtime.reading import as_object, parse_json, read_text
 
 if TYPE_CHECKING:
     from gda.data.store.snapshot import Snapshot

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import torch
 
-from gda.config import Config
+from gda.config.load import Config
 from gda.errors import ConfigError
 from gda.fidelity.extractors.base import BATCH, Extractor
 from gda.fidelity.extractors.clip import load_clip

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError, MissingError
 from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor, TextSide, normalised
 from gda.fidelity.extractors.weights import FIELD, require_weights, state_digest
-from gda.recipe import digest_of
-from gda.storage import storage_problem
+from gda.runtime.disks import storage_problem
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError
 from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor, normalised
 from gda.fidelity.extractors.weights import FIELD, State, load_exactly, read_state, require_weights, state_digest
-from gda.recipe import digest_of
 
 INPUT_PX = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

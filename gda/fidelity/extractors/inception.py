@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import MissingError
 from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor
 from gda.fidelity.extractors.weights import FIELD, load_exactly, read_state, require_weights, state_digest
-from gda.recipe import digest_of
 
 NAME = "inception-v3-compat"
 _LAYER = "2048"

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from gda.errors import DataError, MissingError
 from gda.io.tensors import tensors_digest
-from gda.storage import storage_problem
+from gda.runtime.disks import storage_problem
 
 FIELD = "validate.extractor_weights"
 State = dict[str, torch.Tensor]

@@ -17,7 +17,7 @@ from gda.generator.finetuning.methods import Method
 from gda.generator.sampling.sampler import Sampler
 from gda.io.checked import is_whole, with_checksum
 from gda.io.publish import write_bytes
-from gda.storage import storage_problem
+from gda.runtime.disks import storage_problem
 
 GRID_COLUMNS = 10
 

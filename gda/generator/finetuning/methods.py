@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError
 from gda.generator.families.protocol import Model, Text
 from gda.generator.finetuning.prepared import Texts
 from gda.generator.finetuning.tokens import Tokens, make_inversion
 from gda.generator.weights.lora import Adapter, add_adapter
-from gda.sections import FinetuneConfig
-from gda.world import World
+from gda.runtime.process_group import World
 
 
 class Method(Protocol):

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from gda.config.sections import FinetuneConfig
 from gda.errors import MissingError
 from gda.generator.finetuning.divided import like, whole
-from gda.sections import FinetuneConfig
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], config: FinetuneConfig) -> torch.optim.Optimizer:

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save
 
+from gda.artifacts.fingerprint import bits_environment, digest_of
 from gda.generator.families.protocol import Model, Text, rows
 from gda.generator.randomness import Draws
 from gda.generator.weights.layout import UNUSED, Files
 from gda.io.checked import is_whole, write_checked
-from gda.recipe import bits_environment, digest_of
 
 _AT_ONCE = 16  # images or prompts encoded in one pass: bounds memory, changes no count
 _ROWS_A_FILE = 1024

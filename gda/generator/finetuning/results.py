@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts.cards import Family, GeneratorCard
+from gda.config.sections import FinetuneConfig
 from gda.generator.families.opening import load_model
 from gda.generator.finetuning.tokens import Tokens, add_tokens, export_tokens
 from gda.generator.finetuning.train import StageResult
 from gda.generator.weights.directory import read_card
 from gda.generator.weights.export import export_generator, network_folder
 from gda.generator.weights.lora import LORA_FILE, discarded, factor, write_lora
-from gda.sections import FinetuneConfig
 
 ADAPTERS = "adapters"  # folder of adapters that belong to one class each
 _RANK_OF_AVERAGES = 4  # an adapter's file may have so many times the rank trained with: an average of products has more than each

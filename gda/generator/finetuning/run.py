@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from gda.config.sections import FinetuneConfig
 from gda.generator.finetuning.checkpoints import Checkpoints, TrainingState
 from gda.generator.finetuning.divided import like, local, whole
 from gda.generator.finetuning.methods import Method
 from gda.generator.finetuning.optimizer import load_optimizer_state, make_optimizer, optimizer_state, rate_at
 from gda.generator.weights.posthoc import PowerAverages
-from gda.sections import FinetuneConfig
-from gda.world import World
+from gda.runtime.process_group import World
 
 
 @dataclass

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gda.artifacts.snapshot import ClassInfo
+from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator.families.protocol import Model, Text, rows
 from gda.generator.planning.prompts import class_prompts
 from gda.generator.randomness import stream_seed
 from gda.generator.weights.directory import BASE
-from gda.sections import FinetuneConfig
-from gda.world import World
+from gda.runtime.process_group import World
 
 EMBEDS = "learned_embeds"  # folder of the exported tokens, a file each, for pipelines with one text encoder
 _ROLES = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"}

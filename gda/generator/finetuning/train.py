@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gda.config.sections import FinetuneConfig
 from gda.errors import DataError, MissingError
 from gda.generator.families.opening import load_model
 from gda.generator.families.protocol import Model
@@ -21,9 +22,8 @@ from gda.generator.finetuning.run import TrainingRun
 from gda.generator.finetuning.tokens import Tokens
 from gda.generator.randomness import Draws, stream_seed
 from gda.generator.weights.posthoc import write_snapshot
-from gda.parallel import tick
-from gda.sections import FinetuneConfig
-from gda.world import World
+from gda.runtime.parallel import tick
+from gda.runtime.process_group import World
 
 EVALUATIONS, SNAPSHOTS = "evaluations", "ema"
 

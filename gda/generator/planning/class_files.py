@@ -10,7 +10,7 @@ from typing import Any
 
 from gda.data.store.classes import normalise
 from gda.errors import ConfigError
-from gda.reading import MIB, TEXT_LIMIT, parse_json, parse_yaml, parser, read_text
+from gda.runtime.reading import MIB, TEXT_LIMIT, parse_json, parse_yaml, parser, read_text
 
 LISTED = 10
 

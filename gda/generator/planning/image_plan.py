@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
 
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import ConfigError
 from gda.generator.planning.plan import (
     Batch,
@@ -23,7 +24,6 @@ from gda.generator.planning.plan import (
     interleave,
     said_counts,
 )
-from gda.recipe import digest_of
 
 
 def make_image_plan(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import ConfigError
-from gda.recipe import digest_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

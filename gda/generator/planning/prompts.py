@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from gda.artifacts.snapshot import ClassInfo
+from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator.families.protocol import Model, Text
 from gda.generator.planning.class_files import LISTED, kind_of, listed, read_by_class
-from gda.sections import FinetuneConfig
 
 Entry = str | tuple[str, ...]  # of the prompt file: a whole prompt, or names from narrow to broad
 

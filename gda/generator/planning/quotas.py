@@ -6,10 +6,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from gda.config.sections import SampleConfig
 from gda.errors import ConfigError
 from gda.generator.planning.class_files import kind_of, listed, read_by_class, read_table
 from gda.generator.planning.plan import equal_quotas
-from gda.sections import SampleConfig
 
 MOST = 10_000_000  # images a class, as of sample.images_per_class
 _ACCEPTED = f"accepted: a whole number of images from 1 to {MOST:,}"

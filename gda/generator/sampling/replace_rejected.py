@@ -8,7 +8,7 @@ from shutil import rmtree
 
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import read_document
-from gda.config import Config
+from gda.config.load import Config
 from gda.data.store.replace import replace_records
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError

@@ -9,7 +9,7 @@ import pandas as pd
 from gda.generator.planning.plan import Plan, PlannedImage, PlannedShard, cut_batches, cut_shards, interleave
 from gda.generator.sampling.sample_shards import Drawing, ShardJob, draw_shard
 from gda.io.publish import storage_errors
-from gda.parallel import run_parallel, workers_of
+from gda.runtime.parallel import run_parallel, workers_of
 
 
 def later_shards(plan: Plan, drawn: Sequence[int], *, number: int, shard_size: int, batch_size: int) -> tuple[PlannedShard, ...]:

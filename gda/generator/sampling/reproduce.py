@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gda.artifacts.fingerprint import Recipe, digest_of
 from gda.artifacts.tuning import DrawSettings
 from gda.data.images.codecs import Codec, Rgb, decode, encode, stored_pixels, to_array
 from gda.data.store.snapshot import Snapshot
@@ -26,8 +27,7 @@ from gda.generator.weights import hub
 from gda.generator.weights.directory import DEMO_BASE, is_here, read_card
 from gda.io.publish import RECIPE_FILE, read_recipe
 from gda.io.shards import read_record
-from gda.parallel import device_name, drawing_device, single_threaded
-from gda.recipe import Recipe, digest_of
+from gda.runtime.parallel import device_name, drawing_device, single_threaded
 
 TOLERANCES = {"fp32": 2.0, "bf16": 8.0}  # grey levels, by precision
 

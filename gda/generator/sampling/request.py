@@ -8,7 +8,7 @@ from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import read_document
 from gda.artifacts.snapshot import ClassInfo
 from gda.artifacts.tuning import DrawSettings, Settings
-from gda.config import Config
+from gda.config.load import Config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, UsageError
 from gda.generator.planning.image_plan import make_image_plan

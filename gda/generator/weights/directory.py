@@ -6,6 +6,7 @@ from typing import Any
 
 from gda.artifacts.cards import Family, GeneratorCard
 from gda.artifacts.document import read_document
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError, MissingError
 from gda.generator.weights import hub
 from gda.generator.weights.base_checks import check_base, square_side
@@ -15,7 +16,6 @@ from gda.generator.weights.layout import INDEX, STAGES, SUPER_RESOLUTION, Files,
 from gda.generator.weights.layout import UPSCALER as UPSCALER
 from gda.generator.weights.verified import require_generator
 from gda.io.tensors import directory_digest
-from gda.recipe import digest_of
 
 DEMO_BASE = "demo://glyphs"
 FAMILIES: dict[str, Family] = {

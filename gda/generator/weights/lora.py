@@ -21,9 +21,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.io.publish import write_bytes
-from gda.sections import FinetuneConfig
 
 Products = dict[str, torch.Tensor]  # by layer, what is added to its weight: float32, in the weight's shape [out, in, ...]
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # by layer, A [rank, in, ...] and B [out, rank, 1...]: the product is B @ A

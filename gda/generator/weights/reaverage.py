@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import dump_document, read_document
+from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.errors import ConfigError, DataError, MissingError, TryAgainError
 from gda.generator.weights.directory import read_card, weights_digest
@@ -17,7 +18,6 @@ from gda.generator.weights.export import network_folder
 from gda.generator.weights.lora import LORA_FILE
 from gda.generator.weights.posthoc import EMA_FOLDER, Fit, combine, fit, sigma_rel_to_gamma, stored_averages, whole_file
 from gda.io.publish import RECIPE_FILE, exclusive, prepare, publish, write_bytes
-from gda.recipe import Recipe, bits_environment, digest_of
 
 # A profile this far off, relative L2, is as far from the one asked for as a width 10 to 15% beside it is (sigma_rel 0.04 to 0.15):
 # a sweep over widths could no longer tell its points apart.

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gda.artifacts.cards import GeneratorCard
-from gda.contents import RECIPE_FILE, recorded_files, require_whole
+from gda.artifacts.contents import RECIPE_FILE, recorded_files, require_whole
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError
 from gda.io.tensors import directory_digest
-from gda.recipe import digest_of
 
 # Digests of directories without a list of files, by what the file system says of their files.
 _reckoned: dict[tuple[object, ...], str] = {}

@@ -4,16 +4,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from gda.arm import TRAININGS, Arm
+from gda.artifacts.fingerprint import Recipe, bits_environment
 from gda.artifacts.snapshot import SnapshotIndex
-from gda.classify_section import TWO_ORIGINS
+from gda.config.arm import TRAININGS, Arm
+from gda.config.classify import TWO_ORIGINS
+from gda.config.sections import ClassifyConfig
 from gda.data.images.codecs import LANCZOS
 from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import UsageError
 from gda.io.skipped import skipped_because
-from gda.parallel import device_name, training_device
-from gda.recipe import Recipe, bits_environment
-from gda.sections import ClassifyConfig
+from gda.runtime.parallel import device_name, training_device
 from gda.training.arms.arm_data import Others, TrainingData
 from gda.training.arms.requirements import read_index, refusal, require_pool_of, require_same_classes
 from gda.training.arms.targets import target_labels

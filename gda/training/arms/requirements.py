@@ -6,11 +6,11 @@ No torch here, so that publishing finished work stays quick.
 from pathlib import Path
 from typing import Literal
 
-from gda.arm import Arm
 from gda.artifacts.document import read_document
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.artifacts.verdict import Verdict
-from gda.config import Config
+from gda.config.arm import Arm
+from gda.config.load import Config
 from gda.errors import DataError, UsageError
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gda.artifacts.contents import require_whole
 from gda.artifacts.document import read_document
 from gda.artifacts.reference import REFERENCE_FILE, REFERENCE_PROBABILITIES, ReferenceIndex
 from gda.artifacts.snapshot import SnapshotIndex
-from gda.contents import require_whole
+from gda.config.sections import ClassifyConfig
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.tensors import read_tensors
-from gda.sections import ClassifyConfig
 
 
 def target_labels(config: ClassifyConfig, snapshot: Path, real: SnapshotIndex, reference: Path | None) -> tuple[int, ...]:

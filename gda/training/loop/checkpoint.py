@@ -12,7 +12,7 @@ from torch import Tensor
 from gda.errors import DataError, UsageError
 from gda.io.publish import write_bytes
 from gda.io.tensors import tensors_digest
-from gda.reading import parser
+from gda.runtime.reading import parser
 
 _KEPT = 2
 

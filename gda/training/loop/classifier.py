@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError
 from gda.io.tensors import tensors_digest
-from gda.parallel import single_threaded
-from gda.recipe import digest_of
+from gda.runtime.parallel import single_threaded
+from gda.runtime.process_group import World
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.checkpoint import load_checkpoint, save_checkpoint
 from gda.training.loop.forward import Forward, exact_convolutions
@@ -27,7 +28,6 @@ from gda.training.recipes.optimizing import make_optimizer, make_schedule, optim
 from gda.training.recipes.policies import ErasingPolicy, RandAugmentPolicy
 from gda.training.recipes.train_recipe import TrainRecipe
 from gda.training.streams import stream, stream_seed
-from gda.world import World
 
 __all__ = ["Source", "TrainRecipe", "export_classifier", "load_classifier", "predict_logits", "top1", "train_classifier"]
 

@@ -9,11 +9,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from gda.errors import ConfigError, MissingError
+from gda.runtime.process_group import World
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.shared_norms import SharedStatistics
 from gda.training.recipes.train_recipe import TrainRecipe
 from gda.training.streams import stream_seed
-from gda.world import World
 
 
 class Forward:

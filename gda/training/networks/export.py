@@ -13,12 +13,12 @@ from timm.models import get_model_args
 from torch import Tensor, nn
 
 from gda.artifacts.cards import ClassifierCard
+from gda.artifacts.contents import require_whole
 from gda.artifacts.document import dump_document, read_document
-from gda.contents import require_whole
 from gda.errors import DataError
 from gda.io.publish import write_bytes
 from gda.io.tensors import tensors_digest
-from gda.reading import parser, read_object
+from gda.runtime.reading import parser, read_object
 from gda.training.networks.pretrained import Channels
 from gda.training.networks.sizes import require_sizes_of
 

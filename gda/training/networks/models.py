@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from gda.errors import ConfigError, DataError
-from gda.reading import parse_json
+from gda.runtime.reading import parse_json
 from gda.training.networks.pretrained import Weights
 from gda.training.networks.sizes import require_sane_sizes
 

@@ -7,13 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
+from gda.artifacts.fingerprint import digest_of
+from gda.config.sections import ClassifyConfig
 from gda.data.images.codecs import Interpolation
 from gda.errors import ConfigError, DataError, MissingError
 from gda.io.hub_cache import cache_dir
 from gda.io.shards import sha256_of
-from gda.reading import read_object
-from gda.recipe import digest_of
-from gda.sections import ClassifyConfig
+from gda.runtime.reading import read_object
 
 FROM_TIMM = "timm"
 _FILE, _CONFIG = "model.safetensors", "config.json"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from gda.sections import ClassifyConfig
+from gda.config.sections import ClassifyConfig
 from gda.training.networks.models import parse_model_args
 from gda.training.networks.pretrained import Channels, Weights, find_weights
 from gda.training.recipes.augment import Strength

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gda import cli
-from gda.recipe import Recipe
+from gda.artifacts.fingerprint import Recipe
+from gda.cli import main as cli
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", '{"digest": 1}', ""])

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
-from gda.sections import SnapshotConfig
+from gda.config.load import Config
+from gda.config.sections import SnapshotConfig
 from gda.stages.snapshot import run
 
 Picture = Callable[..., np.ndarray]

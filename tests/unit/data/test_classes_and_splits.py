@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gda.config.sections import SnapshotConfig
 from gda.data.sources.splits import hash_fraction, make_splitter, parse_split
 from gda.data.store.classes import make_classes
 from gda.errors import ConfigError, DataError
-from gda.sections import SnapshotConfig
 
 
 def test_names_and_prompts() -> None:

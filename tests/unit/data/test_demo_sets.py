@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
+from gda.config.sections import SnapshotConfig
 from gda.data.sources import demo
 from gda.data.sources.demo import read_demo
 from gda.data.sources.source import Columns
 from gda.data.store.snapshot import Snapshot
 from gda.errors import MissingError, UsageError
-from gda.sections import SnapshotConfig
 
 
 def test_they_are_scikit_learns_digits() -> None:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save
 
+from gda.config.sections import Arm
 from gda.data.checks.leaks import straddling_groups
 from gda.data.export import export_snapshot
 from gda.data.store.merge import merge_snapshots
@@ -21,7 +22,6 @@ from gda.data.store.writer import write_image_shard
 from gda.errors import DataError
 from gda.io.checked import write_checked
 from gda.io.manifest import read_manifest, write_manifest
-from gda.sections import Arm
 
 SPLITS = ("train", "train", "train", "val", "test", "test")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from gda.cli import main
+from gda.cli.main import main
 from gda.data.imagenet import devkit
 from gda.data.imagenet.matlab import read_struct
 from gda.data.sources.folders import read_folder

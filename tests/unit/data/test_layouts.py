@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gda.cli import main
+from gda.cli.main import main
 from gda.data.sources.folders import read_folder
 from gda.data.sources.source import Columns
 from gda.errors import ConfigError, DataError

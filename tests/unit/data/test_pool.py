@@ -13,7 +13,7 @@ from pictures import CHANGES, patches
 from PIL import Image
 
 from gda.artifacts.outcome import Outcome
-from gda.cli import main
+from gda.cli.main import main
 from gda.data.images.codecs import SYNTHETIC_MARK, encode_png
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, features
 
+from gda.config.sections import SnapshotConfig
 from gda.data.images.codecs import decode, encode_png
 from gda.data.images.listing import image_format
 from gda.data.sources import parquet
@@ -22,7 +23,6 @@ from gda.data.sources.readers import open_source
 from gda.data.sources.source import Columns, Slice, Source
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, GdaError, UsageError
-from gda.sections import SnapshotConfig
 
 
 def opened(source: Path | str, **columns: Any) -> Source:

@@ -35,7 +35,7 @@ def test_worker_count_does_not_matter(image_folder: Any, take: Any, monkeypatch:
     first = take(source)
     monkeypatch.setattr("gda.data.ingest.ingest._CHUNK", 3)
     monkeypatch.setattr("gda.data.ingest.ingest._WAVE", 7)
-    monkeypatch.setattr("gda.parallel.available_cpus", lambda: 3)
+    monkeypatch.setattr("gda.runtime.parallel.available_cpus", lambda: 3)
     assert tree(first.output) == tree(take(source, "out2").output)
 
 

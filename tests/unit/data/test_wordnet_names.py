@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gda.artifacts.outcome import Outcome
-from gda.cli import main
+from gda.cli.main import main
 from gda.data.imagenet import wordnet
 from gda.data.imagenet.wordnet import is_wordnet_id, wordnet_names
 from gda.data.store.snapshot import Snapshot

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
+from gda.config.sections import ValidateConfig
 from gda.errors import DataError
 from gda.fidelity.compare import (
     Images,
@@ -36,7 +37,6 @@ from gda.fidelity.prdc import prdc
 from gda.gate.closeness import closeness, to_statistics
 from gda.gate.measures import MeasuredWith
 from gda.gate.worst_class import worst_classes
-from gda.sections import ValidateConfig
 
 
 def draws(seed: int, n: int, scale: float = 1.0) -> np.ndarray:

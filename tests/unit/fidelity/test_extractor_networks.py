@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-from gda.config import load_config
+from gda.config.load import load_config
 from gda.errors import ConfigError, DataError, MissingError
 from gda.fidelity.accumulated import FeatureObserver, FeaturesIndex
 from gda.fidelity.compare import fid

@@ -12,6 +12,7 @@ from great_expectations.expectations.expectation import ColumnAggregateExpectati
 from great_expectations.expectations.row_conditions import Column
 
 from gda.artifacts.verdict import Measure
+from gda.config.sections import ValidateConfig
 from gda.gate import suites
 from gda.gate.expectations import (
     PROVENANCE,
@@ -25,7 +26,6 @@ from gda.gate.expectations import (
 )
 from gda.gate.suites import Found, Suite, run_suites
 from gda.gate.verdict import judge_each
-from gda.sections import ValidateConfig
 
 PLAN = Plan(count=40, classes=("a", "b"), counts=(20, 20), prompts=("an a", "a b"), size=(28, 28), generator_digest="ab", strengths=(0.0,))
 UNKNOWN = Plan(count=40, classes=("a", "b"))

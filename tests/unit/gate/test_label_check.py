@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from gda.config.sections import ValidateConfig
 from gda.gate.checks.labels import Labels
 from gda.gate.label_check import LabelCheck, check_labels
 from gda.gate.measures import MeasuredWith
-from gda.sections import ValidateConfig
 
 WITH = MeasuredWith(reference_digest="r")
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from gda.artifacts.verdict import Measure
+from gda.config.sections import ValidateConfig
 from gda.fidelity.compare import Comparison, compare_class
 from gda.fidelity.intervals import Estimate
 from gda.gate.measures import MeasuredWith
 from gda.gate.verdict import apply_limits
 from gda.gate.worst_class import worst_classes
-from gda.sections import ValidateConfig
 
 ByMetric = dict[str, Comparison]
 

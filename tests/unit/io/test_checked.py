@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
+from gda.config.sections import Arm
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError
 from gda.io.checked import checksum_of, is_whole, read_checked_json, with_checksum, write_checked, write_checked_json
-from gda.sections import Arm
 
 TENSORS = {"b": np.arange(6, dtype=np.float32), "a": np.ones((2, 3), np.int64)}
 

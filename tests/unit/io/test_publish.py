@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from trees import tree
 
+from gda.artifacts.fingerprint import Recipe
 from gda.errors import DataError, MissingError, TryAgainError, UsageError
 from gda.io.publish import (
     Workspace,
@@ -22,7 +23,6 @@ from gda.io.publish import (
     write_bytes,
     write_json,
 )
-from gda.recipe import Recipe
 
 RECIPE = Recipe(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
 OTHER = Recipe(stage="test", config={"a": 2}, inputs={"x": "0" * 64})

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gda.cli import main
-from gda.config import load_config
+from gda.cli.main import main
+from gda.config.load import load_config
 from gda.errors import ConfigError, DataError, MissingError, UsageError
 from gda.io.manifest import MANIFEST_FILE, write_manifest
-from gda.reading import PickledError, parse_json, parse_yaml, parser, read_bytes, read_npz, read_object, whole_number
+from gda.runtime.reading import PickledError, parse_json, parse_yaml, parser, read_bytes, read_npz, read_object, whole_number
 from gda.training.networks.models import parse_model_args
 from gda.training.networks.sizes import require_sizes_of
 

@@ -10,10 +10,10 @@ import pytest
 from killing import KILLED, in_child, killed_at
 from trees import tree
 
+from gda.artifacts.fingerprint import Recipe
 from gda.errors import DataError, GdaError, UsageError
 from gda.io.publish import prepare, publish, read_recipe, work_root, write_json
 from gda.io.replacing import Own, begin, drop_unfinished
-from gda.recipe import Recipe
 
 OWN = Own(stage="test", config={"seed": 1})
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from gda.cli import main
+from gda.cli.main import main
 from gda.errors import MissingError, TryAgainError
 from gda.io.locks import locked
-from gda.storage import UNUSABLE, storage_errors, storage_problem
+from gda.runtime.disks import UNUSABLE, storage_errors, storage_problem
 
 
 def _sqlite(name: str, text: str) -> sqlite3.OperationalError:

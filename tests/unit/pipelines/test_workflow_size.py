@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gda.config import Config
+from gda.config.load import Config
 from gda.steps.entry import MOST_PODS, MOST_WORKERS, planned, planned_points
 from gda.steps.form import classifier_runs
 from pipelines.cli import main

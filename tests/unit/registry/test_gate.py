@@ -8,9 +8,9 @@ import pytest
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Gain, Metrics, Spread
 from gda.artifacts.verdict import Verdict
+from gda.config.sections import Arm, PromoteConfig
 from gda.registry.gate import GateResult, decide
 from gda.registry.rivals import Rival, real_rivals
-from gda.sections import Arm, PromoteConfig
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 METRICS = read_document(FIXTURES / "metrics.passed.json", Metrics)

@@ -10,12 +10,12 @@ import pytest
 
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import ArmResult, GroupResult, Metrics, SetArm, SetGain
-from gda.config import Config, parse_config
+from gda.config.load import Config, parse_config
+from gda.config.sections import Arm, EvaluateConfig
 from gda.data.store.predictions import Predictions
 from gda.errors import UsageError
 from gda.report import measure_groups
 from gda.report.groups import group_rows, top_rows
-from gda.sections import Arm, EvaluateConfig
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 PASSED = read_document(FIXTURES / "metrics.passed.json", Metrics)

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from gda.artifacts.evaluation import ArmResult, Confusion, Metrics
+from gda.config.sections import Arm
 from gda.data.store.predictions import Predictions
 from gda.report.mistakes import calibration_rows, confusion_figure, confusion_rows, reliability_figure
-from gda.sections import Arm
 
 IMAGES = 600
 

@@ -11,8 +11,8 @@ from gda.artifacts.decision import Decision
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import ClassHarm, Confusion, Metrics
 from gda.artifacts.verdict import Verdict
+from gda.config.sections import Arm
 from gda.report.model_card import describe, model_card
-from gda.sections import Arm
 
 FIXTURES = Path(__file__).resolve().parents[2] / "contract" / "fixtures"
 HOSTILE = 'a|b`c*\n# "quoted": {x} <b> [y](z) _u_'

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from gda.curves import RatioCurve, RatioPoint
+from gda.artifacts.curves import RatioCurve, RatioPoint
 from gda.report.ratio import ratio_answer, ratio_figure
 
 

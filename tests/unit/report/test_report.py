@@ -15,13 +15,13 @@ from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import GroupResult, Metrics, SetArm, SetGain
 from gda.artifacts.tuning import DrawSettings, Settings, TuningPoint
 from gda.artifacts.verdict import Verdict
+from gda.config.sections import Arm, PromoteConfig
 from gda.data.store.classes import make_classes
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.report.gallery import COLUMNS, image_grid
 from gda.report.page import ReportInputs, write_report
 from gda.report.sentences import judgement
-from gda.sections import Arm, PromoteConfig
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 PASSED = read_document(FIXTURES / "metrics.passed.json", Metrics)

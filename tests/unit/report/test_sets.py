@@ -4,9 +4,9 @@ from pathlib import Path
 
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Metrics
+from gda.config.sections import Arm
 from gda.report.sets import set_tables
 from gda.report.wording import gain_cells, has_all_seeds, interval, p_value, points
-from gda.sections import Arm
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 

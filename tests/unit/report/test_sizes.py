@@ -2,9 +2,9 @@
 
 import pytest
 
-from gda.curves import Comparison, Exchange, SizePoint
+from gda.artifacts.curves import Comparison, Exchange, SizePoint
+from gda.config.sections import Arm
 from gda.report.sizes import size_table
-from gda.sections import Arm
 
 
 def line(**changes: object) -> str:

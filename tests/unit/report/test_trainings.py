@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gda.arm import Arm
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import ClassHarm, GainWithinTraining, Metrics
-from gda.config import parse_config
+from gda.config.arm import Arm
+from gda.config.load import parse_config
+from gda.config.sections import PromoteConfig
 from gda.data.store.predictions import Predictions
 from gda.report import page
 from gda.report.measure import measure
 from gda.report.trainings import TrainingRow, training_rows
-from gda.sections import PromoteConfig
 from gda.stats.arms import real_alone_as_long
 from gda.stats.holm import holm
 

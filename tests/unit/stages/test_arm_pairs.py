@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from classify_world import verdict_on, write_set
 
-from gda import cli
-from gda.arm import ARMS, Arm
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import read_document
-from gda.config import Config
+from gda.cli import main as cli
+from gda.config.arm import ARMS, Arm
+from gda.config.load import Config
+from gda.config.sections import ClassifyConfig
 from gda.io.skipped import publish_skipped
-from gda.sections import ClassifyConfig
 from gda.stages import classify
 from gda.training.arms.arm_request import make_request
 

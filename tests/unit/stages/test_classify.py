@@ -14,17 +14,17 @@ from classify_world import CLASSES, verdict_on, write_set
 from killing import in_child
 from safetensors.torch import load_file
 
-from gda.arm import ARMS, Arm
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import read_document
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
+from gda.config.arm import ARMS, Arm
+from gda.config.load import Config
+from gda.config.sections import ClassifyConfig
 from gda.data.store.resident import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import read_ledger
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.publish import work_root
-from gda.sections import ClassifyConfig
 from gda.stages import classify
 from gda.training.arms.arm_data import Loaded, load_data
 from gda.training.arms.arm_request import make_request
@@ -234,8 +234,8 @@ def test_publishing_finished_work_imports_no_torch(real: Path, tmp_path: Path) -
     program = """
 import sys
 from pathlib import Path
-from gda.config import Config
-from gda.arm import Arm
+from gda.config.load import Config
+from gda.config.arm import Arm
 from gda.stages import classify
 config = Config.model_validate_json(sys.argv[1])
 outcome = classify.run(config, snapshot=Path(sys.argv[2]), arm=Arm.REAL, seed=1, out=Path(sys.argv[3]), with_seeds=(0, 1))

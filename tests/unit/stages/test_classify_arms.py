@@ -14,11 +14,11 @@ from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.reference import ReferenceIndex
 from gda.artifacts.snapshot import SnapshotIndex
-from gda.config import Config
+from gda.config.load import Config
+from gda.config.sections import Arm, ClassifyConfig
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.skipped import publish_skipped
-from gda.sections import Arm, ClassifyConfig
 from gda.stages import classify
 from gda.training.arms.arm_data import load_data, parts_of
 from gda.training.arms.arm_request import Request, make_request

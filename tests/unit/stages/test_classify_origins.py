@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import read_document
+from gda.artifacts.fingerprint import Recipe
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
+from gda.config.load import Config
+from gda.config.sections import Arm, ClassifyConfig
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import UsageError
 from gda.io.publish import prepare
-from gda.recipe import Recipe
-from gda.sections import Arm, ClassifyConfig
 from gda.stages import classify
 from gda.stages.ratio import _sets, _training
 from gda.stages.reference import reference_recipe

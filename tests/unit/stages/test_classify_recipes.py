@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import dump_document, read_document
-from gda.config import Config, load_config
+from gda.artifacts.fingerprint import Recipe
+from gda.config.load import Config, load_config
+from gda.config.sections import Arm, ClassifyConfig
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.opening import open_test
 from gda.errors import ConfigError, MissingError, UsageError
 from gda.io.publish import prepare
 from gda.io.shards import sha256_of
-from gda.recipe import Recipe
-from gda.sections import Arm, ClassifyConfig
 from gda.stages import classify, evaluate, reference
 from gda.stages.reference import reference_recipe
 from gda.training.arms.arm_request import make_request

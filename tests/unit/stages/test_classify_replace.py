@@ -7,9 +7,9 @@ import pytest
 from classify_world import verdict_on, write_set
 from trees import tree
 
-from gda import cli
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import read_document
+from gda.cli import main as cli
 from gda.io.publish import work_root
 
 SETTINGS = {

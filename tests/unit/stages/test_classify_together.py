@@ -12,9 +12,9 @@ import torch
 from classify_world import verdict_on, write_set
 from safetensors.torch import load_file
 
-from gda.config import Config
+from gda.config.load import Config
+from gda.config.sections import Arm, ClassifyConfig
 from gda.io.publish import read_recipe
-from gda.sections import Arm, ClassifyConfig
 from gda.stages import classify
 
 WATCHED = Path(__file__).parents[2] / "worlds" / "watched_command.py"

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from gda.artifacts.curves import Comparison, Exchange
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
-from gda.curves import Comparison, Exchange
+from gda.config.load import Config
+from gda.config.sections import Arm
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError
-from gda.sections import Arm
 from gda.stages import compare
 
 PASSED = read_document(Path(__file__).parents[2] / "contract/fixtures/metrics.passed.json", Metrics)

@@ -13,11 +13,11 @@ from evaluation_world import COMPARED, TEST_PER_CLASS, World, config
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.outcome import Outcome
+from gda.config.sections import Arm
 from gda.data.store.predictions import read_predictions, write_predictions
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import count_test_openings, read_ledger
 from gda.errors import DataError
-from gda.sections import Arm
 from gda.stages import evaluate
 from gda.stats.calibration import reliability
 

@@ -13,13 +13,13 @@ from PIL import Image
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.outcome import Outcome
-from gda.config import Config, parse_config
+from gda.config.load import Config, parse_config
+from gda.config.sections import Arm
 from gda.data.images.codecs import resize_and_crop
 from gda.data.ingest.held_out_sets import load_held_out, open_held_out
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import read_ledger
 from gda.errors import DataError, UsageError
-from gda.sections import Arm
 from gda.stages import evaluate
 from gda.stages.evaluate_sets import Seen, decode_set
 

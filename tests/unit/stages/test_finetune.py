@@ -17,7 +17,7 @@ from two_colours import two_colours
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import read_document
 from gda.artifacts.tuning import DrawSettings
-from gda.config import load_config
+from gda.config.load import load_config
 from gda.data.ingest.holdout import hold_out
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, UsageError

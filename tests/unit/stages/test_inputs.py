@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gda.config import Config, parse_config
+from gda.config.load import Config, parse_config
 from gda.errors import DataError
 from gda.flow import GRAPH, WATCHED
 from gda.stages import inputs

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from two_colours import two_colours
 
-from gda.config import parse_config
+from gda.config.load import parse_config
 from gda.errors import TryAgainError
 from gda.stages import finetune, tune
 

@@ -14,11 +14,11 @@ from gda.artifacts.decision import Decision
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.outcome import Outcome
+from gda.config.sections import Arm
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.data.test_split.ledger import read_ledger, record_test_opening
 from gda.errors import DataError, TryAgainError
 from gda.registry.models import Registered, Registry
-from gda.sections import Arm
 from gda.stages import evaluate, promote
 
 

@@ -7,17 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gda.artifacts.curves import RatioCurve
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.snapshot import ClassInfo, SnapshotIndex
 from gda.artifacts.verdict import Verdict
-from gda.config import Config
-from gda.curves import RatioCurve
+from gda.config.load import Config
+from gda.config.sections import ClassifyConfig, RatioConfig
 from gda.data.store.snapshot import commit_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.data.test_split.ledger import read_ledger
 from gda.errors import DataError
-from gda.sections import ClassifyConfig, RatioConfig
 from gda.stages import ratio
 
 CLASSES = tuple(ClassInfo(name=name, prompt_name=name) for name in ("dark", "light"))

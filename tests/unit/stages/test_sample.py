@@ -3,7 +3,7 @@
 import pytest
 from two_colours import two_colours
 
-from gda.config import load_config
+from gda.config.load import load_config
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.errors import DataError, UsageError

@@ -7,7 +7,7 @@ import pytest
 from trees import tree
 from two_colours import two_colours
 
-from gda.config import load_config
+from gda.config.load import load_config
 from gda.data.export import export_snapshot
 from gda.data.store.merge import merge_snapshots
 from gda.data.store.snapshot import Snapshot, commit_snapshot

@@ -9,7 +9,7 @@ from two_colours import two_colours
 
 from gda.artifacts.document import dump_document
 from gda.artifacts.tuning import DrawSettings, Settings
-from gda.config import load_config
+from gda.config.load import load_config
 from gda.data.store.merge import merge_snapshots
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot

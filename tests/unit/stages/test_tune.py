@@ -17,7 +17,7 @@ from two_colours import two_colours
 
 from gda.artifacts.document import read_document
 from gda.artifacts.tuning import Settings
-from gda.config import load_config
+from gda.config.load import load_config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import read_ledger
@@ -59,7 +59,7 @@ def world(tmp_path_factory):
 def alone(monkeypatch, tmp_path):
     """A work folder of its own, and every job in this process, so that it can be counted."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
-    monkeypatch.setattr("gda.parallel.available_cpus", lambda: 1)
+    monkeypatch.setattr("gda.runtime.parallel.available_cpus", lambda: 1)
 
 
 def _run(world, out, *settings, generator=None, progress=False):
@@ -152,7 +152,7 @@ def test_killed_in_the_first_pass_and_started_again(world, tmp_path, monkeypatch
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "whole"))
     whole = _tune(world, tmp_path / "a", THREE)
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "killed"))
-    monkeypatch.setattr("gda.parallel.available_cpus", lambda: 1)
+    monkeypatch.setattr("gda.runtime.parallel.available_cpus", lambda: 1)
     process = FORK.Process(target=_tune, args=(world, tmp_path / "b", THREE))
     process.start()
     while process.is_alive() and len(list((tmp_path / "killed").glob("points/*.safetensors"))) < 2:
@@ -171,7 +171,7 @@ def test_any_number_of_processes_gives_the_same_settings(world, tmp_path, monkey
     written = []
     for workers in (1, 3):
         monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / f"work-{workers}"))
-        monkeypatch.setattr("gda.parallel.available_cpus", lambda workers=workers: workers)
+        monkeypatch.setattr("gda.runtime.parallel.available_cpus", lambda workers=workers: workers)
         out = tmp_path / f"out-{workers}"
         _tune(world, out, THREE, "tune.survivors=2", "tune.cas_seeds=2")
         written.append(tree(out))

@@ -18,7 +18,7 @@ from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.verdict import Measure, Verdict
-from gda.config import dump_config, parse_config
+from gda.config.load import dump_config, parse_config
 from gda.data.images.codecs import decode, encode_png, to_array
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import read_ledger

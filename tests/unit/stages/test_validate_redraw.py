@@ -12,7 +12,7 @@ from validation_sets import CLASSES, COUNTS, draw, items, tiny_config, write_rea
 
 from gda.artifacts.document import read_document
 from gda.artifacts.verdict import Verdict
-from gda.config import Config
+from gda.config.load import Config
 from gda.data.images.codecs import decode, to_array
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot

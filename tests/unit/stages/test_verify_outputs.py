@@ -8,15 +8,15 @@ import pytest
 import timm
 import torch
 
-from gda import cli
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import dump_document
+from gda.artifacts.fingerprint import Recipe
 from gda.artifacts.verdict import Measure, Verdict
+from gda.cli import main as cli
 from gda.errors import DataError
 from gda.generator.finetuning.checkpoints import Checkpoints, TrainingState
 from gda.generator.weights.directory import DEMO_BASE, read_card, resolve
 from gda.io.publish import prepare, publish, write_bytes
-from gda.recipe import Recipe
 from gda.training.networks.export import export_classifier, load_classifier, open_classifier
 
 DENOISER = "base/unet/diffusion_pytorch_model.safetensors"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gda.arm import ARMS, Arm
+from gda.config.arm import ARMS, Arm
 from gda.steps.classifiers import classifier_inputs
 
 SETS = {name: f"the {name}" for name in ("snapshot", "judged", "verdict", "zero_shot", "img2img", "pool", "reference")}

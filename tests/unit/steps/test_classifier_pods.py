@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gda.config import Config
+from gda.config.load import Config
 from gda.errors import UsageError
 from gda.steps import classifiers
 from gda.steps.classifiers import planned_classifiers, train_seeds_by_jobs, train_seeds_here

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gda.arm import ARMS
-from gda.config import Config, load_config, parse_config
+from gda.config.arm import ARMS
+from gda.config.load import Config, load_config, parse_config
 from gda.errors import ConfigError
 from gda.flow import BESIDE, GRAPH
 from gda.steps.form import FORM, classifier_runs, filled_in, split_up, step_settings

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from gda.config import Config
+from gda.config.load import Config
 from gda.errors import ConfigError, DataError, UsageError
 from gda.steps.entry import configured, looked_up, reported
 from gda.steps.form import split_up

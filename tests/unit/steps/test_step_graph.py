@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gda.arm import ARMS
-from gda.commands import build_parser
-from gda.config import Config, parse_config
+from gda.cli.stage_commands import build_parser
+from gda.config.arm import ARMS
+from gda.config.load import Config, parse_config
 from gda.errors import DataError, UsageError
 from gda.flow import CLASSIFIERS, GRAPH
 from gda.steps.form import step_settings

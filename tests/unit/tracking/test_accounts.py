@@ -2,7 +2,7 @@
 
 import pytest
 
-from gda.cli import main
+from gda.cli.main import main
 from gda.errors import ConfigError, MissingError
 from gda.tracking import connect, ensure_experiment, named
 

@@ -9,7 +9,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException, RestException
 
-from gda.cli import main
+from gda.cli.main import main
 from gda.errors import ConfigError, MissingError, TryAgainError
 from gda.tracking import connect, masked, named
 from gda.tracking.complaints import complaint_of, explained

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gda.cli import main
+from gda.cli.main import main
 from gda.errors import ConfigError, GdaError, MissingError, TryAgainError
 from gda.tracking import connect
 from gda.tracking.sqlite import database_file, ensure_database

@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 import gda.bookkeeping
-import gda.cli
-from gda.cli import main
+import gda.cli.main
+from gda.cli.main import main
 from gda.registry.registering import registering
 from gda.tracking import connect
 from gda.tracking.sqlite import ensure_database
@@ -67,7 +67,7 @@ def test_the_next_command_logs_what_was_kept(place, small_images, monkeypatch, c
 def test_killed_between_publishing_and_keeping_it_is_logged(place, small_images, monkeypatch, again):
     """The output is there and its run is not kept yet: the same command or another one logs it, with digest and counts."""
     with monkeypatch.context() as patch:
-        patch.setattr(gda.cli, "note", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(gda.cli.main, "note", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert _snapshot(small_images) == 75
     assert (place / "real" / "snapshot.json").is_file()
     assert _snapshot(small_images, again) == 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from training_world import TINY, coloured
 
-from gda.parallel import run_parallel
+from gda.runtime.parallel import run_parallel
 from gda.training.loop.classifier import train_classifier
 from gda.training.networks.export import weights_digest
 

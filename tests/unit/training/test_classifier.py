@@ -12,9 +12,9 @@ from killing import in_child
 from training_world import TINY, coloured, kill_at
 
 from gda.artifacts.cards import ClassifierCard
+from gda.config.sections import Arm, ClassifyConfig
 from gda.errors import ConfigError, DataError, UsageError
-from gda.parallel import run_parallel
-from gda.sections import Arm, ClassifyConfig
+from gda.runtime.parallel import run_parallel
 from gda.training.loop.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, top1, train_classifier
 from gda.training.networks.export import weights_digest
 from gda.training.recipes.augment import Strength

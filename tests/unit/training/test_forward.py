@@ -12,8 +12,8 @@ from together_cases import StoppedError
 from torch import nn
 from training_world import TINY, coloured
 
+from gda.config.sections import ClassifyConfig
 from gda.errors import ConfigError, MissingError
-from gda.sections import ClassifyConfig
 from gda.training.loop.classifier import TrainRecipe, predict_logits, top1, train_classifier
 from gda.training.networks.export import weights_digest
 

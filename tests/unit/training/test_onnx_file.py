@@ -17,12 +17,12 @@ import pytest
 import timm
 import torch
 
-from gda import cli
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import dump_document, read_document
+from gda.cli import main as cli
+from gda.config.sections import Arm
 from gda.errors import DataError, UsageError
 from gda.registry import served
-from gda.sections import Arm
 from gda.training.loop.classifier import export_classifier, load_classifier, predict_logits
 from gda.training.networks.models import build_model
 from gda.training.onnx_file import OPSET, TOLERANCE, build_onnx, check_onnx, export_onnx

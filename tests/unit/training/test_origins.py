@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from training_world import TINY, coloured, kill_at
 
 from gda.artifacts.cards import ClassifierCard
+from gda.config.sections import Arm, ClassifyConfig
 from gda.errors import ConfigError, DataError, UsageError
-from gda.sections import Arm, ClassifyConfig
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.classifier import Source, TrainRecipe, _Run, export_classifier, load_classifier, predict_logits, train_classifier
 from gda.training.networks.export import weights_digest

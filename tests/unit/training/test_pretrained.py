@@ -16,8 +16,8 @@ from torch import Tensor
 from training_world import TINY, coloured, kill_at
 
 from gda.artifacts.cards import ClassifierCard
+from gda.config.sections import Arm, ClassifyConfig
 from gda.errors import ConfigError, DataError, MissingError
-from gda.sections import Arm, ClassifyConfig
 from gda.training.loop.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
 from gda.training.networks.export import weights_digest
 from gda.training.networks.models import build_model, in_head

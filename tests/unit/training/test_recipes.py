@@ -14,9 +14,9 @@ from killing import in_child
 from torch import Tensor
 from training_world import TINY, coloured, kill_at
 
-from gda.classifier_recipes import RECIPES
+from gda.config.classifier_recipes import RECIPES
+from gda.config.sections import ClassifyConfig
 from gda.errors import ConfigError
-from gda.sections import ClassifyConfig
 from gda.training.loop.classifier import Source, TrainRecipe, _Run, train_classifier
 from gda.training.networks.export import weights_digest
 from gda.training.networks.models import build_model

@@ -17,10 +17,10 @@ from torch import Tensor, distributed, nn
 from training_world import TINY, coloured
 
 from gda.errors import ConfigError
+from gda.runtime.process_group import World
 from gda.training.loop.classifier import TrainRecipe, train_classifier
 from gda.training.loop.forward import Forward
 from gda.training.loop.shared_norms import SharedStatistics
-from gda.world import World
 
 HERE, WORLDS = Path(__file__).parent, Path(__file__).parents[2] / "worlds"
 AS_ONE = ["plain", "weighted", "mixed", "batch norm", "batch norm with an activation"]

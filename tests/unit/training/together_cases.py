@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from training_world import TINY, coloured
 
+from gda.runtime.process_group import World
 from gda.training.loop.classifier import Source, TrainRecipe, train_classifier
-from gda.world import World
 
 # Nothing is dropped by chance, and plain gradients, which a rounding does not magnify. Ten images: the shares of two processes differ.
 _STILL = replace(TINY, batch_size=10, optimizer="sgd", learning_rate=0.02, weight_decay=1e-3)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from together_cases import CASES, StoppedError, train
 from unwritten import only_the_first_writes
 
-from gda.world import World
+from gda.runtime.process_group import World
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from gda.artifacts.tuning import DrawSettings, TuningPoint
+from gda.config.sections import TuneConfig
 from gda.errors import ConfigError, DataError
-from gda.sections import TuneConfig
 from gda.tuning.grid import Parts, choose, like_the_best, make_grid, pareto, passes, standard_error, survivors
 
 CASCADE = Parts(super_resolution=True, upscaler=False, averages=True)

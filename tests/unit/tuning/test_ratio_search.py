@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.numpy import save
 
+from gda.config.sections import RatioConfig
 from gda.data.store.resident import ImageSet
-from gda.sections import RatioConfig
 from gda.training.loop.classifier import TrainRecipe
 from gda.tuning import ratio_search
 from gda.tuning.ratio_search import REAL_ALONE, RatioSearch, Sets, images_of, nested_order, num_classifiers, rungs

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from gda.config.sections import FinetuneConfig
 from gda.errors import MissingError
 from gda.generator.finetuning.optimizer import load_optimizer_state, make_optimizer, optimizer_state, rate_at
-from gda.sections import FinetuneConfig
 
 
 def _rates(**changes):

@@ -15,6 +15,7 @@ from trees import tree
 
 from gda.artifacts.snapshot import ClassInfo
 from gda.artifacts.tuning import DrawSettings
+from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model
 from gda.generator.finetuning import train
@@ -38,8 +39,7 @@ from gda.generator.finetuning.train import finetune_stage, step_draws
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.directory import copy_parts
 from gda.generator.weights.export import export_generator
-from gda.sections import FinetuneConfig
-from gda.world import World
+from gda.runtime.process_group import World
 
 KINDS = ("sd1", "sdxl", "sd3", "cascade")
 TEMPLATE = "a Photo of a {class_name}, on white"

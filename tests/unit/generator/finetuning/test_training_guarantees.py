@@ -14,6 +14,7 @@ from tiny_pipelines import build_tiny_pipeline
 from trees import tree
 
 from gda.artifacts.tuning import DrawSettings
+from gda.config.sections import FinetuneConfig
 from gda.data.ingest.holdout import hold_out
 from gda.errors import DataError, MissingError
 from gda.fidelity.held_out import HeldOutScore
@@ -33,8 +34,7 @@ from gda.generator.finetuning.tokens import Tokens
 from gda.generator.finetuning.train import finetune_stage
 from gda.generator.randomness import Draws, stream_seed
 from gda.generator.weights.directory import BASE
-from gda.sections import FinetuneConfig
-from gda.world import World
+from gda.runtime.process_group import World
 
 CPU = torch.device("cpu")
 PROMPTS = ("a", "b") * 3

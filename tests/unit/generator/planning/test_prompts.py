@@ -8,11 +8,11 @@ import torch
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.artifacts.snapshot import ClassInfo
+from gda.config.sections import FinetuneConfig
 from gda.data.store.classes import make_classes
 from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model
 from gda.generator.planning.prompts import class_prompts, cut_prompts, find_collisions, require_distinct
-from gda.sections import FinetuneConfig
 
 KINDS = ("sd1", "sdxl", "sd3", "cascade")
 BIRDS = make_classes(["crane_bird", "crane_machine", "heron"])

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gda.config.sections import SampleConfig
 from gda.errors import ConfigError
 from gda.generator.planning.quotas import apportion, class_quotas, read_quotas
-from gda.sections import SampleConfig
 
 REAL = {"cat": 50, "dog": 30, "eel": 1}
 NAMES = list(REAL)

@@ -12,8 +12,8 @@ from relisted import relist
 from tiny_pipelines import build_tiny_pipeline
 from two_colours import two_colours
 
-from gda.cli import main
-from gda.config import load_config
+from gda.cli.main import main
+from gda.config.load import load_config
 from gda.data.images.codecs import decode, to_array
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.verify import verify_snapshot

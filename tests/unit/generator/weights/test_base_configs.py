@@ -12,7 +12,7 @@ from relisted import recard
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.artifacts.tuning import DrawSettings
-from gda.cli import main
+from gda.cli.main import main
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError
 from gda.generator.families.diffusers_pipeline import decode_latents, encode_latents, sample_latents

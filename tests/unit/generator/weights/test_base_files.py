@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, UNet2DConditi
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.cli import main
+from gda.cli.main import main
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError
 from gda.generator.families.opening import load_model

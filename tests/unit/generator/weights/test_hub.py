@@ -20,8 +20,8 @@ import torch
 from diffusers import DiffusionPipeline
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.cli import main
-from gda.config import Config
+from gda.cli.main import main
+from gda.config.load import Config
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError, UsageError
 from gda.generator.families.opening import load_model

@@ -12,10 +12,10 @@ from tiny_pipelines import IMAGE_SIZE, LATENT_SIZE, TEXT_WIDTH, build_latent_une
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gda.config.sections import FinetuneConfig
 from gda.demo_base.build import build_unet
 from gda.errors import ConfigError, DataError
 from gda.generator.weights.lora import LORA_FILE, add_adapter, discarded, factor, write_lora
-from gda.sections import FinetuneConfig
 
 LATENT = ("sd1", "sd2", "sdxl", "sd3")
 CASCADE = ("base", "super_resolution")

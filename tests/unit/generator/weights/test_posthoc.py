@@ -19,9 +19,9 @@ from safetensors.numpy import load_file, save_file
 from tiny_pipelines import build_tiny_pipeline
 from trees import tree
 
-from gda import cli
 from gda.artifacts.cards import Family, GeneratorCard
 from gda.artifacts.document import dump_document, read_document
+from gda.cli import main as cli
 from gda.errors import ConfigError, DataError, MissingError, UsageError
 from gda.generator.weights.directory import read_card, weights_digest
 from gda.generator.weights.posthoc import (

@@ -2,9 +2,9 @@
 
 import pytest
 
-from gda.config import dump_config, load_config, parse_config
+from gda.config.load import dump_config, load_config, parse_config
+from gda.config.sections import Arm
 from gda.errors import ConfigError
-from gda.sections import Arm
 
 
 def test_yaml_12_numbers_are_numbers(tmp_path):

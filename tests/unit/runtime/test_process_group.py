@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.errors import ConfigError
-from gda.world import World
+from gda.runtime.process_group import World
 
 WORLDS = Path(__file__).parents[2] / "worlds"
 SHARED = {"train_batch_size": 8, "learning_rate": 3e-3, "checkpointing_steps": 3, "lr_scheduler": "constant"}

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from gda.cli import main
-from gda.config import Config
+from gda.cli.main import main
+from gda.config.load import Config
 from gda.data.images.pillow import faults_of_the_file
 from gda.errors import DataError, TryAgainError
 from gda.gate.inspection import Inspection
-from gda.interruption import end_on_signals, told_to_end
-from gda.reading import parser
 from gda.registry import gate
+from gda.runtime.interruption import end_on_signals, told_to_end
+from gda.runtime.reading import parser
 from gda.steps.form import step_settings
 from gda.steps.step import run_step
 
@@ -83,13 +83,13 @@ def test_a_command_says_that_it_was_interrupted(
             raise kind("model.safetensors: not a whole safetensors file") from None
 
     with monkeypatch.context() as patch:
-        patch.setattr("gda.cli.load_config", load)
+        patch.setattr("gda.cli.main.load_config", load)
         assert main(["snapshot", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 75
     assert capsys.readouterr().err == "gda snapshot: interrupted; the same command continues where it stopped\n"
     assert main(["snapshot", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
 
 
-@pytest.mark.parametrize("command", [["-m", "gda", "recipes"], ["-c", "from gda.cli import program; program(['recipes'])"]])
+@pytest.mark.parametrize("command", [["-m", "gda", "recipes"], ["-c", "from gda.cli.main import program; program(['recipes'])"]])
 def test_the_last_instants_of_a_program(command: list[str], tmp_path: Path) -> None:
     """Told to end after its work is done and before it has ended: an interruption, or its own exit code, and never a crash."""
     (tmp_path / "sitecustomize.py").write_text(_AT_THE_END)

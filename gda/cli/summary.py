@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from gda.arm import Arm, in_order
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Gain, Metrics
 from gda.artifacts.verdict import Verdict
+from gda.config.arm import Arm, in_order
 from gda.report.wording import has_all_seeds
 from gda.tracking import DEFAULT_TRACKING_URI, experiment_name, shown_uri, tracking_uri
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gda.errors import DataError
 from gda.io.publish import shown_name, storage_errors, work_root, write_json
-from gda.reading import read_object
+from gda.runtime.reading import read_object
 
 
 def write_timing(command: str, output: Path, seconds: float) -> None:

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from gda.classifier_recipes import RECIPES, recipe_table, scaled_rate
-from gda.config import dump_config, load_config, parse_config
+from gda.config.classifier_recipes import RECIPES, recipe_table, scaled_rate
+from gda.config.load import dump_config, load_config, parse_config
+from gda.config.sections import ClassifyConfig
 from gda.errors import ConfigError
-from gda.sections import ClassifyConfig
 
 
 def test_the_demo_recipe_is_the_defaults() -> None:
@@ -88,7 +88,7 @@ def test_what_is_switched_off_is_not_in_a_stages_recipe() -> None:
 
 def test_recipes_are_printed_without_torch() -> None:
     """A look at the table takes no seconds of imports; every recipe is there with its source."""
-    code = "import sys; from gda.cli import main; main(['recipes']); assert not {'torch', 'timm'} & set(sys.modules)"
+    code = "import sys; from gda.cli.main import main; main(['recipes']); assert not {'torch', 'timm'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == recipe_table().strip()
     for name, recipe in RECIPES.items():

@@ -11,9 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from gda.errors import ConfigError
-from gda.reading import YAML_LIMIT, parse_yaml, read_text
-from gda.sections import (
+from gda.config.sections import (
     ClassifyConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -26,6 +24,8 @@ from gda.sections import (
     TuneConfig,
     ValidateConfig,
 )
+from gda.errors import ConfigError
+from gda.runtime.reading import YAML_LIMIT, parse_yaml, read_text
 
 
 class Config(Section):

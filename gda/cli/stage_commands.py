@@ -4,15 +4,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gda import tools
-from gda.arm import Arm
-from gda.arm_commands import add_arms, add_classify
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
+from gda.cli import tool_commands
+from gda.cli.arm_commands import add_arms, add_classify
+from gda.cli.stage_parser import stage_parser
+from gda.config.arm import Arm
+from gda.config.load import Config
 from gda.errors import UsageError
-from gda.reading import whole_number
-from gda.stage_parser import stage_parser
-from gda.timings import read_timings
+from gda.runtime.reading import whole_number
+from gda.tracking.timings import read_timings
 
 _WEIGHTS = "a directory, demo://glyphs or a hub id ORG/NAME[@REVISION][:VARIANT]"
 
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_promote,
     ):
         add(commands)
-    tools.add_commands(commands)
+    tool_commands.add_commands(commands)
     return parser
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gda.recipe import Recipe, canonical_json, digest_of
+from gda.artifacts.fingerprint import Recipe, canonical_json, digest_of
 
 
 def test_digest_ignores_key_order_and_sees_values():

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gda.errors import DataError, MissingError, TryAgainError
-from gda.parallel import Bar, _cgroup_quota, run_parallel, tick
+from gda.runtime.parallel import Bar, _cgroup_quota, run_parallel, tick
 
 
 def _square(x: int) -> int:
@@ -60,7 +60,7 @@ def test_a_killed_worker_is_said(monkeypatch):
     with pytest.raises(TryAgainError, match="killed from outside"):
         run_parallel(_die, [1, 2], workers=2)
     counts = iter([[3], [4]])
-    monkeypatch.setattr("gda.parallel._killed_for_memory", lambda: next(counts))
+    monkeypatch.setattr("gda.runtime.parallel._killed_for_memory", lambda: next(counts))
     with pytest.raises(MissingError, match="want of memory"):
         run_parallel(_die, [1, 2], workers=2)
 

@@ -8,10 +8,10 @@ import re
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from gda.arm import ARMS, DATA, TRAININGS, Arm, in_order
-from gda.config import Config, parse_config
+from gda.config.arm import ARMS, DATA, TRAININGS, Arm, in_order
+from gda.config.load import Config, parse_config
+from gda.config.sections import ClassifyConfig
 from gda.errors import ConfigError
-from gda.sections import ClassifyConfig
 from gda.training.recipes.train_recipe import TrainRecipe
 
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gda.config import dump_config, load_config
+from gda.config.load import dump_config, load_config
 from gda.errors import DataError, UsageError
-from gda.reading import read_json
+from gda.runtime.reading import read_json
 
 
 def add_commands(commands: Any) -> None:
@@ -141,7 +141,7 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _recipes(args: argparse.Namespace) -> int:
-    from gda.classifier_recipes import recipe_table
+    from gda.config.classifier_recipes import recipe_table
 
     print(recipe_table())
     return 0
@@ -175,15 +175,15 @@ def _digest_in(card: Path) -> str | None:
 
 
 def _summary(_: argparse.Namespace) -> int:
+    from gda.cli.summary import summary
     from gda.flow import EVALUATION, PROMOTION, VERDICT
-    from gda.summary import summary
 
     print(summary(Path(EVALUATION), Path(VERDICT), Path(PROMOTION)))
     return 0
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from gda.parallel import available_cpus
+    from gda.runtime.parallel import available_cpus
     from gda.tracking import experiment_name, shown_uri
 
     checks = [("python", sys.version.split()[0]), ("cpus", str(available_cpus()))]

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gda.arm import DATA, HOW, Arm
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
+from gda.cli.stage_parser import Runner, stage_parser
+from gda.config.arm import DATA, HOW, Arm
+from gda.config.load import Config
 from gda.flow import ARM_SETS, arm_inputs
-from gda.parallel import is_first_process
-from gda.stage_parser import Runner, stage_parser
+from gda.runtime.parallel import is_first_process
 
 
 def add_arms(commands: Any) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.contents import require_whole
 from gda.artifacts.document import read_document
 from gda.artifacts.outcome import RegisteredModel
-from gda.contents import require_whole
 from gda.errors import DataError
 
 FOLDER = "generator"  # among the run's artifacts

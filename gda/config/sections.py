@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gda.arm import ARMS
-from gda.arm import Arm as Arm
-from gda.classify_section import DEMO_CLASSIFIER as DEMO_CLASSIFIER
-from gda.classify_section import ClassifyConfig as ClassifyConfig
-from gda.finetune_section import FinetuneConfig as FinetuneConfig
-from gda.section_base import Fraction, Guidance, Section
+from gda.config.arm import ARMS
+from gda.config.arm import Arm as Arm
+from gda.config.base import Fraction, Guidance, Section
+from gda.config.classify import DEMO_CLASSIFIER as DEMO_CLASSIFIER
+from gda.config.classify import ClassifyConfig as ClassifyConfig
+from gda.config.finetune import FinetuneConfig as FinetuneConfig
 
 FilePath = Annotated[str, Field(min_length=1)]
 ValueRange = tuple[float, float]

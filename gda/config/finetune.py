@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from gda.section_base import Fraction, Guidance, Section
+from gda.config.base import Fraction, Guidance, Section
 
 # These change no weight, or are digested by content.
 _NOT_IN_RECIPE = frozenset({"base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"})

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gda.errors import DataError, GdaError
-from gda.interruption import require_not_told
-from gda.storage import storage_problem
+from gda.runtime.disks import storage_problem
+from gda.runtime.interruption import require_not_told
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts.outcome import Outcome
-from gda.config import Config
+from gda.config.load import Config
 
 Runner = Callable[[Config, argparse.Namespace], Outcome]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from gda.artifacts.contents import damaged_files, file_digest, require_whole
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import dump_document, read_document
-from gda.contents import damaged_files, file_digest, require_whole
+from gda.artifacts.fingerprint import Recipe
 from gda.errors import DataError
 from gda.io.publish import prepare, publish, write_bytes
-from gda.recipe import Recipe
 
 RECIPE = Recipe(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
 

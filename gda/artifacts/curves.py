@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from gda.arm import Arm
 from gda.artifacts.document import SCHEMA_VERSION, Document
+from gda.config.arm import Arm
 
 
 class RatioPoint(Document):

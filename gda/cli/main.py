@@ -13,12 +13,12 @@ from typing import NoReturn
 
 from gda.artifacts.outcome import Outcome
 from gda.bookkeeping import at_work, log_kept, note, prepare_process
-from gda.commands import build_parser
-from gda.config import Config, load_config
+from gda.cli.stage_commands import build_parser
+from gda.config.load import Config, load_config
 from gda.errors import ConfigError, GdaError, TryAgainError
-from gda.interruption import ignore_signals, told_to_end
-from gda.parallel import is_first_process
-from gda.storage import storage_problem
+from gda.runtime.disks import storage_problem
+from gda.runtime.interruption import ignore_signals, told_to_end
+from gda.runtime.parallel import is_first_process
 from gda.tracking import masked
 
 PARAMS_FILE = Path("params.yaml")

@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from gda.arm import TRAINING_NAME, TRAININGS, Arm
-from gda.classifier_recipes import RECIPES, fill_in
-from gda.section_base import Fraction, Section
+from gda.config.arm import TRAINING_NAME, TRAININGS, Arm
+from gda.config.base import Fraction, Section
+from gda.config.classifier_recipes import RECIPES, fill_in
 
 DEMO_CLASSIFIER = "resnetv2_18"
 TrainingName = Annotated[str, Field(pattern=f"^{TRAINING_NAME}$")]

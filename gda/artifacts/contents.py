@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError
-from gda.reading import read_json
-from gda.recipe import digest_of
+from gda.runtime.reading import read_json
 
 RECIPE_FILE = "recipe.json"
 FILES, SEAL = "files", "sha256"  # in recipe.json: sha256 by name of every other file, and that of recipe.json's own content

@@ -1,0 +1,1 @@
+"""The command line: parsers of stages and tools, one closing line, exit codes."""
