@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from gda.stats.looks import level_of_look
+from gda.stats.multiplicity.looks import level_of_look
 from gda.stats.paired import sign_flip_test
 from gda.stats.two_way import two_way
 

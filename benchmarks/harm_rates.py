@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from gda.stats.harm import harmed_classes
+from gda.stats.multiplicity.harm import harmed_classes
 from gda.stats.paired import mcnemar_exact
 from gda.stats.two_way import two_way
 

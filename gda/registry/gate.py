@@ -11,7 +11,7 @@ from gda.config.sections import PromoteConfig
 from gda.registry.rivals import Rival, real_rivals
 from gda.runtime.interruption import require_not_told
 from gda.stats.gain import interval_of, signs_of
-from gda.stats.looks import fewest_flips, level_of_look
+from gda.stats.multiplicity.looks import fewest_flips, level_of_look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ def decide(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig, *, 
     """Whether the candidate of the declared arm may become champion, and every reason why not.
 
     It has to beat the real-only trainings of `real_rivals` and, where there is one, the `champion`; each of them clearly, at the level
-    that this look at the test split has (`gda.stats.looks`). `licence` is that of the generator's base. Anything empty, missing, NaN or
-    contradictory is a reason against, and so is an error while judging.
+    that this look at the test split has (`gda.stats.multiplicity.looks`). `licence` is that of the generator's base. Anything empty,
+    missing, NaN or contradictory is a reason against, and so is an error while judging.
     """
     name = champion.name if champion is not None else str(Arm.REAL)
     try:

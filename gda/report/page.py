@@ -16,10 +16,10 @@ from gda.config.sections import PromoteConfig
 from gda.data.store.predictions import Predictions
 from gda.data.store.snapshot import Snapshot
 from gda.io.publish import write_bytes
-from gda.report import figures, groups, mistakes, tables, trainings, tuning
+from gda.report import figures, group_tables, mistakes, tables, training_table, tuning
 from gda.report.gallery import image_grid
+from gda.report.robustness_table import set_tables
 from gda.report.sentences import outcome
-from gda.report.sets import set_tables
 from gda.report.wording import arm_name, interval, p_value, percent, points
 
 REPORT_FILE = "report.html"
@@ -86,10 +86,10 @@ def _context(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> dict[str, A
         "pictures": {name: _data_uri(data) for name, data in pictures.items()},
         "validation_page": inputs.validation_page,
         "arms": tables.arm_rows(metrics, inputs.promote.alpha),
-        "top": groups.top_rows(metrics),
-        "trainings": trainings.training_rows(metrics, inputs.promote),
+        "top": group_tables.top_rows(metrics),
+        "trainings": training_table.training_rows(metrics, inputs.promote),
         "promote": inputs.promote,
-        "groups": groups.group_rows(metrics),
+        "groups": group_tables.group_rows(metrics),
         "sets": set_tables(metrics),
         "gain_rows": tables.gain_rows(metrics, inputs.promote),
         "calibration": mistakes.calibration_rows(metrics),

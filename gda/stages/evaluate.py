@@ -25,10 +25,10 @@ from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import count_test_openings, record_look
 from gda.data.test_split.opening import open_test
 from gda.errors import DataError
+from gda.evaluation.metrics import measure, parts_of_arm
 from gda.io.checked import is_whole
 from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes
 from gda.registry.gate import decide
-from gda.report.measure import measure, parts_of_arm
 from gda.report.page import ReportInputs, write_report
 from gda.report.wording import opened
 from gda.runtime.parallel import Bar, run_parallel, tick

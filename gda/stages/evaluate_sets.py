@@ -20,7 +20,7 @@ from gda.data.test_split.ledger import record_test_opening
 from gda.errors import DataError
 from gda.io.publish import storage_errors
 from gda.runtime.parallel import Bar, run_parallel, tick
-from gda.stats.held_out import set_arm, set_gain
+from gda.stats.robustness import set_arm, set_gain
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 from gda.training.loop.classifier import load_classifier, predict_logits

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gda.artifacts.evaluation import Gain, Spread
-from gda.stats.harm import MANY, harmed_classes, smallest_visible_harm
 from gda.stats.intervals import crossed_interval, image_interval, seed_interval
-from gda.stats.looks import level_of_look
+from gda.stats.multiplicity.harm import MANY, harmed_classes, smallest_visible_harm
+from gda.stats.multiplicity.looks import level_of_look
 from gda.stats.paired import mcnemar_exact, paired_differences, sign_flip_test
 from gda.stats.power import minimal_detectable_effect
 from gda.stats.two_way import FEWEST_FLIPPED, Ids, Interval, TwoWay, flipped, two_way

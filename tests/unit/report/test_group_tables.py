@@ -14,8 +14,8 @@ from gda.config.load import Config, parse_config
 from gda.config.sections import Arm, EvaluateConfig
 from gda.data.store.predictions import Predictions
 from gda.errors import UsageError
-from gda.report import measure_groups
-from gda.report.groups import group_rows, top_rows
+from gda.evaluation import group_metrics
+from gda.report.group_tables import group_rows, top_rows
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 PASSED = read_document(FIXTURES / "metrics.passed.json", Metrics)
@@ -47,7 +47,7 @@ def snapshot(train: tuple[int, ...] = (500, 120, 60, 40, 10, 5), groups: list[An
 
 def results(real: Any, **evaluate: Any) -> dict[str, GroupResult]:
     config = Config(evaluate=EvaluateConfig(num_resamples=200, **evaluate))
-    return measure_groups.group_results(config, predictions(), real, {Arm.REAL: 1, Arm.MIXED: 1})
+    return group_metrics.group_results(config, predictions(), real, {Arm.REAL: 1, Arm.MIXED: 1})
 
 
 def test_every_group_is_measured_for_every_arm() -> None:
@@ -97,7 +97,7 @@ def test_groups_of_the_manifest() -> None:
 
 def test_top5_gains_are_paired() -> None:
     """Protects the gain in top-5 from being that of top-1: within five all are right, so that it is 0."""
-    gains = measure_groups.top5_gains(Config(), predictions(), {Arm.REAL: 1, Arm.MIXED: 1})
+    gains = group_metrics.top5_gains(Config(), predictions(), {Arm.REAL: 1, Arm.MIXED: 1})
     assert {arm: (gain.mean, gain.seeds) for arm, gain in gains.items()} == {Arm.MIXED: (0.0, 2)}
 
 

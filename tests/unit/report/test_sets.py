@@ -5,7 +5,7 @@ from pathlib import Path
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Metrics
 from gda.config.sections import Arm
-from gda.report.sets import set_tables
+from gda.report.robustness_table import set_tables
 from gda.report.wording import gain_cells, has_all_seeds, interval, p_value, points
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"

@@ -17,11 +17,11 @@ from gda.config.arm import Arm
 from gda.config.load import parse_config
 from gda.config.sections import PromoteConfig
 from gda.data.store.predictions import Predictions
+from gda.evaluation.metrics import measure
 from gda.report import page
-from gda.report.measure import measure
-from gda.report.trainings import TrainingRow, training_rows
+from gda.report.training_table import TrainingRow, training_rows
 from gda.stats.arms import real_alone_as_long
-from gda.stats.holm import holm
+from gda.stats.multiplicity.holm import holm
 
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 PASSED = read_document(FIXTURES / "metrics.passed.json", Metrics)

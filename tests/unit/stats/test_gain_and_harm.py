@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gda.stats import harm
 from gda.stats.gain import compare
-from gda.stats.harm import harm_p_values, harmed_classes, per_class_change, smallest_visible_harm
+from gda.stats.multiplicity import harm
+from gda.stats.multiplicity.harm import harm_p_values, harmed_classes, per_class_change, smallest_visible_harm
 
 CLASSES = ("a", "b", "c", "d", "e")
 LABELS = np.arange(500) % 5

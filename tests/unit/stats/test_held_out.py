@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gda.stats.held_out import set_arm, set_gain
 from gda.stats.paired import sign_flip_test
+from gda.stats.robustness import set_arm, set_gain
 
 
 def rng() -> np.random.Generator:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gda.stats.holm import holm
+from gda.stats.multiplicity.holm import holm
 
 P_VALUES = st.lists(st.floats(0, 1) | st.just(math.nan) | st.sampled_from([0.0, 0.03125, 0.5, 1.0]), max_size=7)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gda.stats.looks import fewest_flips, level_of_look
+from gda.stats.multiplicity.looks import fewest_flips, level_of_look
 from gda.stats.paired import sign_flip_test
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from gda.stats.moderated import _inverse_trigamma, moderated
+from gda.stats.multiplicity.moderated import _inverse_trigamma, moderated
 
 
 def sampled(rng: np.random.Generator, prior: float, freedom: float, num: int = 5000) -> tuple[np.ndarray, np.ndarray]:

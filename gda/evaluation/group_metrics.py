@@ -11,7 +11,7 @@ from gda.config.load import Config
 from gda.data.store.predictions import TOP_K, Predictions
 from gda.data.store.snapshot import Snapshot
 from gda.stats import groups
-from gda.stats.held_out import set_gain
+from gda.stats.robustness import set_gain
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 

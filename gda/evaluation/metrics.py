@@ -14,10 +14,10 @@ from gda.config.load import Config
 from gda.data.store.predictions import TOP_K, Predictions
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
-from gda.report.measure_groups import group_results, top5_gains
+from gda.evaluation.group_metrics import group_results, top5_gains
 from gda.stats.arms import arm_result, real_alone_as_long, skipped_arm, with_confusions, with_probabilities
 from gda.stats.gain import compare
-from gda.stats.holm import holm
+from gda.stats.multiplicity.holm import holm
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 

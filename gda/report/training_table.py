@@ -8,7 +8,7 @@ from gda.config.sections import PromoteConfig
 from gda.report.sentences import paired_accuracies
 from gda.report.wording import count, gain_cells, has_all_seeds, p_value, percent
 from gda.stats.gain import signs_of
-from gda.stats.looks import fewest_flips
+from gda.stats.multiplicity.looks import fewest_flips
 
 _FEWEST_LINES = 2  # one comparison is told elsewhere on the page
 _MOST_NAMES = 3

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from gda.artifacts.evaluation import ClassHarm
-from gda.stats.moderated import moderated
+from gda.stats.multiplicity.moderated import moderated
 from gda.stats.paired import Floats, flip_tail
 from gda.stats.two_way import Ids, Parts, TwoWay, critical_values, parts_of
 
