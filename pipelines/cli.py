@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.errors import PipelinesError, TryAgainError, UsageError
+from gda.errors import GdaError, TryAgainError, UsageError
 from pipelines.options import CompileOptions
 from pipelines.registry import PIPELINES
 from pipelines.server_commands import add_commands as add_server_commands
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.command(args))
-    except PipelinesError as error:
+    except GdaError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", TryAgainError.exit_code)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import UsageError
+from gda.errors import UsageError
 from pipelines.options import CompileOptions
 from pipelines.registry import PIPELINES
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import UsageError
+from gda.errors import UsageError
 
 _NEEDED = (("pipelineInfo", "name"), ("root", "dag", "tasks"), ("deploymentSpec", "executors"))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import UsageError
+from gda.errors import UsageError
 
 # The server keeps no more than this of a run's parameters, in bytes of JSON.
 MOST_BYTES = 10_000

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gda.errors import MissingError, TryAgainError, UsageError
 from pipelines.documents import groups, read_compiled, tasks_of
-from pipelines.errors import MissingError, TryAgainError, UsageError
 
 _ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _BETWEEN_LOOKS = 5.0

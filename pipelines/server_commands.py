@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import PipelinesError, UsageError
+from gda.errors import UsageError
 
 Commands = Any
 
@@ -110,13 +110,13 @@ def _launch(args: argparse.Namespace, version: Any) -> Any:
 
 
 def _commit() -> str:
-    """The commit that is checked out. Raises `PipelinesError` where there are changes that no commit has."""
+    """The commit that is checked out. Raises `UsageError` where there are changes that no commit has."""
     root = Path(__file__).parent
     asked = [["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]]
     try:
         commit, changes = (subprocess.run(c, cwd=root, capture_output=True, text=True, check=True).stdout.strip() for c in asked)
     except (OSError, subprocess.CalledProcessError):
-        raise PipelinesError("no git checkout to name the version by; give --version") from None
+        raise UsageError("no git checkout to name the version by; give --version") from None
     if changes:
         raise UsageError("the checkout has changes that no commit has, so its commit does not name them; commit, or give --version")
     return commit

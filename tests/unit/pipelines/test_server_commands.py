@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from fake_kfp import FakeKfp
 
+from gda.errors import UsageError
 from pipelines.cli import main
 from pipelines.compiling import COMPILED
 from pipelines.documents import read_compiled
-from pipelines.errors import UsageError
 from pipelines.parameters import read_parameters
 
 AUGMENT = COMPILED / "augment.yaml"
