@@ -56,7 +56,7 @@ def _add_inputs(commands: Any) -> None:
 def _add_snapshot(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
         from gda.data.sources.source import ACCEPTED
-        from gda.io.skipped import publish_skipped
+        from gda.io.skipped_arms import publish_skipped
         from gda.stages import snapshot
         from gda.training.arms.requirements import no_pool
 
@@ -167,7 +167,7 @@ def _add_tune(commands: Any) -> None:
 def _add_sample(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
         from gda.generator.sampling.request import image_to_image
-        from gda.io.skipped import publish_skipped
+        from gda.io.skipped_arms import publish_skipped
         from gda.stages import sample
         from gda.training.arms.requirements import not_compared
 

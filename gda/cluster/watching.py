@@ -13,7 +13,7 @@ from typing import Any
 from gda.cluster.api import JobApi, named
 from gda.cluster.specs import CONTAINERS, asked_of, differences
 from gda.errors import DataError, GdaError, TryAgainError
-from gda.runtime.exit_codes import code_of_torchrun, error_of
+from gda.runtime.failed_processes import code_of_torchrun, error_of
 
 # Of a failed pod's log: so much is read, and so much is shown where our program says nothing of itself. torchrun writes pages after it.
 _LINES_READ, _LINES_SHOWN = 400, 20

@@ -8,7 +8,7 @@ from gda.artifacts.tuning import Settings
 from gda.artifacts.verdict import Measure, Verdict
 from gda.config.arm import Arm
 from gda.config.sections import PromoteConfig
-from gda.gate.verdict import RULES
+from gda.gate.limits import RULES
 from gda.report.sentences import judgement
 from gda.report.wording import arm_name, count, gain_cells, has_all_seeds, interval, number, opened, p_value, percent, points, seconds
 

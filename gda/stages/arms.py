@@ -15,7 +15,7 @@ from gda.errors import DataError, UsageError
 from gda.io.publish import write_bytes
 from gda.io.rewriting import rewriting
 from gda.io.shards import sha256_of
-from gda.io.skipped import skipped_because
+from gda.io.skipped_arms import skipped_because
 
 _INDEX, _RECIPE = "snapshot.json", "recipe.json"
 

@@ -22,7 +22,7 @@ from gda.errors import DataError, TryAgainError, UsageError
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, read_recipe, work_root, write_bytes
 from gda.io.replacing import ADVICE, Own, begin, drop_unfinished, kept_result
-from gda.io.skipped import publish_skipped
+from gda.io.skipped_arms import publish_skipped
 from gda.runtime.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
 from gda.training.arms.arm_data import Loaded, load_data
 from gda.training.arms.arm_request import Request, make_request

@@ -19,7 +19,7 @@ from gda.errors import DataError
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.rewriting import rewriting
 from gda.registry.gate import GateResult, decide
-from gda.registry.models import CHAMPION, PREDICTIONS_FILE, Registered, Registry
+from gda.registry.model_registry import CHAMPION, PREDICTIONS_FILE, Registered, Registry
 from gda.registry.rivals import Rival
 from gda.report.model_card import CARD_FILE, describe, model_card
 from gda.report.wording import opened

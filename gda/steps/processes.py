@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from gda.runtime.exit_codes import code_of_torchrun, error_of
+from gda.runtime.failed_processes import code_of_torchrun, error_of
 from gda.runtime.parallel import num_accelerators
 from gda.steps.graph import Request
 from gda.steps.step import Step, run_step

@@ -25,8 +25,8 @@ from gda.io.publish import write_bytes, write_json
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import told_to_end
 from gda.runtime.reading import read_object
-from gda.steps.again import retrying
 from gda.steps.graph import Reference, Request, argv, config_of, make_request, output_paths, parse_reference
+from gda.steps.retries import retrying
 
 STEP_FILE, FAILURE_FILE, SETTINGS_FILE = "step.json", "failure.json", "settings.json"
 # Files that say what an output holds, by a field `digest` of theirs, or by their whole content.

@@ -16,7 +16,7 @@ from gda.artifacts.reference import ReferenceIndex
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.artifacts.tuning import Settings
 from gda.artifacts.verdict import Verdict
-from gda.io.skipped import SKIPPED_FILE
+from gda.io.skipped_arms import SKIPPED_FILE
 from gda.tracking.generator_versions import generator_model
 
 # The file of an output that is there when it is published, by the stage that made it.

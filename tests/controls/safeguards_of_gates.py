@@ -141,7 +141,7 @@ GATE: tuple[Control, ...] = (
     Control(
         row=20,
         what="any share of near matches with test images accepted",
-        file="gda/gate/verdict.py",
+        file="gda/gate/limits.py",
         edits=(
             (
                 'config: measure.floor,\n        complaint="{value:.2%} (at least {bound:.2%}) of the {n} images are test',
@@ -212,7 +212,7 @@ GATE: tuple[Control, ...] = (
     Control(
         row=21,
         what="any agreement of labels accepted",
-        file="gda/gate/verdict.py",
+        file="gda/gate/limits.py",
         edits=(("        limit=_label_limit,\n", "        limit=_constant(0.0),\n"),),
         tests=(_VALIDATE + "test_swapped_labels_of_two_classes",),
     ),
@@ -273,7 +273,7 @@ GATE: tuple[Control, ...] = (
     Control(
         row=22,
         what="any share of copies accepted",
-        file="gda/gate/verdict.py",
+        file="gda/gate/limits.py",
         edits=(("        limit=lambda measure, config: config.max_copy_fraction,\n", "        limit=_constant(1.0),\n"),),
         tests=("tests/unit/stages/test_validate_copies.py::test_copies_of_repeated_pictures_are_found_in_disguise",),
     ),

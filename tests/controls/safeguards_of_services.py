@@ -5,7 +5,7 @@ from control import Control
 _PUBLISH, _PARALLEL = "gda/io/publish.py", "gda/runtime/parallel.py"
 _DRAWING = "gda/generator/sampling/sample_shards.py"
 _API = "gda/cluster/api.py"
-_REPLAY, _REGISTRY = "gda/tracking/replay.py", "gda/registry/models.py"
+_REPLAY, _REGISTRY = "gda/tracking/replay.py", "gda/registry/model_registry.py"
 
 _SAMPLE_FAULTS = "tests/faults/test_sample_faults.py"
 _IO_DISK = "tests/faults/test_io_disk.py"

@@ -12,7 +12,7 @@ from gda.config.sections import ClassifyConfig
 from gda.data.images.codecs import LANCZOS
 from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import UsageError
-from gda.io.skipped import skipped_because
+from gda.io.skipped_arms import skipped_because
 from gda.runtime.parallel import device_name, training_device
 from gda.training.arms.arm_data import Others, TrainingData
 from gda.training.arms.requirements import read_index, refusal, require_pool_of, require_same_classes

@@ -20,7 +20,7 @@ from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.data.test_split.ledger import read_ledger
 from gda.errors import DataError, UsageError
-from gda.io.skipped import skipped_because
+from gda.io.skipped_arms import skipped_because
 
 Pool = Callable[..., Outcome]
 

@@ -9,7 +9,8 @@ from gda.artifacts.verdict import Measure
 from gda.config.load import parse_config
 from gda.config.sections import ValidateConfig
 from gda.errors import ConfigError
-from gda.gate.verdict import RULES, apply_limits, judge, limit_of
+from gda.gate.limits import RULES
+from gda.gate.verdict import apply_limits, judge, limit_of
 
 CONFIG = ValidateConfig(fid_max_ratio=6.0, min_label_agreement=0.8, min_class_agreement=0.5, min_coverage_ratio=0.3)
 

@@ -13,7 +13,7 @@ from gda.cli import main as cli
 from gda.config.arm import ARMS, Arm
 from gda.config.load import Config
 from gda.config.sections import ClassifyConfig
-from gda.io.skipped import publish_skipped
+from gda.io.skipped_arms import publish_skipped
 from gda.stages import classify
 from gda.training.arms.arm_request import make_request
 

@@ -18,7 +18,7 @@ from gda.config.load import Config
 from gda.config.sections import Arm, ClassifyConfig
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
-from gda.io.skipped import publish_skipped
+from gda.io.skipped_arms import publish_skipped
 from gda.stages import classify
 from gda.training.arms.arm_data import load_data, parts_of
 from gda.training.arms.arm_request import Request, make_request

@@ -18,7 +18,7 @@ from gda.config.sections import Arm
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.data.test_split.ledger import read_ledger, record_test_opening
 from gda.errors import DataError, TryAgainError
-from gda.registry.models import Registered, Registry
+from gda.registry.model_registry import Registered, Registry
 from gda.stages import evaluate, promote
 
 

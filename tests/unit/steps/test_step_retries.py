@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
-from gda.steps import again, step
-from gda.steps.again import RETRIES, retrying
+from gda.steps import retries, step
+from gda.steps.retries import RETRIES, retrying
 
 
 class OtherError(GdaError):
@@ -21,7 +21,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses, which are not waited for."""
     pauses: list[float] = []
     monkeypatch.delenv(RETRIES, raising=False)
-    monkeypatch.setattr(again.time, "sleep", pauses.append)
+    monkeypatch.setattr(retries.time, "sleep", pauses.append)
     return pauses
 
 

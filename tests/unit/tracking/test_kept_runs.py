@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 import gda.bookkeeping
 import gda.cli.main
 from gda.cli.main import main
-from gda.registry.registering import registering
+from gda.registry.runs import registering
 from gda.tracking import connect
 from gda.tracking.sqlite import ensure_database
 
@@ -159,7 +159,7 @@ def test_a_deleted_experiment_is_said(place, small_images, capsys):
 
 _KILLED = """
 import os
-from gda.registry.registering import registering
+from gda.registry.runs import registering
 from gda.tracking import connect
 with registering(connect(), {"digest": "d"}, "candidate"):
     os._exit(9)

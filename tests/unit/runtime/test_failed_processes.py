@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gda.errors import DataError, GdaError, MissingError, RefusedError, TryAgainError, UsageError
-from gda.runtime.exit_codes import code_of_torchrun, error_of
+from gda.runtime.failed_processes import code_of_torchrun, error_of
 from gda.steps import processes
 
 CODES = [

@@ -22,7 +22,7 @@ from gda import tracking
 from gda.artifacts.cards import ClassifierCard
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError, GdaError, TryAgainError
-from gda.registry.registering import registering
+from gda.registry.runs import registering
 from gda.tracking.generator_versions import only_version
 from gda.training.loop.classifier import load_classifier, predict_logits
 
