@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import shutil
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def _doctor(_: argparse.Namespace) -> int:
     checks += [(package, importlib.metadata.version(package)) for package in packages]
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     checks.append(("free disk", f"{free:.1f} GiB" + (" (little: 2 GiB are wanted)" if free < 2 else "")))
-    assets = Path(__file__).parent / "assets" / "demo_base" / "generator.json"
+    assets = Path(str(files("gda") / "assets/demo_base/generator.json"))
     checks.append(("demo base", "present" if assets.is_file() else "MISSING"))
     checks.append(("mlflow", f"{shown_uri()} experiment {experiment_name()}"))
     for name, value in checks:
