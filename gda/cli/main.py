@@ -16,6 +16,7 @@ from gda.bookkeeping import at_work, log_kept, note, prepare_process
 from gda.cli.stage_commands import build_parser
 from gda.config.load import Config, load_config
 from gda.errors import ConfigError, GdaError, TryAgainError
+from gda.io.publish import work_root, write_bytes
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import ignore_signals, told_to_end
 from gda.runtime.parallel import is_first_process
@@ -59,10 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(TryAgainError(_INTERRUPTED), args)
         if (problem := storage_problem(error)) is not None:
             return _fail(problem, args)
-        if os.environ.get("GDA_DEBUG"):
-            print(masked(traceback.format_exc()), file=sys.stderr)
         what = masked(f"{type(error).__name__}: {error}")
-        print(f"gda {args.command}: internal error: {what} (GDA_DEBUG=1 shows where)", file=sys.stderr)
+        print(f"gda {args.command}: internal error: {what}{_traceback_kept(args.command)}", file=sys.stderr)
         return 1
 
 
@@ -116,6 +115,22 @@ def _fail(error: GdaError, args: argparse.Namespace) -> int:
         print(masked(traceback.format_exc()), file=sys.stderr)
     print(f"gda {args.command}: {masked(str(error))}", file=sys.stderr)
     return error.exit_code
+
+
+def _traceback_kept(command: str) -> str:
+    """Keep the traceback of a defect of ours in a file, and say which; where none can be written it is shown, as with `GDA_DEBUG`."""
+    text = masked(traceback.format_exc())
+    path = work_root() / "defects" / f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{os.getpid()}.txt"
+    if not os.environ.get("GDA_DEBUG"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, text.encode())
+        except (OSError, GdaError):
+            pass
+        else:
+            return f" (a defect of gda; its traceback is in {path})"
+    print(text, file=sys.stderr)
+    return " (a defect of gda; its traceback is above)"
 
 
 if __name__ == "__main__":

@@ -170,12 +170,28 @@ def test_drawing_again_says_what_it_lacks(tmp_path):
     _says(gda("verify", "real", "--generator", "demo://glyphs", cwd=tmp_path), 2, "--generator", "--redraw")
 
 
-def test_defects_of_ours_exit_with_one(tmp_path, monkeypatch):
-    """An unexpected exception is one line and exit code 1, with the way to see more."""
+@pytest.mark.parametrize("place", ["folder", "file", "debug"])
+def test_defects_of_ours_exit_with_one(tmp_path, monkeypatch, capsys, place):
+    """An unexpected exception is one line and exit code 1; the line names a file with the traceback, which is shown where none is kept."""
     from gda.cli import main as cli
 
     def broken(_args):
-        raise RuntimeError("boom")
+        raise RuntimeError("boom http://me:s3cret@host")
 
     monkeypatch.setattr("gda.cli.tool_commands._doctor", broken)
+    monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.delenv("GDA_DEBUG", raising=False)
+    if place == "file":  # in the way of the folder
+        (tmp_path / "work").write_text("")
+    elif place == "debug":
+        monkeypatch.setenv("GDA_DEBUG", "1")
     assert cli.main(["doctor"]) == 1
+    *above, line = capsys.readouterr().err.splitlines()
+    kept = list(tmp_path.glob("work/defects/*.txt"))
+    text = kept[0].read_text() if place == "folder" else "\n".join(above)
+    assert line.startswith("gda doctor: internal error: RuntimeError: boom")
+    assert line.endswith(f"its traceback is in {kept[0]})" if place == "folder" else "its traceback is above)")
+    assert (len(kept), len(above) > 0) == ((1, False) if place == "folder" else (0, True))
+    assert text.startswith("Traceback")
+    assert "in broken" in text
+    assert "s3cret" not in text + line
