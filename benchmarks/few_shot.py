@@ -199,15 +199,14 @@ def _show_one(rows: list[Row]) -> None:
     for shots, of in found.items():
         choices = len(of.get(REAL, {}))
         means = {
-            name: f"{np.mean(list(values.values())):.1f}" + (f" ({len(values)} choices)" if len(values) != choices else "")
+            name: f"{np.mean(list(values.values())):.1f}" + (f" (of {len(values)})" if len(values) != choices else "")
             for name, values in of.items()
         }
         gains = [interval(each) if (each := paired(of, name, REAL)) else "" for name in (TUNED_ADDED, BASE_ADDED, RENDERED_ADDED)]
         cells = [means.get(REAL, ""), means.get(TUNED_ADDED, ""), *gains, means.get(TUNED_ALONE, "")]
         print(f"| {shots} | {choices} | {' | '.join(cells)} |")
-    for row in rows:
-        if row.trained_on == BASE_ALONE:
-            print(f"\nThe base alone, not fine-tuned (CAS): {row.mean:.1f}")
+    if alone := {f"{row.mean:.1f}" for row in rows if row.trained_on == BASE_ALONE}:  # one set of images, whatever the size
+        print(f"\nThe base alone, not fine-tuned (CAS): {', '.join(sorted(alone))}")
     if {5, 10} <= found.keys() and TUNED_ADDED in found[5]:
         fives, tens = found[5][TUNED_ADDED], found[10][REAL]
         apart = [fives[draw] - tens[draw] for draw in sorted(fives.keys() & tens.keys())]
