@@ -34,7 +34,7 @@ def judge(bench: Bench, chosen: Path, images: Path, generator: str, name: str) -
     """The verdict on `images`."""
     out = chosen / f"verdict-{name}"
     command = ("validate", "--synthetic", str(images), "--snapshot", str(chosen / "real"), "--generator", generator)
-    places = ("--reference", str(chosen / "reference"), "--judged", str(chosen / f"judged-{name}"), "--out", str(out))
+    places = ("--reference", str(chosen / "reference"), "--accepted", str(chosen / f"judged-{name}"), "--out", str(out))
     bench.gda(*command, *places, validate__min_class_coverage_ratio=COVERAGE)
     return read_document(out / "verdict.json", Verdict)
 

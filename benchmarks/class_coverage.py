@@ -86,7 +86,7 @@ class Digits:
         config = parse_config({"snapshot": {"demo_train_per_class": 20, "demo_val_per_class": 50}}, where="benchmark").snapshot
         records = [record for record in read_demo(MNIST, config, Columns()).records if record.split != "test"]
         hands = np.stack([record.payload for record in records]), np.array([int(record.class_name) for record in records])
-        batch = GlyphBank().draw(5000, torch.Generator().manual_seed(0))
+        batch = GlyphBank().render(5000, torch.Generator().manual_seed(0))
         plain = [i for i, said in enumerate(batch.captions) if int(batch.characters[i]) < 10 and " on " not in said]
         fonts = ((batch.images[plain] + 1) * 127.5).round().byte().numpy().transpose(0, 2, 3, 1), batch.characters[plain].numpy()
         self.others = {name: (self.of(images), labels) for name, (images, labels) in {"hands": hands, "fonts": fonts}.items()}

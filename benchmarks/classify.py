@@ -109,7 +109,7 @@ def load_timm(folder: Path, *, workers: int) -> int:
 
 
 def recipe(updates: int) -> TrainRecipe:
-    return TrainRecipe.from_config(CONFIG, num_updates=updates)
+    return TrainRecipe.from_config(CONFIG, num_train_steps=updates)
 
 
 def train_ours(source: Source, updates: int) -> torch.nn.Module:
@@ -129,7 +129,7 @@ def train_timm(folder: Path, updates: int, *, channels_last: bool, workers: int)
         optimizer,
         sched="cosine",
         num_epochs=updates,
-        warmup_epochs=settings.warmup_updates,
+        warmup_epochs=settings.warmup_steps,
         warmup_lr=settings.learning_rate * 1e-2,
         step_on_epochs=False,
         updates_per_epoch=1,

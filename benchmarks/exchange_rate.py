@@ -47,7 +47,7 @@ def stretched_weights(counts: NDArray[np.int64], rng: np.random.Generator, confi
     return counts + stretch * (drawn - counts)
 
 
-def draw(curve: Callable[[Floats], Floats], worth: float, seeds: int, sd: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def choice(curve: Callable[[Floats], Floats], worth: float, seeds: int, sd: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Accuracies of real-only training [seeds, sizes] and of the arm [seeds], with normal noise, half of its variance shared by a seed."""
     truth = curve(np.append(SIZES, worth).astype(np.float64))
     noise = rng.normal(0, sd, (seeds, len(truth))) + rng.normal(0, sd, (seeds, 1))
@@ -153,7 +153,7 @@ def measure(method: str, curve: str, seeds: int, *, repeats: int, sd: float, wor
     rng = np.random.default_rng([seeds, *map(ord, curve)])
     inside, stated, factors = [], 0, []
     for worth in worths:
-        found = [ends for _ in range(repeats) if (ends := METHODS[method](*draw(CURVES[curve], worth, seeds, sd, rng), rng)) is not None]
+        found = [ends for _ in range(repeats) if (ends := METHODS[method](*choice(CURVES[curve], worth, seeds, sd, rng), rng)) is not None]
         stated += len(found)
         inside.append([low <= worth - 1 <= high for low, high in found])
         factors += [(high + 1) / (low + 1) for low, high in found if low > -1 and high < math.inf]

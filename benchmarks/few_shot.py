@@ -5,7 +5,7 @@ shut. For each size and choice a generator is fine-tuned on the chosen images al
 Fine-tuning is that of params.yaml; sampling, which tuning would choose anew each time, and how classifiers are trained are fixed here.
 
     python benchmarks/few_shot.py --out FOLDER                  # goes on where it ended; hours on two cores
-    python benchmarks/few_shot.py --out FOLDER --shots 5 --draws 0 1 2 --minutes 60
+    python benchmarks/few_shot.py --out FOLDER --shots 5 --choices 0 1 2 --minutes 60
     python benchmarks/few_shot.py --out FOLDER --only real "real + base"  # those alone, which need no fine-tuning
     python benchmarks/few_shot.py --out FOLDER --rendered DIGITS  # also with rendered digits, of python -m gda.demo_base.pretrain digits
     python benchmarks/few_shot.py --out FOLDER --real CLOTHES   # another set than the demo's, of python benchmarks/real_sets.py
@@ -35,7 +35,7 @@ RESULTS = ROOT / "benchmarks/results/few_shot.jsonl"
 SIZES, NUM_DRAWS = (1, 2, 5, 10, 20, 50), 10
 SEEDS = (0, 1, 2)
 SAMPLING = {"guidance_scale": 1.5, "num_inference_steps": 8, "sr_num_inference_steps": 4, "scheduler": "dpmsolver++"}
-TRAINING = {"augment": "strong", "num_updates": 400, "mixed_num_updates": 400, "ratio": 1.0}
+TRAINING = {"augment": "strong", "num_train_steps": 400, "mixed_num_train_steps": 400, "ratio": 1.0}
 REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE = "real", "real + base", "real + fine-tuned", "base", "fine-tuned"
 RENDERED_ADDED = "real + rendered"
 NAMES = (REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE, RENDERED_ADDED)
@@ -48,7 +48,7 @@ class Row:
     """Accuracies on validation, by seed, of classifiers that were trained on one choice of `shots` images per class."""
 
     shots: int
-    draw: int
+    choice: int
     trained_on: str
     top1: tuple[float, ...]
     base: str  # digest of the generator that was fine-tuned
@@ -111,10 +111,10 @@ class Bench:
         self.gda("snapshot", str(digits), "--as", "synthetic", "--out", str(out))
         return out
 
-    def choose(self, shots: int, draw: int) -> Path:
+    def choose(self, shots: int, choice: int) -> Path:
         """A snapshot of the training images of one choice."""
-        out = self._folder / f"{shots}-{draw}"
-        settings = {"demo_train_per_class": 100, "shots": shots, "shots_draw": draw}
+        out = self._folder / f"{shots}-{choice}"
+        settings = {"demo_train_per_class": 100, "shots": shots, "few_shot_seed": choice}
         source = "demo://mnist" if self._real is None else str(self._real)
         self.gda("snapshot", source, "--out", str(out / "real"), **{f"snapshot__{name}": value for name, value in settings.items()})
         return out
@@ -141,9 +141,9 @@ class Bench:
         self.gda("sample", "--generator", generator, "--snapshot", str(snapshot), "--out", str(out), **settings)
 
 
-def measure(bench: Bench, shots: int, draw: int, names: set[str], rendered: Path | None) -> Iterator[Row]:
+def measure(bench: Bench, shots: int, choice: int, names: set[str], rendered: Path | None) -> Iterator[Row]:
     """What one choice of images gives, for each of `names`; `rendered` digits stand in place of synthetic images."""
-    chosen = bench.choose(shots, draw)
+    chosen = bench.choose(shots, choice)
     ways: dict[str, tuple[str, Path | None]] = {REAL: ("real", None)}
     if names & {BASE_ADDED, BASE_ALONE}:
         base_images = bench.base_images(chosen / "real")
@@ -156,7 +156,7 @@ def measure(bench: Bench, shots: int, draw: int, names: set[str], rendered: Path
     for name, (arm, images) in ways.items():
         if name in names:
             top1 = bench.accuracies(chosen, arm, images, name)
-            yield Row(shots=shots, draw=draw, trained_on=name, top1=top1, base=bench.base, images=bench.images)
+            yield Row(shots=shots, choice=choice, trained_on=name, top1=top1, base=bench.base, images=bench.images)
     shutil.rmtree(chosen)
 
 
@@ -174,14 +174,14 @@ def by_size(rows: list[Row]) -> dict[int, dict[str, dict[int, float]]]:
     """Mean accuracy in percent by size, images trained on, and choice."""
     found: dict[int, dict[str, dict[int, float]]] = {}
     for row in rows:
-        found.setdefault(row.shots, {}).setdefault(row.trained_on, {})[row.draw] = row.mean
+        found.setdefault(row.shots, {}).setdefault(row.trained_on, {})[row.choice] = row.mean
     return dict(sorted(found.items()))
 
 
 def paired(of: Mapping[str, Mapping[int, float]], one: str, other: str) -> list[float]:
     """Differences of two ways to train, for the choices in which both were measured."""
     a, b = of.get(one, {}), of.get(other, {})
-    return [a[draw] - b[draw] for draw in sorted(a.keys() & b.keys())]
+    return [a[choice] - b[choice] for choice in sorted(a.keys() & b.keys())]
 
 
 def show(rows: list[Row]) -> None:
@@ -209,7 +209,7 @@ def _show_one(rows: list[Row]) -> None:
         print(f"\nThe base alone, not fine-tuned (CAS): {', '.join(sorted(alone))}")
     if {5, 10} <= found.keys() and TUNED_ADDED in found[5]:
         fives, tens = found[5][TUNED_ADDED], found[10][REAL]
-        apart = [fives[draw] - tens[draw] for draw in sorted(fives.keys() & tens.keys())]
+        apart = [fives[choice] - tens[choice] for choice in sorted(fives.keys() & tens.keys())]
         print(f"\n5 real images and synthetic ones, less 10 real images: {interval(apart)}")
 
 
@@ -239,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="work folder; what was measured is in benchmarks/results")
     parser.add_argument("--shots", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--draws", type=int, nargs="+", default=range(NUM_DRAWS))
+    parser.add_argument("--choices", type=int, nargs="+", default=range(NUM_DRAWS))
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="what classifiers are trained on")
     parser.add_argument("--rendered", type=Path, help="folder of class folders of rendered digits")
     parser.add_argument("--real", type=Path, help="folder with train, val and test folders of class folders, in place of the demo's images")
@@ -252,29 +252,29 @@ def main() -> None:
         real = None if args.real is None else args.real.resolve()
         base = args.base if args.base == DEMO_BASE else str(Path(args.base).resolve())
         end, bench = time.monotonic() + 60 * args.minutes, Bench(args.out.resolve(), base, real)
-        for draw in args.draws:
+        for choice in args.choices:
             for shots in args.shots:
                 if time.monotonic() < end:
-                    _measure(bench, shots, draw, set(args.only), args.rendered)
+                    _measure(bench, shots, choice, set(args.only), args.rendered)
     if args.figure is not None:
         plot(rows_of(read_rows(), read_card(DEMO_BASE).digest, DEMO_SET), args.figure)
     if args.show or args.out is not None:
         show(read_rows())
 
 
-def _measure(bench: Bench, shots: int, draw: int, only: set[str], rendered: Path | None) -> None:
-    known = {row.trained_on for row in rows_of(read_rows(), bench.base, bench.images) if (row.shots, row.draw) == (shots, draw)}
+def _measure(bench: Bench, shots: int, choice: int, only: set[str], rendered: Path | None) -> None:
+    known = {row.trained_on for row in rows_of(read_rows(), bench.base, bench.images) if (row.shots, row.choice) == (shots, choice)}
     absent = set() if rendered is not None else {RENDERED_ADDED}
-    if draw:
+    if choice:
         absent.add(BASE_ALONE)  # real images have no part in it
     if not (names := only - absent - known):
         return
     begun = time.monotonic()
     RESULTS.parent.mkdir(exist_ok=True)
-    for row in measure(bench, shots, draw, names, rendered):
+    for row in measure(bench, shots, choice, names, rendered):
         with RESULTS.open("a") as file:
             file.write(json.dumps(row.__dict__) + "\n")
-        print(f"{shots} per class, choice {draw}, {row.trained_on}: {row.mean:.1f} ({time.monotonic() - begun:.0f} s)", flush=True)
+        print(f"{shots} per class, choice {choice}, {row.trained_on}: {row.mean:.1f} ({time.monotonic() - begun:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

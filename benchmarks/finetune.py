@@ -38,8 +38,8 @@ from gda.config.sections import FinetuneConfig
 from gda.generator.families.diffusers_pipeline import load_pipeline
 from gda.generator.finetuning.order import Order
 from gda.generator.finetuning.prepared import Prepared, Source, Texts, unit
-from gda.generator.finetuning.train import StageJob, _Loop, step_draws
-from gda.runtime.process_group import World
+from gda.generator.finetuning.train import StageJob, _Loop, step_streams
+from gda.runtime.process_group import ProcessGroup
 
 STAGE = "unet"
 TARGET_RATIO, TARGET_LOSS, TARGET_BOUND = 1.6, 1e-4, 0.85
@@ -173,11 +173,11 @@ def make_job(base: Path, work: Path, setting: Setting) -> StageJob:
     labels = torch.arange(setting.num_images) % len(_CLASSES)
     config = FinetuneConfig(
         num_train_steps=setting.steps + 1,
-        train_batch_size=setting.batch_size,
+        batch_size=setting.batch_size,
         checkpointing_steps=setting.steps + 1,
         learning_rate=setting.learning_rate,
         lr_scheduler="constant",
-        lr_warmup_steps=0,
+        warmup_steps=0,
         weight_decay=setting.weight_decay,
         max_grad_norm=setting.max_grad_norm,
         ema_decay=setting.ema_decay,
@@ -206,7 +206,7 @@ def make_batches(peer: Peer, job: StageJob, setting: Setting) -> list[Batch]:
     batches = []
     for step in range(setting.steps):
         chosen = order.indices(step * setting.batch_size, setting.batch_size)
-        draws = step_draws(job.seed, job.stage, step, slice(0, setting.batch_size), setting.device)
+        draws = step_streams(job.seed, job.stage, step, slice(0, setting.batch_size), setting.device)
         dropped = (draws.uniform() < setting.prompt_dropout).tolist()
         said = ["" if drop else job.prompts[i] for i, drop in zip(chosen.tolist(), dropped)]
         batches.append(
@@ -379,8 +379,8 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _world(setting: Setting) -> World:
-    return World(rank=0, size=1, device=torch.device(setting.device))
+def _world(setting: Setting) -> ProcessGroup:
+    return ProcessGroup(rank=0, size=1, device=torch.device(setting.device))
 
 
 def _wait(setting: Setting) -> None:

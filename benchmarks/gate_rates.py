@@ -24,7 +24,7 @@ ALPHA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class ProcessGroup:
     """Standard deviations, on the latent scale, of what a seed, a set and an image add to the difference of two arms; `gain` shifts it."""
 
     seeds: int
@@ -67,7 +67,7 @@ class Rates:
     plain_covered: float
 
 
-def judged(world: World, rng: np.random.Generator, *, looks: int = 1) -> tuple[bool, float, bool, bool, bool]:
+def judged(world: ProcessGroup, rng: np.random.Generator, *, looks: int = 1) -> tuple[bool, float, bool, bool, bool]:
     """One comparison: covered, half width, opened by the gate, by the plain test, and covered by the plain test's interval.
 
     With several `looks` a run that fails goes on with as many seeds more, on the same images, and is judged again.
@@ -106,7 +106,7 @@ def plain_interval(table: np.ndarray) -> tuple[float, float]:
     return table.mean() - half, table.mean() + half
 
 
-def rates(world: World, *, looks: int = 1, seed: int = 0) -> Rates:
+def rates(world: ProcessGroup, *, looks: int = 1, seed: int = 0) -> Rates:
     """Rates of a world over its repetitions."""
     rng = np.random.default_rng([seed, world.seeds, world.images])
     found = np.array([judged(world, rng, looks=looks) for _ in range(world.repeats)], dtype=np.float64)
@@ -121,7 +121,7 @@ def rows() -> list[Row]:
     """Every row of the table: what it is about, and how it is simulated."""
 
     def row(name: str, *, looks: int = 1, **fields: float) -> Row:
-        world = World(**fields)  # type: ignore[arg-type]
+        world = ProcessGroup(**fields)  # type: ignore[arg-type]
         worth = f"{name} of {100 * world.truth:.1f} points" if world.gain else name
         return f"{worth}: {world.seeds} seeds, {world.images:,} images", lambda: rates(world, looks=looks)
 
@@ -147,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", type=int, nargs="*", help="numbers of rows; all by default")
     wanted = parser.parse_args().row
-    print("| Row | World | Interval covers | Half width, points | Gate opens | Two-way t opens | Its interval covers |")
+    print("| Row | ProcessGroup | Interval covers | Half width, points | Gate opens | Two-way t opens | Its interval covers |")
     print("|---|---|---|---|---|---|---|")
     for number, (name, simulate) in enumerate(rows(), start=1):
         if not wanted or number in wanted:

@@ -22,7 +22,7 @@ ALPHA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class ProcessGroup:
     """Standard deviations, on the latent scale, of what an image and a seed add; `shift` of a `share` of the classes is their harm."""
 
     about: str
@@ -82,12 +82,12 @@ def main() -> None:
         {"classes": 100, "images": 100},
         {"classes": 10, "images": 350, "repeats": 1000},
     )
-    worlds = [World(about="none harmed", seeds=seeds, **size) for size in (many, some, few) for seeds in (3, 6, 10)]
-    worlds += [World(about="none harmed, images differ much", seeds=6, image=0.6, **size) for size in (many, some, few)]
-    worlds += [World(about="none harmed, seeds differ much", seeds=6, seed=0.4, **size) for size in (many, some, few)]
+    worlds = [ProcessGroup(about="none harmed", seeds=seeds, **size) for size in (many, some, few) for seeds in (3, 6, 10)]
+    worlds += [ProcessGroup(about="none harmed, images differ much", seeds=6, image=0.6, **size) for size in (many, some, few)]
+    worlds += [ProcessGroup(about="none harmed, seeds differ much", seeds=6, seed=0.4, **size) for size in (many, some, few)]
     for shift in (0.3, 0.5, 0.8):
-        worlds += [World(about="one harmed", seeds=6, share=1 / size["classes"], shift=shift, **size) for size in (many, some, few)]
-        worlds += [World(about="a tenth harmed", seeds=6, share=0.1, shift=shift, **size) for size in (many, some)]
+        worlds += [ProcessGroup(about="one harmed", seeds=6, share=1 / size["classes"], shift=shift, **size) for size in (many, some, few)]
+        worlds += [ProcessGroup(about="a tenth harmed", seeds=6, share=0.1, shift=shift, **size) for size in (many, some)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", type=int, nargs="*", help="numbers of rows; all by default")
     wanted = parser.parse_args().row

@@ -32,12 +32,12 @@ from small_sd15 import build_sd15
 from transformers.utils import logging as transformers_logging
 
 from gda.artifacts.snapshot import ClassInfo
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import PNG, decode, to_array
 from gda.generator.planning.cost import estimate_cost
 from gda.generator.planning.plan import Plan, equal_quotas, make_plan
 from gda.generator.sampling import sample_shards
-from gda.generator.sampling.sample_shards import Drawing, ShardJob, draw_shard, redraw
+from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, resample_batch, sample_shard
 from gda.generator.sampling.speed import Speed
 from gda.generator.weights.directory import read_card
 from gda.io.shards import read_shard
@@ -76,21 +76,21 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class ProcessGroup:
     """A model on disk, the plan, and what all shards share."""
 
     base: Path
     plan: Plan
-    drawing: Drawing
+    context: SamplingContext
 
     def at(self, folder: Path, speed: Speed) -> list[ShardJob]:
         """The plan's shards, to be drawn into `folder` at `speed`."""
         (folder / "out").mkdir(parents=True)
-        shared = replace(self.drawing, folder=folder / "out", speed=speed)
-        return [ShardJob(drawing=shared, shard=shard) for shard in self.plan.shards]
+        shared = replace(self.context, folder=folder / "out", speed=speed)
+        return [ShardJob(context=shared, shard=shard) for shard in self.plan.shards]
 
 
-def make_world(folder: Path, setting: Setting) -> World:
+def make_world(folder: Path, setting: Setting) -> ProcessGroup:
     """Build the model and the plan; a shard holds half of the images, so that two workers have one each."""
     base = build_sd15(folder / "base", width_divisor=setting.width_divisor, image_size=setting.image_size)
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
@@ -99,25 +99,25 @@ def make_world(folder: Path, setting: Setting) -> World:
     (base / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "DDIMScheduler"]}))
     quotas = equal_quotas(CLASSES, setting.num_images // len(CLASSES))
     plan = make_plan(quotas, seed=0, shard_size=setting.num_images // 2, batch_size=setting.batch_size)
-    shared = Drawing(
+    shared = SamplingContext(
         generator=str(base),
         generator_digest=read_card(str(base)).digest,
         classes=tuple(ClassInfo(name=name, prompt_name=name) for name in CLASSES),
         prompts=CLASSES,
-        settings=DrawSettings(guidance_scale=setting.guidance_scale, num_inference_steps=setting.num_inference_steps),
+        settings=SamplingSettings(guidance_scale=setting.guidance_scale, num_inference_steps=setting.num_inference_steps),
         speed=Speed(),
         codec=PNG,
         sources=None,
         device=setting.device,
         folder=Path(),
     )
-    return World(base=base, plan=plan, drawing=shared)
+    return ProcessGroup(base=base, plan=plan, context=shared)
 
 
 class Peer:
     """The pipeline as its users call it."""
 
-    def __init__(self, world: World, setting: Setting) -> None:
+    def __init__(self, world: ProcessGroup, setting: Setting) -> None:
         self._pipeline = StableDiffusionPipeline.from_pretrained(world.base, safety_checker=None).to(setting.device)
         self._pipeline.set_progress_bar_config(disable=True)
         self._setting = setting
@@ -140,14 +140,14 @@ class Peer:
 
 def ours(jobs: list[ShardJob], *, workers: int = 1) -> None:
     """All shards, drawn and committed."""
-    run_parallel(draw_shard, jobs, workers=workers)
+    run_parallel(sample_shard, jobs, workers=workers)
 
 
 def thrown_away(jobs: list[ShardJob]) -> None:
     """All batches drawn, none kept."""
     for job in jobs:
         for batch in job.shard.batches:
-            redraw(job.drawing, batch)
+            resample_batch(job.context, batch)
 
 
 def clocked(work: Callable[[], Any], device: str) -> dict[str, float]:
@@ -207,25 +207,25 @@ def measure(setting: Setting, repetitions: int, say: Callable[[str], None]) -> d
     return _summary(setting, runs, close, compiling, estimate_flops(world, setting))
 
 
-def estimate_flops(world: World, setting: Setting) -> float | None:
+def estimate_flops(world: ProcessGroup, setting: Setting) -> float | None:
     """FLOPs an image; the model's folder is gone by then, so it is asked again."""
     with TemporaryDirectory() as name:
         base = build_sd15(Path(name) / "base", width_divisor=setting.width_divisor, image_size=setting.image_size)
-        return float(estimate_cost(str(base), world.drawing.settings, world.plan).flops_per_image)
+        return float(estimate_cost(str(base), world.context.settings, world.plan).flops_per_image)
 
 
 def _samplers(
-    world: World, speeds: dict[str, Speed], folder: Path, setting: Setting, say: Callable[[str], None]
+    world: ProcessGroup, speeds: dict[str, Speed], folder: Path, setting: Setting, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """A loaded sampler of each speed, after one batch; how long that took, compilation included."""
     kept, seconds = {}, {}
     original = sample_shards._sampler_of
     for kind, speed in speeds.items():
-        shared = replace(world.drawing, speed=speed, folder=folder)
+        shared = replace(world.context, speed=speed, folder=folder)
         sample_shards._sampler.cache_clear()
         kept[kind] = original(shared)
         sample_shards._sampler_of = lambda _drawing, k=kind: kept[k]
-        seconds[kind] = clocked(lambda s=shared: redraw(s, world.plan.shards[0].batches[0]), setting.device)["wall"]
+        seconds[kind] = clocked(lambda s=shared: resample_batch(s, world.plan.shards[0].batches[0]), setting.device)["wall"]
         sample_shards._sampler_of = original
         say(f"{kind}: first batch {seconds[kind]:.1f} s")
     return kept, seconds

@@ -19,7 +19,7 @@ def classify(
     arm: str,
     seeds: str,
     snapshot: str,
-    judged: str,
+    accepted: str,
     verdict: str,
     zero_shot: str,
     img2img: str,
@@ -37,7 +37,7 @@ def classify(
     """
     from gda.steps.classifiers import show_trained, train_seeds_here
 
-    sets = {"judged": judged, "verdict": verdict, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "reference": reference}
+    sets = {"accepted": accepted, "verdict": verdict, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "reference": reference}
     given = {"settings": settings, "data_root": data_root, "code": code}
     steps = train_seeds_here(arm, seeds, sets={"snapshot": snapshot, **sets}, **given)
     return show_trained(steps, metrics=metrics)
@@ -48,7 +48,7 @@ def classify_job(
     arm: str,
     seeds: str,
     snapshot: str,
-    judged: str,
+    accepted: str,
     verdict: str,
     zero_shot: str,
     img2img: str,
@@ -67,7 +67,7 @@ def classify_job(
     """Train an arm's classifiers of these seeds, each by a TrainJob on `nodes` pods, which have what this task is given."""
     from gda.steps.classifiers import show_trained, train_seeds_by_jobs
 
-    sets = {"judged": judged, "verdict": verdict, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "reference": reference}
+    sets = {"accepted": accepted, "verdict": verdict, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "reference": reference}
     given = {"settings": settings, "data_root": data_root, "code": code}
     sets["snapshot"] = snapshot
     steps = train_seeds_by_jobs(arm, seeds, sets=sets, nodes=nodes, image=image, task=task_config, job=job, **given)

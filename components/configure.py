@@ -19,7 +19,7 @@ def configure(
     classifier: str,
     image_size: int,
     ratio: float,
-    num_updates: int,
+    classifier_train_steps: int,
     num_seeds: int,
     fid_max_ratio: float,
     alpha: float,

@@ -13,7 +13,7 @@ def look_up(run: str, settings: str, accepted: str, data_root: str, resources: s
     [
         ("snapshot", str),
         ("generator", str),
-        ("judged", str),
+        ("accepted", str),
         ("zero_shot", str),
         ("tuning", str),
         ("verdict", str),

@@ -1,4 +1,4 @@
-"""Drawing synthetic sets: the plan, one worker's shards of it, and the whole."""
+"""Sampling synthetic sets: the plan, one worker's shards of it, and the whole."""
 
 from kfp import dsl
 

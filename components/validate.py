@@ -19,14 +19,14 @@ def validate(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
-) -> NamedTuple("Validated", [("verdict", str), ("judged", str), ("passed", bool)]):  # type: ignore[valid-type]
+) -> NamedTuple("Validated", [("verdict", str), ("accepted", str), ("passed", bool)]):  # type: ignore[valid-type]
     """Decide whether the synthetic set may be used, and say why."""
     from gda.steps.step import run_step
 
     inputs = {"synthetic": synthetic, "snapshot": snapshot, "reference": reference, "generator": generator}
     step = run_step("validate", inputs=inputs, settings=settings, data_root=data_root, code=code)
     step.show(metrics=metrics, summary=summary, page=page)
-    return step.reference(), step.reference("data/judged"), not step.record.refused
+    return step.reference(), step.reference("data/accepted"), not step.record.refused
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

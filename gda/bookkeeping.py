@@ -18,11 +18,11 @@ from gda.tracking.timings import write_timing
 
 def prepare_process() -> None:
     """One compute thread a process, quiet libraries, and SIGTERM as an interruption."""
-    from gda.generator.weights.hub import offline_unless_asked
+    from gda.generator.weights.hub import offline_by_default
     from gda.runtime.parallel import single_threaded
 
     single_threaded()
-    offline_unless_asked()
+    offline_by_default()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if not os.environ.get("GDA_DEBUG"):

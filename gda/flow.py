@@ -17,7 +17,7 @@ SYNTHETIC = "data/synthetic"
 ZERO_SHOT = "data/zero_shot"
 IMG2IMG = "data/img2img"
 POOL = "data/pool"
-JUDGED = "data/judged"
+ACCEPTED = "data/accepted"
 REFERENCE = "models/reference"
 GENERATOR = "models/generator"
 CLASSIFIERS = "models/classifiers"
@@ -32,7 +32,7 @@ INPUTS = "data/inputs"
 # One file of digests per compared arm, on which its classifiers depend: DVC's templates cannot say which sets an arm reads.
 ARM_DIGESTS = "data/arms"
 # What arms read beside the real snapshot, by role; `arm_inputs` says which.
-ARM_SETS = {"synthetic": JUDGED, "zero_shot": ZERO_SHOT, "img2img": IMG2IMG, "pool": POOL, "verdict": VERDICT, "reference": REFERENCE}
+ARM_SETS = {"synthetic": ACCEPTED, "zero_shot": ZERO_SHOT, "img2img": IMG2IMG, "pool": POOL, "verdict": VERDICT, "reference": REFERENCE}
 
 # What fields name outside the job: `gda inputs` writes to `INPUTS` one file of content digests per role, on which DVC's stages depend.
 WATCHED = ("source", "pool", "base", "prompts", "quotas", "features", "pretrained", "sets")
@@ -122,7 +122,7 @@ GRAPH: tuple[Node, ...] = (
         inputs={"snapshot": REAL},
         watched=("pool",),
         output=POOL,
-        command=f"gda snapshot --as pool --beside {REAL} --if-compared --out {POOL}",
+        command=f"gda snapshot --as pool --snapshot {REAL} --if-compared --out {POOL}",
     ),
     Node(
         stage="reference",
@@ -152,9 +152,9 @@ GRAPH: tuple[Node, ...] = (
         inputs={"synthetic": SYNTHETIC, "snapshot": REAL, "reference": REFERENCE, "generator": GENERATOR},
         watched=("features",),
         output=VALIDATION,
-        more_outputs=(JUDGED,),
+        more_outputs=(ACCEPTED,),
         command=(
-            f"gda validate --synthetic {SYNTHETIC} --snapshot {REAL} --reference {REFERENCE} --generator {GENERATOR} --judged {JUDGED}"
+            f"gda validate --synthetic {SYNTHETIC} --snapshot {REAL} --reference {REFERENCE} --generator {GENERATOR} --accepted {ACCEPTED}"
             f" --out {VALIDATION}"
         ),
     ),
@@ -174,7 +174,7 @@ GRAPH: tuple[Node, ...] = (
         inputs={
             "runs": CLASSIFIERS,
             "snapshot": REAL,
-            "synthetic": JUDGED,
+            "synthetic": ACCEPTED,
             "zero-shot": ZERO_SHOT,
             "tuning": TUNING,
             "verdict": VERDICT,
@@ -182,7 +182,7 @@ GRAPH: tuple[Node, ...] = (
         watched=("sets",),
         output=EVALUATION,
         command=(
-            f"gda evaluate --runs {CLASSIFIERS} --snapshot {REAL} --synthetic {JUDGED} --zero-shot {ZERO_SHOT}"
+            f"gda evaluate --runs {CLASSIFIERS} --snapshot {REAL} --synthetic {ACCEPTED} --zero-shot {ZERO_SHOT}"
             f" --tuning {TUNING} --verdict {VERDICT} --out {EVALUATION}"
         ),
     ),
@@ -201,9 +201,9 @@ BESIDE: tuple[Node, ...] = (
     Node(
         stage="ratio",
         sections=("seed", "ratio", "classify"),
-        inputs={"snapshot": REAL, "synthetic": JUDGED, "verdict": VERDICT},
+        inputs={"snapshot": REAL, "synthetic": ACCEPTED, "verdict": VERDICT},
         output=RATIO,
-        command=f"gda ratio --snapshot {REAL} --synthetic {JUDGED} --verdict {VERDICT} --out {RATIO}",
+        command=f"gda ratio --snapshot {REAL} --synthetic {ACCEPTED} --verdict {VERDICT} --out {RATIO}",
     ),
 )
 

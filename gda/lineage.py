@@ -94,7 +94,7 @@ class Lineage:
     def _preference(self, output: Output) -> tuple[int, bool, str]:
         """Lowest for what lies nearest to the root; another project's copy comes after this one's."""
         away = Path(os.path.relpath(output.path.resolve(), self.root.path.resolve())).parts.count(os.pardir)
-        return away, output.recipe is None or output.recipe.stage != "judged", str(output.path)
+        return away, output.recipe is None or output.recipe.stage != "accepted", str(output.path)
 
     def _comes_from(self, output: Output, path: tuple[Output, ...], seen: tuple[Output, ...]) -> bool:
         if any(output.path.resolve() == other.path.resolve() for other in path):

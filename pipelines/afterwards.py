@@ -96,7 +96,7 @@ def build_evaluate(options: CompileOptions) -> Callable[..., Any]:
         place(found, LIGHT, title="look the run up", cached=False)
         made = {name: found.outputs[name] for name in ("runs", "snapshot", "zero_shot", "tuning", "verdict", "code")}
         told = found.outputs["evaluate_settings"]
-        compared = evaluate_step(synthetic=found.outputs["judged"], settings=told, data_root=data_root, **made)
+        compared = evaluate_step(synthetic=found.outputs["accepted"], settings=told, data_root=data_root, **made)
         place(compared, GPU, title="evaluate")
         version = register(
             evaluation=compared.outputs["Output"],
@@ -154,7 +154,7 @@ def build_ratio(options: CompileOptions) -> Callable[..., Any]:
         place(found, LIGHT, title="look the run up", cached=False)
         curve = ratio_step(
             snapshot=found.outputs["snapshot"],
-            synthetic=found.outputs["judged"],
+            synthetic=found.outputs["accepted"],
             verdict=found.outputs["verdict"],
             settings=found.outputs["ratio_settings"],
             data_root=data_root,

@@ -42,7 +42,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
         classifier: str = "resnetv2_18",
         image_size: int = 28,
         ratio: float = 1.0,
-        num_updates: int = 300,
+        classifier_train_steps: int = 300,
         num_seeds: int = 10,
         fid_max_ratio: float = 10.0,
         alpha: float = 0.05,
@@ -80,7 +80,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             classifier: The classifier, a timm architecture.
             image_size: Side of the classifier's input, pixels.
             ratio: Synthetic to real images in a mixed batch.
-            num_updates: Optimizer updates of a classifier.
+            classifier_train_steps: Optimizer updates of a classifier.
             num_seeds: Paired trainings of real and real+synthetic; fewer than 6 cannot show a gain.
             fid_max_ratio: The gate: highest FID of the synthetic set, in multiples of real against real.
             alpha: The gate: significance level of the gain and of harm to a class.
@@ -127,7 +127,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             told = configure(
                 data=data, pool=pool, base_model=base_model, method=method, num_train_steps=num_train_steps,
                 images_per_class=images_per_class, guidance_scale=guidance_scale, classifier=classifier, image_size=image_size,
-                ratio=ratio, num_updates=num_updates, num_seeds=num_seeds, fid_max_ratio=fid_max_ratio, alpha=alpha,
+                ratio=ratio, classifier_train_steps=classifier_train_steps, num_seeds=num_seeds, fid_max_ratio=fid_max_ratio, alpha=alpha,
                 min_seeds=min_seeds, model_name=model_name, seed=seed, settings=settings,
                 data_root=data_root, **named, code_version=code_version, image=image, resources=given,
             )  # fmt: skip
@@ -207,7 +207,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 runs = plan_classifiers(settings=told.outputs["classify"], verdict=verdict.outputs["verdict"], seeds_per_pod=seeds_per_pod)
                 place(runs, LIGHT, title="plan of classifiers")
                 sets = {
-                    "snapshot": real.outputs["Output"], "judged": verdict.outputs["judged"], "verdict": verdict.outputs["verdict"],
+                    "snapshot": real.outputs["Output"], "accepted": verdict.outputs["accepted"], "verdict": verdict.outputs["verdict"],
                     "zero_shot": zero_shot.outputs["Output"], "img2img": img2img.outputs["Output"], "pool": more.outputs["Output"],
                     "reference": judge.outputs["Output"], "settings": told.outputs["classify"],
                 }  # fmt: skip
@@ -225,7 +225,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                     place(from_jobs, LIGHT, title="all classifiers", cached=False)
                 classifiers = dsl.OneOf(from_pods.outputs["Output"], from_jobs.outputs["Output"])
                 compared = evaluate(
-                    runs=classifiers, snapshot=real.outputs["Output"], synthetic=verdict.outputs["judged"],
+                    runs=classifiers, snapshot=real.outputs["Output"], synthetic=verdict.outputs["accepted"],
                     zero_shot=zero_shot.outputs["Output"], tuning=chosen.outputs["Output"], verdict=verdict.outputs["verdict"],
                     settings=told.outputs["evaluate"], **known,
                 )  # fmt: skip

@@ -20,7 +20,7 @@ class ClassifierCard(Document):
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     classes: tuple[str, ...]
-    num_updates: int = 0
+    num_train_steps: int = 0
     val_top1: float | None = None
     digest: str = Field("", description="content digest of the weights and what they were trained from")
     snapshot_digest: str

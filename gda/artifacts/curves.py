@@ -35,7 +35,7 @@ class RatioCurve(Document):
     skipped: str | None = None
     num_real: int
     num_val: int
-    num_updates: int
+    num_train_steps: int
     snapshot_digest: str
     synthetic_digest: str
 
@@ -57,7 +57,7 @@ class SizePoint(Document):
     """What one number of real training images led to, over all draws of it; accuracies are shares of the test split."""
 
     num_train: int
-    draws: int = Field(description="evaluations, each of another draw of so many images")
+    choices: int = Field(description="evaluations, each of another draw of so many images")
     seeds: int = Field(description="paired seeds of all draws")
     real_top1: tuple[float, ...] = Field(description="of real alone by draw, mean over seeds")
     top1: tuple[float, ...] = Field(description="of the arm by draw, mean over seeds")

@@ -30,7 +30,7 @@ class ArmResult(Document):
     ci95_top5: tuple[float, float] | None = Field(None, description="of the mean of `top5`, over seeds and images")
     most_confused: tuple[Confusion, ...] = Field((), description="the largest shares of a class that are taken for another, over seeds")
     val_top1: tuple[float, ...] = Field((), description="by seed, on the validation split")
-    num_updates: int | None = None
+    num_train_steps: int | None = None
     skipped: str | None = Field(None, description="why the arm did not run")
 
 

@@ -8,7 +8,7 @@ from gda.artifacts.document import SCHEMA_VERSION, Document
 from gda.errors import DataError
 
 
-class DrawSettings(Document):
+class SamplingSettings(Document):
     """What decides an image besides generator, prompt and seed; the `sr_` fields are read by cascades alone."""
 
     guidance_scale: float
@@ -25,7 +25,7 @@ class DrawSettings(Document):
 class TuningPoint(Document):
     """One setting of the sweep; FID and CAS are on the validation split, CAS only for the survivors."""
 
-    settings: DrawSettings
+    settings: SamplingSettings
     ema_sigma_rel: float | None = Field(None, description="width of the average of the weights; null is the generator as it is")
     passes: int = Field(ge=1, description="network passes an image takes; a guided step takes two")
     fid: float | None = Field(description="null where it could not be drawn or measured, which `failed` explains")
@@ -45,7 +45,7 @@ class Settings(Document):
     """`settings.json` of tune: the sampling settings chosen, with the full table."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    chosen: DrawSettings
+    chosen: SamplingSettings
     ema_sigma_rel: float | None = Field(None, description="width of the average of the weights that was chosen; null: as it is")
     points: tuple[TuningPoint, ...]
     extractor: str

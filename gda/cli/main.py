@@ -18,7 +18,7 @@ from gda.config.load import Config, load_config
 from gda.errors import ConfigError, GdaError, TryAgainError
 from gda.io.publish import work_root, write_bytes
 from gda.runtime.disks import storage_problem
-from gda.runtime.interruption import ignore_signals, told_to_end
+from gda.runtime.interruption import ignore_signals, stop_requested
 from gda.runtime.parallel import is_first_process
 from gda.tracking import masked
 
@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(TryAgainError(_INTERRUPTED), args)
     except GdaError as error:
-        return _fail(TryAgainError(_INTERRUPTED) if told_to_end() else error, args)
+        return _fail(TryAgainError(_INTERRUPTED) if stop_requested() else error, args)
     except BrokenPipeError:
         return 0
     except Exception as error:
-        if told_to_end():
+        if stop_requested():
             return _fail(TryAgainError(_INTERRUPTED), args)
         if (problem := storage_problem(error)) is not None:
             return _fail(problem, args)

@@ -60,8 +60,8 @@ def _add_snapshot(commands: Any) -> None:
         from gda.stages import snapshot
         from gda.training.arms.requirements import no_pool
 
-        if (args.as_kind == "pool") != (args.beside is not None):
-            raise UsageError("--as pool and --beside DIR go together: a pool is held against the real snapshot that it is for")
+        if (args.as_kind == "pool") != (args.snapshot is not None):
+            raise UsageError("--as pool and --snapshot DIR go together: a pool is held against the real snapshot that it is for")
         source = args.source or (config.snapshot.pool if args.as_kind == "pool" else None)
         if args.if_compared and args.as_kind == "pool" and (why := no_pool(config)) is not None:
             return publish_skipped("snapshot", args.out, f"because {why}")
@@ -73,7 +73,7 @@ def _add_snapshot(commands: Any) -> None:
             source=source,
             out=args.out,
             as_synthetic=args.as_kind == "synthetic",
-            beside=args.beside,
+            pool_of=args.snapshot,
             group_column=args.group_column,
             split_column=args.split_column,
             label_column=args.label_column,
@@ -89,7 +89,7 @@ def _add_snapshot(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--as", dest="as_kind", choices=("real", "synthetic", "pool"), default="real", help="what the images are")
     parser.add_argument(
-        "--beside",
+        "--snapshot",
         type=Path,
         metavar="DIR",
         help="with --as pool: the real snapshot; its images, and any near its val or test, are left out",
@@ -232,7 +232,7 @@ def _add_validate(commands: Any) -> None:
             reference=args.reference,
             generator=args.generator,
             out=args.out,
-            judged=args.judged,
+            accepted=args.accepted,
             strict=args.strict,
             progress=args.progress,
         )
@@ -243,7 +243,7 @@ def _add_validate(commands: Any) -> None:
     parser.add_argument("--generator", help=_WEIGHTS)
     parser.add_argument("--reference", type=Path, help="output of gda reference (default: computed)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--judged", type=Path, help="where to put the set that the verdict is of, as validate.on_fail has left it")
+    parser.add_argument("--accepted", type=Path, help="where to put the set that the verdict is of, as validate.on_fail has left it")
     parser.add_argument("--strict", action="store_true", help="a refusal exits with 4")
 
 

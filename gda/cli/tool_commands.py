@@ -17,7 +17,7 @@ from gda.runtime.reading import read_json
 def add_commands(commands: Any) -> None:
     """Add the tools' parsers to `commands`."""
     verify = _add(commands, "verify", "re-hash an output of any kind and name what is wrong", _verify, ("directory", Path, None))
-    verify.add_argument("--redraw", type=int, metavar="N", help="draw N random batches of a synthetic set again and compare the pixels")
+    verify.add_argument("--reproduce", type=int, metavar="N", help="draw N random batches of a synthetic set again and compare the pixels")
     verify.add_argument("--generator", help="the generator that the set was drawn with (default: looked for beside it)")
     verify.add_argument("--snapshot", type=Path, help="of an image-to-image set, the real snapshot (default: looked for beside it)")
     verify.add_argument("--seed", type=int, default=0, help="another seed chooses other batches")
@@ -61,10 +61,10 @@ def _add(
 def _verify(args: argparse.Namespace) -> int:
     from gda.verify import verify_output
 
-    if args.redraw is not None and args.redraw < 1:
-        raise UsageError(f"--redraw {args.redraw}: expected a number of batches, 1 or more")
-    if args.redraw is None and (given := [f"--{name}" for name in ("generator", "snapshot") if getattr(args, name) is not None]):
-        raise UsageError(f"{given[0]}: goes with --redraw N")
+    if args.reproduce is not None and args.reproduce < 1:
+        raise UsageError(f"--reproduce {args.reproduce}: expected a number of batches, 1 or more")
+    if args.reproduce is None and (given := [f"--{name}" for name in ("generator", "snapshot") if getattr(args, name) is not None]):
+        raise UsageError(f"{given[0]}: goes with --reproduce N")
     if not args.directory.is_dir():
         raise UsageError(f"{args.directory}: no such directory")
     kind, problems = verify_output(args.directory)
@@ -73,7 +73,7 @@ def _verify(args: argparse.Namespace) -> int:
     if problems:
         raise DataError(f"{args.directory}: {len(problems)} problems found, first: {problems[0]}")
     print(f"verify: {args.directory} is whole ({kind})")
-    if args.redraw is not None:
+    if args.reproduce is not None:
         _redraw(args)
     return 0
 
@@ -84,12 +84,12 @@ def _redraw(args: argparse.Namespace) -> None:
     recorded = reproduce.Recorded.open(args.directory)
     generator = reproduce.find_generator(recorded, args.generator, _beside(recorded.generator, args.directory, "generator.json"))
     near = _beside(recorded.sources, args.directory, "snapshot.json") if recorded.sources else []
-    drawing = recorded.drawing(generator, reproduce.find_sources(recorded, args.snapshot, near))
+    drawing = recorded.context(generator, reproduce.find_sources(recorded, args.snapshot, near))
     if changed := recorded.differences():
         limit = reproduce.TOLERANCES[drawing.speed.precision]
         print(f"verify: bits are not claimed here ({'; '.join(changed)}); accepted: {limit:g} grey levels rms an image")
     found = []
-    for compared in reproduce.compare(recorded, drawing, reproduce.choose(recorded, args.redraw, seed=args.seed)):
+    for compared in reproduce.compare(recorded, drawing, reproduce.choose(recorded, args.reproduce, seed=args.seed)):
         found.append(compared)
         print(f"verify: {reproduce.describe(compared)}", flush=True)
     differing = {key: largest for compared in found for key, largest in compared.differing.items()}

@@ -12,7 +12,7 @@ from typing import Any
 from gda.artifacts.fingerprint import digest_of
 from gda.errors import UsageError
 
-ASKED = "gda.dev/asked"  # annotation: digest of what was asked, by which a job is recognised when its step is tried again
+ASKED = "gda.dev/request"  # annotation: digest of what was asked, by which a job is recognised when its step is tried again
 _QUEUE, _PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 _SCRATCH, _SHM, _SCRATCH_PATH = "gda-scratch", "gda-shm", "/tmp"
 # Exit codes of gda that no other try will change: wrong usage, bad data, a refusal.

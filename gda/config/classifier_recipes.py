@@ -32,7 +32,7 @@ class ClassifierRecipe:
     weight_decay: float
     epochs: float
     warmup_epochs: float
-    clip_grad: float = 0.0
+    max_grad_norm: float = 0.0
     loss: str = "ce"
     bce_threshold: float = 0.0
     label_smoothing: float = 0.0
@@ -121,7 +121,7 @@ _VIT = ClassifierRecipe(
     weight_decay=0.1,
     epochs=300,
     warmup_epochs=8.07,
-    clip_grad=1.0,
+    max_grad_norm=1.0,
     mixup=0.2,
     crop_area=0.05,
     rand_augment="rand-m10-n2-p1.0",
@@ -229,17 +229,17 @@ def scaled_rate(recipe: ClassifierRecipe, batch_size: int) -> float:
     return recipe.learning_rate * (ratio if recipe.scaling == "linear" else math.sqrt(ratio))
 
 
-def fill_in(recipe: ClassifierRecipe, *, image_size: int | None, batch_size: int | None, num_updates: int) -> dict[str, Any]:
+def fill_in(recipe: ClassifierRecipe, *, image_size: int | None, batch_size: int | None, num_train_steps: int) -> dict[str, Any]:
     """Every setting of section `classify` that the recipe names; a size or batch of None is the recipe's.
 
-    Images of another size than the recipe's are tested at that size too. Warm-up is the recipe's share of `num_updates`.
+    Images of another size than the recipe's are tested at that size too. Warm-up is the recipe's share of `num_train_steps`.
     """
     batch_size = batch_size or recipe.batch_size
     return {name: getattr(recipe, name) for name in _COPIED} | {
         "batch_size": batch_size,
         "test_image_size": None if image_size or recipe.test_image_size == recipe.image_size else recipe.test_image_size,
         "learning_rate": scaled_rate(recipe, batch_size),
-        "warmup_updates": round(num_updates * recipe.warmup_epochs / recipe.epochs),
+        "warmup_steps": round(num_train_steps * recipe.warmup_epochs / recipe.epochs),
     }
 
 

@@ -28,13 +28,22 @@ _COMPARISON = (
     "num_epochs",
     "target_fraction",
     "target_classes",
-    "last_layer_updates",
+    "last_layer_num_train_steps",
     "last_layer_learning_rate",
     "synthetic_parts",
     "trainings",
 )
 # What a training that follows a recipe of its own keeps of the section: images, batches and lengths.
-_SHARED = ("image_size", "test_image_size", "num_updates", "mixed_num_updates", "batch_size", "ratio", "horizontal_flip", *_COMPARISON)
+_SHARED = (
+    "image_size",
+    "test_image_size",
+    "num_train_steps",
+    "mixed_num_train_steps",
+    "batch_size",
+    "ratio",
+    "horizontal_flip",
+    *_COMPARISON,
+)
 # Those that every set-up has the images for: no pool of more real ones, no reference, no image-to-image set.
 _USUAL_ARMS = (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG, Arm.ZERO_SHOT, Arm.SYNTHETIC, Arm.MIXED)
 
@@ -46,7 +55,7 @@ class ClassifyConfig(Section):
         "test_image_size",
         "optimizer",
         "momentum",
-        "clip_grad",
+        "max_grad_norm",
         "loss",
         "bce_threshold",
         "mixup",
@@ -60,7 +69,7 @@ class ClassifyConfig(Section):
         "tune",
         "synthetic_weight",
         "auxiliary_batch_norm",
-        "precision",
+        "mixed_precision",
         "compile",
         "augment",
     )
@@ -79,10 +88,10 @@ class ClassifyConfig(Section):
     test_image_size: int | None = Field(
         None, ge=8, le=2048, description="side of images to be classified, in validation and evaluation, pixels; null is image_size"
     )
-    num_updates: int = Field(
+    num_train_steps: int = Field(
         300, ge=1, description="optimizer updates of the arms real, synthetic and zero_shot in their standard training"
     )
-    mixed_num_updates: int = Field(
+    mixed_num_train_steps: int = Field(
         600,
         ge=1,
         description="optimizer updates of arms that mix, such as real+synthetic, and of trainings _long and _strong, as of its rivals",
@@ -104,9 +113,9 @@ class ClassifyConfig(Section):
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of sgd, momentum and rmsproptf")
     learning_rate: float = Field(2e-3, gt=0.0, le=10.0, description="peak learning rate (linear warm-up, cosine decay to zero)")
     weight_decay: float = Field(0.05, ge=0.0, le=10.0, description="of matrices and kernels; norms and biases have none")
-    warmup_updates: int = Field(20, ge=0, description="updates of linear warm-up")
+    warmup_steps: int = Field(20, ge=0, description="updates of linear warm-up")
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0, description="share of the target spread over all classes")
-    clip_grad: float = Field(0.0, ge=0.0, description="largest norm of the gradients of an update; 0 does not clip")
+    max_grad_norm: float = Field(0.0, ge=0.0, description="largest norm of the gradients of an update; 0 does not clip")
     loss: Literal["ce", "bce"] = Field("ce", description="cross-entropy, or binary cross-entropy of each class for itself")
     bce_threshold: Fraction = Field(0.0, description="binary targets: 1 where the mixed target is above this; 0 leaves them soft")
     mixup: float = Field(
@@ -131,8 +140,8 @@ class ClassifyConfig(Section):
         "safetensors file or a directory that timm loads; the head is always new",
     )
     tune: Literal["full", "linear"] = Field("full", description="what is trained: everything, or the head on frozen pretrained weights")
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32",
+    mixed_precision: Literal["no", "bf16"] = Field(
+        "no",
         description="of the passes of training; weights, optimizer and averages stay fp32, and so does whatever is classified afterwards; "
         "bf16 is for GPUs and for processors with instructions for it, others get slower",
     )
@@ -157,8 +166,8 @@ class ClassifyConfig(Section):
         0.0,
         ge=0.0,
         le=1e6,
-        description="passes over an arm's real images (synthetic ones where it has no others) in place of num_updates and "
-        "mixed_num_updates, so that mixed arms see every real image as often as real does; 0 counts updates",
+        description="passes over an arm's real images (synthetic ones where it has no others) in place of num_train_steps and "
+        "mixed_num_train_steps, so that mixed arms see every real image as often as real does; 0 counts updates",
     )
     synthetic_parts: int = Field(
         1,
@@ -179,7 +188,7 @@ class ClassifyConfig(Section):
         description="of the arm targeted: share of the classes that get synthetic images, those with the lowest cross-fitted accuracy",
     )
     target_classes: tuple[str, ...] = Field((), description="of the arm targeted: the classes themselves, in place of target_fraction")
-    last_layer_updates: int = Field(
+    last_layer_num_train_steps: int = Field(
         100, ge=1, description="of the arm last_layer: updates of the head alone, on real images, after those of real+synthetic"
     )
     last_layer_learning_rate: float = Field(2e-4, gt=0.0, le=10.0, description="peak learning rate of these updates")
@@ -196,9 +205,9 @@ class ClassifyConfig(Section):
         if recipe is None:
             return given
         own = {key: value for key, value in given.items() if key not in cls.model_fields or value != cls.model_fields[key].default}
-        num_updates = given.get("num_updates", cls.model_fields["num_updates"].default)
+        num_train_steps = given.get("num_train_steps", cls.model_fields["num_train_steps"].default)
         try:
-            filled = fill_in(recipe, image_size=own.get("image_size"), batch_size=own.get("batch_size"), num_updates=num_updates)
+            filled = fill_in(recipe, image_size=own.get("image_size"), batch_size=own.get("batch_size"), num_train_steps=num_train_steps)
         except (TypeError, ZeroDivisionError, ValueError):
             return given  # a field of the wrong type, which is about to be refused by its name
         return filled | own
@@ -276,10 +285,10 @@ class ClassifyConfig(Section):
         """The seeds that `arm` is trained with."""
         return self.seeds if arm.data.compared_by_seed else self.control_seeds
 
-    def updates_of(self, num_images: int, *, long: bool) -> int:
+    def train_steps_of(self, num_images: int, *, long: bool) -> int:
         """Optimizer updates of an arm with `num_images` images of its own kind; `long` arms are those that mix, and their rivals."""
         if not self.num_epochs:
-            return self.mixed_num_updates if long else self.num_updates
+            return self.mixed_num_train_steps if long else self.num_train_steps
         images = self.num_epochs * num_images * (1 + self.ratio if long else 1.0)
         return max(1, math.ceil(images / self.batch_size - 1e-9))
 

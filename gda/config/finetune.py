@@ -29,7 +29,7 @@ class FinetuneConfig(Section):
     sr_num_train_steps: int = Field(
         200, ge=0, le=10_000_000, description="optimizer steps of the super-resolution stage; 0 keeps it frozen"
     )
-    train_batch_size: int = Field(64, ge=1, le=65536, description="images an optimizer step, over all processes")
+    batch_size: int = Field(64, ge=1, le=65536, description="images an optimizer step, over all processes")
     gradient_accumulation_steps: int = Field(
         1, ge=1, le=65536, description="parts in which a process computes its share of a step's images"
     )
@@ -42,7 +42,7 @@ class FinetuneConfig(Section):
     lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="course after the warm-up; cosine ends at 2%, linear at 0"
     )
-    lr_warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.01, ge=0.0, le=10.0)
     max_grad_norm: float = Field(1.0, gt=0.0, description="gradient norm is clipped to this")
     snr_gamma: float | None = Field(None, gt=0.0, description="min-SNR weighting, commonly 5; null weighs noise levels alike")

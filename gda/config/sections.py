@@ -59,7 +59,7 @@ class SnapshotConfig(Section):
     shots: int | None = Field(
         None, ge=1, description="training images per class, for a few-shot comparison; null keeps all. Validation and test stay as they are"
     )
-    shots_draw: int = Field(0, ge=0, description="which draw of so many shots; more shots of one draw contain fewer")
+    few_shot_seed: int = Field(0, ge=0, description="which draw of so many shots; more shots of one draw contain fewer")
     demo_train_per_class: int = Field(
         100, ge=1, le=100, description="training images per class of demo://mnist; its validation and test images stay as they are"
     )
@@ -75,7 +75,7 @@ class SnapshotConfig(Section):
 
 class ReferenceConfig(Section):
     folds: int = Field(4, ge=2, le=20, description="cross-fitting folds of the label classifier")
-    num_updates: int = Field(200, ge=1, description="optimizer updates of each fold's classifier")
+    num_train_steps: int = Field(200, ge=1, description="optimizer updates of each fold's classifier")
 
 
 Scheduler = Literal["model", "dpmsolver++", "unipc", "ddim", "ddpm"]
@@ -106,7 +106,7 @@ class TuneConfig(Section):
     images_per_class: int = Field(20, ge=2, description="images a class at each point of the FID pass")
     survivors: int = Field(2, ge=1, description="points that go on to the CAS pass, best FID first")
     cas_images_per_class: int = Field(40, ge=2, description="images a class of the CAS pass")
-    cas_num_updates: int = Field(300, ge=1, description="optimizer updates of each CAS classifier")
+    cas_num_train_steps: int = Field(300, ge=1, description="optimizer updates of each CAS classifier")
     cas_seeds: int = Field(2, ge=1, le=100, description="classifiers a survivor")
     batch_size: int = Field(50, ge=1, le=65536, description="images drawn at once")
 
@@ -246,11 +246,11 @@ class ValidateConfig(Section):
     sscd_weights: str | None = Field(
         None, description="TorchScript file of SSCD, whose features then take part in the copy check; it is run as a program, so trust it"
     )
-    on_fail: Literal["reject", "drop_and_redraw"] = Field(
-        "reject", description="what a failed set leads to; drop_and_redraw takes out the images at fault and draws others in their place"
+    on_fail: Literal["reject", "replace_rejected"] = Field(
+        "reject", description="what a failed set leads to; replace_rejected takes out the images at fault and draws others in their place"
     )
-    redraw_rounds: int = Field(3, ge=1, le=20, description="most rounds of dropping and redrawing")
-    max_dropped_fraction: Fraction = Field(
+    replacement_rounds: int = Field(3, ge=1, le=20, description="most rounds of dropping and redrawing")
+    max_replaced_fraction: Fraction = Field(
         0.2, description="highest share of the images drawn that may be dropped, over all rounds; beyond it the generator is at fault"
     )
     limits: tuple[MetricLimit, ...] = Field(
@@ -264,12 +264,14 @@ class RatioConfig(Section):
     )
     first_seeds: int = Field(2, ge=1, le=1000, description="seeds of every ratio; those that are kept get twice as many, again and again")
     seeds: int = Field(8, ge=1, le=1000, description="seeds of the ratios that are kept to the end, and of real alone")
-    kept: float = Field(0.5, gt=0.0, le=1.0, description="share of the ratios that goes on, at least two of them")
+    keep_fraction: float = Field(0.5, gt=0.0, le=1.0, description="share of the ratios that continue after each round, at least two")
     batch_share: Literal["count", "classify"] = Field(
         "count",
         description="synthetic share of a batch: as of the images, each being seen as often; or classify.ratio whatever their number",
     )
-    num_updates: int | None = Field(None, ge=1, description="optimizer updates of every classifier; null: classify.mixed_num_updates")
+    num_train_steps: int | None = Field(
+        None, ge=1, description="optimizer updates of every classifier; null: classify.mixed_num_train_steps"
+    )
 
     @field_validator("ratios")
     @classmethod

@@ -87,7 +87,7 @@ class GlyphBank:
         self.written_styles = tuple(face.style for face in faces)
         self.distances = None if handwriting is None else torch.stack([face_distances(path) for path in face_files(handwriting, faces)])
 
-    def draw(self, count: int, generator: torch.Generator) -> GlyphBatch:
+    def render(self, count: int, generator: torch.Generator) -> GlyphBatch:
         """Draw `count` warped, coloured and captioned glyphs; the same generator state gives the same batch."""
         font = torch.randint(len(self.styles), (count,), generator=generator)
         digit = torch.rand(count, generator=generator) < DIGIT_SHARE

@@ -41,7 +41,7 @@ from gda.demo_base.faces import HANDWRITING, fetch_faces
 from gda.demo_base.glyphs import CHARACTERS, COLOURS, GlyphBank, GlyphBatch
 from gda.fidelity.extractors.glyph import GlyphNet
 from gda.generator.families.cascade import TOKENS, denoising_loss
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
 from gda.generator.weights.loading import load_network
 
@@ -71,7 +71,7 @@ def pretrain_text(out: Path, bank: GlyphBank, steps: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     bar = tqdm(range(steps), desc="text", mininterval=10)
     for _ in bar:
-        batch = bank.draw(64, generator)
+        batch = bank.render(64, generator)
         states = encode(tokenizer, encoder, batch.captions)
         logits = head(states.mean(1)).split(sizes, dim=1)
         loss = torch.stack([F.cross_entropy(p, t) for p, t in zip(logits, _caption_targets(batch, colours), strict=True)]).sum()
@@ -130,11 +130,11 @@ def pretrain_unet(out: Path, bank: GlyphBank, steps: int, *, stage: str, lr: flo
     )
     bar, average = tqdm(range(steps), desc=stage, mininterval=10), None
     for step in bar:
-        batch = bank.draw(64, generator)
+        batch = bank.render(64, generator)
         drop = torch.rand(64, generator=generator) < PROMPT_DROPOUT
         text = states(["" if d else c for c, d in zip(batch.captions, drop.tolist(), strict=True)])
-        draws = Draws(torch.randint(2**62, (64,), generator=generator).tolist())
-        loss = denoising_loss(unet, schedule, batch.images, text, draws, low_size=LOW_SIZE, super_resolution=super_resolution).mean()
+        streams = RandomStreams(torch.randint(2**62, (64,), generator=generator).tolist())
+        loss = denoising_loss(unet, schedule, batch.images, text, streams, low_size=LOW_SIZE, super_resolution=super_resolution).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -161,7 +161,7 @@ def pretrain_features(out: Path, bank: GlyphBank, steps: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     bar = tqdm(range(steps), desc="features", mininterval=10)
     for _ in bar:
-        batch = bank.draw(64, generator)
+        batch = bank.render(64, generator)
         loss = F.cross_entropy(net(batch.images / 2 + 0.5), batch.characters)
         optimizer.zero_grad()
         loss.backward()
@@ -170,7 +170,7 @@ def pretrain_features(out: Path, bank: GlyphBank, steps: int) -> None:
         bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
     net.eval()
     with torch.no_grad():
-        check = bank.draw(1000, generator)
+        check = bank.render(1000, generator)
         accuracy = (net(check.images / 2 + 0.5).argmax(1) == check.characters).float().mean().item()
     print(f"features: accuracy on fresh glyphs {accuracy:.3f}")
     folder = out / "glyph_features"
@@ -183,7 +183,7 @@ def write_digits(out: Path, bank: GlyphBank, per_class: int) -> None:
     generator = torch.Generator().manual_seed(44)
     counts = [0] * 10
     while min(counts) < per_class:
-        batch = bank.draw(64, generator)
+        batch = bank.render(64, generator)
         for image, caption, character in zip(batch.images, batch.captions, batch.characters.tolist(), strict=True):
             if character < 10 and counts[character] < per_class and " on " not in caption:
                 path = out / str(character) / f"{counts[character]:05d}.png"

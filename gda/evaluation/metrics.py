@@ -96,7 +96,7 @@ def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, class
         len(classes),
         seeds=seeds,
         val_top1=[accuracy for seed in seeds if (accuracy := mine[seed].val_top1) is not None],
-        num_updates=first.num_updates,
+        num_train_steps=first.num_train_steps,
         confidence=config.evaluate.confidence,
         sets=sets_of(first.synthetic_parts, seeds),
         groups=predictions.groups,

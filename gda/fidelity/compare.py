@@ -145,7 +145,7 @@ def fid_floor(real: np.ndarray, *, seed: int, n: int | None = None, repeats: int
     return over_repeats(np.array([fid(real[one], real[other]) for one, other in halves])), size
 
 
-def fid_apart(synthetic: np.ndarray, real: np.ndarray, *, n: int, seed: int, repeats: int = REPEATS) -> Estimate:
+def fid_of_split(synthetic: np.ndarray, real: np.ndarray, *, n: int, seed: int, repeats: int = REPEATS) -> Estimate:
     """FID of `n` synthetic against `n` real images of one split."""
     ours, theirs = Images(features=synthetic), Images(features=real)
     return _measured(ours, theirs, n, repeats, named_rng(seed, "apart"), lambda a, b: {"fid": fid(a.features, b.features)})["fid"]

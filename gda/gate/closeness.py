@@ -14,8 +14,8 @@ from gda.fidelity.compare import (
     compare_at_class_size,
     compare_class,
     compare_with_split,
-    fid_apart,
     fid_floor_to,
+    fid_of_split,
     fid_to,
 )
 from gda.fidelity.frechet import Statistics
@@ -75,8 +75,8 @@ def _apart(synthetic: Images, real: Mapping[str, Images], seed: int) -> dict[str
     if n >= SMALLEST_N:
         against_val = compare_with_split(synthetic, val, train, n=n, seed=seed)
     else:  # too few for neighbours
-        fids = [fid_apart(each.features, val.features, n=n, seed=seed) for each in (synthetic, train)]
+        fids = [fid_of_split(each.features, val.features, n=n, seed=seed) for each in (synthetic, train)]
         against_val = {"fid": Comparison(estimate=fids[0], floor=fids[1], n=n)}
-    near_train = fid_apart(synthetic.features, train.features, n=n, seed=seed)
+    near_train = fid_of_split(synthetic.features, train.features, n=n, seed=seed)
     found = {f"{name}_val": each for name, each in against_val.items()}
     return found | {"fid_train": Comparison(estimate=near_train, floor=against_val["fid"].floor, n=n)}

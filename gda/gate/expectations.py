@@ -13,7 +13,7 @@ import pandas as pd
 
 from gda.artifacts.verdict import Measure
 from gda.gate.suites import Suite, run_suites  # before the library: it keeps that from calling home
-from gda.gate.verdict import Judgement
+from gda.gate.verdict import Assessment
 
 import great_expectations.expectations as gxe  # isort: skip
 from great_expectations.expectations.expectation import ColumnAggregateExpectation, Expectation  # isort: skip
@@ -120,7 +120,7 @@ def check_structure(
     table: pd.DataFrame,
     plan: Plan,
     measures: Mapping[str, Measure] | None = None,
-    judgements: Sequence[Judgement] = (),
+    assessments: Sequence[Assessment] = (),
     *,
     pages: bool = True,
 ) -> Structure:
@@ -130,7 +130,7 @@ def check_structure(
     """
     suites = [Suite(name="manifest", table=checked_table(table, plan), expected=expectations(plan))]
     if measures is not None:
-        suites.append(metric_suite(measures, judgements))
+        suites.append(metric_suite(measures, assessments))
     found, docs = run_suites(suites, pages=pages)
     manifest, measured = found["manifest"], found.get("metrics")
     return Structure(
@@ -254,12 +254,12 @@ def _of_strengths(plan: Plan) -> list[Expectation]:
     return expected
 
 
-def metric_suite(measures: Mapping[str, Measure], judgements: Sequence[Judgement]) -> Suite:
+def metric_suite(measures: Mapping[str, Measure], assessments: Sequence[Assessment]) -> Suite:
     """A table of one record: a column for each measure, and one for the judged end of each limit.
 
     Every number must be there and finite, and within its limit.
     """
-    ends = {f"{found.name} ({found.direction} {found.limit})": found for found in judgements}
+    ends = {f"{found.name} ({found.direction} {found.limit})": found for found in assessments}
     values = {name: measure.value for name, measure in measures.items()} | {name: found.bound for name, found in ends.items()}
     table = pd.DataFrame([values], dtype=float)
     expected: list[Expectation] = [gxe.ExpectTableRowCountToEqual(value=1, meta=_says("there is not one record of metrics but {found}"))]

@@ -25,7 +25,7 @@ _FINDERS: Mapping[str, tuple[str, _Finder]] = {
 _BEYOND_MENDING = ("exact_test", "near_test")
 
 
-def culprits(found: Inspection, verdict: Verdict) -> dict[str, str]:
+def flagged_images(found: Inspection, verdict: Verdict) -> dict[str, str]:
     """Why by key, of the images that the failed checks blame; empty where no single image is at fault, or the test split was met."""
     failed = {name: measure for name, measure in verdict.metrics.items() if measure.passed is False}
     if any(name in failed for name in _BEYOND_MENDING):

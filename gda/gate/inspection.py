@@ -37,10 +37,10 @@ from gda.gate.expectations import Plan, Structure, check_structure
 from gda.gate.label_check import LabelCheck, check_labels
 from gda.gate.measures import MeasuredWith, compared, estimated, finite, measure
 from gda.gate.reference import Reference
-from gda.gate.verdict import apply_limits, judge, judge_each
+from gda.gate.verdict import apply_limits, assess_each, judge
 from gda.gate.worst_class import worst_classes
 from gda.runtime.disks import storage_problem
-from gda.runtime.interruption import require_not_told
+from gda.runtime.interruption import require_not_stopped
 
 T = TypeVar("T")
 SPLITS = ("train", "val", "test")
@@ -91,7 +91,7 @@ class Inspection:
         except (MissingError, TryAgainError, MemoryError):  # nothing to do with the set
             raise
         except Exception as error:
-            require_not_told()
+            require_not_stopped()
             if (problem := storage_problem(error)) is not None:
                 raise problem from None  # nor has a full disk
             self.failures.append(f"{what} could not be measured ({type(error).__name__}: {error})")
@@ -196,7 +196,7 @@ def _counts(found: Inspection, plan: Plan) -> None:
 
 
 def _structure(found: Inspection, plan: Plan, config: ValidateConfig) -> None:
-    found.structure = check_structure(found.subjects.audit.table, plan, found.measures, judge_each(found.measures, config))
+    found.structure = check_structure(found.subjects.audit.table, plan, found.measures, assess_each(found.measures, config))
     found.measures["failed_expectations"] = measure(len(found.structure.failures), n=len(found.subjects.audit.table))
 
 

@@ -6,7 +6,7 @@ probabilities are kept, under the digest of the snapshot and of the extractor's 
 Cross-fitting: train alone is dealt into folds, class by class, and each fold's classifier is trained on the others. A training image is
 labelled by the one classifier that has not seen it, which gives the agreement that sound images reach (the floor); val images, which
 none has seen, by one each in turn; a synthetic image by the mean of all. Images and classes are picked by these labels
-(`drop_and_redraw`, the arm `targeted`), so val plays no part in them, nor in their floors and limits: classifiers that are trained on
+(`replace_rejected`, the arm `targeted`), so val plays no part in them, nor in their floors and limits: classifiers that are trained on
 what was picked would otherwise know of val what those trained on real images alone do not (docs/adr/0020). The test split plays no part.
 """
 
@@ -141,7 +141,7 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     """
     extractor = configured_extractor(config)
     folds = [_Fold(number=k, snapshot=snapshot.path, folder=folder / f"fold-{k}", config=config) for k in range(config.reference.folds)]
-    with Bar(len(folds) * config.reference.num_updates, "reference", unit="update", shown=progress):
+    with Bar(len(folds) * config.reference.num_train_steps, "reference", unit="update", shown=progress):
         digests = run_parallel(partial(_train_fold, work=work), folds)
     size = comparison_size(config, extractor)
     sets: dict[str, ImageSet] = {split: load_images(snapshot, split, size=size) for split in SPLITS}
@@ -190,7 +190,7 @@ def _train_fold(fold: _Fold, *, work: Path) -> str:
         snapshot = Snapshot.open(fold.snapshot)
         config, size = fold.config, fold.config.classify.image_size
         train = load_images(snapshot, "train", size=size)
-        recipe = TrainRecipe.from_config(config.classify, num_updates=config.reference.num_updates)
+        recipe = TrainRecipe.from_config(config.classify, num_train_steps=config.reference.num_train_steps)
         seen = torch.from_numpy(_folds_of(train, config) != fold.number)
         model, _ = train_classifier(
             [Source(images=train.images[seen], labels=train.labels[seen])],
@@ -232,7 +232,7 @@ def _card(fold: _Fold, snapshot: Snapshot) -> ClassifierCard:
         model=fold.config.classify.model,
         image_size=fold.config.classify.image_size,
         classes=tuple(info.name for info in snapshot.classes),
-        num_updates=fold.config.reference.num_updates,
+        num_train_steps=fold.config.reference.num_train_steps,
         snapshot_digest=snapshot.digest,
         pretrained=None if weights is None else weights.digest,
     )

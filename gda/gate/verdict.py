@@ -10,7 +10,7 @@ from gda.gate.limits import RULES, Direction, Rule, rule_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class Assessment:
     """One metric against one limit: `bound` is the end that was judged; null where it or the limit is missing or not finite."""
 
     name: str
@@ -23,17 +23,17 @@ class Judgement:
 
 def judge(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[bool, tuple[str, ...]]:
     """May a set with these measures be used, and if not, why: one sentence a reason. Never raises for what a measure holds."""
-    judgements = judge_each(measures, config)
+    assessments = assess_each(measures, config)
     asked = dict.fromkeys([*(name for name, rule in RULES.items() if not rule.optional), *(given.metric for given in config.limits)])
     # Metrics that are only reported count as well: a number that should be there and is not says that something broke.
     unmeasured = [name for name in asked if name not in measures] + [name for name, measure in measures.items() if not _measured(measure)]
-    reasons = [found.complaint for found in judgements if found.name not in unmeasured and not found.passed]
+    reasons = [found.complaint for found in assessments if found.name not in unmeasured and not found.passed]
     if unmeasured:
         reasons.append(f"could not be measured, which counts as failed: {', '.join(unmeasured)}")
     return not reasons, tuple(reasons)
 
 
-def judge_each(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[Judgement, ...]:
+def assess_each(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[Assessment, ...]:
     """Every rule, and every limit of `validate.limits`, applied to its metric where that was measured."""
     rules = [*RULES.items(), *((given.metric, rule_of(given)) for given in config.limits)]
     return tuple(_judged(name, measures[name], rule, config) for name, rule in rules if name in measures)
@@ -47,18 +47,18 @@ def limit_of(name: str, measure: Measure, config: ValidateConfig) -> float | Non
 def apply_limits(measures: Mapping[str, Measure], config: ValidateConfig) -> dict[str, Measure]:
     """The same measures with `limit` and `passed` filled in where there is a rule; of several limits the first that failed."""
     found: dict[str, Measure] = dict(measures)
-    for judgement in judge_each(measures, config):
+    for judgement in assess_each(measures, config):
         if found[judgement.name].passed is not False and (found[judgement.name].passed is None or not judgement.passed):
             found[judgement.name] = measures[judgement.name].model_copy(update={"limit": judgement.limit, "passed": judgement.passed})
     return found
 
 
-def _judged(name: str, measure: Measure, rule: Rule, config: ValidateConfig) -> Judgement:
+def _judged(name: str, measure: Measure, rule: Rule, config: ValidateConfig) -> Assessment:
     limit, bound = _finite(rule.limit(measure, config)), _bound(measure, rule)
     known = bound is not None and limit is not None and _measured(measure)
     passed = known and (bound >= limit if rule.direction == "at_least" else bound <= limit)  # type: ignore[operator]
     complaint = "" if passed else _complaint(name, measure, rule, bound, limit)
-    return Judgement(name=name, direction=rule.direction, bound=bound, limit=limit, passed=passed, complaint=complaint)
+    return Assessment(name=name, direction=rule.direction, bound=bound, limit=limit, passed=passed, complaint=complaint)
 
 
 def _measured(measure: Measure) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 
-class Draws:
+class RandomStreams:
     """The streams of n images, in order; a call advances each of them. Numbers are made on the CPU, so that devices agree."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:

@@ -9,7 +9,7 @@ from gda.artifacts.verdict import Verdict
 from gda.config.arm import Arm
 from gda.config.sections import PromoteConfig
 from gda.registry.rivals import Rival, real_rivals
-from gda.runtime.interruption import require_not_told
+from gda.runtime.interruption import require_not_stopped
 from gda.stats.gain import interval_of, signs_of
 from gda.stats.multiplicity.looks import fewest_flips, level_of_look
 
@@ -41,7 +41,7 @@ def decide(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig, *, 
             *_licence_reasons(licence, config),
         )
     except Exception as error:  # whatever is wrong with the numbers, the gate stays shut and says so
-        require_not_told()
+        require_not_stopped()
         reasons = (f"the gate could not be computed ({type(error).__name__}: {error})",)
     return GateResult(promoted=not reasons, reasons=reasons, rival=name)
 

@@ -35,7 +35,7 @@ def real_rivals(metrics: Metrics, config: PromoteConfig) -> tuple[Rival, ...]:
     if as_long is not None:
         found.setdefault(as_long, _rival(metrics, config, as_long))
         return tuple(found.values())
-    updates = mine.num_updates if (mine := metrics.arms.get(config.arm)) is not None else None
+    updates = mine.num_train_steps if (mine := metrics.arms.get(config.arm)) is not None else None
     needed = Arm.REAL.with_training(config.arm.training or "long")
     kind = "plain" if config.arm.plain else config.arm.training
     problem = f"no {kind} training on real images took {updates} updates; have {needed} among classify.arms"

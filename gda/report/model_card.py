@@ -124,7 +124,7 @@ def _trained_on(card: ClassifierCard, metrics: Metrics) -> Iterator[str]:
     if card.pool_digest is not None:
         yield f"more real images from a pool, snapshot `{card.pool_digest[:12]}`"
     yield f"started from {'random weights' if card.pretrained is None else f'pretrained weights, file `{card.pretrained[:12]}`'}"
-    yield f"{count(card.num_updates, 'optimizer update')}; the best of its seeds on validation images ({percent(card.val_top1)})"
+    yield f"{count(card.num_train_steps, 'optimizer update')}; the best of its seeds on validation images ({percent(card.val_top1)})"
 
 
 def _arms(metrics: Metrics) -> str:
@@ -176,7 +176,7 @@ def _decided(metrics: Metrics, verdict: Verdict | None, decision: Decision) -> I
     state = "passed" if verdict.passed else "was refused by"
     yield f"The synthetic set {state} validation" + (f" ({count(len(judged), 'check')})" if judged else "") + "."
     if judged:
-        yield "Judged: " + ", ".join(f"{_text(name.replace('_', ' '))} {number(measure.value)}" for name, measure in judged.items()) + "."
+        yield "Assessed: " + ", ".join(f"{_text(name.replace('_', ' '))} {number(measure.value)}" for name, measure in judged.items()) + "."
     for reason in verdict.reasons:
         yield _text(reason)
 

@@ -19,12 +19,12 @@ def size_table(comparison: Comparison) -> list[str]:
     lines = [_line(*head)]
     for point in comparison.points:
         real, own = (percent(float(np.mean(values))) for values in (point.real_top1, point.top1))
-        lines.append(_line(f"{point.num_train:,}", str(point.draws), real, own, points(point.gain), interval(point.ci95), _worth(point)))
+        lines.append(_line(f"{point.num_train:,}", str(point.choices), real, own, points(point.gain), interval(point.ci95), _worth(point)))
     return lines
 
 
-def _line(size: str, draws: str, real: str, own: str, gain: str, ends: str, worth: str) -> str:
-    return f"{size:>11}  {draws:>5}  {real:>6}  {own:>14}  {gain:>12}  {ends:<16}  {worth}".rstrip()
+def _line(size: str, choices: str, real: str, own: str, gain: str, ends: str, worth: str) -> str:
+    return f"{size:>11}  {choices:>5}  {real:>6}  {own:>14}  {gain:>12}  {ends:<16}  {worth}".rstrip()
 
 
 def _worth(point: SizePoint) -> str:

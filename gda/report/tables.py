@@ -85,7 +85,7 @@ def arm_rows(metrics: Metrics, alpha: float) -> list[tuple[str, ...]]:
             (
                 arm_name(arm),
                 str(len(result.seeds)),
-                number(result.num_updates),
+                number(result.num_train_steps),
                 percent(result.mean),
                 f"{100 * result.ci95[0]:.1f} to {100 * result.ci95[1]:.1f}",
                 percent(sum(result.top5) / len(result.top5)),

@@ -27,12 +27,12 @@ def ignore_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def told_to_end() -> bool:
+def stop_requested() -> bool:
     """Whether a signal to end has come, whatever became of the exception that it raised."""
     return _told.is_set()
 
 
-def require_not_told() -> None:
+def require_not_stopped() -> None:
     """Raises `KeyboardInterrupt` where a signal to end has come."""
     if _told.is_set():
         raise KeyboardInterrupt

@@ -39,7 +39,7 @@ def available_cpus() -> int:
     return max(1, min(cpus, _cgroup_quota()))
 
 
-def drawing_device() -> str:
+def sampling_device() -> str:
     """`cuda` where torch sees a GPU, else `cpu`."""
     import torch
 
@@ -47,8 +47,8 @@ def drawing_device() -> str:
 
 
 def training_device() -> str:
-    """As `drawing_device`; a machine without a GPU's driver is not made to import torch for the answer."""
-    return drawing_device() if any(os.path.exists(driver) for driver in _GPU_DRIVERS) else "cpu"
+    """As `sampling_device`; a machine without a GPU's driver is not made to import torch for the answer."""
+    return sampling_device() if any(os.path.exists(driver) for driver in _GPU_DRIVERS) else "cpu"
 
 
 def num_accelerators() -> int:

@@ -18,7 +18,7 @@ _PATIENCE = timedelta(hours=2)  # the others wait while the first process draws 
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class ProcessGroup:
     """This process's `rank` among `size`, and its device."""
 
     rank: int
@@ -26,7 +26,7 @@ class World:
     device: torch.device
 
     @classmethod
-    def join(cls) -> "World":
+    def init(cls) -> "ProcessGroup":
         """Join the group that RANK and WORLD_SIZE in the environment speak of, over nccl on GPUs and gloo on CPUs."""
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         device = torch.device("cpu")
@@ -38,12 +38,12 @@ class World:
         return cls(rank=rank, size=size, device=device)
 
     @classmethod
-    def alone(cls, device: str = "cpu") -> "World":
+    def single(cls, device: str = "cpu") -> "ProcessGroup":
         """One process by itself."""
         return cls(rank=0, size=1, device=torch.device(device))
 
     @staticmethod
-    def leave() -> None:
+    def destroy() -> None:
         """Leave the group, where there is one."""
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -52,11 +52,11 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def share(self, count: int, parts: int) -> list[slice]:
+    def split(self, count: int, parts: int) -> list[slice]:
         """This process's rows of a batch of `count`, in `parts` equal pieces. Raises `ConfigError` where that does not go evenly."""
         if count % (self.size * parts):
             multiple = f"processes x gradient_accumulation_steps = {self.size} x {parts}"
-            raise ConfigError(f"finetune.train_batch_size: must be a multiple of {multiple}, got {count}")
+            raise ConfigError(f"finetune.batch_size: must be a multiple of {multiple}, got {count}")
         length, first = count // (self.size * parts), self.rank * (count // self.size)
         return [slice(first + i * length, first + (i + 1) * length) for i in range(parts)]
 
@@ -85,7 +85,7 @@ class World:
             dist.all_reduce(tensor)
             tensor /= self.size
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first process's `value`, on every process: plain objects and CPU tensors."""
         if self.size == 1:
             return value

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gda.errors import DataError, GdaError
 from gda.runtime.disks import storage_problem
-from gda.runtime.interruption import require_not_told
+from gda.runtime.interruption import require_not_stopped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ def parser(where: object, what: str, *, error: type[GdaError] = DataError) -> It
     except GdaError:
         raise
     except Exception as problem:
-        require_not_told()
+        require_not_stopped()
         if (of_disk := _disk_problem(problem)) is not None:
             raise of_disk from None
         raise error(f"{where}: not {what} ({reason_of(problem)})") from None

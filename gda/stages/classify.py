@@ -31,7 +31,7 @@ from gda.training.arms.requirements import not_compared
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gda.runtime.process_group import World
+    from gda.runtime.process_group import ProcessGroup
     from gda.training.loop.classifier import Curve
 
 CARD, PREDICTIONS = "classifier.json", "val_predictions.safetensors"
@@ -54,9 +54,9 @@ class Job:
     mine: bool
 
     @property
-    def num_updates(self) -> int:
+    def num_train_steps(self) -> int:
         """Those of its head alone included."""
-        return self.request.num_updates + self.request.head_updates
+        return self.request.num_train_steps + self.request.head_train_steps
 
 
 def run(
@@ -140,26 +140,26 @@ def _own(arm: Arm, seed: int) -> Own:
 
 def _run_together(request: Request, seed: int, out: Path, own: Own | None, *, progress: bool) -> Outcome:
     """What each of the processes that `torchrun` started does; the first one looks what is there, writes, and the others wait for that."""
-    from gda.runtime.process_group import World
+    from gda.runtime.process_group import ProcessGroup
 
-    world = World.join()
+    world = ProcessGroup.init()
     try:
         begun = begin(request.recipe(seed), out, own) if world.is_first else None
-        workspace, done = world.tell(None if begun is None else (begun, begun.finished or _is_done(begun)))
+        workspace, done = world.broadcast(None if begun is None else (begun, begun.finished or _is_done(begun)))
         job = Job(request=request, seed=seed, workspace=workspace, beside=workspace.out.parent, mine=True)
         if not done and request.skipped is None:
             with (
                 exclusive(workspace) if world.is_first else nullcontext(),
-                Bar(job.num_updates, f"classify {request.arm}", unit="update", shown=progress and world.is_first),
+                Bar(job.num_train_steps, f"classify {request.arm}", unit="update", shown=progress and world.is_first),
             ):
                 _train(job, world)
         elif not done and world.is_first:
             _write_skipped(job)
         outcome = _result(workspace, out, own) if world.is_first else _left_to_the_first(out)
-        world.tell(None)
+        world.broadcast(None)
         return outcome
     finally:
-        World.leave()
+        ProcessGroup.destroy()
 
 
 def _left_to_the_first(out: Path) -> Outcome:
@@ -193,26 +193,26 @@ def _train_all(jobs: list[Job], *, progress: bool) -> None:
 
     request = jobs[0].request
     load_data(request.data)
-    with Bar(jobs[0].num_updates * len(jobs), f"classify {request.arm}", unit="update", shown=progress):
+    with Bar(jobs[0].num_train_steps * len(jobs), f"classify {request.arm}", unit="update", shown=progress):
         run_parallel(train_job, jobs, workers=workers_of(training_device()))
 
 
 def train_job(job: Job) -> None:
     """Train one seed into its work folder and mark it done; a companion seed that another process works on is left to it."""
     if _is_done(job.workspace):
-        tick(job.num_updates)
+        tick(job.num_train_steps)
         return
-    from gda.runtime.process_group import World
+    from gda.runtime.process_group import ProcessGroup
 
     try:
         with exclusive(job.workspace):
-            _train(job, World.alone(own_device(training_device())))
+            _train(job, ProcessGroup.single(own_device(training_device())))
     except TryAgainError:
         if job.mine:
             raise
 
 
-def _train(job: Job, world: "World") -> None:
+def _train(job: Job, world: "ProcessGroup") -> None:
     from gda.training.loop.classifier import predict_logits, top1
 
     loaded = load_data(job.request.data)
@@ -224,13 +224,13 @@ def _train(job: Job, world: "World") -> None:
     _mark_done(job.workspace, curve)
 
 
-def _train_whole(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, Curve]":
+def _train_whole(job: Job, loaded: Loaded, world: "ProcessGroup") -> "tuple[nn.Module, Curve]":
     from gda.training.loop.classifier import TrainRecipe, train_classifier
 
     request = job.request
     return train_classifier(
         loaded.sources(request.config.ratio, seed=job.seed),
-        TrainRecipe.from_config(request.config, num_updates=request.num_updates, augment=request.augment),
+        TrainRecipe.from_config(request.config, num_train_steps=request.num_train_steps, augment=request.augment),
         num_classes=len(request.classes),
         seed=job.seed,
         checkpoint=job.workspace.work / "checkpoint",
@@ -240,18 +240,18 @@ def _train_whole(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, 
     )
 
 
-def _train_head(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, Curve]":
+def _train_head(job: Job, loaded: Loaded, world: "ProcessGroup") -> "tuple[nn.Module, Curve]":
     """Go on from the classifier of real+synthetic of the same seed: one that is finished already, or its like, trained here."""
     from gda.training.loop.classifier import TrainRecipe, load_classifier, train_classifier
 
     request = job.request
-    finished = world.tell(_finished_mixed(job) if world.is_first else None)
+    finished = world.broadcast(_finished_mixed(job) if world.is_first else None)
     if finished is not None:
         start = load_classifier(finished)
-        tick(request.num_updates)
+        tick(request.num_train_steps)
     else:
         start, _ = _train_whole(job, loaded, world)
-    recipe = TrainRecipe.from_config(request.config, num_updates=request.head_updates, augment=request.augment)
+    recipe = TrainRecipe.from_config(request.config, num_train_steps=request.head_train_steps, augment=request.augment)
     model, curve = train_classifier(
         [loaded.real_source],
         recipe.for_head(request.config.last_layer_learning_rate),
@@ -261,7 +261,7 @@ def _train_head(job: Job, loaded: Loaded, world: "World") -> "tuple[nn.Module, C
         progress=lambda _: tick(),
         world=world,
     )
-    return model, [(request.num_updates + update, loss) for update, loss in curve]
+    return model, [(request.num_train_steps + update, loss) for update, loss in curve]
 
 
 def _finished_mixed(job: Job) -> Path | None:
@@ -300,7 +300,7 @@ def _card(job: Job, *, weights: str | None = None, val_top1: float | None = None
         model=request.config.model,
         image_size=request.config.tested_at,
         classes=request.classes,
-        num_updates=0 if request.skipped else request.num_updates + request.head_updates,
+        num_train_steps=0 if request.skipped else request.num_train_steps + request.head_train_steps,
         val_top1=val_top1,
         digest=digest_of({"weights": weights, "config": recipe.config, "inputs": recipe.inputs}),
         snapshot_digest=request.real.digest,
@@ -364,7 +364,7 @@ def _publish(workspace: Workspace, own: Own | None) -> Outcome:
     return Outcome(
         output=out,
         digest=card.digest,
-        summary=f"wrote {out}: {card.arm}, seed {card.seed}, {card.num_updates} updates, {100 * card.val_top1:.1f}% on validation",
+        summary=f"wrote {out}: {card.arm}, seed {card.seed}, {card.num_train_steps} updates, {100 * card.val_top1:.1f}% on validation",
         metrics={"val_top1": card.val_top1, "loss": curve[-1][1]},
         curves={"loss": curve},
         files=tuple(sorted(path for path in out.iterdir() if path.is_file())),

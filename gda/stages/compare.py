@@ -113,7 +113,7 @@ def _compare(config: Config, found: Sequence[_Evaluation]) -> Comparison:
     by_size = {size: [each for each in ran if each.num_train == size] for size in sorted({each.num_train for each in ran})}
     exchanged = _exchanges(config, arm, by_size)
     priced = {size: {"unpriced" if isinstance(found, str) else "exchange": found} for size, found in exchanged.items()}
-    points = [_point(config, arm, draws) for draws in by_size.values()]
+    points = [_point(config, arm, choices) for choices in by_size.values()]
     return Comparison(
         arm=arm,
         points=tuple(point.model_copy(update=priced.get(point.num_train, {})) for point in points),
@@ -128,14 +128,14 @@ def _not_run(evaluation: _Evaluation, arm: Arm) -> str | None:
     return "it was not evaluated" if result is None else result.skipped
 
 
-def _point(config: Config, arm: Arm, draws: Sequence[_Evaluation]) -> SizePoint:
-    ordered = _ordered(draws)
+def _point(config: Config, arm: Arm, choices: Sequence[_Evaluation]) -> SizePoint:
+    ordered = _ordered(choices)
     tables = [each.difference(arm) for each in ordered]
-    # Draws are what could have come out otherwise; seeds of one draw share its images, so they count as one.
+    # Choices are what could have come out otherwise; seeds of one draw share its images, so they count as one.
     rows = np.stack([table.mean(axis=0) for table in tables]) if len(tables) > 1 else tables[0]
     return SizePoint(
         num_train=ordered[0].num_train,
-        draws=len(ordered),
+        choices=len(ordered),
         seeds=sum(len(table) for table in tables),
         real_top1=tuple(each.top1(Arm.REAL, each.seeds(arm)) for each in ordered),
         top1=tuple(each.top1(arm, each.seeds(arm)) for each in ordered),
@@ -146,11 +146,11 @@ def _point(config: Config, arm: Arm, draws: Sequence[_Evaluation]) -> SizePoint:
 
 def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) -> dict[int, Exchange | str]:
     """By size, or why there is none; nothing with fewer than three sizes. A row is a draw, or a seed where some size has one draw."""
-    draws = min(map(len, by_size.values()))
+    choices = min(map(len, by_size.values()))
     if len(by_size) < 3:
         return {}
-    if draws > 1:
-        rows = {size: [(each, each.seeds(arm)) for each in _ordered(found)[:draws]] for size, found in by_size.items()}
+    if choices > 1:
+        rows = {size: [(each, each.seeds(arm)) for each in _ordered(found)[:choices]] for size, found in by_size.items()}
     else:
         shared = sorted(set.intersection(*(set(found[0].seeds(arm)) for found in by_size.values())))
         rows = {size: [(_ordered(found)[0], (seed,)) for seed in shared] for size, found in by_size.items()}
@@ -176,15 +176,15 @@ def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) 
     return found
 
 
-def _ordered(draws: Sequence[_Evaluation]) -> list[_Evaluation]:
-    return sorted(draws, key=lambda each: each.metrics.snapshot_digest)
+def _ordered(choices: Sequence[_Evaluation]) -> list[_Evaluation]:
+    return sorted(choices, key=lambda each: each.metrics.snapshot_digest)
 
 
 def _table(comparison: Comparison) -> bytes:
     rows = [
-        {"num_train": point.num_train, "draw": draw, "real_top1": real, "top1": own, "gain": own - real}
+        {"num_train": point.num_train, "draw": choice, "real_top1": real, "top1": own, "gain": own - real}
         for point in comparison.points
-        for draw, (real, own) in enumerate(zip(point.real_top1, point.top1, strict=True))
+        for choice, (real, own) in enumerate(zip(point.real_top1, point.top1, strict=True))
     ]
     return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode()
 

@@ -11,7 +11,7 @@ from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import read_document
 from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.config.load import Config
 from gda.data.ingest.holdout import hold_out
 from gda.data.store.resident import load_images
@@ -30,7 +30,7 @@ from gda.generator.randomness import stream_seed
 from gda.generator.weights.directory import SUPER_RESOLUTION, read_card
 from gda.io.publish import RECIPE_FILE, Workspace, exclusive, prepare, publish, read_recipe, work_root
 from gda.runtime.parallel import Bar, run_parallel
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 from gda.tracking.generator_versions import generator_model
 
 _GRID_ROWS = 10  # pictures a class in an evaluation's grid
@@ -46,7 +46,7 @@ def run(
     `MissingError` where the base is not there, `UsageError` when `resume` is of another recipe, naming every
     difference, `TryAgainError` while another process trains the same.
     """
-    name, world = base or config.finetune.base, World.join()
+    name, world = base or config.finetune.base, ProcessGroup.init()
     try:
         real = Snapshot.open(snapshot)
         tokens = _tokens(config, real, name) if config.finetune.method == "textual_inversion" else None
@@ -61,13 +61,13 @@ def run(
             plan = _plan(config, name, real, prompts, tokens, workspace.work, resume_at)
             results = _train(plan, world, progress=progress)
             if not world.is_first:
-                world.tell(None)
+                world.broadcast(None)
                 return Outcome(output=out, digest="", summary="the first process writes the result")
             outcome = _export(config, workspace, name, real, prompts, plan, results)
-        world.tell(None)  # the others leave when the result is there
+        world.broadcast(None)  # the others leave when the result is there
         return outcome
     finally:
-        World.leave()
+        ProcessGroup.destroy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +78,14 @@ class _Plan:
     tokens: Tokens | None
 
 
-def _train(plan: _Plan, world: World, *, progress: bool) -> list[StageResult]:
+def _train(plan: _Plan, world: ProcessGroup, *, progress: bool) -> list[StageResult]:
     """Train every stage of the plan, side by side on CPUs where this process is alone."""
     with Bar(sum(job.num_train_steps for job in plan.jobs), "finetune", unit="step", shown=progress and world.is_first):
         alone = world.size > 1 or world.device.type != "cpu"
         return [finetune_stage(job) for job in plan.jobs] if alone else run_parallel(finetune_stage, plan.jobs)
 
 
-def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], tokens: Tokens | None, world: World) -> Recipe:
+def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], tokens: Tokens | None, world: ProcessGroup) -> Recipe:
     settings = config.finetune
     scored_by = {"extractor": configured_extractor(config).digest} if settings.evaluation_steps else {}
     said = {"prompts": prompts} | ({"initial": tokens.initial} if tokens is not None else {})
@@ -97,10 +97,10 @@ def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], 
     )
 
 
-def _agree(recipe: Recipe, out: Path, world: World) -> Workspace:
+def _agree(recipe: Recipe, out: Path, world: ProcessGroup) -> Workspace:
     """The first process looks whether the result is there and makes the work folder; the others take its word."""
     workspace = prepare(recipe, out) if world.is_first else None
-    agreed: Workspace = world.tell(workspace)
+    agreed: Workspace = world.broadcast(workspace)
     return agreed
 
 
@@ -193,7 +193,7 @@ def _evaluation(config: Config, held_out: torch.Tensor, prompts: list[str]) -> E
         steps=settings.evaluation_steps or 1,
         prompts=tuple(prompt for prompt, _ in images),
         seeds=tuple(seed for _, seed in images),
-        settings=DrawSettings(
+        settings=SamplingSettings(
             guidance_scale=settings.evaluation_guidance_scale, num_inference_steps=settings.evaluation_num_inference_steps
         ),
         score=held_out_score(

@@ -72,7 +72,7 @@ def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: 
 
 
 def _training(config: Config) -> TrainRecipe:
-    return TrainRecipe.from_config(config.classify, num_updates=config.ratio.num_updates or config.classify.mixed_num_updates)
+    return TrainRecipe.from_config(config.classify, num_train_steps=config.ratio.num_train_steps or config.classify.mixed_num_train_steps)
 
 
 def _search(
@@ -162,7 +162,7 @@ def _curve(
         skipped=skipped,
         num_real=num_real,
         num_val=num_val,
-        num_updates=0 if skipped else _training(config).num_updates,
+        num_train_steps=0 if skipped else _training(config).num_train_steps,
         snapshot_digest=real.digest,
         synthetic_digest=drawn.digest,
     )

@@ -33,7 +33,7 @@ def reference_recipe(config: Config, real: Snapshot) -> Recipe:
     """What the reference depends on: of the classifier's section, only how one is trained."""
     extractor = configured_extractor(config)
     size = comparison_size(config, extractor)
-    classify = config.classify.decided(exclude={"ratio", "num_updates", "mixed_num_updates", *TWO_ORIGINS})
+    classify = config.classify.decided(exclude={"ratio", "num_train_steps", "mixed_num_train_steps", *TWO_ORIGINS})
     return Recipe(
         stage="reference",
         config={

@@ -20,10 +20,10 @@ from gda.generator.planning.duration import measure_rate
 from gda.generator.planning.plan import Plan
 from gda.generator.planning.plan_text import describe_plan
 from gda.generator.sampling.request import Asked, asked_of, plan_for, prompts_of
-from gda.generator.sampling.sample_shards import Drawing, ShardJob, draw_shard
+from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, sample_shard
 from gda.generator.sampling.speed import Speed, speed_up
 from gda.io.publish import Workspace, claim, prepare, publish, published_meanwhile, work_root
-from gda.runtime.parallel import Bar, device_name, drawing_device, own_device, run_parallel, workers_of
+from gda.runtime.parallel import Bar, device_name, own_device, run_parallel, sampling_device, workers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class _Work:
 
     @property
     def device(self) -> str:
-        return self.jobs[0].drawing.device
+        return self.jobs[0].context.device
 
 
 def run(
@@ -78,16 +78,16 @@ def run(
     asked = asked_of(config, generator, settings, averages=work_root() / "averages")
     plan = plan_for(config, real, zero_shot=zero_shot)
     observer = _observer(config, plan)
-    drawing = _drawing(config, real, asked, observer)
-    workspace = prepare(_recipe(config, plan, drawing, real, observer), out)
+    context = _drawing(config, real, asked, observer)
+    workspace = prepare(_recipe(config, plan, context, real, observer), out)
     if workspace.finished:
         metrics = {"images": float(plan.num_images), "guidance_scale": asked.settings.guidance_scale}
         return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", metrics=metrics, reused=True)
     if share.count > 1:
         claim(workspace)
 
-    drawing = replace(drawing, folder=workspace.staging)
-    jobs = [ShardJob(drawing=drawing, shard=shard) for shard in plan.shards]
+    context = replace(context, folder=workspace.staging)
+    jobs = [ShardJob(context=context, shard=shard) for shard in plan.shards]
     work = _Work(asked=asked, real=real, plan=plan, jobs=jobs, observer=observer, workspace=workspace)
     mine = [job for job in jobs if job.shard.number % share.count == share.index]
     try:
@@ -105,16 +105,16 @@ def _draw(work: _Work, mine: list[ShardJob], share: Workers, *, progress: bool) 
     out = work.workspace.out
     damaged = {job.shard.name for job in mine if job.sidecar.is_file() and job.rows() is None}
     with Bar(sum(len(job.shard.images) for job in mine), f"sample {out.name}", unit="image", shown=progress):
-        run_parallel(draw_shard, mine, workers=workers_of(work.device))
+        run_parallel(sample_shard, mine, workers=workers_of(work.device))
     if share.count > 1 and not all(job.rows() is not None for job in work.jobs):
         summary = f"drew {len(mine)} of {len(work.jobs)} shards; {out} is published when the other workers are done"
         return Outcome(output=out, digest="", summary=summary)
     return _commit(work, sorted(damaged | set(_redraw_damaged(work))))
 
 
-def _drawing(config: Config, real: Snapshot, asked: Asked, observer: FeatureObserver | None) -> Drawing:
+def _drawing(config: Config, real: Snapshot, asked: Asked, observer: FeatureObserver | None) -> SamplingContext:
     sample = config.sample
-    return Drawing(
+    return SamplingContext(
         generator=asked.generator,
         generator_digest=asked.card.digest,
         classes=real.classes,
@@ -123,7 +123,7 @@ def _drawing(config: Config, real: Snapshot, asked: Asked, observer: FeatureObse
         speed=Speed(precision=sample.precision, compile=sample.compile),
         codec=_codec(config),
         sources=real.path if sample.mode == "image_to_image" else None,
-        device=drawing_device(),
+        device=sampling_device(),
         folder=Path(),
         observer=observer,
     )
@@ -148,20 +148,20 @@ def _observer(config: Config, plan: Plan) -> FeatureObserver | None:
     return FeatureObserver(index=index, source=config.validate_.extractor, weights=config.validate_.extractor_weights)
 
 
-def _recipe(config: Config, plan: Plan, drawing: Drawing, real: Snapshot, observer: FeatureObserver | None) -> Recipe:
+def _recipe(config: Config, plan: Plan, context: SamplingContext, real: Snapshot, observer: FeatureObserver | None) -> Recipe:
     asked = {
-        "settings": drawing.settings.model_dump(mode="json"),
-        "prompts": list(drawing.prompts),
+        "settings": context.settings.model_dump(mode="json"),
+        "prompts": list(context.prompts),
         "batch_size": config.sample.batch_size,
         "shard_size": config.sample.shard_size,
         "plan": plan.digest,
-        "codec": asdict(drawing.codec),
+        "codec": asdict(context.codec),
         "features": "none" if observer is None else observer.index.model_dump(mode="json"),
-        **asdict(drawing.speed),
+        **asdict(context.speed),
     }
-    inputs = {"generator": drawing.generator_digest} | ({} if drawing.sources is None else {"snapshot": real.digest})
+    inputs = {"generator": context.generator_digest} | ({} if context.sources is None else {"snapshot": real.digest})
     measured_with = () if observer is None else observer.extractor.packages
-    environment = bits_environment("diffusers", "transformers", "pillow", *measured_with, device=device_name(drawing.device))
+    environment = bits_environment("diffusers", "transformers", "pillow", *measured_with, device=device_name(context.device))
     return Recipe(stage="sample", config=asked, inputs=inputs, environment=environment)
 
 
@@ -170,7 +170,7 @@ def _redraw_damaged(work: _Work) -> list[str]:
     damaged = [job for job in work.jobs if job.rows(checked=True) is None]
     for job in damaged:
         job.discard()
-    run_parallel(draw_shard, damaged, workers=workers_of(work.device))
+    run_parallel(sample_shard, damaged, workers=workers_of(work.device))
     return [job.shard.name for job in damaged]
 
 
@@ -201,12 +201,12 @@ def _commit(work: _Work, repaired: list[str]) -> Outcome:
 
 def _provenance(work: _Work) -> Mapping[str, str]:
     """Where the set comes from, and on what its bits depend: they are claimed to repeat on equal device, libraries and batches."""
-    drawing, recipe = work.jobs[0].drawing, work.workspace.recipe
-    said = {"generator": drawing.generator_digest, "classes_of": work.real.digest, "generator_source": work.asked.card.source}
+    context, recipe = work.jobs[0].context, work.workspace.recipe
+    said = {"generator": context.generator_digest, "classes_of": work.real.digest, "generator_source": work.asked.card.source}
     if work.asked.averaged_from is not None:
         said |= {"generator_averaged_from": work.asked.averaged_from, "ema_sigma_rel": f"{work.asked.ema_sigma_rel:g}"}
-    said |= {} if drawing.sources is None else {"sources": work.real.digest}
-    bits = {"precision": drawing.speed.precision, "compiled": str(drawing.speed.compile).lower()}
+    said |= {} if context.sources is None else {"sources": work.real.digest}
+    bits = {"precision": context.speed.precision, "compiled": str(context.speed.compile).lower()}
     return said | recipe.environment | bits | {"batch_size": str(recipe.config["batch_size"])}
 
 
@@ -231,7 +231,7 @@ def show_plan(
         asked = asked_of(config, generator, settings, averages=work_root() / "averages")
         cost = estimate_cost(asked.generator, asked.settings, plan)
         model = load_model(asked.generator)
-        model.to(own_device(drawing_device()))
+        model.to(own_device(sampling_device()))
         speed_up(model, Speed(precision=config.sample.precision))
         rate = measure_rate(model, cost, batch_size=config.sample.batch_size)
     for line in describe_plan(plan, cost, rate, workers=workers, precision=config.sample.precision):

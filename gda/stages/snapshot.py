@@ -16,7 +16,7 @@ from gda.data.checks.leaks import NearLeak, leak_table, near_leak_message
 from gda.data.imagenet.wordnet import WordNetNames, wordnet_names
 from gda.data.images.codecs import LOSSY
 from gda.data.ingest.ingest import ingest, require_few_rejected
-from gda.data.ingest.pool import PURPOSE, Screen, as_pool, open_beside, open_screen
+from gda.data.ingest.pool import PURPOSE, Screen, as_pool, open_real, open_screen
 from gda.data.sources.readers import open_source
 from gda.data.sources.source import Columns, Source
 from gda.data.store.classes import make_classes, normalise
@@ -36,7 +36,7 @@ def run(
     source: str,
     out: Path,
     as_synthetic: bool = False,
-    beside: Path | None = None,
+    pool_of: Path | None = None,
     group_column: str | None = None,
     split_column: str | None = None,
     label_column: str | None = None,
@@ -45,14 +45,14 @@ def run(
     """Read `source`, split it, and publish it as a Snapshot at `out`.
 
     `as_synthetic` imports a set drawn elsewhere: all of it goes to train, every image is marked as synthetic, and the columns of the
-    manifest that say how an image was drawn are null. Given `beside`, a real snapshot, the source is a pool of more real images for it:
+    manifest that say how an image was drawn are null. Given `pool_of`, a real snapshot, the source is a pool of more real images for it:
     all of it goes to train but for images that the real set has already and near matches of its val and test, which are left out and
     listed; classes and labels are those of the real set, any of which may be empty. Raises `DataError` for images and labels that cannot
     be used, `UsageError` for a source that is not there or an `out` that holds something else.
     """
-    assert beside is None or not as_synthetic, "a pool is of real images"
-    columns = _columns(config.snapshot, split_column, group_column, label_column, all_train=as_synthetic or beside is not None)
-    real = None if beside is None else open_beside(beside)
+    assert pool_of is None or not as_synthetic, "a pool is of real images"
+    columns = _columns(config.snapshot, split_column, group_column, label_column, all_train=as_synthetic or pool_of is not None)
+    real = None if pool_of is None else open_real(pool_of)
     found = open_source(source, config.snapshot, columns, progress=progress)
     if real is not None:
         found = as_pool(found, real.classes)
@@ -80,9 +80,9 @@ def _recipe(
     if real is not None:
         used = {"image_size", "shard_size", "max_bad_fraction", *(name for name in _OPTIONAL if getattr(config, name) is not None)}
         asked = config.model_dump(mode="json", include=used) | {"purpose": PURPOSE}
-        inputs = {"source": source.fingerprint, "beside": real.digest}
+        inputs = {"source": source.fingerprint, "pool_of": real.digest}
         return Recipe(stage="snapshot", config=asked, inputs=inputs, environment=_codecs())
-    unused = {"shots", "shots_draw"} if config.shots is None else set()
+    unused = {"shots", "few_shot_seed"} if config.shots is None else set()
     unused |= {name for name in _OPTIONAL if getattr(config, name) is None}
     asked = config.model_dump(mode="json", exclude={"source", "pool", "class_names"} | unused)
     asked |= {"as_synthetic": as_synthetic, "split_column": columns.split, "group_column": columns.group}
@@ -131,9 +131,9 @@ def _build(
     provenance |= {"class_names": named.message} if named else {}
     if real is not None and screen is not None:
         _list_left_out(folder, screen)
-        provenance |= {"purpose": PURPOSE, "beside": real.digest, "left_out": screen.message}
+        provenance |= {"purpose": PURPOSE, "pool_of": real.digest, "left_out": screen.message}
     elif not as_synthetic:
-        provenance |= {} if config.shots is None else {"shots": f"{config.shots} a class, draw {config.shots_draw}"}
+        provenance |= {} if config.shots is None else {"shots": f"{config.shots} a class, draw {config.few_shot_seed}"}
         provenance |= {"near_leaks": near_leak_message(result.near_leaks) if result.near_leaks else "none"}
     return commit_snapshot(
         folder,

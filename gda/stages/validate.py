@@ -23,10 +23,10 @@ from gda.gate.expectations import Plan
 from gda.gate.inspection import Inspection, given_statistics, inspect_set
 from gda.gate.page import class_table, render_page, suspect_table
 from gda.gate.reference import Reference, build_reference
-from gda.gate.rounds import Judged, drop_and_redraw
-from gda.generator.sampling.replace_rejected import Planned, Redrawing, card_of, expected_digest, plan_drawn
+from gda.gate.rounds import Assessed, replace_rejected
+from gda.generator.sampling.replace_rejected import Planned, Redrawing, card_of, expected_digest, original_plan
 from gda.generator.sampling.request import prompts_of
-from gda.generator.weights.directory import drawn_side, resolve
+from gda.generator.weights.directory import generated_size, resolve
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.training.networks.pretrained import weights_inputs
@@ -42,25 +42,25 @@ def run(
     reference: Path | None = None,
     generator: str | Path | None = None,
     out: Path,
-    judged: Path | None = None,
+    accepted: Path | None = None,
     strict: bool = False,
     progress: bool = False,
 ) -> Outcome:
     """Write `verdict.json`, `index.html`, `expectations.json`, four tables (`*.csv`) and `data_docs/` into `out`.
 
-    `judged` is given the set that the verdict is of: the one at `synthetic`, or where `validate.on_fail` is drop_and_redraw what was made
+    `judged` is given the set that the verdict is of: the one at `synthetic`, or where `validate.on_fail` is replace_rejected what was made
     of it. Without `reference` one is computed in the work folder. A refusal is a result: `Outcome.refused`; with `strict` it is a
     `RefusedError`, after the output is in place. Raises `DataError` for snapshots that are damaged or do not belong together,
-    `UsageError` where drop_and_redraw lacks `judged`, the generator or the configuration by which the set was drawn.
+    `UsageError` where replace_rejected lacks `judged`, the generator or the configuration by which the set was drawn.
     """
     real, fake = Snapshot.open(snapshot), Snapshot.open(synthetic)
-    redrawing = Redrawing.of(config, fake, real, generator, judged)
-    planned = plan_drawn(config, fake, real)
+    redrawing = Redrawing.of(config, fake, real, generator, accepted)
+    planned = original_plan(config, fake, real)
     config = _with_planned_ratio(config, planned)
     plan = plan_of(fake, real, generator, planned)
     given = Reference.open(reference) if reference is not None else None
     workspace = prepare(_recipe(config, fake, real, given, plan), out)
-    copy = _judged_workspace(workspace, fake, judged)
+    copy = _judged_workspace(workspace, fake, accepted)
     if not workspace.finished:
         with exclusive(workspace):
             found = given if given is not None else _computed_reference(config, real, workspace, progress=progress)
@@ -98,7 +98,7 @@ def _with_planned_ratio(config: Config, planned: Planned | None) -> Config:
 
 def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
     """Width and height that the generator draws, whatever size the real images have: every later stage resizes both sets alike."""
-    side = drawn_side(resolve(str(generator)))
+    side = generated_size(resolve(str(generator)))
     return None if side is None else (side, side)
 
 
@@ -142,23 +142,23 @@ def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *,
 
 def _judge(
     config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan, redrawing: Redrawing | None, workspace: Workspace
-) -> Judged:
+) -> Assessed:
     def judge(snapshot: Snapshot) -> tuple[Inspection, Verdict]:
         found = inspect_set(config, synthetic=snapshot, real=real, reference=reference, plan=plan, scratch=workspace.work)
         return found, found.verdict(config, synthetic_digest=snapshot.digest, real_digest=real.digest)
 
     found, verdict = judge(fake)
-    first = Judged(snapshot=fake, found=found, verdict=verdict)
+    first = Assessed(snapshot=fake, found=found, verdict=verdict)
     if redrawing is None:
         return first
-    return drop_and_redraw(first, config.validate_, judge=judge, replace=partial(redrawing.replace, work=workspace.work))
+    return replace_rejected(first, config.validate_, judge=judge, replace=partial(redrawing.replace, work=workspace.work))
 
 
-def _judged_workspace(workspace: Workspace, fake: Snapshot, judged: Path | None) -> Workspace | None:
-    if judged is None:
+def _judged_workspace(workspace: Workspace, fake: Snapshot, accepted: Path | None) -> Workspace | None:
+    if accepted is None:
         return None
     inputs = {"synthetic": fake.digest, "validation": workspace.recipe.digest}
-    return prepare(Recipe(stage="judged", config={}, inputs=inputs), judged)
+    return prepare(Recipe(stage="accepted", config={}, inputs=inputs), accepted)
 
 
 def _publish_judged(snapshot: Snapshot, copy: Workspace | None) -> None:
@@ -179,7 +179,7 @@ def _require_judged(verdict: Verdict, fake: Snapshot, copy: Workspace | None, ou
     _publish_judged(fake, copy)
 
 
-def _write(folder: Path, real: Snapshot, reference: Reference, final: Judged) -> None:
+def _write(folder: Path, real: Snapshot, reference: Reference, final: Assessed) -> None:
     found, names = final.found, [info.name for info in real.classes]
     classes = class_table(found, names, reference.index.agreement_by_class)
     write_bytes(folder / "classes.csv", _csv(classes))
@@ -190,7 +190,7 @@ def _write(folder: Path, real: Snapshot, reference: Reference, final: Judged) ->
     write_bytes(folder / VERDICT, dump_document(final.verdict))
 
 
-def _dropped_table(final: Judged) -> pd.DataFrame:
+def _dropped_table(final: Assessed) -> pd.DataFrame:
     rows = [(number, key, why) for number, blamed in enumerate(final.dropped, start=1) for key, why in blamed.items()]
     return pd.DataFrame(rows, columns=["round", "key", "reason"])
 

@@ -23,7 +23,7 @@ def arm_result(
     *,
     seeds: Sequence[int],
     val_top1: Sequence[float],
-    num_updates: int,
+    num_train_steps: int,
     confidence: float = 0.95,
     sets: Ids | None = None,
     groups: Ids | None = None,
@@ -44,7 +44,7 @@ def arm_result(
         ci95_top5=accuracy_interval(correct_top5, confidence=confidence, sets=sets, groups=groups),
         per_class=tuple(float(share) for share in sums / np.maximum(counts, 1)),
         val_top1=tuple(val_top1),
-        num_updates=num_updates,
+        num_train_steps=num_train_steps,
     )
 
 
@@ -73,8 +73,8 @@ def real_alone_as_long(arm: Arm, arms: Mapping[Arm, ArmResult]) -> Arm | None:
     Of two that are as long it is the plainer. None where no such arm ran, or where it is not known how long they were trained.
     """
     mine = arms.get(arm)
-    needed = mine.num_updates if mine is not None else None
+    needed = mine.num_train_steps if mine is not None else None
     alike = [name for name in in_order(arms) if name.data.name == Arm.REAL and name is not arm and name.trained_like(arm)]
-    lengths = {name: updates for name in alike if arms[name].skipped is None and (updates := arms[name].num_updates) is not None}
+    lengths = {name: updates for name in alike if arms[name].skipped is None and (updates := arms[name].num_train_steps) is not None}
     enough = {name: updates for name, updates in lengths.items() if needed is not None and updates >= needed}
     return min(enough, key=lambda name: enough[name], default=None)

@@ -45,10 +45,10 @@ def planned_classifiers(settings: str, *, seeds_per_pod: int, summary: FileArtif
 
 
 def classifier_inputs(
-    arm: str, *, snapshot: str, judged: str, verdict: str, zero_shot: str, img2img: str, pool: str, reference: str
+    arm: str, *, snapshot: str, accepted: str, verdict: str, zero_shot: str, img2img: str, pool: str, reference: str
 ) -> dict[str, str]:
     """References by role for a classifier of `arm`: what it reads and no more. Raises `ValueError` for an arm that there is not."""
-    every = {"synthetic": judged, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "verdict": verdict, "reference": reference}
+    every = {"synthetic": accepted, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "verdict": verdict, "reference": reference}
     return {"snapshot": snapshot} | {role: every[role] for role in arm_inputs(Arm(arm))}
 
 

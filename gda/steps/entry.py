@@ -11,7 +11,7 @@ from gda.artifacts.verdict import Verdict
 from gda.config.load import Config, dump_config, parse_config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
-from gda.flow import BESIDE, EVALUATION, GENERATOR, GRAPH, JUDGED, REAL, TUNING, VALIDATION, ZERO_SHOT
+from gda.flow import ACCEPTED, BESIDE, EVALUATION, GENERATOR, GRAPH, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes
 from gda.runtime.reading import as_object, parse_json
 from gda.stages.inputs import contents_of
@@ -131,7 +131,7 @@ def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary
     made = {
         "snapshot": REAL,
         "generator": GENERATOR,
-        "judged": JUDGED,
+        "accepted": ACCEPTED,
         "zero_shot": ZERO_SHOT,
         "tuning": TUNING,
         "verdict": VALIDATION,

@@ -22,7 +22,7 @@ FORM = {
     "classifier": "classify.model",
     "image_size": "classify.image_size",
     "ratio": "classify.ratio",
-    "num_updates": "classify.num_updates",
+    "classifier_train_steps": "classify.num_train_steps",
     "num_seeds": "classify.seeds",
     "fid_max_ratio": "validate.fid_max_ratio",
     "alpha": "promote.alpha",
@@ -31,7 +31,7 @@ FORM = {
     "seed": "seed",
 }
 # Whole numbers, which pipelines may hand on as floating point.
-_WHOLE = ("num_train_steps", "images_per_class", "image_size", "num_updates", "min_seeds", "seed")
+_WHOLE = ("num_train_steps", "images_per_class", "image_size", "classifier_train_steps", "min_seeds", "seed")
 
 
 def filled_in(form: Mapping[str, Any], settings: str) -> Config:

@@ -23,7 +23,7 @@ from gda.data.test_split.ledger import LEDGER_FILE
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
 from gda.io.publish import write_bytes, write_json
 from gda.runtime.disks import storage_problem
-from gda.runtime.interruption import told_to_end
+from gda.runtime.interruption import stop_requested
 from gda.runtime.reading import read_object
 from gda.steps.graph import Reference, Request, argv, config_of, make_request, output_paths, parse_reference
 from gda.steps.retries import retrying
@@ -154,7 +154,7 @@ def run_step(
     try:
         return retrying(request.name, lambda: _run(request, folder, share, by, alongside))
     except Exception as error:
-        if told_to_end():
+        if stop_requested():
             raise TryAgainError(interrupted) from None
         known = error if isinstance(error, GdaError) else storage_problem(error)
         if known is None:

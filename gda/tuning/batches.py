@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from gda.artifacts.fingerprint import bits_environment, digest_of
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model
 from gda.generator.planning.plan import PlannedImage
 from gda.generator.sampling.sampler import Sampler
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.tensors import tensors_digest
-from gda.runtime.parallel import device_name, drawing_device, own_device, tick
+from gda.runtime.parallel import device_name, own_device, sampling_device, tick
 
 _CHECKSUM = "sha256"
 
@@ -34,13 +34,13 @@ class Batch:
     """Images that are drawn together, by their `labels` and `seeds`; kept at `path`, whose name says all that decides their bits."""
 
     source: Source
-    settings: DrawSettings
+    settings: SamplingSettings
     labels: tuple[int, ...]
     seeds: tuple[int, ...]
     path: Path
 
 
-def batch_of(source: Source, settings: DrawSettings, images: Sequence[PlannedImage], folder: Path) -> Batch:
+def batch_of(source: Source, settings: SamplingSettings, images: Sequence[PlannedImage], folder: Path) -> Batch:
     """The batch of these images, to be kept in `folder`."""
     labels, seeds = tuple(image.label for image in images), tuple(image.seed for image in images)
     name = digest_of(
@@ -50,7 +50,7 @@ def batch_of(source: Source, settings: DrawSettings, images: Sequence[PlannedIma
     return Batch(source=source, settings=settings, labels=labels, seeds=seeds, path=folder / f"{name[:32]}.safetensors")
 
 
-def draw_batch(batch: Batch) -> str | None:
+def sample_batch(batch: Batch) -> str | None:
     """Draw a batch and keep it, unless it is there whole; returns why the generator cannot draw at these settings, if it cannot.
 
     Raises what loading the generator raises, and `MissingError` where the disk refuses.
@@ -59,7 +59,7 @@ def draw_batch(batch: Batch) -> str | None:
     if read_batch(batch.path) is None:
         sampler = _sampler(batch.source)
         try:
-            _keep(batch.path, sampler.draw([batch.source.prompts[label] for label in batch.labels], batch.seeds, batch.settings))
+            _keep(batch.path, sampler.sample([batch.source.prompts[label] for label in batch.labels], batch.seeds, batch.settings))
         except (ConfigError, DataError) as error:
             why = str(error)
     tick(len(batch.labels))
@@ -105,12 +105,12 @@ def forget_generator() -> None:
 
 @cache
 def _environment() -> dict[str, str]:
-    return bits_environment("diffusers", device=device_name(drawing_device()))
+    return bits_environment("diffusers", device=device_name(sampling_device()))
 
 
 @lru_cache(maxsize=1)
 def _sampler(source: Source) -> Sampler:
     """One generator a process, loaded once however many batches it draws."""
     model = load_model(source.generator)
-    model.to(own_device(drawing_device()))
+    model.to(own_device(sampling_device()))
     return Sampler(model, source.prompts)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gda.artifacts.tuning import DrawSettings, TuningPoint
+from gda.artifacts.tuning import SamplingSettings, TuningPoint
 from gda.config.sections import TuneConfig
 from gda.errors import ConfigError, DataError
 
 _WHOLE = (0.0, 1.0)
-_DEFAULTS = DrawSettings(guidance_scale=1.0)
+_DEFAULTS = SamplingSettings(guidance_scale=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Parts:
 class Point:
     """One setting to try; `ema_sigma_rel` None is the generator as it is."""
 
-    settings: DrawSettings
+    settings: SamplingSettings
     ema_sigma_rel: float | None = None
 
 
@@ -64,7 +64,7 @@ def make_grid(tune: TuneConfig, parts: Parts) -> Grid:
     return Grid(points=tuple(sorted(points, key=_order)), notes=tuple(f"tune.{axis}: {why}" for axis, why in unused.items() if why))
 
 
-def passes(settings: DrawSettings, parts: Parts) -> int:
+def passes(settings: SamplingSettings, parts: Parts) -> int:
     """Network passes that an image takes: one a step, and one more where guidance acts.
 
     Steps are counted as evenly spread over the noise levels, which a scheduler's own spacing may miss by a step.
@@ -144,7 +144,7 @@ def _point(
         "num_inference_steps": steps,
         "scheduler": scheduler,
     }
-    return Point(settings=DrawSettings.model_validate(values), ema_sigma_rel=sigma_rel)
+    return Point(settings=SamplingSettings.model_validate(values), ema_sigma_rel=sigma_rel)
 
 
 def _order(point: Point) -> tuple[float, ...]:

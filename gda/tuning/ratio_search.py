@@ -67,7 +67,7 @@ def rungs(config: RatioConfig, num_ratios: int) -> list[tuple[int, int]]:
         found.append((kept, seeds))
         if seeds == config.seeds:
             return found
-        kept, seeds = min(kept, max(2, math.ceil(kept * config.kept))), min(config.seeds, 2 * seeds)
+        kept, seeds = min(kept, max(2, math.ceil(kept * config.keep_fraction))), min(config.seeds, 2 * seeds)
 
 
 def num_classifiers(config: RatioConfig, num_ratios: int) -> int:

@@ -20,12 +20,12 @@ from gda.fidelity.compare import REPEATS, fid_floor_to
 from gda.fidelity.extractors import configured_extractor
 from gda.fidelity.frechet import Statistics, statistics
 from gda.generator.planning.plan import PlannedImage, equal_quotas, make_plan
-from gda.generator.weights.directory import drawn_side, read_card, resolve
+from gda.generator.weights.directory import generated_size, read_card, resolve
 from gda.generator.weights.reaverage import averaged
 from gda.io.publish import work_root
-from gda.runtime.parallel import drawing_device, run_parallel, tick, workers_of
+from gda.runtime.parallel import run_parallel, sampling_device, tick, workers_of
 from gda.training.loop.classifier import TrainRecipe
-from gda.tuning.batches import Batch, Source, batch_of, draw_batch, forget_generator
+from gda.tuning.batches import Batch, Source, batch_of, forget_generator, sample_batch
 from gda.tuning.grid import Grid, Parts, Point, choose, pareto, passes, survivors
 from gda.tuning.scores import (
     CasJob,
@@ -67,7 +67,7 @@ class Sweep:
     """The two passes over one generator. Raises `DataError` where its configuration does not say how large its images are."""
 
     def __init__(self, config: Config, generator: str, real: Snapshot, grid: Grid, parts: Parts) -> None:
-        side = drawn_side(resolve(generator))
+        side = generated_size(resolve(generator))
         if side is None:
             raise DataError(f"{generator}: its configuration does not say sample_size")
         self._config, self._generator, self._real, self._grid, self._parts = config, generator, real, grid, parts
@@ -165,7 +165,7 @@ class Sweep:
         jobs = [(place, batch) for place, drawn in batches.items() for batch in drawn]
         jobs.sort(key=lambda job: job[1].source.digest)  # each process keeps one generator loaded, so one after the other
         try:
-            said = run_parallel(draw_batch, [batch for _, batch in jobs], workers=workers_of(drawing_device()))
+            said = run_parallel(sample_batch, [batch for _, batch in jobs], workers=workers_of(sampling_device()))
         finally:
             forget_generator()
         failed: dict[int, str] = {}
@@ -245,4 +245,4 @@ class Sweep:
 
 def cas_recipe(config: Config) -> TrainRecipe:
     """How the classifiers of the CAS pass are trained."""
-    return TrainRecipe.from_config(config.classify, num_updates=config.tune.cas_num_updates).of_one_origin()
+    return TrainRecipe.from_config(config.classify, num_train_steps=config.tune.cas_num_train_steps).of_one_origin()

@@ -114,7 +114,7 @@ def test_an_interrupted_finetune_resumes_to_the_same_weights(tmp_path, folder):
     """Ctrl-C leaves nothing under the final name, exits 75, and the same command ends where an uninterrupted one does."""
     assert gda("snapshot", str(folder), "--out", "real", cwd=tmp_path).returncode == 0
     sizes = ["--set", "finetune.num_train_steps=30", "--set", "finetune.sr_num_train_steps=0"]
-    sizes += ["--set", "finetune.checkpointing_steps=2", "--set", "finetune.train_batch_size=8"]
+    sizes += ["--set", "finetune.checkpointing_steps=2", "--set", "finetune.batch_size=8"]
     command = ["finetune", "--snapshot", "real", *sizes, "--out"]
     whole = gda(*command, "whole", "--json", cwd=tmp_path, env={"GDA_WORK_DIR": str(tmp_path / "other")})
     assert whole.returncode == 0, whole.stderr
@@ -165,9 +165,9 @@ def test_averaging_anew_says_what_it_lacks(tmp_path):
 def test_drawing_again_says_what_it_lacks(tmp_path):
     """`gda verify` has these flags; no batches, and flags that say nothing alone, each get their line and exit code."""
     (parser,) = (a.choices["verify"] for a in build_parser()._actions if a.dest == "command")
-    assert {"--redraw", "--generator", "--snapshot", "--seed"} <= set(parser._option_string_actions)
-    _says(gda("verify", "real", "--redraw", "0", cwd=tmp_path), 2, "--redraw 0")
-    _says(gda("verify", "real", "--generator", "demo://glyphs", cwd=tmp_path), 2, "--generator", "--redraw")
+    assert {"--reproduce", "--generator", "--snapshot", "--seed"} <= set(parser._option_string_actions)
+    _says(gda("verify", "real", "--reproduce", "0", cwd=tmp_path), 2, "--reproduce 0")
+    _says(gda("verify", "real", "--generator", "demo://glyphs", cwd=tmp_path), 2, "--generator", "--reproduce")
 
 
 @pytest.mark.parametrize("place", ["folder", "file", "debug"])

@@ -78,7 +78,7 @@ def test_what_dvc_leaves_its_command_may_replace():
 def test_the_command_surface_is_frozen():
     """Other tools call these commands and flags: a removed one is a breaking change."""
     wanted = {
-        "snapshot": {"--out", "--as", "--beside", "--group-column", "--split-column"},
+        "snapshot": {"--out", "--as", "--snapshot", "--group-column", "--split-column"},
         "finetune": {"--snapshot", "--base", "--out", "--resume"},
         "tune": {"--generator", "--snapshot", "--out"},
         "sample": {"--generator", "--snapshot", "--settings", "--out", "--worker", "--workers", "--plan-only"},

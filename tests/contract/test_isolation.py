@@ -10,7 +10,7 @@ import pytest
 import torch
 from process_state import process_as_found
 
-from gda.runtime.interruption import end_on_signals, told_to_end
+from gda.runtime.interruption import end_on_signals, stop_requested
 
 
 def test_what_commands_set_is_put_back(tmp_path: Path, monkeypatch) -> None:
@@ -27,7 +27,7 @@ def test_what_commands_set_is_put_back(tmp_path: Path, monkeypatch) -> None:
         mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/other.db")
     assert changed == []
     assert "GDA_WORK_DIR" not in os.environ
-    assert not told_to_end(), "whatever the next test reads would end its process"
+    assert not stop_requested(), "whatever the next test reads would end its process"
     assert (os.getcwd(), signal.getsignal(signal.SIGTERM)) == (place, handler)
     assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
 

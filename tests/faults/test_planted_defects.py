@@ -37,8 +37,8 @@ REAL_COUNTS = {"train": 20, "val": 60, "test": 20}
 def plain_config(**sections: Any) -> Config:
     """Two folds of a small network for 16 px images; every limit of validation is the default."""
     content = {
-        "reference": {"folds": 2, "num_updates": 40},
-        "classify": {"image_size": SIZE, "batch_size": 32, "warmup_updates": 5},
+        "reference": {"folds": 2, "num_train_steps": 40},
+        "classify": {"image_size": SIZE, "batch_size": 32, "warmup_steps": 5},
     }
     return parse_config(content | sections, where="test")
 
@@ -241,7 +241,7 @@ def wrong_prompts(bench: Bench) -> Planted:
 
 def nan_metric(bench: Bench) -> Path:
     nothing = Estimate(value=float("nan"), low=float("nan"), high=float("nan"))
-    bench.patch.setattr("gda.gate.closeness.fid_apart", lambda *args, **kwargs: nothing)
+    bench.patch.setattr("gda.gate.closeness.fid_of_split", lambda *args, **kwargs: nothing)
     return bench.sound()
 
 
@@ -455,7 +455,7 @@ def test_a_planted_defect_is_refused_for_its_own_reason(name: str, world: Path, 
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     # Metrics are held against their limits twice; here the first time is to find them.
     check = inspection.check_structure
-    monkeypatch.setattr(inspection, "check_structure", lambda table, plan, measures, judgements: check(table, plan))
+    monkeypatch.setattr(inspection, "check_structure", lambda table, plan, measures, assessments: check(table, plan))
     plant, reason = DEFECTS[name]
     planted = plant(Bench(world=world, folder=tmp_path, patch=monkeypatch))
     path, options = planted if isinstance(planted, tuple) else (planted, {})
@@ -487,7 +487,7 @@ def test_the_command_prints_a_refusal_and_fails_under_strict_alone(
     monkeypatch.chdir(tmp_path)
     synthetic = write_set(tmp_path / "synthetic", {"train": [item for item in sound() if item.label != "blue"]})
     command = ["validate", "--synthetic", str(synthetic), "--snapshot", str(world / "real"), "--reference", str(world / "reference")]
-    command += [f"--set=classify.{name}={value}" for name, value in (("image_size", SIZE), ("batch_size", 32), ("warmup_updates", 5))]
+    command += [f"--set=classify.{name}={value}" for name, value in (("image_size", SIZE), ("batch_size", 32), ("warmup_steps", 5))]
     assert main([*command, "--out", "plain"]) == 0
     assert "refused: " in "".join(capsys.readouterr())
     assert main([*command, "--out", "strict", "--strict"]) == 4

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from killing import start, stopped_at, wait
-from numbers_drawn import NUM_SHARDS, SMALL, draw, draw_numbers, drawn, in_this_process
 from relisted import recard
 from safetensors.torch import load_file, save_file
+from sampled_numbers import NUM_SHARDS, SMALL, draw, drawn, in_this_process, sample_numbers
 from trees import tree
 from two_colours import two_colours
 
@@ -37,7 +37,7 @@ def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GDA_WORK_DIR", str(root / "work"))
         in_this_process(patch)
-        draw_numbers(patch, root / "log")
+        sample_numbers(patch, root / "log")
         draw(root, root / "whole")
     return root
 
@@ -52,7 +52,7 @@ def work(tmp_path, monkeypatch):
 @pytest.fixture
 def log(tmp_path, monkeypatch):
     """Sets are random numbers here; the file names the batches that were drawn."""
-    draw_numbers(monkeypatch, tmp_path / "log")
+    sample_numbers(monkeypatch, tmp_path / "log")
     return tmp_path / "log"
 
 
@@ -77,7 +77,7 @@ def test_the_loser_of_a_race_leaves_the_winner_s_shard_alone(world, log, tmp_pat
             assert wait(start(lambda: _first_half(world, tmp_path / "set"))) == 0
             files.extend(path.stat().st_mtime_ns for path in sorted(work.glob("work/*/out/*.tar")))
 
-    draw_numbers(monkeypatch, log, another_is_faster)
+    sample_numbers(monkeypatch, log, another_is_faster)
     _first_half(world, tmp_path / "set")
     assert len(files) == 1 + NUM_SHARDS // 2
     assert files[1:] == [path.stat().st_mtime_ns for path in sorted(work.glob("work/*/out/*.tar"))]
@@ -272,12 +272,12 @@ def test_one_image_that_is_not_finite_fails_its_shard_alone(world, log, tmp_path
         if order[5][1] in map(str, seeds):
             raise NotFiniteError([1], 2)
 
-    draw_numbers(monkeypatch, log, nan_in_third_shard)
+    sample_numbers(monkeypatch, log, nan_in_third_shard)
     with pytest.raises(DataError, match=r"train-000002\.tar: 1 of 2 drawn images hold NaN or infinity \(s000[01]-0000005-[0-9a-f]{8}\)"):
         draw(world, tmp_path / "set")
     assert not (tmp_path / "set").exists()
     drawn(log)
-    draw_numbers(monkeypatch, log)
+    sample_numbers(monkeypatch, log)
     draw(world, tmp_path / "set")
     assert len(drawn(log)) == 4
     assert tree(tmp_path / "set") == tree(world / "whole")

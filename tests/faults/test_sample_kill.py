@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from killing import KILLED, in_child, killed_at, start, wait
-from numbers_drawn import NUM_SHARDS, SMALL, draw, draw_numbers, drawn, in_this_process
+from sampled_numbers import NUM_SHARDS, SMALL, draw, drawn, in_this_process, sample_numbers
 from sizes import nightly
 from trees import tree
 from two_colours import two_colours
@@ -31,7 +31,7 @@ def world(tmp_path_factory):
 @pytest.fixture
 def log(tmp_path, monkeypatch):
     """Sets are random numbers here; the file names the batches that were drawn."""
-    draw_numbers(monkeypatch, tmp_path / "log")
+    sample_numbers(monkeypatch, tmp_path / "log")
     return tmp_path / "log"
 
 
@@ -102,7 +102,7 @@ def test_no_process_outlives_the_command(world, tmp_path, monkeypatch):
     """Killed without warning, a command leaves no worker processes behind that hold the device."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     monkeypatch.setattr("gda.stages.sample.workers_of", lambda _: 2)
-    draw_numbers(monkeypatch, tmp_path / "log", lambda _: time.sleep(600))
+    sample_numbers(monkeypatch, tmp_path / "log", lambda _: time.sleep(600))
     child = start(lambda: draw(world, tmp_path / "set"))
     workers: list[str] = []
     deadline = time.monotonic() + 30

@@ -22,7 +22,7 @@ MOST_FALSE = 0.04  # of its images, listed though nobody touched them
 def config() -> Config:
     """Two folds of a network that was trained long enough to know digits."""
     given = tiny_config()
-    return given.model_copy(update={"reference": given.reference.model_copy(update={"num_updates": 250})})
+    return given.model_copy(update={"reference": given.reference.model_copy(update={"num_train_steps": 250})})
 
 
 def digits() -> dict[str, list[Item]]:

@@ -7,14 +7,14 @@ from flow_job import COMPARED, ROOT, Job
 
 TINY: dict[str, dict] = {
     "snapshot": {"demo_train_per_class": 20},
-    "reference": {"folds": 2, "num_updates": 20},
-    "finetune": {"num_train_steps": 4, "sr_num_train_steps": 2, "train_batch_size": 8},
+    "reference": {"folds": 2, "num_train_steps": 20},
+    "finetune": {"num_train_steps": 4, "sr_num_train_steps": 2, "batch_size": 8},
     "tune": {
         "guidance_scales": [1.0, 2.0],
         "images_per_class": 5,
         "survivors": 1,
         "cas_images_per_class": 5,
-        "cas_num_updates": 5,
+        "cas_num_train_steps": 5,
         "cas_seeds": 1,
         "num_inference_steps": [2],
         "sr_num_inference_steps": [1],
@@ -32,11 +32,11 @@ TINY: dict[str, dict] = {
     },
     "classify": {
         "augment": "standard",
-        "num_updates": 15,
-        "mixed_num_updates": 20,
+        "num_train_steps": 15,
+        "mixed_num_train_steps": 20,
         "seeds": [0, 1],
         "control_seeds": [0],
-        "warmup_updates": 2,
+        "warmup_steps": 2,
         "trainings": {},
         "arms": list(COMPARED),
     },

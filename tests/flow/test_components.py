@@ -44,8 +44,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, dict[
         told = run.configure()
         have: dict[str, Any] = {"told": told} | run.real(told)
         have |= run.generated(told, have)
-        have["verdict"], have["judged"], have["passed"] = run.judged(told, have)
-        have |= run.compared(told, have, have["verdict"], have["judged"])
+        have["verdict"], have["accepted"], have["passed"] = run.judged(told, have)
+        have |= run.compared(told, have, have["verdict"], have["accepted"])
         have["text"], have["page"] = run.report()
         yield run, have
 
@@ -238,7 +238,7 @@ def test_what_a_run_made_is_found(world: tuple[Run, dict[str, Any]]) -> None:
     """Pipelines that go on from a run get its very references, its code, and its settings."""
     run, have = world
     found = _looked_up(run)
-    for role in ("snapshot", "judged", "zero_shot", "tuning", "verdict", "evaluation"):
+    for role in ("snapshot", "accepted", "zero_shot", "tuning", "verdict", "evaluation"):
         assert found[role] == have[role]
     assert len(found["runs"]) == 5
     assert found["code"] == have["told"]["code"]
@@ -253,7 +253,7 @@ def test_a_run_is_compared_again(world: tuple[Run, dict[str, Any]]) -> None:
     for settings, same in (("{}", True), ('{"evaluate": {"confidence": 0.9}}', False)):
         found = _looked_up(run, settings)
         again = run.call(
-            evaluate, runs=found["runs"], synthetic=found["judged"], settings=found["evaluate_settings"], code=found["code"], **sets
+            evaluate, runs=found["runs"], synthetic=found["accepted"], settings=found["evaluate_settings"], code=found["code"], **sets
         )
         assert (again == have["evaluation"]) is same
 
@@ -261,17 +261,19 @@ def test_a_run_is_compared_again(world: tuple[Run, dict[str, Any]]) -> None:
 def test_the_ratio_of_a_run(world: tuple[Run, dict[str, Any]]) -> None:
     """The curve is of the set that the verdict is of."""
     run, have = world
-    few = {"ratio": {"ratios": [0.1, 0.3], "first_seeds": 1, "seeds": 2, "num_updates": 2}}
+    few = {"ratio": {"ratios": [0.1, 0.3], "first_seeds": 1, "seeds": 2, "num_train_steps": 2}}
     found = _looked_up(run, json.dumps(few))
     curve = run.call(
         ratio,
         snapshot=found["snapshot"],
-        synthetic=found["judged"],
+        synthetic=found["accepted"],
         verdict=found["verdict"],
         settings=found["ratio_settings"],
         code=found["code"],
     )
-    assert json.loads((_folder(curve) / "ratio.json").read_bytes())["synthetic_digest"] == parse_reference(have["judged"], role="t").digest
+    assert (
+        json.loads((_folder(curve) / "ratio.json").read_bytes())["synthetic_digest"] == parse_reference(have["accepted"], role="t").digest
+    )
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def _score(task) -> float:
     config = load_config(folder / "params.yaml").classify
     drawn = load_images(Snapshot.open(folder / "data" / name), "train", size=config.image_size)
     val = load_images(Snapshot.open(folder / "data" / "real"), "val", size=config.image_size)
-    recipe = TrainRecipe.from_config(config, num_updates=200)
+    recipe = TrainRecipe.from_config(config, num_train_steps=200)
     model, _ = train_classifier([Source(images=drawn.images, labels=drawn.labels)], recipe, num_classes=10, seed=seed)
     return float((predict_logits(model, val.images, image_size=config.image_size).argmax(1) == val.labels).float().mean())
 

@@ -29,7 +29,7 @@ from gda.steps.graph import parse_reference
 from gda.steps.processes import train_here
 from gda.steps.step import StepRecord
 
-WITHOUT = {"zero_shot": "", "img2img": "", "pool": "", "reference": "", "judged": "", "verdict": ""}
+WITHOUT = {"zero_shot": "", "img2img": "", "pool": "", "reference": "", "accepted": "", "verdict": ""}
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +97,13 @@ def test_what_the_processes_refuse_is_what_the_step_says(world: tuple[Run, dict[
     """A batch that two processes cannot share: their sentence, not the launcher's, here and in the file that the report reads."""
     run, told, real = world
     settings = json.loads(told["finetune"])
-    settings["finetune"]["train_batch_size"] = 3
+    settings["finetune"]["batch_size"] = 3
     asked = {"inputs": {"snapshot": real}, "settings": json.dumps(settings), "data_root": str(run.root / "volume"), "code": "3"}
-    with pytest.raises(GdaError, match=r"finetune.train_batch_size: must be a multiple of processes"):
+    with pytest.raises(GdaError, match=r"finetune.batch_size: must be a multiple of processes"):
         train_here("finetune", processes=2, **asked)
     said = [json.loads(path.read_bytes())["error"] for path in (run.root / "volume/steps/finetune").glob("*/failure.json")]
     assert len(said) == 1
-    assert said[0].startswith("finetune.train_batch_size")
+    assert said[0].startswith("finetune.batch_size")
 
 
 def test_a_cancelled_step_ends_its_processes(world: tuple[Run, dict[str, str], str], tmp_path: Path) -> None:
@@ -190,10 +190,10 @@ def test_a_train_job_that_fails(world: tuple[Run, dict[str, str], str], kube: Fa
     """The step ends with its processes' exit code, names the job and its pod's last lines, and leaves them where the report looks."""
     run, told, real = world
     settings = json.loads(told["finetune"])
-    settings["finetune"]["train_batch_size"] = 3
+    settings["finetune"]["batch_size"] = 3
     pods = Pods(kube)
     asked = {"snapshot": real, "settings": json.dumps(settings), "nodes": 2, "image": IMAGE, "job": "{}", "code": "failing"}
-    said = r"TrainJob gda-finetune-\w+: failed: BackoffLimitExceeded; pod-\d \(1 Error\) said: gda finetune: finetune.train_batch_size: "
+    said = r"TrainJob gda-finetune-\w+: failed: BackoffLimitExceeded; pod-\d \(1 Error\) said: gda finetune: finetune.batch_size: "
     with pytest.raises(UsageError, match=said) as failed:
         run.call(finetune_job, **asked, resources="", task_config=task_config(run.root / "volume"))
     assert failed.value.exit_code == 2

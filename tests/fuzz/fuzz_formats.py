@@ -88,7 +88,7 @@ def _documents() -> list[Format]:
 def _classifier_card() -> dict[str, Any]:
     return {
         "schema_version": 1, "arm": "real", "seed": 0, "model": "test_resnet", "image_size": 16, "classes": ["blue", "red"],
-        "num_updates": 3, "val_top1": 0.5, "digest": "0" * 64, "snapshot_digest": "1" * 64,
+        "num_train_steps": 3, "val_top1": 0.5, "digest": "0" * 64, "snapshot_digest": "1" * 64,
     }  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def _texts() -> list[Format]:
     from gda.generator.planning.class_files import read_by_class, read_table
 
     whole = (ROOT / "params.yaml").read_bytes()
-    small = b"seed: 3\nsnapshot:\n  image_size: 32\nclassify: {seeds: [0, 1], num_updates: 10}\n"
+    small = b"seed: 3\nsnapshot:\n  image_size: 32\nclassify: {seeds: [0, 1], num_train_steps: 10}\n"
     names = ("cat", "dog")
     gentle = (m.yaml_gentle, m.same)
     return [

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gda.runtime.parallel import drawing_device, own_device
-from gda.runtime.process_group import World
+from gda.runtime.parallel import own_device, sampling_device
+from gda.runtime.process_group import ProcessGroup
 from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
 
 pytestmark = [
@@ -19,11 +19,11 @@ RECIPE = TrainRecipe(
     model="test_resnet",
     model_args={"channels": [8, 8, 8, 16], "stem_width": 4, "drop_path_rate": 0.1},
     image_size=16,
-    num_updates=60,
+    num_train_steps=60,
     batch_size=8,
     learning_rate=5e-3,
     weight_decay=0.05,
-    warmup_updates=2,
+    warmup_steps=2,
     label_smoothing=0.1,
 )
 # All that makes a batch, each of which must follow the images to the device.
@@ -47,13 +47,13 @@ def sources() -> list[Source]:
 
 
 def train(recipe: TrainRecipe, **rest: object) -> torch.nn.Module:
-    world = World.alone(own_device(drawing_device()))
+    world = ProcessGroup.single(own_device(sampling_device()))
     return train_classifier(sources(), recipe, num_classes=3, seed=0, world=world, **rest)[0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "recipe",
-    [RECIPE, FULL, replace(RECIPE, precision="bf16"), replace(RECIPE, auxiliary_batch_norm=True, augment="strong")],
+    [RECIPE, FULL, replace(RECIPE, mixed_precision="bf16"), replace(RECIPE, auxiliary_batch_norm=True, augment="strong")],
     ids=["plain", "full", "bf16", "auxiliary"],
 )
 def test_colours_are_learned_on_a_gpu(recipe: TrainRecipe) -> None:
@@ -65,7 +65,7 @@ def test_colours_are_learned_on_a_gpu(recipe: TrainRecipe) -> None:
 
 def test_a_stopped_training_goes_on_on_a_gpu(tmp_path: Path) -> None:
     """What is saved comes back to the device, dropped paths included: the weights are those of a whole training."""
-    recipe = replace(FULL, num_updates=12)
+    recipe = replace(FULL, num_train_steps=12)
 
     def stop(update: int) -> None:
         if update == 8:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from evaluation_world import World
+from evaluation_world import ProcessGroup
 from evaluation_world import config as gain_config
 from killing import in_child
 from step_world import QUICK, two_textures
 
 from gda.config.load import dump_config
 
-OUT, JUDGED = "out", "judged"  # what a command under test writes, beside links to what the chain made
+OUT, ACCEPTED = "out", "accepted"  # what a command under test writes, beside links to what the chain made
 _REAL, _SET, _GENERATOR = "data/real", "data/synthetic", "models/generator"
 _PER_CLASS = 12  # images
 _CHANGES = {"classify": {"arms": ["real", "real+synthetic"], "control_seeds": [0]}, "snapshot": {"source": "images"}}
@@ -36,27 +36,27 @@ class Command:
     gradual: bool = False
 
     def under_test(self) -> list[str]:
-        """Its words, by which it writes `OUT` (and `JUDGED`)."""
-        return self._writing(OUT, JUDGED)
+        """Its words, by which it writes `OUT` (and `ACCEPTED`)."""
+        return self._writing(OUT, ACCEPTED)
 
     def in_chain(self) -> list[str]:
         """Its words, by which it writes `output`."""
-        return self._writing(self.output, "data/judged")
+        return self._writing(self.output, "data/accepted")
 
-    def _writing(self, out: str, judged: str) -> list[str]:
-        return [*self.words, *(("--judged", judged) if self.words[0] == "validate" else ()), "--out", out]
+    def _writing(self, out: str, accepted: str) -> list[str]:
+        return [*self.words, *(("--accepted", accepted) if self.words[0] == "validate" else ()), "--out", out]
 
 
 def _classify(arm: str, seed: int) -> Command:
     words = ["classify", "--snapshot", _REAL, "--arm", arm, "--seed", str(seed)]
-    words += ["--synthetic", "data/judged", "--verdict", "reports/validation/verdict.json"] if arm != "real" else []
+    words += ["--synthetic", "data/accepted", "--verdict", "reports/validation/verdict.json"] if arm != "real" else []
     return Command(name=f"classify {arm} {seed}", words=tuple(words), output=f"models/classifiers/{arm}-{seed}")
 
 
 _JUDGED_BY = ("--snapshot", _REAL, "--reference", "models/reference", "--generator", _GENERATOR)
 _OTHER = ("--set", "seed=1")
 _TUNED = ("--settings", "reports/tuning/settings.json")
-_COMPARED = ("--synthetic", "data/judged", "--verdict", "reports/validation/verdict.json")
+_COMPARED = ("--synthetic", "data/accepted", "--verdict", "reports/validation/verdict.json")
 COMMANDS = (
     Command(name="inputs", words=("inputs",), output="data/inputs", gradual=True),
     Command(name="snapshot", words=("snapshot", "images"), output=_REAL),
@@ -107,7 +107,7 @@ def build_chain(root: Path) -> Path:
 
 def _evaluated_gain(root: Path) -> list[str]:
     """Write classifiers of which real and synthetic images together are far better; returns the words that evaluate them."""
-    World(root / "gain")
+    ProcessGroup(root / "gain")
     (root / "gain.yaml").write_text(yaml.safe_dump(dump_config(gain_config())))
     words = ["evaluate", "--params", "gain.yaml", "--runs", "gain/classifiers", "--snapshot", "gain/real", "--synthetic", "gain/synthetic"]
     return [*words, "--verdict", "gain/verdict.json", "--out", "reports/gain"]

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from kill_chain import JUDGED, OUT, Command, enter, log_of, place_beside
+from kill_chain import ACCEPTED, OUT, Command, enter, log_of, place_beside
 from killing import CALLS, KILLED, failing_at, killed_at, start
 from trees import tree
 
@@ -145,7 +145,7 @@ def hold(command: Command, expected: Expected, grounds: Grounds, *, number: int,
 def files(place: Path) -> dict[str, str]:
     """What a command wrote in `place`, by path."""
     found = {}
-    for name in (OUT, JUDGED):
+    for name in (OUT, ACCEPTED):
         found |= {f"{name}/{path}": content for path, content in tree(place / name).items()}
     return found
 

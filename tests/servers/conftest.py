@@ -18,7 +18,7 @@ class Project:
         patch.setenv("MLFLOW_EXPERIMENT_NAME", self.experiment)
         server.as_admin(patch)
 
-    def asks_again(self, times):
+    def retried(self, times):
         """Let MLflow's client repeat a request without an answer, the first time at once."""
         self.patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(times))
 

@@ -4,7 +4,7 @@ import shutil
 
 import mlflow
 import pytest
-from evaluation_world import World, config
+from evaluation_world import ProcessGroup, config
 from gateway import Gateway
 from generator_runs import NAME, generator_run
 
@@ -25,7 +25,7 @@ def evaluated(tmp_path_factory):
     root = tmp_path_factory.mktemp("promote")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GDA_WORK_DIR", str(root / "work"))
-        world, out = World(root / "world"), root / "evaluation"
+        world, out = ProcessGroup(root / "world"), root / "evaluation"
         runs = {"runs": [world.runs], "snapshot": world.root / "real", "synthetic": world.root / "synthetic"}
         evaluate.run(config(), verdict=world.verdict, out=out, **runs)
     return world, out
@@ -73,7 +73,7 @@ def test_a_lost_reply_leaves_one_version(project, promoted, asked):
     """The server has done it and MLflow's client asks again: a second version of the same content goes, a second run ends."""
     with Gateway.before(project.server.uri) as gateway:
         project.patch.setenv("MLFLOW_TRACKING_URI", gateway.uri)
-        project.asks_again(2)
+        project.retried(2)
         gateway.lose.add(asked)
         decision = promoted()
         assert gateway.lose == set()
@@ -89,7 +89,7 @@ def test_a_second_version_of_a_generator_goes(project, generator):
     keep(generator_run(generator, model=name), project.kept_in)
     with Gateway.before(project.server.uri) as gateway:
         project.patch.setenv("MLFLOW_TRACKING_URI", gateway.uri)
-        project.asks_again(2)
+        project.retried(2)
         gateway.lose.add("POST model-versions/create")
         assert flush(project.kept_in) is None
         assert [times for path, times in gateway.asked.items() if path.endswith("model-versions/create")] == [2]
@@ -116,7 +116,7 @@ def test_a_second_version_with_an_alias_stays(project, generator):
 @pytest.mark.parametrize("away", ["database", "object store"])
 def test_what_is_away_promotes_nothing(project, promoted, postgres, s3, away):
     """A database or an object store that is down: try again, no champion; after it the same command completes one version."""
-    project.asks_again(1)
+    project.retried(1)
     with (postgres if away == "database" else s3.server).down(), pytest.raises(TryAgainError, match="nothing was promoted"):
         promoted()
     assert not (project.folder / "reports/promotion/decision.json").exists()
@@ -128,7 +128,7 @@ def test_what_is_away_promotes_nothing(project, promoted, postgres, s3, away):
 
 def test_a_missing_bucket_is_no_reason_to_try_again(project, promoted, s3):
     """What stays until somebody acts is exit code 5: a step that repeats by itself would repeat for nothing."""
-    project.asks_again(1)
+    project.retried(1)
     with s3.without("mlflow"), pytest.raises(MissingError, match=r"no such bucket.*nothing was promoted"):
         promoted()
     assert promoted().aliases == ("challenger", "champion")

@@ -178,7 +178,7 @@ def test_a_database_that_is_down_may_be_tried_again(project, snapshot, postgres,
 @pytest.mark.parametrize("method", ["log_artifact", "log_image", "log_artifacts"])
 def test_an_object_store_that_is_down_is_given_the_files_later(project, no_generators, generator, s3, method):
     """MLflow and its database are up, an upload fails: the run is kept, does not say FINISHED, and is completed once."""
-    project.asks_again(1)
+    project.retried(1)
     keep(generator_run(generator), project.kept_in)
     with ExitStack() as away:
         _on_first(project.patch, method, lambda: away.enter_context(s3.server.down()))
@@ -197,7 +197,7 @@ def test_an_object_store_that_is_down_is_given_the_files_later(project, no_gener
 )
 def test_an_object_store_that_refuses_is_named(project, no_generators, generator, s3, fault, said):
     """MLflow answers 500 to an upload whatever its store says: the reason is asked for, and is not taken for the user's own account."""
-    project.asks_again(1)
+    project.retried(1)
     keep(generator_run(generator), project.kept_in)
     with s3.without("mlflow") if fault == "no bucket" else s3.with_other_keys():
         told = flush(project.kept_in) or ""
@@ -258,7 +258,7 @@ def test_a_lost_reply_leaves_one_run(project, no_generators, generator, s3, aske
     keep(generator_run(generator), project.kept_in)
     with Gateway.before(project.server.uri) as gateway:
         project.patch.setenv("MLFLOW_TRACKING_URI", gateway.uri)
-        project.asks_again(2)
+        project.retried(2)
         gateway.lose.add(asked)
         assert flush(project.kept_in) is None
         assert gateway.lose == set()

@@ -13,7 +13,7 @@ from two_colours import SYNTHETIC_COLUMNS
 
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import dump_document
-from gda.artifacts.tuning import DrawSettings, Settings, TuningPoint
+from gda.artifacts.tuning import SamplingSettings, Settings, TuningPoint
 from gda.artifacts.verdict import Measure, Verdict
 from gda.config.arm import Arm
 from gda.config.load import Config, parse_config
@@ -65,8 +65,8 @@ def config(**promote: object) -> Config:
                 "model_args_json": "{}",
                 "image_size": SIZE,
                 "batch_size": 16,
-                "num_updates": 40,
-                "warmup_updates": 4,
+                "num_train_steps": 40,
+                "warmup_steps": 4,
                 "seeds": [0, 1, 2, 3, 4, 5],
                 "control_seeds": [0, 1],
                 "arms": list(COMPARED),
@@ -108,7 +108,7 @@ def write_snapshot(folder: Path, counts: Mapping[str, int], *, seed: int, synthe
     return Snapshot.open(folder)
 
 
-class World:
+class ProcessGroup:
     """Snapshots, classifiers of every arm and seed, verdict and tuning under one folder."""
 
     def __init__(self, root: Path) -> None:
@@ -118,14 +118,14 @@ class World:
         self.zero_shot = write_snapshot(root / "zero_shot", {"train": 6}, seed=3, synthetic=True)
         self.runs = root / "classifiers"
         train = load_images(self.real, "train", size=SIZE)
-        recipe = TrainRecipe.from_config(config().classify, num_updates=60)
+        recipe = TrainRecipe.from_config(config().classify, num_train_steps=60)
         source = Source(images=train.images, labels=train.labels, share=1.0)
         self._network, _ = train_classifier([source], recipe, num_classes=len(CLASSES), seed=0)
         for arm in COMPARED:
             for seed in range(6 if arm.data.compared_by_seed else 2):
                 self.add_classifier(arm, seed, wrong=WRONG.get(arm, ()))
         self.write_verdict(passed=True)
-        low, high = (DrawSettings(guidance_scale=guidance, num_inference_steps=4) for guidance in (1.0, 2.0))
+        low, high = (SamplingSettings(guidance_scale=guidance, num_inference_steps=4) for guidance in (1.0, 2.0))
         points = (
             TuningPoint(settings=low, passes=10, fid=3.0, cas=0.9, cas_by_seed=(0.9,), pareto=True),
             TuningPoint(settings=high, passes=14, fid=5.0),
@@ -165,7 +165,7 @@ class World:
                 "model": "test_resnet",
                 "image_size": SIZE,
                 "classes": CLASSES,
-                "num_updates": 40,
+                "num_train_steps": 40,
                 "snapshot_digest": self.real.digest,
                 "synthetic_digest": self.synthetic.digest if arm in (Arm.SYNTHETIC, Arm.MIXED) else None,
                 "base_licence": "apache-2.0",

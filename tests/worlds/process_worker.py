@@ -9,13 +9,13 @@ from safetensors.torch import save_file
 from stage_jobs import stage_job
 
 from gda.generator.finetuning.train import finetune_stage
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 
 
 def main() -> None:
     torch.set_num_threads(1)
     asked = json.loads(sys.argv[1])
-    world, out = World.join(), Path(asked["out"])
+    world, out = ProcessGroup.init(), Path(asked["out"])
     images = (torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
     job = stage_job(asked["base"], Path(asked["work"]), images, ("a", "b") * 4, steps=asked["steps"], **asked["changes"])
     result = finetune_stage(job)
@@ -23,7 +23,7 @@ def main() -> None:
         out.mkdir(parents=True)
         save_file({name: value.contiguous() for name, value in result.weights.items()}, out / "weights.safetensors")
         (out / "losses.json").write_text(json.dumps(result.losses))
-    World.leave()
+    ProcessGroup.destroy()
 
 
 if __name__ == "__main__":

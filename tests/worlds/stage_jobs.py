@@ -12,7 +12,7 @@ from gda.generator.finetuning.train import StageJob
 
 def stage_job(base, work, images, prompts, *, stage=None, steps=6, cache=None, evaluation=None, seed=0, **changes):
     """A job of `steps` steps with batches of four; `changes` are configuration fields. Prompts are the classes."""
-    settings = FinetuneConfig(train_batch_size=4, checkpointing_steps=2, lr_warmup_steps=1).model_copy(update=changes)
+    settings = FinetuneConfig(batch_size=4, checkpointing_steps=2, warmup_steps=1).model_copy(update=changes)
     stage = stage or load_model(str(base)).stages[0]
     digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
     return StageJob(

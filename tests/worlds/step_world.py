@@ -27,14 +27,14 @@ from gda.steps.form import FORM, split_up
 # Quick rather than good: what is tried is how steps hang together, so that no rule of quality may refuse the set.
 QUICK: dict[str, dict[str, Any]] = {
     "snapshot": {"val_fraction": 0.3, "test_fraction": 0.3},
-    "reference": {"folds": 2, "num_updates": 8},
-    "finetune": {"num_train_steps": 2, "sr_num_train_steps": 2, "train_batch_size": 4, "jitter": 0.0},
+    "reference": {"folds": 2, "num_train_steps": 8},
+    "finetune": {"num_train_steps": 2, "sr_num_train_steps": 2, "batch_size": 4, "jitter": 0.0},
     "tune": {
         "guidance_scales": [1.0],
         "images_per_class": 4,
         "survivors": 1,
         "cas_images_per_class": 4,
-        "cas_num_updates": 2,
+        "cas_num_train_steps": 2,
         "cas_seeds": 1,
         "num_inference_steps": [1],
         "sr_num_inference_steps": [1],
@@ -55,9 +55,9 @@ QUICK: dict[str, dict[str, Any]] = {
     },
     "classify": {
         "arms": ["real", "real+synthetic", "zero_shot"],
-        "num_updates": 3,
-        "mixed_num_updates": 3,
-        "warmup_updates": 1,
+        "num_train_steps": 3,
+        "mixed_num_train_steps": 3,
+        "warmup_steps": 1,
         "batch_size": 8,
         "seeds": [0, 1],
         "control_seeds": [0],
@@ -161,7 +161,7 @@ class Run:
 
     def compared(self, told: dict[str, str], have: dict[str, str], verdict: str, judged: str) -> dict[str, str]:
         """Every classifier, the evaluation and the registered challenger."""
-        given = {role: have[role] for role in ("snapshot", "zero_shot", "img2img", "pool", "reference")} | {"judged": judged}
+        given = {role: have[role] for role in ("snapshot", "zero_shot", "img2img", "pool", "reference")} | {"accepted": judged}
         runs = [
             self.call(classify, **item, verdict=verdict, settings=told["classify"], code=told["code"], resources="none", **given)
             for item in self.call(plan_classifiers, settings=told["classify"], verdict=verdict, seeds_per_pod=0)

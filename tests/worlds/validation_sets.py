@@ -40,8 +40,8 @@ def tiny_config(**validate: Any) -> Config:
     """Two folds of a small network, and limits wide enough for sets of a hundred images."""
     return parse_config(
         {
-            "reference": {"folds": 2, "num_updates": 40},
-            "classify": {"image_size": SIZE, "batch_size": 32, "warmup_updates": 5},
+            "reference": {"folds": 2, "num_train_steps": 40},
+            "classify": {"image_size": SIZE, "batch_size": 32, "warmup_steps": 5},
             "validate": {"max_copy_fraction": 0.15, "fid_max_ratio": 8.0, **validate},
         },
         where="test",

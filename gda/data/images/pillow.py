@@ -8,7 +8,7 @@ from PIL import Image, features
 
 from gda.data.images.listing import HEAD, image_format
 from gda.errors import DataError
-from gda.runtime.interruption import require_not_told
+from gda.runtime.interruption import require_not_stopped
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 MAX_PIXELS = 1 << 26  # 67 megapixels, below the size at which Pillow itself starts to warn
@@ -34,5 +34,5 @@ def faults_of_the_file(data: bytes, name: str) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise DataError(f"{name}: more than {MAX_PIXELS} pixels") from None
     except Exception as error:
-        require_not_told()
+        require_not_stopped()
         raise DataError(f"{name}: cannot be decoded ({str(error) or type(error).__name__})") from None

@@ -85,7 +85,7 @@ def ingest(
     all_train = as_synthetic or screen is not None
     splitter = _splitter(source, config, all_train)
     shots = None if all_train else config.shots
-    records = _in_fixed_order(source.records, draw=None if shots is None else config.shots_draw)
+    records = _in_fixed_order(source.records, draw=None if shots is None else config.few_shot_seed)
     writer, compressions, sketches = _ShardWriter(folder, config.shard_size, shots), Counter[str](), {}
     rejected = list(source.rejected)
     found_range = measure_range(records, config.pixel_range)

@@ -109,12 +109,12 @@ class Screen:
         return None
 
 
-def open_beside(path: Path) -> Snapshot:
+def open_real(path: Path) -> Snapshot:
     """The real snapshot that a pool is for. Raises `DataError` for a synthetic set and for another pool, which test nothing."""
     real = Snapshot.open(path)
     if real.index.kind == "synthetic" or real.index.provenance.get("purpose") == PURPOSE:
         what = "a synthetic set" if real.index.kind == "synthetic" else "a pool itself"
-        raise DataError(f"--beside {path}: is {what}; accepted: the real snapshot whose classifiers the pool is to make better")
+        raise DataError(f"--snapshot {path}: is {what}; accepted: the real snapshot whose classifiers the pool is to make better")
     return real
 
 

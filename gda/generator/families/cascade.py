@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from gda.artifacts.cards import GeneratorCard
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError, DataError
 from gda.generator.families.denoising import (
     Guidance,
@@ -33,7 +33,7 @@ from gda.generator.families.denoising import (
 from gda.generator.families.protocol import Start, Text
 from gda.generator.families.upscaler import Upscaler, load_upscaler
 from gda.generator.families.variance import check_variance, denoising_losses
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.weights.config_types import check_types
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, UPSCALER, files_of, read_card, read_json
 from gda.generator.weights.layout import Files
@@ -118,7 +118,7 @@ class Cascade:
         return images
 
     def loss(
-        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, draws: Draws, *, snr_gamma: float | None
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, streams: RandomStreams, *, snr_gamma: float | None
     ) -> torch.Tensor:
         """See `denoising_loss`; each stage learns by its own schedule."""
         super_resolution = stage == SUPER_RESOLUTION
@@ -127,7 +127,7 @@ class Cascade:
             self.sr_noise_schedule if super_resolution else self.noise_schedule,
             prepared,
             text["states"],
-            draws,
+            streams,
             low_size=self.low_size,
             super_resolution=super_resolution,
             snr_gamma=snr_gamma,
@@ -135,13 +135,13 @@ class Cascade:
         )
 
     @property
-    def drawing(self) -> tuple[nn.Module, ...]:
+    def sampling_networks(self) -> tuple[nn.Module, ...]:
         parts = [self.base, self.super_resolution]
         parts += [] if self.upscaler is None else [self.upscaler.pipeline.unet, self.upscaler.pipeline.vae]
         return tuple(part for part in parts if part is not None)
 
     @torch.inference_mode()
-    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings, start: Start | None = None) -> torch.Tensor:
+    def sample(self, text: Text, empty: Text, seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
         """uint8 NCHW in [0, 255], one image a seed. Bits depend on the batch's size: draw whole batches to compare.
 
         With `start` both stages begin from its images, noised alike. Raises `ConfigError` for a noise level or a mix of variances
@@ -158,10 +158,10 @@ class Cascade:
         drawn = to_uint8((images.clamp(-1, 1) + 1) * 127.5)
         if self.upscaler is None:
             return drawn
-        return self.upscaler.draw(drawn, text["upscaler_states"], empty["upscaler_states"], generators, settings)
+        return self.upscaler.sample(drawn, text["upscaler_states"], empty["upscaler_states"], generators, settings)
 
     def _super_resolve(
-        self, small: torch.Tensor, states: _States, generators: list[torch.Generator], settings: DrawSettings, start: Start | None
+        self, small: torch.Tensor, states: _States, generators: list[torch.Generator], settings: SamplingSettings, start: Start | None
     ) -> torch.Tensor:
         assert self.super_resolution is not None
         size, known = self.train_size, int(self.image_noise_schedule.config["num_train_timesteps"])
@@ -260,7 +260,7 @@ def denoising_loss(
     schedule: DDPMScheduler,
     images: torch.Tensor,
     text: torch.Tensor,
-    draws: Draws,
+    streams: RandomStreams,
     *,
     low_size: int,
     super_resolution: bool,
@@ -275,14 +275,14 @@ def denoising_loss(
     steps = int(schedule.config["num_train_timesteps"])
     small = F.interpolate(images, (low_size, low_size), mode="bilinear", antialias=True)
     clean = images if super_resolution else small
-    t = draws.integers(steps)
-    target_noise = draws.normal(*clean.shape[1:])
+    t = streams.integers(steps)
+    target_noise = streams.normal(*clean.shape[1:])
     noisy, level = schedule.add_noise(clean, target_noise, t), None
     if super_resolution:
         up = F.interpolate(small, clean.shape[2:], mode="bilinear", align_corners=True)
         by = schedule if image_schedule is None else image_schedule
-        level = draws.integers(int(by.config["num_train_timesteps"]))
-        noisy = torch.cat([noisy, by.add_noise(up, draws.normal(*up.shape[1:]), level)], dim=1)
+        level = streams.integers(int(by.config["num_train_timesteps"]))
+        noisy = torch.cat([noisy, by.add_noise(up, streams.normal(*up.shape[1:]), level)], dim=1)
     output = unet(noisy, t, encoder_hidden_states=text, class_labels=level).sample
     return denoising_losses(schedule, output, clean, target_noise, t, snr_gamma=snr_gamma)
 

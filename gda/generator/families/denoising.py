@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError, NotFiniteError
 from gda.generator.families.protocol import make_scheduler
 from gda.generator.families.variance import learns_variance
@@ -54,7 +54,7 @@ def denoise(
     return x
 
 
-def scheduler_of(settings: DrawSettings, config: dict[str, Any], mix: float | None) -> Any:
+def scheduler_of(settings: SamplingSettings, config: dict[str, Any], mix: float | None) -> Any:
     """The scheduler that `settings` name, for a stage with `config`; `mix` is that stage's mix of log-variances.
 
     Raises `ConfigError` for a mix where there is no ancestral DDPM step to mix for.

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from gda.artifacts.cards import GeneratorCard
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import DataError
 from gda.generator.families.denoising import Guidance, Predict, denoise, first_noise, generators_of, noise, timesteps_of, to_uint8
 from gda.generator.families.protocol import Start
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.weights.config_types import check_types
 from gda.generator.weights.directory import files_of, read_card
 from gda.generator.weights.layout import INDEX, UNUSED, Files, null_parts
@@ -90,11 +90,11 @@ class PipelineModel:
         return latent_moments(self.pipeline.vae, images)
 
     @property
-    def drawing(self) -> tuple[nn.Module, ...]:
+    def sampling_networks(self) -> tuple[nn.Module, ...]:
         return (getattr(self.pipeline, self.only), self.pipeline.vae)
 
-    def draw_latents(
-        self, predict: Predict, scheduler: Any, seeds: Sequence[int], settings: DrawSettings, start: Start | None
+    def sample_latents(
+        self, predict: Predict, scheduler: Any, seeds: Sequence[int], settings: SamplingSettings, start: Start | None
     ) -> torch.Tensor:
         """uint8 NCHW in [0, 255]: latents denoised by `predict`, then decoded."""
         device, generators = self.device, generators_of(seeds)
@@ -116,12 +116,12 @@ def latent_moments(vae: Any, images: torch.Tensor) -> torch.Tensor:
     return vae.encode(images).latent_dist.parameters
 
 
-def encode_latents(vae: Any, moments: torch.Tensor, draws: Draws) -> torch.Tensor:
+def encode_latents(vae: Any, moments: torch.Tensor, streams: RandomStreams) -> torch.Tensor:
     """Draw latents from their moments and bring them to the scale that the denoiser works at: float32 [n, c, h, w]."""
     mean, log_variance = moments.chunk(2, dim=1)
     # diffusers clamps the log-variance the same way.
     deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
-    latents = mean + deviation * draws.normal(*mean.shape[1:])
+    latents = mean + deviation * streams.normal(*mean.shape[1:])
     return _scaled(vae, latents)
 
 

@@ -8,11 +8,11 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.generator.families.denoising import doubled, scheduler_of
 from gda.generator.families.diffusers_pipeline import PipelineModel, encode_latents, load_pipeline
 from gda.generator.families.protocol import Start, Text, denoising_error
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import read_json
 
 
@@ -34,19 +34,19 @@ class LatentUNet(PipelineModel):
         return {"states": states, "pooled": pooled}
 
     def loss(
-        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, draws: Draws, *, snr_gamma: float | None
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, streams: RandomStreams, *, snr_gamma: float | None
     ) -> torch.Tensor:
         """Squared error of the prediction at uniformly drawn noise levels (Ho et al. 2020, equation 14; Salimans & Ho 2022 for v)."""
-        clean = encode_latents(self.pipeline.vae, prepared, draws)
-        t = draws.integers(int(self.noise_schedule.config["num_train_timesteps"]))
-        noise = draws.normal(*clean.shape[1:])
+        clean = encode_latents(self.pipeline.vae, prepared, streams)
+        t = streams.integers(int(self.noise_schedule.config["num_train_timesteps"]))
+        noise = streams.normal(*clean.shape[1:])
         noisy = self.noise_schedule.add_noise(clean, noise, t)
         extra = {"added_cond_kwargs": self._added(text)} if self._is_xl else {}
         predicted = network(noisy, t, encoder_hidden_states=text["states"], **extra).sample
         return denoising_error(self.noise_schedule, predicted, clean, noise, t, snr_gamma=snr_gamma)
 
     @torch.inference_mode()
-    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings, start: Start | None = None) -> torch.Tensor:
+    def sample(self, text: Text, empty: Text, seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
         """Raises `ConfigError` as `scheduler_of` and `timesteps_of` do."""
         scheduler = scheduler_of(settings, self.scheduler_config, settings.log_variance_mix)
         unet = self.pipeline.unet
@@ -59,7 +59,7 @@ class LatentUNet(PipelineModel):
             output: torch.Tensor = unet(given, t, encoder_hidden_states=both if guided else said, **extra).sample
             return output.float()
 
-        return self.draw_latents(predict, scheduler, seeds, settings, start)
+        return self.sample_latents(predict, scheduler, seeds, settings, start)
 
     def _added_both(self, text: Text, empty: Text, dtype: torch.dtype) -> dict[bool, Text]:
         """What XL is told besides the prompt, by whether the pass is guided."""

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from gda.artifacts.cards import GeneratorCard
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.weights.layout import Files
 
 Text = dict[str, torch.Tensor]  # what the text encoders say of n prompts: tensors by role, a row a prompt
@@ -26,7 +26,7 @@ SCHEDULERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Images that drawing starts from: uint8 NCHW of the size the model draws, and how far they are noised, in (0, 1]."""
+    """Images that drawing starts from: uint8 NCHW of the size the model samples, and how far they are noised, in (0, 1]."""
 
     images: torch.Tensor
     strength: float
@@ -42,7 +42,7 @@ class Start:
 class Model(Protocol):
     """A loaded text-to-image model, in float32 eval mode on the CPU until it is moved.
 
-    `stages` are the networks that can be fine-tuned, in drawing order. Randomness enters through the draws and seeds that are passed.
+    `stages` are the networks that can be fine-tuned, in drawing order. Randomness enters through the samples and seeds that are passed.
     """
 
     path: Path
@@ -79,17 +79,17 @@ class Model(Protocol):
         ...
 
     def loss(
-        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, draws: Draws, *, snr_gamma: float | None
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, streams: RandomStreams, *, snr_gamma: float | None
     ) -> torch.Tensor:
         """The training loss of each image at a randomly drawn noise level, float32 [n]. `network` is the stage's, perhaps wrapped."""
         ...
 
     @property
-    def drawing(self) -> tuple[nn.Module, ...]:
+    def sampling_networks(self) -> tuple[nn.Module, ...]:
         """The networks that drawing runs for every image, text encoders excepted: what precision and compilation are about."""
         ...
 
-    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings, start: Start | None = None) -> torch.Tensor:
+    def sample(self, text: Text, empty: Text, seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
         """uint8 NCHW in [0, 255] on the CPU, a row of `text` and a seed an image. Bits depend on the batch's size.
 
         With `start` every image is denoised from its own, noised. Raises `ConfigError` for settings that the model does not know,

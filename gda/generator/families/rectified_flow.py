@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError
 from gda.generator.families.denoising import doubled, scheduler_of
 from gda.generator.families.diffusers_pipeline import PipelineModel, encode_latents, load_pipeline
 from gda.generator.families.protocol import Start, Text
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import read_json
 
 
@@ -27,7 +27,7 @@ class FlowTransformer(PipelineModel):
         return {"states": states, "pooled": pooled}
 
     def loss(
-        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, draws: Draws, *, snr_gamma: float | None
+        self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, streams: RandomStreams, *, snr_gamma: float | None
     ) -> torch.Tensor:
         """Squared error of the velocity at logit-normal times (Esser et al. 2024, section 3.1), shifted as the scheduler shifts.
 
@@ -35,18 +35,18 @@ class FlowTransformer(PipelineModel):
         """
         if snr_gamma is not None:
             raise ConfigError(f"finetune.snr_gamma: must be null for a flow transformer, got {snr_gamma:g}")
-        clean = encode_latents(self.pipeline.vae, prepared, draws)
+        clean = encode_latents(self.pipeline.vae, prepared, streams)
         shift = float(self.scheduler_config.get("shift", 1.0))
-        u = torch.sigmoid(draws.normal())
+        u = torch.sigmoid(streams.normal())
         sigma = (shift * u / (1 + (shift - 1) * u))[:, None, None, None]
-        noise = draws.normal(*clean.shape[1:])
+        noise = streams.normal(*clean.shape[1:])
         noisy = (1 - sigma) * clean + sigma * noise
         t = sigma.flatten() * int(self.scheduler_config.get("num_train_timesteps", 1000))
         predicted = network(hidden_states=noisy, timestep=t, encoder_hidden_states=text["states"], pooled_projections=text["pooled"]).sample
         return (predicted.float() - (noise - clean)).square().mean((1, 2, 3))
 
     @torch.inference_mode()
-    def draw(self, text: Text, empty: Text, seeds: Sequence[int], settings: DrawSettings, start: Start | None = None) -> torch.Tensor:
+    def sample(self, text: Text, empty: Text, seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
         """Raises `ConfigError` for a scheduler of diffusion models: it would integrate the wrong equation."""
         if settings.scheduler != "model":
             raise ConfigError(f"sample.scheduler: must be 'model' for a flow transformer, got {settings.scheduler!r}")
@@ -62,7 +62,7 @@ class FlowTransformer(PipelineModel):
             ).sample
             return output.float()
 
-        return self.draw_latents(predict, scheduler, seeds, settings, start)
+        return self.sample_latents(predict, scheduler, seeds, settings, start)
 
 
 def load_flow_transformer(name: str) -> FlowTransformer:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import DataError
 from gda.generator.families.denoising import to_uint8
 from gda.generator.families.protocol import make_scheduler
@@ -42,8 +42,8 @@ class Upscaler:
         return states
 
     @torch.inference_mode()
-    def draw(
-        self, images: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, generators: list[torch.Generator], settings: DrawSettings
+    def sample(
+        self, images: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, generators: list[torch.Generator], settings: SamplingSettings
     ) -> torch.Tensor:
         """uint8 NCHW on the CPU, `factor` times as large as the uint8 NCHW images given.
 

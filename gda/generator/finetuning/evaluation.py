@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import DataError
 from gda.generator.families.opening import load_model
 from gda.generator.families.protocol import Model
@@ -32,14 +32,14 @@ class Evaluation:
     steps: int
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
-    settings: DrawSettings
+    settings: SamplingSettings
     score: Callable[[torch.Tensor], float]
     shown: tuple[int, ...]
     batch_size: int = 50
 
 
 class Evaluator:
-    """Draws with a second copy of the model, so that training is not disturbed, and writes a picture and the best weights to `folder`."""
+    """Generates with a second copy of the model, training undisturbed, and writes a picture and the best weights to `folder`."""
 
     def __init__(self, base: str, method: Method, evaluation: Evaluation, folder: Path, device: torch.device) -> None:
         self._base, self._method, self._evaluation, self._folder, self._device = base, method, evaluation, folder, device
@@ -89,7 +89,7 @@ class Evaluator:
             sampler = Sampler(model, asked.prompts)
             starts = range(0, len(asked.prompts), asked.batch_size)
             parts = [slice(start, start + asked.batch_size) for start in starts]
-            return torch.cat([sampler.draw(asked.prompts[part], asked.seeds[part], asked.settings) for part in parts])
+            return torch.cat([sampler.sample(asked.prompts[part], asked.seeds[part], asked.settings) for part in parts])
         finally:
             model.to("cpu")  # its memory is the training's again
 

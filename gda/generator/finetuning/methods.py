@@ -14,7 +14,7 @@ from gda.generator.families.protocol import Model, Text
 from gda.generator.finetuning.prepared import Texts
 from gda.generator.finetuning.tokens import Tokens, make_inversion
 from gda.generator.weights.lora import Adapter, add_adapter
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 
 
 class Method(Protocol):
@@ -38,7 +38,7 @@ class Method(Protocol):
         """Text states of a batch's prompts, on the device."""
         ...
 
-    def exchange(self, world: World) -> None:
+    def exchange(self, world: ProcessGroup) -> None:
         """Average gradients over the processes, where the network's wrapper does not do that by itself."""
         ...
 
@@ -72,7 +72,7 @@ class Full:
     def text(self, said: Sequence[str]) -> Text:
         return self.texts.take(said)
 
-    def exchange(self, world: World) -> None:
+    def exchange(self, world: ProcessGroup) -> None:
         pass
 
     def weights(self, averaged: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -105,7 +105,7 @@ class Lora:
     def text(self, said: Sequence[str]) -> Text:
         return self.texts.take(said)
 
-    def exchange(self, world: World) -> None:
+    def exchange(self, world: ProcessGroup) -> None:
         pass
 
     def weights(self, averaged: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -116,7 +116,7 @@ class Lora:
 
 
 def make_method(
-    model: Model, stage: str, config: FinetuneConfig, texts: Texts | None, world: World, *, tokens: Tokens | None, seed: int
+    model: Model, stage: str, config: FinetuneConfig, texts: Texts | None, world: ProcessGroup, *, tokens: Tokens | None, seed: int
 ) -> Method:
     """The method of `finetune.method`, with the network on the device and shared among the processes.
 
@@ -136,7 +136,7 @@ def make_method(
     return Full(network=shared, texts=texts, stage=stage, plain=plain)
 
 
-def _require_possible(config: FinetuneConfig, world: World) -> None:
+def _require_possible(config: FinetuneConfig, world: ProcessGroup) -> None:
     if config.parallelism == "fsdp" and world.size > 1:
         if config.method != "full":
             raise ConfigError(f"finetune.parallelism: must be ddp for finetune.method {config.method}, got fsdp")
@@ -156,7 +156,7 @@ def _require_possible(config: FinetuneConfig, world: World) -> None:
         raise ConfigError("finetune.ema_snapshot_steps: must be null for textual_inversion, whose network does not change")
 
 
-def prepare_network(network: nn.Module, config: FinetuneConfig, world: World) -> None:
+def prepare_network(network: nn.Module, config: FinetuneConfig, world: ProcessGroup) -> None:
     """Bring a network to the device in train mode, with checkpointing and compilation as the configuration says."""
     network.to(world.device).train()
     if config.gradient_checkpointing:
@@ -166,7 +166,7 @@ def prepare_network(network: nn.Module, config: FinetuneConfig, world: World) ->
         network.compile()
 
 
-def divide(network: nn.Module, config: FinetuneConfig, world: World) -> nn.Module:
+def divide(network: nn.Module, config: FinetuneConfig, world: ProcessGroup) -> nn.Module:
     """The network as several processes share it: in whole copies whose gradients are averaged (ddp), or a part each (fsdp)."""
     if world.size == 1:
         return network
@@ -175,7 +175,7 @@ def divide(network: nn.Module, config: FinetuneConfig, world: World) -> nn.Modul
     return _sharded(network, world)
 
 
-def _sharded(network: nn.Module, world: World) -> nn.Module:
+def _sharded(network: nn.Module, world: ProcessGroup) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

@@ -32,9 +32,9 @@ def make_optimizer(parameters: Sequence[nn.Parameter], config: FinetuneConfig) -
 
 def rate_at(step: int, total: int, config: FinetuneConfig) -> float:
     """The learning rate of the 0-based `step`: linear warm-up, then cosine to 2% of the peak, linear to 0, or constant."""
-    if step < config.lr_warmup_steps:
-        return config.learning_rate * (step + 1) / (config.lr_warmup_steps + 1)
-    progress = (step - config.lr_warmup_steps) / max(1, total - config.lr_warmup_steps)
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     match config.lr_scheduler:
         case "cosine":
             return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))

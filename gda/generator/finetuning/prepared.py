@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from gda.artifacts.fingerprint import bits_environment, digest_of
 from gda.generator.families.protocol import Model, Text, rows
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.weights.layout import UNUSED, Files
 from gda.io.checked import is_whole, write_checked
 
@@ -53,14 +53,14 @@ class Prepared:
         """Whether `take` runs the model's encoder."""
         return self._kept is None and self._model.card.family != "pixel_cascade"
 
-    def take(self, chosen: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Prepared rows of the images `chosen` (int64 [n]), on the device; the images' own draws say who is flipped and moved how."""
-        flipped = draws.uniform() < 0.5 if self._flip else torch.zeros(len(chosen), dtype=torch.bool)
+    def take(self, chosen: torch.Tensor, streams: RandomStreams) -> torch.Tensor:
+        """Prepared rows of the images `chosen` (int64 [n]), on the device; the images' own samples say who is flipped and moved how."""
+        flipped = streams.uniform() < 0.5 if self._flip else torch.zeros(len(chosen), dtype=torch.bool)
         if self._kept is not None:
             return self._kept.take(chosen, flipped.cpu()).to(self._device)
         images = unit(self._images[chosen]).to(self._device)
         images = torch.where(flipped.to(self._device)[:, None, None, None], images.flip(3), images)
-        return self._model.prepare(jitter(images, self._jitter, draws))
+        return self._model.prepare(jitter(images, self._jitter, streams))
 
 
 class _Latents:
@@ -142,11 +142,11 @@ def unit(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
-def jitter(images: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
+def jitter(images: torch.Tensor, strength: float, streams: RandomStreams) -> torch.Tensor:
     """Random small affine of float32 NCHW: at strength 1 up to 15 degrees, 15% scale, 0.2 shear, 8% shift; border is extended."""
     if strength == 0:
         return images
-    u = (draws.uniform(6) * 2 - 1) * strength
+    u = (streams.uniform(6) * 2 - 1) * strength
     angle, shear = 0.26 * u[:, 0], 0.2 * u[:, 1]
     sx, sy = torch.exp(0.15 * u[:, 2]), torch.exp(0.15 * u[:, 3])
     theta = torch.zeros(len(images), 2, 3, device=images.device)

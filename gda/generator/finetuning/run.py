@@ -12,7 +12,7 @@ from gda.generator.finetuning.divided import like, local, whole
 from gda.generator.finetuning.methods import Method
 from gda.generator.finetuning.optimizer import load_optimizer_state, make_optimizer, optimizer_state, rate_at
 from gda.generator.weights.posthoc import PowerAverages
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 
 
 @dataclass
@@ -22,7 +22,7 @@ class TrainingRun:
     method: Method
     config: FinetuneConfig
     total: int
-    world: World
+    world: ProcessGroup
     checkpoints: Checkpoints | None  # of the first process
     step: int = 0
     losses: list[float] = field(default_factory=list)
@@ -73,7 +73,7 @@ class TrainingRun:
     def restore(self, *, at_most: int | None = None) -> None:
         """Continue from the newest whole checkpoint, where there is one; every process must call this."""
         found = self.checkpoints.load_newest(at_most=at_most) if self.checkpoints is not None else (None, [])
-        state, notes = self.world.tell(found)
+        state, notes = self.world.broadcast(found)
         self.notes += notes
         if state is not None:
             self._restore(state)

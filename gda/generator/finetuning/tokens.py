@@ -25,7 +25,7 @@ from gda.generator.families.protocol import Model, Text, rows
 from gda.generator.planning.prompts import class_prompts
 from gda.generator.randomness import stream_seed
 from gda.generator.weights.directory import BASE
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 
 EMBEDS = "learned_embeds"  # folder of the exported tokens, a file each, for pipelines with one text encoder
 _ROLES = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"}
@@ -108,7 +108,7 @@ class Inversion:
         row = {prompt: i for i, prompt in enumerate(unique)}
         return rows(encoded, [row[prompt] for prompt in said])
 
-    def exchange(self, world: World) -> None:
+    def exchange(self, world: ProcessGroup) -> None:
         world.average(parameter.grad for parameter in self.parameters().values() if parameter.grad is not None)
 
     def weights(self, averaged: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -20,10 +20,10 @@ from gda.generator.finetuning.order import Order
 from gda.generator.finetuning.prepared import Prepared, Source, Texts
 from gda.generator.finetuning.run import TrainingRun
 from gda.generator.finetuning.tokens import Tokens
-from gda.generator.randomness import Draws, stream_seed
+from gda.generator.randomness import RandomStreams, stream_seed
 from gda.generator.weights.posthoc import write_snapshot
 from gda.runtime.parallel import tick
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 
 EVALUATIONS, SNAPSHOTS = "evaluations", "ema"
 
@@ -74,7 +74,7 @@ def finetune_stage(job: StageJob) -> StageResult:
     the averages of the best one are returned, else the last. Raises `DataError` on a non-finite loss, naming step, images and last
     good checkpoint, and `MissingError` when memory runs out.
     """
-    world = World.join()
+    world = ProcessGroup.init()
     loop = _Loop(job, world)
     loop.run.restore(at_most=job.resume_at)
     tick(loop.run.step)
@@ -88,9 +88,9 @@ def finetune_stage(job: StageJob) -> StageResult:
 class _Loop:
     """The parts of one run, put together: order, prepared rows, method, run and evaluator."""
 
-    def __init__(self, job: StageJob, world: World) -> None:
+    def __init__(self, job: StageJob, world: ProcessGroup) -> None:
         self.job, self.config, self.world = job, job.config, world
-        self.parts = world.share(job.config.train_batch_size, job.config.gradient_accumulation_steps)
+        self.parts = world.split(job.config.batch_size, job.config.gradient_accumulation_steps)
         self.order = Order(job.labels, seed=job.seed, balanced=job.config.class_balanced)
         self.model = load_model(job.base)
         self.model.to(world.device)
@@ -155,20 +155,20 @@ class _Loop:
         )
         learns_text = self.config.method == "textual_inversion"
         texts = None if learns_text else Texts(self.model, job.prompts, cache=job.source.cache, device=world.device)
-        world.tell(None)  # nobody reads the cache before everybody has written
+        world.broadcast(None)  # nobody reads the cache before everybody has written
         if not prepared.encodes_each_step and not learns_text:
             self.model.to("cpu")
         return prepared, texts
 
     def _losses(self, part: slice) -> torch.Tensor:
         """Loss of each image of `part` of this step's batch, float32 [n]."""
-        job, step, size = self.job, self.run.step, self.config.train_batch_size
+        job, step, size = self.job, self.run.step, self.config.batch_size
         chosen = self.order.indices(step * size + part.start, part.stop - part.start)
-        draws = step_draws(job.seed, job.stage, step, part, self.world.device)
-        dropped = (draws.uniform() < self.config.prompt_dropout).tolist()
+        streams = step_streams(job.seed, job.stage, step, part, self.world.device)
+        dropped = (streams.uniform() < self.config.prompt_dropout).tolist()
         text = self.method.text(["" if d else job.prompts[i] for i, d in zip(chosen.tolist(), dropped, strict=True)])
-        rows = self.prepared.take(chosen, draws)
-        return self.model.loss(job.stage, self.method.network, rows, text, draws, snr_gamma=self.config.snr_gamma)
+        rows = self.prepared.take(chosen, streams)
+        return self.model.loss(job.stage, self.method.network, rows, text, streams, snr_gamma=self.config.snr_gamma)
 
     def _mean(self, losses: torch.Tensor) -> float:
         """Mean over the batches of all processes. Raises `DataError` when one is not finite."""
@@ -179,7 +179,7 @@ class _Loop:
         return mean
 
     def _diverged(self, losses: torch.Tensor) -> str:
-        step, size = self.run.step, self.config.train_batch_size
+        step, size = self.run.step, self.config.batch_size
         chosen = self.order.indices(step * size, size)
         bad = [int(i) for i, loss in zip(chosen, losses, strict=True) if not math.isfinite(loss)]
         names = ", ".join(self.job.keys[i] for i in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
@@ -193,7 +193,7 @@ class _Loop:
         run = self.run
         averaged = run.averaged()
         score = self.evaluator.score(averaged, run.step) if self.world.is_first else 0.0
-        run.scores.append((run.step, float(self.world.tell(score))))
+        run.scores.append((run.step, float(self.world.broadcast(score))))
         if self.world.is_first and best_step(run.scores) == run.step:
             self.evaluator.keep(averaged, run.step)
 
@@ -222,9 +222,9 @@ def _best(scores: Sequence[tuple[int, float]]) -> int:
     return step
 
 
-def step_draws(seed: int, stage: str, step: int, part: slice, device: torch.device | str = "cpu") -> Draws:
+def step_streams(seed: int, stage: str, step: int, part: slice, device: torch.device | str = "cpu") -> RandomStreams:
     """The random streams of the images at the positions `part` of a step's batch."""
-    return Draws([stream_seed("finetune", seed, stage, step, position) for position in range(part.start, part.stop)], device)
+    return RandomStreams([stream_seed("finetune", seed, stage, step, position) for position in range(part.start, part.stop)], device)
 
 
 def jitter_of(config: FinetuneConfig, model: Model) -> float:
@@ -253,5 +253,5 @@ def _out_of_memory(job: StageJob, error: Exception) -> MissingError:
         ways.append("set finetune.gradient_checkpointing: true")
     if config.mixed_precision == "no":
         ways.append("set finetune.mixed_precision: bf16")
-    ways.append(f"lower finetune.train_batch_size (now {config.train_batch_size})")
+    ways.append(f"lower finetune.batch_size (now {config.batch_size})")
     return MissingError(f"finetune: out of memory in stage {job.stage} ({str(error).splitlines()[0][:120]}); {', or '.join(ways)}")

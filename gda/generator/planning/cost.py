@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.generator.families.denoising import Guidance, timesteps_of
 from gda.generator.families.protocol import make_scheduler
 from gda.generator.planning.networks import Network, networks_of
@@ -51,7 +51,7 @@ class Cost:
         return self.flops_per_image * self.num_images
 
 
-def estimate_cost(generator: str, settings: DrawSettings, plan: Plan) -> Cost:
+def estimate_cost(generator: str, settings: SamplingSettings, plan: Plan) -> Cost:
     """Count what drawing `plan` costs with `generator` (a directory, hub id or `demo://glyphs`); loads no weights.
 
     Left out are text encoders, which run once for every prompt, and low-rank adapters. Raises `MissingError` for a missing directory,
@@ -95,7 +95,7 @@ def count_steps(scheduler: Any, steps: int, *, guidance: float, interval: tuple[
     return Steps(guided=guided, single=len(timesteps) - guided)
 
 
-def _cost(network: Network, settings: DrawSettings, strengths: Mapping[float, int]) -> PartCost:
+def _cost(network: Network, settings: SamplingSettings, strengths: Mapping[float, int]) -> PartCost:
     flops = count_flops(network)
     if network.role != "denoise":
         return PartCost(network=network, flops=flops, passes=1.0)

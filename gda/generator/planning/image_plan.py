@@ -17,12 +17,12 @@ from gda.generator.planning.plan import (
     PlannedImage,
     check_quotas,
     check_sizes,
+    counts_summary,
     cut_batches,
     cut_shards,
     image_key,
     image_seed,
     interleave,
-    said_counts,
 )
 
 
@@ -68,7 +68,7 @@ def make_image_plan(
     return Plan(
         classes=tuple(quotas),
         shards=cut_shards(batches, shard_size // batch_size),
-        digest=digest_of(asked | said_counts(list(quotas.values()))),
+        digest=digest_of(asked | counts_summary(list(quotas.values()))),
     )
 
 

@@ -53,7 +53,7 @@ class Network:
 
 
 def networks_of(path: Path, *, from_images: bool = False) -> tuple[Network, ...]:
-    """The networks of the generator at `path` in drawing order; with `from_images` the encoder too, where it draws in latent space.
+    """The networks of the generator at `path` in drawing order; with `from_images` the encoder too, where it samples in latent space.
 
     Text encoders are left out: they run once for every prompt, not for every image. Raises `DataError` for a damaged configuration.
     """
@@ -129,7 +129,7 @@ def _denoiser_inputs(network: Any, batch: int, side: int, tokens: int) -> dict[s
 
 
 def _noise(network: Any, *shape: int) -> torch.Tensor:
-    """Standard normal; what a network takes in when it draws, and as fast: devices are quicker on zeros."""
+    """Standard normal; what a network takes in when it samples, and as fast: devices are quicker on zeros."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(shape, generator=generator).to(network.device, network.dtype)
 

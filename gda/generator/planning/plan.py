@@ -44,7 +44,7 @@ Batch = tuple[PlannedImage, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedShard:
-    """Shard `number`; drawn in `batches`, which never cross shards, so that any worker draws the same bits."""
+    """Shard `number`; drawn in `batches`, which never cross shards, so that any worker samples the same bits."""
 
     number: int
     batches: tuple[Batch, ...]
@@ -88,7 +88,7 @@ def make_plan(quotas: Mapping[str, int], *, seed: int, shard_size: int, batch_si
     return Plan(
         classes=classes,
         shards=cut_shards(cut_batches(images, batch_size), shard_size // batch_size),
-        digest=digest_of({"classes": list(classes), "seed": seed} | said_counts(counts)),
+        digest=digest_of({"classes": list(classes), "seed": seed} | counts_summary(counts)),
     )
 
 
@@ -167,7 +167,7 @@ def check_quotas(quotas: Mapping[str, int]) -> None:
             raise ConfigError(f"sample.quota: class {name!r}: {count} images, which leaves nothing to draw; accepted: 1 or more")
 
 
-def said_counts(counts: Sequence[int]) -> dict[str, Any]:
+def counts_summary(counts: Sequence[int]) -> dict[str, Any]:
     """How a plan's digest says its quotas: equal ones as one number, as ever, so that sets drawn before keep their name."""
     if len(set(counts)) == 1:
         return {"images_per_class": counts[0]}

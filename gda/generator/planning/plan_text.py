@@ -76,7 +76,7 @@ def _time(plan: Plan, cost: Cost, rate: Rate, workers: int) -> list[str]:
     ]
     if workers > 1:
         busiest = _busiest(plan, workers)
-        lines.append(f"about {_duration(each * busiest)} with {workers} such workers, the busiest of which draws {busiest:,} images")
+        lines.append(f"about {_duration(each * busiest)} with {workers} such workers, the busiest of which samples {busiest:,} images")
     return lines
 
 
@@ -92,7 +92,7 @@ def _compile(plan: Plan, cost: Cost, rate: Rate, workers: int, precision: str) -
 
 
 def _busiest(plan: Plan, workers: int) -> int:
-    """Images of the worker that draws most; shards go to workers by their number."""
+    """Images of the worker that samples most; shards go to workers by their number."""
     drawn: Counter[int] = Counter()
     for shard in plan.shards:
         drawn[shard.number % workers] += len(shard.images)

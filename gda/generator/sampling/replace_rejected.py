@@ -12,7 +12,7 @@ from gda.config.load import Config
 from gda.data.store.replace import replace_records
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
-from gda.generator.sampling.replacements import draw_later, later_shards
+from gda.generator.sampling.replacements import later_shards, sample_later
 from gda.generator.sampling.reproduce import Recorded
 from gda.generator.sampling.request import plan_for
 from gda.generator.weights.directory import read_card
@@ -33,17 +33,17 @@ class Redrawing:
     drawn: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, config: Config, given: Snapshot, real: Snapshot, generator: str | Path | None, judged: Path | None) -> "Redrawing | None":
-        """What `validate.on_fail` asks for; None for reject. Raises `UsageError` for what drop_and_redraw needs and lacks."""
+    def of(cls, config: Config, given: Snapshot, real: Snapshot, generator: str | Path | None, accepted: Path | None) -> "Redrawing | None":
+        """What `validate.on_fail` asks for; None for reject. Raises `UsageError` for what replace_rejected needs and lacks."""
         if config.validate_.on_fail == "reject":
             return None
-        for flag, value in (("--generator", generator), ("--judged", judged)):
+        for flag, value in (("--generator", generator), ("--accepted", accepted)):
             if value is None:
-                raise UsageError(f"validate.on_fail is drop_and_redraw: give {flag}")
-        planned = plan_drawn(config, given, real)
+                raise UsageError(f"validate.on_fail is replace_rejected: give {flag}")
+        planned = original_plan(config, given, real)
         if planned is None:
             raise UsageError(
-                f"{given.path}: validate.on_fail is drop_and_redraw, but the set was not drawn by this configuration, so that what comes "
+                f"{given.path}: validate.on_fail is replace_rejected, but the set was not drawn by this configuration, so that what comes "
                 "after its images is not known; give the configuration that it was drawn with, or set validate.on_fail to reject"
             )
         return cls(config=config, given=given, real=real, generator=str(generator), zero_shot=planned.zero_shot, quotas=planned.counts)
@@ -63,12 +63,12 @@ class Redrawing:
         first = 1 + max(int(Path(shard.name).stem.rpartition("-")[2]) for shard in snapshot.index.shards)
         shards = later_shards(plan, before, number=first, shard_size=sample.shard_size, batch_size=sample.batch_size)
         sources = self.real.path if sample.mode == "image_to_image" else None
-        drawing = Recorded.open(self.given.path).drawing(self._generator(), sources)
-        added = draw_later(drawing, shards, work / f"round-{number}" / "out")
+        context = Recorded.open(self.given.path).context(self._generator(), sources)
+        added = sample_later(context, shards, work / f"round-{number}" / "out")
         folder = work / f"set-{number}"
         rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        said = {"redrawn_from": self.given.digest, "redrawn_rounds": str(number), "redrawn_images": str(sum(further))}
+        said = {"replaced_from": self.given.digest, "replacement_rounds": str(number), "replaced_images": str(sum(further))}
         replace_records(snapshot, dropped.keys(), added, folder, said=said)
         return Snapshot.open(folder)
 
@@ -96,7 +96,7 @@ class Planned:
     zero_shot: bool
 
 
-def plan_drawn(config: Config, given: Snapshot, real: Snapshot) -> Planned | None:
+def original_plan(config: Config, given: Snapshot, real: Snapshot) -> Planned | None:
     """What was planned, when the set was drawn by the configured plan; None for a set drawn otherwise."""
     for zero_shot in (False, True):
         try:

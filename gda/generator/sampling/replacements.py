@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from gda.generator.planning.plan import Plan, PlannedImage, PlannedShard, cut_batches, cut_shards, interleave
-from gda.generator.sampling.sample_shards import Drawing, ShardJob, draw_shard
+from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, sample_shard
 from gda.io.publish import storage_errors
 from gda.runtime.parallel import run_parallel, workers_of
 
@@ -26,15 +26,15 @@ def later_shards(plan: Plan, drawn: Sequence[int], *, number: int, shard_size: i
     return tuple(replace(shard, number=number + shard.number) for shard in cut_shards(batches, shard_size // batch_size))
 
 
-def draw_later(drawing: Drawing, shards: Sequence[PlannedShard], folder: Path) -> list[tuple[Path, pd.DataFrame]]:
+def sample_later(context: SamplingContext, shards: Sequence[PlannedShard], folder: Path) -> list[tuple[Path, pd.DataFrame]]:
     """Draw shards into `folder`, by as many processes as `gda sample` would; each tar with its manifest rows.
 
-    Shards that are there already are left alone. Raises as `draw_shard` does.
+    Shards that are there already are left alone. Raises as `sample_shard` does.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    jobs = [ShardJob(drawing=replace(drawing, folder=folder, observer=None), shard=shard) for shard in shards]
-    run_parallel(draw_shard, jobs, workers=workers_of(drawing.device))
+    jobs = [ShardJob(context=replace(context, folder=folder, observer=None), shard=shard) for shard in shards]
+    run_parallel(sample_shard, jobs, workers=workers_of(context.device))
     drawn = [(job.path, job.rows()) for job in jobs]
     return [(path, rows) for path, rows in drawn if rows is not None]
 

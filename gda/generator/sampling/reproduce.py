@@ -1,4 +1,4 @@
-"""Draws batches of a published set again, from what the set says of itself, and compares them with the pixels that it holds.
+"""Samples batches of a published set again, from what the set says of itself, and compares them with the pixels that it holds.
 
 Bits are claimed on an equal device with equal libraries. On others an image may differ by `TOLERANCES` grey levels, root mean square
 over its pixels: rounding that goes through all the steps stays below that, another image does not.
@@ -16,18 +16,18 @@ import numpy.typing as npt
 import torch
 
 from gda.artifacts.fingerprint import Recipe, digest_of
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import Codec, Rgb, decode, encode, stored_pixels, to_array
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, MissingError
 from gda.generator.planning.plan import Batch, PlannedImage
-from gda.generator.sampling.sample_shards import Drawing, provenance, redraw
+from gda.generator.sampling.sample_shards import SamplingContext, provenance, resample_batch
 from gda.generator.sampling.speed import Speed
 from gda.generator.weights import hub
 from gda.generator.weights.directory import DEMO_BASE, is_here, read_card
 from gda.io.publish import RECIPE_FILE, read_recipe
 from gda.io.shards import read_record
-from gda.runtime.parallel import device_name, drawing_device, single_threaded
+from gda.runtime.parallel import device_name, sampling_device, single_threaded
 
 TOLERANCES = {"fp32": 2.0, "bf16": 8.0}  # grey levels, by precision
 
@@ -100,7 +100,7 @@ class Recorded:
     @property
     def device(self) -> str:
         """The kind of device to draw on: the recorded one where this machine has it."""
-        return "cpu" if self.recipe.environment.get("device") == "cpu" else drawing_device()
+        return "cpu" if self.recipe.environment.get("device") == "cpu" else sampling_device()
 
     def differences(self) -> list[str]:
         """What of the environment that fixes bits is not as it was, a phrase each; empty where bits are claimed."""
@@ -121,15 +121,15 @@ class Recorded:
                 found.append(DrawnBatch(shard=str(shard), place=place, images=tuple(images[cut]), offsets=tuple(offsets[cut])))
         return found
 
-    def drawing(self, generator: str, sources: Path | None) -> Drawing:
+    def context(self, generator: str, sources: Path | None) -> SamplingContext:
         """What drawing needs, from `generator` and the real snapshot at `sources`, which must be the recorded ones."""
         try:
-            return Drawing(
+            return SamplingContext(
                 generator=generator,
                 generator_digest=self.generator,
                 classes=self.snapshot.classes,
                 prompts=tuple(self._asked("prompts")),
-                settings=DrawSettings.model_validate(self._asked("settings")),
+                settings=SamplingSettings.model_validate(self._asked("settings")),
                 speed=Speed(precision=self._asked("precision"), compile=self._asked("compile")),
                 codec=Codec(**self._asked("codec")),
                 sources=sources,
@@ -169,17 +169,17 @@ def choose(recorded: Recorded, count: int, *, seed: int = 0) -> list[DrawnBatch]
     return [batches[pick] for pick in sorted(picks)]
 
 
-def compare(recorded: Recorded, drawing: Drawing, batches: Sequence[DrawnBatch]) -> Iterator[Comparison]:
+def compare(recorded: Recorded, context: SamplingContext, batches: Sequence[DrawnBatch]) -> Iterator[Comparison]:
     """Draw each batch again, in the parts that it was drawn in, and compare it with the stored pixels.
 
     After jpeg it is what a reader sees that is compared. Raises `DataError` where a record contradicts the manifest, `MissingError`
     where a batch does not fit in memory.
     """
     single_threaded()
-    limit = TOLERANCES[drawing.speed.precision] if recorded.differences() else None
+    limit = TOLERANCES[context.speed.precision] if recorded.differences() else None
     for batch in batches:
-        stored, parts = _stored(drawing, batch)
-        drawn = [rgb for part in parts for rgb in _drawn(drawing, batch.images[part])]
+        stored, parts = _stored(context, batch)
+        drawn = [rgb for part in parts for rgb in _drawn(context, batch.images[part])]
         apart = [_apart(old, new) for old, new in zip(stored, drawn, strict=True)]
         yield Comparison(
             batch=batch,
@@ -248,12 +248,12 @@ def _cuts(images: Sequence[PlannedImage], size: int) -> Iterator[slice]:
         start = stop
 
 
-def _stored(drawing: Drawing, batch: DrawnBatch) -> tuple[list[Rgb], list[slice]]:
+def _stored(context: SamplingContext, batch: DrawnBatch) -> tuple[list[Rgb], list[slice]]:
     """Pixels of the batch's records, and the parts that it was drawn in."""
     pixels, sizes = [], []
     for image, offset in zip(batch.images, batch.offsets, strict=True):
-        record = read_record(drawing.folder / batch.shard, offset)
-        _require_agreement(drawing, batch, image, record.meta)
+        record = read_record(context.folder / batch.shard, offset)
+        _require_agreement(context, batch, image, record.meta)
         pixels.append(to_array(decode(record.image, name=f"{batch.shard}: {record.key}")))
         sizes.append(record.meta.get("batch_size", len(batch.images)))
     parts, start = [], 0
@@ -268,21 +268,21 @@ def _stored(drawing: Drawing, batch: DrawnBatch) -> tuple[list[Rgb], list[slice]
     return pixels, parts
 
 
-def _require_agreement(drawing: Drawing, batch: DrawnBatch, image: PlannedImage, meta: Mapping[str, Any]) -> None:
+def _require_agreement(context: SamplingContext, batch: DrawnBatch, image: PlannedImage, meta: Mapping[str, Any]) -> None:
     """A record's own JSON must say what manifest and recipe say."""
-    for name, expected in provenance(drawing, image).items():
+    for name, expected in provenance(context, image).items():
         if name in meta and meta[name] != expected:
             said = f"{name} {meta[name]!r}, manifest and recipe {expected!r}"
-            raise DataError(f"{drawing.folder / batch.shard}: record {image.key!r}: its JSON says {said}")
+            raise DataError(f"{context.folder / batch.shard}: record {image.key!r}: its JSON says {said}")
 
 
-def _drawn(drawing: Drawing, images: Batch) -> list[Rgb]:
+def _drawn(context: SamplingContext, images: Batch) -> list[Rgb]:
     """Pixels of one part, as a reader of the set sees them."""
     try:
-        pixels = redraw(drawing, images).permute(0, 2, 3, 1).contiguous().numpy()
+        pixels = resample_batch(context, images).permute(0, 2, 3, 1).contiguous().numpy()
     except torch.OutOfMemoryError:
-        raise MissingError(f"a batch of {len(images)} images does not fit in the memory of {drawing.device} as it did") from None
-    codec = drawing.codec
+        raise MissingError(f"a batch of {len(images)} images does not fit in the memory of {context.device} as it did") from None
+    codec = context.codec
     return [rgb if codec.lossless else stored_pixels(rgb, encode(rgb, codec), codec) for rgb in pixels]
 
 

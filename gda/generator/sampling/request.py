@@ -7,7 +7,7 @@ from pathlib import Path
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import read_document
 from gda.artifacts.snapshot import ClassInfo
-from gda.artifacts.tuning import DrawSettings, Settings
+from gda.artifacts.tuning import SamplingSettings, Settings
 from gda.config.load import Config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, UsageError
@@ -27,7 +27,7 @@ class Asked:
 
     generator: str
     card: GeneratorCard
-    settings: DrawSettings
+    settings: SamplingSettings
     averaged_from: str | None = None
     ema_sigma_rel: float | None = None
 
@@ -69,15 +69,15 @@ def asked_of(config: Config, generator: str, settings: Path | None, *, averages:
     `UsageError` when neither `sample.guidance_scale` nor tuned settings say the guidance, `DataError` for settings of another generator.
     """
     card, sample = read_card(generator), config.sample
-    given = {name: value for name in DrawSettings.model_fields if (value := getattr(sample, name)) is not None}
+    given = {name: value for name in SamplingSettings.model_fields if (value := getattr(sample, name)) is not None}
     if settings is None:
         if sample.guidance_scale is None:
             raise UsageError("sample.guidance_scale is null, which means the tuned setting: give --settings FILE or a number")
-        return Asked(generator=generator, card=card, settings=DrawSettings.model_validate(given))
+        return Asked(generator=generator, card=card, settings=SamplingSettings.model_validate(given))
     tuned = read_document(settings, Settings)
     if tuned.generator_digest != card.digest:
         raise DataError(f"{settings}: tuned for generator {tuned.generator_digest[:12]}, but this one is {card.digest[:12]}; tune again")
-    chosen = DrawSettings.model_validate(tuned.chosen.model_dump() | given)
+    chosen = SamplingSettings.model_validate(tuned.chosen.model_dump() | given)
     if tuned.ema_sigma_rel is None:
         return Asked(generator=generator, card=card, settings=chosen)
     average = str(averaged(generator, tuned.ema_sigma_rel, averages))

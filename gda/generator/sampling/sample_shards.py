@@ -1,4 +1,4 @@
-"""Drawing the shards of a plan: whole batches, encoded beside the drawing, committed create-only, each with its manifest rows."""
+"""Sampling the shards of a plan: whole batches, encoded beside the drawing, committed create-only, each with its manifest rows."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from gda.artifacts.snapshot import ClassInfo
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import Codec, Rgb
 from gda.data.store.resident import RecordReader
 from gda.data.store.snapshot import Snapshot
@@ -52,7 +52,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class SamplingContext:
     """What all shards of a set share: everything that a worker process needs besides the shard.
 
     `sources` is the real snapshot whose training images drawing starts from, None where it starts from noise. `observer` is shown every
@@ -63,7 +63,7 @@ class Drawing:
     generator_digest: str
     classes: tuple[ClassInfo, ...]
     prompts: tuple[str, ...]
-    settings: DrawSettings
+    settings: SamplingSettings
     speed: Speed
     codec: Codec
     sources: Path | None
@@ -76,36 +76,36 @@ class Drawing:
 class ShardJob:
     """Draw one shard of a set."""
 
-    drawing: Drawing
+    context: SamplingContext
     shard: PlannedShard
 
     @property
     def path(self) -> Path:
         """Where the tar goes."""
-        return self.drawing.folder / self.shard.name
+        return self.context.folder / self.shard.name
 
     @property
     def sidecar(self) -> Path:
         """Where its manifest rows wait until the set is committed."""
-        return self.drawing.folder.parent / "rows" / f"{self.shard.number:06d}.json"
+        return self.context.folder.parent / "rows" / f"{self.shard.number:06d}.json"
 
     def rows(self, *, checked: bool = False) -> pd.DataFrame | None:
         """Manifest rows of the shard if it was drawn and observed as planned, else None; `checked` reads all and compares checksums too."""
         rows = load_rows(self.sidecar, self.path, checked=checked)
         if rows is None or rows["key"].tolist() != [image.key for image in self.shard.images]:
             return None
-        observer = self.drawing.observer
+        observer = self.context.observer
         return rows if observer is None or observer.holds(self.path, rows, checked=checked) else None
 
     def discard(self) -> None:
         """Forget the shard, so that it is drawn again."""
         self.sidecar.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
-        if self.drawing.observer is not None:
-            self.drawing.observer.discard(self.path)
+        if self.context.observer is not None:
+            self.context.observer.discard(self.path)
 
 
-def draw_shard(job: ShardJob) -> None:
+def sample_shard(job: ShardJob) -> None:
     """Draw and commit one shard with its sidecar of manifest rows; a shard that is already there is left alone.
 
     Raises `DataError` naming the records that came out as NaN, `MissingError` when a single image does not fit in memory.
@@ -113,9 +113,9 @@ def draw_shard(job: ShardJob) -> None:
     if job.rows() is not None:
         tick(len(job.shard.images))
         return
-    sampler = _sampler_of(job.drawing)
-    observed = job.drawing.observer.begin(job.path) if job.drawing.observer is not None else None
-    with Encoder(job.drawing.codec) as encoder:
+    sampler = _sampler_of(job.context)
+    observed = job.context.observer.begin(job.path) if job.context.observer is not None else None
+    with Encoder(job.context.codec) as encoder:
         for batch in job.shard.batches:
             records = _draw_batch(sampler, job, batch)
             encoder.add(records)
@@ -125,9 +125,9 @@ def draw_shard(job: ShardJob) -> None:
     _commit(job, encoder.records, observed)
 
 
-def redraw(drawing: Drawing, batch: Sequence[PlannedImage]) -> torch.Tensor:
+def resample_batch(context: SamplingContext, batch: Sequence[PlannedImage]) -> torch.Tensor:
     """One batch drawn again: uint8 NCHW in [0, 255]."""
-    return _pixels(_sampler_of(drawing), drawing, batch)
+    return _pixels(_sampler_of(context), context, batch)
 
 
 class Encoder:
@@ -163,8 +163,8 @@ def _encode_all(records: list[ImageRecord], codec: Codec) -> list[EncodedRecord]
     return [encode_record(record, codec) for record in records]
 
 
-def _sampler_of(drawing: Drawing) -> Sampler:
-    return _sampler(drawing.generator, drawing.generator_digest, drawing.prompts, drawing.speed, drawing.device)
+def _sampler_of(context: SamplingContext) -> Sampler:
+    return _sampler(context.generator, context.generator_digest, context.prompts, context.speed, context.device)
 
 
 @lru_cache(maxsize=1)
@@ -177,9 +177,9 @@ def _sampler(generator: str, digest: str, prompts: tuple[str, ...], speed: Speed
 
 
 def _draw_batch(sampler: Sampler, job: ShardJob, batch: Sequence[PlannedImage]) -> list[ImageRecord]:
-    drawing = job.drawing
+    context = job.context
     try:
-        parts = _within_memory(sampler, drawing, batch)
+        parts = _within_memory(sampler, context, batch)
     except NotFiniteError as error:
         keys = ", ".join(batch[row].key for row in error.rows[:3]) + (", ..." if len(error.rows) > 3 else "")
         raise DataError(f"{job.shard.name}: {error} ({keys}); the shard is not written") from None
@@ -188,36 +188,38 @@ def _draw_batch(sampler: Sampler, job: ShardJob, batch: Sequence[PlannedImage]) 
             key=image.key,
             rgb=rgb,
             label=image.label,
-            class_name=drawing.classes[image.label].name,
-            meta=provenance(drawing, image) | ({} if len(pixels) == len(batch) else {"batch_size": len(pixels)}),
+            class_name=context.classes[image.label].name,
+            meta=provenance(context, image) | ({} if len(pixels) == len(batch) else {"batch_size": len(pixels)}),
         )
         for part, pixels in parts
         for image, rgb in zip(part, pixels.permute(0, 2, 3, 1).numpy(), strict=True)
     ]
 
 
-def _within_memory(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedImage]) -> list[tuple[Sequence[PlannedImage], torch.Tensor]]:
+def _within_memory(
+    sampler: Sampler, context: SamplingContext, batch: Sequence[PlannedImage]
+) -> list[tuple[Sequence[PlannedImage], torch.Tensor]]:
     """The batch drawn at once, or in halves where it does not fit in the device's memory: its last bits may then differ."""
     try:
-        return [(batch, _pixels(sampler, drawing, batch))]
+        return [(batch, _pixels(sampler, context, batch))]
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise MissingError(
-                f"sample: one image does not fit in the memory of {drawing.device}; draw with sample.precision=bf16, or on a larger device"
+                f"sample: one image does not fit in the memory of {context.device}; draw with sample.precision=bf16, or on a larger device"
             ) from None
     torch.cuda.empty_cache()
     middle = len(batch) // 2
-    return [found for half in (batch[:middle], batch[middle:]) for found in _within_memory(sampler, drawing, half)]
+    return [found for half in (batch[:middle], batch[middle:]) for found in _within_memory(sampler, context, half)]
 
 
-def _pixels(sampler: Sampler, drawing: Drawing, batch: Sequence[PlannedImage]) -> torch.Tensor:
-    prompts, seeds = [drawing.prompts[image.label] for image in batch], [image.seed for image in batch]
+def _pixels(sampler: Sampler, context: SamplingContext, batch: Sequence[PlannedImage]) -> torch.Tensor:
+    prompts, seeds = [context.prompts[image.label] for image in batch], [image.seed for image in batch]
     start = None
-    if drawing.sources is not None:
-        images = _sources(drawing.sources).load([image.source for image in batch], size=sampler.model.image_size)
+    if context.sources is not None:
+        images = _sources(context.sources).load([image.source for image in batch], size=sampler.model.image_size)
         start = Start(images=images, strength=batch[0].strength)
-    with compiler_errors(drawing.speed):
-        return sampler.draw(prompts, seeds, drawing.settings, start)
+    with compiler_errors(context.speed):
+        return sampler.sample(prompts, seeds, context.settings, start)
 
 
 @lru_cache(maxsize=1)
@@ -230,25 +232,25 @@ def _commit(job: ShardJob, records: list[EncodedRecord], observed: ShardObserver
     job.sidecar.parent.mkdir(parents=True, exist_ok=True)
     if job.sidecar.is_file() and job.rows(checked=True) is None:
         job.discard()  # committed once, and damaged since
-    rows = write_encoded_shard(job.drawing.folder, name=job.shard.name, split="train", records=records)
+    rows = write_encoded_shard(job.context.folder, name=job.shard.name, split="train", records=records)
     if observed is not None:
         observed.commit(rows)
     save_rows(job.sidecar, job.path, rows)
 
 
-def provenance(drawing: Drawing, image: PlannedImage) -> dict[str, Any]:
+def provenance(context: SamplingContext, image: PlannedImage) -> dict[str, Any]:
     """What an image's own JSON says of where it comes from; the columns of the synthetic manifest are among it."""
-    said = drawing.settings.model_dump(mode="json") | {
+    said = context.settings.model_dump(mode="json") | {
         "seed": image.seed,
-        "prompt": drawing.prompts[image.label],
+        "prompt": context.prompts[image.label],
         "negative_prompt": "",
         "source_image": image.source,
-        "generator_digest": drawing.generator_digest,
-        "precision": drawing.speed.precision,
-        "compiled": drawing.speed.compile,
+        "generator_digest": context.generator_digest,
+        "precision": context.speed.precision,
+        "compiled": context.speed.compile,
     }
     if image.source_label is None:
         return said
-    names = [info.name for info in drawing.classes]
+    names = [info.name for info in context.classes]
     soft = {names[label]: weight for label, weight in image.soft_label.items()}
     return said | {"strength": image.strength, "source_class": names[image.source_label], "soft_label": soft}

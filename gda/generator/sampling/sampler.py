@@ -1,11 +1,11 @@
-"""Draws images of class prompts with any generator, its text states encoded once."""
+"""Samples images of class prompts with any generator, its text states encoded once."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import NotFiniteError
 from gda.generator.families.protocol import Model, Start, rows
 from gda.generator.sampling.class_adapters import ClassAdapters
@@ -22,10 +22,10 @@ class Sampler:
         with torch.inference_mode():
             self._text = model.encode(unique)
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], settings: DrawSettings, start: Start | None = None) -> torch.Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
         """uint8 NCHW in [0, 255], one image a prompt and seed. Bits depend on the batch's size: draw whole batches to compare.
 
-        With `start` every image is drawn from its own. Raises as `Model.draw` does.
+        With `start` every image is drawn from its own. Raises as `Model.sample` does.
         """
         if not self._adapters:
             return self._draw(prompts, seeds, settings, start)
@@ -38,9 +38,9 @@ class Sampler:
             images |= dict(zip(places, drawn, strict=True))
         return torch.stack([images[i] for i in range(len(prompts))])
 
-    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], settings: DrawSettings, start: Start | None) -> torch.Tensor:
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingSettings, start: Start | None) -> torch.Tensor:
         text = rows(self._text, [self._row[prompt] for prompt in prompts])
-        return self.model.draw(text, rows(self._text, [self._row[""]] * len(prompts)), seeds, settings, start)
+        return self.model.sample(text, rows(self._text, [self._row[""]] * len(prompts)), seeds, settings, start)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How fast a generator draws, at what closeness to its own bits: precision, memory layout, compilation."""
+"""How fast a generator samples, at what closeness to its own bits: precision, memory layout, compilation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +21,11 @@ class Speed:
 
 
 def speed_up(model: Model, speed: Speed) -> None:
-    """Bring every network that draws to `speed`, in place; text encoders stay as they are, since they run once a prompt.
+    """Bring every network that samples to `speed`, in place; text encoders stay as they are, since they run once a prompt.
 
     What is denoised stays float32 between the passes. On a GPU convolutions get the layout that its tensor cores read.
     """
-    for network in model.drawing:
+    for network in model.sampling_networks:
         if speed.precision != "fp32":
             # Past diffusers' own `to`, which warns of parts that it would keep in float32 and names none.
             nn.Module.to(network, torch.bfloat16)

@@ -123,8 +123,8 @@ def weights_digest(path: Path) -> str:
     return digest_of(content)
 
 
-def drawn_side(path: Path) -> int | None:
-    """Side of the images that the generator draws, pixels, read from its configurations alone; None where they do not say."""
+def generated_size(path: Path) -> int | None:
+    """Side of the images that the generator samples, pixels, read from its configurations alone; None where they do not say."""
     for denoiser in (f"{SUPER_RESOLUTION}/unet", f"{BASE}/unet", "unet", "transformer"):
         config = path / denoiser / "config.json"
         if config.is_file():

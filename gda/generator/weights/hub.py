@@ -76,7 +76,7 @@ def with_flags(base: str, revision: str | None, variant: str | None) -> str:
     return str(replace(spec, **given))
 
 
-def offline_unless_asked() -> None:
+def offline_by_default() -> None:
     """Keep every library off the network by HF_HUB_OFFLINE, `locate` excepted; does nothing where the user set it."""
     if "HF_HUB_OFFLINE" in os.environ:
         return
@@ -224,7 +224,7 @@ def _explained(spec: HubId) -> Iterator[None]:
 
 @contextmanager
 def _online() -> Iterator[None]:
-    """Lift, for this call alone, the ban that `offline_unless_asked` put on every library."""
+    """Lift, for this call alone, the ban that `offline_by_default` put on every library."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

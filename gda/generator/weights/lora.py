@@ -94,7 +94,7 @@ def add_adapter(network: nn.Module, settings: FinetuneConfig, *, seed: int) -> A
     layers = _targets(network, settings.lora_target_modules)
     ranks = {name: min(settings.lora_rank, *network.get_parameter(f"{name}.weight").flatten(1).shape) for name in layers}
     scale = (settings.lora_alpha or settings.lora_rank) / settings.lora_rank
-    with torch.random.fork_rng(devices=[]):  # peft draws weights of its own, which are replaced below
+    with torch.random.fork_rng(devices=[]):  # peft samples weights of its own, which are replaced below
         inject_adapter_in_model(LoraConfig(**_described(ranks, scale=scale)), network, adapter_name=_NAME)
     adapter = Adapter(network=network, layers=tuple(layers), scale=scale)
     _start(adapter, seed)

@@ -38,15 +38,15 @@ class Request:
     weights: Weights | None
 
     @property
-    def num_updates(self) -> int:
+    def num_train_steps(self) -> int:
         """Optimizer updates of this arm, without those of the head alone."""
         index = self.real if self.arm.data.real or self.drawn is None else self.drawn
-        return self.config.updates_of(sum(index.counts["train"].values()), long=self.arm.long)
+        return self.config.train_steps_of(sum(index.counts["train"].values()), long=self.arm.long)
 
     @property
-    def head_updates(self) -> int:
+    def head_train_steps(self) -> int:
         """Updates of the head alone that follow."""
-        return self.config.last_layer_updates if self.arm.data.last_layer else 0
+        return self.config.last_layer_num_train_steps if self.arm.data.last_layer else 0
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -68,13 +68,13 @@ class Request:
 
     def recipe(self, seed: int) -> Recipe:
         """What is asked for with `seed`: only what changes the outcome, so that a real arm does not depend on synthetic data."""
-        unused = {"num_updates", "mixed_num_updates"} | (set() if self.arm.data.mixes else {"ratio"})
+        unused = {"num_train_steps", "mixed_num_train_steps"} | (set() if self.arm.data.mixes else {"ratio"})
         unused |= set() if self.arm.data.real and self.arm.data.synthetic else TWO_ORIGINS
         settings = self.config.decided(exclude=unused)
         decided = {
             "arm": str(self.arm),
             "seed": seed,
-            "num_updates": self.num_updates,
+            "num_train_steps": self.num_train_steps,
             "augment": self.augment,
             "skipped": self.skipped,
         }
@@ -85,7 +85,10 @@ class Request:
         if self.augment == "strong" and self.config.crop_area:
             decided["augment"] = "strong with crops"  # in earlier versions strong left the crop out
         if self.arm.data.last_layer:
-            decided |= {"last_layer_updates": self.head_updates, "last_layer_learning_rate": self.config.last_layer_learning_rate}
+            decided |= {
+                "last_layer_num_train_steps": self.head_train_steps,
+                "last_layer_learning_rate": self.config.last_layer_learning_rate,
+            }
         inputs = {"snapshot": self.real.digest} | ({} if self.others is None else {self.others.origin: self.others.digest})
         if self.others is not None and self.drawn is not None:
             inputs |= soft_labels_input(self.others.path, self.drawn)

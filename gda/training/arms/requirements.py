@@ -34,10 +34,10 @@ def require_same_classes(snapshot: Path, real: SnapshotIndex, synthetic: Path, d
 
 def require_pool_of(snapshot: Path, real: SnapshotIndex, pool: Path, more: SnapshotIndex) -> None:
     """Raises `DataError` for images that were not held against this snapshot's test images, or with a class that it lacks."""
-    if more.provenance.get("beside") != real.digest:
+    if more.provenance.get("pool_of") != real.digest:
         raise DataError(
             f"{pool}: is no pool for {snapshot}: images that it tests with might be in it; make one with gda snapshot SOURCE --as pool "
-            f"--beside {snapshot}"
+            f"--snapshot {snapshot}"
         )
     known = {info.name for info in real.classes}
     if odd := [info.name for info in more.classes if info.name not in known]:

@@ -15,7 +15,7 @@ from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError
 from gda.io.tensors import tensors_digest
 from gda.runtime.parallel import single_threaded
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.checkpoint import load_checkpoint, save_checkpoint
 from gda.training.loop.forward import Forward, exact_convolutions
@@ -46,9 +46,9 @@ def train_classifier(
     checkpoint: Path | None = None,
     checkpoint_every: int = 100,
     progress: Callable[[int], None] | None = None,
-    world: World | None = None,
+    world: ProcessGroup | None = None,
 ) -> tuple[nn.Module, Curve]:
-    """Train for `recipe.num_updates` updates; returns the model in eval mode and (update, mean loss since the last point).
+    """Train for `recipe.num_train_steps` updates; returns the model in eval mode and (update, mean loss since the last point).
 
     The weights are the averaged ones where the recipe has an `ema_decay`. Training goes on from a copy of `start`, its head included, or
     from a new network. Each source fills its exact share of every batch. With
@@ -60,7 +60,7 @@ def train_classifier(
     `DataError` when the loss is not finite or pretrained weights are another network's.
     """
     single_threaded()
-    world = World.alone() if world is None else world
+    world = ProcessGroup.single() if world is None else world
     if len({source.synthetic for source in sources}) == 1:
         recipe = recipe.of_one_origin()
     # timm initialises weights and drops paths from the global generator: it is borrowed, seeded by name, and given back.
@@ -70,8 +70,8 @@ def train_classifier(
         run = _Run(model, [_resized(source, recipe.image_size) for source in sources], recipe, num_classes, seed, world)
         identity = _identity(sources, recipe, num_classes, seed, start) if checkpoint is not None and world.is_first else ""
         if checkpoint is not None:
-            run.restore(world.tell(load_checkpoint(checkpoint, identity=identity) if world.is_first else None))
-        while run.update < recipe.num_updates:
+            run.restore(world.broadcast(load_checkpoint(checkpoint, identity=identity) if world.is_first else None))
+        while run.update < recipe.num_train_steps:
             run.step()
             if checkpoint is not None and run.update % checkpoint_every == 0 and world.is_first:
                 save_checkpoint(checkpoint, run.update, run.state(), identity=identity)
@@ -96,9 +96,15 @@ class _Run:
     """Everything that changes while a classifier trains."""
 
     def __init__(
-        self, model: nn.Module, sources: Sequence[Source], recipe: TrainRecipe, num_classes: int, seed: int, world: World | None = None
+        self,
+        model: nn.Module,
+        sources: Sequence[Source],
+        recipe: TrainRecipe,
+        num_classes: int,
+        seed: int,
+        world: ProcessGroup | None = None,
     ) -> None:
-        world = World.alone() if world is None else world
+        world = ProcessGroup.single() if world is None else world
         self.device = world.device
         # Channels last is 1.3-1.6 times faster on a CPU at these sizes.
         self.model = model.to(world.device).to(memory_format=torch.channels_last)
@@ -139,7 +145,7 @@ class _Run:
             self.norms = AuxiliaryNorms(self.model, recipe.model, (recipe.batch_size - num_synthetic, num_synthetic))
             self.optimizer.add_param_group({"params": list(self.norms.parameters.values()), "weight_decay": 0.0})
         self.schedule = make_schedule(
-            self.optimizer, learning_rate=rate, num_updates=recipe.num_updates, warmup_updates=recipe.warmup_updates
+            self.optimizer, learning_rate=rate, num_train_steps=recipe.num_train_steps, warmup_steps=recipe.warmup_steps
         )
         self.loss = make_loss(
             recipe.loss, label_smoothing=recipe.label_smoothing, bce_threshold=recipe.bce_threshold, mixed=self.mix is not None
@@ -161,8 +167,8 @@ class _Run:
         loss = self.forward.loss(self.loss, inputs, towards, self.update)
         self.optimizer.zero_grad()
         loss.backward()
-        if self.recipe.clip_grad:
-            nn.utils.clip_grad_norm_(self._parameters(), self.recipe.clip_grad)
+        if self.recipe.max_grad_norm:
+            nn.utils.clip_grad_norm_(self._parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
         self.update += 1
         if self.ema is not None:
@@ -211,7 +217,7 @@ class _Run:
         if not math.isfinite(loss):
             raise DataError(f"classifier training diverged: the loss is {loss} at update {self.update}; lower classify.learning_rate")
         self.pending.append(loss)
-        if self.update % _CURVE_EVERY == 0 or self.update == self.recipe.num_updates:
+        if self.update % _CURVE_EVERY == 0 or self.update == self.recipe.num_train_steps:
             self.curve.append((self.update, math.fsum(self.pending) / len(self.pending)))
             self.pending = []
 

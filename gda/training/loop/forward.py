@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from gda.errors import ConfigError, MissingError
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.shared_norms import SharedStatistics
 from gda.training.recipes.train_recipe import TrainRecipe
@@ -22,7 +22,9 @@ class Forward:
     Raises `ConfigError` for what does not go together, `MissingError` where the network cannot be compiled.
     """
 
-    def __init__(self, model: nn.Module, recipe: TrainRecipe, world: World, *, seed: int, norms: AuxiliaryNorms | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, recipe: TrainRecipe, world: ProcessGroup, *, seed: int, norms: AuxiliaryNorms | None = None
+    ) -> None:
         self._share = world.deal(recipe.batch_size, "classify.batch_size")
         _require_possible(model, recipe, world)
         self._model, self._recipe, self._world, self._seed, self._norms = model, recipe, world, seed, norms
@@ -66,7 +68,7 @@ class Forward:
         return SharedStatistics(self._world.size) if shared else contextlib.nullcontext()
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self._world.device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16")
+        return torch.autocast(self._world.device.type, torch.bfloat16, enabled=self._recipe.mixed_precision == "bf16")
 
     @contextlib.contextmanager
     def _compiler_errors(self) -> Iterator[None]:
@@ -95,13 +97,13 @@ def exact_convolutions(device: torch.device) -> contextlib.AbstractContextManage
     return flags
 
 
-def _require_possible(model: nn.Module, recipe: TrainRecipe, world: World) -> None:
-    if recipe.precision == "bf16" and world.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ConfigError("classify.precision: this GPU does not compute in bf16; set it to fp32")
-    if recipe.precision == "bf16" and world.device.type == "cpu" and _strides_over_single_pixels(model, recipe.image_size):
+def _require_possible(model: nn.Module, recipe: TrainRecipe, world: ProcessGroup) -> None:
+    if recipe.mixed_precision == "bf16" and world.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError("classify.mixed_precision: this GPU does not compute in bf16; set it to no")
+    if recipe.mixed_precision == "bf16" and world.device.type == "cpu" and _strides_over_single_pixels(model, recipe.image_size):
         raise ConfigError(
-            f"classify.precision: on a CPU torch computes wrong gradients in bf16 where a convolution strides over a single pixel, as "
-            f"{recipe.model} does on images of {recipe.image_size}; set it to fp32, or raise classify.image_size"
+            f"classify.mixed_precision: on a CPU torch computes wrong gradients in bf16 where a convolution strides over a single pixel, "
+            f"as {recipe.model} does on images of {recipe.image_size}; set it to no, or raise classify.image_size"
         )
     if world.size == 1:
         return

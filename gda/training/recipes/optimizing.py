@@ -19,13 +19,13 @@ def make_optimizer(model: nn.Module, name: str, *, learning_rate: float, weight_
     return create_optimizer_v2(model, opt=name, lr=learning_rate, weight_decay=weight_decay, momentum=momentum, **options)
 
 
-def make_schedule(optimizer: Optimizer, *, learning_rate: float, num_updates: int, warmup_updates: int) -> Scheduler:
+def make_schedule(optimizer: Optimizer, *, learning_rate: float, num_train_steps: int, warmup_steps: int) -> Scheduler:
     """Linear warm-up, then cosine decay to zero, by the update."""
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched="cosine",
-        num_epochs=num_updates,
-        warmup_epochs=min(warmup_updates, num_updates - 1),
+        num_epochs=num_train_steps,
+        warmup_epochs=min(warmup_steps, num_train_steps - 1),
         warmup_lr=learning_rate * _WARMUP_START,
         step_on_epochs=False,
         updates_per_epoch=1,

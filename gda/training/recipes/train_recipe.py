@@ -22,17 +22,17 @@ class TrainRecipe:
     model: str
     model_args: Mapping[str, Any]
     image_size: int  # pixels
-    num_updates: int
+    num_train_steps: int
     batch_size: int
     learning_rate: float
     weight_decay: float
-    warmup_updates: int
+    warmup_steps: int
     label_smoothing: float
     augment: Strength = "standard"
     horizontal_flip: bool = False
     optimizer: str = "adamw"
     momentum: float = 0.9
-    clip_grad: float = 0.0
+    max_grad_norm: float = 0.0
     loss: str = "ce"
     bce_threshold: float = 0.0
     mixup: float = 0.0
@@ -46,11 +46,11 @@ class TrainRecipe:
     test_image_size: int | None = None  # pixels; None is image_size
     synthetic_weight: float = 1.0
     auxiliary_batch_norm: bool = False
-    precision: str = "fp32"
+    mixed_precision: str = "no"
     compile: bool = False
 
     @classmethod
-    def from_config(cls, config: ClassifyConfig, *, num_updates: int, augment: Strength | None = None) -> "TrainRecipe":
+    def from_config(cls, config: ClassifyConfig, *, num_train_steps: int, augment: Strength | None = None) -> "TrainRecipe":
         """The recipe of `config` for one length, and an arm's augmentation where that is not the section's.
 
         Raises `ConfigError` when the arguments are no JSON object, and as `find_weights` does.
@@ -58,14 +58,14 @@ class TrainRecipe:
         named = {field.name: getattr(config, field.name) for field in fields(cls) if field.name in ClassifyConfig.model_fields}
         dropped = {"drop_path_rate": config.drop_path, "drop_rate": config.dropout}
         model_args = {name: rate for name, rate in dropped.items() if rate} | parse_model_args(config.model_args_json)
-        decided = {"model_args": model_args, "num_updates": num_updates, "weights": find_weights(config)}
+        decided = {"model_args": model_args, "num_train_steps": num_train_steps, "weights": find_weights(config)}
         decided |= {} if augment is None else {"augment": augment}
         return cls(**named | decided)
 
     def for_head(self, learning_rate: float) -> "TrainRecipe":
         """The same for the head alone of a network that is trained already: another learning rate, and no average of weights."""
-        warmup = min(self.warmup_updates, self.num_updates // 4)
-        return replace(self, tune="linear", learning_rate=learning_rate, warmup_updates=warmup, ema_decay=0.0)
+        warmup = min(self.warmup_steps, self.num_train_steps // 4)
+        return replace(self, tune="linear", learning_rate=learning_rate, warmup_steps=warmup, ema_decay=0.0)
 
     @property
     def mean(self) -> Channels:

@@ -147,7 +147,7 @@ def test_strong_augmentation_of_every_arm() -> None:
     }
     config = parse_config({"classify": given, "promote": {"arm": "synthetic"}}, where="test").classify
     assert {arm: config.augment_of(arm) for arm in config.arms} == dict.fromkeys(config.arms, "strong") | {"real_light": "standard"}
-    assert TrainRecipe.from_config(config, num_updates=1).augment == "strong"
+    assert TrainRecipe.from_config(config, num_train_steps=1).augment == "strong"
     assert config.decided()["augment"] == "strong"
     assert "augment" not in ClassifyConfig().decided()
 
@@ -158,11 +158,11 @@ def test_a_training_that_follows_a_recipe_has_nothing_of_the_other() -> None:
     own = config.trained_as(Arm("real_deit"))
     alone = parse_config({"classify": {"recipe": "deit-s", **{name: getattr(config, name) for name in SHARED}}}, where="t").classify
     assert own.decided() == alone.decided()
-    assert (own.num_updates, own.batch_size) == (config.num_updates, config.batch_size)
+    assert (own.num_train_steps, own.batch_size) == (config.num_train_steps, config.batch_size)
     assert own.decided() != config.decided()
 
 
-SHARED = ("image_size", "test_image_size", "num_updates", "mixed_num_updates", "batch_size")
+SHARED = ("image_size", "test_image_size", "num_train_steps", "mixed_num_train_steps", "batch_size")
 
 
 @pytest.mark.parametrize(

@@ -22,16 +22,16 @@ def test_every_recipe_is_a_valid_section(name: str) -> None:
     config, recipe = ClassifyConfig(recipe=name), RECIPES[name]
     assert (config.model, config.batch_size, config.learning_rate) == (recipe.model, recipe.batch_size, recipe.learning_rate)
     assert (config.optimizer, config.mixup, config.rand_augment) == (recipe.optimizer, recipe.mixup, recipe.rand_augment)
-    assert 0 < config.warmup_updates < config.num_updates
+    assert 0 < config.warmup_steps < config.num_train_steps
     assert recipe.source
 
 
 def test_given_settings_win_over_the_recipe() -> None:
     """What a user writes must not be silently replaced, and what equals the default counts as not written."""
-    config = ClassifyConfig(recipe="a2", drop_path=0.2, label_smoothing=0.1, num_updates=600, horizontal_flip=True)
+    config = ClassifyConfig(recipe="a2", drop_path=0.2, label_smoothing=0.1, num_train_steps=600, horizontal_flip=True)
     assert (config.drop_path, config.label_smoothing) == (0.2, 0.0)
     assert (config.model, config.optimizer, config.loss, config.bce_threshold) == ("resnet50", "lamb", "bce", 0.2)
-    assert (config.num_updates, config.warmup_updates, config.horizontal_flip) == (600, 10, True)
+    assert (config.num_train_steps, config.warmup_steps, config.horizontal_flip) == (600, 10, True)
 
 
 def test_a3_is_tested_larger_than_it_is_trained() -> None:
@@ -77,8 +77,8 @@ def test_settings_that_do_not_agree_are_refused(settings: tuple[str, ...], messa
 def test_what_is_switched_off_is_not_in_a_stages_recipe() -> None:
     """Finished outputs stay up to date when settings are added; a recipe's name or a path would make equal trainings two."""
     first = {
-        "model", "model_args_json", "image_size", "num_updates", "mixed_num_updates", "batch_size", "ratio", "learning_rate",
-        "weight_decay", "warmup_updates", "label_smoothing", "horizontal_flip",
+        "model", "model_args_json", "image_size", "num_train_steps", "mixed_num_train_steps", "batch_size", "ratio", "learning_rate",
+        "weight_decay", "warmup_steps", "label_smoothing", "horizontal_flip",
     }  # fmt: skip
     assert ClassifyConfig().decided().keys() == first
     assert ClassifyConfig(recipe="demo", pretrained="w.safetensors").decided() == ClassifyConfig().decided()

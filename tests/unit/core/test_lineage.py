@@ -63,22 +63,22 @@ def test_the_whole_chain_is_followed_with_full_digests(tmp_path, capsys, monkeyp
     _output(tmp_path / "data/synthetic", drawn, snapshot={"digest": made})
     judging = Recipe(stage="validate", config={}, inputs={"synthetic": made, "snapshot": real})
     _output(tmp_path / "reports/validation", judging, verdict={"passed": True})
-    judged = Recipe(stage="judged", config={}, inputs={"synthetic": made, "validation": judging.digest})
-    _output(tmp_path / "data/judged", judged, snapshot={"digest": made})
+    judged = Recipe(stage="accepted", config={}, inputs={"synthetic": made, "validation": judging.digest})
+    _output(tmp_path / "data/accepted", judged, snapshot={"digest": made})
     trained = Recipe(stage="classify", config={}, inputs={"snapshot": real, "synthetic": made})
     _output(tmp_path / "models/classifiers/real+synthetic-0", trained, classifier={"digest": "56" * 32})
     assert cli.main(["lineage", "models/classifiers/real+synthetic-0"]) == 0
     said = capsys.readouterr().out
-    assert f"{made}  data/judged, made by judged" in said
+    assert f"{made}  data/accepted, made by judged" in said
     assert f"{judging.digest}  reports/validation, made by validate" in said
     assert f"{made}  data/synthetic, made by sample" in said
     assert f"{weights}  models/generator, made by finetune" in said
     assert f"{base}  demo://glyphs" in said
     assert images in said
-    assert cli.main(["lineage", "data/judged", "--json"]) == 0
+    assert cli.main(["lineage", "data/accepted", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert {one["role"]: one["path"].removeprefix(f"{tmp_path}/") for one in content["lineage"]} == {
         "synthetic": "data/synthetic",
         "validation": "reports/validation",
     }
-    assert "data/judged" not in json.dumps(content["lineage"])
+    assert "data/accepted" not in json.dumps(content["lineage"])

@@ -56,13 +56,13 @@ def take(tmp_path: Path) -> Callable[..., Outcome]:
         out: str = "out",
         *,
         as_synthetic: bool = False,
-        beside: Path | None = None,
+        pool_of: Path | None = None,
         columns: tuple[str | None, str | None] = (None, None),
         **section: object,
     ) -> Outcome:
         config = Config(snapshot=SnapshotConfig.model_validate({"source": str(source), "max_bad_fraction": 0.0, **section}))
         split, group = columns
-        kind = {"as_synthetic": as_synthetic, "beside": beside}
+        kind = {"as_synthetic": as_synthetic, "pool_of": pool_of}
         return run(config, source=str(source), out=tmp_path / out, split_column=split, group_column=group, **kind)
 
     return make

@@ -58,7 +58,7 @@ def pool(take: Any, real: Path) -> Pool:
     """pool(folder, ...) -> the outcome of taking it beside the real set."""
 
     def make(folder: Path | str, out: str = "pool", **section: object) -> Outcome:
-        return take(folder, out, beside=real, **section)
+        return take(folder, out, pool_of=real, **section)
 
     return make
 
@@ -75,8 +75,8 @@ def test_all_of_a_clean_pool_is_trained_on(pool: Pool, found: Path, real: Path) 
     assert snapshot.index.kind == "real"
     assert snapshot.index.counts == {"train": {"cat": 4, "dog": 4}}
     assert snapshot.classes == of_real.classes
-    said = {name: snapshot.index.provenance[name] for name in ("purpose", "beside", "left_out")}
-    assert said == {"purpose": "pool", "beside": of_real.digest, "left_out": "none"}
+    said = {name: snapshot.index.provenance[name] for name in ("purpose", "pool_of", "left_out")}
+    assert said == {"purpose": "pool", "pool_of": of_real.digest, "left_out": "none"}
     assert "near_leaks" not in snapshot.index.provenance
     assert "left out" not in outcome.summary
     assert not (outcome.output / "left_out.csv").exists()
@@ -118,7 +118,7 @@ def test_pictures_are_told_however_either_set_was_resized(take: Any, found: Path
     wide.save(found / "cat" / "wide.png")
     real = take(source, "real", image_size=32).output
     for out, size in (("kept", None), ("same", 32), ("other", 48)):
-        outcome = take(found, out, beside=real, image_size=size)
+        outcome = take(found, out, pool_of=real, image_size=size)
         assert left_out(outcome) == [["cat/wide.png", "test", "equal" if size == 32 else "near"]]
         assert len(Snapshot.open(outcome.output).manifest()) == 8
 
@@ -127,7 +127,7 @@ def test_equal_pixels_before_resizing_are_told(take: Any, found: Path, source: P
     """Guards train copies too where the pool alone is resized, and nothing of a picture is left in equal pixels."""
     real = take(source, "real").output
     shutil.copy(source / "train" / "dog" / "6.png", found / "dog" / "copy.png")
-    assert left_out(take(found, "pool", beside=real, image_size=24)) == [["dog/copy.png", "train", "equal"]]
+    assert left_out(take(found, "pool", pool_of=real, image_size=24)) == [["dog/copy.png", "train", "equal"]]
 
 
 def test_a_picture_repeated_in_the_pool_is_taken_once(pool: Pool, found: Path) -> None:
@@ -194,10 +194,10 @@ def test_its_own_splits_and_the_shots_count_for_nothing(take: Any, real: Path, t
     """Guards the size of the pool: what it calls val and test is trained on, in folders and columns, and no shots are taken of it."""
     for number, split in enumerate(("train", "val", "test")):
         write(tmp_path / "found" / split / "cat" / "x.png", 40 + number)
-    assert Snapshot.open(take(tmp_path / "found", "folders", beside=real, shots=1).output).index.counts == {"train": {"cat": 3, "dog": 0}}
+    assert Snapshot.open(take(tmp_path / "found", "folders", pool_of=real, shots=1).output).index.counts == {"train": {"cat": 3, "dog": 0}}
     rows = [f"{split}/cat/x.png,cat,{split},one" for split in ("val", "test")]
     (tmp_path / "found" / "metadata.csv").write_text("\n".join(["file_name,label,part,who", *rows]) + "\n")
-    by_column = take(tmp_path / "found", "columns", beside=real, columns=("part", "who"))
+    by_column = take(tmp_path / "found", "columns", pool_of=real, columns=("part", "who"))
     assert Snapshot.open(by_column.output).index.counts == {"train": {"cat": 2, "dog": 0}}
 
 
@@ -246,10 +246,10 @@ def test_equal_paths_are_different_images(pool: Pool, real: Path, tmp_path: Path
 def test_a_pool_is_made_again_for_another_real_set_alone(take: Any, pool: Pool, found: Path, source: Path) -> None:
     """Guards the recipe: it holds the real set's digest, and no setting that a pool does not follow."""
     pool(found)
-    assert pool(found, shots=2, val_fraction=0.3, split_key="other", shots_draw=5).reused
+    assert pool(found, shots=2, val_fraction=0.3, split_key="other", few_shot_seed=5).reused
     (source / "test" / "cat" / "25.png").unlink()
     with pytest.raises(UsageError, match=r"inputs\.beside"):
-        take(found, "pool", beside=take(source, "smaller").output)
+        take(found, "pool", pool_of=take(source, "smaller").output)
 
 
 def test_equal_pools_are_equal_bytes(pool: Pool, found: Path, source: Path) -> None:
@@ -265,19 +265,19 @@ def test_equal_pools_are_equal_bytes(pool: Pool, found: Path, source: Path) -> N
 def test_what_a_pool_is_held_against(take: Any, pool: Pool, found: Path, source: Path, real: Path) -> None:
     """Guards against a leak check with nothing to check: synthetic sets and pools have no test split."""
     drawn = take(source / "train", "drawn", as_synthetic=True).output
-    with pytest.raises(DataError, match=r"--beside .*drawn: is a synthetic set; accepted: the real snapshot"):
-        take(found, "x", beside=drawn)
-    with pytest.raises(DataError, match=r"--beside .*pool: is a pool itself"):
-        take(found, "x", beside=pool(found).output)
+    with pytest.raises(DataError, match=r"--snapshot .*drawn: is a synthetic set; accepted: the real snapshot"):
+        take(found, "x", pool_of=drawn)
+    with pytest.raises(DataError, match=r"--snapshot .*pool: is a pool itself"):
+        take(found, "x", pool_of=pool(found).output)
 
 
 def test_on_the_command_line(found: Path, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Guards the flags: each of the two without the other is an error of usage, together they make a pool."""
     command = ["snapshot", str(found), "--out", str(tmp_path / "pool")]
-    for flags in (["--as", "pool"], ["--beside", str(real)], ["--as", "synthetic", "--beside", str(real)]):
+    for flags in (["--as", "pool"], ["--snapshot", str(real)], ["--as", "synthetic", "--snapshot", str(real)]):
         assert main([*command, *flags]) == 2
-        assert "--as pool and --beside DIR go together" in capsys.readouterr().err
-    assert main([*command, "--as", "pool", "--beside", str(real)]) == 0
+        assert "--as pool and --snapshot DIR go together" in capsys.readouterr().err
+    assert main([*command, "--as", "pool", "--snapshot", str(real)]) == 0
     assert Snapshot.open(tmp_path / "pool").index.provenance["purpose"] == "pool"
 
 
@@ -287,7 +287,7 @@ def test_the_configured_pool(
     """Guards the setting: without SOURCE a pool is taken from snapshot.pool, and nothing else is taken from nowhere."""
     monkeypatch.chdir(tmp_path)  # where there is no params.yaml
     command = ["snapshot", "--out", str(tmp_path / "pool")]
-    as_pool = [*command, "--as", "pool", "--beside", str(real)]
+    as_pool = [*command, "--as", "pool", "--snapshot", str(real)]
     assert main(as_pool) == 2
     assert "snapshot.pool is null; give SOURCE, or the setting a source" in capsys.readouterr().err
     assert main([*command, "--set", f"snapshot.pool={found}"]) == 2
@@ -301,7 +301,7 @@ def test_a_flow_goes_on_without_a_pool(
 ) -> None:
     """Guards runs of other data: their steps are those of the demo, and a pool that nobody has leaves a note of why."""
     monkeypatch.chdir(tmp_path)
-    command = ["snapshot", "--as", "pool", "--beside", str(real), "--if-compared"]
+    command = ["snapshot", "--as", "pool", "--snapshot", str(real), "--if-compared"]
     compared = ["--set", 'classify.arms=["real", "real+synthetic", "retrieved"]']
     assert main([*command, "--out", "none", *compared]) == 0
     assert skipped_because(tmp_path / "none") == "because snapshot.pool is null"
@@ -320,7 +320,7 @@ def test_a_real_set_does_not_depend_on_the_pool(take: Any, source: Path) -> None
 
 def test_the_demos_pool_has_nothing_of_the_demo(take: Any) -> None:
     """Guards against false alarms on digits of other writers, and that the demo can be trained with all of them."""
-    outcome = take("demo://digits", "pool", beside=take("demo://mnist", "real").output)
+    outcome = take("demo://digits", "pool", pool_of=take("demo://mnist", "real").output)
     snapshot = Snapshot.open(outcome.output)
     assert snapshot.index.provenance["left_out"] == "none"
     assert sum(snapshot.index.counts["train"].values()) == 1797

@@ -271,7 +271,7 @@ def test_demo_digits(take: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_few_shots_of_the_demo_move_no_image_between_splits(take: Any) -> None:
     """Guards the comparison of sizes: whatever the shots, one validation and one test split, which no choice of training images is from."""
     whole = Snapshot.open(take("demo://mnist", "whole").output)
-    chosen = Snapshot.open(take("demo://mnist", "chosen", shots=5, shots_draw=3).output)
+    chosen = Snapshot.open(take("demo://mnist", "chosen", shots=5, few_shot_seed=3).output)
     first = Snapshot.open(take("demo://mnist", "first", demo_train_per_class=5).output)
     for few in (chosen, first):
         for split in ("val", "test"):
@@ -288,7 +288,7 @@ def test_shots_are_nested_and_leave_the_rest_alone(image_folder: Any, take: Any)
     """Guards few-shot comparisons: equal numbers a class, fewer shots inside more of one draw, other draws other images, one test split."""
     source = image_folder({"cat": 60, "dog": 60})
     whole, one, three, again = (
-        take(source, f"out-{shots}-{draw}", shots=shots, shots_draw=draw) for shots, draw in ((None, 0), (1, 0), (3, 0), (3, 1))
+        take(source, f"out-{shots}-{draw}", shots=shots, few_shot_seed=draw) for shots, draw in ((None, 0), (1, 0), (3, 0), (3, 1))
     )
     for outcome, shots in ((one, 1), (three, 3), (again, 3)):
         index = Snapshot.open(outcome.output).index
@@ -309,7 +309,7 @@ def test_val_and_test_do_not_move_with_the_shots(image_folder: Any, take: Any) -
     held_out = {split: whole.split_digest(split) for split in ("val", "test")}
     trained = set()
     for shots, draw in ((1, 0), (1, 1), (5, 0), (20, 2), (50, 0)):
-        cut = Snapshot.open(take(source, f"out-{shots}-{draw}", shots=shots, shots_draw=draw).output)
+        cut = Snapshot.open(take(source, f"out-{shots}-{draw}", shots=shots, few_shot_seed=draw).output)
         assert {split: cut.split_digest(split) for split in held_out} == held_out
         assert len(cut.manifest("train")) == 2 * shots
         trained |= set(cut.manifest("train")["key"])
@@ -327,4 +327,4 @@ def test_a_whole_snapshot_does_not_depend_on_shots(image_folder: Any, take: Any)
     """Guards what is published already: the draw of no shots is no setting of a snapshot."""
     source = image_folder(TWO)
     take(source)
-    assert take(source, shots_draw=3).reused
+    assert take(source, few_shot_seed=3).reused

@@ -27,7 +27,7 @@ def bank() -> GlyphBank:
 
 def test_captions_say_which_glyphs_are_handwritten(bank: GlyphBank) -> None:
     """The share of handwriting is as declared, among what captions say of the style."""
-    batch = bank.draw(3000, torch.Generator().manual_seed(0))
+    batch = bank.render(3000, torch.Generator().manual_seed(0))
     styles = [c for c in batch.captions if {"handwritten", "serif", "sans", "mono"} & set(c.split())]
     written = sum("handwritten" in c.split() for c in styles) / len(styles)
     assert written == pytest.approx(HANDWRITTEN_SHARE, abs=0.06)
@@ -43,7 +43,7 @@ def test_the_style_is_said_before_the_name() -> None:
 def test_most_handwritten_ones_are_a_single_stroke() -> None:
     """A face's 1 has a foot or a flag. A stroke that is bent at most a little fills a narrow box along its own direction."""
     digits = GlyphBank(FONTS, [face("cmmi10.ttf")])
-    batch = digits.draw(6000, torch.Generator().manual_seed(0))
+    batch = digits.render(6000, torch.Generator().manual_seed(0))
     written = torch.tensor(["handwritten" in c.split() and " on " not in c for c in batch.captions])
     spreads = [_spread_across(image) for image in batch.images[written & (batch.characters == 1)].add(1).mean(1)]
     strokes = sum(spread < 1.6 for spread in spreads) / len(spreads)
@@ -63,14 +63,14 @@ def _spread_across(ink: torch.Tensor) -> float:
 def test_without_handwriting_faces_print_alone_is_drawn() -> None:
     """Glyph features are rebuilt from matplotlib's faces; nothing of the new faces may reach them."""
     printed = GlyphBank()
-    batch = printed.draw(500, torch.Generator().manual_seed(0))
+    batch = printed.render(500, torch.Generator().manual_seed(0))
     assert printed.distances is None
     assert not any("handwritten" in c for c in batch.captions)
 
 
 def test_every_draw_of_a_bank_can_be_repeated(bank: GlyphBank) -> None:
     """The same generator state gives the same batch."""
-    first, again = (bank.draw(64, torch.Generator().manual_seed(5)) for _ in range(2))
+    first, again = (bank.render(64, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(first.images, again.images)
     assert first.captions == again.captions
 

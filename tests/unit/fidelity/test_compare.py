@@ -14,9 +14,9 @@ from gda.fidelity.compare import (
     compare_with_split,
     equal_n,
     fid,
-    fid_apart,
     fid_floor,
     fid_floor_to,
+    fid_of_split,
     fid_to,
 )
 from gda.fidelity.frechet import statistics
@@ -132,7 +132,7 @@ def test_intervals_hold_what_new_sets_score_whatever_the_sizes(synthetic: int, r
     found: dict[str, list[Estimate]] = {name: [] for name in true}
     for number in range(200):
         ours, theirs = new(synthetic, 0.4), new(real)
-        found["fid"].append(fid_apart(ours, theirs, n=n, seed=number, repeats=8))
+        found["fid"].append(fid_of_split(ours, theirs, n=n, seed=number, repeats=8))
         of_class = compare_class(ours, theirs, seed=number, repeats=8)
         assert of_class is not None
         for name in ("kid", "coverage"):

@@ -25,7 +25,7 @@ from gda.gate.expectations import (
     metric_suite,
 )
 from gda.gate.suites import Found, Suite, run_suites
-from gda.gate.verdict import judge_each
+from gda.gate.verdict import assess_each
 
 PLAN = Plan(count=40, classes=("a", "b"), counts=(20, 20), prompts=("an a", "a b"), size=(28, 28), generator_digest="ab", strengths=(0.0,))
 UNKNOWN = Plan(count=40, classes=("a", "b"))
@@ -312,13 +312,13 @@ def sound_measures() -> dict[str, Measure]:
 
 def metric_failures(**changed: Measure) -> tuple[str, ...]:
     measures = sound_measures() | changed
-    return run_suites([metric_suite(measures, judge_each(measures, ValidateConfig()))], pages=False)[0]["metrics"].failures
+    return run_suites([metric_suite(measures, assess_each(measures, ValidateConfig()))], pages=False)[0]["metrics"].failures
 
 
 def test_metrics_within_their_limits_pass_and_are_on_the_pages() -> None:
     """The numbers are held against their limits a second time, and Data Docs show it."""
     measures = sound_measures()
-    found = check_structure(table(), PLAN, measures, judge_each(measures, ValidateConfig()))
+    found = check_structure(table(), PLAN, measures, assess_each(measures, ValidateConfig()))
     assert found.metric_failures == ()
     assert len(found.metric_results) == 1 + 3 + 2
     assert sum("metrics" in name for name in found.docs) >= 2

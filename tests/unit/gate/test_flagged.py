@@ -11,7 +11,7 @@ from gda.artifacts.verdict import Measure, Verdict
 from gda.fidelity.intervals import Estimate, share
 from gda.gate.checks.labels import Agreement, Suspect
 from gda.gate.checks.leaks import Leak
-from gda.gate.flagged import culprits
+from gda.gate.flagged import flagged_images
 from gda.gate.label_check import LabelCheck
 
 FAILED = Measure(value=1.0, limit=0.5, passed=False)
@@ -38,7 +38,7 @@ def inspection(**found: Any) -> Any:
 
 def blamed(found: Any, *failed: str) -> dict[str, str]:
     metrics = dict.fromkeys(failed, FAILED) | {"kid": Measure(value=1.0)}
-    return culprits(found, Verdict(passed=False, reasons=("r",), metrics=metrics, synthetic_digest="s", real_digest="r"))
+    return flagged_images(found, Verdict(passed=False, reasons=("r",), metrics=metrics, synthetic_digest="s", real_digest="r"))
 
 
 def test_labels_that_are_confirmed_are_not_blamed() -> None:

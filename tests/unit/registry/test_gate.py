@@ -228,7 +228,7 @@ def test_without_validation_accuracies_every_real_only_arm_has_to_be_beaten() ->
 
 def test_training_as_long_has_to_be_beaten_whatever_was_declared() -> None:
     """Protects against a candidate whose gain is its length: 600 updates of real images are no rival for 700."""
-    longer = with_arms(**{Arm.MIXED: {"num_updates": 700}})
+    longer = with_arms(**{Arm.MIXED: {"num_train_steps": 700}})
     assert "not compared with real images alone for as long: no plain training on real images took 700 updates" in " | ".join(
         judge(longer).reasons
     )
@@ -318,7 +318,7 @@ def test_without_a_rival_that_is_trained_alike_nothing_is_promoted(arm: Arm, kin
     """Protects against a comparison with shorter or otherwise augmented training alone, and says which arm is missing."""
     metrics = declared_strong()
     metrics = metrics.model_copy(update={"arms": {Arm.REAL: metrics.arms[Arm.REAL], arm: metrics.arms[Arm.MIXED]}})
-    updates = metrics.arms[arm].num_updates
+    updates = metrics.arms[arm].num_train_steps
     reasons = judge(metrics, arm=arm).reasons
     said = f"no {kind} training on real images took {updates} updates; have {needed} among classify.arms"
     assert any(said in reason for reason in reasons), reasons

@@ -30,7 +30,7 @@ def card_of(metrics: Metrics, **changes: object) -> ClassifierCard:
         "model": "resnetv2_18",
         "image_size": 28,
         "classes": metrics.classes,
-        "num_updates": 400,
+        "num_train_steps": 400,
         "val_top1": 0.95,
         "digest": "a" * 64,
         "snapshot_digest": metrics.snapshot_digest,
@@ -113,7 +113,7 @@ def test_the_verdict_is_told() -> None:
     text = model_card(card_of(metrics), metrics, passed, decision(promoted=True, reasons=()))
     assert "The synthetic set passed validation (" in text
     assert "Promoted: better than real" in text
-    assert "Judged: " in text
+    assert "Assessed: " in text
     refused = verdict.model_copy(update={"passed": False, "reasons": ("FID 9 is above 6.",)})
     assert "was refused by validation" in (text := model_card(card_of(metrics), metrics, refused, decision()))
     assert "FID 9 is above 6." in text

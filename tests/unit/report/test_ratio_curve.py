@@ -26,7 +26,7 @@ def curve(*, low: float = 0.01, **changes: object) -> RatioCurve:
         "enough": 0.5,
         "num_real": 200,
         "num_val": 100,
-        "num_updates": 10,
+        "num_train_steps": 10,
         "snapshot_digest": "1" * 64,
         "synthetic_digest": "2" * 64,
     }

@@ -13,7 +13,7 @@ from two_colours import SYNTHETIC_COLUMNS
 
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import GroupResult, Metrics, SetArm, SetGain
-from gda.artifacts.tuning import DrawSettings, Settings, TuningPoint
+from gda.artifacts.tuning import SamplingSettings, Settings, TuningPoint
 from gda.artifacts.verdict import Verdict
 from gda.config.sections import Arm, PromoteConfig
 from gda.data.store.classes import make_classes
@@ -27,7 +27,7 @@ FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 PASSED = read_document(FIXTURES / "metrics.passed.json", Metrics)
 REFUSED = read_document(FIXTURES / "metrics.refused.json", Metrics)
 CLASSES = PASSED.classes
-LOW, HIGH = DrawSettings(guidance_scale=1.0), DrawSettings(guidance_scale=1.5)
+LOW, HIGH = SamplingSettings(guidance_scale=1.0), SamplingSettings(guidance_scale=1.5)
 SETTINGS = Settings(
     chosen=HIGH,
     points=(
@@ -230,7 +230,7 @@ def test_the_sweep_is_shown_as_a_table(sets: dict[str, Snapshot], tmp_path: Path
     assert "chosen, undominated, alike guidance 1.5 9.5 (8 to 11) 94.0% (93.0, 95.0) 38" in text
     assert "undominated guidance 1 14 (12 to 16) 22" in text
     assert "points are shown" not in text
-    more = tuple(SETTINGS.points[0].model_copy(update={"settings": DrawSettings(guidance_scale=2.0 + i)}) for i in range(20))
+    more = tuple(SETTINGS.points[0].model_copy(update={"settings": SamplingSettings(guidance_scale=2.0 + i)}) for i in range(20))
     changes = {"points": SETTINGS.points + more, "notes": ("tune.sr_noise_levels: does not apply",)}
     many = visible(write(sets, tmp_path / "many", settings=SETTINGS.model_copy(update=changes)))
     assert "12 of 22 points are shown; the others are in settings.json. tune.sr_noise_levels: does not apply." in many

@@ -48,7 +48,7 @@ def measured(
                 model="vit_tiny" if arm.training == "vit" else "resnet18",
                 image_size=16,
                 classes=NAMES,
-                num_updates=(updates or {}).get(arm, 600 if arm.long else 300),
+                num_train_steps=(updates or {}).get(arm, 600 if arm.long else 300),
                 val_top1=0.5,
                 snapshot_digest="s",
             )

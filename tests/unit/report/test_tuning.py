@@ -7,12 +7,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gda.artifacts.tuning import DrawSettings, Settings, TuningPoint
+from gda.artifacts.tuning import SamplingSettings, Settings, TuningPoint
 from gda.report.tuning import SHOWN_POINTS, _scale_fid, describe, guidance_figure, pareto_figure, tuning_pictures, tuning_rows
 
 
 def point(guidance: float, fid: float | None, cas: tuple[float, ...] = (), *, average: float | None = None, **more: object) -> TuningPoint:
-    drawn = {name: value for name, value in more.items() if name in DrawSettings.model_fields}
+    drawn = {name: value for name, value in more.items() if name in SamplingSettings.model_fields}
     rest = {name: value for name, value in more.items() if name not in drawn}
     if fid is not None:
         rest = {"fid_ci95": (fid - 1, fid + 1)} | rest

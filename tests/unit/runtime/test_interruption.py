@@ -17,7 +17,7 @@ from gda.data.images.pillow import faults_of_the_file
 from gda.errors import DataError, TryAgainError
 from gda.gate.inspection import Inspection
 from gda.registry import gate
-from gda.runtime.interruption import end_on_signals, told_to_end
+from gda.runtime.interruption import end_on_signals, stop_requested
 from gda.runtime.reading import parser
 from gda.steps.form import step_settings
 from gda.steps.step import run_step
@@ -59,7 +59,7 @@ def test_an_interruption_is_no_fault_of_a_file_and_no_verdict(listening: None, c
     """A sound file would be called damaged, an image left out, a set refused, because somebody ended the process."""
     with pytest.raises(KeyboardInterrupt):
         call()
-    assert told_to_end()
+    assert stop_requested()
 
 
 def test_nor_a_reason_of_the_gate(listening: None, monkeypatch: pytest.MonkeyPatch) -> None:

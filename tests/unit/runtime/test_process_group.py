@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from tiny_pipelines import build_tiny_pipeline
 
 from gda.errors import ConfigError
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 
 WORLDS = Path(__file__).parents[2] / "worlds"
-SHARED = {"train_batch_size": 8, "learning_rate": 3e-3, "checkpointing_steps": 3, "lr_scheduler": "constant"}
+SHARED = {"batch_size": 8, "learning_rate": 3e-3, "checkpointing_steps": 3, "lr_scheduler": "constant"}
 
 
 def _run(base, folder, *, processes, steps=6, work="work", **changes):
@@ -67,7 +67,7 @@ def test_a_run_may_change_its_number_of_processes(tmp_path, parallelism):
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     """Images of a step must divide by processes and accumulation parts, or processes would weigh images differently."""
-    world = World(rank=1, size=2, device=torch.device("cpu"))
-    assert world.share(8, 2) == [slice(4, 6), slice(6, 8)]
-    with pytest.raises(ConfigError, match=r"train_batch_size: must be a multiple of .* = 2 x 3, got 8"):
-        world.share(8, 3)
+    world = ProcessGroup(rank=1, size=2, device=torch.device("cpu"))
+    assert world.split(8, 2) == [slice(4, 6), slice(6, 8)]
+    with pytest.raises(ConfigError, match=r"batch_size: must be a multiple of .* = 2 x 3, got 8"):
+        world.split(8, 3)

@@ -24,7 +24,7 @@ def write_set(
     classes: tuple[ClassInfo, ...] = CLASSES,
     mislabelled: tuple[str, ...] = (),
     strength: float | None = None,
-    beside: Path | None = None,
+    pool_of: Path | None = None,
 ) -> Path:
     """A snapshot of noisy red, green and blue squares whose colour is their class, so that its accuracy is known to be 1.0.
 
@@ -47,8 +47,8 @@ def write_set(
         by_channel = {channel: name for name, channel in CHANNEL.items()}
         source = [by_channel[(CHANNEL[name] + 1) % 3] for name in rows["class"]]
         rows, provenance = rows.assign(source_class=source, strength=strength, source_image="k"), {"sources": "r"}
-    if beside is not None:
-        provenance["beside"] = read_document(beside / "snapshot.json", SnapshotIndex).digest
+    if pool_of is not None:
+        provenance["pool_of"] = read_document(pool_of / "snapshot.json", SnapshotIndex).digest
     commit_snapshot(folder, kind=kind, classes=classes, rows=rows, provenance=provenance, licence="CC0-1.0")  # type: ignore[arg-type]
     return folder
 

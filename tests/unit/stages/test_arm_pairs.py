@@ -21,10 +21,10 @@ SETTINGS = {
     "model": "resnetv2_18",
     "model_args_json": '{"layers": [1], "channels": [16], "stem_chs": 8}',
     "image_size": 16,
-    "num_updates": 6,
-    "mixed_num_updates": 9,
+    "num_train_steps": 6,
+    "mixed_num_train_steps": 9,
     "batch_size": 12,
-    "warmup_updates": 1,
+    "warmup_steps": 1,
     "seeds": [0, 1],
     "control_seeds": [4],
     "arms": ["real", "real_strong", "real+synthetic_strong", "real+zero_shot_strong", "retrieved"],
@@ -39,7 +39,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real = write_set(tmp_path / "real", "real", {"train": 8, "val": 8})
     synthetic = write_set(tmp_path / "synthetic", "synthetic", {"train": 10}, seed=1)
     write_set(tmp_path / "zero_shot", "synthetic", {"train": 10}, seed=2)
-    write_set(tmp_path / "pool", "real", {"train": 4}, seed=3, beside=real)
+    write_set(tmp_path / "pool", "real", {"train": 4}, seed=3, pool_of=real)
     verdict_on(real, synthetic, tmp_path / "verdict.json")
     (tmp_path / "params.yaml").write_text(json.dumps({"classify": SETTINGS, "promote": {"arm": "real+synthetic_strong"}}))
     return tmp_path
@@ -107,7 +107,7 @@ def test_pairs_differ_in_what_their_names_say_alone(world: Path) -> None:
     plain, both = recipe(Arm.MIXED), recipe(Arm.MIXED_STRONG)
     assert {name for name in plain.keys() | both.keys() if plain.get(name) != both.get(name)} == {"arm", "augment"}
     for arm in (arm for arm in ARMS if not arm.data.targeted):  # every pair without a reference
-        assert recipe(arm)["num_updates"] == (9 if arm.long else 6), arm
+        assert recipe(arm)["num_train_steps"] == (9 if arm.long else 6), arm
         assert recipe(arm)["augment"] == ("strong" if arm.training == "strong" else "standard"), arm
 
 
@@ -154,7 +154,7 @@ def test_two_architectures_are_trained_in_one_run(world: Path) -> None:
         assert trained(arm, "--seed", "0") == 0
     cards = {arm: card_at(f"c/{arm}") for arm in ("real_strong", "real_vit", "real+synthetic_vit", "last_layer_vit")}
     assert [card.model for card in cards.values()] == ["resnetv2_18", "test_vit", "test_vit", "test_vit"]
-    assert {arm: card.num_updates for arm, card in cards.items()} == dict.fromkeys(cards, 9) | {"last_layer_vit": 109}
+    assert {arm: card.num_train_steps for arm, card in cards.items()} == dict.fromkeys(cards, 9) | {"last_layer_vit": 109}
     recipes = {arm: json.loads(Path(f"c/{arm}/recipe.json").read_text())["config"] for arm in cards}
     assert {recipe["augment"] for recipe in recipes.values()} == {"strong"}
     settings = json.dumps(trainings | {"vit": trainings["vit"] | {"augment": "standard"}})

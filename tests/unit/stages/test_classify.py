@@ -35,11 +35,11 @@ CONFIG = Config(
         model="resnetv2_18",
         model_args_json='{"layers": [1], "channels": [16], "stem_chs": 8}',
         image_size=16,
-        num_updates=40,
-        mixed_num_updates=50,
+        num_train_steps=40,
+        mixed_num_train_steps=50,
         batch_size=12,
         learning_rate=5e-3,
-        warmup_updates=2,
+        warmup_steps=2,
     )
 )
 
@@ -70,7 +70,7 @@ def test_a_real_arm_is_a_directory_that_timm_loads(real: Path, tmp_path: Path) -
     out = tmp_path / "classifiers" / "real-0"
     outcome = classify.run(CONFIG, snapshot=real, arm=Arm.REAL, seed=0, out=out)
     card = card_of(outcome)
-    assert (card.val_top1, card.num_updates, card.classes) == (1.0, 40, ("blue", "green", "red"))
+    assert (card.val_top1, card.num_train_steps, card.classes) == (1.0, 40, ("blue", "green", "red"))
     assert (card.skipped, card.synthetic_digest, card.base_licence) == (None, None, "CC0-1.0")
     assert outcome.digest == card.digest
     assert outcome.metrics["val_top1"] == 1.0
@@ -96,7 +96,7 @@ def test_real_arms_never_open_synthetic_data(real: Path, tmp_path: Path, arm: Ar
     outcome = classify.run(CONFIG, snapshot=real, arm=arm, seed=0, out=tmp_path / "b", **nonsense)  # type: ignore[arg-type]
     assert outcome.digest == plain.digest
     assert card_of(outcome).synthetic_digest is None
-    assert card_of(outcome).num_updates == (40 if arm is Arm.REAL else 50)
+    assert card_of(outcome).num_train_steps == (40 if arm is Arm.REAL else 50)
 
 
 def test_the_test_split_is_never_opened(real: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_each_arm_is_trained_on_its_own_images(synthetic: Path, tmp_path: Path) 
     for arm in (Arm.REAL, Arm.SYNTHETIC, Arm.MIXED):
         outcome = classify.run(CONFIG, snapshot=real, arm=arm, seed=0, out=tmp_path / f"{arm}-0", synthetic=synthetic, verdict=verdict)
         card = card_of(outcome)
-        assert card.num_updates == (50 if arm is Arm.MIXED else 40)
+        assert card.num_train_steps == (50 if arm is Arm.MIXED else 40)
         assert (card.synthetic_digest is None) == (arm is Arm.REAL)
         top1[arm] = card.val_top1
     assert (top1[Arm.REAL], top1[Arm.SYNTHETIC]) == (0.0, 1.0)
@@ -157,7 +157,7 @@ def test_a_refused_set_makes_a_skipped_card(real: Path, synthetic: Path, tmp_pat
         assert (outcome.refused, outcome.reused) == (True, reused)
     card = card_of(outcome)
     assert card.skipped == "because the synthetic set was refused: FID 99 is above its limit of 6."
-    assert (card.num_updates, card.val_top1, len(card.digest)) == (0, None, 64)
+    assert (card.num_train_steps, card.val_top1, len(card.digest)) == (0, None, 64)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"classifier.json", "recipe.json"}
 
 
@@ -259,21 +259,21 @@ def test_a_configuration_error_from_a_worker_is_one_line(real: Path, tmp_path: P
 def test_the_recipe_holds_only_what_matters(real: Path, synthetic: Path, tmp_path: Path) -> None:
     """The mixing ratio changes the identity of arms that mix and no other's, and so on; lists of seeds and of arms change none."""
     verdict = verdict_on(real, synthetic, tmp_path / "verdict.json")
-    pool = write_set(tmp_path / "pool", "real", {"train": 2}, seed=3, beside=real)
+    pool = write_set(tmp_path / "pool", "real", {"train": 2}, seed=3, pool_of=real)
 
     def digest(arm: Arm, **changes: object) -> str:
         config = CONFIG.classify.model_copy(update={"target_classes": ("red",)} | changes)
         return make_request(config, arm, real, synthetic, verdict, pool=pool).recipe(0).digest
 
-    assert digest(Arm.REAL) == digest(Arm.REAL, ratio=2.0, mixed_num_updates=7, seeds=(1, 2))
-    assert digest(Arm.MIXED) == digest(Arm.MIXED, num_updates=7)
+    assert digest(Arm.REAL) == digest(Arm.REAL, ratio=2.0, mixed_num_train_steps=7, seeds=(1, 2))
+    assert digest(Arm.MIXED) == digest(Arm.MIXED, num_train_steps=7)
     assert digest(Arm.MIXED) != digest(Arm.MIXED, ratio=2.0)
-    assert digest(Arm.REAL) != digest(Arm.REAL, num_updates=7)
+    assert digest(Arm.REAL) != digest(Arm.REAL, num_train_steps=7)
     for field, value, concerned in (
         ("ratio", 2.0, {arm for arm in ARMS if arm.data.mixes}),
-        ("mixed_num_updates", 77, {arm for arm in ARMS if arm.long}),
+        ("mixed_num_train_steps", 77, {arm for arm in ARMS if arm.long}),
         ("target_classes", ("blue",), {Arm.TARGETED, Arm("targeted_strong")}),
-        ("last_layer_updates", 7, {Arm.LAST_LAYER, Arm("last_layer_strong")}),
+        ("last_layer_num_train_steps", 7, {Arm.LAST_LAYER, Arm("last_layer_strong")}),
         ("last_layer_learning_rate", 0.5, {Arm.LAST_LAYER, Arm("last_layer_strong")}),
         ("arms", (Arm.REAL,), set()),
         ("control_seeds", (9,), set()),

@@ -28,12 +28,12 @@ BASE = {
     "model": "resnetv2_18",
     "model_args_json": '{"layers": [1], "channels": [16], "stem_chs": 8}',
     "image_size": 16,
-    "num_updates": 30,
-    "mixed_num_updates": 40,
+    "num_train_steps": 30,
+    "mixed_num_train_steps": 40,
     "batch_size": 12,
     "learning_rate": 5e-3,
-    "warmup_updates": 2,
-    "last_layer_updates": 10,
+    "warmup_steps": 2,
+    "last_layer_num_train_steps": 10,
 }
 
 
@@ -99,11 +99,11 @@ def write_reference(folder: Path, snapshot: Path, *, wrong: tuple[int, ...] = ()
 def test_a_pool_of_some_classes_keeps_their_labels(tmp_path: Path) -> None:
     """A pool without blue numbers its classes from green on: taken by number, green would be learned as blue."""
     real = write_set(tmp_path / "mislabelled", "real", {"train": 8, "val": 8}, mislabelled=("train",))
-    pool = write_set(tmp_path / "pool", "real", {"train": 10}, seed=3, classes=CLASSES[1:], beside=real)
+    pool = write_set(tmp_path / "pool", "real", {"train": 10}, seed=3, classes=CLASSES[1:], pool_of=real)
     outcome = classify.run(config(ratio=20.0), snapshot=real, arm=Arm.RETRIEVED, seed=0, out=tmp_path / "out", pool=pool)
     card = card_of(outcome)
     assert (card.pool_digest, card.synthetic_digest) == (read_document(pool / "snapshot.json", SnapshotIndex).digest, None)
-    assert card.num_updates == 40
+    assert card.num_train_steps == 40
     published = load_file(tmp_path / "out" / "val_predictions.safetensors")
     right = published["logits"].argmax(axis=1) == published["labels"]
     assert right[published["labels"] > 0].mean() > 0.9, "green and red are right in the pool alone"
@@ -116,7 +116,7 @@ def test_what_the_arm_retrieved_refuses(real: Path, synthetic: Path, tmp_path: P
     with pytest.raises(DataError, match="a synthetic snapshot where a real one is needed"):
         classify.run(config(), snapshot=real, arm=Arm.RETRIEVED, seed=0, out=tmp_path / "out", pool=synthetic)
     small = write_set(tmp_path / "small", "real", {"train": 2, "val": 2}, classes=CLASSES[:2])
-    pool = write_set(tmp_path / "pool", "real", {"train": 2}, seed=3, beside=small)
+    pool = write_set(tmp_path / "pool", "real", {"train": 2}, seed=3, pool_of=small)
     with pytest.raises(DataError, match="has a class 'red', which is none of those"):
         classify.run(config(), snapshot=small, arm=Arm.RETRIEVED, seed=0, out=tmp_path / "out", pool=pool)
     for other in (pool, real):
@@ -128,7 +128,7 @@ def test_image_to_image_is_a_control(real: Path, synthetic: Path, tmp_path: Path
     """It mixes as real+synthetic does, needs no verdict, and a gated arm does not depend on it."""
     outcome = classify.run(config(), snapshot=real, arm=Arm.IMG2IMG, seed=0, out=tmp_path / "out", synthetic=synthetic)
     card = card_of(outcome)
-    assert (card.skipped, card.num_updates) == (None, 40)
+    assert (card.skipped, card.num_train_steps) == (None, 40)
     given = {"snapshot": real, "synthetic": synthetic, "verdict": verdict_on(real, synthetic, tmp_path / "verdict.json")}
     mixed = classify.run(config(), arm=Arm.MIXED, seed=0, out=tmp_path / "mixed", **given)
     assert (tmp_path / "mixed" / "model.safetensors").read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
@@ -199,7 +199,7 @@ def test_the_head_goes_on_from_the_mixed_classifier(given: dict[str, Path], tmp_
     """Everything but the head has the bits of real+synthetic of that seed, and the head other ones."""
     classify.run(config(), arm=Arm.MIXED, seed=0, out=tmp_path / "m", **given)
     outcome = classify.run(config(), arm=Arm.LAST_LAYER, seed=0, out=tmp_path / "l", **given)
-    assert card_of(outcome).num_updates == 50
+    assert card_of(outcome).num_train_steps == 50
     assert [update for update, _ in outcome.curves["loss"]] == [50]
     mixed, last = (load_file(tmp_path / name / "model.safetensors") for name in "ml")
     differ = {name for name in mixed if not np.array_equal(mixed[name], last[name])}
@@ -241,12 +241,12 @@ def test_a_finished_mixed_classifier_is_not_trained_again(given: dict[str, Path]
 def test_epochs_count_real_images(given: dict[str, Path], tmp_path: Path, arm: Arm, updates: int) -> None:
     """Five epochs of 24 real images in batches of 12; half a synthetic image to each makes it half as long again; 30 images alone."""
     asked = config(num_epochs=5.0, ratio=0.5)
-    assert card_of(classify.run(asked, arm=arm, seed=0, out=tmp_path / "out", **given)).num_updates == updates
+    assert card_of(classify.run(asked, arm=arm, seed=0, out=tmp_path / "out", **given)).num_train_steps == updates
 
 
 def test_epochs_that_come_to_the_same_updates_are_the_same_training(given: dict[str, Path], tmp_path: Path) -> None:
     """What counts is what is trained: a real arm that is finished stays up to date."""
-    classify.run(config(num_updates=10), arm=Arm.REAL, seed=0, out=tmp_path / "out", **given)
+    classify.run(config(num_train_steps=10), arm=Arm.REAL, seed=0, out=tmp_path / "out", **given)
     again = classify.run(config(num_epochs=5.0), arm=Arm.REAL, seed=0, out=tmp_path / "out", **given)
     assert again.reused
 

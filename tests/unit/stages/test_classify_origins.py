@@ -43,8 +43,8 @@ def real(tmp_path: Path) -> Path:
 
 def config(**changes: object) -> Config:
     given = {
-        "model": "test_resnet", "model_args_json": '{"channels": [8, 8, 8, 16], "stem_width": 4}', "image_size": 16, "num_updates": 60,
-        "mixed_num_updates": 12, "batch_size": 12, "learning_rate": 5e-3, "warmup_updates": 2,
+        "model": "test_resnet", "model_args_json": '{"channels": [8, 8, 8, 16], "stem_width": 4}', "image_size": 16, "num_train_steps": 60,
+        "mixed_num_train_steps": 12, "batch_size": 12, "learning_rate": 5e-3, "warmup_steps": 2,
     }  # fmt: skip
     return Config(classify=ClassifyConfig(**given | changes))  # type: ignore[arg-type]
 
@@ -72,10 +72,10 @@ def test_other_shares_of_equal_images_make_a_classifier_stale(real: Path, tmp_pa
     """The set's digest is of pixels and first labels: a corrected strength must not pass for what was trained before."""
     for strength in (0.2, 0.4):
         write_set(tmp_path / f"drawn-{strength}", "synthetic", {"train": 10}, mislabelled=("train",), strength=strength, seed=1)
-    trained(config(num_updates=2), Arm.ZERO_SHOT, real, tmp_path / "drawn-0.2", tmp_path / "out")
-    assert trained(config(num_updates=2), Arm.ZERO_SHOT, real, tmp_path / "drawn-0.2", tmp_path / "out").reused
+    trained(config(num_train_steps=2), Arm.ZERO_SHOT, real, tmp_path / "drawn-0.2", tmp_path / "out")
+    assert trained(config(num_train_steps=2), Arm.ZERO_SHOT, real, tmp_path / "drawn-0.2", tmp_path / "out").reused
     with pytest.raises(UsageError, match=r"made otherwise \(inputs\.soft_labels"):
-        trained(config(num_updates=2), Arm.ZERO_SHOT, real, tmp_path / "drawn-0.4", tmp_path / "out")
+        trained(config(num_train_steps=2), Arm.ZERO_SHOT, real, tmp_path / "drawn-0.4", tmp_path / "out")
 
 
 def test_only_the_mixed_arm_depends_on_what_tells_origins_apart(real: Path, tmp_path: Path) -> None:

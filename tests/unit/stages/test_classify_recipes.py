@@ -41,8 +41,8 @@ def real(tmp_path: Path) -> Path:
 
 def config(**changes: object) -> Config:
     given = {
-        "model": "test_resnet", "model_args_json": SMALL, "image_size": 16, "num_updates": 4, "mixed_num_updates": 4, "batch_size": 12,
-        "warmup_updates": 1,
+        "model": "test_resnet", "model_args_json": SMALL, "image_size": 16, "num_train_steps": 4, "mixed_num_train_steps": 4,
+        "batch_size": 12, "warmup_steps": 1,
     }  # fmt: skip
     return Config(classify=ClassifyConfig(**given | changes))  # type: ignore[arg-type]
 
@@ -85,7 +85,7 @@ def test_a_linear_probe_is_published_with_its_backbone(real: Path, tmp_path: Pat
 
 def test_a_named_recipe_trains(real: Path, tmp_path: Path) -> None:
     """A3 with a small network on small images, through the whole stage, on two sources; its name leaves no trace in the recipe."""
-    settings = ("recipe=a3", "model=test_resnet", f"model_args_json='{SMALL}'", "image_size=16", "batch_size=16", "mixed_num_updates=6")
+    settings = ("recipe=a3", "model=test_resnet", f"model_args_json='{SMALL}'", "image_size=16", "batch_size=16", "mixed_num_train_steps=6")
     given = load_config(None, tuple(f"classify.{setting}" for setting in settings))
     synthetic = write_set(tmp_path / "synthetic", "synthetic", {"train": 10}, seed=1)
     verdict = tmp_path / "verdict.json"

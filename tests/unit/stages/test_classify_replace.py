@@ -16,10 +16,10 @@ SETTINGS = {
     "model": "resnetv2_18",
     "model_args_json": '{"layers": [1], "channels": [16], "stem_chs": 8}',
     "image_size": 16,
-    "num_updates": 4,
-    "mixed_num_updates": 5,
+    "num_train_steps": 4,
+    "mixed_num_train_steps": 5,
     "batch_size": 12,
-    "warmup_updates": 1,
+    "warmup_steps": 1,
     "arms": ["real", "real+synthetic"],
 }
 REAL = Path("c/real")
@@ -66,8 +66,8 @@ def test_one_more_seed_trains_that_seed() -> None:
 
 def test_another_setting_trains_all() -> None:
     """The negative control: a kept classifier is one that was made as it would be now, and no other."""
-    assert classify("real", [0, 1, 2], "--set", "classify.num_updates=5") == [0, 1, 2]
-    assert {read_document(path, ClassifierCard).num_updates for path in REAL.glob("*/classifier.json")} == {5}
+    assert classify("real", [0, 1, 2], "--set", "classify.num_train_steps=5") == [0, 1, 2]
+    assert {read_document(path, ClassifierCard).num_train_steps for path in REAL.glob("*/classifier.json")} == {5}
 
 
 def test_a_setting_of_other_arms_trains_none() -> None:
@@ -85,7 +85,7 @@ def test_a_seed_that_is_not_asked_for_goes(capsys: pytest.CaptureFixture[str]) -
 
 def test_what_gave_way_is_not_trained_again() -> None:
     """Protects the way back, to earlier settings and to an earlier seed: by digest the same, and nothing is left in the work folder."""
-    first, other = tree(REAL), ["--set", "classify.num_updates=5"]
+    first, other = tree(REAL), ["--set", "classify.num_train_steps=5"]
     for there in (lambda: command("real", [0, 1, 2], "--replace", *other), lambda: command("real", [0, 2], "--replace")):
         before = written(REAL)
         assert there() == 0
@@ -113,7 +113,7 @@ def test_files_of_others_stay(name: str, capsys: pytest.CaptureFixture[str]) -> 
     (REAL / name).parent.mkdir(exist_ok=True)
     (REAL / name).write_text("years of work")
     before = tree(REAL)
-    assert command("real", [0, 3], "--replace", "--set", "classify.num_updates=5") == 2
+    assert command("real", [0, 3], "--replace", "--set", "classify.num_train_steps=5") == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"c/real/{name.split('/')[0]}" in said
@@ -150,7 +150,7 @@ def test_another_arms_folder_stays(capsys: pytest.CaptureFixture[str]) -> None:
 def test_one_seed_alone_is_replaced() -> None:
     """With --seed, --out is that classifier's own folder, and the others stay."""
     before = written(REAL)
-    assert command("real", [0, 1], "--replace", "--seed", "0", "--set", "classify.num_updates=5", out=REAL / "0") == 0
+    assert command("real", [0, 1], "--replace", "--seed", "0", "--set", "classify.num_train_steps=5", out=REAL / "0") == 0
     after = written(REAL)
     assert (before.pop(0) != after.pop(0), before) == (True, after)
 
@@ -158,6 +158,6 @@ def test_one_seed_alone_is_replaced() -> None:
 def test_without_the_flag_nothing_gives_way(capsys: pytest.CaptureFixture[str]) -> None:
     """Protects a user who names a folder of earlier results by hand."""
     before = tree(REAL)
-    assert command("real", [0, 1], "--set", "classify.num_updates=5") == 2
-    assert "config.num_updates: 4 -> 5" in capsys.readouterr().err
+    assert command("real", [0, 1], "--set", "classify.num_train_steps=5") == 2
+    assert "config.num_train_steps: 4 -> 5" in capsys.readouterr().err
     assert tree(REAL) == before

@@ -23,12 +23,12 @@ SETTINGS: dict[str, Any] = {
     "model": "test_vit",
     "model_args_json": '{"patch_size": 8}',
     "image_size": 16,
-    "mixed_num_updates": 105,
-    "last_layer_updates": 5,
+    "mixed_num_train_steps": 105,
+    "last_layer_num_train_steps": 5,
     "batch_size": 12,
     "optimizer": "sgd",
     "learning_rate": 0.01,
-    "warmup_updates": 2,
+    "warmup_steps": 2,
 }
 
 

@@ -30,18 +30,20 @@ def own_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
 
 
-def evaluation(folder: Path, num_train: int | None, *, real: float, gain: float, draw: int = 0, seeds: int = 3, **changes: object) -> Path:
+def evaluation(
+    folder: Path, num_train: int | None, *, real: float, gain: float, choice: int = 0, seeds: int = 3, **changes: object
+) -> Path:
     """Predictions of which real alone has `real` right and the arm `gain` more, and metrics that say where they come from."""
-    path = folder / f"{num_train}-{draw}"
+    path = folder / f"{num_train}-{choice}"
     path.mkdir(parents=True)
-    rng = np.random.default_rng([num_train or 0, draw])
+    rng = np.random.default_rng([num_train or 0, choice])
     labels = (np.arange(TEST) % 2).astype(np.int32)
     top = {}
     for seed in range(seeds):
         chance = rng.random(TEST)
         for arm, share in ((Arm.REAL, real), (Arm.MIXED, real + gain)):
             top[arm, seed] = np.where(chance < share, labels, 1 - labels).astype(np.int32)[:, None]
-    fields = {"num_train": num_train, "snapshot_digest": f"{num_train}-{draw}".ljust(64, "0"), "test_digest": "t" * 64, **changes}
+    fields = {"num_train": num_train, "snapshot_digest": f"{num_train}-{choice}".ljust(64, "0"), "test_digest": "t" * 64, **changes}
     metrics = PASSED.model_copy(update=fields)
     (path / "metrics.json").write_bytes(dump_document(metrics))
     write_predictions(path / "predictions.safetensors", Predictions(labels=labels, top=top, test_digest=metrics.test_digest))
@@ -55,10 +57,12 @@ def compared(out: Path, *paths: Path, config: Config = CONFIG) -> tuple[Outcome,
 
 def test_sizes_and_draws_are_put_together(tmp_path: Path) -> None:
     """Protects the curve: a gain that shrinks with more real images, draws of one size in one point, every file written."""
-    paths = [evaluation(tmp_path, 10, real=0.6, gain=0.2, draw=draw) for draw in range(4)] + [evaluation(tmp_path, 80, real=0.9, gain=0.0)]
+    paths = [evaluation(tmp_path, 10, real=0.6, gain=0.2, choice=choice) for choice in range(4)] + [
+        evaluation(tmp_path, 80, real=0.9, gain=0.0)
+    ]
     outcome, found = compared(tmp_path / "out", *paths)
     few, many = found.points
-    assert [(p.num_train, p.draws, p.seeds) for p in found.points] == [(10, 4, 12), (80, 1, 3)]
+    assert [(p.num_train, p.choices, p.seeds) for p in found.points] == [(10, 4, 12), (80, 1, 3)]
     assert few.gain == pytest.approx(0.2, abs=0.03)
     assert few.ci95[0] > 0.1
     assert many.gain == 0.0
@@ -70,14 +74,14 @@ def test_sizes_and_draws_are_put_together(tmp_path: Path) -> None:
     assert compare.run(CONFIG, evaluations=paths, out=tmp_path / "out").reused
 
 
-@pytest.mark.parametrize("draws", [1, 3])
-def test_a_synthetic_image_is_priced_in_real_ones(tmp_path: Path, draws: int) -> None:
+@pytest.mark.parametrize("choices", [1, 3])
+def test_a_synthetic_image_is_priced_in_real_ones(tmp_path: Path, choices: int) -> None:
     """Protects the exchange rate: 1,000 synthetic images lift 20 real ones to what 40 reach, so that one is worth 0.02 of a real one."""
     reached = {10: 0.5, 20: 0.6, 40: 0.7, 80: 0.8}
     paths = [
-        evaluation(tmp_path, size, real=real, gain=0.1 if size == 20 else 0.0, draw=draw, seeds=4)
+        evaluation(tmp_path, size, real=real, gain=0.1 if size == 20 else 0.0, choice=choice, seeds=4)
         for size, real in reached.items()
-        for draw in range(draws)
+        for choice in range(choices)
     ]
     outcome, found = compared(tmp_path / "out", *paths)
     worth = {point.num_train: point.exchange for point in found.points}
@@ -89,7 +93,7 @@ def test_a_synthetic_image_is_priced_in_real_ones(tmp_path: Path, draws: int) ->
     assert worth[40] is not None
     assert worth[40].low is None or worth[40].low <= 0 <= (worth[40].high or 1)
     assert "about 0.0" in outcome.summary
-    _, two = compared(tmp_path / "two", *paths[: 2 * draws])
+    _, two = compared(tmp_path / "two", *paths[: 2 * choices])
     assert {point.exchange for point in two.points} == {None}
 
 
@@ -118,8 +122,8 @@ def test_a_comparison_of_before_is_still_read() -> None:
 
 def test_draws_that_differ_widen_the_interval(tmp_path: Path) -> None:
     """Protects against taking the seeds of one draw for independent: two draws that differ prove little, however many seeds."""
-    for draw, gain in enumerate((0.2, 0.02)):
-        evaluation(tmp_path, 10, real=0.6, gain=gain, draw=draw, seeds=8)
+    for choice, gain in enumerate((0.2, 0.02)):
+        evaluation(tmp_path, 10, real=0.6, gain=gain, choice=choice, seeds=8)
     _, found = compared(tmp_path / "out", tmp_path / "10-0", tmp_path / "10-1")
     low, high = found.points[0].ci95
     assert low < 0 < found.points[0].gain < high
@@ -143,7 +147,7 @@ def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
 
 def test_the_order_in_which_they_are_named_does_not_matter(tmp_path: Path) -> None:
     """Protects reuse: the same evaluations are the same comparison."""
-    one, two = (evaluation(tmp_path, 10, real=0.6, gain=0.1, draw=draw) for draw in range(2))
+    one, two = (evaluation(tmp_path, 10, real=0.6, gain=0.1, choice=choice) for choice in range(2))
     _, first = compared(tmp_path / "first", one, two)
     assert compare.run(CONFIG, evaluations=[two, one], out=tmp_path / "first").reused
     _, second = compared(tmp_path / "second", two, one)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from evaluation_world import COMPARED, TEST_PER_CLASS, World, config
+from evaluation_world import COMPARED, TEST_PER_CLASS, ProcessGroup, config
 
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Metrics
@@ -23,13 +23,13 @@ from gda.stats.calibration import reliability
 
 
 @pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> World:
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> ProcessGroup:
     """A world that no test changes."""
-    return World(tmp_path_factory.mktemp("world"))
+    return ProcessGroup(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
-def evaluated(pristine: World) -> Outcome:
+def evaluated(pristine: ProcessGroup) -> Outcome:
     """The evaluation of the pristine world."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GDA_WORK_DIR", str(pristine.root.parent / "module-work"))
@@ -37,10 +37,10 @@ def evaluated(pristine: World) -> Outcome:
 
 
 @pytest.fixture
-def world(pristine: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(pristine: ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProcessGroup:
     """A copy to change, with a work folder of its own."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
-    copy = object.__new__(World)
+    copy = object.__new__(ProcessGroup)
     copy.__dict__.update(pristine.__dict__)
     copy.root = tmp_path / "world"
     shutil.copytree(pristine.root, copy.root)
@@ -49,7 +49,7 @@ def world(pristine: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
 
 
 def run(
-    world: World,
+    world: ProcessGroup,
     *,
     out: str = "out",
     runs: list[Path] | None = None,
@@ -75,7 +75,7 @@ def metrics_of(outcome: Outcome) -> Metrics:
     return read_document(outcome.output / "metrics.json", Metrics)
 
 
-def test_known_accuracies_and_gains_come_out(pristine: World, evaluated: Outcome) -> None:
+def test_known_accuracies_and_gains_come_out(pristine: ProcessGroup, evaluated: Outcome) -> None:
     """Protects the numbers end to end: classifiers wrong on known classes give exactly those accuracies, gains and candidate."""
     metrics = metrics_of(evaluated)
     assert {arm: result.mean for arm, result in metrics.arms.items()} == {
@@ -116,7 +116,7 @@ def test_known_accuracies_and_gains_come_out(pristine: World, evaluated: Outcome
     assert {"metrics.json", "report.html", "predictions.safetensors", "accuracy.png"} <= {p.name for p in evaluated.output.iterdir()}
 
 
-def test_arms_that_are_not_compared_are_left_out(world: World) -> None:
+def test_arms_that_are_not_compared_are_left_out(world: ProcessGroup) -> None:
     """Classifiers of other arms that lie about are ignored, and the report does without the arms that it is used to."""
     world.add_classifier(Arm.SYNTHETIC, 0, folder=world.runs / "copy")
     outcome = run(world, arms=(Arm.REAL, Arm.MIXED))
@@ -126,7 +126,7 @@ def test_arms_that_are_not_compared_are_left_out(world: World) -> None:
     assert "Promotion gate: open" in (outcome.output / "report.html").read_text()
 
 
-def test_the_candidate_is_chosen_on_validation(world: World) -> None:
+def test_the_candidate_is_chosen_on_validation(world: ProcessGroup) -> None:
     """Protects the test split from choosing: the seed with the best validation accuracy wins, though others are better on test."""
     world.add_classifier(Arm.MIXED, 3, wrong=(1,), val_top1=0.99)
     candidate = metrics_of(run(world)).candidate
@@ -134,7 +134,7 @@ def test_the_candidate_is_chosen_on_validation(world: World) -> None:
     assert (candidate.seed, candidate.path) == (3, (world.runs / "real+synthetic-3").as_posix())
 
 
-def test_the_test_split_is_opened_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_split_is_opened_once(world: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects the ledger: neither a failure after predicting nor a finished second run opens the test split again."""
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "write_report", lambda *_: 1 / 0)
@@ -146,7 +146,7 @@ def test_the_test_split_is_opened_once(world: World, monkeypatch: pytest.MonkeyP
     assert [line["purpose"] for line in read_ledger()] == ["evaluate", "judge"]
 
 
-def test_another_gate_does_not_open_the_test_split_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_gate_does_not_open_the_test_split_again(world: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects the test split from every setting by which it is judged: those classifiers' predictions are there."""
     first = metrics_of(run(world))
     with monkeypatch.context() as patch:
@@ -157,7 +157,7 @@ def test_another_gate_does_not_open_the_test_split_again(world: World, monkeypat
     assert [line["purpose"] for line in read_ledger()] == ["evaluate", "judge"]
 
 
-def test_other_classifiers_open_it_again(world: World) -> None:
+def test_other_classifiers_open_it_again(world: ProcessGroup) -> None:
     """Protects the kept predictions from being taken for those of another classifier, and the ledger from missing its look."""
     first = metrics_of(run(world))
     shutil.rmtree(world.runs / "real-0")
@@ -167,7 +167,7 @@ def test_other_classifiers_open_it_again(world: World) -> None:
     assert count_test_openings(world.real.split_digest("test"), "evaluate") == 2
 
 
-def test_openings_are_in_the_metrics_wherever_they_were_made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openings_are_in_the_metrics_wherever_they_were_made(world: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects the reader of a report: looks of other classifiers count, in other work folders too; one that went on is one."""
     first = run(world)
     assert (metrics_of(first).test_openings, first.metrics["test_openings"]) == (1, 1.0)
@@ -180,10 +180,10 @@ def test_openings_are_in_the_metrics_wherever_they_were_made(world: World, monke
     assert metrics_of(second).test_openings == 2
     assert "this test split was opened 2 times: each further look spends it" in second.summary
     assert "This test split was opened 2 times" in (second.output / "report.html").read_text()
-    assert metrics_of(run(world, out="judged", alpha=0.001)).test_openings == 2
+    assert metrics_of(run(world, out="accepted", alpha=0.001)).test_openings == 2
 
 
-def test_groups_of_test_images_go_with_their_predictions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_test_images_go_with_their_predictions(world: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects resampling by patient: predictions have the snapshot's groups, also those kept by a version that wrote none."""
     groups = np.arange(4 * TEST_PER_CLASS, dtype=np.int32) // 3
     assert read_predictions(run(world, out="plain").output / "predictions.safetensors").groups is None
@@ -197,7 +197,7 @@ def test_groups_of_test_images_go_with_their_predictions(world: World, monkeypat
     np.testing.assert_array_equal(read_predictions(kept).groups, groups)
 
 
-def test_another_declaration_is_another_look(world: World) -> None:
+def test_another_declaration_is_another_look(world: ProcessGroup) -> None:
     """Protects the level of the gate: whoever declares another arm once all of them are known has a stricter one; again is no new look."""
     assert metrics_of(run(world)).look == 1
     assert metrics_of(run(world, out="report", alpha=0.01)).look == 1
@@ -206,7 +206,7 @@ def test_another_declaration_is_another_look(world: World) -> None:
     assert metrics_of(run(world, out="again", alpha=0.02)).look == 1
 
 
-def test_images_of_a_group_are_judged_as_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_a_group_are_judged_as_one(world: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects tests with several images of one patient: fewer, larger units are behind every number."""
     alone = metrics_of(run(world, out="plain")).gain[Arm.MIXED]
     groups = np.arange(4 * TEST_PER_CLASS, dtype=np.int32) // 3
@@ -218,7 +218,7 @@ def test_images_of_a_group_are_judged_as_one(world: World, monkeypatch: pytest.M
     assert together.spread.image_freedom < alone.spread.image_freedom / 2
 
 
-def test_metrics_of_before_openings_were_counted_are_read(world: World) -> None:
+def test_metrics_of_before_openings_were_counted_are_read(world: ProcessGroup) -> None:
     """Protects evaluations of earlier versions: they say nothing of it, which is no number."""
     path = run(world).output / "metrics.json"
     content = json.loads(path.read_bytes())
@@ -227,7 +227,7 @@ def test_metrics_of_before_openings_were_counted_are_read(world: World) -> None:
     assert read_document(path, Metrics).test_openings is None
 
 
-def test_kept_predictions_that_are_damaged_are_made_again(world: World) -> None:
+def test_kept_predictions_that_are_damaged_are_made_again(world: ProcessGroup) -> None:
     """Protects the figures from a file that changed on disk; the same classifiers' second look is for the same work."""
     first = metrics_of(run(world))
     (kept,) = (world.root.parent / "work/test-predictions").iterdir()
@@ -238,7 +238,7 @@ def test_kept_predictions_that_are_damaged_are_made_again(world: World) -> None:
     assert (len(read_ledger()), count_test_openings(world.real.split_digest("test"), "evaluate")) == (3, 1)
 
 
-def test_two_runs_give_equal_bytes(pristine: World, evaluated: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_give_equal_bytes(pristine: ProcessGroup, evaluated: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects determinism: metrics, predictions, plots and report do not depend on when or where they were made."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "elsewhere"))
     first, second = evaluated.output, run(pristine, out=str(tmp_path / "second")).output
@@ -247,20 +247,20 @@ def test_two_runs_give_equal_bytes(pristine: World, evaluated: Outcome, tmp_path
     assert {n for n in names if (first / n).read_bytes() != (second / n).read_bytes()} == set()
 
 
-def test_stale_classifiers_are_ignored(world: World, evaluated: Outcome) -> None:
+def test_stale_classifiers_are_ignored(world: ProcessGroup, evaluated: Outcome) -> None:
     """Protects against directories left by an earlier list of seeds: they change nothing."""
     world.add_classifier(Arm.REAL, 17, wrong=(0, 1, 2))
     world.add_classifier(Arm.SYNTHETIC, 5, wrong=(0, 1, 2))
     assert metrics_of(run(world)).arms == metrics_of(evaluated).arms
 
 
-def test_single_classifiers_may_be_given(world: World) -> None:
+def test_single_classifiers_may_be_given(world: ProcessGroup) -> None:
     """Protects --runs with one directory a classifier, as a cluster hands them over."""
     folders = sorted(world.runs.iterdir())
     assert metrics_of(run(world, runs=folders)).arms[Arm.MIXED].mean == 1.0
 
 
-def test_exchanged_weights_are_refused(world: World) -> None:
+def test_exchanged_weights_are_refused(world: ProcessGroup) -> None:
     """Protects against results under the digests of other classifiers: before a finished output is called up to date, too."""
     one, two = (world.runs / name / "model.safetensors" for name in ("real-0", "real+synthetic-0"))
     before = one.read_bytes()
@@ -272,14 +272,14 @@ def test_exchanged_weights_are_refused(world: World) -> None:
 
 
 @pytest.mark.parametrize("lost", ["real-4", "synthetic-1"])
-def test_a_missing_classifier_is_named(world: World, lost: str) -> None:
+def test_a_missing_classifier_is_named(world: ProcessGroup, lost: str) -> None:
     """Protects against evaluating fewer seeds than were asked for."""
     shutil.rmtree(world.runs / lost)
     with pytest.raises(DataError, match=f"expected a folder such as {lost.replace('-', '/')}"):
         run(world)
 
 
-def test_a_classifier_given_twice_is_named(world: World) -> None:
+def test_a_classifier_given_twice_is_named(world: ProcessGroup) -> None:
     """Protects against an arbitrary choice between two classifiers of one seed."""
     world.add_classifier(Arm.REAL, 0, folder=world.runs / "copy")
     with pytest.raises(DataError, match="real, seed 0 is also in"):
@@ -290,14 +290,14 @@ def test_a_classifier_given_twice_is_named(world: World) -> None:
     ("card", "message"),
     [({"snapshot_digest": "7" * 64}, "was trained on snapshot 777777777777"), ({"classes": ("a", "b", "c", "d")}, "its classes are not")],
 )
-def test_a_classifier_of_other_data_is_refused(world: World, card: dict[str, object], message: str) -> None:
+def test_a_classifier_of_other_data_is_refused(world: ProcessGroup, card: dict[str, object], message: str) -> None:
     """Protects the comparison from classifiers that were trained on another snapshot or with other labels."""
     world.add_classifier(Arm.REAL, 2, **card)
     with pytest.raises(DataError, match=message):
         run(world)
 
 
-def test_a_refused_set_is_a_result(world: World) -> None:
+def test_a_refused_set_is_a_result(world: ProcessGroup) -> None:
     """Protects the run after a refusal: real arms are still measured, skipped arms say why, and the report opens with it."""
     world.write_verdict(passed=False)
     for arm, seeds in ((Arm.MIXED, 6), (Arm.SYNTHETIC, 2)):
@@ -314,7 +314,7 @@ def test_a_refused_set_is_a_result(world: World) -> None:
     assert "The synthetic set was refused by validation" in (outcome.output / "report.html").read_text()
 
 
-def test_a_half_skipped_arm_is_refused(world: World) -> None:
+def test_a_half_skipped_arm_is_refused(world: ProcessGroup) -> None:
     """Protects against averaging over the seeds that happened to run before a refusal."""
     world.skip(Arm.MIXED, 1, "because")
     with pytest.raises(DataError, match="some seeds ran and others were skipped"):
@@ -378,7 +378,7 @@ def test_predictions_of_before_probabilities_were_kept_can_be_read(evaluated: Ou
     assert old.only(Arm.REAL, 2).probabilities == {}
 
 
-def test_the_report_links_to_the_validation_report(world: World) -> None:
+def test_the_report_links_to_the_validation_report(world: ProcessGroup) -> None:
     """Protects the default place of the validation report: beside the verdict, as seen from the output."""
     (world.root / "index.html").write_text("validation")
     assert '<a href="../index.html">' in (run(world).output / "report.html").read_text()

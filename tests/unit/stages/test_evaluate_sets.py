@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_world import CLASSES, COLOURS, COMPARED, SIZE, World, config
+from evaluation_world import CLASSES, COLOURS, COMPARED, SIZE, ProcessGroup, config
 from PIL import Image
 
 from gda.artifacts.document import read_document
@@ -27,9 +27,9 @@ ARMS = (Arm.REAL, Arm.MIXED)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> ProcessGroup:
     """Arms of known accuracy: real is wrong on blue, zero_shot on blue and green, mixed on nothing."""
-    return World(tmp_path_factory.mktemp("world"))
+    return ProcessGroup(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def with_sets(**section: object) -> Config:
     return parse_config(content, where="test")
 
 
-def run(world: World, settings: Config, out: str = "out") -> Outcome:
+def run(world: ProcessGroup, settings: Config, out: str = "out") -> Outcome:
     return evaluate.run(
         settings, runs=[world.runs], snapshot=world.root / "real", synthetic=world.root / "synthetic", verdict=world.verdict, out=Path(out)
     )
@@ -67,7 +67,7 @@ def metrics_of(outcome: Outcome) -> Metrics:
     return read_document(outcome.output / "metrics.json", Metrics)
 
 
-def test_known_accuracies_and_gains_come_out(world: World, place: Path) -> None:
+def test_known_accuracies_and_gains_come_out(world: ProcessGroup, place: Path) -> None:
     """Protects the numbers end to end: of ten images six are blue, which real gets wrong in every seed and real+synthetic never."""
     write_colours(place / "shifted", {"blue": ["blue"] * 6, "green": ["green"] * 2, "grey": ["grey"], "red": ["red"]})
     write_colours(place / "renamed", {"n01": ["blue"] * 3, "n02": ["green"], "n03": ["red"] * 2})
@@ -108,7 +108,7 @@ def test_known_accuracies_and_gains_come_out(world: World, place: Path) -> None:
     assert "2 images without a label of ours left out" in page
 
 
-def test_restricted_sets_choose_among_their_own_classes(world: World, place: Path) -> None:
+def test_restricted_sets_choose_among_their_own_classes(world: ProcessGroup, place: Path) -> None:
     """Protects the two ways of reporting from each other: with blue alone to choose from, every answer is right; with all, none is."""
     write_colours(place / "sea", {"blue": ["blue"] * 5})
     results = metrics_of(run(world, with_sets(sets={"among_all": "sea", "among_own": "sea"}, restrict=["among_own"]))).sets
@@ -119,7 +119,7 @@ def test_restricted_sets_choose_among_their_own_classes(world: World, place: Pat
     assert results["own"].arms[Arm.MIXED].mean == 1.0, "classes keep their numbers: red is the last of four, and the second of the set"
 
 
-def test_any_of_several_labels_is_right(world: World, place: Path) -> None:
+def test_any_of_several_labels_is_right(world: ProcessGroup, place: Path) -> None:
     """Protects ReaL labels: what real takes blue for is right where the list says so, and images without labels do not count."""
     write_colours(place / "many", {"": ["blue", "blue", "red", "red"]})
     (place / "labels.json").write_text(json.dumps([["green", "grey", "red"], ["blue"], ["red", "blue"], []]))
@@ -131,7 +131,7 @@ def test_any_of_several_labels_is_right(world: World, place: Path) -> None:
     assert (result.several_labels, result.num_images, result.left_out, result.num_classes) == (True, 3, 1, 4)
 
 
-def test_more_images_than_one_part(world: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_images_than_one_part(world: ProcessGroup, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects large sets, which are decoded and predicted in parts: none is lost or out of order, whatever the size of a part."""
     monkeypatch.setattr("gda.stages.evaluate_sets._PART", 3)
     write_colours(place / "set", {"blue": ["blue"] * 4, "green": ["green"] * 3, "red": ["red"]})
@@ -146,7 +146,7 @@ def test_more_images_than_one_part(world: World, place: Path, monkeypatch: pytes
     assert [result.arms[arm].mean for arm in ARMS] == [0.5, 1.0]
 
 
-def test_images_take_the_way_of_the_test_split(world: World, place: Path) -> None:
+def test_images_take_the_way_of_the_test_split(world: ProcessGroup, place: Path) -> None:
     """Protects a fair comparison: images go through the snapshot's one size, and straight to the classifier's where it has several."""
     write_colours(place / "set", {"blue": ["blue"] * 2})
     one = open_held_out("s", place / "set", CLASSES)
@@ -165,7 +165,7 @@ def test_images_take_the_way_of_the_test_split(world: World, place: Path) -> Non
     np.testing.assert_array_equal(np.load(part), load_held_out(one.files, sides=(12,)))
 
 
-def test_sets_decide_nothing_and_default_to_none(world: World, place: Path) -> None:
+def test_sets_decide_nothing_and_default_to_none(world: ProcessGroup, place: Path) -> None:
     """Protects the gate, the candidate and every other number: the same with a set on which the declared arm loses, and without."""
     write_colours(place / "against", {"blue": ["green"] * 5})
     with_, without = (run(world, settings, out=name) for settings, name in ((with_sets(sets={"against": "against"}), "a"), (config(), "b")))
@@ -177,7 +177,7 @@ def test_sets_decide_nothing_and_default_to_none(world: World, place: Path) -> N
     assert digests == [world.real.split_digest("test"), first.sets["against"].digest], "each opening is in the ledger"
 
 
-def test_the_recipe_holds_what_sets_contain_and_not_where_they_lie(world: World, place: Path) -> None:
+def test_the_recipe_holds_what_sets_contain_and_not_where_they_lie(world: ProcessGroup, place: Path) -> None:
     """Protects `up to date`: a moved set is the same work; another image, label or way of choosing is not."""
     write_colours(place / "set", {"blue": ["blue"] * 2, "red": ["red"]})
     run(world, with_sets(sets={"s": "set"}))
@@ -190,7 +190,7 @@ def test_the_recipe_holds_what_sets_contain_and_not_where_they_lie(world: World,
         run(world, with_sets(sets={"s": "moved"}))
 
 
-def test_errors_come_before_the_test_split_is_opened(world: World, place: Path) -> None:
+def test_errors_come_before_the_test_split_is_opened(world: ProcessGroup, place: Path) -> None:
     """Protects the ledger and the user's time: a folder that no class is named by is told at once, and nothing is published."""
     write_colours(place / "set", {"blue": ["blue"], "purple": ["red"]})
     with pytest.raises(DataError, match=r"evaluate\.sets\.s: set: 'purple' is none of the classes .* evaluate\.class_map is not set"):

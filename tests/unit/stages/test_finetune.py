@@ -16,7 +16,7 @@ from two_colours import two_colours
 
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import read_document
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.config.load import load_config
 from gda.data.ingest.holdout import hold_out
 from gda.data.store.snapshot import Snapshot
@@ -33,8 +33,8 @@ from gda.stages import finetune
 SMALL = (
     "finetune.num_train_steps=4",
     "finetune.sr_num_train_steps=2",
-    "finetune.train_batch_size=4",
-    "finetune.lr_warmup_steps=1",
+    "finetune.batch_size=4",
+    "finetune.warmup_steps=1",
     "finetune.learning_rate=0.01",
     "finetune.checkpointing_steps=2",
 )
@@ -91,8 +91,8 @@ def test_lora_of_a_cascade_lies_beside_each_stage(world, tmp_path):
     outcome = _finetune(world, tmp_path / "g", "finetune.method=lora", "finetune.lora_rank=2", base="generator")
     assert {p.parent.name for p in (tmp_path / "g").rglob(LORA_FILE)} == {"base", "super_resolution"}
     assert set(outcome.metrics) == {"base_loss", "super_resolution_loss"}
-    settings = DrawSettings(guidance_scale=1.0, num_inference_steps=2, sr_num_inference_steps=2)
-    drawn = [Sampler(load_model(str(g)), ["red"]).draw(["red"], [1], settings) for g in (tmp_path / "g", world / "generator")]
+    settings = SamplingSettings(guidance_scale=1.0, num_inference_steps=2, sr_num_inference_steps=2)
+    drawn = [Sampler(load_model(str(g)), ["red"]).sample(["red"], [1], settings) for g in (tmp_path / "g", world / "generator")]
     assert not torch.equal(*drawn)
 
 
@@ -104,23 +104,23 @@ def test_an_adapter_of_each_class_is_used_for_its_images_alone(world, tmp_path, 
     assert card.adapters == {"blue": "adapters/0000", "red": "adapters/0001"}
     stages = load_model(str(world / base)).stages
     assert set(outcome.metrics) == {f"{stage}/class-000{c}_loss" for stage in stages for c in (0, 1)}
-    settings = DrawSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=1)
+    settings = SamplingSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=1)
     sampler = Sampler(load_model(str(tmp_path / "g")), ("blue", "red"))
-    mixed = sampler.draw(["blue", "red", "blue"], [1, 1, 2], settings)
-    assert torch.equal(mixed[[1]], sampler.draw(["red"], [1], settings))
-    assert torch.equal(mixed[[0, 2]], sampler.draw(["blue", "blue"], [1, 2], settings))
-    plain = Sampler(load_model(str(world / base)), ("blue", "red")).draw(["red"], [1], settings)
+    mixed = sampler.sample(["blue", "red", "blue"], [1, 1, 2], settings)
+    assert torch.equal(mixed[[1]], sampler.sample(["red"], [1], settings))
+    assert torch.equal(mixed[[0, 2]], sampler.sample(["blue", "blue"], [1, 2], settings))
+    plain = Sampler(load_model(str(world / base)), ("blue", "red")).sample(["red"], [1], settings)
     assert not torch.equal(plain, mixed[[1]])
     swapped = tmp_path / "swapped"
     shutil.copytree(tmp_path / "g", swapped)
     (swapped / "generator.json").write_text(card.model_copy(update={"adapters": {"red": "adapters/0000"}}).model_dump_json())
     relist(swapped)
-    assert not torch.equal(Sampler(load_model(str(swapped)), ("red",)).draw(["red"], [1], settings), mixed[[1]])
+    assert not torch.equal(Sampler(load_model(str(swapped)), ("red",)).sample(["red"], [1], settings), mixed[[1]])
     if base == "sd1":
         pipeline = _plain(tmp_path / "g")
         before = _draw(pipeline, ["red"])
         pipeline.load_lora_weights(tmp_path / "g" / card.adapters["red"])
-        ours = sampler.draw(["red"], [0], DrawSettings(guidance_scale=2.0, num_inference_steps=3)).permute(0, 2, 3, 1).numpy() / 255
+        ours = sampler.sample(["red"], [0], SamplingSettings(guidance_scale=2.0, num_inference_steps=3)).permute(0, 2, 3, 1).numpy() / 255
         assert np.abs(ours - _draw(pipeline, ["red"])).max() < 2 / 255 < np.abs(ours - before).max()
 
 
@@ -131,7 +131,7 @@ def test_an_adapter_of_each_class_is_used_for_its_images_alone(world, tmp_path, 
         (("finetune.lora_scope=class", "finetune.method=lora", "finetune.evaluation_steps=2"), "lora_scope: must be dataset where"),
         (("finetune.method=textual_inversion", "finetune.ema_snapshot_steps=2"), "ema_snapshot_steps: must be null for textual_inversion"),
         (("finetune.weight_interpolation=0.5", "finetune.ema_snapshot_steps=2"), "weight_interpolation: must be 1 where"),
-        (("finetune.train_batch_size=5", "finetune.gradient_accumulation_steps=2"), "train_batch_size: must be a multiple of"),
+        (("finetune.batch_size=5", "finetune.gradient_accumulation_steps=2"), "batch_size: must be a multiple of"),
         (("finetune.lora_target_modules=[nothing]", "finetune.method=lora"), "'nothing' matches no layer"),
         (("finetune.optimizer=sgd",), "optimizer"),
     ],
@@ -151,8 +151,8 @@ def test_learned_tokens_are_words_of_the_export(world, tmp_path):
     pipeline = _plain(tmp_path / "g")
     assert len(pipeline.tokenizer("<red>", add_special_tokens=False).input_ids) == 1
     ours = Sampler(load_model(str(tmp_path / "g")), card.prompts.values())
-    settings = DrawSettings(guidance_scale=2.0, num_inference_steps=3)
-    drawn = ours.draw(list(card.prompts.values()), [0, 1], settings).permute(0, 2, 3, 1).numpy() / 255
+    settings = SamplingSettings(guidance_scale=2.0, num_inference_steps=3)
+    drawn = ours.sample(list(card.prompts.values()), [0, 1], settings).permute(0, 2, 3, 1).numpy() / 255
     assert np.abs(drawn - _draw(pipeline, card.prompts.values())).max() < 2 / 255
 
 

@@ -16,7 +16,7 @@ from gda.stages import finetune, sample, tune
 
 SMALL = (
     "finetune.num_train_steps=3",
-    "finetune.train_batch_size=4",
+    "finetune.batch_size=4",
     "finetune.jitter=0",
     "finetune.prompt_template=a photo of {class_name}",
     "tune.guidance_scales=[1.0,2.0]",
@@ -24,7 +24,7 @@ SMALL = (
     "tune.cas_images_per_class=6",
     "tune.survivors=1",
     "tune.cas_seeds=1",
-    "tune.cas_num_updates=3",
+    "tune.cas_num_train_steps=3",
     "tune.batch_size=6",
     "tune.num_inference_steps=[2]",
     "sample.images_per_class=4",
@@ -32,7 +32,7 @@ SMALL = (
     "sample.shard_size=4",
     "sample.num_inference_steps=2",
     "classify.image_size=16",
-    "classify.warmup_updates=1",
+    "classify.warmup_steps=1",
 )
 
 

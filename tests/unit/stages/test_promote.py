@@ -8,7 +8,7 @@ import mlflow
 import numpy as np
 import pytest
 import requests
-from evaluation_world import World, config
+from evaluation_world import ProcessGroup, config
 
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import dump_document, read_document
@@ -23,12 +23,12 @@ from gda.stages import evaluate, promote
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProcessGroup, Path]:
     """A world, and the evaluation of it in which real + synthetic gains 25 points."""
     root = tmp_path_factory.mktemp("promote")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GDA_WORK_DIR", str(root / "work"))
-        world = World(root / "world")
+        world = ProcessGroup(root / "world")
         out = root / "evaluation"
         evaluate.run(
             config(), runs=[world.runs], snapshot=world.root / "real", synthetic=world.root / "synthetic", verdict=world.verdict, out=out
@@ -45,7 +45,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def evaluation(evaluated: tuple[World, Path], empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def evaluation(evaluated: tuple[ProcessGroup, Path], empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the evaluation, in a working directory with an MLflow of its own."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
@@ -55,7 +55,7 @@ def evaluation(evaluated: tuple[World, Path], empty_database: Path, tmp_path: Pa
     return Path(shutil.copytree(evaluated[1], tmp_path / "evaluation"))
 
 
-def run(evaluated: tuple[World, Path], evaluation: Path, *, dry_run: bool = False, **settings: object) -> Outcome:
+def run(evaluated: tuple[ProcessGroup, Path], evaluation: Path, *, dry_run: bool = False, **settings: object) -> Outcome:
     return promote.run(config(**settings), evaluation=evaluation, verdict=evaluated[0].verdict, dry_run=dry_run)
 
 
@@ -69,7 +69,7 @@ def rewrite(evaluation: Path, **changes: object) -> None:
     path.write_bytes(dump_document(read_document(path, Metrics).model_copy(update=changes)))
 
 
-def candidate(world: World, evaluation: Path, *, seed: int, wrong_test_images: int) -> None:
+def candidate(world: ProcessGroup, evaluation: Path, *, seed: int, wrong_test_images: int) -> None:
     """Another candidate, with a chosen number of test images wrong in every seed of its arm."""
     folder = world.add_classifier(Arm.MIXED, seed, folder=evaluation.parent / f"candidate-{seed}", digest=f"{seed:064d}")
     metrics = read_document(evaluation / "metrics.json", Metrics)
@@ -87,7 +87,7 @@ def candidate(world: World, evaluation: Path, *, seed: int, wrong_test_images: i
     (folder / "classifier.json").write_text(json.dumps(card | {"seed": 0}))
 
 
-def test_a_gain_makes_the_candidate_champion_once(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_a_gain_makes_the_candidate_champion_once(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects the whole way into the registry, its tags, and that a second run adds no version and decides the same."""
     first = decision_of(run(evaluated, evaluation))
     assert first.promoted
@@ -113,7 +113,7 @@ def test_a_gain_makes_the_candidate_champion_once(evaluated: tuple[World, Path],
     assert (loaded.argmax(axis=1) == 3).all()
 
 
-def test_promoting_says_how_often_the_test_split_was_opened(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_promoting_says_how_often_the_test_split_was_opened(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects whoever promotes: the closing line, the decision and the tags count the looks, and promoting is none of them."""
     said = run(evaluated, evaluation)
     assert said.summary.endswith("no class harmed; this test split was opened once")
@@ -131,7 +131,7 @@ def test_promoting_says_how_often_the_test_split_was_opened(evaluated: tuple[Wor
     assert version.tags["gda.test_openings"] == "1"
 
 
-def test_candidates_of_other_machines_are_looks(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_candidates_of_other_machines_are_looks(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects the count where ledgers are not shared: each other candidate in the registry was tested on this split, this one once."""
     assert decision_of(run(evaluated, evaluation)).test_openings == 1
     candidate(evaluated[0], evaluation, seed=7, wrong_test_images=0)
@@ -141,7 +141,7 @@ def test_candidates_of_other_machines_are_looks(evaluated: tuple[World, Path], e
     assert Registry("tiny").tested_on("another") == frozenset()
 
 
-def test_a_dry_run_changes_nothing(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_a_dry_run_changes_nothing(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects --dry-run: the decision is recorded, the registry stays empty."""
     outcome = run(evaluated, evaluation, dry_run=True)
     decision = decision_of(outcome)
@@ -152,7 +152,7 @@ def test_a_dry_run_changes_nothing(evaluated: tuple[World, Path], evaluation: Pa
     assert mlflow.MlflowClient().search_registered_models() == []
 
 
-def test_registering_alone_leaves_champion(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_registering_alone_leaves_champion(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """A gate that holds makes a challenger; `champion` waits for the account that may move it, whose decision is then the same."""
     verdict = evaluated[0].verdict
     registered = promote.run(config(), evaluation=evaluation, verdict=verdict, register_only=True)
@@ -166,7 +166,7 @@ def test_registering_alone_leaves_champion(evaluated: tuple[World, Path], evalua
     assert moved.model_version == decision.model_version
 
 
-def test_a_refused_candidate_is_challenger_only(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_a_refused_candidate_is_challenger_only(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects the champion alias from a gate that does not hold, and that the refusal is a result with its reasons."""
     outcome = run(evaluated, evaluation, min_seeds=7)
     decision = decision_of(outcome)
@@ -177,7 +177,7 @@ def test_a_refused_candidate_is_challenger_only(evaluated: tuple[World, Path], e
     assert "only 6 seeds" in outcome.summary
 
 
-def test_the_champion_is_the_rival(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_the_champion_is_the_rival(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects the champion: a later candidate must beat it on the same test images, and only then takes the alias."""
     candidate(evaluated[0], evaluation, seed=20, wrong_test_images=30)
     assert decision_of(run(evaluated, evaluation)).promoted
@@ -194,7 +194,7 @@ def test_the_champion_is_the_rival(evaluated: tuple[World, Path], evaluation: Pa
     assert decision_of(run(evaluated, evaluation)) == better
 
 
-def test_a_champion_on_other_test_images_is_not_replaced(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_a_champion_on_other_test_images_is_not_replaced(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects against comparing accuracies on different images: refused with the reason, and registered as challenger."""
     run(evaluated, evaluation)
     candidate(evaluated[0], evaluation, seed=23, wrong_test_images=0)
@@ -207,7 +207,7 @@ def test_a_champion_on_other_test_images_is_not_replaced(evaluated: tuple[World,
     assert "was evaluated on test split" in decision.reasons[0]
 
 
-def test_a_champion_registered_elsewhere_is_not_replaced(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_a_champion_registered_elsewhere_is_not_replaced(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects a champion of which no test predictions are known: there is nothing to compare with, so it stays."""
     registry = Registry("tiny")
     client = mlflow.MlflowClient()
@@ -222,7 +222,7 @@ def test_a_champion_registered_elsewhere_is_not_replaced(evaluated: tuple[World,
     assert champion.version == "1"
 
 
-def test_without_a_candidate_nothing_is_registered(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_without_a_candidate_nothing_is_registered(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects the run after a refused set: a recorded refusal, an untouched registry, no error."""
     rewrite(evaluation, candidate=None)
     decision = decision_of(run(evaluated, evaluation))
@@ -231,7 +231,7 @@ def test_without_a_candidate_nothing_is_registered(evaluated: tuple[World, Path]
     assert mlflow.MlflowClient().search_registered_models() == []
 
 
-def test_a_candidate_that_changed_since_is_refused(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_a_candidate_that_changed_since_is_refused(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects against promoting other weights than those that were evaluated."""
     candidate(evaluated[0], evaluation, seed=24, wrong_test_images=0)
     metrics = read_document(evaluation / "metrics.json", Metrics)
@@ -241,7 +241,7 @@ def test_a_candidate_that_changed_since_is_refused(evaluated: tuple[World, Path]
         run(evaluated, evaluation)
 
 
-def test_a_candidate_whose_weights_were_replaced_is_refused(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_a_candidate_whose_weights_were_replaced_is_refused(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects the registry: a card with the right digest beside other weights is not the classifier that was evaluated."""
     candidate(evaluated[0], evaluation, seed=25, wrong_test_images=0)
     metrics = read_document(evaluation / "metrics.json", Metrics)
@@ -252,7 +252,7 @@ def test_a_candidate_whose_weights_were_replaced_is_refused(evaluated: tuple[Wor
         run(evaluated, evaluation)
 
 
-def test_mlflow_away_promotes_nothing(evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_away_promotes_nothing(evaluated: tuple[ProcessGroup, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects results when the server is down: a retryable error, and no decision that says promoted."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -261,7 +261,7 @@ def test_mlflow_away_promotes_nothing(evaluated: tuple[World, Path], evaluation:
     assert not Path("reports/promotion/decision.json").exists()
 
 
-def test_a_promotion_in_between_wins(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_a_promotion_in_between_wins(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects two promotions at once: whoever was judged against a champion that is gone must be judged again."""
     run(evaluated, evaluation)
     registry = Registry("tiny")
@@ -274,7 +274,7 @@ def test_a_promotion_in_between_wins(evaluated: tuple[World, Path], evaluation: 
 
 
 def test_a_crash_between_registering_and_promoting_is_made_good(
-    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: tuple[ProcessGroup, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects the step between version and alias: the next run finds the version and finishes, with one version and one champion."""
     with monkeypatch.context() as patch:
@@ -288,7 +288,7 @@ def test_a_crash_between_registering_and_promoting_is_made_good(
     assert "champion" in decision.aliases
 
 
-def test_a_dry_run_leaves_the_real_decision(evaluated: tuple[World, Path], evaluation: Path) -> None:
+def test_a_dry_run_leaves_the_real_decision(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
     """Protects the record of what was done: a dry run writes its decision and card into a folder of its own."""
     out = run(evaluated, evaluation).output
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
@@ -299,7 +299,7 @@ def test_a_dry_run_leaves_the_real_decision(evaluated: tuple[World, Path], evalu
 
 
 def test_the_same_decision_again_does_nothing(
-    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
+    evaluated: tuple[ProcessGroup, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
 ) -> None:
     """Protects a registry that is asked each time: no change where the decision stands, all of it in an empty registry."""
     run(evaluated, evaluation)
@@ -321,7 +321,7 @@ def test_the_same_decision_again_does_nothing(
 
 
 def test_a_crash_before_the_decision_is_written_is_made_good(
-    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: tuple[ProcessGroup, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects the run of a promotion that was carried out and then killed: the next one says it, so that it is logged."""
     with monkeypatch.context() as patch:
@@ -344,7 +344,7 @@ def test_a_crash_before_the_decision_is_written_is_made_good(
     ],
 )
 def test_a_failure_says_what_has_been_changed(
-    evaluated: tuple[World, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch, method: str, after: bool, said: str
+    evaluated: tuple[ProcessGroup, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch, method: str, after: bool, said: str
 ) -> None:
     """Protects the truth of messages: champion has moved, has not, or nobody knows; the same command completes it."""
     works = getattr(mlflow.MlflowClient, method)

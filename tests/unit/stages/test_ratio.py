@@ -26,10 +26,10 @@ CONFIG = Config(
         model="resnetv2_18",
         model_args_json='{"layers": [1], "channels": [16], "stem_chs": 8}',
         image_size=8,
-        mixed_num_updates=60,
+        mixed_num_train_steps=60,
         batch_size=16,
         learning_rate=5e-3,
-        warmup_updates=2,
+        warmup_steps=2,
     ),
     ratio=RatioConfig(ratios=(0.25, 1.0, 2.0, 9.0), first_seeds=2, seeds=4),
 )
@@ -85,7 +85,7 @@ def test_images_that_add_what_is_missing_help_and_too_many_are_not_there(tmp_pat
     outcome = search(tmp_path)
     curve = curve_of(outcome)
     assert [(point.ratio, point.num_images) for point in curve.points] == [(0.25, 4), (1.0, 16), (2.0, 32)]
-    assert (curve.num_real, curve.num_val, curve.num_updates, curve.skipped) == (16, 60, 60, None)
+    assert (curve.num_real, curve.num_val, curve.num_train_steps, curve.skipped) == (16, 60, 60, None)
     assert curve.notes == ("the set has 40 images, too few for the ratio 9",)
     found = {point.ratio: point for point in curve.points}
     assert curve.best in (1.0, 2.0)
@@ -142,8 +142,8 @@ def test_only_what_decides_the_answer_is_in_the_recipe(tmp_path: Path) -> None:
     write_set(tmp_path / "synthetic", "synthetic", {"train": 20}, hues=3, seed=1)
     search(tmp_path)
     recipe = json.loads((tmp_path / "out/recipe.json").read_text())
-    other = CONFIG.model_copy(update={"classify": CONFIG.classify.model_copy(update={"seeds": (7, 8), "num_updates": 3, "ratio": 2.0})})
+    other = CONFIG.model_copy(update={"classify": CONFIG.classify.model_copy(update={"seeds": (7, 8), "num_train_steps": 3, "ratio": 2.0})})
     assert search(tmp_path, other).reused
-    longer = CONFIG.model_copy(update={"ratio": CONFIG.ratio.model_copy(update={"num_updates": 61})})
+    longer = CONFIG.model_copy(update={"ratio": CONFIG.ratio.model_copy(update={"num_train_steps": 61})})
     search(tmp_path, longer, out="longer")
     assert json.loads((tmp_path / "longer/recipe.json").read_text()) != recipe

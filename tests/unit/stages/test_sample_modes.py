@@ -8,7 +8,7 @@ import torch
 from two_colours import two_colours
 
 from gda.artifacts.document import dump_document
-from gda.artifacts.tuning import DrawSettings, Settings
+from gda.artifacts.tuning import SamplingSettings, Settings
 from gda.config.load import load_config
 from gda.data.store.merge import merge_snapshots
 from gda.data.store.resident import load_images
@@ -139,10 +139,10 @@ def test_unequal_quotas_are_drawn_and_judged_by_their_plan(world, tmp_path):
     out = _draw(world, tmp_path / "set", *changes).output
     assert Snapshot.open(out).manifest()["class"].value_counts().to_dict() == {"red": 8, "blue": 2}
     real = Snapshot.open(world / "real")
-    planned = validate.plan_drawn(load_config(None, (*SMALL, *changes)), Snapshot.open(out), real)
+    planned = validate.original_plan(load_config(None, (*SMALL, *changes)), Snapshot.open(out), real)
     assert dict(zip([info.name for info in real.classes], planned.counts, strict=True)) == {"red": 8, "blue": 2}
     assert validate._with_planned_ratio(load_config(None, SMALL), planned).validate_.max_class_ratio == pytest.approx(1.5 * 4)
-    assert validate.plan_drawn(load_config(None, SMALL), Snapshot.open(out), real) is None
+    assert validate.original_plan(load_config(None, SMALL), Snapshot.open(out), real) is None
 
 
 def test_each_class_is_drawn_from_its_own_prompt(world):
@@ -168,7 +168,7 @@ def test_a_class_that_the_generator_was_not_taught_is_named(world, tmp_path):
 def test_tuned_settings_fill_what_is_null(world, tmp_path):
     """Every setting that the configuration leaves open is the tuned one; what it names holds."""
     digest = read_card(str(world / "generator")).digest
-    chosen = DrawSettings(guidance_scale=2.0, num_inference_steps=3, guidance_interval=(0.2, 0.8), scheduler="ddim", sr_noise_level=2)
+    chosen = SamplingSettings(guidance_scale=2.0, num_inference_steps=3, guidance_interval=(0.2, 0.8), scheduler="ddim", sr_noise_level=2)
     tuned = Settings(
         chosen=chosen, points=(), extractor="glyph", fid_floor=None, num_images=1, generator_digest=digest, snapshot_digest="x"
     )
@@ -240,12 +240,12 @@ def test_runs_of_different_seeds_are_merged(world, tmp_path):
 
 def test_the_tuned_average_is_what_is_drawn_from(world, tmp_path):
     """Where tuning chose a width, the set is drawn with that average, says so, passes as the generator's own, and can be drawn again."""
-    settings = ("num_train_steps=6", "sr_num_train_steps=0", "train_batch_size=4", "jitter=0", "ema_snapshot_steps=2", "learning_rate=0.01")
+    settings = ("num_train_steps=6", "sr_num_train_steps=0", "batch_size=4", "jitter=0", "ema_snapshot_steps=2", "learning_rate=0.01")
     config = load_config(None, tuple(f"finetune.{item}" for item in settings))
     taught = finetune.run(config, snapshot=world / "real", base=str(world / "generator"), out=tmp_path / "models" / "taught").output
     digest = read_card(str(taught)).digest
     tuned = Settings(
-        chosen=DrawSettings(guidance_scale=1.5, num_inference_steps=2, sr_num_inference_steps=2),
+        chosen=SamplingSettings(guidance_scale=1.5, num_inference_steps=2, sr_num_inference_steps=2),
         ema_sigma_rel=0.1,
         points=(),
         extractor="glyph",
@@ -267,5 +267,5 @@ def test_the_tuned_average_is_what_is_drawn_from(world, tmp_path):
     with pytest.raises(MissingError, match=r"gda ema --sigma-rel 0\.1"):
         find_generator(recorded, None, [])
     average = average_generator(taught, 0.1, tmp_path / "average").output
-    drawing_again = recorded.drawing(find_generator(recorded, str(average), []), None)
+    drawing_again = recorded.context(find_generator(recorded, str(average), []), None)
     assert all(found.equal for found in compare(recorded, drawing_again, choose(recorded, 1)))

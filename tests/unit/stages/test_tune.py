@@ -38,12 +38,12 @@ SMALL = (
     "tune.cas_images_per_class=9",
     "tune.survivors=1",
     "tune.cas_seeds=1",
-    "tune.cas_num_updates=3",
+    "tune.cas_num_train_steps=3",
     "tune.batch_size=6",
     "tune.num_inference_steps=[2]",
     "tune.sr_num_inference_steps=[1]",
     "classify.image_size=16",
-    "classify.warmup_updates=1",
+    "classify.warmup_steps=1",
 )
 TWO, THREE = "tune.guidance_scales=[1.0,2.0]", "tune.guidance_scales=[1.0,2.0,4.0]"
 FORK = multiprocessing.get_context("fork")  # torch is imported already, and no process here starts threads
@@ -118,7 +118,7 @@ def test_another_question_is_measured_anew(world, tmp_path, alone, monkeypatch):
     _tune(world, tmp_path / "first", TWO)
     drawn, fids = Counter(monkeypatch, Sampler, "draw"), Counter(monkeypatch, scores, "fid_to")
     trained = Counter(monkeypatch, scores, "train_classifier")
-    _tune(world, tmp_path / "longer", TWO, "tune.cas_num_updates=4")
+    _tune(world, tmp_path / "longer", TWO, "tune.cas_num_train_steps=4")
     assert [drawn.take(), fids.take(), trained.take()] == [0, 0, 1]
     _tune(world, tmp_path / "fewer", TWO, "tune.cas_images_per_class=7")
     assert [drawn.take(), fids.take(), trained.take()] == [1, 0, 1], "its last batch holds 2 images instead of 6"
@@ -200,7 +200,7 @@ def test_fid_and_cas_are_what_other_means_give(world, tmp_path, alone):
     found = _tune(world, tmp_path / "out", TWO).chosen_point
     seeds = [image_seed(1, name, index) for index in range(9) for name in ("blue", "red")]  # the project's seed is 0
     sampler = Sampler(load_model(str(world / "generator")), ("blue", "red"))
-    images = [sampler.draw(["blue", "red"] * 3, seeds[start : start + 6], found.settings) for start in (0, 6, 12)]
+    images = [sampler.sample(["blue", "red"] * 3, seeds[start : start + 6], found.settings) for start in (0, 6, 12)]
     val = load_images(Snapshot.open(world / "real"), "val", size=images[0].shape[-1])
     features = extractors.get_extractor("glyph").features
     kept = np.concatenate([features(part) for part in images[:2]])
@@ -321,7 +321,7 @@ def test_axes_a_generator_does_not_have_are_noted(world, tmp_path, alone):
 def averaged_world(world, tmp_path_factory):
     """A fine-tuned generator that kept snapshots of its averages."""
     out = tmp_path_factory.mktemp("averaged") / "generator"
-    settings = ("num_train_steps=6", "sr_num_train_steps=0", "train_batch_size=4", "jitter=0", "ema_snapshot_steps=2", "learning_rate=0.01")
+    settings = ("num_train_steps=6", "sr_num_train_steps=0", "batch_size=4", "jitter=0", "ema_snapshot_steps=2", "learning_rate=0.01")
     config = load_config(None, tuple(f"finetune.{item}" for item in settings))
     finetune.run(config, snapshot=world / "real", base=str(world / "generator"), out=out)
     return out

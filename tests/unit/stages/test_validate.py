@@ -253,7 +253,7 @@ def test_every_check_breaking_down_refuses_the_set(judged: Callable[[Sequence[It
 def test_one_check_breaking_down_is_enough(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric that is only reported refuses as well when it cannot be measured."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
-    monkeypatch.setattr(closeness, "fid_apart", lambda *args, **kwargs: (_ for _ in ()).throw(ValueError("planted")))
+    monkeypatch.setattr(closeness, "fid_of_split", lambda *args, **kwargs: (_ for _ in ()).throw(ValueError("planted")))
     outcome = validation(world, write_set(tmp_path / "synthetic", {"train": sound()}), tmp_path / "out")
     assert outcome.refused
 

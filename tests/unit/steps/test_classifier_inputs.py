@@ -5,7 +5,7 @@ import pytest
 from gda.config.arm import ARMS, Arm
 from gda.steps.classifiers import classifier_inputs
 
-SETS = {name: f"the {name}" for name in ("snapshot", "judged", "verdict", "zero_shot", "img2img", "pool", "reference")}
+SETS = {name: f"the {name}" for name in ("snapshot", "accepted", "verdict", "zero_shot", "img2img", "pool", "reference")}
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -18,6 +18,6 @@ def test_an_arm_is_given_its_own_set(arm: Arm) -> None:
         "zero_shot": {"zero_shot"},
         "real+zero_shot": {"zero_shot"},
         "img2img": {"img2img"},
-        "targeted": {"judged", "verdict", "reference"},
-    }.get(arm.data.name, {"judged", "verdict"})
+        "targeted": {"accepted", "verdict", "reference"},
+    }.get(arm.data.name, {"accepted", "verdict"})
     assert set(given.values()) == {f"the {name}" for name in expected | {"snapshot"}}

@@ -15,7 +15,7 @@ from gda.steps.entry import MOST_PODS
 from gda.steps.form import classifier_runs, step_settings
 
 SETTINGS = step_settings(Config())["classify"]
-SETS = dict.fromkeys(("snapshot", "judged", "verdict", "zero_shot", "img2img", "pool", "reference"), "")
+SETS = dict.fromkeys(("snapshot", "accepted", "verdict", "zero_shot", "img2img", "pool", "reference"), "")
 GIVEN: dict[str, Any] = {"sets": SETS, "settings": SETTINGS, "data_root": "/data", "code": "1"}
 REAL = [run["seed"] for run in classifier_runs(Config()) if run["arm"] == "real"]
 

@@ -61,7 +61,7 @@ def test_the_command_is_the_flows_but_for_the_paths() -> None:
     expected = shlex.split(request.node.command)[1:]
     mapped = dict(zip(expected, argv(request, Path("/out")), strict=True))
     assert {old for old, new in mapped.items() if old == new} == {word for word in expected if word.startswith("--") or word == "validate"}
-    assert mapped["data/judged"] == "/out/data/judged"
+    assert mapped["data/accepted"] == "/out/data/accepted"
     assert mapped["models/generator"] == "/vol/generator"
 
 

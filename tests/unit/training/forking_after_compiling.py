@@ -19,5 +19,5 @@ if __name__ == "__main__":
     by_torch = torch.compile
     # Without the code generator, which takes a minute.
     torch.compile = lambda model, **options: by_torch(model, backend="aot_eager", **options)  # type: ignore[assignment, call-overload]
-    train_classifier([coloured(30)], replace(TINY, num_updates=1, compile=True), num_classes=3, seed=0)
+    train_classifier([coloured(30)], replace(TINY, num_train_steps=1, compile=True), num_classes=3, seed=0)
     sys.exit(run_parallel(digest_of_seed, [0, 1], workers=2) != [digest_of_seed(0), digest_of_seed(1)])

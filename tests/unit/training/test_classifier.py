@@ -37,7 +37,7 @@ def card() -> ClassifierCard:
 @pytest.mark.learning
 def test_colours_are_learned() -> None:
     """Colour equals class, so a loop that pairs images with their labels ends at accuracy 1.0 on images it has not seen."""
-    recipe = replace(TINY, model_args={"channels": [8, 8, 8, 16], "stem_width": 4}, num_updates=60)
+    recipe = replace(TINY, model_args={"channels": [8, 8, 8, 16], "stem_width": 4}, num_train_steps=60)
     model, curve = train_classifier([coloured(15, 0.5), coloured(15, 0.5, seed=1)], recipe, num_classes=3, seed=0)
     unseen = coloured(60, seed=2)
     assert top1(predict_logits(model, unseen.images, image_size=16), unseen.labels) == 1.0
@@ -57,7 +57,7 @@ def test_training_leaves_the_global_generator_alone() -> None:
     """timm needs torch's global generator; the caller's state must come back untouched."""
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
-    train(replace(TINY, num_updates=2))
+    train(replace(TINY, num_train_steps=2))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -107,7 +107,7 @@ def test_a_checkpoint_of_other_work_is_refused(tmp_path: Path) -> None:
 def test_a_diverging_loss_stops_the_run() -> None:
     """A loss that is not finite ends training with its place, instead of publishing weights of NaN."""
     with pytest.raises(DataError, match=r"diverged: the loss is nan at update \d+; lower classify.learning_rate"):
-        train(replace(TINY, learning_rate=1e30, warmup_updates=0, num_updates=40))
+        train(replace(TINY, learning_rate=1e30, warmup_steps=0, num_train_steps=40))
 
 
 def test_timm_loads_an_exported_classifier_with_equal_logits(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_timm_loads_an_exported_classifier_with_equal_logits(tmp_path: Path) -> 
 
 def test_a_fixed_size_transformer_trains_and_loads(tmp_path: Path) -> None:
     """Architectures with a fixed input size get ours, and keep it through export."""
-    recipe = replace(TINY, model="test_vit", model_args={"patch_size": 8}, num_updates=2)
+    recipe = replace(TINY, model="test_vit", model_args={"patch_size": 8}, num_train_steps=2)
     model = train(recipe)
     export_classifier(model, tmp_path, card().model_copy(update={"model": "test_vit"}))
     images = coloured(6).images
@@ -135,7 +135,7 @@ def test_a_fixed_size_transformer_trains_and_loads(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_safetensors_are_never_opened(tmp_path: Path) -> None:
     """A pickle beside the configuration, or under the safetensors name, is refused without being read as a pickle."""
-    export_classifier(train(replace(TINY, num_updates=1)), tmp_path, card())
+    export_classifier(train(replace(TINY, num_train_steps=1)), tmp_path, card())
     weights = tmp_path / "model.safetensors"
     torch.save(load_classifier(tmp_path).state_dict(), tmp_path / "pytorch_model.bin")
     weights.unlink()
@@ -166,7 +166,7 @@ def test_unknown_architecture_names_close_matches() -> None:
 def test_model_arguments_are_checked(text: str, message: str) -> None:
     """Arguments that are no JSON object, or would fetch weights or change the classes, are refused by name."""
     with pytest.raises(ConfigError, match=message) as caught:
-        TrainRecipe.from_config(ClassifyConfig(model_args_json=text), num_updates=1)
+        TrainRecipe.from_config(ClassifyConfig(model_args_json=text), num_train_steps=1)
     assert "classify.model_args_json" in str(caught.value)
 
 
@@ -189,7 +189,7 @@ def test_the_default_arguments_do_not_leak_to_another_model() -> None:
 
 def test_images_of_another_size_are_resized() -> None:
     """Callers with 28-pixel images and a 16-pixel classifier get predictions of resized images, not an error."""
-    model = train(replace(TINY, num_updates=1))
+    model = train(replace(TINY, num_train_steps=1))
     flat = torch.full((2, 3, 28, 28), 77, dtype=torch.uint8)
     expected = predict_logits(model, flat[..., :16, :16], image_size=16)
     assert torch.equal(predict_logits(model, flat, image_size=16), expected)

@@ -17,7 +17,7 @@ from gda.errors import ConfigError, MissingError
 from gda.training.loop.classifier import TrainRecipe, predict_logits, top1, train_classifier
 from gda.training.networks.export import weights_digest
 
-BF16 = replace(TINY, image_size=32, precision="bf16", ema_decay=0.9)
+BF16 = replace(TINY, image_size=32, mixed_precision="bf16", ema_decay=0.9)
 COMPILED = replace(TINY, compile=True)
 
 
@@ -41,7 +41,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_passes_in_bf16_leave_weights_and_predictions_in_fp32() -> None:
     """The passes compute otherwise, by as little as bf16 rounds; all that is kept is float32, and what it predicts is too."""
     seen: set[tuple[bool, torch.dtype]] = set()
-    plain, losses = train(replace(BF16, precision="fp32"))
+    plain, losses = train(replace(BF16, mixed_precision="no"))
 
     def note(module: nn.Module, _: object, out: torch.Tensor) -> None:
         if isinstance(module, nn.Linear) and module.out_features == 3:
@@ -64,7 +64,7 @@ def test_passes_in_bf16_leave_weights_and_predictions_in_fp32() -> None:
 def test_colours_are_learned_in_bf16() -> None:
     """Where colour equals class, rounded passes still end at accuracy 1.0."""
     unseen = coloured(60, seed=2)
-    model, _ = train(replace(BF16, ema_decay=0.0, num_updates=60, model_args={"channels": [8, 8, 8, 16], "stem_width": 4}))
+    model, _ = train(replace(BF16, ema_decay=0.0, num_train_steps=60, model_args={"channels": [8, 8, 8, 16], "stem_width": 4}))
     assert top1(predict_logits(model, unseen.images, image_size=32), unseen.labels) == 1.0
 
 
@@ -110,22 +110,22 @@ def test_a_machine_without_a_compiler() -> None:
     with pytest.raises(
         MissingError, match=r"classify\.compile: the network cannot be compiled here \(.*; train with classify.compile=false"
     ):
-        train(replace(COMPILED, num_updates=1))
+        train(replace(COMPILED, num_train_steps=1))
 
 
 def test_digests_change_only_where_a_setting_does() -> None:
     """Finished classifiers stay up to date at the defaults; another precision or compilation is another training."""
     plain = ClassifyConfig()
-    assert not {"precision", "compile"} & plain.decided().keys()
-    assert not {"precision", "compile"} & TrainRecipe.from_config(plain, num_updates=1).identity().keys()
-    asked = ClassifyConfig(precision="bf16", compile=True)
-    assert (asked.decided()["precision"], asked.decided()["compile"]) == ("bf16", True)
-    assert {"precision": "bf16", "compile": True}.items() <= TrainRecipe.from_config(asked, num_updates=1).identity().items()
+    assert not {"mixed_precision", "compile"} & plain.decided().keys()
+    assert not {"mixed_precision", "compile"} & TrainRecipe.from_config(plain, num_train_steps=1).identity().keys()
+    asked = ClassifyConfig(mixed_precision="bf16", compile=True)
+    assert (asked.decided()["mixed_precision"], asked.decided()["compile"]) == ("bf16", True)
+    assert {"mixed_precision": "bf16", "compile": True}.items() <= TrainRecipe.from_config(asked, num_train_steps=1).identity().items()
 
 
 def test_bf16_where_its_gradients_are_wrong_is_refused() -> None:
     """On images of 16 the last stage of this network strides over one pixel: there torch gives other gradients every time, NaN too."""
-    with pytest.raises(ConfigError, match=r"classify\.precision: .* as test_resnet does on images of 16; set it to fp32, or raise"):
+    with pytest.raises(ConfigError, match=r"classify\.mixed_precision: .* as test_resnet does on images of 16; set it to no, or raise"):
         train(replace(BF16, image_size=16))
 
 

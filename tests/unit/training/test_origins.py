@@ -268,7 +268,7 @@ def test_auxiliary_scales_are_trained() -> None:
 
 def test_clipping_counts_auxiliary_scales() -> None:
     """The norm that is clipped is of all gradients of the update."""
-    run = a_run(pair(), auxiliary_batch_norm=True, clip_grad=0.01)
+    run = a_run(pair(), auxiliary_batch_norm=True, max_grad_norm=0.01)
     run.step()
     norm = torch.stack([value.grad.norm() for value in run._parameters() if value.grad is not None]).norm()
     assert run.norms is not None
@@ -285,7 +285,7 @@ def test_images_of_one_origin_are_trained_as_ever(sources: list[Source], tmp_pat
     again, _ = train_classifier(sources, apart, num_classes=3, seed=0, checkpoint=tmp_path, checkpoint_every=5, progress=seen.append)
     assert seen == [11, 12]
     assert weights_digest(again) == weights_digest(plain) == weights_digest(train_classifier(sources, apart, num_classes=3, seed=0)[0])
-    train_classifier(sources, replace(NO_NORM, auxiliary_batch_norm=True, num_updates=1), num_classes=3, seed=0)
+    train_classifier(sources, replace(NO_NORM, auxiliary_batch_norm=True, num_train_steps=1), num_classes=3, seed=0)
 
 
 def test_saying_that_images_are_synthetic_changes_no_bits() -> None:
@@ -297,7 +297,7 @@ def test_saying_that_images_are_synthetic_changes_no_bits() -> None:
 
 ALL = {
     "weighted, soft and mixed": {"synthetic_weight": 3.0, "mixup": 0.4, "cutmix": 1.0, "ema_decay": 0.9},
-    "auxiliary": {"synthetic_weight": 0.5, "auxiliary_batch_norm": True, "ema_decay": 0.7, "clip_grad": 1.0, "random_erasing": 0.25},
+    "auxiliary": {"synthetic_weight": 0.5, "auxiliary_batch_norm": True, "ema_decay": 0.7, "max_grad_norm": 1.0, "random_erasing": 0.25},
     "auxiliary, lamb": {"auxiliary_batch_norm": True, "optimizer": "lamb", "loss": "bce"},
     "auxiliary, sgd": {"auxiliary_batch_norm": True, "optimizer": "sgd", "learning_rate": 0.05},
 }
@@ -390,7 +390,7 @@ def test_settings_reach_the_recipe_and_its_digest() -> None:
     plain, apart = ClassifyConfig(), ClassifyConfig(synthetic_weight=0.5, auxiliary_batch_norm=True)
     assert not {"synthetic_weight", "auxiliary_batch_norm"} & plain.decided().keys()
     assert apart.decided() == plain.decided() | {"synthetic_weight": 0.5, "auxiliary_batch_norm": True}
-    of_plain, of_apart = (TrainRecipe.from_config(config, num_updates=3) for config in (plain, apart))
+    of_plain, of_apart = (TrainRecipe.from_config(config, num_train_steps=3) for config in (plain, apart))
     assert of_apart.identity() == of_plain.identity() | {"synthetic_weight": 0.5, "auxiliary_batch_norm": True}
     assert of_apart.of_one_origin() == of_plain
     assert json.dumps(of_apart.identity())

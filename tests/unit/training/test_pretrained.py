@@ -42,12 +42,12 @@ def weights_file(path: Path, model: str = "test_resnet", *, num_classes: int = 1
 
 
 def config(pretrained: Path | str, **changes: Any) -> ClassifyConfig:
-    given = {"model": "test_resnet", "model_args_json": json.dumps(SMALL), "image_size": 16, "batch_size": 8, "warmup_updates": 1}
+    given = {"model": "test_resnet", "model_args_json": json.dumps(SMALL), "image_size": 16, "batch_size": 8, "warmup_steps": 1}
     return ClassifyConfig(pretrained=str(pretrained), **given | changes)  # type: ignore[arg-type]
 
 
-def trained(section: ClassifyConfig, *, num_updates: int = 6, **rest: Any) -> torch.nn.Module:
-    recipe = TrainRecipe.from_config(section, num_updates=num_updates)
+def trained(section: ClassifyConfig, *, num_train_steps: int = 6, **rest: Any) -> torch.nn.Module:
+    recipe = TrainRecipe.from_config(section, num_train_steps=num_train_steps)
     return train_classifier([coloured(30)], recipe, num_classes=3, seed=0, **rest)[0]
 
 
@@ -92,7 +92,7 @@ def test_a_linear_probe_moves_the_head_alone(tmp_path: Path) -> None:
 def test_a_linear_probe_learns(tmp_path: Path) -> None:
     """On random features colours are told apart well above chance, so the head is really trained, and on prepared images."""
     section = config(weights_file(tmp_path / "w.safetensors"), tune="linear", learning_rate=0.05)
-    model, unseen = trained(section, num_updates=80), coloured(60, seed=2)
+    model, unseen = trained(section, num_train_steps=80), coloured(60, seed=2)
     assert (predict_logits(model, unseen.images, image_size=16).argmax(1) == unseen.labels).float().mean() > 0.8
 
 
@@ -108,7 +108,7 @@ def test_full_tuning_moves_the_backbone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tune", ["linear", "full"])
 def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, tune: str) -> None:
     """A frozen backbone has no optimizer state, which must not shift the slots of the rest."""
-    recipe = TrainRecipe.from_config(config(weights_file(tmp_path / "w.safetensors"), tune=tune, ema_decay=0.5), num_updates=12)
+    recipe = TrainRecipe.from_config(config(weights_file(tmp_path / "w.safetensors"), tune=tune, ema_decay=0.5), num_train_steps=12)
 
     def run(**rest: Any) -> torch.nn.Module:
         return train_classifier([coloured(30)], recipe, num_classes=3, seed=0, **rest)[0]
@@ -126,7 +126,7 @@ def test_position_embeddings_are_resampled_to_the_images(tmp_path: Path) -> None
     given, found = load_file(path), model.state_dict()
     assert given["pos_embed"].shape[1] - found["pos_embed"].shape[1] == 16 - 4
     assert torch.equal(found["blocks.0.attn.qkv.weight"], given["blocks.0.attn.qkv.weight"])
-    assert torch.isfinite(predict_logits(trained(section, num_updates=2), coloured(6).images, image_size=16)).all()
+    assert torch.isfinite(predict_logits(trained(section, num_train_steps=2), coloured(6).images, image_size=16)).all()
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ def test_the_conversion_that_is_advised_works(tmp_path: Path, monkeypatch: pytes
         find_weights(config(tmp_path / "w.pth"))
     monkeypatch.chdir(tmp_path)
     exec(str(caught.value).split('python -c "')[1].rstrip('"'), {})
-    assert trained(config(tmp_path / "w.safetensors"), num_updates=1) is not None
+    assert trained(config(tmp_path / "w.safetensors"), num_train_steps=1) is not None
 
 
 def test_what_is_not_there_says_what_would_be(tmp_path: Path) -> None:
@@ -255,9 +255,9 @@ def test_the_path_is_not_part_of_the_identity(tmp_path: Path) -> None:
         {name: value + 1 if name == "conv1.0.weight" else value for name, value in load_file(path).items()}, tmp_path / "o.safetensors"
     )
     first, copy, other = (
-        TrainRecipe.from_config(config(tmp_path / f"{name}.safetensors"), num_updates=1).identity() for name in ("w", "copy", "o")
+        TrainRecipe.from_config(config(tmp_path / f"{name}.safetensors"), num_train_steps=1).identity() for name in ("w", "copy", "o")
     )
     assert first == copy
     assert first != other
     assert str(tmp_path) not in str(first)
-    assert "weights" not in replace(TINY, num_updates=1).identity()
+    assert "weights" not in replace(TINY, num_train_steps=1).identity()

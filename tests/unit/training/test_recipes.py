@@ -27,7 +27,7 @@ from gda.training.recipes.policies import ErasingPolicy, RandAugmentPolicy
 
 ADDITIONS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "learning_rate": 0.05},
-    "momentum": {"optimizer": "momentum", "momentum": 0.8, "learning_rate": 0.05, "clip_grad": 0.5},
+    "momentum": {"optimizer": "momentum", "momentum": 0.8, "learning_rate": 0.05, "max_grad_norm": 0.5},
     "lamb": {"optimizer": "lamb"},
     "rmsproptf": {"optimizer": "rmsproptf", "learning_rate": 1e-3},
     "mixing": {"mixup": 0.2, "cutmix": 1.0},
@@ -37,7 +37,7 @@ ADDITIONS: dict[str, dict[str, Any]] = {
     "erasing": {"random_erasing": 0.5},
     "crop": {"crop_area": 0.2},
     "all": {
-        "optimizer": "lamb", "clip_grad": 1.0, "loss": "bce", "mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.9, "crop_area": 0.08,
+        "optimizer": "lamb", "max_grad_norm": 1.0, "loss": "bce", "mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.9, "crop_area": 0.08,
         "rand_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25,
     },
 }  # fmt: skip
@@ -67,7 +67,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, name: str) -> N
 def test_every_recipe_can_be_trained(name: str) -> None:
     """Its architecture is timm's and takes its arguments, and its optimizer, schedule, RandAugment and loss can be made."""
     config = ClassifyConfig(recipe=name)
-    recipe = TrainRecipe.from_config(config, num_updates=300)
+    recipe = TrainRecipe.from_config(config, num_train_steps=300)
     fixed = timm.get_pretrained_cfg(recipe.model).fixed_input_size
     with torch.device("meta"):
         model = timm.create_model(recipe.model, num_classes=7, **recipe.model_args, **({"img_size": recipe.image_size} if fixed else {}))
@@ -75,10 +75,10 @@ def test_every_recipe_can_be_trained(name: str) -> None:
         model, recipe.optimizer, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, momentum=recipe.momentum
     )
     schedule = make_schedule(
-        optimizer, learning_rate=recipe.learning_rate, num_updates=recipe.num_updates, warmup_updates=recipe.warmup_updates
+        optimizer, learning_rate=recipe.learning_rate, num_train_steps=recipe.num_train_steps, warmup_steps=recipe.warmup_steps
     )
     rates = []
-    for update in (0, recipe.warmup_updates, recipe.num_updates):
+    for update in (0, recipe.warmup_steps, recipe.num_train_steps):
         schedule.step_update(update)
         rates.append(max(group["lr"] for group in optimizer.param_groups) / recipe.learning_rate)
     assert rates[0] == pytest.approx(0.01)
@@ -116,7 +116,7 @@ def test_averaged_weights_follow_the_formula() -> None:
 @pytest.mark.parametrize(("clip", "limit"), [(0.01, 0.01), (0.0, float("inf"))])
 def test_clipping_bounds_an_update(clip: float, limit: float) -> None:
     """A plain step is rate times gradient, so its length shows whether the gradient was clipped."""
-    run = a_run(optimizer="momentum", momentum=0.0, weight_decay=0.0, warmup_updates=0, learning_rate=1.0, clip_grad=clip)
+    run = a_run(optimizer="momentum", momentum=0.0, weight_decay=0.0, warmup_steps=0, learning_rate=1.0, max_grad_norm=clip)
     before = [value.detach().clone() for value in run.model.parameters()]
     run.step()
     moved = torch.stack([(b - a).norm() for a, b in zip(before, run.model.parameters(), strict=True)]).norm().item()
@@ -240,7 +240,7 @@ def test_channels_are_normalised_each_by_its_own_figures() -> None:
 def test_dropping_reaches_the_model_unless_its_arguments_say_otherwise() -> None:
     """drop_path and dropout are arguments of timm's model; what is written as JSON is more particular."""
     config = ClassifyConfig(drop_path=0.1, dropout=0.2, model="resnet50", model_args_json='{"drop_rate": 0.4}')
-    assert TrainRecipe.from_config(config, num_updates=1).model_args == {"drop_path_rate": 0.1, "drop_rate": 0.4}
+    assert TrainRecipe.from_config(config, num_train_steps=1).model_args == {"drop_path_rate": 0.1, "drop_rate": 0.4}
     with pytest.raises(ConfigError, match="does not take"):
         build_model("test_efficientnet", {"no_rate": 0.1}, num_classes=3, image_size=16)
 
@@ -248,4 +248,4 @@ def test_dropping_reaches_the_model_unless_its_arguments_say_otherwise() -> None
 def test_sources_are_needed_in_even_batches_only_for_mixing() -> None:
     """Without mixing an odd batch is trained as before."""
     source = Source(images=coloured(9).images, labels=coloured(9).labels)
-    train_classifier([source], replace(TINY, batch_size=5, num_updates=2), num_classes=3, seed=0)
+    train_classifier([source], replace(TINY, batch_size=5, num_train_steps=2), num_classes=3, seed=0)

@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from training_world import TINY, coloured
 
 from gda.errors import ConfigError
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 from gda.training.loop.classifier import TrainRecipe, train_classifier
 from gda.training.loop.forward import Forward
 from gda.training.loop.shared_norms import SharedStatistics
@@ -121,7 +121,7 @@ def test_what_is_dropped_is_drawn_by_update_and_process() -> None:
             return logits.sum()
 
     for rank, update in ((0, 1), (1, 1), (0, 2), (0, 1)):
-        forward = Forward(model, replace(TINY, batch_size=4), World(rank=rank, size=2, device=torch.device("cpu")), seed=0)
+        forward = Forward(model, replace(TINY, batch_size=4), ProcessGroup(rank=rank, size=2, device=torch.device("cpu")), seed=0)
         torch.rand(rank + update)
         forward.loss(Keep(), torch.ones(4, 3, 2, 2), (torch.zeros(4),), update)
     first, other_rank, other_update, again = passed
@@ -140,7 +140,7 @@ def test_standardised_weights_are_no_batch() -> None:
 
 def test_rows_are_dealt_out() -> None:
     """Every row in exactly one share, neighbours in different ones, so that each has its part of the real and of the synthetic images."""
-    shares = [World(rank=rank, size=3, device=torch.device("cpu")).deal(9, "s") for rank in range(3)]
+    shares = [ProcessGroup(rank=rank, size=3, device=torch.device("cpu")).deal(9, "s") for rank in range(3)]
     assert [list(range(9)[share]) for share in shares] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
 
 
@@ -157,4 +157,4 @@ def test_what_several_processes_cannot_do_is_refused(changes: dict[str, object],
     recipe: TrainRecipe = replace(TINY, **changes)  # type: ignore[arg-type]
     sources = [coloured(15, 0.5), replace(coloured(15, 0.5), synthetic=True)]
     with pytest.raises(ConfigError, match=message):
-        train_classifier(sources, recipe, num_classes=3, seed=0, world=World(rank=1, size=2, device=torch.device("cpu")))
+        train_classifier(sources, recipe, num_classes=3, seed=0, world=ProcessGroup(rank=1, size=2, device=torch.device("cpu")))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from training_world import TINY, coloured
 
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 from gda.training.loop.classifier import Source, TrainRecipe, train_classifier
 
 # Nothing is dropped by chance, and plain gradients, which a rounding does not magnify. Ten images: the shares of two processes differ.
@@ -33,13 +33,21 @@ CASES = {
     "weighted": Case(recipe=replace(_VIT, synthetic_weight=5.0), soft=True),
     "mixed": Case(
         recipe=replace(
-            _VIT, synthetic_weight=5.0, mixup=0.8, cutmix=1.0, crop_area=0.3, random_erasing=0.5, loss="bce", ema_decay=0.9, clip_grad=0.1
+            _VIT,
+            synthetic_weight=5.0,
+            mixup=0.8,
+            cutmix=1.0,
+            crop_area=0.3,
+            random_erasing=0.5,
+            loss="bce",
+            ema_decay=0.9,
+            max_grad_norm=0.1,
         )
     ),
     "batch norm": Case(recipe=replace(_STILL, model_args={"channels": [8, 8, 8, 16], "stem_width": 4})),
     # So deep for its size that rounding grows tenfold every other update: a short one.
     "batch norm with an activation": Case(
-        recipe=replace(_STILL, model="test_efficientnet", model_args={}, num_updates=3, learning_rate=0.002)
+        recipe=replace(_STILL, model="test_efficientnet", model_args={}, num_train_steps=3, learning_rate=0.002)
     ),
     "drop path": Case(recipe=replace(_VIT, model_args={"patch_size": 8, "drop_path_rate": 0.3})),
     "begun": Case(recipe=_VIT, stop_at=8),
@@ -48,7 +56,7 @@ CASES = {
 
 
 def train(
-    case: Case, folder: Path, *, world: World | None = None, seen: list[int] | None = None, **changes: Any
+    case: Case, folder: Path, *, world: ProcessGroup | None = None, seen: list[int] | None = None, **changes: Any
 ) -> tuple[nn.Module, Sequence[tuple[int, float]]]:
     """Train a case, with checkpoints in `folder` after every third update; `seen` gets the numbers of the updates made here."""
     case = replace(case, **changes)

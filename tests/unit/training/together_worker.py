@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from together_cases import CASES, StoppedError, train
 from unwritten import only_the_first_writes
 
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 
 
 def main() -> None:
     out = Path(sys.argv[1])
     torch.set_num_threads(1)
-    world = World.join()
+    world = ProcessGroup.init()
     only_the_first_writes(out)
     for name in sys.argv[2:]:
         case = CASES[name]
@@ -34,7 +34,7 @@ def main() -> None:
         if world.is_first:
             save_file({key: value.contiguous() for key, value in model.state_dict().items()}, out / name / "weights.safetensors")
             (out / name / "curve.json").write_text(json.dumps(curve))
-    World.leave()
+    ProcessGroup.destroy()
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ TINY = TrainRecipe(
     model="test_resnet",
     model_args={"channels": [8, 8, 8, 16], "stem_width": 4, "drop_path_rate": 0.2},
     image_size=16,
-    num_updates=12,
+    num_train_steps=12,
     batch_size=8,
     learning_rate=5e-3,
     weight_decay=0.05,
-    warmup_updates=2,
+    warmup_steps=2,
     label_smoothing=0.1,
 )
 

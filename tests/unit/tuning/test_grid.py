@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gda.artifacts.tuning import DrawSettings, TuningPoint
+from gda.artifacts.tuning import SamplingSettings, TuningPoint
 from gda.config.sections import TuneConfig
 from gda.errors import ConfigError, DataError
 from gda.tuning.grid import Parts, choose, like_the_best, make_grid, pareto, passes, standard_error, survivors
@@ -19,7 +19,7 @@ def _grid(parts=CASCADE, **axes):
 
 
 def _point(guidance=1.0, fid=1.0, cas=(), passes=10, **more):
-    settings = DrawSettings(guidance_scale=guidance)
+    settings = SamplingSettings(guidance_scale=guidance)
     mean = sum(cas) / len(cas) if cas else None
     return TuningPoint(settings=settings, passes=passes, fid=fid, cas=mean, cas_by_seed=tuple(cas), **more)
 
@@ -114,7 +114,7 @@ def test_axes_that_contradict_each_other_are_refused(axes, said):
 )
 def test_passes_count_guided_steps_twice(changes, parts, expected):
     """The cost of a point: every step once, and once more where guidance acts, in every stage."""
-    assert passes(DrawSettings.model_validate({"guidance_scale": 1.0} | changes), parts) == expected
+    assert passes(SamplingSettings.model_validate({"guidance_scale": 1.0} | changes), parts) == expected
 
 
 def test_survivors_are_the_lowest_fids():

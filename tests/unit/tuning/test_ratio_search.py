@@ -18,11 +18,11 @@ RECIPE = TrainRecipe(
     model="resnetv2_18",
     model_args={"layers": [1], "channels": [16], "stem_chs": 8},
     image_size=8,
-    num_updates=12,
+    num_train_steps=12,
     batch_size=8,
     learning_rate=5e-3,
     weight_decay=0.05,
-    warmup_updates=2,
+    warmup_steps=2,
     label_smoothing=0.0,
 )
 
@@ -139,7 +139,7 @@ def test_a_ratio_trains_the_soft_labels_and_the_weight_of_its_images(tmp_path: P
     def right(name: str, recipe: TrainRecipe = RECIPE, **changes: torch.Tensor) -> float:
         parts = replace(given, synthetic=replace(given.synthetic, labels=wrong, **changes), digests={"real": "r", "synthetic": name})
         config = RatioConfig(first_seeds=2, seeds=2)
-        found = RatioSearch(parts, replace(recipe, num_updates=30), config, batch_share=0.5, folder=tmp_path).run([4.0])
+        found = RatioSearch(parts, replace(recipe, num_train_steps=30), config, batch_share=0.5, folder=tmp_path).run([4.0])
         return float(found[4.0].mean())
 
     assert right("hard") < 0.5

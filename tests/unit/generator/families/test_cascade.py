@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 from relisted import recard
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError, MissingError
 from gda.generator.families.cascade import load_cascade
@@ -17,12 +17,12 @@ from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.directory import DEMO_BASE, read_card, weights_digest
 from gda.generator.weights.export import export_generator
 
-SETTINGS = DrawSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=2)
+SETTINGS = SamplingSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=2)
 
 
 def _draw(cascade, seeds, settings=SETTINGS, prompts=None):
     prompts = prompts or ["a"] * len(seeds)
-    return Sampler(cascade, prompts).draw(prompts, seeds, settings)
+    return Sampler(cascade, prompts).sample(prompts, seeds, settings)
 
 
 def test_a_batch_is_a_function_of_its_seeds(tiny):
@@ -84,7 +84,7 @@ def _draw_by_diffusers(folder, seeds, settings):
     states, empty = base.encode_prompt(["a"] * len(seeds))
     given = {"prompt_embeds": states, "negative_prompt_embeds": empty, "generator": generators, "output_type": "pt"}
     small = base(guidance_scale=settings.guidance_scale, num_inference_steps=settings.num_inference_steps, **given).images
-    # diffusers draws the start noise before the noise of the condition, we after it: it is filled in when the condition has its noise.
+    # diffusers samples the start noise before the noise of the condition, we after it: it is filled in when the condition has its noise.
     start, add_noise = torch.empty(len(seeds), 3, 16, 16), sr.image_noising_scheduler.add_noise
 
     def add_noise_and_start(up, noise, timesteps):
@@ -127,7 +127,7 @@ def test_the_small_images_noise_follows_its_own_scheduler(tiny, tmp_path):
 
 
 def test_only_ancestral_drawing_heeds_the_learned_variance(learned, tmp_path):
-    """DDPM draws other images with the learned variance than with the fixed one; the other schedulers draw the same to the bit."""
+    """DDPM samples other images with the learned variance than with the fixed one; the other schedulers draw the same to the bit."""
     fixed = _edited(learned, tmp_path / "base", "base/scheduler", variance_type="fixed_small")
     fixed = _edited(fixed, tmp_path / "both", "super_resolution/scheduler", variance_type="fixed_small")
     ours, theirs = load_cascade(str(learned)), load_cascade(str(fixed))
@@ -204,9 +204,9 @@ def test_the_shipped_base_is_whole_and_small():
 
 
 def test_prompts_mean_their_digit_to_the_shipped_base():
-    """Zero-shot, the shipped base draws different things for different digits: its text conditioning works."""
+    """Zero-shot, the shipped base samples different things for different digits: its text conditioning works."""
     cascade = load_cascade(DEMO_BASE)
-    settings = DrawSettings(guidance_scale=3.0, num_inference_steps=8, sr_num_inference_steps=3)
+    settings = SamplingSettings(guidance_scale=3.0, num_inference_steps=8, sr_num_inference_steps=3)
     one, zero = (_draw(cascade, [1, 2, 3, 4], settings, [p] * 4).float().mean((0, 1)) for p in ("1", "0"))
     # The centre of a 1 is ink, the centre of a 0 is not.
     assert np.asarray(one[10:18, 12:16]).mean() > np.asarray(zero[10:18, 12:16]).mean() + 20

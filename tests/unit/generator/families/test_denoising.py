@@ -1,4 +1,4 @@
-"""The denoising loop: what starts it, where it is guided, how much noise it draws, and what it says when a network breaks."""
+"""The denoising loop: what starts it, where it is guided, how much noise it samples, and what it says when a network breaks."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from diffusers import (
 )
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, NotFiniteError
 from gda.generator.families.denoising import Guidance, MixedVariance, timesteps_of, to_uint8
@@ -25,7 +25,7 @@ from gda.generator.sampling.speed import Speed, speed_up
 
 PROMPTS = ("red", "blue")
 SEEDS = (1, 2)
-SETTINGS = DrawSettings(guidance_scale=3.0, num_inference_steps=8, sr_num_inference_steps=4)
+SETTINGS = SamplingSettings(guidance_scale=3.0, num_inference_steps=8, sr_num_inference_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def worlds(tmp_path_factory):
 
 
 def _draw(model, settings=SETTINGS, start=None):
-    return Sampler(model, PROMPTS).draw(PROMPTS, SEEDS, settings, start)
+    return Sampler(model, PROMPTS).sample(PROMPTS, SEEDS, settings, start)
 
 
 def _with(**changes):
@@ -79,7 +79,7 @@ def test_a_lower_strength_stays_nearer_to_its_source(worlds, kind):
     model, side = load_model(worlds(kind)), 16
     flat = torch.full((2, 3, side, side), 128, dtype=torch.uint8)
     seen = []
-    steps = model.drawing[0].register_forward_hook(lambda *_: seen.append(1))
+    steps = model.sampling_networks[0].register_forward_hook(lambda *_: seen.append(1))
     counts = []
     for strength in (0.25, 0.5, 1.0):
         seen.clear()
@@ -99,8 +99,8 @@ def test_each_image_starts_from_its_own_source(worlds):
     pictures = _pictures(16)
     settings = _with(guidance_scale=1.0)
     sampler = Sampler(model, PROMPTS)
-    one = sampler.draw(["red", "red"], [5, 5], settings, Start(images=pictures, strength=0.5))
-    two = sampler.draw(["red", "red"], [5, 5], settings, Start(images=pictures.flip(0), strength=0.5))
+    one = sampler.sample(["red", "red"], [5, 5], settings, Start(images=pictures, strength=0.5))
+    two = sampler.sample(["red", "red"], [5, 5], settings, Start(images=pictures.flip(0), strength=0.5))
     assert (one.int() - two.flip(0).int()).abs().max() <= 1
     assert (one[0].int() - one[1].int()).abs().max() > 10
 
@@ -116,7 +116,7 @@ def test_guidance_holds_in_its_interval_alone(worlds, kind):
     """Whole is as without an interval, empty is as without guidance, and inside it alone two passes share a batch."""
     model = load_model(worlds(kind))
     rows = []
-    hook = model.drawing[0].register_forward_hook(
+    hook = model.sampling_networks[0].register_forward_hook(
         lambda _m, args, kwargs, _o: rows.append(len(kwargs.get("hidden_states", args[0] if args else None))), with_kwargs=True
     )
     whole, unguided = _draw(model), _draw(model, _with(guidance_scale=1.0))
@@ -193,7 +193,7 @@ def test_every_scheduler_draws(worlds, kind, scheduler):
 def test_images_that_are_not_finite_are_named(worlds, kind):
     """NaN would be stored as black without a word: the rows that hold it are named, and no image comes out."""
     model = load_model(worlds(kind))
-    network = model.drawing[-1]
+    network = model.sampling_networks[-1]
 
     def poison(_module, _args, output):
         broken = output[0] if isinstance(output, tuple) else output
@@ -221,7 +221,7 @@ def test_bf16_stays_close(worlds, kind):
     exact = _draw(load_model(worlds(kind))).float()
     model = load_model(worlds(kind))
     speed_up(model, Speed(precision="bf16"))
-    assert {p.dtype for network in model.drawing for p in network.parameters()} == {torch.bfloat16}
+    assert {p.dtype for network in model.sampling_networks for p in network.parameters()} == {torch.bfloat16}
     close = _draw(model).float()
     assert not torch.equal(exact, close)
     assert (exact - close).square().mean().sqrt() < 8
@@ -242,8 +242,8 @@ def test_compiling_reaches_every_network_that_draws(tmp_path):
     """A network that is left out would be drawn with at its old speed, and nobody would know."""
     model = load_model(str(build_tiny_pipeline("sd1", tmp_path / "generator")))
     speed_up(model, Speed(compile=True))
-    compiled = [module for network in model.drawing for module in network.modules() if module._compiled_call_impl is not None]
-    assert len(compiled) == len(model.drawing) == 2
+    compiled = [module for network in model.sampling_networks for module in network.modules() if module._compiled_call_impl is not None]
+    assert len(compiled) == len(model.sampling_networks) == 2
 
 
 def test_grey_levels_are_rounded_to_the_nearest():

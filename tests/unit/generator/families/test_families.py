@@ -1,4 +1,4 @@
-"""Every family of one diffusers pipeline: fine-tunes, resumes, exports, and plain diffusers agrees with what it draws."""
+"""Every family of one diffusers pipeline: fine-tunes, resumes, exports, and plain diffusers agrees with what it samples."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, DataError
 from gda.generator.families import diffusers_pipeline
@@ -19,9 +19,9 @@ from gda.generator.families.opening import load_model
 from gda.generator.families.protocol import SCHEDULERS, denoising_error, rows, snr_weights
 from gda.generator.finetuning import train
 from gda.generator.finetuning.train import finetune_stage
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.sampling.sampler import Sampler
-from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, drawn_side, read_card
+from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, generated_size, read_card
 from gda.generator.weights.export import export_generator
 
 KINDS = ("sd1", "sd2", "sdxl", "sd3")
@@ -33,7 +33,7 @@ COLOURS = ((220, 30, 30), (30, 200, 30), (30, 30, 220), (120, 120, 120))
 LEARNED = {"sd1": (1500, 3e-3), "sd2": (700, 5e-3), "sdxl": (1500, 3e-3), "sd3": (300, 3e-3)}
 NUM_NOISES = 8  # initial noises per prompt
 NO_NOISE = {"prompt_dropout": 0.0, "ema_decay": 0.98}
-SETTINGS = DrawSettings(guidance_scale=2.0, num_inference_steps=3)
+SETTINGS = SamplingSettings(guidance_scale=2.0, num_inference_steps=3)
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +87,7 @@ def test_plain_diffusers_draws_the_same_from_an_export(pipelines, tmp_path, kind
     """A fine-tuned export is a pipeline that diffusers loads by itself and that gives our images for our prompts and seeds."""
     path = pipelines[kind]
     out = _export(path, finetune_stage(_job(path, tmp_path / "work")), tmp_path / "generator")
-    ours = Sampler(load_model(str(out)), PROMPTS[:2]).draw(PROMPTS[:2], [5, 6], SETTINGS)
+    ours = Sampler(load_model(str(out)), PROMPTS[:2]).sample(PROMPTS[:2], [5, 6], SETTINGS)
     plain = DiffusionPipeline.from_pretrained(out)
     plain.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
@@ -97,7 +97,7 @@ def test_plain_diffusers_draws_the_same_from_an_export(pipelines, tmp_path, kind
     assert ours.dtype == torch.uint8
     assert ours.shape == (2, 3, 16, 16)
     assert (ours.float() - (theirs * 255).round()).abs().max() <= 1
-    before = Sampler(load_model(str(path)), PROMPTS[:2]).draw(PROMPTS[:2], [5, 6], SETTINGS)
+    before = Sampler(load_model(str(path)), PROMPTS[:2]).sample(PROMPTS[:2], [5, 6], SETTINGS)
     assert not torch.equal(ours, before)
     card = read_card(str(out))
     assert (card.family, card.base_digest) == (read_card(str(path)).family, read_card(str(path)).digest)
@@ -127,7 +127,7 @@ def _distances(generator, settings):
     """Root mean square distances in grey levels, [noise, prompt, image], of what a generator samples to the four images."""
     sampler, wanted = Sampler(load_model(str(generator)), PROMPTS), _images().float().flatten(1)
     noises = [[len(PROMPTS) * i + j for j in range(len(PROMPTS))] for i in range(NUM_NOISES)]
-    sampled = [sampler.draw(PROMPTS, seeds, settings).float().flatten(1) for seeds in noises]
+    sampled = [sampler.sample(PROMPTS, seeds, settings).float().flatten(1) for seeds in noises]
     return torch.stack([torch.cdist(images, wanted) / wanted.shape[1] ** 0.5 for images in sampled])
 
 
@@ -143,9 +143,9 @@ def test_overfitting_four_images_reproduces_them(pipelines, tmp_path, kind):
     path = shutil.copytree(pipelines[kind], tmp_path / "base")
     _teach_autoencoder(path / "vae")
     steps, rate = LEARNED[kind]
-    job = _job(path, tmp_path / "work", steps=steps, learning_rate=rate, train_batch_size=16, checkpointing_steps=10_000, **NO_NOISE)
+    job = _job(path, tmp_path / "work", steps=steps, learning_rate=rate, batch_size=16, checkpointing_steps=10_000, **NO_NOISE)
     result = finetune_stage(job)
-    settings = DrawSettings(guidance_scale=1.0, num_inference_steps=20)
+    settings = SamplingSettings(guidance_scale=1.0, num_inference_steps=20)
     learned, before = (_distances(g, settings) for g in (_export(path, result, tmp_path / "generator"), path))
     median = learned.median(0).values.diagonal()
     assert _share_of_own_image(learned) >= 0.9
@@ -157,7 +157,7 @@ def test_overfitting_four_images_reproduces_them(pipelines, tmp_path, kind):
 def test_a_cascade_reproduces_four_images_from_noise(tmp_path):
     """The same learning test for the pixel cascade: both stages trained, each prompt gives its own image, base and enlargement."""
     path = build_tiny_cascade(tmp_path / "base")
-    still = {"learning_rate": 3e-3, "train_batch_size": 16, "checkpointing_steps": 10_000, "jitter": 0.0} | NO_NOISE
+    still = {"learning_rate": 3e-3, "batch_size": 16, "checkpointing_steps": 10_000, "jitter": 0.0} | NO_NOISE
     steps = {BASE: 500, SUPER_RESOLUTION: 300}
     weights = {
         stage: finetune_stage(stage_job(path, tmp_path / "work", _images(), PROMPTS, stage=stage, steps=count, **still)).weights
@@ -165,7 +165,7 @@ def test_a_cascade_reproduces_four_images_from_noise(tmp_path):
     }
     out = tmp_path / "generator"
     export_generator(str(path), weights, out, prompts={p: p for p in PROMPTS}, snapshot_digest="d", steps=steps)
-    distances = _distances(out, DrawSettings(guidance_scale=1.0, num_inference_steps=20, sr_num_inference_steps=10))
+    distances = _distances(out, SamplingSettings(guidance_scale=1.0, num_inference_steps=20, sr_num_inference_steps=10))
     assert _share_of_own_image(distances) >= 0.9
     assert distances.median(0).values.diagonal().max() < 18  # grey levels; untrained it samples 100 and more
 
@@ -208,7 +208,7 @@ def test_other_schedulers_draw_reproducibly(pipelines, kind):
     sampler = Sampler(load_model(str(pipelines[kind])), PROMPTS)
     for name in SCHEDULERS:
         settings = SETTINGS.model_copy(update={"scheduler": name})
-        one, two = sampler.draw(PROMPTS, [1, 2, 3, 4], settings), sampler.draw(PROMPTS, [1, 2, 3, 4], settings)
+        one, two = sampler.sample(PROMPTS, [1, 2, 3, 4], settings), sampler.sample(PROMPTS, [1, 2, 3, 4], settings)
         assert torch.equal(one, two)
         plain = DiffusionPipeline.from_pretrained(pipelines[kind])
         plain.set_progress_bar_config(disable=True)
@@ -228,7 +228,7 @@ def test_a_flow_refuses_what_only_diffusion_has(pipelines, tmp_path):
     """Another model type's scheduler or loss weighting is one clear line, not a wrong image."""
     path = pipelines["sd3"]
     with pytest.raises(ConfigError, match=r"sample\.scheduler: must be 'model'"):
-        Sampler(load_model(str(path)), PROMPTS).draw(PROMPTS[:1], [1], SETTINGS.model_copy(update={"scheduler": "ddim"}))
+        Sampler(load_model(str(path)), PROMPTS).sample(PROMPTS[:1], [1], SETTINGS.model_copy(update={"scheduler": "ddim"}))
     with pytest.raises(ConfigError, match=r"finetune\.snr_gamma: must be null"):
         finetune_stage(_job(path, tmp_path, snr_gamma=5.0))
 
@@ -259,8 +259,8 @@ def test_min_snr_changes_the_loss_as_its_weights_say():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_size_is_read_without_loading_weights(pipelines, kind):
-    """The gate learns what size a generator draws from its configurations; it is what the loaded model says."""
-    assert drawn_side(pipelines[kind]) == load_model(str(pipelines[kind])).image_size == 16
+    """The gate learns what size a generator samples from its configurations; it is what the loaded model says."""
+    assert generated_size(pipelines[kind]) == load_model(str(pipelines[kind])).image_size == 16
 
 
 def test_unusable_pipelines_are_one_clear_line(pipelines, tmp_path):
@@ -304,11 +304,11 @@ class _Recorder:
 
 
 def test_a_flow_is_trained_on_the_straight_path(pipelines):
-    """Between image and noise at shifted logit-normal times; the target is noise minus image (replayed from the same draws)."""
+    """Between image and noise at shifted logit-normal times; the target is noise minus image (replayed from the same samples)."""
     model, network = load_model(str(pipelines["sd3"])), _Recorder()
     moments, text = model.prepare(_images().float() / 127.5 - 1), model.encode(list(PROMPTS))
-    loss = model.loss("transformer", network, moments, text, Draws(range(4)), snr_gamma=None)
-    replay, config = Draws(range(4)), model.pipeline.vae.config
+    loss = model.loss("transformer", network, moments, text, RandomStreams(range(4)), snr_gamma=None)
+    replay, config = RandomStreams(range(4)), model.pipeline.vae.config
     mean, log_variance = moments.chunk(2, dim=1)
     latents = mean + (log_variance / 2).exp() * replay.normal(4, 8, 8)
     clean = (latents - config.shift_factor) * config.scaling_factor
@@ -326,8 +326,8 @@ def test_a_latent_unet_is_trained_on_scaled_noisy_latents(pipelines):
     """Latents at the denoiser's scale, noised by the base's own schedule; XL is told size and crop."""
     model, network = load_model(str(pipelines["sdxl"])), _Recorder()
     moments, text = model.prepare(_images().float() / 127.5 - 1), model.encode(list(PROMPTS))
-    loss = model.loss("unet", network, moments, text, Draws(range(4)), snr_gamma=None)
-    replay = Draws(range(4))
+    loss = model.loss("unet", network, moments, text, RandomStreams(range(4)), snr_gamma=None)
+    replay = RandomStreams(range(4))
     mean, log_variance = moments.chunk(2, dim=1)
     clean = (mean + (log_variance / 2).exp() * replay.normal(4, 8, 8)) * model.pipeline.vae.config.scaling_factor
     t = replay.integers(1000)

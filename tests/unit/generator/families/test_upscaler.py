@@ -8,15 +8,15 @@ import torch
 from diffusers import StableDiffusionUpscalePipeline
 from tiny_upscaler import FACTOR, add_tiny_upscaler
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError
 from gda.generator.families.cascade import load_cascade
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
 
-SETTINGS = DrawSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=2, sr_guidance_scale=3.0)
+SETTINGS = SamplingSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=2, sr_guidance_scale=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def upscaled(tiny, tmp_path_factory):
 
 
 def _draw(folder, prompts, seeds, settings=SETTINGS):
-    return Sampler(load_cascade(str(folder)), prompts).draw(prompts, seeds, settings)
+    return Sampler(load_cascade(str(folder)), prompts).sample(prompts, seeds, settings)
 
 
 def _generators_after_the_cascade(seeds):
@@ -76,12 +76,12 @@ def test_the_scheduler_that_is_asked_for_draws_this_stage_too(upscaled):
 
     def enlarge(scheduler):
         settings = SETTINGS.model_copy(update={"scheduler": scheduler})
-        return cascade.upscaler.draw(image, **text, generators=[torch.Generator().manual_seed(0)], settings=settings)
+        return cascade.upscaler.sample(image, **text, generators=[torch.Generator().manual_seed(0)], settings=settings)
 
     own = enlarge("model")
     assert not torch.equal(enlarge("ddpm"), own)
     assert torch.equal(enlarge("model"), own)
-    assert torch.equal(sampler.draw(["a"], [1], SETTINGS), _draw(upscaled, ["a"], [1]))
+    assert torch.equal(sampler.sample(["a"], [1], SETTINGS), _draw(upscaled, ["a"], [1]))
 
 
 def test_it_is_never_trained(tiny, upscaled):
@@ -98,7 +98,7 @@ def test_it_is_never_trained(tiny, upscaled):
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for stage in cascade.stages:
         losses = [
-            c.loss(stage, c.network(stage), c.prepare(images), c.encode(["a", "b"]), Draws([1, 2]), snr_gamma=None)
+            c.loss(stage, c.network(stage), c.prepare(images), c.encode(["a", "b"]), RandomStreams([1, 2]), snr_gamma=None)
             for c in (plain, cascade)
         ]
         assert torch.equal(*losses)

@@ -16,7 +16,7 @@ from gda.errors import DataError
 from gda.generator.families.cascade import load_cascade
 from gda.generator.families.protocol import denoising_error, prediction_target
 from gda.generator.families.variance import bound_term, denoising_losses
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -170,8 +170,8 @@ def test_a_networks_variance_head_learns(learned, stage):
     start = output()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     for step in range(50):
-        draws = Draws([1000 * step + i for i in range(8)])
-        loss = cascade.loss(stage, network, images, text, draws, snr_gamma=None).mean()
+        streams = RandomStreams([1000 * step + i for i in range(8)])
+        loss = cascade.loss(stage, network, images, text, streams, snr_gamma=None).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -199,10 +199,10 @@ def test_a_base_of_fixed_variance_has_the_plain_loss(tiny, gamma):
     cascade = load_cascade(str(tiny))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     text, seeds = cascade.encode(["a", "b", ""]), [3, 4, 5]
-    losses = cascade.loss(BASE, cascade.base, images, text, Draws(seeds), snr_gamma=gamma)
-    draws = Draws(seeds)
+    losses = cascade.loss(BASE, cascade.base, images, text, RandomStreams(seeds), snr_gamma=gamma)
+    streams = RandomStreams(seeds)
     small = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
-    t, noise = draws.integers(1000), draws.normal(3, 8, 8)
+    t, noise = streams.integers(1000), streams.normal(3, 8, 8)
     kept = cascade.noise_schedule.alphas_cumprod[t][:, None, None, None]
     v = kept.sqrt() * noise - (1 - kept).sqrt() * small
     predicted = cascade.base(kept.sqrt() * small + (1 - kept).sqrt() * noise, t, encoder_hidden_states=text["states"]).sample[:, :3]
@@ -220,10 +220,10 @@ def test_super_resolution_learns_by_its_own_schedules(tiny, tmp_path):
     cascade = load_cascade(str(_edited(tiny, tmp_path / "edited", changes)))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     text, seeds = cascade.encode(["a", "b", ""]), [3, 4, 5]
-    losses = cascade.loss(SUPER_RESOLUTION, cascade.super_resolution, images, text, Draws(seeds), snr_gamma=None)
-    draws = Draws(seeds)
-    t, noise = draws.integers(1000), draws.normal(3, 16, 16)
-    level, image_noise = draws.integers(400), draws.normal(3, 16, 16)
+    losses = cascade.loss(SUPER_RESOLUTION, cascade.super_resolution, images, text, RandomStreams(seeds), snr_gamma=None)
+    streams = RandomStreams(seeds)
+    t, noise = streams.integers(1000), streams.normal(3, 16, 16)
+    level, image_noise = streams.integers(400), streams.normal(3, 16, 16)
     small = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
     up = F.interpolate(small, (16, 16), mode="bilinear", align_corners=True)
     of_image = DDPMScheduler(num_train_timesteps=400, beta_schedule="scaled_linear")
@@ -239,7 +239,7 @@ def test_the_variance_is_each_stages_own(learned, tmp_path):
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     def losses(cascade, stage):
-        return cascade.loss(stage, cascade.network(stage), images, cascade.encode(["a", "b"]), Draws([1, 2]), snr_gamma=None)
+        return cascade.loss(stage, cascade.network(stage), images, cascade.encode(["a", "b"]), RandomStreams([1, 2]), snr_gamma=None)
 
     assert torch.equal(losses(ours, BASE), losses(theirs, BASE))
     assert (losses(ours, SUPER_RESOLUTION) > losses(theirs, SUPER_RESOLUTION)).all()

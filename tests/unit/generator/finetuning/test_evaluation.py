@@ -10,7 +10,7 @@ from PIL import Image
 from stage_jobs import stage_job
 from trees import tree
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import DataError
 from gda.generator.finetuning import train
 from gda.generator.finetuning.evaluation import Evaluation, best_step, png_grid
@@ -36,7 +36,7 @@ def _job(tiny, work, scores, **changes):
         steps=2,
         prompts=("a", "a", "b", "b"),
         seeds=(1, 2, 3, 4),
-        settings=DrawSettings(guidance_scale=1.0, num_inference_steps=2, sr_num_inference_steps=1),
+        settings=SamplingSettings(guidance_scale=1.0, num_inference_steps=2, sr_num_inference_steps=1),
         score=score,
         shown=(0, 2),
         batch_size=3,

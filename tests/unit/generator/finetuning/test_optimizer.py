@@ -9,7 +9,7 @@ from gda.generator.finetuning.optimizer import load_optimizer_state, make_optimi
 
 
 def _rates(**changes):
-    config = FinetuneConfig(learning_rate=0.5, lr_warmup_steps=10, **changes)
+    config = FinetuneConfig(learning_rate=0.5, warmup_steps=10, **changes)
     return [rate_at(step, 100, config) for step in range(100)]
 
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gda.generator.finetuning.order import Order
-from gda.generator.finetuning.train import step_draws
-from gda.generator.randomness import Draws, stream_seed
+from gda.generator.finetuning.train import step_streams
+from gda.generator.randomness import RandomStreams, stream_seed
 
 LABELS = torch.tensor([0] * 7 + [1] * 2 + [2])
 
@@ -40,19 +40,19 @@ def test_a_batch_is_the_same_in_parts(first, cut, balanced):
 
 
 def test_an_image_has_the_same_noise_in_any_part_of_a_batch():
-    """Noise depends on seed, stage, step and position alone: a process that draws rows 2 and 3 draws what the whole batch has there."""
-    whole, part = step_draws(0, "unet", 5, slice(0, 4)), step_draws(0, "unet", 5, slice(2, 4))
+    """Noise depends on seed, stage, step and position alone: a process that samples rows 2 and 3 samples what the whole batch has there."""
+    whole, part = step_streams(0, "unet", 5, slice(0, 4)), step_streams(0, "unet", 5, slice(2, 4))
     assert torch.equal(whole.normal(3, 2)[2:], part.normal(3, 2))
     assert torch.equal(whole.uniform()[2:], part.uniform())
     assert torch.equal(whole.integers(1000)[2:], part.integers(1000))
     for other in ((1, "unet", 5), (0, "transformer", 5), (0, "unet", 6)):
-        assert not torch.equal(step_draws(*other, slice(0, 4)).normal(3), step_draws(0, "unet", 5, slice(0, 4)).normal(3))
+        assert not torch.equal(step_streams(*other, slice(0, 4)).normal(3), step_streams(0, "unet", 5, slice(0, 4)).normal(3))
 
 
 def test_draws_are_standard():
     """Uniform numbers fill [0, 1), integers their range, normal ones have mean 0 and deviation 1."""
-    draws = Draws([stream_seed("x", i) for i in range(500)])
-    normal, uniform, integers = draws.normal(20), draws.uniform(20), draws.integers(4)
+    streams = RandomStreams([stream_seed("x", i) for i in range(500)])
+    normal, uniform, integers = streams.normal(20), streams.uniform(20), streams.integers(4)
     assert abs(float(normal.mean())) < 0.05
     assert abs(float(normal.std()) - 1) < 0.05
     assert 0 <= uniform.min() < 0.01

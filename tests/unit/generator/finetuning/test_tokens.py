@@ -14,7 +14,7 @@ from transformers import T5EncoderModel
 from trees import tree
 
 from gda.artifacts.snapshot import ClassInfo
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model
@@ -35,11 +35,11 @@ from gda.generator.finetuning.tokens import (
     token_prompts,
     token_tables,
 )
-from gda.generator.finetuning.train import finetune_stage, step_draws
+from gda.generator.finetuning.train import finetune_stage, step_streams
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.directory import copy_parts
 from gda.generator.weights.export import export_generator
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 
 KINDS = ("sd1", "sdxl", "sd3", "cascade")
 TEMPLATE = "a Photo of a {class_name}, on white"
@@ -47,8 +47,8 @@ CLASSES = (ClassInfo(name="crane bird", prompt_name="crane bird"), ClassInfo(nam
 TOKENS = {"crane bird": "<crane-bird>", "鹤": "<class-1>"}
 NAMES = {info.name: info.prompt_name for info in CLASSES}
 NAMELESS = ("鹤", "龟")
-SETTINGS = DrawSettings(guidance_scale=2.0, num_inference_steps=3)
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+SETTINGS = SamplingSettings(guidance_scale=2.0, num_inference_steps=3)
+ALONE = ProcessGroup(rank=0, size=1, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def bases(tmp_path_factory, tiny):
 
 
 def _settings(**changed):
-    return FinetuneConfig.model_validate({"method": "textual_inversion", "prompt_template": TEMPLATE, "lr_warmup_steps": 0} | changed)
+    return FinetuneConfig.model_validate({"method": "textual_inversion", "prompt_template": TEMPLATE, "warmup_steps": 0} | changed)
 
 
 def _inversion(base, *, seed=0, **changed):
@@ -78,8 +78,8 @@ def _images(count):
 def _backward(method, said, step=0):
     """Backward of one step's loss, and the loss."""
     model, stage = method.model, method.model.stages[0]
-    rows, draws = model.prepare(_images(len(said))), step_draws(0, stage, step, slice(0, len(said)))
-    loss = model.loss(stage, method.network, rows, method.text(said), draws, snr_gamma=None).mean()
+    rows, streams = model.prepare(_images(len(said))), step_streams(0, stage, step, slice(0, len(said)))
+    loss = model.loss(stage, method.network, rows, method.text(said), streams, snr_gamma=None).mean()
     loss.backward()
     return float(loss.detach())
 
@@ -294,7 +294,7 @@ def test_text_is_float32_whatever_the_networks_precision(bases):
 def test_gradients_of_all_processes_are_averaged(bases):
     """With another process whose gradient is three times this one's, both go on with twice."""
 
-    class Beside(World):
+    class Beside(ProcessGroup):
         def average(self, tensors):
             for tensor in tensors:
                 tensor.mul_(2)
@@ -309,7 +309,7 @@ def test_gradients_of_all_processes_are_averaged(bases):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_averages_are_put_into_another_copy_of_the_model_as_often_as_asked(bases, kind):
-    """An evaluation draws with the averages of its own step: the second copy says what the first one would say with them."""
+    """An evaluation samples with the averages of its own step: the second copy says what the first one would say with them."""
     method, averaged = _trained(bases[kind])
     prompts, other = list(token_prompts(TOKENS, _settings()).values()), load_model(str(bases[kind]))
     for given in ({role: value * 2 for role, value in averaged.items()}, averaged):
@@ -336,16 +336,16 @@ def test_plain_diffusers_draws_from_an_export_what_we_draw(bases, tmp_path, kind
     prompts = list(token_prompts(TOKENS, _settings()).values())
     averaged = _trained(bases[kind], steps=8)[1]
     out, model = _exported(bases[kind], tmp_path / "out", averaged)
-    ours = Sampler(load_model(str(out)), prompts).draw(prompts, [5, 6], SETTINGS)
-    assert torch.equal(ours, Sampler(model, prompts).draw(prompts, [5, 6], SETTINGS))
+    ours = Sampler(load_model(str(out)), prompts).sample(prompts, [5, 6], SETTINGS)
+    assert torch.equal(ours, Sampler(model, prompts).sample(prompts, [5, 6], SETTINGS))
     assert (ours.float() - _drawn_by_diffusers(kind, out, prompts, [5, 6])).abs().max() <= 1
-    assert not torch.equal(ours, Sampler(load_model(str(bases[kind])), prompts).draw(prompts, [5, 6], SETTINGS))
+    assert not torch.equal(ours, Sampler(load_model(str(bases[kind])), prompts).sample(prompts, [5, 6], SETTINGS))
     assert not list(out.rglob("*.bin"))
     assert not any(str(tmp_path) in p.read_text() or "_name_or_path" in p.read_text() for p in out.rglob("*.json"))
 
 
 def test_the_tokens_alone_can_be_loaded_onto_the_base(bases, tmp_path):
-    """For one CLIP encoder there is a file a token that `load_textual_inversion` takes, and the base then draws what the export draws."""
+    """For one CLIP encoder there is a file per token that `load_textual_inversion` takes; the base then samples what the export samples."""
     prompts = list(token_prompts(TOKENS, _settings()).values())
     out, _ = _exported(bases["sd1"], tmp_path / "out")
     files = sorted((out / EMBEDS).iterdir())
@@ -485,7 +485,7 @@ def taught(bases, tmp_path_factory):
     """A single-stage cascade that has learned what four colours are called."""
     root = tmp_path_factory.mktemp("taught")
     images = torch.tensor(list(COLOURS.values()), dtype=torch.uint8)[:, :, None, None].repeat(1, 1, 8, 8)
-    given = {"learning_rate": 3e-3, "train_batch_size": 8, "checkpointing_steps": 10_000, "prompt_dropout": 0.0, "jitter": 0.0}
+    given = {"learning_rate": 3e-3, "batch_size": 8, "checkpointing_steps": 10_000, "prompt_dropout": 0.0, "jitter": 0.0}
     result = finetune_stage(stage_job(bases["cascade"], root / "work", images, tuple(COLOURS), steps=150, ema_decay=0.98, **given))
     says, weights = {name: name for name in COLOURS}, {result.stage: result.weights}
     export_generator(str(bases["cascade"]), weights, root / "out", prompts=says, snapshot_digest="d", steps={result.stage: 150})
@@ -494,7 +494,7 @@ def taught(bases, tmp_path_factory):
 
 @pytest.mark.learning
 def test_two_classes_that_the_encoder_cannot_tell_apart_learn_their_own_colours(taught):
-    """Names of identical ids: a network that depends on text gives both one image; with a token each, each class draws its own."""
+    """Names of identical ids: a network that depends on text gives both one image; with a token each, each class samples its own."""
     wanted = torch.tensor([COLOURS["red"], COLOURS["blue"]])
     images = unit(wanted.to(torch.uint8)[:, :, None, None].repeat(8, 1, 8, 8))
     config = _settings(prompt_template="{class_name}", learning_rate=0.01, ema_decay=0.9)
@@ -505,14 +505,14 @@ def test_two_classes_that_the_encoder_cannot_tell_apart_learn_their_own_colours(
     run, prompts = TrainingRun(method, config, 100, ALONE, None), list(token_prompts(tokens, config).values())
 
     def loss(text, step):
-        return model.loss("base", method.network, images, text, step_draws(0, "base", step, slice(0, 16)), snr_gamma=None).mean()
+        return model.loss("base", method.network, images, text, step_streams(0, "base", step, slice(0, 16)), snr_gamma=None).mean()
 
     def lasting(names):
         with torch.no_grad():
             return sum(float(loss(model.encode(list(names) * 8), 1000 + step)) for step in range(8)) / 8
 
     def distances(names):
-        drawn = Sampler(model, names).draw(names, [1, 1], DrawSettings(guidance_scale=1.0, num_inference_steps=12))
+        drawn = Sampler(model, names).sample(names, [1, 1], SamplingSettings(guidance_scale=1.0, num_inference_steps=12))
         return torch.cdist(drawn.float().mean((2, 3)), wanted.float())
 
     collided, untrained = lasting(NAMELESS), lasting(prompts)

@@ -17,7 +17,7 @@ from gda.generator.finetuning import train
 from gda.generator.finetuning.checkpoints import Checkpoints, TrainingState
 from gda.generator.finetuning.prepared import jitter
 from gda.generator.finetuning.train import finetune_stage
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
 
 
@@ -123,8 +123,8 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 def test_jitter_is_bounded_and_off_at_zero():
     """Strength 0 returns the images untouched; strength 1 moves them but keeps their range."""
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert torch.equal(jitter(images, 0.0, Draws(range(4))), images)
-    moved = jitter(images, 1.0, Draws(range(4)))
+    assert torch.equal(jitter(images, 0.0, RandomStreams(range(4))), images)
+    moved = jitter(images, 1.0, RandomStreams(range(4)))
     assert not torch.equal(moved, images)
     assert moved.abs().max() <= 1.0
 
@@ -139,8 +139,8 @@ def test_super_resolution_is_trained_on_the_small_image_upsampled_and_noised():
         seen.update(noisy=noisy, level=class_labels)
         return SimpleNamespace(sample=torch.zeros(2, 6, 16, 16, requires_grad=True))
 
-    denoising_loss(network, schedule_, images, torch.zeros(2, 77, 8), Draws([0, 1]), low_size=8, super_resolution=True)
-    replay = Draws([0, 1])
+    denoising_loss(network, schedule_, images, torch.zeros(2, 77, 8), RandomStreams([0, 1]), low_size=8, super_resolution=True)
+    replay = RandomStreams([0, 1])
     replay.integers(1000)
     replay.normal(3, 16, 16)
     level = replay.integers(1000)

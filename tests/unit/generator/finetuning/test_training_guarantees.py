@@ -13,7 +13,7 @@ from stage_jobs import stage_job
 from tiny_pipelines import build_tiny_pipeline
 from trees import tree
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.config.sections import FinetuneConfig
 from gda.data.ingest.holdout import hold_out
 from gda.errors import DataError, MissingError
@@ -32,13 +32,13 @@ from gda.generator.finetuning.prepared import Prepared, Source, Texts, unit
 from gda.generator.finetuning.run import TrainingRun
 from gda.generator.finetuning.tokens import Tokens
 from gda.generator.finetuning.train import finetune_stage
-from gda.generator.randomness import Draws, stream_seed
+from gda.generator.randomness import RandomStreams, stream_seed
 from gda.generator.weights.directory import BASE
-from gda.runtime.process_group import World
+from gda.runtime.process_group import ProcessGroup
 
 CPU = torch.device("cpu")
 PROMPTS = ("a", "b") * 3
-WORLD = World(rank=0, size=1, device=CPU)
+WORLD = ProcessGroup(rank=0, size=1, device=CPU)
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def _interrupted(job, monkeypatch, after):
 
 
 def _evaluation(score):
-    settings = DrawSettings(guidance_scale=1.0, num_inference_steps=1)
+    settings = SamplingSettings(guidance_scale=1.0, num_inference_steps=1)
     return Evaluation(steps=2, prompts=("a", "b"), seeds=(1, 2), settings=settings, score=score, shown=(0, 1))
 
 
@@ -390,7 +390,7 @@ def test_out_of_memory_says_what_to_set_and_loses_nothing(sd1, tmp_path, monkeyp
             finetune_stage(_job(sd1, tmp_path / "cut"))
     said = str(raised.value)
     assert "out of memory in stage unet (CUDA out of memory. Tried to allocate 2.00 GiB.); " in said
-    for way in ("gradient_accumulation_steps (now 1)", "gradient_checkpointing: true", "mixed_precision: bf16", "train_batch_size (now 4)"):
+    for way in ("gradient_accumulation_steps (now 1)", "gradient_checkpointing: true", "mixed_precision: bf16", "batch_size (now 4)"):
         assert f"finetune.{way}" in said
     steps, advance = [], train._Loop.advance
     monkeypatch.setattr(train._Loop, "advance", lambda loop: steps.append(loop.run.step) or advance(loop))
@@ -409,7 +409,7 @@ def test_out_of_memory_proposes_nothing_that_is_set_already(sd1, tmp_path, monke
         return loss
 
     monkeypatch.setattr(LatentUNet, "loss", fail("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."))
-    with pytest.raises(MissingError, match="train_batch_size") as raised:
+    with pytest.raises(MissingError, match="batch_size") as raised:
         finetune_stage(_job(sd1, tmp_path, gradient_checkpointing=True, mixed_precision="bf16"))
     assert "gradient_checkpointing" not in str(raised.value)
     assert "mixed_precision" not in str(raised.value)
@@ -543,8 +543,8 @@ def test_latents_of_many_files_are_those_of_their_images(sd1, tmp_path, monkeypa
     images, model = _images(10), load_model(str(sd1))
     rows = Prepared(model, Source(images=images, digest="d", cache=tmp_path if cached else None), jitter=0.0, flip=True, device=CPU)
     chosen = torch.tensor([9, 3, 4, 0, 8, 7, 3])
-    found = rows.take(chosen, Draws(range(7)))
-    mirrored = Draws(range(7)).uniform() < 0.5
+    found = rows.take(chosen, RandomStreams(range(7)))
+    mirrored = RandomStreams(range(7)).uniform() < 0.5
     assert mirrored.any()
     assert not mirrored.all()
     for row, index, flipped in zip(found, chosen.tolist(), mirrored.tolist(), strict=True):
@@ -562,26 +562,26 @@ def test_processes_share_the_files_that_are_missing(sd1, tmp_path, monkeypatch):
     both = [Prepared(model, source, jitter=0.0, flip=False, device=CPU, share=slice(rank, None, 2)) for rank in (0, 1)]
     assert encoded == [4, 2, 4]
     every = torch.arange(10)
-    assert torch.equal(both[0].take(every, Draws(range(10))), both[1].take(every, Draws(range(10))))
+    assert torch.equal(both[0].take(every, RandomStreams(range(10))), both[1].take(every, RandomStreams(range(10))))
 
 
 def test_pixels_are_mirrored_where_their_draws_say(tiny):
-    """In pixel space too, the images that are mirrored are those whose draws say so, and none without the setting."""
+    """In pixel space too, the images that are mirrored are those whose samples say so, and none without the setting."""
     model, images = load_model(str(tiny)), _images()
     source, every = Source(images=images, digest="d"), torch.arange(6)
-    found = Prepared(model, source, jitter=0.0, flip=True, device=CPU).take(every, Draws(range(6)))
-    mirrored = Draws(range(6)).uniform() < 0.5
+    found = Prepared(model, source, jitter=0.0, flip=True, device=CPU).take(every, RandomStreams(range(6)))
+    mirrored = RandomStreams(range(6)).uniform() < 0.5
     assert mirrored.any()
     assert not mirrored.all()
     assert torch.equal(found, torch.where(mirrored[:, None, None, None], unit(images).flip(3), unit(images)))
-    assert torch.equal(Prepared(model, source, jitter=0.0, flip=False, device=CPU).take(every, Draws(range(6))), unit(images))
+    assert torch.equal(Prepared(model, source, jitter=0.0, flip=False, device=CPU).take(every, RandomStreams(range(6))), unit(images))
 
 
 def test_a_batch_is_of_the_order_and_its_own_prompts(tiny, tmp_path, monkeypatch):
     """Step by step the network is given the images of the order, each with its own prompt, or the empty one where it was dropped."""
     seen = []
     real = prepared.Prepared.take
-    monkeypatch.setattr(prepared.Prepared, "take", lambda self, chosen, draws: seen.append(chosen) or real(self, chosen, draws))
+    monkeypatch.setattr(prepared.Prepared, "take", lambda self, chosen, streams: seen.append(chosen) or real(self, chosen, streams))
     said, text = [], Texts.take
     monkeypatch.setattr(Texts, "take", lambda self, prompts: said.append(list(prompts)) or text(self, prompts))
     job = stage_job(tiny, tmp_path, _images(), ("a", "b", "b", "b", "b", "b"), stage=BASE, class_balanced=True, prompt_dropout=0.5)
@@ -592,7 +592,7 @@ def test_a_batch_is_of_the_order_and_its_own_prompts(tiny, tmp_path, monkeypatch
     meant = [job.prompts[i] for i in torch.cat(seen).tolist()]
     flat = [prompt for batch in said for prompt in batch]
     assert {(m, s) for m, s in zip(meant, flat, strict=True)} == {("a", "a"), ("a", ""), ("b", "b"), ("b", "")}
-    dropped = [float(train.step_draws(0, BASE, p // 4, slice(p % 4, p % 4 + 1)).uniform()) < 0.5 for p in range(24)]
+    dropped = [float(train.step_streams(0, BASE, p // 4, slice(p % 4, p % 4 + 1)).uniform()) < 0.5 for p in range(24)]
     assert [s == "" for s in flat] == dropped
 
 
@@ -621,10 +621,10 @@ def test_stages_and_seeds_learn_from_other_noise(tiny, tmp_path):
 def test_an_evaluation_does_not_disturb_the_training(sd1, tmp_path):
     """With and without evaluations a run has the same losses, checkpoints and last averages."""
     plain = finetune_stage(_job(sd1, tmp_path / "plain"))
-    judged = finetune_stage(replace(_job(sd1, tmp_path / "judged"), evaluation=_evaluation(_Scores(3.0, 2.0, 1.0))))
+    judged = finetune_stage(replace(_job(sd1, tmp_path / "accepted"), evaluation=_evaluation(_Scores(3.0, 2.0, 1.0))))
     assert judged.losses == plain.losses
     assert _equal(judged.weights, plain.weights)
-    paths = [tmp_path / name / "unet" / "checkpoint-00000006" / "state.safetensors" for name in ("plain", "judged")]
+    paths = [tmp_path / name / "unet" / "checkpoint-00000006" / "state.safetensors" for name in ("plain", "accepted")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 

@@ -9,7 +9,7 @@ from tiny_pipelines import build_tiny_pipeline
 from tiny_upscaler import add_tiny_upscaler
 from torch.utils.flop_counter import FlopCounterMode
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError, DataError, MissingError
 from gda.generator.families.opening import load_model
 from gda.generator.planning.cost import Cost, PartCost, count_flops, count_steps, estimate_cost
@@ -70,12 +70,12 @@ def _image_plan(quota=6, strengths=(0.25, 0.5, 1.0)):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_estimate_is_what_drawing_computes(generators, kind, guidance):
     """FLOPs an image, counted from configurations, are to the last one those of an image that is drawn, whatever the family."""
-    settings = DrawSettings(guidance_scale=guidance, num_inference_steps=3, sr_guidance_scale=guidance, sr_num_inference_steps=2)
+    settings = SamplingSettings(guidance_scale=guidance, num_inference_steps=3, sr_guidance_scale=guidance, sr_num_inference_steps=2)
     sampler = Sampler(load_model(str(generators[kind])), ["a"])
     for interval in ((0.0, 1.0), (0.2, 0.6)):
         asked = settings.model_copy(update={"guidance_interval": interval})
         with FlopCounterMode(display=False) as counter:
-            sampler.draw(["a"], [0], asked)
+            sampler.sample(["a"], [0], asked)
         cost = estimate_cost(str(generators[kind]), asked, PLAN)
         assert cost.flops_per_image == counter.get_total_flops()
         assert cost.total_flops == 12 * cost.flops_per_image
@@ -85,7 +85,7 @@ def test_known_networks_cost_what_is_known_of_them(tmp_path):
     """Stable Diffusion 1.5 at 512 px is 803 GFLOP a pass and Stable Diffusion 3 Medium at 1024 px 8,904, counted without weights."""
     _write(tmp_path / "sd15", SD15 | {"scheduler": {"_class_name": "PNDMScheduler", "skip_prk_steps": True}})
     (tmp_path / "sd15" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    cost = estimate_cost(str(tmp_path / "sd15"), DrawSettings(guidance_scale=7.5, num_inference_steps=50), PLAN)
+    cost = estimate_cost(str(tmp_path / "sd15"), SamplingSettings(guidance_scale=7.5, num_inference_steps=50), PLAN)
     assert [part.network.name for part in cost.parts] == ["unet", "decoder"]
     assert round(cost.parts[0].flops / 1e9) == 803
     # Its own scheduler takes one step more than asked for.
@@ -125,7 +125,7 @@ def test_solvers_are_counted_by_the_passes_they_make(scheduler, passes):
 
 def test_image_to_image_skips_steps_and_encodes(generators):
     """Passes are the mean over the plan's strengths, in both stages of a cascade but not in an upscaler; latent families encode once."""
-    settings = DrawSettings(guidance_scale=2.0, num_inference_steps=8, sr_num_inference_steps=4)
+    settings = SamplingSettings(guidance_scale=2.0, num_inference_steps=8, sr_num_inference_steps=4)
     plan = _image_plan()
     # A quarter, half and all of 8 steps, two passes each; of 4 steps, one pass each.
     passes = {part.network.name: part.passes for part in estimate_cost(str(generators["upscaler"]), settings, plan).parts}
@@ -150,12 +150,12 @@ def test_image_to_image_skips_steps_and_encodes(generators):
 def test_a_strength_that_leaves_no_step_is_refused(generators):
     """A plan that could not be drawn is refused before it is estimated."""
     with pytest.raises(ConfigError, match=r"sample\.strengths: 0\.25 of 3 steps leaves none"):
-        estimate_cost(str(generators["sd1"]), DrawSettings(guidance_scale=1.0, num_inference_steps=3), _image_plan())
+        estimate_cost(str(generators["sd1"]), SamplingSettings(guidance_scale=1.0, num_inference_steps=3), _image_plan())
 
 
 def test_what_cannot_be_counted_is_named(tmp_path):
     """A missing generator, one of an unknown network and one without a size are errors in one line."""
-    settings = DrawSettings(guidance_scale=1.0)
+    settings = SamplingSettings(guidance_scale=1.0)
     with pytest.raises(MissingError, match="no such generator"):
         estimate_cost(str(tmp_path / "none"), settings, PLAN)
     for config, message in (
@@ -170,7 +170,7 @@ def test_what_cannot_be_counted_is_named(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_network_is_timed_in_batches_of_the_plan(generators, kind):
     """Each network of a loaded model runs at the plan's batch, twice as large where it is guided."""
-    settings = DrawSettings(guidance_scale=2.0, num_inference_steps=2, sr_num_inference_steps=2)
+    settings = SamplingSettings(guidance_scale=2.0, num_inference_steps=2, sr_num_inference_steps=2)
     cost = estimate_cost(str(generators[kind]), settings, PLAN)
     rate = measure_rate(load_model(str(generators[kind])), cost, batch_size=4)
     assert rate.rows == {part.network.name: 8 if part.network.name in ("base", "unet", "transformer") else 4 for part in cost.parts}
@@ -180,16 +180,16 @@ def test_every_network_is_timed_in_batches_of_the_plan(generators, kind):
 
 def test_a_slow_network_is_timed_in_small_batches(generators):
     """Timing keeps to its budget: without one it makes do with the first pass of one image."""
-    cost = estimate_cost(str(generators["sd1"]), DrawSettings(guidance_scale=2.0), PLAN)
+    cost = estimate_cost(str(generators["sd1"]), SamplingSettings(guidance_scale=2.0), PLAN)
     assert set(measure_rate(load_model(str(generators["sd1"])), cost, batch_size=4, budget_s=0.0).rows.values()) == {1}
 
 
 def test_the_precision_of_the_model_is_what_is_timed(generators):
-    """A model in bfloat16 is given bfloat16, as it is when it draws."""
+    """A model in bfloat16 is given bfloat16, as it is when it samples."""
     model = load_model(str(generators["sd3"]))
     for part in (model.pipeline.transformer, model.pipeline.vae):
         part.to(torch.bfloat16)
-    cost = estimate_cost(str(generators["sd3"]), DrawSettings(guidance_scale=1.0), PLAN)
+    cost = estimate_cost(str(generators["sd3"]), SamplingSettings(guidance_scale=1.0), PLAN)
     assert measure_rate(model, cost, batch_size=2).rows == {"transformer": 2, "decoder": 2}
 
 
@@ -225,7 +225,7 @@ def test_a_short_plan_in_words():
         "an image costs 26.5 TFLOP: unet 800 GFLOP x 30, decoder 2.5 TFLOP x 1 passes",
         "the plan costs 318 TFLOP",
         "about 48 s on this machine with one worker, 4 s an image, encoding and writing aside",
-        "about 32 s with 2 such workers, the busiest of which draws 8 images",
+        "about 32 s with 2 such workers, the busiest of which samples 8 images",
         "compiling pays from 477 images a worker, if it takes 65 s a network and shape (2 here) and fp32 becomes 1.1 times as fast; "
         "with 8 it does not pay here",
     ]

@@ -1,4 +1,4 @@
-"""Drawing a published set again: bit for bit from its own folder, and whatever is not what its recipe draws is named."""
+"""Sampling a published set again: bit for bit from its own folder, and whatever is not what its recipe samples is named."""
 
 import json
 import shutil
@@ -71,8 +71,8 @@ def _key(label, index):
 
 def _compare(recorded, world, *, generator=None, count=99, seed=0):
     sources = find_sources(recorded, world / "real", []) if recorded.sources else None
-    drawing = recorded.drawing(str(generator or world / "generator"), sources)
-    return list(compare(recorded, drawing, choose(recorded, count, seed=seed)))
+    context = recorded.context(str(generator or world / "generator"), sources)
+    return list(compare(recorded, context, choose(recorded, count, seed=seed)))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_every_batch_is_bit_equal(world, tmp_path, changes):
 def test_each_class_with_its_own_adapters(world, tmp_path):
     """Adapters of a class each are part of the generator that is drawn from again."""
     changes = ("finetune.num_train_steps=2", "finetune.method=lora", "finetune.lora_scope=class", "finetune.lora_rank=2")
-    config = load_config(None, (*changes, "finetune.train_batch_size=4", "finetune.learning_rate=0.1", "finetune.jitter=0"))
+    config = load_config(None, (*changes, "finetune.batch_size=4", "finetune.learning_rate=0.1", "finetune.jitter=0"))
     generator = tmp_path / "adapted"
     finetune.run(config, snapshot=world / "real", base=str(build_tiny_pipeline("sd1", tmp_path / "base")), out=generator)
     found = _compare(_draw(world, tmp_path / "set", generator=generator), world, generator=generator)
@@ -165,9 +165,9 @@ def test_an_image_that_its_recipe_does_not_draw_is_named(world, tmp_path, capsys
 
     _forge(tmp_path / "set", by_one)
     generator = str(world / "generator")
-    assert main(["verify", str(tmp_path / "set"), "--redraw", "9", "--generator", generator]) == 3
+    assert main(["verify", str(tmp_path / "set"), "--reproduce", "9", "--generator", generator]) == 3
     printed = capsys.readouterr()
-    assert printed.err.strip().endswith(f"1 images are not what its recipe draws: {_key(1, 2)} (by up to 1 grey levels)")
+    assert printed.err.strip().endswith(f"1 images are not what its recipe samples: {_key(1, 2)} (by up to 1 grey levels)")
     assert printed.out.count("bit-equal") == 4
     assert "batch 2 drawn again, 1 of 3 images differ" in printed.out
     assert main(["verify", str(tmp_path / "set")]) == 0
@@ -214,7 +214,7 @@ def test_on_another_environment_rounding_is_accepted_and_another_image_is_not(wo
         return replace(record, rgb=rgb)
 
     _forge(tmp_path / "set", rounded)
-    command = ["verify", str(tmp_path / "set"), "--redraw", "9", "--generator", str(world / "generator")]
+    command = ["verify", str(tmp_path / "set"), "--reproduce", "9", "--generator", str(world / "generator")]
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "bits are not claimed here (torch 1.0 then" in said
@@ -222,7 +222,7 @@ def test_on_another_environment_rounding_is_accepted_and_another_image_is_not(wo
     assert f"1 of 3 images differ: {_key(1, 1)} most, by 1.00 grey levels rms, at most 1" in said or "by 0.9" in said
     _forge(tmp_path / "set", lambda r: replace(r, rgb=255 - r.rgb) if r.key.startswith("s0000-0000001") else r)
     assert main(command) == 3
-    assert f"1 images are not what its recipe draws: {_key(0, 1)}" in capsys.readouterr().err
+    assert f"1 images are not what its recipe samples: {_key(0, 1)}" in capsys.readouterr().err
 
 
 def test_what_is_drawn_again_follows_from_digest_and_seed(world, tmp_path):
@@ -248,15 +248,15 @@ def test_the_generator_is_found(world, tmp_path, capsys):
     recorded = _draw(world, tmp_path / "data" / "set")
     with pytest.raises(MissingError, match=rf"generator {recorded.generator[:12]} is not beside it; say where it is with --generator"):
         find_generator(recorded, None, [])
-    assert main(["verify", str(tmp_path / "data" / "set"), "--redraw", "1"]) == 5
+    assert main(["verify", str(tmp_path / "data" / "set"), "--reproduce", "1"]) == 5
     assert "--generator" in capsys.readouterr().err
     shutil.copytree(world / "generator", tmp_path / "models" / "mine")
-    assert main(["verify", str(tmp_path / "data" / "set"), "--redraw", "1"]) == 0
+    assert main(["verify", str(tmp_path / "data" / "set"), "--reproduce", "1"]) == 0
     _draw(world, tmp_path / "data" / "images", *IMAGES)
-    assert main(["verify", str(tmp_path / "data" / "images"), "--redraw", "1"]) == 5
+    assert main(["verify", str(tmp_path / "data" / "images"), "--reproduce", "1"]) == 5
     assert "--snapshot" in capsys.readouterr().err
     shutil.copytree(world / "real", tmp_path / "data" / "real")
-    assert main(["verify", str(tmp_path / "data" / "images"), "--redraw", "1"]) == 0
+    assert main(["verify", str(tmp_path / "data" / "images"), "--reproduce", "1"]) == 0
     provenance = {**recorded.snapshot.index.provenance, "generator_source": DEMO_BASE}
     recorded.snapshot.index = recorded.snapshot.index.model_copy(update={"provenance": provenance})
     with pytest.raises(MissingError):  # it says the demo's, but was drawn with another, as those fine-tuned from it are
@@ -271,15 +271,15 @@ def test_sets_that_say_nothing_are_refused(world, tmp_path, capsys):
     """A real snapshot, one without a recipe, and a recipe that lacks a field are bad data."""
     with pytest.raises(DataError, match="real: was made by snapshot; only a set that gda sample drew"):
         Recorded.open(world / "real")
-    assert main(["verify", str(world / "real"), "--redraw", "1"]) == 3
+    assert main(["verify", str(world / "real"), "--reproduce", "1"]) == 3
     assert "gda sample" in capsys.readouterr().err
     recorded = _draw(world, tmp_path / "set")
     lacking = replace(recorded.recipe, config={k: v for k, v in recorded.recipe.config.items() if k != "prompts"})
     with pytest.raises(DataError, match=r"recipe\.json: config\.prompts is missing"):
-        Recorded(snapshot=recorded.snapshot, recipe=lacking).drawing("x", None)
+        Recorded(snapshot=recorded.snapshot, recipe=lacking).context("x", None)
     wrong = replace(recorded.recipe, config=recorded.recipe.config | {"codec": {"format": "gif"}})
     with pytest.raises(DataError, match="says no usable settings"):
-        Recorded(snapshot=recorded.snapshot, recipe=wrong).drawing("x", None)
+        Recorded(snapshot=recorded.snapshot, recipe=wrong).context("x", None)
     (tmp_path / "set" / "recipe.json").unlink()
     with pytest.raises(DataError, match=r"has no recipe\.json"):
         Recorded.open(tmp_path / "set")

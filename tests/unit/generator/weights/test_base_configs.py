@@ -11,7 +11,7 @@ from PIL import Image
 from relisted import recard
 from tiny_pipelines import build_tiny_pipeline
 
-from gda.artifacts.tuning import DrawSettings
+from gda.artifacts.tuning import SamplingSettings
 from gda.cli.main import main
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError
@@ -19,10 +19,10 @@ from gda.generator.families.diffusers_pipeline import decode_latents, encode_lat
 from gda.generator.families.opening import load_model
 from gda.generator.finetuning.prepared import Texts
 from gda.generator.planning.networks import networks_of
-from gda.generator.randomness import Draws
+from gda.generator.randomness import RandomStreams
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.config_types import check_types
-from gda.generator.weights.directory import drawn_side, files_of, read_card
+from gda.generator.weights.directory import files_of, generated_size, read_card
 
 STATISTICS = {"latents_mean": [-1.6, 1.9, -1.4, 2.5], "latents_std": [8.5, 5.9, 6.5, 5.2], "scaling_factor": 0.5}
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
@@ -63,7 +63,7 @@ def _edit(path, **fields):
 
 
 def _finetune(snapshot, base, out, *more):
-    steps = ("finetune.num_train_steps=1", "finetune.train_batch_size=2", "finetune.model_name=null", *more)
+    steps = ("finetune.num_train_steps=1", "finetune.batch_size=2", "finetune.model_name=null", *more)
     words = ["finetune", "--snapshot", str(snapshot), "--base", str(base), "--out", str(out), "--quiet"]
     return main(words + [word for step in steps for word in ("--set", step)])
 
@@ -186,10 +186,10 @@ def test_a_file_that_is_no_json_object_is_bad_data(bases, tmp_path, file, conten
 def test_the_size_of_a_base_is_one_number_wherever_it_is_read(bases, tmp_path):
     """The gate and the cost of sampling read configurations alone, and meet the same refusal."""
     base = _changed(bases["sd1"], tmp_path / "base", UNET, sample_size=[8, 8])
-    for read in (drawn_side, networks_of):
+    for read in (generated_size, networks_of):
         with pytest.raises(DataError, match=r"unet/config\.json: sample_size must be one whole number"):
             read(base)
-    assert drawn_side(bases["sd1"]) == 16
+    assert generated_size(bases["sd1"]) == 16
 
 
 def test_latents_are_encoded_by_the_statistics_that_they_are_decoded_by(bases, tmp_path):
@@ -203,15 +203,15 @@ def test_latents_are_encoded_by_the_statistics_that_they_are_decoded_by(bases, t
         noise = torch.stack([torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(i)) for i in range(2)])
         raw = mean + torch.exp(0.5 * log_variance) * noise
         assert torch.allclose(decode_latents(vae, latents), (vae.decode(raw).sample * 0.5 + 0.5).clamp(0, 1), atol=1e-4)
-        trained = encode_latents(vae, model.prepare(images), Draws(range(2)))
+        trained = encode_latents(vae, model.prepare(images), RandomStreams(range(2)))
     statistics = {name: torch.tensor(STATISTICS[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std")}
-    drawn = mean + torch.exp(0.5 * log_variance) * Draws(range(2)).normal(*mean.shape[1:])
+    drawn = mean + torch.exp(0.5 * log_variance) * RandomStreams(range(2)).normal(*mean.shape[1:])
     assert torch.allclose(trained, (drawn - statistics["latents_mean"]) * 0.5 / statistics["latents_std"], atol=1e-5)
     plain = DiffusionPipeline.from_pretrained(base)
     plain.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(5)]
     theirs = plain(["cat"], guidance_scale=2.0, num_inference_steps=2, generator=generators, output_type="pt", height=16, width=16).images
-    ours = Sampler(model, ["cat"]).draw(["cat"], [5], DrawSettings(guidance_scale=2.0, num_inference_steps=2))
+    ours = Sampler(model, ["cat"]).sample(["cat"], [5], SamplingSettings(guidance_scale=2.0, num_inference_steps=2))
     assert (ours.float() - (theirs * 255).round()).abs().max() <= 1
 
 

@@ -28,7 +28,7 @@ from gda.generator.families.opening import load_model
 from gda.generator.weights import hub
 from gda.generator.weights.directory import read_card, resolve, source_of, weights_digest
 from gda.generator.weights.export import export_generator
-from gda.generator.weights.hub import HubId, download_command, offline_unless_asked, parse, with_flags
+from gda.generator.weights.hub import HubId, download_command, offline_by_default, parse, with_flags
 from gda.generator.weights.layout import lay_out, missing_files, used_files
 
 REPO = "tiny-org/tiny.model_1"
@@ -640,7 +640,7 @@ def test_only_a_hub_id_goes_to_the_network_and_not_against_the_users_word(server
         monkeypatch.setenv(name, value)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "environ", dict(os.environ))
-        offline_unless_asked()
+        offline_by_default()
         assert os.environ["HF_HUB_OFFLINE"] == said.get("HF_HUB_OFFLINE", "1")
         if downloads:
             assert resolve(REPO).name == MAIN

@@ -367,7 +367,7 @@ def _merge(pipeline, component, products):
 
 @pytest.mark.parametrize("stage", CASCADE)
 def test_each_stage_of_a_cascade_loads_its_own_file(tiny, tmp_path, stage):
-    """A folder a stage: plain `IFPipeline` and `IFSuperResolutionPipeline` draw from it what the merged stage draws."""
+    """A folder a stage: plain `IFPipeline` and `IFSuperResolutionPipeline` draw from it what the merged stage samples."""
     base = IFPipeline.from_pretrained(tiny / "base")
     given: dict[str, object] = {"num_images_per_prompt": 1, "guidance_scale": 1.0}
     if stage == "super_resolution":

@@ -349,7 +349,7 @@ def flow_generator(tmp_path_factory):
 
 
 def test_the_command_publishes_a_generator_that_diffusers_loads(in_folder, flow_generator, capsys):
-    """The stored average is in the weights file, buffers and all else are as they were, and plain diffusers draws with it."""
+    """The stored average is in the weights file, buffers and all else are as they were, and plain diffusers samples with it."""
     before = tree(flow_generator)
     arguments = ["ema", "--generator", str(flow_generator), "--sigma-rel", "0.1", "--out", "out"]
     assert cli.main(arguments) == 0

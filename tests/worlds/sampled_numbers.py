@@ -42,7 +42,7 @@ class NumbersSampler:
         return torch.from_numpy(np.stack(images))
 
 
-def draw_numbers(monkeypatch: Any, log: Path, before: Callable[[Sequence[int]], Any] = lambda seeds: None) -> None:
+def sample_numbers(monkeypatch: Any, log: Path, before: Callable[[Sequence[int]], Any] = lambda seeds: None) -> None:
     """From now on every set is drawn by `NumbersSampler`."""
     sampler = NumbersSampler(log, before)
     monkeypatch.setattr(sample_shards, "_sampler_of", lambda _: sampler)

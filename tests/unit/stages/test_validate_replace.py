@@ -1,4 +1,4 @@
-"""drop_and_redraw: images at fault go, the next ones of their classes come, and the set is judged as a whole again."""
+"""replace_rejected: images at fault go, the next ones of their classes come, and the set is judged as a whole again."""
 
 import csv
 from dataclasses import replace
@@ -33,7 +33,7 @@ class Painter:
         self.spoil = spoil
         self.model = SimpleNamespace(image_size=16)
 
-    def draw(self, prompts, seeds, settings, start=None):
+    def sample(self, prompts, seeds, settings, start=None):
         images = [self._image(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
@@ -48,7 +48,7 @@ def another_colour(prompt, seed, *, every=WRONG):
 
 
 def configured(**validate_changes) -> Config:
-    given = tiny_config(**{"on_fail": "drop_and_redraw", "min_label_agreement": 0.9, "min_class_agreement": 0.5, **validate_changes})
+    given = tiny_config(**{"on_fail": "replace_rejected", "min_label_agreement": 0.9, "min_class_agreement": 0.5, **validate_changes})
     changes = {"images_per_class": PER_CLASS, "batch_size": 10, "shard_size": 40, "guidance_scale": 1.0}
     return given.model_copy(update={"sample": given.sample.model_copy(update=changes)})
 
@@ -80,7 +80,7 @@ def judge(world, tmp_path, monkeypatch):
 
 
 def check(world, folder, config, **changes):
-    given = {"generator": world / "generator", "judged": folder / "judged"} | changes
+    given = {"generator": world / "generator", "accepted": folder / "accepted"} | changes
     validate.run(config, synthetic=folder / "set", snapshot=world / "real", reference=world / "reference", out=folder / "report", **given)
     return read_document(folder / "report" / "verdict.json", Verdict)
 
@@ -94,16 +94,16 @@ def test_images_at_fault_are_replaced(judge, world, tmp_path):
     assert any("confirm" in reason for reason in filtering.reasons)
     assert filtering.metrics["label_agreement"].value < 0.9 < verdict.metrics["label_agreement"].value
 
-    given, judged = Snapshot.open(tmp_path / "a" / "set"), Snapshot.open(tmp_path / "a" / "judged")
+    given, judged = Snapshot.open(tmp_path / "a" / "set"), Snapshot.open(tmp_path / "a" / "accepted")
     assert verify_snapshot(judged.path) == []
     assert (filtering.synthetic_digest, verdict.synthetic_digest) == (given.digest, judged.digest)
     assert judged.index.counts == given.index.counts == {"train": dict.fromkeys(CLASSES, PER_CLASS)}
-    assert judged.index.provenance["redrawn_from"] == given.digest
+    assert judged.index.provenance["replaced_from"] == given.digest
 
     rows = {row["key"]: row for row in csv.DictReader((tmp_path / "a" / "report" / "dropped.csv").open())}
     before, after = set(given.manifest()["key"]), set(judged.manifest()["key"])
     assert before - after == {key for key in rows if key in before}
-    assert len(rows) == sum(filtering.dropped.values()) == int(judged.index.provenance["redrawn_images"])
+    assert len(rows) == sum(filtering.dropped.values()) == int(judged.index.provenance["replaced_images"])
     assert filtering.dropped == {"label not confirmed": len(rows)}
     wrong = {row.key for row in given.manifest().itertuples() if row.seed % WRONG == 0}
     assert len(wrong & rows.keys()) >= 0.9 * len(wrong) > 10
@@ -134,16 +134,16 @@ def test_a_generator_that_is_mostly_wrong_is_not_mended(judge, tmp_path):
     assert not verdict.passed
     assert verdict.filtering is None
     assert any("would have to be dropped; at most 20.0% is accepted" in reason for reason in verdict.reasons)
-    assert Snapshot.open(tmp_path / "a" / "judged").digest == Snapshot.open(tmp_path / "a" / "set").digest
+    assert Snapshot.open(tmp_path / "a" / "accepted").digest == Snapshot.open(tmp_path / "a" / "set").digest
 
 
 def test_rounds_end(judge):
     """Redrawn images are as often wrong as those before: with a limit that one round cannot reach, one round refuses and more pass."""
-    limits = {"min_class_agreement": 0.0, "max_dropped_fraction": 0.5, "min_label_agreement": 0.965}
+    limits = {"min_class_agreement": 0.0, "max_replaced_fraction": 0.5, "min_label_agreement": 0.965}
     spoil = lambda prompt, seed: another_colour(prompt, seed, every=3)  # noqa: E731
-    one = judge(spoil, configured(**limits, redraw_rounds=1), "one")
+    one = judge(spoil, configured(**limits, replacement_rounds=1), "one")
     assert (one.passed, one.filtering.rounds) == (False, 1)
-    several = judge(spoil, configured(**limits, redraw_rounds=6), "several")
+    several = judge(spoil, configured(**limits, replacement_rounds=6), "several")
     assert several.passed, several.reasons
     assert 1 < several.filtering.rounds <= 6
 
@@ -155,7 +155,7 @@ def test_the_test_split_mends_nothing(judge, world, tmp_path):
     assert not verdict.passed
     assert verdict.filtering is None
     assert any("images of the test split" in reason for reason in verdict.reasons)
-    assert Snapshot.open(tmp_path / "a" / "judged").digest == Snapshot.open(tmp_path / "a" / "set").digest
+    assert Snapshot.open(tmp_path / "a" / "accepted").digest == Snapshot.open(tmp_path / "a" / "set").digest
 
 
 def test_validation_images_do_not_choose_what_is_dropped(judge, world, tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_validation_images_do_not_choose_what_is_dropped(judge, world, tmp_path,
     write_set(other / "real", {"train": items(COUNTS["train"], 0), "val": wrong, "test": items(COUNTS["test"], 2)}, kind="real")
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work-other"))
     reference.run(tiny_config(), snapshot=other / "real", out=other / "reference")
-    given = {"snapshot": other / "real", "reference": other / "reference", "generator": world / "generator", "judged": other / "judged"}
+    given = {"snapshot": other / "real", "reference": other / "reference", "generator": world / "generator", "accepted": other / "accepted"}
     sample.run(configured(), generator=str(world / "generator"), snapshot=other / "real", out=other / "set")
     validate.run(configured(), synthetic=other / "set", out=other / "report", **given)
     dropped = (tmp_path / "a" / "report" / "dropped.csv").read_text("utf-8")
@@ -179,11 +179,12 @@ def test_copies_and_repeats_go_too(judge, world, tmp_path):
     train, val = (to_array(decode(next(iter(read_shard(world / "real" / f"{s}-000000.tar"))).image, name=s)) for s in ("train", "val"))
     spoilt = {0: train, 1: val, 2: draw("red", np.random.default_rng(9))}
     verdict = judge(
-        lambda prompt, seed: spoilt.get(seed % 8) if prompt == "red" else None, configured(max_duplicate_fraction=0.0, redraw_rounds=10)
+        lambda prompt, seed: spoilt.get(seed % 8) if prompt == "red" else None,
+        configured(max_duplicate_fraction=0.0, replacement_rounds=10),
     )
     assert verdict.passed, verdict.reasons
     assert {"is a training image", "is a validation image", "repeats another image"} <= verdict.filtering.dropped.keys()
-    hashes = Snapshot.open(tmp_path / "a" / "judged").manifest()["pixel_sha256"]
+    hashes = Snapshot.open(tmp_path / "a" / "accepted").manifest()["pixel_sha256"]
     real = Snapshot.open(world / "real").manifest()["pixel_sha256"]
     assert not hashes.duplicated().any()
     assert not set(hashes) & set(real)
@@ -198,7 +199,7 @@ def test_disguised_copies_go_too(judge, world, tmp_path):
         return reds[seed % len(reds)][:, ::-1].copy() if prompt == "red" and seed % 4 == 0 else None
 
     limits = {"max_copy_fraction": 0.01, "max_duplicate_fraction": 1.0, "max_near_duplicate_fraction": 1.0, "limits": ()}
-    verdict = judge(mirrored, configured(**limits, redraw_rounds=10))
+    verdict = judge(mirrored, configured(**limits, replacement_rounds=10))
     assert any("training images but for encoding" in reason for reason in verdict.filtering.reasons)
     assert "is nearly a training image" in verdict.filtering.dropped
     assert verdict.metrics["near_train"].value < 0.25 * verdict.filtering.metrics["near_train"].value
@@ -208,7 +209,7 @@ def test_a_set_that_passes_is_left_alone(judge, tmp_path):
     """Nothing is dropped from a sound set, under either policy; the set that was judged is the given one, without a copy of its bytes."""
     verdict = judge(lambda prompt, seed: None, configured())
     assert (verdict.passed, verdict.filtering) == (True, None)
-    given, judged = tmp_path / "a" / "set", tmp_path / "a" / "judged"
+    given, judged = tmp_path / "a" / "set", tmp_path / "a" / "accepted"
     assert tree(judged, without=("recipe.json",)) == tree(given, without=("recipe.json",))
     assert all((judged / path.name).samefile(path) for path in given.glob("*.tar"))
 
@@ -216,9 +217,9 @@ def test_a_set_that_passes_is_left_alone(judge, tmp_path):
 def test_what_redrawing_needs(judge, world, tmp_path):
     """Missing flags and another configuration are named before anything is measured."""
     judge(lambda prompt, seed: None, configured())
-    with pytest.raises(UsageError, match="drop_and_redraw: give --judged"):
+    with pytest.raises(UsageError, match="replace_rejected: give --accepted"):
         check(world, tmp_path / "a", configured(), judged=None)
-    with pytest.raises(UsageError, match="drop_and_redraw: give --generator"):
+    with pytest.raises(UsageError, match="replace_rejected: give --generator"):
         check(world, tmp_path / "a", configured(), generator=None)
     other = configured().model_copy(update={"seed": 5})
     with pytest.raises(UsageError, match="was not drawn by this configuration"):
@@ -231,10 +232,10 @@ def test_the_judged_set_comes_back(judge, world, tmp_path):
 
     config = configured()
     judge(lambda prompt, seed: None, config, "sound")
-    rmtree(tmp_path / "sound" / "judged")
+    rmtree(tmp_path / "sound" / "accepted")
     check(world, tmp_path / "sound", config)
-    assert verify_snapshot(tmp_path / "sound" / "judged") == []
+    assert verify_snapshot(tmp_path / "sound" / "accepted") == []
     judge(another_colour, config, "spoilt")
-    rmtree(tmp_path / "spoilt" / "judged")
+    rmtree(tmp_path / "spoilt" / "accepted")
     with pytest.raises(UsageError, match="is gone; remove"):
         check(world, tmp_path / "spoilt", config)
