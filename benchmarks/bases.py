@@ -30,7 +30,7 @@ def floors(measure: Measure) -> str:
     return f"{value / floor:.1f}{ends}"
 
 
-def judge(bench: Bench, chosen: Path, images: Path, generator: str, name: str) -> Verdict:
+def assess(bench: Bench, chosen: Path, images: Path, generator: str, name: str) -> Verdict:
     """The verdict on `images`."""
     out = chosen / f"verdict-{name}"
     command = ("validate", "--synthetic", str(images), "--snapshot", str(chosen / "real"), "--generator", generator)
@@ -46,7 +46,7 @@ def row(bench: Bench, name: str, base: str) -> None:
     sets = {"not fine-tuned": (bench.base_images(chosen / "real"), base)}
     sets["fine-tuned"] = (bench.tuned_images(chosen), str(chosen / "generator"))
     for kind, (images, generator) in sets.items():
-        verdict = judge(bench, chosen, images, generator, kind.replace(" ", "-"))
+        verdict = assess(bench, chosen, images, generator, kind.replace(" ", "-"))
         alone, mixed = (bench.accuracies(chosen, arm, images, f"{kind}-{arm}") for arm in ("zero_shot", "real+zero_shot"))
         covered, labels = verdict.metrics["coverage_worst_class"], verdict.metrics["label_agreement"]
         said = "accepted" if verdict.passed else "refused: " + " ".join(verdict.reasons)

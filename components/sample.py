@@ -39,7 +39,7 @@ def sample(
     settings: str,
     data_root: str,
     code: str,
-    drawn: list[str],
+    shards: list[str],
     resources: str,
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],

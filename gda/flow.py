@@ -197,7 +197,7 @@ GRAPH: tuple[Node, ...] = (
 )
 
 # Steps that are no part of the job: run by hand, or by a pipeline of their own.
-BESIDE: tuple[Node, ...] = (
+EXTRA_NODES: tuple[Node, ...] = (
     Node(
         stage="ratio",
         sections=("seed", "ratio", "classify"),

@@ -181,19 +181,19 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 with dsl.ParallelFor(planned.outputs["Output"], parallelism=options.parallelism) as worker:
                     shards = sample_shards(worker=worker, settings=told.outputs["sample"], **source, **known)
                     place(shards, GPU, title="sample shards", cached=False)
-                drawn = sample(step="sample", settings=told.outputs["sample"], drawn=dsl.Collected(shards.output), **source, **known)
-                place(drawn, GPU, title="sample", cached=False)
+                shards = sample(step="sample", settings=told.outputs["sample"], shards=dsl.Collected(shards.output), **source, **known)
+                place(shards, GPU, title="sample", cached=False)
             with dsl.Else(name="job"):
                 watched = sample_job(
                     snapshot=real.outputs["Output"], generator=generator, tuning=chosen.outputs["Output"],
                     settings=told.outputs["sample"], workers=sample_workers, **by_job,
                 )  # fmt: skip
                 place(watched, JOB, title="sample by a job", cached=False)
-            synthetic = dsl.OneOf(drawn.outputs["Output"], watched.outputs["Output"])
-            base_source = source | {"generator": "", "tuning": chosen_base.outputs["Output"], "drawn": []}
+            synthetic = dsl.OneOf(shards.outputs["Output"], watched.outputs["Output"])
+            base_source = source | {"generator": "", "tuning": chosen_base.outputs["Output"], "shards": []}
             zero_shot = sample(step="sample_zero_shot", settings=told.outputs["sample_zero_shot"], **base_source, **known)
             place(zero_shot, GPU, title="sample, zero-shot")
-            img2img = sample(step="sample_img2img", settings=told.outputs["sample_img2img"], drawn=[], **source, **known)
+            img2img = sample(step="sample_img2img", settings=told.outputs["sample_img2img"], shards=[], **source, **known)
             place(img2img, GPU, title="sample, image to image")
 
             verdict = validate(

@@ -12,7 +12,7 @@ from typing import Any
 from gda.artifacts.fingerprint import digest_of
 from gda.errors import UsageError
 
-ASKED = "gda.dev/request"  # annotation: digest of what was asked, by which a job is recognised when its step is tried again
+REQUEST_DIGEST = "gda.dev/request"  # annotation: digest of what was asked, by which a job is recognised when its step is tried again
 _QUEUE, _PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 _SCRATCH, _SHM, _SCRATCH_PATH = "gda-scratch", "gda-shm", "/tmp"
 # Exit codes of gda that no other try will change: wrong usage, bad data, a refusal.
@@ -184,9 +184,9 @@ def pod_spec(pods: PodSettings, command: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def asked_of(body: Mapping[str, Any]) -> str:
+def request_digest(body: Mapping[str, Any]) -> str:
     """The digest of what a body asks for."""
-    return str(body["metadata"].get("annotations", {}).get(ASKED, ""))
+    return str(body["metadata"].get("annotations", {}).get(REQUEST_DIGEST, ""))
 
 
 def differences(there: Mapping[str, Any], body: Mapping[str, Any]) -> list[str]:
@@ -230,5 +230,5 @@ def _metadata(name: str, namespace: str, job: JobSettings) -> dict[str, Any]:
 
 
 def _signed(body: dict[str, Any]) -> dict[str, Any]:
-    body["metadata"]["annotations"] = {ASKED: digest_of({"spec": body["spec"], "labels": body["metadata"]["labels"]})}
+    body["metadata"]["annotations"] = {REQUEST_DIGEST: digest_of({"spec": body["spec"], "labels": body["metadata"]["labels"]})}
     return body

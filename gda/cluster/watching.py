@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from gda.cluster.api import JobApi, named
-from gda.cluster.specs import CONTAINERS, asked_of, differences
+from gda.cluster.specs import CONTAINERS, differences, request_digest
 from gda.errors import DataError, GdaError, TryAgainError
 from gda.runtime.failed_processes import code_of_torchrun, error_of
 
@@ -33,7 +33,7 @@ class State:
 
     ended: str | None
     reason: str
-    said: str  # one line of progress
+    text: str  # one line of progress
     failed_indexes: str = ""
 
 
@@ -83,7 +83,7 @@ class Cluster:
     def delete(self, body: Mapping[str, Any]) -> bool:
         """Delete the job of `body`, its pods first; False where there is none that asks for the same."""
         there = self._api.read(body)
-        if there is None or asked_of(there) != asked_of(body):
+        if there is None or request_digest(there) != request_digest(body):
             return False
         self._api.delete(there)
         return True
@@ -105,11 +105,11 @@ class Cluster:
 
     def _is_over(self, there: Mapping[str, Any], body: Mapping[str, Any], say: Callable[[str], None]) -> bool:
         """True for a job of ours that failed: it is deleted, to be made anew. Raises `DataError` for one at other work."""
-        if asked_of(there) and state_of(there).ended == "Failed":
+        if request_digest(there) and state_of(there).ended == "Failed":
             say(f"{named(body)}: failed before; deleted, to be made anew")
             self._api.delete(there)
             return True
-        if asked_of(there) != asked_of(body):
+        if request_digest(there) != request_digest(body):
             other = "; ".join(differences(there, body)[:3]) or "it is not of this program, or asks for more"
             raise DataError(f"{named(body)}: is there already, for other work ({other}); wait for its end or delete it")
         return False
@@ -127,9 +127,9 @@ class Cluster:
         last = ""
         for there in self._looks(body):
             state = state_of(there)
-            if state.said != last:
-                say(f"{named(body)}: {state.said}")
-                last = state.said
+            if state.text != last:
+                say(f"{named(body)}: {state.text}")
+                last = state.text
             if state.ended is not None:
                 return state
         raise JobFailedError(f"{named(body)}: was deleted by somebody else")
@@ -166,15 +166,15 @@ def state_of(job: Mapping[str, Any]) -> State:
     indexes = str(status.get("failedIndexes") or "")
     if job["kind"] == "Job":
         done, active, failed = (status.get(name) or 0 for name in ("succeeded", "active", "failed"))
-        said = f"{done} of {job['spec']['completions']} workers done, {active} at work, {failed} failed tries"
-        said += f", given up: {indexes}" if indexes else ""
+        text = f"{done} of {job['spec']['completions']} workers done, {active} at work, {failed} failed tries"
+        text += f", given up: {indexes}" if indexes else ""
     else:
         jobs = status.get("jobsStatus") or ()
-        said = "; ".join(f"{one['name']}: {one.get('active', 0)} at work, {one.get('succeeded', 0)} done" for one in jobs) or "waits"
+        text = "; ".join(f"{one['name']}: {one.get('active', 0)} at work, {one.get('succeeded', 0)} done" for one in jobs) or "waits"
     if not ended:
-        said = "waits for its queue" if job["spec"].get("suspend") else said
-        return State(ended=None, reason="", said=said, failed_indexes=indexes)
-    return State(ended=ended[0]["type"], reason=ended[0].get("reason") or "", said=said, failed_indexes=indexes)
+        text = "waits for its queue" if job["spec"].get("suspend") else text
+        return State(ended=None, reason="", text=text, failed_indexes=indexes)
+    return State(ended=ended[0]["type"], reason=ended[0].get("reason") or "", text=text, failed_indexes=indexes)
 
 
 def _last_said(log: str) -> str:

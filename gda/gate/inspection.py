@@ -37,7 +37,7 @@ from gda.gate.expectations import Plan, Structure, check_structure
 from gda.gate.label_check import LabelCheck, check_labels
 from gda.gate.measures import MeasuredWith, compared, estimated, finite, measure
 from gda.gate.reference import Reference
-from gda.gate.verdict import apply_limits, assess_each, judge
+from gda.gate.verdict import apply_limits, assess, assess_each
 from gda.gate.worst_class import worst_classes
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import require_not_stopped
@@ -99,7 +99,7 @@ class Inspection:
 
     def verdict(self, config: Config, *, synthetic_digest: str, real_digest: str) -> Verdict:
         """Judge the measures; anything that failed to be measured refuses too."""
-        passed, reasons = judge(self.measures, config.validate_)
+        passed, reasons = assess(self.measures, config.validate_)
         details = self.structure.failures if self.structure is not None else ()
         if passed and self.structure is not None:  # otherwise it says once more what the reasons say better
             details += tuple(f"Great Expectations finds among the metrics: {failure}" for failure in self.structure.metric_failures)

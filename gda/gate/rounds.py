@@ -25,7 +25,7 @@ Judge = Callable[[Snapshot], tuple[Inspection, Verdict]]
 Replace = Callable[[Snapshot, Mapping[str, str], int], Snapshot]  # of a set, why by key, and the number of the round
 
 
-def replace_rejected(first: Assessed, config: ValidateConfig, *, judge: Judge, replace: Replace) -> Assessed:
+def replace_rejected(first: Assessed, config: ValidateConfig, *, assess: Judge, replace: Replace) -> Assessed:
     """Rounds until the set passes, no image is to blame, `replacement_rounds` are over or more than `max_replaced_fraction` would go.
 
     What is returned was judged as a whole, like any other set; its verdict says what was dropped, and how the set was judged before.
@@ -39,7 +39,7 @@ def replace_rejected(first: Assessed, config: ValidateConfig, *, judge: Judge, r
         if gone > config.max_replaced_fraction * drawn:
             return _given_up(current, gone / drawn, config)
         snapshot = replace(current.snapshot, blamed, len(current.dropped) + 1)
-        found, verdict = judge(snapshot)
+        found, verdict = assess(snapshot)
         current = Assessed(
             snapshot=snapshot, found=found, verdict=_told(verdict, first, (*current.dropped, blamed)), dropped=(*current.dropped, blamed)
         )

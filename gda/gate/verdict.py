@@ -21,7 +21,7 @@ class Assessment:
     complaint: str  # why it did not pass
 
 
-def judge(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[bool, tuple[str, ...]]:
+def assess(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[bool, tuple[str, ...]]:
     """May a set with these measures be used, and if not, why: one sentence a reason. Never raises for what a measure holds."""
     assessments = assess_each(measures, config)
     asked = dict.fromkeys([*(name for name, rule in RULES.items() if not rule.optional), *(given.metric for given in config.limits)])

@@ -23,7 +23,7 @@ class TrainingRow:
     training: str
     notes: tuple[str, ...]
     cells: tuple[str, ...]
-    said: str
+    verdict: str
     holds: bool
 
 
@@ -57,7 +57,7 @@ def _row(metrics: Metrics, arm: Arm, compared: GainWithinTraining, promote: Prom
             _bare(p_value(compared.p_holm)) if shown else "–",
             _harmed(compared) if shown else "–",
         ),
-        said=why_not or "holds",
+        verdict=why_not or "holds",
         holds=not why_not,
     )
 

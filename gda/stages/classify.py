@@ -50,8 +50,8 @@ class Job:
     request: Request
     seed: int
     workspace: Workspace
-    beside: Path
-    mine: bool
+    siblings: Path
+    requested: bool
 
     @property
     def num_train_steps(self) -> int:
@@ -93,11 +93,11 @@ def run(
         return _run_together(request, seed, out, own, progress=progress)
     workspace = begin(request.recipe(seed), out, own)
     if not workspace.finished and not _is_done(workspace):
-        mine = Job(request=request, seed=seed, workspace=workspace, beside=workspace.out.parent, mine=True)
+        requested = Job(request=request, seed=seed, workspace=workspace, siblings=workspace.out.parent, requested=True)
         if request.skipped is not None:
-            _write_skipped(mine)
+            _write_skipped(requested)
         else:
-            _train_all([mine, *_others(mine, with_seeds)], progress=progress)
+            _train_all([requested, *_others(requested, with_seeds)], progress=progress)
     return _result(workspace, out, own)
 
 
@@ -146,7 +146,7 @@ def _run_together(request: Request, seed: int, out: Path, own: Own | None, *, pr
     try:
         begun = begin(request.recipe(seed), out, own) if world.is_first else None
         workspace, done = world.broadcast(None if begun is None else (begun, begun.finished or _is_done(begun)))
-        job = Job(request=request, seed=seed, workspace=workspace, beside=workspace.out.parent, mine=True)
+        job = Job(request=request, seed=seed, workspace=workspace, siblings=workspace.out.parent, requested=True)
         if not done and request.skipped is None:
             with (
                 exclusive(workspace) if world.is_first else nullcontext(),
@@ -166,18 +166,18 @@ def _left_to_the_first(out: Path) -> Outcome:
     return Outcome(output=out, digest="", summary="the first process writes the result")
 
 
-def _others(mine: Job, seeds: Sequence[int]) -> list[Job]:
+def _others(requested: Job, seeds: Sequence[int]) -> list[Job]:
     """Jobs of the seeds to train alongside, without those that are published beside our output, finished already or kept."""
-    published = [recipe for folder in mine.beside.glob("*/recipe.json") if (recipe := _recipe_in(folder.parent))]
+    published = [recipe for folder in requested.siblings.glob("*/recipe.json") if (recipe := _recipe_in(folder.parent))]
     jobs = []
-    for seed in sorted(set(seeds) - {mine.seed}):
-        recipe = mine.request.recipe(seed)
+    for seed in sorted(set(seeds) - {requested.seed}):
+        recipe = requested.request.recipe(seed)
         work = work_root() / "work" / recipe.digest[:32]
         if recipe in published or (work / _DONE).exists() or kept_result(recipe) is not None:
             continue
         # Its final name is not ours to know: `out` is where its own command will publish from.
         workspace = prepare(recipe, work / "published")
-        jobs.append(Job(request=mine.request, seed=seed, workspace=workspace, beside=mine.beside, mine=False))
+        jobs.append(Job(request=requested.request, seed=seed, workspace=workspace, siblings=requested.siblings, requested=False))
     return jobs
 
 
@@ -208,7 +208,7 @@ def train_job(job: Job) -> None:
         with exclusive(job.workspace):
             _train(job, ProcessGroup.single(own_device(training_device())))
     except TryAgainError:
-        if job.mine:
+        if job.requested:
             raise
 
 
@@ -267,10 +267,10 @@ def _train_head(job: Job, loaded: Loaded, world: "ProcessGroup") -> "tuple[nn.Mo
 def _finished_mixed(job: Job) -> Path | None:
     """The classifier of real+synthetic of the same seed, published beside our output or waiting in its work folder."""
     recipe = replace(job.request, arm=job.request.arm.with_data(Arm.MIXED.data.name)).recipe(job.seed)
-    for folder in sorted(path.parent for path in job.beside.glob("*/recipe.json")):
+    for folder in sorted(path.parent for path in job.siblings.glob("*/recipe.json")):
         if _recipe_in(folder) == recipe:
             return folder  # compared with what was written when it is loaded
-    waiting = Workspace(recipe=recipe, work=work_root() / "work" / recipe.digest[:32], out=job.beside, finished=False)
+    waiting = Workspace(recipe=recipe, work=work_root() / "work" / recipe.digest[:32], out=job.siblings, finished=False)
     return waiting.staging if _is_done(waiting) else None
 
 
@@ -291,7 +291,7 @@ def _write_skipped(job: Job) -> None:
 
 def _card(job: Job, *, weights: str | None = None, val_top1: float | None = None) -> ClassifierCard:
     request, recipe = job.request, job.workspace.recipe
-    synthetic = request.drawn if request.arm.data.synthetic else None
+    synthetic = request.generated if request.arm.data.synthetic else None
     targets = None if request.others is None else request.others.labels
     return ClassifierCard(
         arm=request.arm,
@@ -305,10 +305,10 @@ def _card(job: Job, *, weights: str | None = None, val_top1: float | None = None
         digest=digest_of({"weights": weights, "config": recipe.config, "inputs": recipe.inputs}),
         snapshot_digest=request.real.digest,
         synthetic_digest=synthetic.digest if synthetic else None,
-        pool_digest=request.drawn.digest if request.drawn and request.arm.data.others == "pool" else None,
+        pool_digest=request.generated.digest if request.generated and request.arm.data.others == "pool" else None,
         synthetic_parts=request.others.parts if request.others else 1,
         targets=None if targets is None else tuple(request.classes[label] for label in targets),
-        base_licence=(request.drawn or request.real).licence,
+        base_licence=(request.generated or request.real).licence,
         pretrained=None if request.weights is None else request.weights.digest,
         interpolation=None if request.weights is None else request.weights.interpolation,
     )

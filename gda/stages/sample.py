@@ -19,7 +19,7 @@ from gda.generator.planning.cost import estimate_cost
 from gda.generator.planning.duration import measure_rate
 from gda.generator.planning.plan import Plan
 from gda.generator.planning.plan_text import describe_plan
-from gda.generator.sampling.request import Asked, asked_of, plan_for, prompts_of
+from gda.generator.sampling.request import SamplingRequest, plan_for, prompts_of, sampling_request
 from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, sample_shard
 from gda.generator.sampling.speed import Speed, speed_up
 from gda.io.publish import Workspace, claim, prepare, publish, published_meanwhile, work_root
@@ -42,7 +42,7 @@ class Workers:
 class _Work:
     """A set under way: what was asked, and the jobs of all its shards."""
 
-    asked: Asked
+    request: SamplingRequest
     real: Snapshot
     plan: Plan
     jobs: list[ShardJob]
@@ -75,20 +75,20 @@ def run(
     """
     share = Workers(index=worker, count=workers)
     real = Snapshot.open(snapshot)
-    asked = asked_of(config, generator, settings, averages=work_root() / "averages")
+    request = sampling_request(config, generator, settings, averages=work_root() / "averages")
     plan = plan_for(config, real, zero_shot=zero_shot)
     observer = _observer(config, plan)
-    context = _drawing(config, real, asked, observer)
+    context = _drawing(config, real, request, observer)
     workspace = prepare(_recipe(config, plan, context, real, observer), out)
     if workspace.finished:
-        metrics = {"images": float(plan.num_images), "guidance_scale": asked.settings.guidance_scale}
+        metrics = {"images": float(plan.num_images), "guidance_scale": request.settings.guidance_scale}
         return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", metrics=metrics, reused=True)
     if share.count > 1:
         claim(workspace)
 
     context = replace(context, folder=workspace.staging)
     jobs = [ShardJob(context=context, shard=shard) for shard in plan.shards]
-    work = _Work(asked=asked, real=real, plan=plan, jobs=jobs, observer=observer, workspace=workspace)
+    work = _Work(request=request, real=real, plan=plan, jobs=jobs, observer=observer, workspace=workspace)
     mine = [job for job in jobs if job.shard.number % share.count == share.index]
     try:
         return _draw(work, mine, share, progress=progress)
@@ -112,14 +112,14 @@ def _draw(work: _Work, mine: list[ShardJob], share: Workers, *, progress: bool) 
     return _commit(work, sorted(damaged | set(_redraw_damaged(work))))
 
 
-def _drawing(config: Config, real: Snapshot, asked: Asked, observer: FeatureObserver | None) -> SamplingContext:
+def _drawing(config: Config, real: Snapshot, request: SamplingRequest, observer: FeatureObserver | None) -> SamplingContext:
     sample = config.sample
     return SamplingContext(
-        generator=asked.generator,
-        generator_digest=asked.card.digest,
+        generator=request.generator,
+        generator_digest=request.card.digest,
         classes=real.classes,
-        prompts=prompts_of(asked.card, real.classes),
-        settings=asked.settings,
+        prompts=prompts_of(request.card, real.classes),
+        settings=request.settings,
         speed=Speed(precision=sample.precision, compile=sample.compile),
         codec=_codec(config),
         sources=real.path if sample.mode == "image_to_image" else None,
@@ -149,7 +149,7 @@ def _observer(config: Config, plan: Plan) -> FeatureObserver | None:
 
 
 def _recipe(config: Config, plan: Plan, context: SamplingContext, real: Snapshot, observer: FeatureObserver | None) -> Recipe:
-    asked = {
+    request = {
         "settings": context.settings.model_dump(mode="json"),
         "prompts": list(context.prompts),
         "batch_size": config.sample.batch_size,
@@ -162,7 +162,7 @@ def _recipe(config: Config, plan: Plan, context: SamplingContext, real: Snapshot
     inputs = {"generator": context.generator_digest} | ({} if context.sources is None else {"snapshot": real.digest})
     measured_with = () if observer is None else observer.extractor.packages
     environment = bits_environment("diffusers", "transformers", "pillow", *measured_with, device=device_name(context.device))
-    return Recipe(stage="sample", config=asked, inputs=inputs, environment=environment)
+    return Recipe(stage="sample", config=request, inputs=inputs, environment=environment)
 
 
 def _redraw_damaged(work: _Work) -> list[str]:
@@ -184,11 +184,11 @@ def _commit(work: _Work, repaired: list[str]) -> Outcome:
         classes=work.real.classes,
         rows=rows,
         provenance=_provenance(work),
-        licence=work.asked.card.licence,
+        licence=work.request.card.licence,
         plan_digest=work.plan.digest,
     )
     out = publish(work.workspace)
-    guidance = work.asked.settings.guidance_scale
+    guidance = work.request.settings.guidance_scale
     again = f"; damaged since they were drawn, and drawn again: {', '.join(repaired)}" if repaired else ""
     return Outcome(
         output=out,
@@ -202,9 +202,9 @@ def _commit(work: _Work, repaired: list[str]) -> Outcome:
 def _provenance(work: _Work) -> Mapping[str, str]:
     """Where the set comes from, and on what its bits depend: they are claimed to repeat on equal device, libraries and batches."""
     context, recipe = work.jobs[0].context, work.workspace.recipe
-    said = {"generator": context.generator_digest, "classes_of": work.real.digest, "generator_source": work.asked.card.source}
-    if work.asked.averaged_from is not None:
-        said |= {"generator_averaged_from": work.asked.averaged_from, "ema_sigma_rel": f"{work.asked.ema_sigma_rel:g}"}
+    said = {"generator": context.generator_digest, "classes_of": work.real.digest, "generator_source": work.request.card.source}
+    if work.request.averaged_from is not None:
+        said |= {"generator_averaged_from": work.request.averaged_from, "ema_sigma_rel": f"{work.request.ema_sigma_rel:g}"}
     said |= {} if context.sources is None else {"sources": work.real.digest}
     bits = {"precision": context.speed.precision, "compiled": str(context.speed.compile).lower()}
     return said | recipe.environment | bits | {"batch_size": str(recipe.config["batch_size"])}
@@ -228,9 +228,9 @@ def show_plan(
     plan = plan_for(config, real, zero_shot=zero_shot)
     cost = rate = None
     if config.sample.guidance_scale is not None or settings is not None:
-        asked = asked_of(config, generator, settings, averages=work_root() / "averages")
-        cost = estimate_cost(asked.generator, asked.settings, plan)
-        model = load_model(asked.generator)
+        request = sampling_request(config, generator, settings, averages=work_root() / "averages")
+        cost = estimate_cost(request.generator, request.settings, plan)
+        model = load_model(request.generator)
         model.to(own_device(sampling_device()))
         speed_up(model, Speed(precision=config.sample.precision))
         rate = measure_rate(model, cost, batch_size=config.sample.batch_size)

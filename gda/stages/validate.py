@@ -143,15 +143,15 @@ def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *,
 def _judge(
     config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan, redrawing: Redrawing | None, workspace: Workspace
 ) -> Assessed:
-    def judge(snapshot: Snapshot) -> tuple[Inspection, Verdict]:
+    def assess(snapshot: Snapshot) -> tuple[Inspection, Verdict]:
         found = inspect_set(config, synthetic=snapshot, real=real, reference=reference, plan=plan, scratch=workspace.work)
         return found, found.verdict(config, synthetic_digest=snapshot.digest, real_digest=real.digest)
 
-    found, verdict = judge(fake)
+    found, verdict = assess(fake)
     first = Assessed(snapshot=fake, found=found, verdict=verdict)
     if redrawing is None:
         return first
-    return replace_rejected(first, config.validate_, judge=judge, replace=partial(redrawing.replace, work=workspace.work))
+    return replace_rejected(first, config.validate_, assess=assess, replace=partial(redrawing.replace, work=workspace.work))
 
 
 def _judged_workspace(workspace: Workspace, fake: Snapshot, accepted: Path | None) -> Workspace | None:

@@ -11,7 +11,7 @@ from gda.artifacts.verdict import Verdict
 from gda.config.load import Config, dump_config, parse_config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
-from gda.flow import ACCEPTED, BESIDE, EVALUATION, GENERATOR, GRAPH, REAL, TUNING, VALIDATION, ZERO_SHOT
+from gda.flow import ACCEPTED, EVALUATION, EXTRA_NODES, GENERATOR, GRAPH, REAL, TUNING, VALIDATION, ZERO_SHOT
 from gda.io.publish import write_bytes
 from gda.runtime.reading import as_object, parse_json
 from gda.stages.inputs import contents_of
@@ -125,7 +125,7 @@ def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary
         raise DataError(f"run {run}: did not get as far as its verdict; there is nothing to go on from")
     runs = [next(iter(done.outputs.values())).text() for name, done in steps.items() if name.startswith("classify-") and done is not None]
     asked = _with(config, settings, tuple(accepted.split()))
-    watched = {role for node in (*GRAPH, *BESIDE) if node.name in _ASKED_ANEW for role in node.watched}
+    watched = {role for node in (*GRAPH, *EXTRA_NODES) if node.name in _ASKED_ANEW for role in node.watched}
     told = step_settings(asked, contents_of(asked, sorted(watched), hub_ids=False))
     write_bytes(Path(summary.path), "\n".join([f"# Run {run}", "", *[f"- {path}" for path in outputs], ""]).encode())
     made = {

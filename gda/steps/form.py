@@ -6,7 +6,7 @@ from typing import Any
 
 from gda.config.load import Config, dump_config, parse_config
 from gda.errors import ConfigError
-from gda.flow import BESIDE, GRAPH
+from gda.flow import EXTRA_NODES, GRAPH
 from gda.runtime.reading import parse_json
 from gda.steps.graph import Outside, settings_of
 
@@ -70,7 +70,7 @@ def split_up(config: Config) -> tuple[dict[str, Any], str]:
 
 def step_settings(config: Config, outside: Outside | None = None) -> dict[str, str]:
     """What each step is told: its own sections and what they name `outside` as JSON, by the name of its node in the flow."""
-    return {node.name: settings_of(config, node, outside) for node in (*GRAPH, *BESIDE)}
+    return {node.name: settings_of(config, node, outside) for node in (*GRAPH, *EXTRA_NODES)}
 
 
 def classifier_runs(config: Config) -> list[dict[str, str]]:

@@ -16,10 +16,10 @@ from gda.artifacts.fingerprint import digest_of
 from gda.config.arm import TRAININGS, Arm
 from gda.config.load import Config, dump_config, parse_config
 from gda.errors import DataError, UsageError
-from gda.flow import BESIDE, CLASSIFIERS, GRAPH, Node, arm_inputs, classify_command
+from gda.flow import CLASSIFIERS, EXTRA_NODES, GRAPH, Node, arm_inputs, classify_command
 from gda.runtime.reading import as_object, parse_json, whole_number
 
-NODES = {node.name: node for node in (*GRAPH, *BESIDE)}
+NODES = {node.name: node for node in (*GRAPH, *EXTRA_NODES)}
 # The node that trains the classifiers of every arm; a step trains one of them.
 CLASSIFY = "classify"
 # What fields name outside the job, by role (`gda.flow.WATCHED`) and field: name and digest, as `gda.stages.inputs.contents_of` has them.

@@ -137,7 +137,7 @@ class _Heard:
     """An error with those it came from: all that was said, one line of it, the kinds of errors, an HTTP status where there is one."""
 
     everything: str
-    said: str
+    message: str
     kinds: tuple[str, ...]
     status: int | None
 
@@ -197,24 +197,24 @@ def _by_kind(error: BaseException, heard: _Heard, uri: str) -> GdaError | None:
         return _error(ConfigError, _NO_SERVER, heard, uri)
     if heard.status in _FAILING:
         return TryAgainError(
-            f"MLflow at {uri} fails to answer ({heard.status}: {heard.said}); if that stays, its log says what it lacks: "
+            f"MLflow at {uri} fails to answer ({heard.status}: {heard.message}); if that stays, its log says what it lacks: "
             "its database, its artifact store"
         )
     refused = heard.status is not None and heard.status not in _MAY_PASS
     if not refused and (heard.status in _MAY_PASS or _of_network(error) or (_of_stores(error) and _AWAY.search(heard.everything))):
-        return TryAgainError(f"MLflow could not be reached at {uri} ({heard.kinds[0]}: {heard.said})")
+        return TryAgainError(f"MLflow could not be reached at {uri} ({heard.kinds[0]}: {heard.message})")
     if isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
         return MissingError(
             f"MLflow's artifacts: {error.filename or uri}: {error.strerror}; was the project moved, or the disk taken away? "
             "Bring it back, then run the same command"
         )
     if _of_stores(error):
-        return MissingError(f"MLflow at {uri} refuses this: {heard.said}")
+        return MissingError(f"MLflow at {uri} refuses this: {heard.message}")
     return None
 
 
 def _error(kind: type[GdaError], words: str, heard: _Heard, uri: str) -> GdaError:
-    return kind(words.format(uri=uri, said=heard.said, kind=heard.kinds[0]))
+    return kind(words.format(uri=uri, message=heard.message, kind=heard.kinds[0]))
 
 
 def _is_answer(error: BaseException) -> bool:

@@ -44,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, dict[
         told = run.configure()
         have: dict[str, Any] = {"told": told} | run.real(told)
         have |= run.generated(told, have)
-        have["verdict"], have["accepted"], have["passed"] = run.judged(told, have)
+        have["verdict"], have["accepted"], have["passed"] = run.validated(told, have)
         have |= run.compared(told, have, have["verdict"], have["accepted"])
         have["text"], have["page"] = run.report()
         yield run, have
@@ -146,7 +146,7 @@ def test_an_input_that_changed_is_refused(world: tuple[Run, dict[str, Any]]) -> 
     run, have = world
     other = parse_reference(have["snapshot"], role="snapshot").model_copy(update={"digest": "0" * 64}).text()
     with pytest.raises(DataError, match=r"snapshot: .* holds [0-9a-f]{12}, but 000000000000 was asked for"):
-        run.judged(have["told"], have | {"snapshot": other})
+        run.validated(have["told"], have | {"snapshot": other})
 
 
 def test_no_more_workers_than_shards(world: tuple[Run, dict[str, Any]]) -> None:
@@ -175,7 +175,7 @@ def test_a_refused_set_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
     run, have = world
     refused = replace(run, name="run-2", changes={"validate": {"fid_max_ratio": 1e-9}}, metrics={})
     told = refused.configure()
-    verdict, _, passed = refused.judged(told, have)
+    verdict, _, passed = refused.validated(told, have)
     assert passed is False
     reasons = refused.call(reject, verdict=verdict)
     assert reasons.startswith("FID is ")

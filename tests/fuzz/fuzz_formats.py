@@ -295,7 +295,7 @@ def _sources() -> list[Format]:
 def _imagenet() -> list[Format]:
     read = reader()
     return [
-        Format(name=name, file=form.file, seeds=form.seeds, harsh=form.harsh, gentle=(m.same,), read=read, world=form.write_beside)
+        Format(name=name, file=form.file, seeds=form.seeds, harsh=form.harsh, gentle=(m.same,), read=read, world=form.write_companions)
         for name, form in label_files().items()
     ]
 

@@ -31,7 +31,7 @@ class LabelFile:
     harsh: tuple[m.Mutation, ...]
     beside: dict[str, bytes]
 
-    def write_beside(self, folder: Path) -> None:
+    def write_companions(self, folder: Path) -> None:
         """Write what stays as it is."""
         for name, data in self.beside.items():
             (folder / name).write_bytes(data)

@@ -113,7 +113,7 @@ def _evaluated_gain(root: Path) -> list[str]:
     return [*words, "--verdict", "gain/verdict.json", "--out", "reports/gain"]
 
 
-def place_beside(chain: Path, place: Path) -> Path:
+def place_next_to(chain: Path, place: Path) -> Path:
     """A folder for one command: links to what the chain made, nothing of its work folder and no runs; returns `place`."""
     place.mkdir(parents=True)
     for name in ("images", "generator", "data", "models", "reports", "gain", "params.yaml", "gain.yaml"):

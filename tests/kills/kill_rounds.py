@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from kill_chain import ACCEPTED, OUT, Command, enter, log_of, place_beside
+from kill_chain import ACCEPTED, OUT, Command, enter, log_of, place_next_to
 from killing import CALLS, KILLED, failing_at, killed_at, start
 from trees import tree
 
@@ -73,7 +73,7 @@ class Grounds:
 
     def place(self, command: Command, name: str) -> Path:
         """A new folder to run `command` in."""
-        place = place_beside(self.chain, self.root / name)
+        place = place_next_to(self.chain, self.root / name)
         if command.database:
             shutil.copy(self.database, place / "mlflow.db")
         return place

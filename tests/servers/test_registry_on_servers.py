@@ -92,7 +92,7 @@ def test_a_second_version_of_a_generator_goes(project, generator):
         project.retried(2)
         gateway.lose.add("POST model-versions/create")
         assert flush(project.kept_in) is None
-        assert [times for path, times in gateway.asked.items() if path.endswith("model-versions/create")] == [2]
+        assert [times for path, times in gateway.requests.items() if path.endswith("model-versions/create")] == [2]
     (version,), (run,) = _versions(name), project.runs()
     assert str(version.version) == "1"
     assert run.data.tags["gda.model"] == f"models:/{name}/1"

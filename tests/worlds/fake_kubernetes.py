@@ -38,7 +38,7 @@ class FakeKubernetes:
         self.pods: list[dict[str, Any]] = []
         self.logs: dict[str, str | int] = {}
         self.deleted: list[tuple[str, str]] = []
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.on_look: Callable[[int], None] | None = None
         self.lingering = 0
         self.patience = 0.05  # seconds for which a watch stays open when nothing happens
@@ -76,14 +76,14 @@ class FakeKubernetes:
 
     def verbs(self, verb: str) -> int:
         """How many requests of a verb - GET, WATCH, POST, DELETE - for jobs there were."""
-        return sum(asked.startswith(f"{verb} /apis/") for asked in self.asked)
+        return sum(requests.startswith(f"{verb} /apis/") for requests in self.requests)
 
     def answer(self, method: str, target: str, body: bytes) -> Answer:
         """An answer, or the events of a watch as an iterator of them."""
         url = urlparse(target)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         method = "WATCH" if query.get("watch") else method
-        self.asked.append(f"{method} {url.path}")
+        self.requests.append(f"{method} {url.path}")
         if self.fail:
             told = self.fail.pop(0)
             return (told, {"reason": "as told"}) if isinstance(told, int) else _status(*told)

@@ -25,7 +25,7 @@ class Gateway(ThreadingHTTPServer):
         self.lose: set[str] = set()
         self.hold: set[str] = set()
         self.released = threading.Event()
-        self.asked: Counter[str] = Counter()  # by path, without its query
+        self.requests: Counter[str] = Counter()  # by path, without its query
 
     @classmethod
     @contextmanager
@@ -39,12 +39,12 @@ class Gateway(ThreadingHTTPServer):
                 gateway.released.set()
                 gateway.shutdown()
 
-    def takes(self, asked: set[str], verb: str, path: str, body: bytes) -> bool:
+    def takes(self, requests: set[str], verb: str, path: str, body: bytes) -> bool:
         """Whether this request is among those `asked` for, where it is used up by that."""
-        for one in asked:
+        for one in requests:
             of, end, *word = one.split()
             if verb == of and path.endswith(end) and all(each.encode() in body for each in word):
-                asked.remove(one)
+                requests.remove(one)
                 return True
         return False
 
@@ -55,7 +55,7 @@ class _Passing(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         path = urlsplit(self.path).path
-        self.server.asked[path] += 1
+        self.server.requests[path] += 1
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.server.takes(self.server.hold, self.command, path, body):
             self.server.released.wait()

@@ -30,7 +30,7 @@ class Extent:
     low: float
     high: float
     floating: bool = False
-    said: float | None = None
+    declared: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def extent(data: bytes, name: str) -> Extent | None:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     if not is_deep(image):
         return None
-    said, floating = _said(image, data, name), image.mode == "F"
+    declared, floating = _said(image, data, name), image.mode == "F"
     values = read_deep(data, name)
     colours = values[..., :3] if values.ndim == 3 else values
-    return Extent(float(colours.min()), float(colours.max()), floating, said)
+    return Extent(float(colours.min()), float(colours.max()), floating, declared)
 
 
 def range_of(extents: Iterable[Extent], configured: Range | None) -> SetRange | None:
@@ -111,8 +111,8 @@ def range_of(extents: Iterable[Extent], configured: Range | None) -> SetRange | 
     kinds = {each.floating for each in found}
     if len(kinds) > 1:
         raise DataError("some images hold whole numbers of more than 8 bits and others floats; set snapshot.pixel_range to their range")
-    if len({each.said for each in found}) == 1 and (said := found[0].said) is not None and low >= 0 and high <= said:
-        return SetRange((0.0, said), len(found), "as the files say")
+    if len({each.declared for each in found}) == 1 and (declared := found[0].declared) is not None and low >= 0 and high <= declared:
+        return SetRange((0.0, declared), len(found), "as the files say")
     origin = f"measured: {low:g} to {high:g}; snapshot.pixel_range sets another range"
     if low < 0:
         return SetRange((low, high), len(found), origin)

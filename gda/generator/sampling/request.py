@@ -19,7 +19,7 @@ from gda.generator.weights.reaverage import averaged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class SamplingRequest:
     """The generator to draw from, with its card, and the settings.
 
     Of an average, `averaged_from` is the digest of the generator that was given and `ema_sigma_rel` the width.
@@ -62,7 +62,7 @@ def image_to_image(config: Config) -> Config:
     return config.model_copy(update={"sample": config.sample.model_copy(update={"mode": "image_to_image", **sized})})
 
 
-def asked_of(config: Config, generator: str, settings: Path | None, *, averages: Path) -> Asked:
+def sampling_request(config: Config, generator: str, settings: Path | None, *, averages: Path) -> SamplingRequest:
     """The configured settings; those that are null are taken from tuned `settings`, which must be of this generator.
 
     Where tuning chose an average of the weights, that one is the generator: it is made in `averages` unless it is there. Raises
@@ -73,15 +73,17 @@ def asked_of(config: Config, generator: str, settings: Path | None, *, averages:
     if settings is None:
         if sample.guidance_scale is None:
             raise UsageError("sample.guidance_scale is null, which means the tuned setting: give --settings FILE or a number")
-        return Asked(generator=generator, card=card, settings=SamplingSettings.model_validate(given))
+        return SamplingRequest(generator=generator, card=card, settings=SamplingSettings.model_validate(given))
     tuned = read_document(settings, Settings)
     if tuned.generator_digest != card.digest:
         raise DataError(f"{settings}: tuned for generator {tuned.generator_digest[:12]}, but this one is {card.digest[:12]}; tune again")
     chosen = SamplingSettings.model_validate(tuned.chosen.model_dump() | given)
     if tuned.ema_sigma_rel is None:
-        return Asked(generator=generator, card=card, settings=chosen)
+        return SamplingRequest(generator=generator, card=card, settings=chosen)
     average = str(averaged(generator, tuned.ema_sigma_rel, averages))
-    return Asked(generator=average, card=read_card(average), settings=chosen, averaged_from=card.digest, ema_sigma_rel=tuned.ema_sigma_rel)
+    return SamplingRequest(
+        generator=average, card=read_card(average), settings=chosen, averaged_from=card.digest, ema_sigma_rel=tuned.ema_sigma_rel
+    )
 
 
 def prompts_of(card: GeneratorCard, classes: tuple[ClassInfo, ...]) -> tuple[str, ...]:

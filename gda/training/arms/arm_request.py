@@ -33,14 +33,14 @@ class Request:
     snapshot: Path
     real: SnapshotIndex
     others: Others | None
-    drawn: SnapshotIndex | None
+    generated: SnapshotIndex | None
     skipped: str | None
     weights: Weights | None
 
     @property
     def num_train_steps(self) -> int:
         """Optimizer updates of this arm, without those of the head alone."""
-        index = self.real if self.arm.data.real or self.drawn is None else self.drawn
+        index = self.real if self.arm.data.real or self.generated is None else self.generated
         return self.config.train_steps_of(sum(index.counts["train"].values()), long=self.arm.long)
 
     @property
@@ -90,8 +90,8 @@ class Request:
                 "last_layer_learning_rate": self.config.last_layer_learning_rate,
             }
         inputs = {"snapshot": self.real.digest} | ({} if self.others is None else {self.others.origin: self.others.digest})
-        if self.others is not None and self.drawn is not None:
-            inputs |= soft_labels_input(self.others.path, self.drawn)
+        if self.others is not None and self.generated is not None:
+            inputs |= soft_labels_input(self.others.path, self.generated)
         inputs |= weights_inputs(self.config)
         environment = bits_environment("timm", "torchvision", device=device_name(training_device()))
         return Recipe(stage="classify", config=settings | decided, inputs=inputs, environment=environment)
@@ -116,7 +116,7 @@ def make_request(
     config, augment = config.trained_as(arm), config.augment_of(arm)
     data, real, weights = arm.data, read_index(snapshot, "real"), find_weights(config)
     asked = Request(
-        config=config, arm=arm, augment=augment, snapshot=snapshot, real=real, others=None, drawn=None, skipped=None, weights=weights
+        config=config, arm=arm, augment=augment, snapshot=snapshot, real=real, others=None, generated=None, skipped=None, weights=weights
     )
     if data.others == "pool":
         if pool is None:
@@ -125,16 +125,16 @@ def make_request(
             return replace(asked, skipped=why)
         more = read_index(pool, "real")
         require_pool_of(snapshot, real, pool, more)
-        return replace(asked, others=Others(path=pool, digest=more.digest, origin="pool"), drawn=more)
+        return replace(asked, others=Others(path=pool, digest=more.digest, origin="pool"), generated=more)
     if not data.synthetic:
         return asked
     if synthetic is None:
         raise UsageError(f"arm {arm} is trained on synthetic images: give --synthetic DIR")
     if not data.gated and (why := skipped_because(synthetic)) is not None:
         return replace(asked, skipped=why)
-    drawn = read_index(synthetic, "synthetic")
-    require_same_classes(snapshot, real, synthetic, drawn)
-    skipped = refusal(arm, verdict, real, drawn) if data.gated else None
+    generated = read_index(synthetic, "synthetic")
+    require_same_classes(snapshot, real, synthetic, generated)
+    skipped = refusal(arm, verdict, real, generated) if data.gated else None
     labels = target_labels(config, snapshot, real, reference) if data.targeted and skipped is None else None
-    others = Others(path=synthetic, digest=drawn.digest, origin="synthetic", labels=labels, parts=config.synthetic_parts)
-    return replace(asked, others=others, drawn=drawn, skipped=skipped)
+    others = Others(path=synthetic, digest=generated.digest, origin="synthetic", labels=labels, parts=config.synthetic_parts)
+    return replace(asked, others=others, generated=generated, skipped=skipped)

@@ -9,7 +9,7 @@ import pytest
 from kubernetes import client
 from kubernetes_rules import unrestricted, wrong_job, wrong_train_job
 
-from gda.cluster.specs import JobSettings, PodSettings, asked_of, differences, indexed_job, job_name, pod_spec, train_job
+from gda.cluster.specs import JobSettings, PodSettings, differences, indexed_job, job_name, pod_spec, request_digest, train_job
 from gda.errors import UsageError
 
 AMOUNTS = {"cpu": "4", "memory": "16Gi"}
@@ -206,9 +206,9 @@ def test_a_name_is_the_works_own() -> None:
 
 def test_a_body_says_what_it_asks_for() -> None:
     """The annotation changes with the spec and with the queue, not with the namespace's other contents."""
-    assert asked_of(_job()) == asked_of(_job()) != asked_of(_job(parallelism=1))
-    assert asked_of(_job()) != asked_of(_job(queue="q"))
-    assert len(asked_of(_train())) == 64
+    assert request_digest(_job()) == request_digest(_job()) != request_digest(_job(parallelism=1))
+    assert request_digest(_job()) != request_digest(_job(queue="q"))
+    assert len(request_digest(_train())) == 64
 
 
 @pytest.mark.parametrize("call", [lambda: _job_of(0), lambda: _train_of(0, 1), lambda: _train_of(1, 0)])

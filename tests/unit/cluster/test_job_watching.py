@@ -223,9 +223,9 @@ def test_a_terminated_step_takes_its_job_back(kube: FakeKubernetes, step: Callab
     """SIGTERM in the midst of a watch is how a pipeline is cancelled: at once, not when something next happens."""
     process = step()
     process.terminate()
-    said, _ = process.communicate(timeout=4)
+    text, _ = process.communicate(timeout=4)
     assert process.returncode == 75
-    assert said.splitlines()[-1] == "Job gda-sample-1: deleted, as this step was cancelled"
+    assert text.splitlines()[-1] == "Job gda-sample-1: deleted, as this step was cancelled"
     assert kube.deleted == [("gda-sample-1", "Foreground")]
 
 
@@ -449,7 +449,7 @@ def test_a_train_job_to_its_end(kube: FakeKubernetes) -> None:
 
 def test_a_job_that_waits_for_its_queue() -> None:
     """A suspended job is not one that hangs."""
-    assert state_of(_job(queue="gpus")).said == "waits for its queue"
+    assert state_of(_job(queue="gpus")).text == "waits for its queue"
 
 
 def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,4 +462,4 @@ def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_given_up_are_in_the_progress() -> None:
     """While others go on, one can see which will be missing."""
-    assert state_of(_job() | {"status": {"active": 1, "failedIndexes": "0,2"}}).said.endswith("given up: 0,2")
+    assert state_of(_job() | {"status": {"active": 1, "failedIndexes": "0,2"}}).text.endswith("given up: 0,2")

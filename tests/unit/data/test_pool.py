@@ -248,7 +248,7 @@ def test_a_pool_is_made_again_for_another_real_set_alone(take: Any, pool: Pool, 
     pool(found)
     assert pool(found, shots=2, val_fraction=0.3, split_key="other", few_shot_seed=5).reused
     (source / "test" / "cat" / "25.png").unlink()
-    with pytest.raises(UsageError, match=r"inputs\.beside"):
+    with pytest.raises(UsageError, match=r"inputs\.pool_of"):
         take(found, "pool", pool_of=take(source, "smaller").output)
 
 

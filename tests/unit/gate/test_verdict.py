@@ -10,7 +10,7 @@ from gda.config.load import parse_config
 from gda.config.sections import ValidateConfig
 from gda.errors import ConfigError
 from gda.gate.limits import RULES
-from gda.gate.verdict import apply_limits, judge, limit_of
+from gda.gate.verdict import apply_limits, assess, limit_of
 
 CONFIG = ValidateConfig(fid_max_ratio=6.0, min_label_agreement=0.8, min_class_agreement=0.5, min_coverage_ratio=0.3)
 
@@ -38,7 +38,7 @@ def sound() -> dict[str, Measure]:
 
 def test_sound_measures_pass_without_reasons() -> None:
     """The base of every test below: what is refused there is refused for the change alone."""
-    assert judge(sound(), CONFIG) == (True, ())
+    assert assess(sound(), CONFIG) == (True, ())
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -52,7 +52,7 @@ def test_every_metric_that_is_not_a_number_refuses(name: str, broken: object) ->
         del measures[name]
     else:
         measures[name] = measures[name].model_copy(update={"value": broken})
-    passed, reasons = judge(measures, CONFIG)
+    passed, reasons = assess(measures, CONFIG)
     assert not passed
     assert any(name in reason and "counts as failed" in reason for reason in reasons)
 
@@ -63,7 +63,7 @@ def test_only_what_small_sets_cannot_have_may_be_absent() -> None:
     within = ["coverage_worst_class", "recall_worst_class", "mean_distance_worst_class"]
     for name in within:
         del measures[name]
-    assert judge(measures, CONFIG) == (True, ())
+    assert assess(measures, CONFIG) == (True, ())
     assert [name for name, rule in RULES.items() if rule.optional] == within
 
 
@@ -73,7 +73,7 @@ def test_a_nan_end_of_an_interval_refuses(name: str, end: str) -> None:
     """The end is what is judged, so it must be a number too."""
     measures = sound()
     measures[name] = measures[name].model_copy(update={end: math.nan})
-    assert not judge(measures, CONFIG)[0]
+    assert not assess(measures, CONFIG)[0]
     assert apply_limits(measures, CONFIG)[name].passed is False
 
 
@@ -86,7 +86,7 @@ def test_a_missing_floor_refuses(name: str, floor: float | None) -> None:
     """A limit that is a multiple of nothing is no limit."""
     measures = sound()
     measures[name] = measures[name].model_copy(update={"floor": floor})
-    passed, reasons = judge(measures, CONFIG)
+    passed, reasons = assess(measures, CONFIG)
     assert not passed
     assert reasons == (f"{name} has no real-against-real floor to be judged by",)
 
@@ -117,15 +117,15 @@ RECALL = Measure(value=0.5, low=0.4, high=0.6, floor=0.8, n=350)
 def test_a_limit_on_any_metric_is_absolute_or_relative_to_the_floor(limit: dict[str, object], passed: bool, said: str) -> None:
     """What a user asks for beyond the rules is judged as the rules are, and shown."""
     measures, config = sound() | {"recall": RECALL}, limited(**limit)
-    assert judge(measures, config) == (passed, (said,) if said else ())
+    assert assess(measures, config) == (passed, (said,) if said else ())
     assert apply_limits(measures, config)["recall"].passed is passed
 
 
 def test_a_limit_that_cannot_be_judged_refuses() -> None:
     """On a metric that was not measured, or a multiple of a floor that is not known: never a pass."""
-    assert judge(sound(), limited(at_most=1.0)) == (False, ("could not be measured, which counts as failed: recall",))
+    assert assess(sound(), limited(at_most=1.0)) == (False, ("could not be measured, which counts as failed: recall",))
     unfloored = {"recall": RECALL.model_copy(update={"floor": None})}
-    passed, reasons = judge(sound() | unfloored, limited(at_most=9.0, of_floor=True))
+    passed, reasons = assess(sound() | unfloored, limited(at_most=9.0, of_floor=True))
     assert (passed, reasons) == (False, ("recall has no real-against-real floor to be judged by",))
 
 
@@ -133,11 +133,11 @@ def test_a_limit_of_a_metric_with_a_rule_adds_to_it() -> None:
     """A limit never loosens a rule, whichever of the two is kept."""
     lax = ValidateConfig.model_validate(CONFIG.model_dump() | {"limits": [{"metric": "fid", "at_most": 99.0}]}, strict=False)
     measures = sound() | {"fid": Measure(value=9.0, low=8.0, high=10.0, floor=1.0, n=350)}
-    assert not judge(measures, lax)[0]
+    assert not assess(measures, lax)[0]
     assert apply_limits(measures, lax)["fid"].limit == 6.0
     assert apply_limits(sound(), lax)["fid"].limit == 6.0
     strict = ValidateConfig.model_validate(CONFIG.model_dump() | {"limits": [{"metric": "fid", "at_most": 1.0}]}, strict=False)
-    assert not judge(sound(), strict)[0]
+    assert not assess(sound(), strict)[0]
     assert apply_limits(sound(), strict)["fid"].limit == 1.0
 
 
@@ -150,12 +150,12 @@ def test_a_limit_has_exactly_one_number(limit: dict[str, float]) -> None:
 
 def test_nothing_at_all_refuses() -> None:
     """An empty verdict is not a pass."""
-    assert not judge({}, CONFIG)[0]
+    assert not assess({}, CONFIG)[0]
 
 
 def test_a_reported_metric_that_broke_refuses() -> None:
     """KID has no limit, but a KID that could not be computed says that something is wrong."""
-    passed, reasons = judge(sound() | {"kid": Measure(value=None)}, CONFIG)
+    passed, reasons = assess(sound() | {"kid": Measure(value=None)}, CONFIG)
     assert not passed
     assert "kid" in reasons[0]
 
@@ -182,8 +182,8 @@ def test_a_reported_metric_that_broke_refuses() -> None:
 def test_the_limit_is_compared_with_the_right_end(name: str, good: dict[str, float], bad: dict[str, float]) -> None:
     """A set must be shown to be sound: the bad end decides; near matches refuse only when they are clearly above the real rate."""
     measures = sound()
-    assert judge(measures | {name: measures[name].model_copy(update=good)}, CONFIG)[0]
-    passed, reasons = judge(measures | {name: measures[name].model_copy(update=bad)}, CONFIG)
+    assert assess(measures | {name: measures[name].model_copy(update=good)}, CONFIG)[0]
+    passed, reasons = assess(measures | {name: measures[name].model_copy(update=bad)}, CONFIG)
     assert not passed
     assert len(reasons) == 1
 
@@ -199,7 +199,7 @@ def test_limits_and_outcomes_are_written_into_the_measures() -> None:
 def test_reasons_are_sentences_with_the_numbers() -> None:
     """A person must see what was found, what is accepted and what real images score."""
     measures = sound()
-    _, reasons = judge(measures | {"fid": Measure(value=9.0, low=8.0, high=10.0, floor=1.0, n=350)}, CONFIG)
+    _, reasons = assess(measures | {"fid": Measure(value=9.0, low=8.0, high=10.0, floor=1.0, n=350)}, CONFIG)
     assert reasons == ("FID is 9 (up to 10), above 6; real images against real ones score 1 at 350 a side",)
 
 
@@ -223,7 +223,7 @@ RELATIVE = ValidateConfig(fid_max_ratio=6.0, min_coverage_ratio=0.3)
 def test_agreement_of_labels_is_held_against_that_of_real_images(value: float, floor: float, chance: float, passed: bool) -> None:
     """A set as good as real images is accepted however hard these are to tell, and labels at random are refused however hard."""
     measured = Measure(value=value, low=value - 0.002, high=value + 0.002, floor=floor, chance=chance, n=100_000)
-    assert judge(sound() | {"label_agreement": measured}, RELATIVE)[0] is passed
+    assert assess(sound() | {"label_agreement": measured}, RELATIVE)[0] is passed
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_agreement_of_labels_is_held_against_that_of_real_images(value: float, f
 def test_a_class_is_held_against_its_own_real_images(value: float, floor: float, n: int, passed: bool) -> None:
     """A class that real images show to be hard is not refused for it, nor a small one for what chance makes of the worst of many."""
     measured = Measure(value=value, low=0.0, high=1.0, floor=floor, chance=0.1, n=n)
-    assert judge(sound() | {"label_agreement_worst_class": measured}, RELATIVE)[0] is passed
+    assert assess(sound() | {"label_agreement_worst_class": measured}, RELATIVE)[0] is passed
 
 
 def test_sound_sets_are_seldom_refused_for_the_worst_of_many_small_classes() -> None:
@@ -258,15 +258,15 @@ def test_sound_sets_are_seldom_refused_for_the_worst_of_many_small_classes() -> 
 def test_an_absolute_limit_of_labels_takes_the_place_of_the_ratio() -> None:
     """Files that state one mean what they meant, at any floor."""
     low = Measure(value=0.764, low=0.763, high=0.765, floor=0.764, chance=0.001, n=100_000)
-    passed, reasons = judge(sound() | {"label_agreement": low}, CONFIG)
+    passed, reasons = assess(sound() | {"label_agreement": low}, CONFIG)
     assert (passed, "at least 80.0% is needed" in reasons[0]) == (False, True)
-    assert judge(sound() | {"label_agreement": low.model_copy(update={"value": 0.81, "low": 0.8})}, CONFIG)[0]
+    assert assess(sound() | {"label_agreement": low.model_copy(update={"value": 0.81, "low": 0.8})}, CONFIG)[0]
 
 
 def test_classifiers_that_know_nothing_are_named() -> None:
     """The complaint is of the floor, not of the set."""
     blind = Measure(value=0.9, low=0.89, high=0.91, floor=0.1, chance=0.1, n=1000)
-    assert judge(sound() | {"label_agreement": blind}, RELATIVE)[1] == (
+    assert assess(sound() | {"label_agreement": blind}, RELATIVE)[1] == (
         "label_agreement: unseen real images reach 10.0%, no more than labels given at random, so labels cannot be judged",
     )
 
@@ -301,6 +301,6 @@ def test_a_floor_of_one_does_not_make_chance_impossible() -> None:
 def test_a_reason_names_the_class(name: str) -> None:
     """Whoever reads of the worst class must know which one it is; a verdict of an earlier version does not say."""
     collapsed = sound()[name].model_copy(update={"value": 0.04, "class_name": "seven"})
-    assert judge(sound() | {name: collapsed}, RELATIVE)[1][0].startswith("in seven, the class ")
+    assert assess(sound() | {name: collapsed}, RELATIVE)[1][0].startswith("in seven, the class ")
     unnamed = collapsed.model_copy(update={"class_name": None})
-    assert judge(sound() | {name: unnamed}, RELATIVE)[1][0].startswith("in the class ")
+    assert assess(sound() | {name: unnamed}, RELATIVE)[1][0].startswith("in the class ")

@@ -170,7 +170,7 @@ def test_a_line_has_everything() -> None:
     rows = training_rows(told(compared(mean=0.031, ci95=(0.02, 0.04))), PromoteConfig())
     assert [(row.training, row.notes) for row in rows] == [("standard", ("resnet18",)), ("vit", ("vit_tiny",))]
     assert rows[1].cells == ("75.0%", "78.1%", "+3.1 (+2.0 to +4.0)", "0.0078", "0.016", "none")
-    assert (rows[1].said, rows[1].holds) == ("holds", True)
+    assert (rows[1].verdict, rows[1].holds) == ("holds", True)
 
 
 HARM = ClassHarm(class_name="pear", change=-0.1, p_value=0.01)
@@ -194,10 +194,10 @@ HARM = ClassHarm(class_name="pear", change=-0.1, p_value=0.01)
         ({"p_holm": 0.05}, {}, "holds"),
     ],
 )
-def test_why_a_gain_does_not_hold(changes: dict[str, Any], promote: dict[str, Any], said: str) -> None:
+def test_why_a_gain_does_not_hold(changes: dict[str, Any], promote: dict[str, Any], verdict: str) -> None:
     """Protects each condition alone: what misses one does not hold, whatever the others, and the line says which."""
     row = row_of(compared(**changes), **promote)
-    assert (row.said, row.holds) == (said, said == "holds")
+    assert (row.verdict, row.holds) == (verdict, verdict == "holds")
 
 
 def test_a_control_with_fewer_seeds_is_a_mean_alone() -> None:

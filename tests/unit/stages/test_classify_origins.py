@@ -58,10 +58,10 @@ def test_soft_labels_of_the_set_are_trained(real: Path, tmp_path: Path) -> None:
     """Images that are wholly of the class they were drawn from, and keep 0.2 of the label's: soft, all is learned; hard, nothing."""
     top1 = {}
     for strength in (0.2, 1.0):
-        drawn = write_set(tmp_path / f"drawn-{strength}", "synthetic", {"train": 10}, mislabelled=("train",), strength=strength, seed=1)
+        generated = write_set(tmp_path / f"drawn-{strength}", "synthetic", {"train": 10}, mislabelled=("train",), strength=strength, seed=1)
         load_data.cache_clear()  # pixels, and so the digest, are equal
         out = tmp_path / f"zero-{strength}"
-        outcome = trained(config(), Arm.ZERO_SHOT, real, drawn, out)
+        outcome = trained(config(), Arm.ZERO_SHOT, real, generated, out)
         top1[strength] = read_document(outcome.output / "classifier.json", ClassifierCard).val_top1
         inputs = json.loads((out / "recipe.json").read_text())["inputs"]
         assert ("soft_labels" in inputs) == (strength < 1)
@@ -80,12 +80,12 @@ def test_other_shares_of_equal_images_make_a_classifier_stale(real: Path, tmp_pa
 
 def test_only_the_mixed_arm_depends_on_what_tells_origins_apart(real: Path, tmp_path: Path) -> None:
     """A new weight must retrain real+synthetic, and no arm, reference or tuning score that has one origin."""
-    drawn = write_set(tmp_path / "drawn", "synthetic", {"train": 10}, seed=1)
-    verdict = verdict_on(real, drawn, tmp_path / "verdict.json")
+    generated = write_set(tmp_path / "drawn", "synthetic", {"train": 10}, seed=1)
+    verdict = verdict_on(real, generated, tmp_path / "verdict.json")
     depends = {}
     for arm in (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG, Arm.SYNTHETIC, Arm.ZERO_SHOT, Arm.MIXED):
         found = {
-            make_request(config(**changes).classify, arm, real, drawn, verdict).recipe(0).digest
+            make_request(config(**changes).classify, arm, real, generated, verdict).recipe(0).digest
             for changes in ({}, {"synthetic_weight": 0.5}, {"auxiliary_batch_norm": True})
         }
         depends[arm] = len(found)
@@ -97,10 +97,10 @@ def test_only_the_mixed_arm_depends_on_what_tells_origins_apart(real: Path, tmp_
 
 def test_the_mixed_arm_is_published_as_a_plain_model(real: Path, tmp_path: Path) -> None:
     """Through the whole stage the settings change the weights, and timm gives the published logits from the directory alone."""
-    drawn = write_set(tmp_path / "drawn", "synthetic", {"train": 10}, seed=1)
+    generated = write_set(tmp_path / "drawn", "synthetic", {"train": 10}, seed=1)
     found = {}
     for name, changes in {"plain": {}, "weight": {"synthetic_weight": 0.5}, "both": APART}.items():
-        trained(config(**changes), Arm.MIXED, real, drawn, tmp_path / name)
+        trained(config(**changes), Arm.MIXED, real, generated, tmp_path / name)
         found[name] = load_file(tmp_path / name / "model.safetensors")
     assert found["plain"].keys() == found["both"].keys()
     assert len({tensors["fc.weight"].numpy().tobytes() for tensors in found.values()}) == 3
@@ -112,11 +112,11 @@ def test_the_mixed_arm_is_published_as_a_plain_model(real: Path, tmp_path: Path)
 
 def test_the_ratio_search_has_soft_labels_in_its_own_order(real: Path, tmp_path: Path) -> None:
     """It reorders the set: shares must go with their images, and its kept answers must know of them."""
-    drawn = write_set(tmp_path / "drawn", "synthetic", {"train": 10}, mislabelled=("train",), strength=0.2, seed=1)
+    generated = write_set(tmp_path / "drawn", "synthetic", {"train": 10}, mislabelled=("train",), strength=0.2, seed=1)
     hard = write_set(tmp_path / "hard", "synthetic", {"train": 10}, mislabelled=("train",), strength=1.0, seed=1)
 
     workspace = prepare(Recipe(stage="ratio", config={}), tmp_path / "out")
-    sets, plain = (_sets(_training(config()), real, path, workspace, most=20) for path in (drawn, hard))
+    sets, plain = (_sets(_training(config()), real, path, workspace, most=20) for path in (generated, hard))
     colour = {0: "red", 1: "green", 2: "blue"}
     shown = [colour[int(image.float().mean((1, 2)).argmax())] for image in sets.synthetic.images]
     assert sets.synthetic.second is not None

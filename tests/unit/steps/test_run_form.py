@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gda.config.arm import ARMS
 from gda.config.load import Config, load_config, parse_config
 from gda.errors import ConfigError
-from gda.flow import BESIDE, GRAPH
+from gda.flow import EXTRA_NODES, GRAPH
 from gda.steps.form import FORM, classifier_runs, filled_in, split_up, step_settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -81,8 +81,8 @@ def test_seeds_that_the_form_cannot_say_are_refused() -> None:
 def test_every_node_is_told_its_sections() -> None:
     """Settings by the names of the flow's nodes, each valid JSON."""
     told = step_settings(Config())
-    assert list(told) == [node.name for node in (*GRAPH, *BESIDE)]
-    for node in (*GRAPH, *BESIDE):
+    assert list(told) == [node.name for node in (*GRAPH, *EXTRA_NODES)]
+    for node in (*GRAPH, *EXTRA_NODES):
         assert set(json.loads(told[node.name])) == {name.partition(".")[0] for name in node.sections}
 
 

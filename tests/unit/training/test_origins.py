@@ -177,8 +177,10 @@ def test_the_blend_says_what_is_in_an_image(kind: dict[str, float]) -> None:
 def test_weights_and_soft_labels_are_mixed_like_the_images() -> None:
     """With real images of class 0 and synthetic ones that keep a quarter of class 1, each target tells its weight."""
     real = replace(coloured(15, 0.5), labels=torch.zeros(15, dtype=torch.int64))
-    drawn = replace(synthetic(), labels=torch.ones(15, dtype=torch.int64), second=torch.full((15,), 2), first_share=torch.full((15,), 0.25))
-    run = a_run([real, drawn], synthetic_weight=3.0, mixup=1.0, label_smoothing=0.0)
+    generated = replace(
+        synthetic(), labels=torch.ones(15, dtype=torch.int64), second=torch.full((15,), 2), first_share=torch.full((15,), 0.25)
+    )
+    run = a_run([real, generated], synthetic_weight=3.0, mixup=1.0, label_smoothing=0.0)
     between = False
     for _ in range(6):
         _, (targets, weights) = run._batch()
@@ -223,8 +225,8 @@ def test_auxiliary_norms_see_synthetic_images_alone() -> None:
     inputs, _ = copy.deepcopy(run)._batch()
     assert run.norms is not None
     found = run.norms.logits(run.model, inputs)
-    real, drawn = copy.deepcopy(by_hand)(inputs[:4]), by_hand(inputs[4:])
-    torch.testing.assert_close(found, torch.cat([real, drawn]))
+    real, generated = copy.deepcopy(by_hand)(inputs[:4]), by_hand(inputs[4:])
+    torch.testing.assert_close(found, torch.cat([real, generated]))
     kept = run.norms.state()
     for name, value in norms_of(by_hand).items():
         torch.testing.assert_close(kept[name], value)
@@ -329,14 +331,14 @@ def test_a_checkpoint_knows_shares_and_origins(tmp_path: Path) -> None:
         train_classifier(sources, recipe, num_classes=3, seed=0, checkpoint=tmp_path, checkpoint_every=5)
 
     go_on(pair(soft=True))
-    real, drawn = pair(soft=True)
-    assert drawn.first_share is not None
+    real, generated = pair(soft=True)
+    assert generated.first_share is not None
     with pytest.raises(UsageError, match="belongs to another"):
         go_on(pair())
     with pytest.raises(UsageError, match="belongs to another"):
-        go_on([real, replace(drawn, first_share=torch.where(drawn.first_share < 1, 0.9, 1.0))])
+        go_on([real, replace(generated, first_share=torch.where(generated.first_share < 1, 0.9, 1.0))])
     with pytest.raises(UsageError, match="belongs to another"):
-        go_on([replace(real, synthetic=True), replace(drawn, synthetic=False)])
+        go_on([replace(real, synthetic=True), replace(generated, synthetic=False)])
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -363,9 +365,9 @@ def test_auxiliary_norms_need_norms_and_images() -> None:
     apart = {"auxiliary_batch_norm": True}
     with pytest.raises(ConfigError, match=r"classify\.auxiliary_batch_norm: test_vit has no batch norm; leave it off"):
         train_classifier(pair(), replace(NO_NORM, **apart), num_classes=3, seed=0)
-    real, drawn = pair()
+    real, generated = pair()
     with pytest.raises(ConfigError, match=r"a batch has 7 real and 1 synthetic images.*use a larger classify\.batch_size"):
-        train_classifier([replace(real, share=0.9), replace(drawn, share=0.1)], replace(TINY, **apart), num_classes=3, seed=0)
+        train_classifier([replace(real, share=0.9), replace(generated, share=0.1)], replace(TINY, **apart), num_classes=3, seed=0)
 
 
 @pytest.mark.parametrize(

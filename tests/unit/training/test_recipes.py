@@ -174,7 +174,7 @@ def test_global_generators_are_given_back() -> None:
     policy = RandAugmentPolicy("rand-m9-mstd0.5-inc1", image_size=16, mean=(0.5, 0.5, 0.5))
     mixing = Mixing(mixup=0.2, cutmix=1.0, label_smoothing=0.0, num_classes=4)
 
-    def drawn(seed: int) -> list[Tensor]:
+    def generated(seed: int) -> list[Tensor]:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -184,7 +184,7 @@ def test_global_generators_are_given_back() -> None:
         assert before == (random.getstate(), np.random.get_state()[1].tobytes(), torch.random.get_rng_state().tolist())
         return found
 
-    assert all(torch.equal(a, b) for a, b in zip(drawn(0), drawn(1), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(generated(0), generated(1), strict=True))
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
