@@ -145,13 +145,13 @@ class Run:
         source = {"generator": generator, "tuning": tuning, "resources": "none"} | known
         workers = self.call(plan_sampling, settings=told["sample"], num_workers=2, **known)
         drawn = [self.call(sample_shards, worker=worker, settings=told["sample"], **source) for worker in workers]
-        base = {"generator": "", "tuning": base_tuning, "drawn": [], "resources": "none"} | known
+        base = {"generator": "", "tuning": base_tuning, "shards": [], "resources": "none"} | known
         return {
             "generator": generator,
             "tuning": tuning,
-            "synthetic": self.call(sample, step="sample", settings=told["sample"], drawn=drawn, **source),
+            "synthetic": self.call(sample, step="sample", settings=told["sample"], shards=drawn, **source),
             "zero_shot": self.call(sample, step="sample_zero_shot", settings=told["sample_zero_shot"], **base),
-            "img2img": self.call(sample, step="sample_img2img", settings=told["sample_img2img"], drawn=[], **source),
+            "img2img": self.call(sample, step="sample_img2img", settings=told["sample_img2img"], shards=[], **source),
         }
 
     def judged(self, told: dict[str, str], have: dict[str, str]) -> Any:
