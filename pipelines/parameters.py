@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gda.config.renamed import PARAMETERS
 from gda.errors import UsageError
 
 # The server keeps no more than this of a run's parameters, in bytes of JSON.
@@ -35,6 +36,8 @@ def read_parameters(given: Sequence[str], file: Path | None, spec: Mapping[str, 
             raise UsageError(f"--param {item}: accepted: NAME=VALUE")
         values[name] = text if wanted.get(name, {}).get("parameterType") == "STRING" else _parsed(name, text)
     for name, value in values.items():
+        if (new := PARAMETERS.get(name)) in wanted and name not in wanted:
+            raise UsageError(f"parameter {name}: is now {new}")
         if name not in wanted:
             raise UsageError(f"parameter {name}: there is none; accepted: {', '.join(sorted(wanted))}")
         _require_type(name, value, wanted[name]["parameterType"])

@@ -15,6 +15,7 @@ from gda.artifacts.outcome import Outcome
 from gda.bookkeeping import at_work, log_kept, note, prepare_process
 from gda.cli.stage_commands import build_parser
 from gda.config.load import Config, load_config
+from gda.config.renamed import renamed_flag
 from gda.errors import ConfigError, GdaError, TryAgainError
 from gda.io.publish import work_root, write_bytes
 from gda.runtime.disks import storage_problem
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         prepare_process()
         parser = build_parser()
+        if (renamed := renamed_flag(sys.argv[1:] if argv is None else argv)) is not None:
+            parser.error(renamed)
         args = parser.parse_args(argv)
     except KeyboardInterrupt:
         return _interrupted()

@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from gda.config.load import dump_config, load_config
-from gda.errors import DataError, UsageError
-from gda.runtime.reading import read_json
+from gda.config.load import dump_config, load_config, parse_config
+from gda.errors import ConfigError, DataError, UsageError
+from gda.runtime.reading import YAML_LIMIT, parse_yaml, read_json, read_text
 
 
 def add_commands(commands: Any) -> None:
@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
     ema.add_argument("--force", action="store_true", help="write it even where the snapshots are too sparse for this width and step")
     lineage = _add(commands, "lineage", "what an output was made from, back to the images", _lineage, ("directory", Path, None))
     lineage.add_argument("--json", action="store_true")
-    config = _add(commands, "config", "configuration tools", _config, ("action", str, None))
+    config = _add(commands, "config", "show the configuration, or convert an old params.yaml", _config, ("action", str, None))
     config.add_argument("--params", type=Path, metavar="FILE")
     config.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     _add(commands, "recipes", "the training recipes that classify.recipe takes, with their sources", _recipes)
@@ -52,7 +52,7 @@ def _add(
     if positional is not None:
         argument, kind, count = positional
         if argument == "action":
-            parser.add_argument(argument, choices=("show",))
+            parser.add_argument(argument, choices=("show", "convert"))
         else:
             parser.add_argument(argument, type=kind, nargs=count)
     return parser
@@ -136,8 +136,26 @@ def _config(args: argparse.Namespace) -> int:
 
     default = Path("params.yaml")
     params = args.params or (default if default.exists() else None)
+    if args.action == "convert":
+        return _convert(params, args.set)
     yaml = YAML()
     yaml.dump(dump_config(load_config(params, tuple(args.set))), sys.stdout)
+    return 0
+
+
+def _convert(params: Path | None, overrides: list[str]) -> int:
+    """Rewrite a params.yaml with the names of this version; a file that is not valid afterwards stays as it is."""
+    from gda.config.renamed import convert
+    from gda.io.publish import write_bytes
+
+    if params is None or overrides:
+        raise UsageError("gda config convert rewrites one file: give --params FILE, and no --set")
+    parse_yaml(old := read_text(params, limit=YAML_LIMIT, error=ConfigError), params, error=ConfigError)
+    new, changes = convert(old, where=str(params))
+    parse_config(parse_yaml(new, params, error=ConfigError) or {}, where=str(params))
+    if changes:
+        write_bytes(params, new.encode())
+    print("\n".join([f"config: {params}: {change}" for change in changes] or [f"config: {params} has no old names"]))
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from gda.config.renamed import refuse_renamed
 from gda.config.sections import (
     ClassifyConfig,
     EvaluateConfig,
@@ -64,6 +65,7 @@ def load_config(params: Path | None = None, overrides: tuple[str, ...] = ()) -> 
 def parse_config(content: dict[str, Any], *, where: str) -> Config:
     """Validate a nested dictionary; `where` is named in the error."""
     _require_finite(content, where)
+    refuse_renamed(content, where=where)
     try:
         text = json.dumps(content)
     except (TypeError, ValueError) as error:  # a date, a set, a key that is no text
