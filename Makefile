@@ -15,7 +15,7 @@ OTHER_KERNELS := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 FUZZ_INPUTS ?= 5000
 KILLS ?= 500
 
-.PHONY: help demo fuzz kills nightly controls kfp-local image image-test manifests test test-kernels test-servers check format install report ui clean gpu-test lock
+.PHONY: help demo fuzz kills nightly controls kfp-local image image-test manifests test test-kernels test-servers check docs format install ui clean lock
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
@@ -26,6 +26,7 @@ help:
 	@echo "make fuzz     read $(FUZZ_INPUTS) mutated files of each format that a user can hand in"
 	@echo "make kills    kill every command of the job $(KILLS) times in all, and compare what it leaves; goes on where it ended"
 	@echo "make controls take out every safeguard that docs/reliability.md names, one by one: a named test must fail"
+	@echo "make docs     build the manual as a site into build/site"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
 	@echo "make kfp-local run the job as the pipeline that a cluster runs, on this machine"
 	@echo "make manifests render what a cluster needs beside Kubeflow, with kustomize or kubectl"
@@ -68,10 +69,12 @@ check: $(STAMP)
 	ruff format --check .
 	ruff check .
 	mypy gda components pipelines manifests
+	mypy docs/site
 	lint-imports
 	$(BIN)/python -m gda.flow | diff - dvc.yaml
 	$(BIN)/python -m pipelines compile --check
 	$(BIN)/python -m pipelines lint pipelines/compiled/*.yaml
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
 	$(BIN)/python -m manifests.render --check
 	for whole in base local; do $(BIN)/python -m manifests.check manifests/rendered/$$whole.yaml pipelines/compiled/*.manifest.yaml || exit 1; done
 	$(BIN)/python -m manifests.check manifests/rendered/standalone.yaml
@@ -110,6 +113,11 @@ controls: $(STAMP)
 format: $(STAMP)
 	ruff format .
 	ruff check --fix .
+
+# Reference pages are made from the code; a dead link ends the build.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo "open build/site/index.html"
 
 ui: $(STAMP)
 	mlflow ui --backend-store-uri sqlite:///mlflow.db

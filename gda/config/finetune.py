@@ -43,7 +43,7 @@ class FinetuneConfig(Section):
         "cosine", description="course after the warm-up; cosine ends at 2%, linear at 0"
     )
     warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.01, ge=0.0, le=10.0)
+    weight_decay: float = Field(0.01, ge=0.0, le=10.0, description="decoupled weight decay of the optimizer")
     max_grad_norm: float = Field(1.0, gt=0.0, description="gradient norm is clipped to this")
     snr_gamma: float | None = Field(None, gt=0.0, description="min-SNR weighting, commonly 5; null weighs noise levels alike")
     ema_decay: float = Field(0.99, ge=0.0, lt=1.0, description="decay of averaged weights, per step")
