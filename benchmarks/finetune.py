@@ -1,4 +1,4 @@
-"""Images a second of gda's fine-tuning loop against the loop of diffusers' `train_text_to_image.py` example, on the same small model.
+"""Images per second of gda's fine-tuning loop against the loop of diffusers' `train_text_to_image.py` example, on the same small model.
 
 python benchmarks/finetune.py --out finetune.json
 python benchmarks/finetune.py --device cuda --sd15 --out finetune-sd15.json     (written without a GPU at hand: not yet run)
@@ -110,7 +110,7 @@ class _ClockedLoop(_Loop):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one step of the peer is given, on the device: pixels in [-1, 1], token ids and the random numbers that gda draws there."""
+    """What one step of the peer is given, on the device: pixels in [-1, 1], token ids and the random numbers that gda samples there."""
 
     pixels: torch.Tensor
     ids: torch.Tensor
@@ -200,22 +200,22 @@ def make_job(base: Path, work: Path, setting: Setting) -> StageJob:
 
 
 def make_batches(peer: Peer, job: StageJob, setting: Setting) -> list[Batch]:
-    """What the steps of our loop see and draw, in its order of drawing, ready on the device."""
+    """What the steps of our loop see and sample, in its order of sampling, ready on the device."""
     order = Order(job.labels, seed=job.seed)
     shape = (4, setting.image_size // 8, setting.image_size // 8)
     batches = []
     for step in range(setting.steps):
         chosen = order.indices(step * setting.batch_size, setting.batch_size)
-        draws = step_streams(job.seed, job.stage, step, slice(0, setting.batch_size), setting.device)
-        dropped = (draws.uniform() < setting.prompt_dropout).tolist()
-        said = ["" if drop else job.prompts[i] for i, drop in zip(chosen.tolist(), dropped)]
+        streams = step_streams(job.seed, job.stage, step, slice(0, setting.batch_size), setting.device)
+        dropped = (streams.uniform() < setting.prompt_dropout).tolist()
+        prompts = ["" if drop else job.prompts[i] for i, drop in zip(chosen.tolist(), dropped)]
         batches.append(
             Batch(
                 pixels=unit(job.source.images[chosen]).to(setting.device),
-                ids=peer.tokenizer(said, padding="max_length", max_length=77, return_tensors="pt").input_ids.to(setting.device),
-                latent_noise=draws.normal(*shape),
-                times=draws.integers(int(peer.schedule.config.num_train_timesteps)),
-                noise=draws.normal(*shape),
+                ids=peer.tokenizer(prompts, padding="max_length", max_length=77, return_tensors="pt").input_ids.to(setting.device),
+                latent_noise=streams.normal(*shape),
+                times=streams.integers(int(peer.schedule.config.num_train_timesteps)),
+                noise=streams.normal(*shape),
             )
         )
     return batches
@@ -266,9 +266,9 @@ def count_flops(base: Path, job: StageJob, setting: Setting) -> Flops:
     peer = Peer(base, setting)
     peer.start()
     batch = make_batches(peer, job, replace(setting, steps=1))[0]
-    with FlopCounterMode(display=False) as theirs:
+    with FlopCounterMode(display=False) as peer_flops:
         peer.step(batch)
-    return Flops(peer_step=theirs.get_total_flops(), our_step=ours.get_total_flops(), our_preparation=preparation.get_total_flops())
+    return Flops(peer_step=peer_flops.get_total_flops(), our_step=ours.get_total_flops(), our_preparation=preparation.get_total_flops())
 
 
 def matmul_rate(setting: Setting) -> float:
@@ -322,21 +322,21 @@ def measure(setting: Setting, repetitions: int, say: Callable[[str], None]) -> d
 def summarise(setting: Setting, flops: Flops, rates: list[float], ours: list[Timing], peers: list[Timing]) -> dict[str, Any]:
     """Ratios of medians; `lowest_ratio` is that of the worst pair of neighbouring runs."""
     images, steps, peak = setting.steps * setting.batch_size, setting.steps, max(rates)
-    mine, theirs = statistics.median(run.seconds for run in ours), statistics.median(run.seconds for run in peers)
+    our_seconds, peer_seconds = statistics.median(run.seconds for run in ours), statistics.median(run.seconds for run in peers)
     return {
-        "our_images_per_second": images / mine,
+        "our_images_per_second": images / our_seconds,
         "our_images_per_second_lowest": images / max(run.seconds for run in ours),
-        "peer_images_per_second": images / theirs,
+        "peer_images_per_second": images / peer_seconds,
         "peer_images_per_second_lowest": images / max(run.seconds for run in peers),
-        "ratio": theirs / mine,
+        "ratio": peer_seconds / our_seconds,
         "cpu_time_ratio": statistics.median(run.cpu_seconds for run in peers) / statistics.median(run.cpu_seconds for run in ours),
         "lowest_ratio": min(b.seconds / a.seconds for a, b in zip(ours, peers)),
         "flop_bound": flops.bound(steps),
-        "ratio_over_bound": theirs / mine / flops.bound(steps),
+        "ratio_over_bound": peer_seconds / our_seconds / flops.bound(steps),
         "largest_loss_difference": _largest_difference(ours, peers),
         "our_preparation_share": statistics.median(run.preparing / run.seconds for run in ours),
-        "our_share_of_matmul_rate": flops.our_total(steps) / mine / peak,
-        "peer_share_of_matmul_rate": flops.peer_step * steps / theirs / peak,
+        "our_share_of_matmul_rate": flops.our_total(steps) / our_seconds / peak,
+        "peer_share_of_matmul_rate": flops.peer_step * steps / peer_seconds / peak,
         "our_peak_gib": _gib(ours),
         "peer_peak_gib": _gib(peers),
     }

@@ -2,7 +2,7 @@
 
 Two arms are right about an image when its ease, what the arm adds to it, what the seed adds, what the synthetic set adds and noise are
 above zero together (a probit model); a gain shifts one of them. Per row and repetition: does the interval hold the true gain, and would
-the gate open (interval above zero and sign flips, both at the level of a first look)? Beside it the plain test of two factors, a t test
+the gate open (interval above zero and sign flips, both at the level of a first look)? Next to it the plain test of two factors, a t test
 with Satterthwaite's degrees of freedom and sign flips at 0.05, on the same simulated comparisons.
 
     python benchmarks/gate_rates.py            # every row, minutes
@@ -67,10 +67,10 @@ class Rates:
     plain_covered: float
 
 
-def judged(world: ProcessGroup, rng: np.random.Generator, *, looks: int = 1) -> tuple[bool, float, bool, bool, bool]:
+def opens(world: ProcessGroup, rng: np.random.Generator, *, looks: int = 1) -> tuple[bool, float, bool, bool, bool]:
     """One comparison: covered, half width, opened by the gate, by the plain test, and covered by the plain test's interval.
 
-    With several `looks` a run that fails goes on with as many seeds more, on the same images, and is judged again.
+    With several `looks` a run that fails goes on with as many seeds more, on the same images, and is assessed again.
     """
     table = world.sample(rng)
     step = world.seeds // looks
@@ -109,7 +109,7 @@ def plain_interval(table: np.ndarray) -> tuple[float, float]:
 def rates(world: ProcessGroup, *, looks: int = 1, seed: int = 0) -> Rates:
     """Rates of a world over its repetitions."""
     rng = np.random.default_rng([seed, world.seeds, world.images])
-    found = np.array([judged(world, rng, looks=looks) for _ in range(world.repeats)], dtype=np.float64)
+    found = np.array([opens(world, rng, looks=looks) for _ in range(world.repeats)], dtype=np.float64)
     covered, half, opened, plain, plain_covered = found.mean(axis=0)
     return Rates(covered=covered, half=100 * half, opened=opened, plain=plain, plain_covered=plain_covered)
 
@@ -143,7 +143,7 @@ def rows() -> list[Row]:
 
 
 def main() -> None:
-    """Print the rows asked for as a table."""
+    """Print the rows requested as a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", type=int, nargs="*", help="numbers of rows; all by default")
     wanted = parser.parse_args().row

@@ -1,7 +1,7 @@
 """How often a class is named as harmed that is not, and how many harmed ones are named: simulated classes whose truth is known.
 
 Two arms are right about an image when the ease of its class and its own, what the arm adds to it, what a seed adds to its class and noise
-are above zero together (a probit model); in harmed classes one arm is shifted. Beside the gate's procedure stands the one before it: Holm's
+are above zero together (a probit model); in harmed classes one arm is shifted. The gate is compared with the procedure before it, Holm's
 correction of the larger p-value of a two-sided two-way t test and McNemar's exact test, a class for itself.
 
     python benchmarks/harm_rates.py            # every row, minutes
@@ -76,7 +76,7 @@ def named_before(differences: np.ndarray, labels: np.ndarray, classes: int) -> n
 
 
 def main() -> None:
-    """Print the rows asked for as a table."""
+    """Print the rows requested as a table."""
     many, some, few = (
         {"classes": 1000, "images": 50, "repeats": 40},
         {"classes": 100, "images": 100},

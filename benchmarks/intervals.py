@@ -1,7 +1,7 @@
 """How often the intervals of validation hold what they bracket, by the sizes of both sets: of new sets of the same sources.
 
-Sets are drawn at random from two sources, compared as `gda validate` does, and the interval is held against the mean that fresh pairs of
-sets of that n score. Features have 64 dimensions, as those of `glyph`, with a spectrum that falls as theirs does, and are skewed. Run by
+Sets are sampled at random from two sources, compared as `gda validate` does, and the interval is held against the mean that fresh pairs of
+sets of that n score. Features have 64 dimensions, like `glyph`'s, with a spectrum that falls alike, and are skewed. Run by
 hand: `python benchmarks/intervals.py` (about half an hour on one core); `docs/validation.md` has the figures.
 """
 
@@ -17,7 +17,7 @@ SIZES = ((100, 800), (100, 200), (200, 200), (1000, 200), (350, 700))
 NAMES = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
 
 
-def draw(rng: np.random.Generator, n: int, *, shift: float = 0.0, scale: float = 1.0) -> Images:
+def sample(rng: np.random.Generator, n: int, *, shift: float = 0.0, scale: float = 1.0) -> Images:
     """Features float64 [n, 64]: gamma variables, dependent, the k-th with a standard deviation of k^-0.75."""
     factors = (rng.gamma(2.0, size=(n, DIMENSIONS)) - 2.0) / np.sqrt(2.0) * np.arange(1, DIMENSIONS + 1) ** -0.75
     mixing = np.linalg.qr(np.random.default_rng(0).normal(size=(DIMENSIONS, DIMENSIONS)))[0]
@@ -27,11 +27,11 @@ def draw(rng: np.random.Generator, n: int, *, shift: float = 0.0, scale: float =
 def coverage(synthetic: int, real: int, *, shift: float, scale: float, sets: int, seed: int = 0) -> dict[str, float]:
     """Share of `sets` pairs of sets whose interval holds the mean score of ten times as many fresh pairs at the same n."""
     rng, n = np.random.default_rng(seed), min(synthetic, real // 2)
-    fresh = [measured_once(draw(rng, n, shift=shift, scale=scale), draw(rng, n)) for _ in range(10 * sets)]
+    fresh = [measured_once(sample(rng, n, shift=shift, scale=scale), sample(rng, n)) for _ in range(10 * sets)]
     truth = {name: np.mean([each[name] for each in fresh]) for name in NAMES}
     held = dict.fromkeys(NAMES, 0)
     for number in range(sets):
-        found = compare(draw(rng, synthetic, shift=shift, scale=scale), draw(rng, real), seed=number)
+        found = compare(sample(rng, synthetic, shift=shift, scale=scale), sample(rng, real), seed=number)
         for name in NAMES:
             held[name] += found[name].estimate.low <= truth[name] <= found[name].estimate.high
     return {name: held[name] / sets for name in NAMES}

@@ -1,7 +1,7 @@
 """Dose-response of the copy check: a tiny generator trained far too long, on pictures repeated 1, 10 and 100 times.
 
 Every training set has as many rows and every generator as many updates, so that only the repetition differs: 600 rows are 600, 60 or 6
-digits. Reported are the share of drawn images that the check flags, and how far the drawn images are from the digit that they were
+digits. Reported are the share of sampled images that the check flags, and how far the sampled images are from the digit that they were
 flagged for. Run by hand: `python benchmarks/memorisation.py` (minutes on two cores); `benchmarks/README.md` has the figures.
 """
 
@@ -22,7 +22,7 @@ from gda.gate.checks.leaks import sketches_of
 SIDE = 16
 ROWS = 600
 DOSES = (1, 10, 100)
-LEVELS = 40  # noise levels that a drawing passes through
+LEVELS = 40  # noise levels that an image passes through
 
 
 class Denoiser(nn.Module):
@@ -67,7 +67,7 @@ def train(images: torch.Tensor, *, updates: int, width: int, seed: int) -> Denoi
 
 
 @torch.inference_mode()
-def draw(model: Denoiser, count: int, *, seed: int) -> torch.Tensor:
+def sample(model: Denoiser, count: int, *, seed: int) -> torch.Tensor:
     """uint8 [count, 3, 16, 16] by DDIM steps from noise."""
     state = torch.randn(count, SIDE * SIDE, generator=torch.Generator().manual_seed(seed))
     levels = torch.linspace(1, 0, LEVELS + 1)
@@ -89,11 +89,11 @@ def pictures() -> torch.Tensor:
     return F.interpolate(whole, (SIDE, SIDE), mode="bilinear", antialias=True).round().to(torch.uint8)
 
 
-def check(drawn: torch.Tensor, holdout: torch.Tensor, rows: torch.Tensor) -> CopyCheck:
+def check(sampled: torch.Tensor, holdout: torch.Tensor, rows: torch.Tensor) -> CopyCheck:
     """The copy check as validation makes it: against the training pictures, each once."""
     kept = rows[distinct(sketches_of(rows))]
     glyph = get_extractor("glyph").features
-    parts = {"synthetic": drawn, "holdout": holdout, "train": kept}
+    parts = {"synthetic": sampled, "holdout": holdout, "train": kept}
     features = feature_space("features", **{name: glyph(images) for name, images in parts.items()})
     return check_copies([aligned_space(**parts), features], quantile=0.01)
 
@@ -101,13 +101,13 @@ def check(drawn: torch.Tensor, holdout: torch.Tensor, rows: torch.Tensor) -> Cop
 def flagged_by_dose(
     *, rows: int, doses: tuple[int, ...], updates: int, width: int, count: int, held: int, seed: int
 ) -> dict[int, tuple[float, float]]:
-    """Share of drawn and of held-out pictures that are flagged, by how often each training picture is repeated."""
+    """Share of sampled and of held-out pictures that are flagged, by how often each training picture is repeated."""
     source, found = pictures(), {}
     holdout = source[-held:]
     for dose in doses:
         repeated = source[: rows // dose].repeat(dose, 1, 1, 1)
         model = train(repeated, updates=updates, width=width, seed=seed)
-        result = check(draw(model, count, seed=seed + 1), holdout, repeated)
+        result = check(sample(model, count, seed=seed + 1), holdout, repeated)
         found[dose] = (float(result.flagged.mean()), float(result.holdout_flagged.mean()))
     return found
 

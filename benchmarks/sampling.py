@@ -1,9 +1,9 @@
-"""Images a second of `gda sample` against loops over a diffusers pipeline, on the same model, steps and noise.
+"""Images per second of `gda sample` against loops over a diffusers pipeline, on the same model, steps and noise.
 
 python benchmarks/sampling.py --out sampling.json
 python benchmarks/sampling.py --device cuda --sd15 --out sampling-sd15.json
 
-Peers: the pipeline called once a prompt, each image saved as PNG, and the same in batches. Ours draws whole shards as the stage does:
+Peers: the pipeline called once per prompt, each image saved as PNG, and the same in batches. Ours samples whole shards as the stage does:
 encoded, hashed, written with metadata, synced and committed. All use one thread, the same scheduler and one generator an image, so that
 images can be compared one by one. Compilation happens before the clock and is reported apart.
 """
@@ -63,7 +63,7 @@ SPEEDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is drawn: `num_images` in batches; widths of Stable Diffusion 1.5 are divided by `width_divisor`."""
+    """What is sampled: `num_images` in batches; widths of Stable Diffusion 1.5 are divided by `width_divisor`."""
 
     width_divisor: int
     image_size: int
@@ -84,7 +84,7 @@ class ProcessGroup:
     context: SamplingContext
 
     def at(self, folder: Path, speed: Speed) -> list[ShardJob]:
-        """The plan's shards, to be drawn into `folder` at `speed`."""
+        """The plan's shards, to be sampled into `folder` at `speed`."""
         (folder / "out").mkdir(parents=True)
         shared = replace(self.context, folder=folder / "out", speed=speed)
         return [ShardJob(context=shared, shard=shard) for shard in self.plan.shards]
@@ -123,28 +123,28 @@ class Peer:
         self._setting = setting
         self._images = [image for shard in world.plan.shards for image in shard.images]
 
-    def draw(self, folder: Path, *, batch_size: int) -> None:
+    def sample(self, folder: Path, *, batch_size: int) -> None:
         """Every image of the plan as a PNG file."""
         folder.mkdir()
         for start in range(0, len(self._images), batch_size):
             batch = self._images[start : start + batch_size]
-            drawn = self._pipeline(
+            sampled = self._pipeline(
                 [CLASSES[image.label] for image in batch],
                 guidance_scale=self._setting.guidance_scale,
                 num_inference_steps=self._setting.num_inference_steps,
                 generator=[torch.Generator().manual_seed(image.seed) for image in batch],
             ).images
-            for image, picture in zip(batch, drawn, strict=True):
+            for image, picture in zip(batch, sampled, strict=True):
                 picture.save(folder / f"{image.key}.png")
 
 
 def ours(jobs: list[ShardJob], *, workers: int = 1) -> None:
-    """All shards, drawn and committed."""
+    """All shards, sampled and committed."""
     run_parallel(sample_shard, jobs, workers=workers)
 
 
 def thrown_away(jobs: list[ShardJob]) -> None:
-    """All batches drawn, none kept."""
+    """All batches sampled, none kept."""
     for job in jobs:
         for batch in job.shard.batches:
             resample_batch(job.context, batch)
@@ -173,7 +173,7 @@ def compare(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> dict[str,
 
 
 def measure(setting: Setting, repetitions: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Interleaved runs of every way to draw, after one of each that is not counted; see the module."""
+    """Interleaved runs of every way to sample, after one of each that is not counted; see the module."""
     torch.set_num_threads(1)
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -186,13 +186,13 @@ def measure(setting: Setting, repetitions: int, say: Callable[[str], None]) -> d
             place = folder / f"run{repetition}"
             place.mkdir()
             for kind, size in (("one prompt at a time", 1), ("batches", setting.batch_size)):
-                runs.setdefault(kind, []).append(clocked(lambda f=place / kind, n=size: peer.draw(f, batch_size=n), setting.device))
+                runs.setdefault(kind, []).append(clocked(lambda f=place / kind, n=size: peer.sample(f, batch_size=n), setting.device))
             for kind, speed in speeds.items():
-                sample_shards._sampler_of = lambda _drawing, k=kind: kept[k]  # loaded and compiled before the clock starts
+                sample_shards._sampler_of = lambda _context, k=kind: kept[k]  # loaded and compiled before the clock starts
                 jobs = world.at(place / f"ours {kind}", speed)
                 runs.setdefault(kind, []).append(clocked(lambda j=jobs: ours(j), setting.device))
                 first.setdefault(kind, pictures(jobs))
-            sample_shards._sampler_of = lambda _drawing: kept["fp32"]
+            sample_shards._sampler_of = lambda _context: kept["fp32"]
             runs.setdefault("thrown away", []).append(clocked(lambda j=jobs: thrown_away(j), setting.device))
             if setting.device == "cpu":
                 pair = world.at(place / "two workers", Speed())
@@ -208,7 +208,7 @@ def measure(setting: Setting, repetitions: int, say: Callable[[str], None]) -> d
 
 
 def estimate_flops(world: ProcessGroup, setting: Setting) -> float | None:
-    """FLOPs an image; the model's folder is gone by then, so it is asked again."""
+    """FLOPs an image; the model's folder is gone by then, so it is requested again."""
     with TemporaryDirectory() as name:
         base = build_sd15(Path(name) / "base", width_divisor=setting.width_divisor, image_size=setting.image_size)
         return float(estimate_cost(str(base), world.context.settings, world.plan).flops_per_image)
@@ -224,7 +224,7 @@ def _samplers(
         shared = replace(world.context, speed=speed, folder=folder)
         sample_shards._sampler.cache_clear()
         kept[kind] = original(shared)
-        sample_shards._sampler_of = lambda _drawing, k=kind: kept[k]
+        sample_shards._sampler_of = lambda _context, k=kind: kept[k]
         seconds[kind] = clocked(lambda s=shared: resample_batch(s, world.plan.shards[0].batches[0]), setting.device)["wall"]
         sample_shards._sampler_of = original
         say(f"{kind}: first batch {seconds[kind]:.1f} s")
@@ -263,18 +263,18 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
-def _ratio(theirs: list[float], ours: list[float]) -> float:
-    return statistics.median(theirs) / max(statistics.median(ours), 1e-9)
+def _ratio(peer: list[float], ours: list[float]) -> float:
+    return statistics.median(peer) / max(statistics.median(ours), 1e-9)
 
 
 def memory(setting: Setting, say: Callable[[str], None]) -> dict[int, float]:
-    """Peak MiB of a process that draws few and four times as many images in as many shards of the same size."""
+    """Peak MiB of a process that samples few and four times as many images in as many shards of the same size."""
     peaks = {}
     for times in (1, 4):
         number = setting.num_images * times
         child = os.fork()
         if child == 0:
-            _draw_many(replace(setting, num_images=number, num_inference_steps=1))
+            _sample_many(replace(setting, num_images=number, num_inference_steps=1))
             os._exit(0)
         _, status, usage = os.wait4(child, 0)
         assert status == 0
@@ -283,7 +283,7 @@ def memory(setting: Setting, say: Callable[[str], None]) -> dict[int, float]:
     return peaks
 
 
-def _draw_many(setting: Setting) -> None:
+def _sample_many(setting: Setting) -> None:
     torch.set_num_threads(1)
     with TemporaryDirectory() as name:
         world = make_world(Path(name), setting)

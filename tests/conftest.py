@@ -31,7 +31,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 def _process_as_found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests of one module leave nothing for those of the next, whichever that is: processes take modules as they become free.
 
-    The ledger of test splits is the module's own, never that of whoever runs the tests.
+    The ledger of test splits is the module's own, never that of anyone who runs the tests.
     """
     with process_as_found() as changed:
         os.environ["GDA_LEDGER"] = str(tmp_path_factory.mktemp("ledgers") / "0.jsonl")
@@ -41,7 +41,7 @@ def _process_as_found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(autouse=True)
 def _own_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test counts its own openings of test splits, beside those of its module's fixtures."""
+    """Each test counts its own openings of test splits, next to those of its module's fixtures."""
     monkeypatch.setenv("GDA_LEDGER", str(Path(os.environ["GDA_LEDGER"]).with_name(f"{next(_NUMBERS)}.jsonl")))
 
 
@@ -62,7 +62,7 @@ def _autograd_before_anything_is_compiled() -> None:
 def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine without a C++ compiler, and nothing compiled before on it.
 
-    By torch's own patching: pytest's would leave the setting hidden from whichever test of the process asks for it next.
+    By torch's own patching: pytest's would leave the setting hidden from whichever test of the process requests it next.
     """
     from torch._inductor import config
 

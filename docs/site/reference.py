@@ -55,7 +55,7 @@ def commands() -> str:
     listed = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
     shared = [action for action in listed["snapshot"]._actions if action.dest in _SHARED]
     parts = [
-        "# Commands\n\n`gda COMMAND --help` prints the same in the terminal. `python -m pipelines --help` lists the commands for pipelines, "
+        "# Commands\n\n`gda COMMAND --help` prints the same in the terminal. `python -m pipelines --help` lists those for pipelines, "
         "which [Kubeflow](../kubeflow.md) explains.",
         f"## Every stage\n\nEvery stage takes these as well.\n\n{_table(shared)}",
     ]

@@ -1,1 +1,1 @@
-"""What the stages hand to each other: typed documents on disk, and the lists of files that tell whether they are whole. No torch."""
+"""What the stages exchange on disk: typed documents, and lists of files with checksums that show whether a folder is whole. No torch."""

@@ -9,7 +9,7 @@ from gda.config.arm import Arm
 
 
 class ClassifierCard(Document):
-    """`classifier.json` beside timm's `config.json` and `model.safetensors`; a skipped arm has this file alone."""
+    """`classifier.json`, next to timm's `config.json` and `model.safetensors`; a skipped arm has only this file."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     arm: Arm
@@ -22,23 +22,23 @@ class ClassifierCard(Document):
     classes: tuple[str, ...]
     num_train_steps: int = 0
     val_top1: float | None = None
-    digest: str = Field("", description="content digest of the weights and what they were trained from")
+    digest: str = Field("", description="content digest of the weights and of what they were trained on")
     snapshot_digest: str
     synthetic_digest: str | None = None
     pool_digest: str | None = Field(None, exclude_if=lambda digest: digest is None, description="of the pool of more real images")
     synthetic_parts: int = Field(
-        1, ge=1, exclude_if=lambda parts: parts == 1, description="parts of the synthetic set, of which it was trained on one"
+        1, ge=1, exclude_if=lambda parts: parts == 1, description="parts that the synthetic set was split into; the classifier was trained on one"
     )
     targets: tuple[str, ...] | None = Field(
-        None, exclude_if=lambda names: names is None, description="the classes that got synthetic images; null is all of them"
+        None, exclude_if=lambda names: names is None, description="the classes that got synthetic images; null: all"
     )
     base_licence: str = "unknown"
     weights: str | None = Field(None, exclude_if=lambda digest: digest is None, description="content digest of model.safetensors alone")
     pretrained: str | None = Field(
-        None, exclude_if=lambda digest: digest is None, description="sha256 of the file of weights it was started from"
+        None, exclude_if=lambda digest: digest is None, description="sha256 of the weights file that training started from"
     )
     interpolation: Literal["lanczos", "bicubic", "bilinear"] | None = Field(
-        None, exclude_if=lambda name: name is None, description="how images are brought to its size; null is lanczos"
+        None, exclude_if=lambda name: name is None, description="how images are resized to its input size; null: lanczos"
     )
 
 
@@ -56,7 +56,7 @@ class GeneratorCard(Document):
     prompts: dict[str, str] = Field(default_factory=dict, description="class name -> prompt")
     licence: str = "unknown"
     num_train_steps: dict[str, int] = Field(default_factory=dict)
-    adapters: dict[str, str] = Field(default_factory=dict, description="class name -> folder of the adapter that its images are drawn with")
+    adapters: dict[str, str] = Field(default_factory=dict, description="class name -> folder of the adapter that samples its images")
     training: dict[str, Any] = Field(default_factory=dict, description="how it was fine-tuned: the configuration's section finetune")
     metrics: dict[str, float] = Field(default_factory=dict, description="what was measured while it was fine-tuned")
     averaging: str = Field("", description="how gda ema averaged the weights after training; empty: as finetune did")

@@ -1,6 +1,6 @@
-"""What a published folder holds: `recipe.json` lists every file with its sha256, and whoever reads the folder compares.
+"""What a published folder holds: `recipe.json` lists every file with its sha256, and every reader of the folder compares.
 
-Hashing reads a file once, about 1 GB/s; within one process a file that has not changed since is not read again.
+Hashing reads a file once, about 1 GB/s; a process does not read an unchanged file again.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from gda.runtime.reading import read_json
 
 RECIPE_FILE = "recipe.json"
 FILES, SEAL = "files", "sha256"  # in recipe.json: sha256 by name of every other file, and that of recipe.json's own content
-# May be removed as a whole: the features of a set are then extracted again, and a generator is no longer averaged anew.
+# Users may remove these folders: features of a set are then extracted again, and a generator can no longer be averaged again.
 _OPTIONAL = ("features/", "ema/")
 _READ_BY_LOADERS = {".safetensors", ".json", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".npy", ".tar", ".parquet"}
 _SETTLED = 2.0  # seconds: a file changed later than this before it was hashed may change again under the same time stamp
@@ -40,14 +40,14 @@ def file_digest(path: Path) -> str:
 def with_files(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The content of `recipe.json` for `folder` as it is now: the recipe, every other file's sha256, and the sha256 of all this.
 
-    Raises `OSError` where the folder cannot be read or is taken away meanwhile.
+    Raises `OSError` where the folder cannot be read or is removed meanwhile.
     """
     content = dict(recipe) | {FILES: {name: file_digest(folder / name) for name in _names(folder)}}
     return content | {SEAL: digest_of(content)}
 
 
 def recorded_files(folder: Path) -> dict[str, str] | None:
-    """sha256 by name, as `recipe.json` in `folder` says; None without one, or for one of before files were recorded.
+    """sha256 by name, from `recipe.json` in `folder`; None without that file, or where it is of a version that listed no files.
 
     Raises `DataError` where `recipe.json` is damaged or was edited.
     """
@@ -57,17 +57,17 @@ def recorded_files(folder: Path) -> dict[str, str] | None:
     content = read_json(path, finite=False)
     if not isinstance(content, dict) or not content.keys() & {FILES, SEAL}:
         return None
-    said = content.pop(SEAL, None)
+    recorded = content.pop(SEAL, None)
     files = content.get(FILES)
-    if not isinstance(files, dict) or _digest_or_none(content) != said:
+    if not isinstance(files, dict) or _digest_or_none(content) != recorded:
         raise DataError(f"{path}: damaged or edited, its content is not what was written (sha256 differs)")
     return {str(name): str(digest) for name, digest in files.items()}
 
 
 def damaged_files(folder: Path, *, only: Iterable[str] | None = None) -> list[str]:
-    """What differs from what `recipe.json` lists, one line each naming the file; of all files, or of those named `only`.
+    """Differences between the folder and the list in `recipe.json`, a line for each file; of all files, or of those named `only`.
 
-    Empty where nothing is listed. Files that were added count where a loader could take them for its own.
+    Empty where nothing is listed. An added file counts if a loader could read it.
     """
     try:
         files = recorded_files(folder)

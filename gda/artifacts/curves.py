@@ -9,11 +9,11 @@ from gda.config.arm import Arm
 
 
 class RatioPoint(Document):
-    """Real + synthetic at one ratio, on the validation split; `gain` is over real alone, the same seeds trained as long."""
+    """Real + synthetic at one ratio, on the validation split; `gain` is over real alone, with equal seeds and training steps."""
 
     ratio: float = Field(description="synthetic images to real training images")
     num_images: int = Field(description="synthetic images")
-    top1: tuple[float, ...] = Field(description="by seed; ratios that were left early have fewer")
+    top1: tuple[float, ...] = Field(description="by seed; ratios that were dropped early have fewer")
     gain: float
     ci95: tuple[float, float] = Field(description="over seeds, whose variance is pooled over ratios, and images")
 
@@ -24,12 +24,12 @@ class RatioCurve(Document):
     schema_version: Literal[1] = SCHEMA_VERSION
     points: tuple[RatioPoint, ...] = Field(description="by ratio; empty when the synthetic set was refused, which `skipped` explains")
     real_top1: tuple[float, ...] = Field((), description="of real alone by seed")
-    peak: float | None = Field(None, description="ratio at which a parabola over log ratio is highest, within what was measured")
+    peak: float | None = Field(None, description="ratio at which a parabola over log ratio is highest, within the measured range")
     peak_ci95: tuple[float, float] | None = None
-    best: float | None = Field(None, description="measured ratio of the highest mean accuracy among those that were kept to the end")
+    best: float | None = Field(None, description="measured ratio with the highest mean accuracy among those kept to the end")
     enough: float | None = Field(None, description="smallest measured ratio within one standard error of the best")
     at_edge: Literal["", "smallest", "largest"] = Field(
-        "", description="the peak is at this end of what was measured, so it may lie beyond"
+        "", description="the peak is at this end of the measured range, so it may lie beyond"
     )
     notes: tuple[str, ...] = ()
     skipped: str | None = None
@@ -49,21 +49,21 @@ class Exchange(Document):
     num_synthetic: int
     method: Literal["power law", "measured sizes"] = Field(
         "power law",
-        description="measured sizes: between which of them the arm lies, whatever the curve; older documents fitted a power law",
+        description="measured sizes: from the two sizes between which the arm lies, without a fit; older documents fitted a power law",
     )
 
 
 class SizePoint(Document):
-    """What one number of real training images led to, over all draws of it; accuracies are shares of the test split."""
+    """Results at one number of real training images, over all random subsets of it; accuracies are shares of the test split."""
 
     num_train: int
-    choices: int = Field(description="evaluations, each of another draw of so many images")
-    seeds: int = Field(description="paired seeds of all draws")
-    real_top1: tuple[float, ...] = Field(description="of real alone by draw, mean over seeds")
-    top1: tuple[float, ...] = Field(description="of the arm by draw, mean over seeds")
+    choices: int = Field(description="evaluations, each on another random subset of that size")
+    seeds: int = Field(description="paired seeds over all subsets")
+    real_top1: tuple[float, ...] = Field(description="of real alone, by subset, mean over seeds")
+    top1: tuple[float, ...] = Field(description="of the arm, by subset, mean over seeds")
     gain: float
-    ci95: tuple[float, float] = Field(description="over draws and images; of a single draw over seeds and images")
-    exchange: Exchange | None = Field(None, description="null with fewer than three sizes, and where `unpriced` says why")
+    ci95: tuple[float, float] = Field(description="over subsets and images; with a single subset, over seeds and images")
+    exchange: Exchange | None = Field(None, description="null with fewer than three sizes, and where `unpriced` gives a reason")
     unpriced: str | None = Field(None, description="why no exchange rate is stated")
 
 

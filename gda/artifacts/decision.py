@@ -24,5 +24,5 @@ class Decision(Document):
         None,
         ge=1,
         exclude_if=lambda n: n is None,
-        description="pieces of work known to have opened the test split to evaluate; null: the evaluation did not count",
+        description="evaluations known to have opened the test split; null: not counted",
     )

@@ -1,4 +1,4 @@
-"""What every JSON document that the stages write has in common, and how one is read and written."""
+"""What all JSON documents of the stages have in common, and how they are read and written."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ class Document(BaseModel):
     """Base of every JSON document we write: frozen, no unknown keys, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    compared: ClassVar[bool] = True  # whether reading one alone compares it with the list of files beside it
+    compared: ClassVar[bool] = True  # whether reading the document also compares it with the folder's list of files
 
 
 D = TypeVar("D", bound=Document)
 
 
 def read_document(path: Path, kind: type[D]) -> D:
-    """Read and validate a JSON document, and compare it with what the `recipe.json` beside it lists.
+    """Read and validate a JSON document, and compare it with the `recipe.json` in the same folder.
 
     Raises `DataError` naming the file when it is missing, cut short, changed since it was written or not of this kind.
     """

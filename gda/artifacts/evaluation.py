@@ -9,7 +9,7 @@ from gda.config.arm import Arm
 
 
 class Confusion(Document):
-    """How many of a class's test images, as a share, are taken for another class."""
+    """Share of a class's test images that are predicted as another class."""
 
     class_name: str
     predicted: str
@@ -28,7 +28,7 @@ class ArmResult(Document):
     ece: tuple[float, ...] = Field((), description="expected calibration error by seed, 15 equal bins (Guo et al. 2017)")
     nll: tuple[float, ...] = Field((), description="mean negative log-likelihood of the true class by seed, nats")
     ci95_top5: tuple[float, float] | None = Field(None, description="of the mean of `top5`, over seeds and images")
-    most_confused: tuple[Confusion, ...] = Field((), description="the largest shares of a class that are taken for another, over seeds")
+    most_confused: tuple[Confusion, ...] = Field((), description="the largest shares of a class predicted as another, over seeds")
     val_top1: tuple[float, ...] = Field((), description="by seed, on the validation split")
     num_train_steps: int | None = None
     skipped: str | None = Field(None, description="why the arm did not run")
@@ -43,7 +43,7 @@ class ClassHarm(Document):
 
 
 class Spread(Document):
-    """How far a mean over seeds and images may be off: what its interval at any level follows from."""
+    """Uncertainty of a mean over seeds and images, from which its interval at any level follows."""
 
     error: float = Field(description="standard error")
     seed_share: float = Field(description="share of its square that is due to seeds; the rest is due to images")
@@ -56,9 +56,9 @@ class Gain(Document):
 
     mean: float
     ci95: tuple[float, float] = Field(description="over seeds and images, at the level of evaluate.confidence; the gate has its own level")
-    spread: Spread | None = Field(None, description="what the gate judges; null in files of before it was kept")
-    sets: int = Field(1, ge=1, description="synthetic sets; 1: what is said is of this very set")
-    groups: int | None = Field(None, description="groups of test images; null: each its own")
+    spread: Spread | None = Field(None, description="from which the gate computes its interval; null in files of earlier versions")
+    sets: int = Field(1, ge=1, description="synthetic sets; 1: results hold for this one set")
+    groups: int | None = Field(None, description="groups of test images; null: every image is a group")
     ci95_seeds: tuple[float, float] | None = Field(None, description="over seeds alone")
     ci95_images: tuple[float, float] | None = Field(None, description="over images alone")
     p_value: float = Field(description="two-sided sign-flip test over paired seeds, or over synthetic sets where there are six or more")
@@ -67,16 +67,16 @@ class Gain(Document):
     differences: tuple[float, ...] = Field((), description="by seed")
     harmed_classes: tuple[ClassHarm, ...] = ()
     smallest_visible_harm: float | None = Field(
-        None, description="drop of one class that would have been found significant in whichever class it happened"
+        None, description="drop of one class that would have been found significant in any class"
     )
     smallest_common_harm: float | None = Field(
-        None, description="drop of the median class that would have been found significant, had a tenth of the classes suffered it"
+        None, description="drop of the median class that would have been found significant if a tenth of the classes had it"
     )
     minimal_detectable_effect: float | None = Field(None, description="smallest gain that this many seeds could have shown")
 
 
 class GainWithinTraining(Document):
-    """An arm of real and synthetic images over training on real images alone, by the same settings and for no fewer updates."""
+    """An arm of real and synthetic images over training on real images alone, with the same settings and no fewer steps."""
 
     rival: Arm
     model: str = Field(description="architecture of the arm, by timm's name")
@@ -115,33 +115,33 @@ class SetArm(Document):
 
 
 class SetResult(Document):
-    """A robustness set: images from elsewhere that no choice has seen; arms that did not run are left out."""
+    """A robustness set: images from elsewhere that no choice depends on; arms that did not run are left out."""
 
     num_images: int = Field(ge=1)
-    left_out: int = Field(ge=0, description="images without a label of ours")
-    num_classes: int = Field(ge=1, description="classes that are right for some image")
-    restricted: bool = Field(description="predictions over these classes alone; otherwise over all classes")
-    several_labels: bool = Field(description="labels are a list for each image, any of which is right")
+    left_out: int = Field(ge=0, description="images whose label is none of the classes")
+    num_classes: int = Field(ge=1, description="classes that are correct for at least one image")
+    restricted: bool = Field(description="predictions are among these classes only; false: among all classes")
+    several_labels: bool = Field(description="each image has a list of labels, any of which is correct")
     digest: str = Field(description="of file names, contents and labels")
     arms: dict[Arm, SetArm]
 
 
 class GroupResult(Document):
-    """A group of the test images; in the groups of classes each class is as heavy. Arms that did not run are left out."""
+    """A group of the test images; groups of classes weight all classes equally. Arms that did not run are left out."""
 
     kind: Literal["frequency", "balanced", "worst", "given"] = Field(
-        description="frequency: classes by their real training images; balanced: all classes; worst: those that real gets wrong most, "
-        "chosen on other test images and seeds than measured on; given: the manifest's column `group`"
+        description="frequency: classes by their real training images; balanced: all classes; worst: those with the lowest accuracy of real, "
+        "chosen on other test images and seeds than those measured; given: the manifest's column `group`"
     )
     num_images: int = Field(ge=1)
-    num_classes: int = Field(ge=1, description="worst: all that were chosen for some seed")
+    num_classes: int = Field(ge=1, description="worst: all that were chosen for at least one seed")
     arms: dict[Arm, SetArm]
 
 
 class Metrics(Document):
     """`metrics.json` of evaluate."""
 
-    compared: ClassVar[bool] = False  # by `gda verify`, by compare, and by an evaluate that finds it there
+    compared: ClassVar[bool] = False  # `gda verify`, compare, and an evaluate that finds the file do this
 
     schema_version: Literal[1] = SCHEMA_VERSION
     arms: dict[Arm, ArmResult]
@@ -153,7 +153,7 @@ class Metrics(Document):
     gain_within_training: dict[Arm, GainWithinTraining] = Field(
         default_factory=dict,
         exclude_if=lambda gains: not gains,
-        description="each arm of real and synthetic images over real ones alone, trained alike and no shorter; decides nothing",
+        description="each arm of real and synthetic images over real ones alone, same settings, no fewer steps; decides nothing",
     )
     sets: dict[str, SetResult] = Field(default_factory=dict, description="robustness sets by name; they decide nothing")
     gain_top5: dict[Arm, SetGain] = Field(default_factory=dict, description="over real in top-5 accuracy; decides nothing")
@@ -165,11 +165,11 @@ class Metrics(Document):
     classes: tuple[str, ...]
     snapshot_digest: str
     test_digest: str = Field(description="digest of the test split alone")
-    look: int = Field(1, ge=1, description="which look at these test images this is: each further one has less of the significance level")
+    look: int = Field(1, ge=1, description="number of this look at these test images: each further look gets less of the significance level")
     test_openings: int | None = Field(
         None,
         ge=1,
-        description="pieces of work that had opened this test split to evaluate by then, this one included; null: it was not counted",
+        description="evaluations that had opened this test split by then, this one included; null: not counted",
     )
     synthetic_digest: str | None = None
     verdict_passed: bool | None = None

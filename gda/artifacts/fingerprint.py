@@ -21,7 +21,7 @@ def digest_of(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a stage was asked to do. `inputs` are content digests by role; `environment` fixes the bits (versions, device, threads)."""
+    """What a stage has to do. `inputs` are content digests by role; `environment` fixes the bits (versions, device, threads)."""
 
     stage: str
     config: dict[str, Any]
@@ -34,13 +34,9 @@ class Recipe:
         return digest_of(asdict(self))
 
     def difference(self, other: "Recipe") -> list[str]:
-        """One line a field that differs, e.g. `config.learning_rate: 0.0005 -> 0.001`."""
-        mine, theirs = _flatten(asdict(self)), _flatten(asdict(other))
-        return [
-            f"{key}: {mine.get(key)} -> {theirs.get(key)}"
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key)
-        ]
+        """One line for each field that differs, e.g. `config.learning_rate: 0.0005 -> 0.001`."""
+        old, new = _flatten(asdict(self)), _flatten(asdict(other))
+        return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
 
 def parse_recipe(content: Any, where: object) -> Recipe:
@@ -63,7 +59,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def bits_environment(*packages: str, device: str = "cpu") -> dict[str, str]:
-    """What fixes a network's output besides its inputs: versions of torch, numpy and `packages`, device, threads a process.
+    """What fixes a network's output besides its inputs: versions of torch, numpy and `packages`, device, threads of a process.
 
     Reads package metadata only, so that it costs no import.
     """

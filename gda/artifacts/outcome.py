@@ -1,4 +1,4 @@
-"""What a stage's `run` returns to whoever called it; no file."""
+"""What a stage's `run` returns to its caller; not a file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class RegisteredModel:
 class Outcome:
     """What a stage's `run` returns: where the output is, its content digest, and what to print and track.
 
-    Every file named here must lie in the output: a run is logged later when the tracking server is away.
+    Every file named here must be in the output: a run is logged later when the tracking server cannot be reached.
     """
 
     output: Path
@@ -31,7 +31,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
-    images: Mapping[str, list[tuple[int, Path]]] = field(default_factory=dict)  # name -> (step, PNG), one image a step
+    images: Mapping[str, list[tuple[int, Path]]] = field(default_factory=dict)  # name -> (step, PNG), one image for each step
     model: RegisteredModel | None = None
     reused: bool = False
     refused: bool = False

@@ -19,10 +19,10 @@ class ReferenceIndex(Document):
     snapshot_digest: str
     extractor: str
     extractor_digest: str
-    image_size: int = Field(description="side to which images are brought before anything is measured, pixels")
+    image_size: int = Field(description="side to which images are resized before anything is measured, pixels")
     folds: tuple[str, ...] = Field(min_length=2, description="content digest of each fold's classifier, in fold-<k>/")
     cross_fitted: Literal["train", "train and val"] = Field(
-        "train and val", description="what the folds were dealt from; earlier versions, which did not say, dealt val images too"
+        "train and val", description="images that the folds were split from; earlier versions, which did not record it, used val too"
     )
     counts: dict[str, int] = Field(description="images by split")
     agreement: float = Field(description="share of training images whose label a classifier confirms that has not seen them")
@@ -30,7 +30,7 @@ class ReferenceIndex(Document):
     fid_floor: float = Field(description="FID between disjoint halves of train and val together, mean over repeats")
     fid_floor_low: float
     fid_floor_high: float
-    fid_floor_n: int = Field(description="images a side of the floor")
+    fid_floor_n: int = Field(description="images in each half of the floor")
 
     def require_without_val(self, path: Path) -> None:
         """Raises `DataError` where the classifiers were trained on validation images, as those of earlier versions were."""

@@ -33,7 +33,7 @@ class SnapshotIndex(Document):
     shards: tuple[ShardInfo, ...]
     manifest_sha256: str
     digest: str = Field(description="content: key, split, label, pixel hash of every image")
-    plan_digest: str | None = Field(None, description="synthetic only: what was asked for")
+    plan_digest: str | None = Field(None, description="synthetic only: digest of the sampling plan")
     provenance: dict[str, str] = Field(default_factory=dict, description="where the images come from, e.g. source, generator digest")
     licence: str = "unknown"
     quarantined: tuple[dict[str, str], ...] = Field((), description="unreadable images left out: file and reason")

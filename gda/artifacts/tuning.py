@@ -9,13 +9,13 @@ from gda.errors import DataError
 
 
 class SamplingSettings(Document):
-    """What decides an image besides generator, prompt and seed; the `sr_` fields are read by cascades alone."""
+    """What determines an image, besides generator, prompt and seed; only cascades read the `sr_` fields."""
 
     guidance_scale: float
     num_inference_steps: int = 16
     scheduler: str = "model"
-    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="guided part of the noise levels, in shares of the timesteps")
-    log_variance_mix: float | None = Field(None, description="ancestral ddpm alone; null leaves the variance to the model")
+    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="noise levels at which guidance is on, in shares of the timesteps")
+    log_variance_mix: float | None = Field(None, description="ancestral ddpm only; null leaves the variance to the model")
     sr_guidance_scale: float = 1.0
     sr_num_inference_steps: int = 6
     sr_noise_level: int = 0
@@ -26,14 +26,14 @@ class TuningPoint(Document):
     """One setting of the sweep; FID and CAS are on the validation split, CAS only for the survivors."""
 
     settings: SamplingSettings
-    ema_sigma_rel: float | None = Field(None, description="width of the average of the weights; null is the generator as it is")
-    passes: int = Field(ge=1, description="network passes an image takes; a guided step takes two")
-    fid: float | None = Field(description="null where it could not be drawn or measured, which `failed` explains")
-    fid_ci95: tuple[float, float] | None = Field(None, description="spread of sets of so many images, from halves without replacement")
+    ema_sigma_rel: float | None = Field(None, description="width of the average of the weights; null: the generator without averaging")
+    passes: int = Field(ge=1, description="network passes per image; a guided step takes two")
+    fid: float | None = Field(description="null where sampling or measuring failed, which `failed` explains")
+    fid_ci95: tuple[float, float] | None = Field(None, description="spread of sets of this size, from halves without replacement")
     cas: float | None = None
     cas_by_seed: tuple[float, ...] = ()
     pareto: bool = Field(False, description="no other point is at least as good in FID, CAS and passes, and better in one")
-    failed: str | None = Field(None, description="why it could not be drawn or measured; such a point is never chosen")
+    failed: str | None = Field(None, description="why sampling or measuring failed; such a point is never chosen")
 
     @property
     def guidance_scale(self) -> float:
@@ -46,12 +46,12 @@ class Settings(Document):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     chosen: SamplingSettings
-    ema_sigma_rel: float | None = Field(None, description="width of the average of the weights that was chosen; null: as it is")
+    ema_sigma_rel: float | None = Field(None, description="chosen width of the average of the weights; null: no averaging")
     points: tuple[TuningPoint, ...]
     extractor: str
     fid_floor: float | None = Field(description="FID of as many real training images, or all where there are fewer")
-    num_images: int = Field(description="images a FID point")
-    generator_digest: str = Field(description="of the generator that was given; `ema_sigma_rel` says which average of it was chosen")
+    num_images: int = Field(description="images per FID point")
+    generator_digest: str = Field(description="of the given generator; `ema_sigma_rel` is the average of it that was chosen")
     snapshot_digest: str
     notes: tuple[str, ...] = Field((), description="axes that do not apply to this generator, in sentences")
 

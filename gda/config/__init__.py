@@ -1,1 +1,1 @@
-"""The configuration: its sections, recipes of classifiers, arms by name, and how it is read and dumped."""
+"""The configuration: its sections, classifier recipes and arms, and how it is read and dumped."""

@@ -1,7 +1,7 @@
 """The arms of a comparison by name: which images a classifier is trained on, and how it is trained on them.
 
-Both are chosen apart: `real+synthetic_strong` is trained on real and synthetic images with strong augmentation. A name without a training
-is that of the standard one; trainings beside `TRAININGS` are those that `classify.trainings` names.
+A name combines the two: `real+synthetic_strong` is trained on real and synthetic images with strong augmentation. A name without a training
+means the standard training. `classify.trainings` may name further trainings besides `TRAININGS`.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
-# What an arm reads beside the real images, or in their place: the judged synthetic set, a control set, or a pool of more real images.
+# Images that an arm adds to the real ones or uses in their place: the accepted synthetic set, a control set, or a pool of more real images.
 Others = Literal["", "synthetic", "zero_shot", "img2img", "pool"]
 TRAININGS = ("long", "strong")
 TRAINING_NAME = "[a-z][a-z0-9]*"
@@ -20,9 +20,9 @@ TRAINING_NAME = "[a-z][a-z0-9]*"
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Which images an arm is trained on: `real` ones, `others`, or both mixed.
+    """The images of an arm: `real` ones, `others`, or both mixed.
 
-    Of `targeted` data the other images are those of the hard classes alone. `last_layer` data end with real images, for the head alone.
+    `targeted` data use the other images of the hard classes alone. `last_layer` data end with steps of the head alone on real images.
     """
 
     name: str
@@ -43,21 +43,21 @@ class Data:
 
     @property
     def mixes(self) -> bool:
-        """Whether a batch holds real training images and others, so that their ratio counts."""
+        """Whether a batch mixes real training images with others, so that their ratio has an effect."""
         return self.real and self.others != ""
 
     @property
     def compared_by_seed(self) -> bool:
-        """Whether every seed is trained: the usual candidate and what it has to beat. The others are controls with fewer seeds."""
+        """Whether all seeds are trained: the usual candidate and its rival. Other data are controls with fewer seeds."""
         return self.name in ("real", "real+synthetic")
 
     @property
     def rival(self) -> bool:
-        """Whether a candidate may have to beat it: no generated images, or those that need no fine-tuning or start from real ones."""
+        """Whether it may be a rival of the candidate: its images are real, or generated without fine-tuning or from real images."""
         return self.real and not self.gated
 
 
-# In the order in which tables show them.
+# In the order of tables.
 DATA = {
     data.name: data
     for data in (
@@ -75,10 +75,10 @@ DATA = {
 
 
 class Arm(str):
-    """One training condition by its name, `DATA` or `DATA_TRAINING`. Raises `ValueError` for a name that is none.
+    """One training condition by its name, `DATA` or `DATA_TRAINING`. Raises `ValueError` for an unknown name.
 
-    Trainings are `long`, with as many updates as arms that mix, which those are already, `strong`, which is long too and has strong
-    augmentation, and those of the configuration, which are long. Equal names are one object.
+    The training `long` has as many steps as arms that mix images, which therefore have no `long` of their own. `strong` is long too and
+    has strong augmentation. Trainings of the configuration are long. Equal names are one object.
     """
 
     __slots__ = ()
@@ -106,7 +106,7 @@ class Arm(str):
 
     @property
     def data(self) -> Data:
-        """Which images it is trained on."""
+        """Its images."""
         return DATA[_split(self)[0]]
 
     @property
@@ -116,24 +116,24 @@ class Arm(str):
 
     @property
     def long(self) -> bool:
-        """Whether it takes as many updates as arms that mix."""
+        """Whether it trains for as many steps as arms that mix images."""
         return self.data.mixes or self.training != ""
 
     @property
     def plain(self) -> bool:
-        """Whether it is trained as the configuration says for all arms, however long."""
+        """Whether it has the configuration's settings for all arms, at either length."""
         return self.training in ("", "long")
 
     def trained_like(self, other: "Arm") -> bool:
-        """Whether both are trained by the same settings, but for their length."""
+        """Whether both are trained with the same settings, apart from their length."""
         return self.training == other.training or (self.plain and other.plain)
 
     def with_data(self, name: str) -> "Arm":
-        """The arm of other data that is trained alike. Raises `ValueError` where those cannot be."""
+        """The arm of other data with the same training. Raises `ValueError` where there is no such arm."""
         return Arm(_joined(name, self.training))
 
     def with_training(self, training: str) -> "Arm":
-        """The arm of the same data, trained otherwise. Raises `ValueError` where those cannot be."""
+        """The arm of the same data with another training. Raises `ValueError` where there is no such arm."""
         return Arm(_joined(self.data.name, training))
 
     @classmethod
@@ -148,12 +148,12 @@ class Arm(str):
 
 
 def in_order(arms: Iterable[Arm]) -> list[Arm]:
-    """Different arms in the order in which tables show them."""
+    """The distinct arms in the order of tables."""
     return sorted(set(arms), key=place)
 
 
 def place(arm: Arm) -> tuple[int, int, str]:
-    """Where `arm` stands in that order: by its data, then from the plainest training to the strongest, then the configuration's."""
+    """The place of `arm` in that order: by its data, then the built-in trainings from plain to strong, then the configuration's."""
     known = ("", *TRAININGS)
     return list(DATA).index(arm.data.name), known.index(arm.training) if arm.training in known else len(known), arm.training
 
@@ -175,7 +175,7 @@ def _validated(name: Any) -> Arm:
     return Arm(name)
 
 
-HOW = "each also with _strong, with the _NAME of a training in classify.trainings, and where they do not mix with _long"
+HOW = "each also with _strong or with _NAME of a training in classify.trainings, and those that do not mix images with _long"
 ARMS = tuple(
     Arm(_joined(data.name, training)) for data in DATA.values() for training in ("", *TRAININGS) if training != "long" or not data.mixes
 )

@@ -1,4 +1,4 @@
-"""What every section of the configuration is built from."""
+"""The base class and common types of every configuration section."""
 
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """Base of every section: strict types, frozen, no unknown keys, no NaN or infinity.
 
-    `LATER` are the fields that came after the first release.
+    `LATER` lists the fields that were added after the first release.
     """
 
     LATER: ClassVar[Collection[str]] = ()
@@ -17,9 +17,9 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     def recorded(self, exclude: Collection[str]) -> dict[str, Any]:
-        """What a recipe keeps of the section, less `exclude`, as plain JSON types.
+        """The fields that a recipe records, without `exclude`, as plain JSON types.
 
-        Fields of `LATER` are left out at their default, so that outputs which were finished without them stay up to date.
+        A field of `LATER` is left out while it has its default, so that outputs from before the field existed stay up to date.
         """
         off = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude={*exclude, *off})

@@ -1,6 +1,6 @@
-"""Training recipes of classifiers by the field's names, each with its source; plain data, printed by `gda recipes`.
+"""Training recipes of classifiers under their usual names, each with its source; plain data, printed by `gda recipes`.
 
-A recipe says how weights are trained. What belongs to the data stays with the user: mirroring, the number of updates, seeds and arms.
+A recipe sets how weights are trained. The user sets what depends on the data: mirroring, the number of steps, seeds and arms.
 """
 
 import math
@@ -14,10 +14,10 @@ Scaling = Literal["none", "linear", "sqrt"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRecipe:
-    """Settings of section `classify` under their own names, for `batch_size` images an update and `epochs` passes over the data.
+    """Settings of section `classify` under their own names, for batches of `batch_size` images and `epochs` passes over the data.
 
-    `scaling` is what another batch size does to the learning rate. `test_crop` (share of the resized image that is kept for testing) is the
-    source's and is printed alone: here the square is used whole.
+    `scaling` is the rule that adapts the learning rate to another batch size. `test_crop` is the share of the resized image that the source
+    keeps for testing; it is printed but not applied, because gda uses the whole square.
     """
 
     model: str
@@ -47,7 +47,7 @@ class ClassifierRecipe:
     source: str
 
 
-# What a recipe fills in as it stands; learning rate and warm-up depend on batch size and length too.
+# Fields that a recipe sets unchanged; learning rate and warm-up also depend on batch size and length.
 _COPIED = tuple(
     field.name
     for field in fields(ClassifierRecipe)
@@ -68,7 +68,7 @@ _DEMO = ClassifierRecipe(
     warmup_epochs=6.4,
     label_smoothing=0.1,
     crop_area=0.0,
-    source="the defaults of this project: 300 updates of 64 of the demo's 200 images, 20 of them warm-up",
+    source="the defaults of this project: 300 steps of 64 of the demo's 200 images, 20 of them warm-up",
 )
 
 _RESNET = ClassifierRecipe(
@@ -222,7 +222,7 @@ RECIPES: Mapping[str, ClassifierRecipe] = MappingProxyType(
 
 
 def scaled_rate(recipe: ClassifierRecipe, batch_size: int) -> float:
-    """The peak learning rate for `batch_size` images an update, by the recipe's rule."""
+    """The peak learning rate for batches of `batch_size` images, by the recipe's rule."""
     if recipe.scaling == "none":
         return recipe.learning_rate
     ratio = batch_size / recipe.batch_size
@@ -230,9 +230,9 @@ def scaled_rate(recipe: ClassifierRecipe, batch_size: int) -> float:
 
 
 def fill_in(recipe: ClassifierRecipe, *, image_size: int | None, batch_size: int | None, num_train_steps: int) -> dict[str, Any]:
-    """Every setting of section `classify` that the recipe names; a size or batch of None is the recipe's.
+    """Every setting of section `classify` that the recipe names; an image or batch size of None is the recipe's.
 
-    Images of another size than the recipe's are tested at that size too. Warm-up is the recipe's share of `num_train_steps`.
+    With another image size than the recipe's, images are tested at that size too. Warm-up is the recipe's share of `num_train_steps`.
     """
     batch_size = batch_size or recipe.batch_size
     return {name: getattr(recipe, name) for name in _COPIED} | {
@@ -244,7 +244,7 @@ def fill_in(recipe: ClassifierRecipe, *, image_size: int | None, batch_size: int
 
 
 def recipe_table() -> str:
-    """All recipes as text: a table of their figures, then their sources, one a line."""
+    """All recipes as text: a table of their figures, then one line per source."""
     columns = {
         "recipe": lambda name, _: name,
         "architecture": lambda _, r: r.model,

@@ -1,4 +1,4 @@
-"""The whole configuration: read from YAML and the command line, checked field by field, dumped as it is used.
+"""The whole configuration: read from YAML and the command line, checked field by field, dumped with all defaults.
 
 Files are read as YAML 1.2 (in PyYAML `1e-4` is a string) and validated through JSON, so that tuples and enums accept what YAML can write.
 """
@@ -30,7 +30,7 @@ from gda.runtime.reading import YAML_LIMIT, parse_yaml, read_text
 
 
 class Config(Section):
-    """The whole configuration; `seed` names every random stream."""
+    """The whole configuration; every random stream is derived from `seed`."""
 
     seed: int = Field(0, ge=0, le=2**63 - 1)
     snapshot: SnapshotConfig = SnapshotConfig()
@@ -54,7 +54,7 @@ class Config(Section):
 def load_config(params: Path | None = None, overrides: tuple[str, ...] = ()) -> Config:
     """Read `params` (YAML 1.2; None means schema defaults) and apply `section.field=value` overrides.
 
-    Raises `ConfigError` with one line that names the field, what was given and what is accepted.
+    Raises `ConfigError` with one line that names the field, the value and what is accepted.
     """
     content: dict[str, Any] = _read_yaml(params) if params is not None else {}
     for item in overrides:
@@ -77,12 +77,12 @@ def parse_config(content: dict[str, Any], *, where: str) -> Config:
 
 
 def dump_config(config: Config) -> dict[str, Any]:
-    """The resolved whole as plain JSON types, with the names that `params.yaml` uses."""
+    """The whole configuration as plain JSON types, with the names in `params.yaml`."""
     return config.model_dump(mode="json", by_alias=True)
 
 
 def _require_finite(value: Any, where: str, field: str = "") -> None:
-    """JSON has no word for NaN and infinity, so they are refused before, by the field's name."""
+    """Refuse NaN and infinity, which JSON cannot express, before validation, and name the field."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {field}: must be a finite number, got {value}")
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -1,6 +1,6 @@
-"""The sections of the configuration: one strict, frozen class a stage, each field with its range, unit and one line of documentation.
+"""The sections of the configuration: one strict, frozen class per stage, each field with its range, unit and one line of documentation.
 
-Defaults documented here are the schema's; `params.yaml` holds what a project's own run says.
+The defaults here are the schema's; the `params.yaml` of a project overrides them.
 """
 
 from typing import Annotated, Literal
@@ -21,49 +21,63 @@ SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 class SnapshotConfig(Section):
     source: str = Field(
-        "demo://mnist", description="image folder, tars, parquet files, .npz (a folder, file or pattern), demo://mnist or demo://digits"
+        "demo://mnist",
+        description="source of the images: an image folder, tar files, parquet files, .npz (a folder, file or pattern), demo://mnist or "
+        "demo://digits",
     )
-    val_fraction: float = Field(0.15, gt=0.0, lt=0.9, description="share of images that fall to val where the source has no splits")
-    test_fraction: float = Field(0.25, gt=0.0, lt=0.9, description="share of images that fall to test where the source has no splits")
+    val_fraction: float = Field(0.15, gt=0.0, lt=0.9, description="share of images assigned to val where the source has no splits")
+    test_fraction: float = Field(0.25, gt=0.0, lt=0.9, description="share of images assigned to test where the source has no splits")
     split_column: str | None = Field(
-        None, min_length=1, description="column of the source's table that says the split of each image; null: folders or a hash decide"
+        None,
+        min_length=1,
+        description="column of the source's table with the split of each image; null takes the split from the folders or from a hash",
     )
     group_column: str | None = Field(
-        None, min_length=1, description="column of the source's table; images of one group, as of one patient, stay in one split"
+        None,
+        min_length=1,
+        description="column of the source's table with the group of each image, such as its patient; images of one group stay in one split",
     )
     label_column: str | None = Field(
         None,
         min_length=1,
-        description="column of the source's table, or ending of a tar's member, that holds the class; null: label or cls",
+        description="column of the source's table, or extension of a tar member, that holds the class; null uses label or cls",
     )
     layout: str | None = Field(
         None,
         pattern=r"^([^{}/]+/)*(\{split\}/([^{}/]+/)*\{class\}|\{class\}(/[^{}/]+)*/\{split\}|\{class\})(/[^{}/]+)*$",
-        description="what the source's folders mean, such as {split}/{class}, {class} or */{class}; null: read where there is one reading",
+        description="folder layout of the source, such as {split}/{class}, {class} or */{class}; null infers it where only one layout is "
+        "possible",
     )
     pixel_range: ValueRange | None = Field(
-        None, description="values that become 0 and 255 in images of more than 8 bits; null: as the files say, or measured over the set"
+        None,
+        description="values mapped to 0 and 255 for images of more than 8 bits; null uses the range stated in the files, or measures it "
+        "over the set",
     )
     class_names: Literal["wordnet", "source"] = Field(
-        "wordnet", description="what prompts call classes that are WordNet ids (n01440764): wordnet, its words for them; source, the ids"
+        "wordnet",
+        description="names in prompts of classes that are WordNet ids (n01440764): wordnet uses WordNet's words for them, source keeps the "
+        "ids",
     )
-    split_key: str = Field("gda", min_length=1, description="key of the hash that assigns splits")
+    split_key: str = Field("gda", min_length=1, description="key of the hash that assigns images to splits")
     image_size: int | None = Field(
-        None, ge=8, le=4096, description="resize the short side to this and crop the centre, pixels; null keeps sizes"
+        None, ge=8, le=4096, description="resize the short side to this many pixels and crop the centre; null keeps the original sizes"
     )
-    shard_size: int = Field(1000, ge=1, le=1_000_000, description="images a tar shard")
-    max_bad_fraction: Fraction = Field(0.01, description="highest share of unreadable images before the source is refused")
+    shard_size: int = Field(1000, ge=1, le=1_000_000, description="images per tar shard")
+    max_bad_fraction: Fraction = Field(0.01, description="highest share of unreadable images; a source with more is refused")
     on_leak: Literal["warn", "reject"] = Field(
-        "warn", description="what near matches between splits lead to; equal pixels in two splits are always refused"
+        "warn",
+        description="whether near matches between splits cause a warning or a refusal; equal pixels in two splits are always refused",
     )
     shots: int | None = Field(
-        None, ge=1, description="training images per class, for a few-shot comparison; null keeps all. Validation and test stay as they are"
+        None, ge=1, description="training images per class for a few-shot comparison; null keeps all; validation and test do not change"
     )
-    few_shot_seed: int = Field(0, ge=0, description="which draw of so many shots; more shots of one draw contain fewer")
+    few_shot_seed: int = Field(
+        0, ge=0, description="seed that picks the few-shot images; with one seed, a smaller number of shots is a subset of a larger one"
+    )
     demo_train_per_class: int = Field(
-        100, ge=1, le=100, description="training images per class of demo://mnist; its validation and test images stay as they are"
+        100, ge=1, le=100, description="training images per class of demo://mnist; its validation and test images do not change"
     )
-    pool: str | None = Field(None, min_length=1, description="source of more real images, for the arm retrieved; null: there is none")
+    pool: str | None = Field(None, min_length=1, description="source of more real images, for the arm retrieved; null means no pool")
 
     @field_validator("pixel_range")
     @classmethod
@@ -74,8 +88,8 @@ class SnapshotConfig(Section):
 
 
 class ReferenceConfig(Section):
-    folds: int = Field(4, ge=2, le=20, description="cross-fitting folds of the label classifier")
-    num_train_steps: int = Field(200, ge=1, description="optimizer updates of each fold's classifier")
+    folds: int = Field(4, ge=2, le=20, description="number of folds of the cross-fitted label classifiers")
+    num_train_steps: int = Field(200, ge=1, description="optimizer steps of each fold's classifier")
 
 
 Scheduler = Literal["model", "dpmsolver++", "unipc", "ddim", "ddpm"]
@@ -85,97 +99,116 @@ NoiseLevel = Annotated[int, Field(ge=0, le=999)]
 
 
 class TuneConfig(Section):
-    guidance_scales: tuple[Guidance, ...] = Field((1.0, 1.5, 2.0, 3.0), min_length=1, description="guidance scales of the FID pass")
+    guidance_scales: tuple[Guidance, ...] = Field((1.0, 1.5, 2.0, 3.0), min_length=1, description="guidance scales to try in the FID pass")
     guidance_intervals: tuple[Interval, ...] = Field(
-        ((0.0, 1.0),), min_length=1, description="guided parts of the noise levels, as sample.guidance_interval"
+        ((0.0, 1.0),), min_length=1, description="guidance intervals to try, as in sample.guidance_interval"
     )
     log_variance_mixes: tuple[Fraction | None, ...] = Field(
-        (None,), min_length=1, description="mixes of log-variances, as sample.log_variance_mix"
+        (None,), min_length=1, description="mixes of log-variances to try, as in sample.log_variance_mix"
     )
-    num_inference_steps: tuple[Steps, ...] = Field((16,), min_length=1, description="denoising steps of the base stage")
+    num_inference_steps: tuple[Steps, ...] = Field((16,), min_length=1, description="numbers of denoising steps of the base stage to try")
     ema_sigma_rels: tuple[float | None, ...] = Field(
-        (None,), min_length=1, description="widths of averages of the weights, as gda ema makes them; null is the generator as it is"
+        (None,), min_length=1, description="relative widths of weight averages to try, as made by gda ema; null is the generator as it is"
     )
     scheduler: Scheduler = Field("model", description="sampler of every stage; model is the one that the generator came with")
-    sr_guidance_scales: tuple[Guidance, ...] = Field((1.0,), min_length=1, description="guidance scales of the super-resolution stage")
-    sr_num_inference_steps: tuple[Steps, ...] = Field((6,), min_length=1, description="denoising steps of the super-resolution stage")
-    sr_noise_levels: tuple[NoiseLevel, ...] = Field((0,), min_length=1, description="noise-conditioning augmentation when sampling")
-    sr_log_variance_mixes: tuple[Fraction | None, ...] = Field(
-        (None,), min_length=1, description="log_variance_mixes of the super-resolution stage"
+    sr_guidance_scales: tuple[Guidance, ...] = Field(
+        (1.0,), min_length=1, description="guidance scales of the super-resolution stage to try"
     )
-    images_per_class: int = Field(20, ge=2, description="images a class at each point of the FID pass")
-    survivors: int = Field(2, ge=1, description="points that go on to the CAS pass, best FID first")
-    cas_images_per_class: int = Field(40, ge=2, description="images a class of the CAS pass")
-    cas_num_train_steps: int = Field(300, ge=1, description="optimizer updates of each CAS classifier")
-    cas_seeds: int = Field(2, ge=1, le=100, description="classifiers a survivor")
-    batch_size: int = Field(50, ge=1, le=65536, description="images drawn at once")
+    sr_num_inference_steps: tuple[Steps, ...] = Field(
+        (6,), min_length=1, description="numbers of denoising steps of the super-resolution stage to try"
+    )
+    sr_noise_levels: tuple[NoiseLevel, ...] = Field(
+        (0,), min_length=1, description="levels of noise-conditioning augmentation to try when sampling the super-resolution stage"
+    )
+    sr_log_variance_mixes: tuple[Fraction | None, ...] = Field(
+        (None,), min_length=1, description="mixes of log-variances of the super-resolution stage to try"
+    )
+    images_per_class: int = Field(20, ge=2, description="images per class at each grid point of the FID pass")
+    survivors: int = Field(2, ge=1, description="grid points that go on to the CAS pass, best FID first")
+    cas_images_per_class: int = Field(40, ge=2, description="images per class in the CAS pass")
+    cas_num_train_steps: int = Field(300, ge=1, description="optimizer steps of each CAS classifier")
+    cas_seeds: int = Field(2, ge=1, le=100, description="classifiers per grid point in the CAS pass, one per seed")
+    batch_size: int = Field(50, ge=1, le=65536, description="images sampled at once")
 
 
 class SampleConfig(Section):
     mode: Literal["text_to_image", "image_to_image"] = Field(
-        "text_to_image", description="images from prompts alone, or from real training images noised and denoised again"
+        "text_to_image",
+        description="text_to_image samples from prompts alone; image_to_image adds noise to real training images and denoises them again",
     )
     quota: Literal["equal", "histogram", "multiple", "table"] = Field(
         "equal",
-        description="images a class: images_per_class each; as many in all but shared as the training images are; real_multiple times the "
-        "training images; or as quota_file says",
+        description="images per class: equal takes images_per_class for each; histogram takes the same total in the proportions of the "
+        "training images; multiple takes real_multiple times the training images; table reads quota_file",
     )
-    images_per_class: int = Field(100, ge=1, le=10_000_000, description="synthetic images a class; of quota histogram the mean")
-    real_multiple: float = Field(1.0, gt=0.0, le=10_000.0, description="synthetic images a real training image, of quota multiple")
-    quota_file: str | None = Field(None, description="YAML, JSON or CSV file of class name -> images, of quota table")
+    images_per_class: int = Field(100, ge=1, le=10_000_000, description="synthetic images per class; their mean with quota histogram")
+    real_multiple: float = Field(1.0, gt=0.0, le=10_000.0, description="synthetic images per real training image, with quota multiple")
+    quota_file: str | None = Field(None, description="YAML, JSON or CSV file of class name -> number of images, with quota table")
     strengths: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
-        (0.3, 0.5, 0.7), min_length=1, description="how far image_to_image noises its source: 1 forgets it; each strength has its share"
+        (0.3, 0.5, 0.7),
+        min_length=1,
+        description="strengths of the noise that image_to_image adds to its source image, 1 forgets the image; each strength gets a share "
+        "of the set",
     )
     other_class_fraction: Fraction = Field(
-        0.0, description="share of image_to_image records drawn towards another class than their source's; they get soft labels by strength"
+        0.0,
+        description="share of image_to_image records generated towards another class than their source's; their soft labels depend on the "
+        "strength",
     )
-    guidance_scale: Guidance | None = Field(None, description="guidance of the base stage, 1 is off; null means the tuned setting")
+    guidance_scale: Guidance | None = Field(None, description="guidance scale of the base stage, 1 is off; null uses the tuned setting")
     guidance_interval: Interval | None = Field(
         None,
-        description="part of the noise levels that is guided, in shares of the training timesteps from 0 (an image) to 1 (noise); "
-        "null means the tuned setting, or all",
+        description="interval of noise levels with guidance, in shares of the training timesteps from 0 (an image) to 1 (noise); null uses "
+        "the tuned setting, or all levels",
     )
-    num_inference_steps: Steps | None = Field(None, description="denoising steps of the base stage; null means the tuned setting, or 16")
+    num_inference_steps: Steps | None = Field(None, description="denoising steps of the base stage; null uses the tuned setting, or 16")
     scheduler: Scheduler | None = Field(
-        None, description="sampler of every stage, model is the one that the generator came with; null means the tuned setting, or model"
+        None, description="sampler of every stage; model is the one that the generator came with; null uses the tuned setting, or model"
     )
     log_variance_mix: Fraction | None = Field(
         None,
-        description="of scheduler ddpm alone: share of the largest step variance in the mix of log-variances; null means the tuned "
-        "setting, or the model's own",
+        description="with scheduler ddpm: share of the largest step variance in the mix of log-variances; null uses the tuned setting, or "
+        "the model's own",
     )
     sr_guidance_scale: Guidance | None = Field(
-        None, description="guidance of the super-resolution stage, 1 is off; null means the tuned setting, or 1"
+        None, description="guidance scale of the super-resolution stage, 1 is off; null uses the tuned setting, or 1"
     )
     sr_num_inference_steps: Steps | None = Field(
-        None, description="denoising steps of the super-resolution stage; null means the tuned setting, or 6"
+        None, description="denoising steps of the super-resolution stage; null uses the tuned setting, or 6"
     )
     sr_noise_level: NoiseLevel | None = Field(
-        None, description="noise-conditioning augmentation when sampling; null means the tuned setting, or 0"
+        None,
+        description="level of noise-conditioning augmentation when sampling the super-resolution stage; null uses the tuned setting, or 0",
     )
     sr_log_variance_mix: Fraction | None = Field(None, description="log_variance_mix of the super-resolution stage")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="precision of the denoisers and the decoder")
-    compile: bool = Field(False, description="torch.compile of the denoisers; --plan-only says from how many images on it pays")
-    image_format: Literal["png", "webp", "jpeg"] = Field("png", description="codec of the images; png and webp are lossless")
-    jpeg_quality: int = Field(95, ge=1, le=100, description="quality of jpeg")
-    features: Literal["none", "statistics", "rows"] = Field(
-        "none", description="feature statistics (float64 sums) or rows (float32) of validate.extractor, written with each shard"
+    compile: bool = Field(
+        False, description="compile the denoisers with torch.compile; --plan-only shows from how many images on this saves time"
     )
-    batch_size: int = Field(50, ge=1, le=65536, description="images drawn at once")
-    shard_size: int = Field(250, ge=1, le=1_000_000, description="images a shard; a whole number of batches")
+    image_format: Literal["png", "webp", "jpeg"] = Field("png", description="codec of the images; png and webp are lossless")
+    jpeg_quality: int = Field(95, ge=1, le=100, description="quality of jpeg images")
+    features: Literal["none", "statistics", "rows"] = Field(
+        "none",
+        description="features of validate.extractor that are written with each shard: statistics (float64 sums) or rows (float32 for each "
+        "image)",
+    )
+    batch_size: int = Field(50, ge=1, le=65536, description="images sampled at once")
+    shard_size: int = Field(250, ge=1, le=1_000_000, description="images per shard, a whole number of batches")
     zero_shot_images_per_class: int | None = Field(
-        None, ge=1, description="images a class of the zero-shot control; null draws as many as images_per_class"
+        None, ge=1, description="images per class of the zero-shot control; null uses images_per_class"
     )
     img2img_images_per_class: int | None = Field(
-        None, ge=1, description="images a class of the image-to-image control; null draws as many as images_per_class"
+        None, ge=1, description="images per class of the image-to-image control; null uses images_per_class"
     )
 
 
 class MetricLimit(Section):
     metric: str = Field(min_length=1, description="a metric of verdict.json, such as kid or recall")
-    at_most: float | None = Field(None, description="highest value, by the upper end of its interval")
-    at_least: float | None = Field(None, description="lowest value, by the lower end of its interval; either this or at_most")
-    of_floor: bool = Field(False, description="the number is a multiple of the real-vs-real floor at equal N")
+    at_most: float | None = Field(None, description="highest accepted value, compared with the upper end of the metric's interval")
+    at_least: float | None = Field(
+        None, description="lowest accepted value, compared with the lower end of the metric's interval; give either this or at_most"
+    )
+    of_floor: bool = Field(False, description="the limit is a multiple of the real-vs-real floor at equal N")
 
     @model_validator(mode="after")
     def _one_number(self) -> "MetricLimit":
@@ -194,83 +227,99 @@ class ValidateConfig(Section):
     extractor_weights: str | None = Field(
         None,
         min_length=1,
-        description="file (of CLIP, directory) of the extractor's weights, which are never downloaded; glyph has its own",
+        description="file of the extractor's weights (a directory for CLIP); weights are never downloaded, and glyph has its own",
     )
     image_size: int | None = Field(
         None,
         ge=8,
         le=2048,
-        description="side to which real and synthetic images are brought before they are compared, pixels; null means the larger of "
+        description="side in pixels to which real and synthetic images are resized before they are compared; null uses the larger of "
         "classify.image_size and the extractor's input",
     )
     reference_statistics: str | None = Field(
-        None, min_length=1, description="an .npz with mu and sigma of the extractor, to which FID is stated as well, as fid_reference"
+        None, min_length=1, description=".npz file with mu and sigma of the extractor; FID to it is reported as fid_reference"
     )
     fid_max_ratio: float = Field(10.0, gt=0.0, description="highest FID as a multiple of the real-vs-real floor at equal N")
     min_label_agreement_ratio: Fraction = Field(
         0.88,
-        description="lowest share of labels that the cross-fitted classifiers confirm, as a share of that of unseen real images; both are "
-        "counted from what labels given at random reach",
+        description="lowest share of labels that the cross-fitted classifiers confirm, relative to that of unseen real images; both are "
+        "measured from the level of random labels",
     )
-    min_class_agreement_ratio: Fraction = Field(0.6, description="the same in any one class, held against its own real images")
+    min_class_agreement_ratio: Fraction = Field(
+        0.6, description="lowest share of confirmed labels in any one class, relative to that class's unseen real images"
+    )
     min_label_agreement: Fraction | None = Field(
-        None, description="lowest share of confirmed labels whatever real images reach, in place of the ratio; null: the ratio is judged"
+        None, description="lowest absolute share of confirmed labels, in place of min_label_agreement_ratio; null applies the ratio"
     )
     min_class_agreement: Fraction | None = Field(
-        None, description="lowest such share in any one class, in place of its ratio; null: the ratio is judged"
+        None,
+        description="lowest absolute share of confirmed labels in any one class, in place of min_class_agreement_ratio; null applies the "
+        "ratio",
     )
-    min_coverage_ratio: Fraction = Field(0.5, description="lowest coverage of the real images as a share of the real-vs-real floor")
+    min_coverage_ratio: Fraction = Field(0.5, description="lowest coverage of the real images, as a share of the real-vs-real floor")
     min_class_coverage_ratio: Fraction = Field(
-        0.25, description="lowest coverage of the real images of any one class, as a share of the real-vs-real floor of that class"
+        0.25, description="lowest coverage of the real images of any one class, as a share of that class's real-vs-real floor"
     )
     min_class_recall_ratio: Fraction = Field(
-        0.15, description="lowest recall of the real images of any one class, as a share of the same floor: a few pictures reach none"
+        0.15,
+        description="lowest recall of the real images of any one class, as a share of that class's real-vs-real floor; a class of a few "
+        "repeated pictures fails it",
     )
     min_class_diversity: Fraction = Field(
         0.5, description="lowest mean feature distance between the images of a class, as a share of that between its real images"
     )
     max_class_ratio: float = Field(
-        1.5, ge=1.0, description="highest ratio of the largest class to the smallest, times the ratio that the plan asks for"
+        1.5, ge=1.0, description="highest ratio of the largest class to the smallest, as a multiple of that ratio in the sampling plan"
     )
     max_copy_fraction: Fraction = Field(
-        0.05, description="highest share of images nearer to a training image than the holdout floor allows"
+        0.05, description="highest share of images nearer to a training image than the copy threshold from held-out images"
     )
     copy_quantile: float = Field(
-        0.01, gt=0.0, lt=0.5, description="share of held-out images that the copy check may flag; sets its threshold"
+        0.01, gt=0.0, lt=0.5, description="share of held-out images that the copy check may flag, which sets its threshold"
     )
     max_duplicate_fraction: Fraction = Field(0.01, description="highest share of exact duplicates inside the set")
     max_near_duplicate_fraction: Fraction = Field(
         0.02,
-        description="highest share of images that repeat another but for encoding, size, mirroring or light, above that of real images",
+        description="highest share of images that differ from another one only in encoding, size, mirroring or brightness, above the share "
+        "among real images",
     )
     sscd_weights: str | None = Field(
-        None, description="TorchScript file of SSCD, whose features then take part in the copy check; it is run as a program, so trust it"
+        None,
+        description="TorchScript file of SSCD, whose features are added to the copy check; the file is run as a program, so it must be "
+        "trusted",
     )
     on_fail: Literal["reject", "replace_rejected"] = Field(
-        "reject", description="what a failed set leads to; replace_rejected takes out the images at fault and draws others in their place"
+        "reject", description="reject refuses a failed set; replace_rejected replaces its flagged images by newly sampled ones"
     )
-    replacement_rounds: int = Field(3, ge=1, le=20, description="most rounds of dropping and redrawing")
+    replacement_rounds: int = Field(3, ge=1, le=20, description="highest number of rounds of replacing rejected images")
     max_replaced_fraction: Fraction = Field(
-        0.2, description="highest share of the images drawn that may be dropped, over all rounds; beyond it the generator is at fault"
+        0.2, description="highest share of the sampled images that may be replaced over all rounds; a set that needs more is refused"
     )
-    limits: tuple[MetricLimit, ...] = Field(
-        (), description="further limits of any metric, beside the above: {metric, at_most or at_least, of_floor}"
-    )
+    limits: tuple[MetricLimit, ...] = Field((), description="further limits, for any metric: {metric, at_most or at_least, of_floor}")
 
 
 class RatioConfig(Section):
     ratios: tuple[float, ...] = Field(
-        (0.1, 0.25, 0.5, 1.0, 2.0, 5.0), min_length=1, max_length=100, description="synthetic images to real training images, by number"
+        (0.1, 0.25, 0.5, 1.0, 2.0, 5.0),
+        min_length=1,
+        max_length=100,
+        description="numbers of synthetic images per real training image to try",
     )
-    first_seeds: int = Field(2, ge=1, le=1000, description="seeds of every ratio; those that are kept get twice as many, again and again")
-    seeds: int = Field(8, ge=1, le=1000, description="seeds of the ratios that are kept to the end, and of real alone")
-    keep_fraction: float = Field(0.5, gt=0.0, le=1.0, description="share of the ratios that continue after each round, at least two")
+    first_seeds: int = Field(
+        2,
+        ge=1,
+        le=1000,
+        description="seeds of every ratio in the first round; the ratios that are kept get twice as many in each further round",
+    )
+    seeds: int = Field(8, ge=1, le=1000, description="seeds of the ratios that are kept to the end, and of training on real images alone")
+    keep_fraction: float = Field(0.5, gt=0.0, le=1.0, description="share of the ratios that continue after each round, at least two ratios")
     batch_share: Literal["count", "classify"] = Field(
         "count",
-        description="synthetic share of a batch: as of the images, each being seen as often; or classify.ratio whatever their number",
+        description="synthetic share of a batch: count follows the numbers of images, so that each is seen equally often; classify uses "
+        "classify.ratio for every number",
     )
     num_train_steps: int | None = Field(
-        None, ge=1, description="optimizer updates of every classifier; null: classify.mixed_num_train_steps"
+        None, ge=1, description="optimizer steps of every classifier; null uses classify.mixed_num_train_steps"
     )
 
     @field_validator("ratios")
@@ -288,24 +337,27 @@ class RatioConfig(Section):
 
 
 class EvaluateConfig(Section):
-    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of every interval")
-    num_resamples: int = Field(4000, ge=200, le=1_000_000, description="bootstrap resamples of the curves of ratios")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="confidence level of every interval")
+    num_resamples: int = Field(4000, ge=200, le=1_000_000, description="bootstrap resamples of the ratio curves")
     shot_cuts: tuple[int, int] = Field(
-        (20, 100), description="real training images of a class: below the first it is reported as few-shot, above the second as many-shot"
+        (20, 100),
+        description="two numbers of real training images: classes with fewer than the first are reported as few-shot, with more than the "
+        "second as many-shot",
     )
     worst_share: float = Field(0.1, gt=0.0, lt=1.0, description="share of the classes that are reported together as the worst, rounded up")
     sets: dict[SetName, FilePath] = Field(
-        default_factory=dict, description="robustness sets: name -> folder of class folders, or of images that set_labels has the labels of"
+        default_factory=dict, description="robustness sets: name -> folder of class folders, or of images whose labels are in set_labels"
     )
     class_map: FilePath | None = Field(
         None,
-        description="CSV (folder,class) or JSON object of the sets' folder names and our class names; an empty class or null is left out",
+        description="CSV (folder,class) or JSON object that maps the sets' folder names to our class names; an empty class or null leaves a"
+        " folder out",
     )
     set_labels: dict[SetName, FilePath] = Field(
-        default_factory=dict, description="set -> JSON list of several labels an image, by sorted file names, such as ReaL's"
+        default_factory=dict, description="set -> JSON list of several labels per image, ordered by file name, such as ReaL's"
     )
     restrict: tuple[str, ...] = Field(
-        (), description="sets on which predictions are over the set's own classes alone, as for ImageNet-R and -A"
+        (), description="sets on which predictions are limited to the set's own classes, as for ImageNet-R and ImageNet-A"
     )
 
     @field_validator("shot_cuts")
@@ -324,18 +376,18 @@ class EvaluateConfig(Section):
 
 
 class PromoteConfig(Section):
-    arm: Arm = Field(Arm.MIXED, description="the one arm declared before the run")
+    arm: Arm = Field(Arm.MIXED, description="the one arm that may be promoted, declared before the run")
     rivals: tuple[Arm, ...] = Field(
         (),
-        description="arms without generated images that it has to beat, declared before the run; empty: real-only training where it is "
-        "strongest on validation. It has to beat plain real-only training of equal length in any case",
+        description="arms that this one has to beat, trained without the validated synthetic set and declared before the run; empty uses "
+        "the real-only training that is strongest on validation; plain real-only training of equal length must always be beaten",
     )
-    min_seeds: int = Field(6, ge=2, description="fewest paired seeds; the sign-flip test cannot reach 0.05 with five")
-    alpha: float = Field(0.05, gt=0.0, lt=0.5, description="significance level of gain and per-class harm")
-    model_name: str = Field("gda-classifier", min_length=1, description="registered model name")
+    min_seeds: int = Field(6, ge=2, description="lowest number of paired seeds; with five the sign-flip test cannot reach 0.05")
+    alpha: float = Field(0.05, gt=0.0, lt=0.5, description="significance level of the gain and of per-class harm")
+    model_name: str = Field("gda-classifier", min_length=1, description="registered model name in MLflow")
     allowed_licences: tuple[str, ...] = Field(
         ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail++"),
-        description="licences of the generator's base under which a classifier may be promoted; unknown never is",
+        description="licences of the generator's base under which a classifier may be promoted; an unknown licence is never accepted",
     )
 
     @model_validator(mode="after")

@@ -1,1 +1,1 @@
-"""Images and labels: where they come from, how a snapshot stores them, and the one door to the test split."""
+"""Images and labels: their sources, how a snapshot stores them, and the single function that opens the test split."""

@@ -30,8 +30,8 @@ def export_snapshot(snapshot_path: Path, to: Layout, out: Path) -> Outcome:
 
     Image files hold the stored bytes, marks of synthetic images included. An .npz holds `arr_0` uint8 [n, height, width, 3], which must
     be of one size, and `arr_1` int64 [n] labels, the lines of `classnames.txt`: what ADM's evaluator reads. It carries no marks, so that
-    nothing tells its synthetic images from real ones. Groups go into the metadata of `hf` alone. One image is in memory at a time. A test
-    split is noted in the ledger as exported. Raises `UsageError` for another layout, `DataError` for a damaged shard or mixed sizes.
+    its synthetic images cannot be distinguished from real ones. Only `hf` keeps groups, in its metadata. One image is in memory at a time.
+    The ledger records that a test split was exported. Raises `UsageError` for another layout, `DataError` for a damaged shard or mixed sizes.
     """
     writers: dict[str, Callable[[Snapshot, str, Path], None]] = {"imagefolder": _write_folders, "hf": _write_hf, "npz": _write_npz}
     if to not in writers:
@@ -106,7 +106,7 @@ def _write_npz(snapshot: Snapshot, split: str, folder: Path) -> None:
 
 
 def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> IO[bytes]:
-    """An array of the archive, open for its bytes in C order after the header; no time goes in."""
+    """An array of the archive, open for its bytes in C order after the header; without a time stamp."""
     file = archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -114,5 +114,5 @@ def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: n
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it; what the manifest does not say is null."""
+    """The value as JSON; null where the manifest has none."""
     return None if pd.isna(value) else value

@@ -1,4 +1,4 @@
-"""All that a gate states about how close a synthetic set is to the real one: which images are compared, and under which names."""
+"""How close a synthetic set is to the real one: which images are compared, and under which metric names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def _pooled(real: Mapping[str, Images]) -> Images:
 
 
 def _apart(synthetic: Images, real: Mapping[str, Images], seed: int) -> dict[str, Comparison]:
-    """Against val alone, and FID against train alone: how much nearer train is speaks of memorising. One floor, train against val."""
+    """Against val alone, and FID against train alone: being much nearer to train indicates memorisation. One floor, train against val."""
     train, val = real["train"], real["val"]
     n = min(len(synthetic), len(train), len(val), LARGEST_SECOND_N)
     if n >= SMALLEST_N:

@@ -1,4 +1,4 @@
-"""Which images a refused set was refused for, where single images are at fault at all."""
+"""The images that a set was refused for, where single images are at fault."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -8,7 +8,7 @@ from gda.artifacts.verdict import Measure, Verdict
 from gda.gate.checks.duplicates import duplicates
 from gda.gate.inspection import Inspection
 
-# By metric that failed: why images are taken out, and their positions among those that decode. Of several reasons the first is said.
+# By failed metric: why images are removed, and their positions among those that decode. Of several reasons the first is recorded.
 _Finder = Callable[[Inspection, Measure], Iterable[int]]
 _FINDERS: Mapping[str, tuple[str, _Finder]] = {
     "exact_train": ("is a training image", lambda found, _: _leaked(found, "train", exact=True)),
@@ -21,22 +21,22 @@ _FINDERS: Mapping[str, tuple[str, _Finder]] = {
     "label_agreement": ("label not confirmed", lambda found, _: _disputed(found, in_low_classes=False)),
     "label_agreement_worst_class": ("label not confirmed", lambda found, _: _disputed(found, in_low_classes=True)),
 }
-# What is known of the test split refuses a set and never mends it: a set chosen by it would no longer be new to it.
-_BEYOND_MENDING = ("exact_test", "near_test")
+# A match with the test split refuses a set and never selects images: a set selected by it would not be independent of it.
+_NEVER_REPLACED = ("exact_test", "near_test")
 
 
 def flagged_images(found: Inspection, verdict: Verdict) -> dict[str, str]:
-    """Why by key, of the images that the failed checks blame; empty where no single image is at fault, or the test split was met."""
+    """Reason by key of the images that failed checks flag; empty where no single image is at fault, or any matches the test split."""
     failed = {name: measure for name, measure in verdict.metrics.items() if measure.passed is False}
-    if any(name in failed for name in _BEYOND_MENDING):
+    if any(name in failed for name in _NEVER_REPLACED):
         return {}
     audit = found.subjects.audit
     keys = audit.table["key"].tolist()
-    blamed = {keys[row]: "does not decode" for row in np.flatnonzero(audit.table["decoded"] == 0)} if "undecodable" in failed else {}
+    flagged = {keys[row]: "does not decode" for row in np.flatnonzero(audit.table["decoded"] == 0)} if "undecodable" in failed else {}
     for name, (why, finder) in _FINDERS.items():
         if name in failed:
-            blamed = {keys[audit.rows[position]]: why for position in finder(found, failed[name])} | blamed
-    return dict(sorted(blamed.items()))
+            flagged = {keys[audit.rows[position]]: why for position in finder(found, failed[name])} | flagged
+    return dict(sorted(flagged.items()))
 
 
 def _leaked(found: Inspection, split: str, *, exact: bool) -> list[int]:

@@ -1,4 +1,4 @@
-"""Everything measured about a synthetic set, and the verdict on it. Whatever fails to be measured counts against the set."""
+"""Everything measured about a synthetic set, and the verdict on it. What cannot be measured counts against the set."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -64,8 +64,8 @@ class Subjects:
         return self.audit.table["decoded_pixel_sha256"].iloc[self.audit.rows].tolist()
 
     @property
-    def said_labels(self) -> Labels:
-        """The labels with their soft parts: an image from a real one of another class keeps that class by what its strength left of it."""
+    def stated_labels(self) -> Labels:
+        """The labels with their soft parts: an image made from a real one of another class keeps a share of that class, by its strength."""
         second, weights = second_labels(self.audit.table.iloc[self.audit.rows], self.labels, self.real["train"].classes)
         return Labels(classes=self.labels, second=second, weights=weights)
 
@@ -85,7 +85,7 @@ class Inspection:
     failures: list[str] = field(default_factory=list)
 
     def attempt(self, what: str, compute: Callable[[], T]) -> T | None:
-        """The result, or None with the exception recorded: a gate that breaks down is a gate that refuses."""
+        """The result, or None with the exception recorded: a check that fails to run counts as failed."""
         try:
             return compute()
         except (MissingError, TryAgainError, MemoryError):  # nothing to do with the set
@@ -93,15 +93,15 @@ class Inspection:
         except Exception as error:
             require_not_stopped()
             if (problem := storage_problem(error)) is not None:
-                raise problem from None  # nor has a full disk
+                raise problem from None  # a full disk is not the set's fault either
             self.failures.append(f"{what} could not be measured ({type(error).__name__}: {error})")
             return None
 
     def verdict(self, config: Config, *, synthetic_digest: str, real_digest: str) -> Verdict:
-        """Judge the measures; anything that failed to be measured refuses too."""
+        """Apply the limits; the set is also refused for what could not be measured."""
         passed, reasons = assess(self.measures, config.validate_)
         details = self.structure.failures if self.structure is not None else ()
-        if passed and self.structure is not None:  # otherwise it says once more what the reasons say better
+        if passed and self.structure is not None:  # else it only repeats the reasons
             details += tuple(f"Great Expectations finds among the metrics: {failure}" for failure in self.structure.metric_failures)
         return Verdict(
             passed=passed and not details and not self.failures,
@@ -134,19 +134,19 @@ def inspect_set(
     found.attempt("duplicates", lambda: _duplicates(found))
     found.attempt("leaks", lambda: _leaks(found))
     found.attempt("copies", lambda: _copies(found, reference, extractor, config.validate_))
-    # Last, for it holds all that was measured against the limits once more.
+    # Last, because it checks all measures against their limits once more.
     found.attempt("the structure", lambda: _structure(found, replace(plan, origin=origin_of(synthetic.index)), config.validate_))
     return found
 
 
 def given_statistics(config: Config, extractor: Extractor) -> Statistics | None:
-    """What `validate.reference_statistics` names. Raises `ConfigError` or `DataError` for a file that cannot serve."""
+    """The statistics in `validate.reference_statistics`, if set. Raises `ConfigError` or `DataError` for a file that cannot be used."""
     path = config.validate_.reference_statistics
     return None if path is None else read_statistics_file(Path(path), dim=extractor.dim, extractor=extractor.name)
 
 
 def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: int, scratch: Path | None = None) -> Subjects:
-    """Decode everything. The test split is opened through its door, for the leak check alone."""
+    """Decode everything. The test split is opened by `open_test`, for the leak check alone."""
     audit = audit_images(synthetic, size=size, scratch=scratch)
     sets = {
         "train": load_images(real, "train", size=size, scratch=scratch),
@@ -165,7 +165,7 @@ def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: i
 
 
 def _features(synthetic: Snapshot, audit: Audit, extractor: Extractor, size: int) -> np.ndarray:
-    """Features of the images that decode: those kept while drawing, where they fit and the pixels are still the drawn ones."""
+    """Features of the images that decode: those stored by the sampler if they fit and the pixels are unchanged, else computed."""
     if audit.table["as_recorded"].all() and has_rows(synthetic, extractor, size=size):
         kept = read_rows(synthetic, extractor, size=size)
         require_honest(synthetic, kept, audit.images, extractor)
@@ -174,15 +174,15 @@ def _features(synthetic: Snapshot, audit: Audit, extractor: Extractor, size: int
 
 
 def _prompted(table: pd.DataFrame) -> bool:
-    """Whether every record says by which prompt it was drawn; an imported set need not."""
+    """Whether every record has its prompt; imported records need not."""
     return bool(table["prompt"].notna().all()) and bool((table["prompt"] != "").all())
 
 
-def origin_of(index: SnapshotIndex) -> Literal["drawn", "merged", "imported"]:
-    """Where a synthetic set says it comes from; one that says nothing is held to what a drawn one is, the strictest."""
+def origin_of(index: SnapshotIndex) -> Literal["generated", "merged", "imported"]:
+    """The recorded origin of a synthetic set; without one it must meet the expectations of a generated set, the strictest."""
     if "source_digest" in index.provenance:
         return "imported"
-    return "merged" if "merged" in index.provenance else "drawn"
+    return "merged" if "merged" in index.provenance else "generated"
 
 
 def _counts(found: Inspection, plan: Plan) -> None:
@@ -202,11 +202,12 @@ def _structure(found: Inspection, plan: Plan, config: ValidateConfig) -> None:
 
 def _labels(found: Inspection, reference: Reference, config: ValidateConfig) -> None:
     subjects = found.subjects
-    # Of train alone: images are dropped by what comes out, and val is to tell what training on the rest is worth.
+    # Of train alone: images are dropped by the result, and val must stay independent to measure training on the rest.
     unseen, truth = reference.probabilities["train"], subjects.real["train"].labels.numpy()
     seen = reference.predict(subjects.audit.images)
     measured = MeasuredWith(reference_digest=reference.index.digest)
-    found.labels = check_labels(seen, subjects.said_labels, unseen, truth, config, names=subjects.real["train"].classes, measured=measured)
+    names = subjects.real["train"].classes
+    found.labels = check_labels(seen, subjects.stated_labels, unseen, truth, config, names=names, measured=measured)
     found.measures |= found.labels.measures
 
 
@@ -225,14 +226,14 @@ def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, con
 
 
 def _prompts(found: Inspection, reference: Reference, extractor: Extractor) -> None:
-    """How well images match their prompts; the floor is of real images, by the prompts that their classes were drawn with."""
+    """How well images match their prompts; the floor is that of real images with the prompts of their classes."""
     assert extractor.text is not None
     subjects = found.subjects
     prompts = subjects.audit.table["prompt"].iloc[subjects.audit.rows].tolist()
     by_label = {int(label): prompt for label, prompt in zip(subjects.labels, prompts, strict=True)}
     real = {split: subjects.real[split].labels.tolist() for split in reference.features}
-    drawn = [(split, i, by_label[label]) for split, labels in real.items() for i, label in enumerate(labels) if label in by_label]
-    floor = cosines(np.stack([reference.features[split][i] for split, i, _ in drawn]), [text for *_, text in drawn], extractor.text.embed)
+    pairs = [(split, i, by_label[label]) for split, labels in real.items() for i, label in enumerate(labels) if label in by_label]
+    floor = cosines(np.stack([reference.features[split][i] for split, i, _ in pairs]), [text for *_, text in pairs], extractor.text.embed)
     measured = MeasuredWith(
         extractor=f"{extractor.identity} with texts@{extractor.text.digest[:8]}", reference_digest=reference.index.digest
     )
@@ -257,7 +258,7 @@ def _duplicates(found: Inspection) -> None:
 def _leaks(found: Inspection) -> None:
     subjects, n = found.subjects, len(found.subjects.hashes)
     real = subjects.real_sketches
-    # Real images lie no nearer to a split that they are not of than any new image does.
+    # Real images of other splits lie no nearer to a split than any new image does.
     probes = {"train": real["val"], "val": real["train"], "test": joined(real["train"], real["val"])}
     for split in SPLITS:
         leaks = find_leaks(
@@ -275,7 +276,7 @@ def _leaks(found: Inspection) -> None:
 def _copies(found: Inspection, reference: Reference, extractor: Extractor, config: ValidateConfig) -> None:
     subjects = found.subjects
     train, val = subjects.real["train"].images, subjects.real["val"].images
-    # A picture that is several times in train would be its own crowd, and one that is in val too would be taken for a new one.
+    # A picture that train holds several times would be its own neighbourhood; one that val holds too would count as new.
     kept = distinct(subjects.real_sketches["train"])
     unseen = np.flatnonzero(near_matches(subjects.real_sketches["val"], subjects.real_sketches["train"]).reference < 0)
     features = {"synthetic": subjects.features, "holdout": reference.features["val"][unseen], "train": reference.features["train"][kept]}

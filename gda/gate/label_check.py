@@ -1,4 +1,4 @@
-"""The labels of a set held against what classifiers say of unseen real images: the measures of the verdict, and each class's limit."""
+"""Label agreement of a set, compared with that of unseen real images: the measures of the verdict, and the limit of each class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ _WORST = "label_agreement_worst_class"
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCheck:
-    """What the classifiers say of a set; `limits` of the share confirmed, by class index, None for a class that cannot be judged."""
+    """What the classifiers confirm of a set; `limits` of the confirmed share by class index, None for a class that has no limit."""
 
     agreement: Agreement
     limits: tuple[float | None, ...]
     measures: Mapping[str, Measure]
 
     def disputed(self, *, in_low_classes: bool) -> list[int]:
-        """Positions of images whose label is not confirmed; `in_low_classes`: of classes alone whose share may be below their limit."""
+        """Positions of images whose label is not confirmed; `in_low_classes`: only of classes whose share may be below their limit."""
         pairs = zip(self.agreement.by_class, self.limits, strict=True)
         low = {label for label, (own, limit) in enumerate(pairs) if own is not None and limit is not None and own.low < limit}
         unconfirmed = [suspect for suspect in self.agreement.suspects if not suspect.confirmed]
@@ -40,18 +40,18 @@ def check_labels(
     names: Sequence[str],
     measured: MeasuredWith,
 ) -> LabelCheck:
-    """Hold `labels` of images seen as float [n, classes] against real images of classes `truth`, int64 [m], `unseen` [m, classes].
+    """Compare `labels` and probabilities `seen` [n, classes] of images with `truth` int64 [m] and `unseen` [m, classes] of real ones.
 
-    `names` are of the classes by index. The floor of every measure is the same of the real images, and chance is one in as many as there
-    are classes. The worst class is the one that has least to spare above its own limit; a class whose real images are told no better than
-    by chance is left out, unless all are. Raises `DataError` as `agreement` does.
+    `names` are those of the classes by index. The floor of every measure is that of the real images, and chance is one divided by the
+    number of classes. The worst class is the one with the smallest margin above its own limit; a class whose real images are recognised no
+    better than by chance is left out, unless all are. Raises `DataError` as `agreement` does.
     """
     thresholds = class_thresholds(unseen, truth)
     real, own = agreement(unseen, Labels.hard(truth), thresholds), agreement(seen, labels, thresholds)
     chance = {"chance": 1.0 / unseen.shape[1]}
     overall = estimated(own.overall, floor=real.overall.value, n=len(labels), measured=measured)
-    told = zip(names, _by_class(own, real, labels, measured), strict=True)
-    by_class = [measure.model_copy(update=chance | {"class_name": name}) for name, measure in told]
+    named = zip(names, _by_class(own, real, labels, measured), strict=True)
+    by_class = [measure.model_copy(update=chance | {"class_name": name}) for name, measure in named]
     limits = tuple(limit_of(_WORST, measure, config) for measure in by_class)
     measures = {
         "label_agreement": overall.model_copy(update=chance),
@@ -64,7 +64,7 @@ def check_labels(
 
 
 def _by_class(own: Agreement, real: Agreement, labels: Labels, measured: MeasuredWith) -> list[Measure]:
-    """Each class beside its unseen real images; null for a class without images."""
+    """Each class with its unseen real images as the floor; null for a class without images."""
     counts = [int((labels.classes == label).sum()) for label in range(len(own.by_class))]
     return [
         Measure(value=None, n=0)
@@ -76,5 +76,5 @@ def _by_class(own: Agreement, real: Agreement, labels: Labels, measured: Measure
 
 def _least_to_spare(by_class: Sequence[Measure], limits: Sequence[float | None]) -> Measure:
     found = [(measure.value, limit, measure) for measure, limit in zip(by_class, limits, strict=True) if measure.value is not None]
-    judged = [(value - limit, measure) for value, limit, measure in found if limit is not None]
-    return min(judged or [(value, measure) for value, _, measure in found], key=lambda pair: pair[0])[1]
+    limited = [(value - limit, measure) for value, limit, measure in found if limit is not None]
+    return min(limited or [(value, measure) for value, _, measure in found], key=lambda pair: pair[0])[1]

@@ -1,4 +1,4 @@
-"""The limits of the gate: which end of each metric's interval is held against what, and the sentence where it is missed."""
+"""The limits of the gate: which end of each metric's interval must keep which limit, and the message if it does not."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ _CHANCE_MISS = 0.01  # how often a sound set may be refused for the worst of its
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How one metric is judged: by which end of its interval against which limit (docs/adr/0011).
+    """Which end of a metric's interval must keep which limit (docs/adr/0011).
 
-    The `unfavourable` end must keep the limit: a set is refused unless it is shown to be sound. The `favourable` end decides for rates
-    that a sound set has too, as real images have: refused is what is shown to exceed the limit. The `value` itself decides where it is
-    the worst of many already, of which an interval would count chance twice.
+    Mostly it is the `unfavourable` end: a set is refused unless it is shown to be sound. The `favourable` end decides for rates that are
+    above zero in sound sets and in real images too: a set is refused when it is shown to exceed the limit. The `value` itself decides
+    where it is already the worst of many, because an interval would count chance twice.
     """
 
     direction: Direction
     end: Literal["unfavourable", "favourable", "value"] = "unfavourable"
     limit: Limit
-    complaint: str  # of {value}, {bound}, {limit}, {floor}, {n}, and {the_class} by name
-    optional: bool = False  # some sets are too small to have it; all others must
+    complaint: str  # with {value}, {bound}, {limit}, {floor}, {n} and {the_class}, its name
+    optional: bool = False  # some sets are too small for it; every other metric is required
 
 
 def _constant(value: float) -> Limit:
@@ -40,7 +40,7 @@ def _ratio_of_floor(ratio: Callable[[ValidateConfig], float]) -> Limit:
 
 
 def _above_chance(ratio: float, measure: Measure) -> float | None:
-    """Of what the floor has above chance (Cohen 1960), the `ratio`, and chance; None without a floor above chance."""
+    """Chance plus `ratio` times what the floor has above chance (Cohen 1960); None without a floor above chance."""
     chance = measure.chance or 0.0
     return None if measure.floor is None or not measure.floor > chance else chance + ratio * (measure.floor - chance)
 
@@ -52,7 +52,7 @@ def _label_limit(measure: Measure, config: ValidateConfig) -> float | None:
 
 
 def _class_limit(measure: Measure, config: ValidateConfig) -> float | None:
-    """Of one class of many: never so high that a sound set would miss it in one of the classes in more than `_CHANCE_MISS` of cases."""
+    """For one class of many: so low that a sound set misses it in any of its classes in at most `_CHANCE_MISS` of cases."""
     if config.min_class_agreement is not None:
         return config.min_class_agreement
     limit = _above_chance(config.min_class_agreement_ratio, measure)
@@ -63,17 +63,17 @@ def _class_limit(measure: Measure, config: ValidateConfig) -> float | None:
 
 
 def _class_share_limit(ratio: Callable[[ValidateConfig], float]) -> Limit:
-    """Of the real images of one class of many that are covered: as `_class_limit`, of trials that are fewer than the images.
+    """For the covered share of the real images of one class of many: as `_class_limit`, but with fewer trials than images.
 
-    Real images are missed together with those near them, about as many as a ball holds, so that `n` of them are as uncertain in the tail
-    as n / `NEIGHBOURS` that are missed one by one (`benchmarks/class_coverage.py`).
+    Real images are missed together with their neighbours, so that the tail for `n` of them is about that of n / `NEIGHBOURS` independent
+    trials (`benchmarks/class_coverage.py`).
     """
 
     def limit(measure: Measure, config: ValidateConfig) -> float | None:
         if measure.floor is None or not measure.n:
             return None
         trials = max(1, measure.n // NEIGHBOURS)
-        sure = min(measure.floor, 1 - 0.5 / measure.n)  # a floor of 1, of few images, is no certainty
+        sure = min(measure.floor, 1 - 0.5 / measure.n)  # a floor of 1 from few images is not certain
         return min(ratio(config) * measure.floor, _missed_by_chance(sure, trials=trials, classes=measure.num_classes or 1))
 
     return limit
@@ -85,7 +85,7 @@ def _missed_by_chance(floor: float, *, trials: int, classes: float) -> float:
 
 
 def _at_least_floor(measure: Measure, accepted: float) -> float | None:
-    """What is accepted of a rate, but never less than real images have; None without a floor."""
+    """The `accepted` rate, but never less than that of real images; None without a floor."""
     return None if measure.floor is None else max(measure.floor, accepted)
 
 
@@ -175,13 +175,13 @@ RULES: Mapping[str, Rule] = {
         direction="at_most",
         limit=_ratio_of_floor(lambda config: config.fid_max_ratio),
         complaint="FID is {value:.3g} (up to {bound:.3g}), above {limit:.3g}; "
-        "real images against real ones score {floor:.3g} at {n} a side",
+        "real images against real ones score {floor:.3g} with {n} images on each side",
     ),
     "coverage": Rule(
         direction="at_least",
         limit=_ratio_of_floor(lambda config: config.min_coverage_ratio),
         complaint="only {value:.1%} (as low as {bound:.1%}) of the real images have a synthetic one near them; "
-        "at least {limit:.1%} is needed, real images against real ones reach {floor:.1%} at {n} a side",
+        "at least {limit:.1%} is needed, real images against real ones reach {floor:.1%} with {n} images on each side",
     ),
     "coverage_worst_class": Rule(
         direction="at_least",
@@ -189,7 +189,7 @@ RULES: Mapping[str, Rule] = {
         optional=True,
         limit=_class_share_limit(lambda config: config.min_class_coverage_ratio),
         complaint="in {the_class} that is covered least for its limit, only {value:.1%} of the real images have a synthetic one near them; "
-        "at least {limit:.1%} is needed, its real images against one another reach {floor:.1%} at {n} a side",
+        "at least {limit:.1%} is needed, its real images against one another reach {floor:.1%} with {n} images on each side",
     ),
     "recall_worst_class": Rule(
         direction="at_least",
@@ -197,7 +197,7 @@ RULES: Mapping[str, Rule] = {
         optional=True,
         limit=_class_share_limit(lambda config: config.min_class_recall_ratio),
         complaint="in {the_class} that shows least of its variety, only {value:.1%} of the real images lie among the synthetic ones; "
-        "at least {limit:.1%} is needed, its real images among one another reach {floor:.1%} at {n} a side",
+        "at least {limit:.1%} is needed, its real images among one another reach {floor:.1%} with {n} images on each side",
     ),
     "mean_distance_worst_class": Rule(
         direction="at_least",
@@ -211,7 +211,7 @@ RULES: Mapping[str, Rule] = {
 
 
 def rule_of(given: MetricLimit) -> Rule:
-    """What a limit of `validate.limits` asks for: always of the unfavourable end."""
+    """The rule of a limit in `validate.limits`, which always applies to the unfavourable end."""
     direction: Direction = "at_most" if given.at_most is not None else "at_least"
     number = given.at_most if given.at_most is not None else given.at_least
     assert number is not None, "a limit has a number"

@@ -17,14 +17,14 @@ from gda.data.images.codecs import encode_png
 from gda.gate.checks.leaks import Leak
 from gda.gate.inspection import Inspection
 
-SHOWN = 16  # pictures a section
+SHOWN = 16  # pictures per section
 _LARGEST_PX = 96
 _GROUP_SHOWN = 4  # pictures of a group of duplicates
 _PAIRS_SHOWN = 5
 _SHARES = ("fraction", "agreement", "gap", "near_", "precision", "recall", "coverage")
 MEANING = {
     "fid": "distance of feature distributions (Frechet); smaller is closer to the real images",
-    "fid_train": "the same against train alone; much smaller than against val speaks of memorising",
+    "fid_train": "the same against train alone; much smaller than against val indicates memorisation",
     "kid": "kernel distance of feature distributions, unbiased in the number of images",
     "precision": "share of synthetic images that lie among the real ones",
     "recall": "share of real images that lie among the synthetic ones",
@@ -36,7 +36,7 @@ MEANING = {
     "label_agreement_worst_class": "the same in the class that is confirmed least",
     "confident_disagreement": "labels that contradict what those classifiers are as sure of as of real images (confident learning)",
     "soft_label_gap": "how much more often soft-labelled images show their first class than their weights say; 0 is honest",
-    "text_alignment": "mean cosine of images and their prompts; larger is closer to what was asked for",
+    "text_alignment": "mean cosine of images and their prompts; larger is closer to the prompts",
     "copy_fraction": "images closer to a training image than held-out real images come",
     "duplicate_fraction": "images that repeat another one of the set exactly",
     "near_duplicate_fraction": "images that repeat another one but for encoding, size, mirroring or light",
@@ -51,15 +51,15 @@ MEANING = {
     "undecodable": "images that do not decode to the last byte",
     "failed_expectations": "structural expectations that failed",
     "kid_worst_class": "kernel distance within the class that is furthest above its floor",
-    "mean_distance_worst_class": "mean distance between images of the class in which they are most alike, beside its real ones",
+    "mean_distance_worst_class": "mean distance between images of the least diverse class, compared with that of its real images",
     "coverage_worst_class": "coverage within the class that has least to spare under its limit",
     "recall_worst_class": "the same of recall: a class of a few pictures recalls next to none of its real images",
-    "fid_reference": "distance to the statistics that were given",
+    "fid_reference": "distance to the statistics of validate.reference_statistics",
 }
 _COMPARED = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi", "inception_score")
 MEANING |= {f"{name}_val": "the same against val alone; real against real: train against val" for name in _COMPARED}
 MEANING |= {
-    f"{name}_at_class_size": "the same with as few images as a class has; beside it, real images of one class" for name in _COMPARED
+    f"{name}_at_class_size": "the same with as few images as a class has, compared with real images of one class" for name in _COMPARED
 }
 
 
@@ -73,7 +73,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, what is to be seen there, the figures and how many more there would be."""
+    """A heading, an explanation, the figures shown and how many more there are."""
 
     title: str
     explanation: str
@@ -99,11 +99,11 @@ def render_page(verdict: Verdict, found: Inspection, classes: pd.DataFrame) -> s
 def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float | None]) -> pd.DataFrame:
     """A row per class of the real set: images, label agreement, that of unseen real images, and images flagged as copies.
 
-    KID, coverage, recall and mean distance with their interval, and `_real`: real images of the class, as many a side (`compared`).
+    KID, coverage, recall and mean distance with their interval; `_real` is the same of real images, `compared` images on each side.
     """
     rows = []
     for label, name in enumerate(names):
-        mine = found.subjects.labels == label
+        in_class = found.subjects.labels == label
         estimate = found.labels.agreement.by_class[label] if found.labels is not None else None
         rows.append(
             {
@@ -111,7 +111,7 @@ def class_table(found: Inspection, names: Sequence[str], floors: Sequence[float 
                 "images": int((found.subjects.audit.table["class"] == name).sum()),
                 "label_agreement": None if estimate is None else estimate.value,
                 "label_agreement_real": floors[label],
-                "flagged_copies": int(found.copies.flagged[mine].sum()) if found.copies is not None else None,
+                "flagged_copies": int(found.copies.flagged[in_class].sum()) if found.copies is not None else None,
                 **_class_closeness(found, label),
             }
         )
@@ -160,15 +160,15 @@ def _disputed(found: Inspection) -> Section:
 
 def _confusions(found: Inspection, names: Sequence[str]) -> str:
     pairs = found.labels.agreement.confusions(_PAIRS_SHOWN) if found.labels is not None else []
-    said = [f"{_name(names, label)} seen as {names[seen]} ({count})" for label, seen, count in pairs]
-    return f" Most often: {', '.join(said)}." if said else ""
+    frequent = [f"{_name(names, label)} seen as {names[seen]} ({count})" for label, seen, count in pairs]
+    return f" Most often: {', '.join(frequent)}." if frequent else ""
 
 
 def _nearest(found: Inspection) -> Section:
     explanation = (
         "Synthetic left, nearest training image right. Nearness below 1 is closer than held-out real images come, and counts as a copy. "
         "Tried on planted copies, this finds most that were re-encoded, mirrored, cropped to 80% of the side or more, turned by up to 12 "
-        "degrees, shifted or lit otherwise; of pictures with hardly any contrast it misses about half, and of pasted parts nothing is "
+        "degrees, shifted or lit differently; of pictures with hardly any contrast it misses about half, and of pasted parts nothing is "
         "known. benchmarks/README.md has the figures."
     )
     if found.copies is None:
@@ -186,7 +186,7 @@ def _nearest(found: Inspection) -> Section:
 
 
 def _leaked(found: Inspection) -> Section:
-    # Exact ones first, and those of held-out splits before train: they decide.
+    # Exact ones first, then held-out splits before train, because they decide.
     leaks = sorted(found.leaks, key=lambda leak: (not leak.exact, leak.split == "train", leak.split, leak.query))
     explanation = "Synthetic left, real right: the same picture pixel for pixel, or but for encoding, size, mirroring or light."
     figures = [_leak_figure(found, leak) for leak in leaks[:SHOWN]]

@@ -1,13 +1,14 @@
 """The reference of a real set: classifiers that label images they have not seen, features of train and val, and the FID floor.
 
-What it costs to look at real images is paid once: features, statistics (`statistics.npz`, which other tools read) and the classifiers'
-probabilities are kept, under the digest of the snapshot and of the extractor's weights.
+Real images are processed once: features, statistics (`statistics.npz`, which other tools read) and the classifiers' probabilities are
+kept, under the digest of the snapshot and of the extractor's weights.
 
-Cross-fitting: train alone is dealt into folds, class by class, and each fold's classifier is trained on the others. A training image is
+Cross-fitting: train alone is split into folds, class by class, and each fold's classifier is trained on the others. A training image is
 labelled by the one classifier that has not seen it, which gives the agreement that sound images reach (the floor); val images, which
 none has seen, by one each in turn; a synthetic image by the mean of all. Images and classes are picked by these labels
-(`replace_rejected`, the arm `targeted`), so val plays no part in them, nor in their floors and limits: classifiers that are trained on
-what was picked would otherwise know of val what those trained on real images alone do not (docs/adr/0020). The test split plays no part.
+(`replace_rejected`, the arm `targeted`), so val plays no part in them, nor in their floors and limits: otherwise classifiers trained on
+the picked images would use information about val that those trained on real images alone do not have (docs/adr/0020). The test split
+plays no part.
 """
 
 import hashlib
@@ -80,15 +81,15 @@ class Reference:
 
     @property
     def classifiers(self) -> str:
-        """What a number must be stated with that is measured by the classifiers' probabilities."""
+        """The name to state with every number that is measured by the classifiers' probabilities."""
         return f"cross-fitted classifiers@{digest_of(list(self.index.folds))[:8]}"
 
     def predict(self, images: torch.Tensor) -> np.ndarray:
-        """Class probabilities float64 [n, classes] of uint8 NCHW images nobody trained on: the mean over all folds."""
+        """Class probabilities float64 [n, classes] of uint8 NCHW images that no fold was trained on: the mean over all folds."""
         return np.mean([_probabilities(self.path / f"fold-{k}", images) for k in range(len(self.index.folds))], axis=0)
 
     def predict_alone(self, images: torch.Tensor) -> np.ndarray:
-        """The same of one classifier each, in turn, as real images are seen: a mean of all is less sure than any of them."""
+        """The same by one classifier per image, in turn, as for real images: a mean of all is less sure than any of them."""
         folds = len(self.index.folds)
         found = np.zeros((len(images), len(self.index.agreement_by_class)))
         for k in range(min(folds, len(images))):
@@ -109,7 +110,7 @@ class Reference:
 
 
 def reference_problems(path: Path, index: ReferenceIndex, features: dict[str, np.ndarray]) -> list[str]:
-    """What of the reference at `path` is not what its index names, one line each naming the folder or file."""
+    """One line for each folder or file of the reference at `path` that differs from its index."""
     problems = [
         f"{path / f'fold-{k}'}: its classifier is not the one that {REFERENCE_FILE} names"
         for k, digest in enumerate(index.folds)
@@ -126,7 +127,7 @@ def _digest(snapshot: str, extractor: str, features: dict[str, np.ndarray], fold
 
 @dataclass(frozen=True, kw_only=True)
 class _Fold:
-    """One classifier to train; small, for it travels to another process."""
+    """One classifier to train; small, because it is sent to another process."""
 
     number: int
     snapshot: Path
@@ -141,7 +142,7 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     """
     extractor = configured_extractor(config)
     folds = [_Fold(number=k, snapshot=snapshot.path, folder=folder / f"fold-{k}", config=config) for k in range(config.reference.folds)]
-    with Bar(len(folds) * config.reference.num_train_steps, "reference", unit="update", shown=progress):
+    with Bar(len(folds) * config.reference.num_train_steps, "reference", unit="step", shown=progress):
         digests = run_parallel(partial(_train_fold, work=work), folds)
     size = comparison_size(config, extractor)
     sets: dict[str, ImageSet] = {split: load_images(snapshot, split, size=size) for split in SPLITS}
@@ -175,10 +176,10 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
 
 
 def assign_folds(keys: tuple[str, ...], labels: np.ndarray, folds: int, *, seed: int) -> np.ndarray:
-    """Fold of every image, int64 [n]: each class is dealt out evenly, in an order that depends on the keys and the seed alone."""
+    """Fold of every image, int64 [n]: each class is spread evenly, in an order that depends on the keys and the seed alone."""
     order = sorted(range(len(keys)), key=lambda i: (int(labels[i]), hashlib.sha256(f"{seed}/fold/{keys[i]}".encode()).digest()))
     assigned = np.empty(len(keys), np.int64)
-    # Dealing goes on across classes, so that small classes do not all land in the first folds.
+    # Counting goes on across classes, so that small classes do not all land in the first folds.
     assigned[order] = np.arange(len(keys)) % folds
     return assigned
 

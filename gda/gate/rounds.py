@@ -1,4 +1,4 @@
-"""Rounds of taking out the images that a set was refused for and drawing others in their place."""
+"""Rounds of replacing the images that a set was refused for."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from gda.gate.inspection import Inspection
 
 @dataclass(frozen=True, kw_only=True)
 class Assessed:
-    """A set with what was found about it; `dropped` says by round which images were taken out on the way to it, and why, by key."""
+    """A set with its inspection and verdict; `dropped` has a mapping per round, from the key of each removed image to the reason."""
 
     snapshot: Snapshot
     found: Inspection
@@ -21,37 +21,37 @@ class Assessed:
     dropped: tuple[Mapping[str, str], ...] = field(default=())
 
 
-Judge = Callable[[Snapshot], tuple[Inspection, Verdict]]
-Replace = Callable[[Snapshot, Mapping[str, str], int], Snapshot]  # of a set, why by key, and the number of the round
+Assess = Callable[[Snapshot], tuple[Inspection, Verdict]]
+Replace = Callable[[Snapshot, Mapping[str, str], int], Snapshot]  # a set, reason by key of its flagged images, number of the round
 
 
-def replace_rejected(first: Assessed, config: ValidateConfig, *, assess: Judge, replace: Replace) -> Assessed:
-    """Rounds until the set passes, no image is to blame, `replacement_rounds` are over or more than `max_replaced_fraction` would go.
+def replace_rejected(first: Assessed, config: ValidateConfig, *, assess: Assess, replace: Replace) -> Assessed:
+    """Replace flagged images until the set passes or no image is flagged, at most `replacement_rounds` times.
 
-    What is returned was judged as a whole, like any other set; its verdict says what was dropped, and how the set was judged before.
+    It also ends when more than `max_replaced_fraction` of all generated images would be dropped. The returned set was assessed as a whole,
+    like any other; its verdict also holds what was dropped and the first verdict.
     """
-    current, size, drawn = first, len(first.snapshot.manifest()), len(first.snapshot.manifest())
+    current, size, generated = first, len(first.snapshot.manifest()), len(first.snapshot.manifest())
     while not current.verdict.passed and len(current.dropped) < config.replacement_rounds:
-        blamed = flagged_images(current.found, current.verdict)
-        if not blamed:
+        flagged = flagged_images(current.found, current.verdict)
+        if not flagged:
             break
-        gone = sum(map(len, current.dropped)) + len(blamed)
-        if gone > config.max_replaced_fraction * drawn:
-            return _given_up(current, gone / drawn, config)
-        snapshot = replace(current.snapshot, blamed, len(current.dropped) + 1)
+        gone = sum(map(len, current.dropped)) + len(flagged)
+        if gone > config.max_replaced_fraction * generated:
+            return _given_up(current, gone / generated, config)
+        snapshot = replace(current.snapshot, flagged, len(current.dropped) + 1)
         found, verdict = assess(snapshot)
-        current = Assessed(
-            snapshot=snapshot, found=found, verdict=_told(verdict, first, (*current.dropped, blamed)), dropped=(*current.dropped, blamed)
-        )
-        drawn = size + gone
+        dropped = (*current.dropped, flagged)
+        current = Assessed(snapshot=snapshot, found=found, verdict=_with_filtering(verdict, first, dropped), dropped=dropped)
+        generated = size + gone
     return current
 
 
-def _told(verdict: Verdict, first: Assessed, dropped: tuple[Mapping[str, str], ...]) -> Verdict:
+def _with_filtering(verdict: Verdict, first: Assessed, dropped: tuple[Mapping[str, str], ...]) -> Verdict:
     before = first.verdict
     filtering = Filtering(
         rounds=len(dropped),
-        dropped=dict(sorted(Counter(why for blamed in dropped for why in blamed.values()).items())),
+        dropped=dict(sorted(Counter(why for flagged in dropped for why in flagged.values()).items())),
         synthetic_digest=before.synthetic_digest,
         reasons=before.reasons,
         metrics=before.metrics,
@@ -61,8 +61,8 @@ def _told(verdict: Verdict, first: Assessed, dropped: tuple[Mapping[str, str], .
 
 def _given_up(accepted: Assessed, share: float, config: ValidateConfig) -> Assessed:
     reason = (
-        f"{share:.1%} of the images drawn would have to be dropped; at most {config.max_replaced_fraction:.1%} is accepted, "
-        "for beyond that it is the generator that is at fault"
+        f"{share:.1%} of the generated images would have to be dropped; at most {config.max_replaced_fraction:.1%} is accepted, "
+        "because beyond that the generator itself is at fault"
     )
     verdict = accepted.verdict.model_copy(update={"reasons": (*accepted.verdict.reasons, reason)})
     return Assessed(snapshot=accepted.snapshot, found=accepted.found, verdict=verdict, dropped=accepted.dropped)

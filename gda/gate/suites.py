@@ -1,8 +1,8 @@
-"""Running Great Expectations so that nothing passes because nothing was looked at: tables and what is expected of them in, sentences out.
+"""Runs Great Expectations so that nothing passes unchecked: tables and what is expected of them in, sentences out.
 
-The library passes NaN in a range check, an empty table in a uniqueness check, a suite that expects nothing, and whatever a tolerance
-(`mostly`) or a condition (`row_condition`) leaves out. So every expectation must have come back with a result, without an exception and
-without one unexpected value, whatever it says of its success; tolerances, conditions and severities that fail nothing are refused.
+The library passes NaN in a range check, an empty table in a uniqueness check, a suite that expects nothing, and the records that a
+tolerance (`mostly`) or a condition (`row_condition`) leaves out. So every expectation must return a result without an exception and
+without one unexpected value, even if it reports success; tolerances, conditions and severities that fail nothing are refused.
 """
 
 import datetime
@@ -25,7 +25,7 @@ from great_expectations.core.run_identifier import RunIdentifier
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.expectation import Expectation
 
-# One run, always named the same: the pages that come out must not depend on when they were made.
+# One fixed run name: the pages must not depend on when they were made.
 _RUN = RunIdentifier("validation", datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC))
 _REMOTE = re.compile(
     r"<(script|link|img)\b[^>]*\b(?:src|href)\s*=\s*[\"']https?://[^>]*>(\s*</script>)?|url\(\s*['\"]?https?://[^)]*\)", re.DOTALL
@@ -38,9 +38,9 @@ _SHOWN = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A table and everything that is expected of it; an expectation says in `meta["complaint"]` what it means that it failed.
+    """A table and everything that is expected of it; `meta["complaint"]` of an expectation is the message for its failure.
 
-    A complaint is a format string of {found} the observed value, {count} unexpected values, {n} records, {some} unexpected and
+    A complaint is a format string with {found} the observed value, {count} unexpected values, {n} records, {some} unexpected and
     {missing} values.
     """
 
@@ -51,17 +51,16 @@ class Suite:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Outcome of a suite: a sentence for each failed expectation, and all results as plain JSON types; both in an order of their own."""
+    """Outcome of a suite: a sentence for each failed expectation, and all results as plain JSON types; both sorted."""
 
     failures: tuple[str, ...]
     results: tuple[dict[str, Any], ...]
 
 
 def run_suites(suites: Sequence[Suite], *, pages: bool = True) -> tuple[dict[str, Found], dict[str, str]]:
-    """Run each suite through a checkpoint of one file context; what was found by suite name, and the Data Docs by relative path.
+    """Run each suite through a checkpoint of one file context; the outcome by suite name, and the Data Docs by relative path.
 
-    An exception inside an expectation is a failure of that expectation, and so is a result that did not come back. Without `pages` there
-    are no docs.
+    An exception inside an expectation is a failure of that expectation, and so is a missing result. Without `pages` there are no docs.
     """
     with tempfile.TemporaryDirectory() as root:
         context = gx.get_context(mode="file", project_root_dir=root)
@@ -70,8 +69,8 @@ def run_suites(suites: Sequence[Suite], *, pages: bool = True) -> tuple[dict[str
         found = {}
         for suite in suites:
             batch = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe("all")
-            asked = context.suites.add(gx.ExpectationSuite(name=suite.name, expectations=list(suite.expected)))
-            definition = context.validation_definitions.add(gx.ValidationDefinition(name=suite.name, data=batch, suite=asked))
+            added = context.suites.add(gx.ExpectationSuite(name=suite.name, expectations=list(suite.expected)))
+            definition = context.validation_definitions.add(gx.ValidationDefinition(name=suite.name, data=batch, suite=added))
             # The pages show every suite, so they are made after the last one.
             actions = [UpdateDataDocsAction(name="data_docs")] if pages and suite is suites[-1] else []
             checkpoint = context.checkpoints.add(
@@ -85,13 +84,13 @@ def run_suites(suites: Sequence[Suite], *, pages: bool = True) -> tuple[dict[str
 def _found(suite: Suite, results: Sequence[ExpectationValidationResult]) -> Found:
     n = len(suite.table)
     failed = [result for result in results if not _passed(result)]
-    # Of an empty table everything fails; that it is empty says it all.
+    # On an empty table everything fails; report only that it is empty.
     empty = [result for result in failed if result.expectation_config.type.startswith("expect_table_row_count")]
     failures = [_sentence(result, n) for result in (empty if n == 0 and empty else failed)]
     failures += [f"{check.expectation_type} may leave records out, which is not a check" for check in suite.expected if _lenient(check)]
     if not results or len(results) != len(suite.expected):
         failures.append(f"{len(results)} of {len(suite.expected)} expectations came back with a result, which is not a pass")
-    # Suites are stored as sets by random id: the order of what we write is ours.
+    # Great Expectations stores suites as sets with random ids, so the results are sorted here.
     plain = sorted((_plain(result) for result in results), key=lambda r: (r["type"], str(r["kwargs"])))
     return Found(failures=tuple(sorted(set(failures))), results=tuple(plain))
 
@@ -120,12 +119,12 @@ def _plain(result: ExpectationValidationResult) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no word for what is not a finite number."""
+    """The value, or its text for a number that JSON cannot hold: NaN and infinities."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _exception(info: Any) -> str | None:
-    """The message of whatever an expectation raised: Great Expectations nests it under a metric's id for some of them."""
+    """The message of an exception in an expectation; Great Expectations nests some of them under a metric's id."""
     if not isinstance(info, dict):
         return None
     if info.get("raised_exception"):
@@ -135,7 +134,7 @@ def _exception(info: Any) -> str | None:
 
 
 def _sentence(result: ExpectationValidationResult, n: int) -> str:
-    """The failed expectation as a person would say it."""
+    """The failed expectation as one sentence."""
     config, details = result.expectation_config, result.result
     column = config.kwargs.get("column")
     if raised := _exception(result.to_json_dict()["exception_info"]):
@@ -143,14 +142,14 @@ def _sentence(result: ExpectationValidationResult, n: int) -> str:
     complaint = (config.meta or {}).get("complaint")
     if complaint is None:
         return f"{f'column {column!r}' if column else 'the table'}: {config.type.removeprefix('expect_')} failed, found {_some(details)}"
-    said: Mapping[str, Any] = {
+    fields: Mapping[str, Any] = {
         "found": details.get("observed_value"),
         "count": details.get("unexpected_count"),
         "n": n,
         "some": _some(details.get("partial_unexpected_list") or []),
         "missing": _some(details.get("partial_missing_list") or []),
     }
-    return complaint.format(**said)
+    return complaint.format(**fields)
 
 
 def _some(values: Any) -> str:

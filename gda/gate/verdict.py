@@ -1,4 +1,4 @@
-"""The verdict: measures in, pass or fail and reasons out. Pure, and closed to anything empty, missing or not finite."""
+"""The verdict: measures in, pass or fail and reasons out. Pure; anything empty, missing or not finite fails."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from gda.gate.limits import RULES, Direction, Rule, rule_of
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """One metric against one limit: `bound` is the end that was judged; null where it or the limit is missing or not finite."""
+    """One metric against one limit: `bound` is the end that must keep it; None where it or the limit is missing or not finite."""
 
     name: str
     direction: Direction
@@ -22,11 +22,12 @@ class Assessment:
 
 
 def assess(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[bool, tuple[str, ...]]:
-    """May a set with these measures be used, and if not, why: one sentence a reason. Never raises for what a measure holds."""
+    """May a set with these measures be used, and if not, why: one sentence per reason. Never raises, whatever a measure holds."""
     assessments = assess_each(measures, config)
-    asked = dict.fromkeys([*(name for name, rule in RULES.items() if not rule.optional), *(given.metric for given in config.limits)])
-    # Metrics that are only reported count as well: a number that should be there and is not says that something broke.
-    unmeasured = [name for name in asked if name not in measures] + [name for name, measure in measures.items() if not _measured(measure)]
+    expected = dict.fromkeys([*(name for name, rule in RULES.items() if not rule.optional), *(given.metric for given in config.limits)])
+    # Metrics that are only reported count as well: a missing number means that something broke.
+    unmeasured = [name for name in expected if name not in measures]
+    unmeasured += [name for name, measure in measures.items() if not _measured(measure)]
     reasons = [found.complaint for found in assessments if found.name not in unmeasured and not found.passed]
     if unmeasured:
         reasons.append(f"could not be measured, which counts as failed: {', '.join(unmeasured)}")
@@ -36,24 +37,24 @@ def assess(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[boo
 def assess_each(measures: Mapping[str, Measure], config: ValidateConfig) -> tuple[Assessment, ...]:
     """Every rule, and every limit of `validate.limits`, applied to its metric where that was measured."""
     rules = [*RULES.items(), *((given.metric, rule_of(given)) for given in config.limits)]
-    return tuple(_judged(name, measures[name], rule, config) for name, rule in rules if name in measures)
+    return tuple(_assessment(name, measures[name], rule, config) for name, rule in rules if name in measures)
 
 
 def limit_of(name: str, measure: Measure, config: ValidateConfig) -> float | None:
-    """What the rule of metric `name` holds this measure against; None where it cannot be judged."""
+    """The limit that the rule of metric `name` sets for this measure; None where it cannot be computed."""
     return _finite(RULES[name].limit(measure, config))
 
 
 def apply_limits(measures: Mapping[str, Measure], config: ValidateConfig) -> dict[str, Measure]:
     """The same measures with `limit` and `passed` filled in where there is a rule; of several limits the first that failed."""
     found: dict[str, Measure] = dict(measures)
-    for judgement in assess_each(measures, config):
-        if found[judgement.name].passed is not False and (found[judgement.name].passed is None or not judgement.passed):
-            found[judgement.name] = measures[judgement.name].model_copy(update={"limit": judgement.limit, "passed": judgement.passed})
+    for assessment in assess_each(measures, config):
+        if found[assessment.name].passed is not False and (found[assessment.name].passed is None or not assessment.passed):
+            found[assessment.name] = measures[assessment.name].model_copy(update={"limit": assessment.limit, "passed": assessment.passed})
     return found
 
 
-def _judged(name: str, measure: Measure, rule: Rule, config: ValidateConfig) -> Assessment:
+def _assessment(name: str, measure: Measure, rule: Rule, config: ValidateConfig) -> Assessment:
     limit, bound = _finite(rule.limit(measure, config)), _bound(measure, rule)
     known = bound is not None and limit is not None and _measured(measure)
     passed = known and (bound >= limit if rule.direction == "at_least" else bound <= limit)  # type: ignore[operator]
@@ -70,7 +71,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _bound(measure: Measure, rule: Rule) -> float | None:
-    """The end of the interval that is judged; the value itself where there is no interval."""
+    """The end of the interval that the limit applies to; the value itself where there is no interval."""
     upper = (rule.direction == "at_most") == (rule.end == "unfavourable")
     end = measure.high if upper else measure.low
     return _finite(measure.value if rule.end == "value" or end is None else end)
@@ -78,9 +79,9 @@ def _bound(measure: Measure, rule: Rule) -> float | None:
 
 def _complaint(name: str, measure: Measure, rule: Rule, bound: float | None, limit: float | None) -> str:
     if limit is None and measure.chance is not None and measure.floor is not None and measure.floor <= measure.chance:
-        return f"{name}: unseen real images reach {measure.floor:.1%}, no more than labels given at random, so labels cannot be judged"
+        return f"{name}: unseen real images reach {measure.floor:.1%}, no more than labels given at random, so labels cannot be checked"
     if limit is None:
-        return f"{name} has no real-against-real floor to be judged by"
+        return f"{name} has no real-against-real floor to compare with"
     if bound is None or measure.value is None:
         return f"{name} could not be measured"
     the_class = "the class" if measure.class_name is None else f"{measure.class_name}, the class"
@@ -90,7 +91,7 @@ def _complaint(name: str, measure: Measure, rule: Rule, bound: float | None, lim
 
 
 class _Floor:
-    """A floor in a sentence, which need not be known."""
+    """A floor in a sentence; it may be unknown."""
 
     def __init__(self, value: float | None) -> None:
         self._value = value

@@ -1,4 +1,4 @@
-"""Of what is measured in every class, the class that decides: the one that has least to spare under its own limit."""
+"""For each metric that is measured per class, the class that decides: the one with the smallest margin to its own limit."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from gda.gate.measures import MeasuredWith, compared
 from gda.gate.verdict import limit_of
 
 _TINY = 1e-12  # a class of equal real images has no distance
-_JUDGED = ("coverage", "recall", "mean_distance")
+_LIMITED = ("coverage", "recall", "mean_distance")
 
 
 def worst_classes(
@@ -19,18 +19,18 @@ def worst_classes(
 ) -> dict[str, Measure]:
     """The measures `<metric>_worst_class`, each with the name of its class; none where no class was measured.
 
-    Of KID, which has no limit, it is the class that is furthest above its floor; of coverage, recall and mean distance the one that is
-    least above its own limit, as a share of its floor. A number that is missing comes first, for it refuses.
+    For KID, which has no limit, it is the class that is furthest above its floor; for coverage, recall and mean distance the one that is
+    least above its own limit, as a share of its floor. A missing number counts as worst, because the set is refused for it.
     """
     known = [(name, found) for name, found in zip(names, by_class, strict=True) if found is not None]
     if not known:
         return {}
     worst = {}
-    for metric in ("kid", *_JUDGED):
+    for metric in ("kid", *_LIMITED):
         name = f"{metric}_worst_class"
         of_classes = [(class_name, compared(found[metric], measured)) for class_name, found in known]
-        measures = [each.model_copy(update={"class_name": told, "num_classes": len(known)}) for told, each in of_classes]
-        worst[name] = min(measures, key=partial(_spare, name, config=config) if metric in _JUDGED else _below_floor)
+        measures = [each.model_copy(update={"class_name": class_name, "num_classes": len(known)}) for class_name, each in of_classes]
+        worst[name] = min(measures, key=partial(_spare, name, config=config) if metric in _LIMITED else _below_floor)
     return worst
 
 

@@ -28,7 +28,7 @@ def decide(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig, *, 
 
     It has to beat the real-only trainings of `real_rivals` and, where there is one, the `champion`; each of them clearly, at the level
     that this look at the test split has (`gda.stats.multiplicity.looks`). `licence` is that of the generator's base. Anything empty,
-    missing, NaN or contradictory is a reason against, and so is an error while judging.
+    missing, NaN or contradictory is a reason against, and so is an error in the computation.
     """
     name = champion.name if champion is not None else str(Arm.REAL)
     try:
@@ -40,14 +40,14 @@ def decide(metrics: Metrics, verdict: Verdict | None, config: PromoteConfig, *, 
             *_verdict_reasons(metrics, verdict, config),
             *_licence_reasons(licence, config),
         )
-    except Exception as error:  # whatever is wrong with the numbers, the gate stays shut and says so
+    except Exception as error:  # whatever is wrong with the numbers, the gate stays shut and gives the reason
         require_not_stopped()
         reasons = (f"the gate could not be computed ({type(error).__name__}: {error})",)
     return GateResult(promoted=not reasons, reasons=reasons, rival=name)
 
 
 def _arm_reasons(metrics: Metrics, config: PromoteConfig) -> Iterator[str]:
-    # Generated images without a verdict are there to compare with, and real is what the others are measured against.
+    # Arms with generated images that need no verdict serve for comparison, and real is the baseline.
     if config.arm == Arm.REAL or (config.arm.data.synthetic and not config.arm.data.gated):
         yield f"{config.arm} is a control arm and is never promoted"
     result, candidate = metrics.arms.get(config.arm), metrics.candidate
@@ -86,11 +86,11 @@ def _gain_reasons(rival: Rival, metrics: Metrics, config: PromoteConfig) -> Iter
     if gain.seeds < own:
         yield f"compared with {rival.name} over {gain.seeds} of its {own} seeds alone"
     if not 0.0 < low <= gain.mean <= high:
-        said = f"{_points(gain.mean)} ({100 * (1 - level):.4g}% interval {_points(low)} to {_points(high)})"
-        yield f"the gain over {rival.name}, {said}, is not clearly above zero"
+        numbers = f"{_points(gain.mean)} ({100 * (1 - level):.4g}% interval {_points(low)} to {_points(high)})"
+        yield f"the gain over {rival.name}, {numbers}, is not clearly above zero"
     if not gain.p_value <= level:
-        said = f"p = {gain.p_value:.3g} over paired seeds with {rival.name}, above {_level_said(level, metrics.look)}"
-        yield said + _too_few(gain, level)
+        reason = f"p = {gain.p_value:.3g} over paired seeds with {rival.name}, above {_level_text(level, metrics.look)}"
+        yield reason + _too_few(gain, level)
     yield from _harm_reasons(gain, rival)
 
 
@@ -105,20 +105,20 @@ def _is_valid(gain: Gain) -> bool:
 
 
 def _seeds_of(metrics: Metrics, config: PromoteConfig) -> int:
-    """Rivals have as many seeds as the candidate: one that has fewer had fewer chances, and is measured less well."""
+    """Seeds of the declared arm. A rival needs as many: with fewer it had fewer chances, and is measured less precisely."""
     result = metrics.arms.get(config.arm)
     return len(result.seeds) if result is not None else 0
 
 
 def _too_few(gain: Gain, level: float) -> str:
-    """Whether no gain of any size could have passed, for want of signs to flip."""
+    """A note where no gain of any size could have passed, because too few signs can be flipped."""
     have, what = signs_of(gain)
     needed = fewest_flips(level)
     return f"; with {have} {what} no gain can reach it, {needed} are needed" if have < needed else ""
 
 
-def _level_said(level: float, look: int) -> str:
-    return f"{level:.3g}" if look == 1 else f"{level:.3g}, which is what is left at look {look} at this test split"
+def _level_text(level: float, look: int) -> str:
+    return f"{level:.3g}" if look == 1 else f"{level:.3g}, which is the level left for look {look} at this test split"
 
 
 def _harm_reasons(gain: Gain, rival: Rival) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Registered classifiers in MLflow: one version a candidate, full digests in its tags, and two aliases, `challenger` and `champion`."""
+"""Registered classifiers in MLflow: one version per candidate, full digests in its tags, and two aliases, `challenger` and `champion`."""
 
 import importlib.metadata
 import os
@@ -35,7 +35,7 @@ _PARITY = 1e-4  # largest accepted difference of a probability after logging and
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """A version in the registry and what its tags say; digests are empty where another program registered it."""
+    """A version in the registry with the values of its tags; digests are empty where another program registered it."""
 
     name: str
     version: str
@@ -54,30 +54,30 @@ class Registered:
 class Registry:
     """Versions of one registered model at `tracking_uri()`.
 
-    Every method raises `TryAgainError` when MLflow is away, `MissingError` and `ConfigError` for what it complains of, with what has been
-    changed until then.
+    Every method raises `TryAgainError` when MLflow is unreachable, `MissingError` and `ConfigError` for what MLflow rejects. The message
+    states what has been changed until then.
     """
 
     def __init__(self, model_name: str) -> None:
         self.model_name = model_name
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self._changed = "nothing was promoted"
-        with self._said():
+        with self._stating_changes():
             self._client = tracking.connect()
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
-        """Name what MLflow complains of, and say what has been changed in the registry."""
+    def _stating_changes(self) -> Iterator[None]:
+        """Name the cause of an MLflow error, and state what has been changed in the registry."""
         try:
             with tracking.named():
                 yield
         except GdaError as error:
-            again = "run the same command again" if isinstance(error, TryAgainError) else "mend that and run the same command again"
+            again = "run the same command again" if isinstance(error, TryAgainError) else "correct that and run the same command again"
             raise type(error)(f"{error}; {self._changed}, {again}") from None
 
     def champion(self) -> Registered | None:
         """The version behind `champion`, or None while there is none."""
-        with self._said():
+        with self._stating_changes():
             try:
                 return _registered(self._client.get_model_version_by_alias(self.model_name, CHAMPION))
             except MlflowException as error:
@@ -87,7 +87,7 @@ class Registry:
 
     def version(self, number: str) -> Registered:
         """A version by its number."""
-        with self._said():
+        with self._stating_changes():
             return _registered(self._client.get_model_version(self.model_name, number))
 
     def find(self, digest: str) -> Registered | None:
@@ -100,7 +100,7 @@ class Registry:
         return frozenset(version.digest for version in self._versions() if version.test_digest == test_digest)
 
     def _versions(self) -> list[Registered]:
-        with self._said():
+        with self._stating_changes():
             return [_registered(version) for version in self._client.search_model_versions(f"name = '{self.model_name}'")]
 
     def carried_out(self, digest: str, decision: str, *, champion: bool) -> Registered | None:
@@ -112,7 +112,7 @@ class Registry:
 
     def aliases(self, version: Registered) -> tuple[str, ...]:
         """The aliases that point at `version`, sorted."""
-        with self._said():
+        with self._stating_changes():
             return tuple(sorted(self._client.get_model_version(self.model_name, version.version).aliases))
 
     def register(self, folder: Path, card: ClassifierCard, predictions: Predictions, tags: Mapping[str, str]) -> Registered:
@@ -124,25 +124,25 @@ class Registry:
         if version is None:
             version = self._log(folder, card, predictions, dict(tags) | {DIGEST: card.digest, TEST_DIGEST: predictions.test_digest})
         self._changed = f"version {version.version} is registered and champion is as it was"
-        with self._said():
+        with self._stating_changes():
             _check_parity(folder, card, version)
             self._client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
         return version
 
     def describe(self, version: Registered, text: str) -> None:
-        """Say what `version` is, for those who meet it in the registry."""
-        with self._said():
+        """Set the description of `version` in the registry."""
+        with self._stating_changes():
             self._client.update_model_version(self.model_name, version.version, description=text)
 
     def settle(self, version: Registered, decision: str) -> None:
-        """Write on `version` that the decision of this digest has been carried out, as the last of its changes."""
-        with self._said():
+        """Record on `version` that the decision of this digest has been carried out, as the last of its changes."""
+        with self._stating_changes():
             self._client.set_model_version_tag(self.model_name, version.version, DECISION, decision)
 
     def promote(self, version: Registered, *, over: Registered | None) -> None:
         """Let `champion` point at `version`, provided that it still points at `over`, which the gate compared it with.
 
-        Raises `TryAgainError` when another promotion came in between: MLflow has no compare-and-swap, so this looks right before it sets.
+        Raises `TryAgainError` when another promotion came in between: MLflow has no compare-and-swap, so this checks just before it sets.
         """
         current = self.champion()
         if current is not None and current.version == version.version:
@@ -150,14 +150,14 @@ class Registry:
             return
         if (current and current.version) != (over and over.version):
             raise TryAgainError(f"{self.model_name}: champion changed while this ran; run the same command to compare with the new one")
-        with self._said():
+        with self._stating_changes():
             self._client.set_model_version_tag(self.model_name, version.version, BEAT, over.version if over else "")
             self._changed = f"whether version {version.version} became champion is not known"
             self._client.set_registered_model_alias(self.model_name, CHAMPION, version.version)
             self._changed = f"version {version.version} is champion"
 
     def _log(self, folder: Path, card: ClassifierCard, predictions: Predictions, tags: dict[str, str]) -> Registered:
-        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), self._said():
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), self._stating_changes():
             warnings.simplefilter("ignore")  # about the missing input example: the signature is given in full
             record = Path(scratch, PREDICTIONS_FILE)
             write_predictions(record, predictions)

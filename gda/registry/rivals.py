@@ -22,9 +22,9 @@ class Rival:
 def real_rivals(metrics: Metrics, config: PromoteConfig) -> tuple[Rival, ...]:
     """The real-only trainings that the declared arm has to beat, the one that counts most first; all of them have to be beaten.
 
-    They are those that `config.rivals` declares, else the strongest by mean validation accuracy - every one that was evaluated, where some
-    have no validation accuracy - and, where the declared arm has other images, training on real ones alone by the same settings
-    and with as many updates.
+    They are those that `config.rivals` declares, else the strongest by mean validation accuracy (every one that was evaluated, if some
+    have no validation accuracy) and, where the declared arm has other images, training on real ones alone by the same settings
+    and with as many steps.
     """
     others = [arm for arm in in_order(metrics.arms) if arm.data.name == Arm.REAL and arm != config.arm]  # the plainest first
     ran = {arm: result for arm in others if (result := metrics.arms[arm]).skipped is None}
@@ -35,10 +35,10 @@ def real_rivals(metrics: Metrics, config: PromoteConfig) -> tuple[Rival, ...]:
     if as_long is not None:
         found.setdefault(as_long, _rival(metrics, config, as_long))
         return tuple(found.values())
-    updates = mine.num_train_steps if (mine := metrics.arms.get(config.arm)) is not None else None
+    steps = own.num_train_steps if (own := metrics.arms.get(config.arm)) is not None else None
     needed = Arm.REAL.with_training(config.arm.training or "long")
     kind = "plain" if config.arm.plain else config.arm.training
-    problem = f"no {kind} training on real images took {updates} updates; have {needed} among classify.arms"
+    problem = f"no {kind} training on real images took {steps} steps; add {needed} to classify.arms"
     return (*found.values(), Rival(name="real images alone for as long", gain=None, problem=problem))
 
 

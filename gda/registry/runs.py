@@ -31,7 +31,7 @@ def registering(client: Any, what: dict[str, str], name: str) -> Iterator[None]:
         end_runs(client, experiment, key)
         client.create_run(experiment, run_name=name, tags={IDENTITY: key})
         begun, *twins = (run for run in with_key(client, experiment, key) if run.info.status == "RUNNING")
-        for twin in twins:  # of a reply that was lost
+        for twin in twins:  # made by a request whose reply was lost
             client.set_terminated(twin.info.run_id, "KILLED")
         explained = tracking.explained(lambda: client.list_artifacts(begun.info.run_id))
         with tracking.default_server(), mlflow.start_run(run_id=begun.info.run_id), explained:

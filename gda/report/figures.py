@@ -1,4 +1,4 @@
-"""The charts, as deterministic PNG bytes: dots with intervals, no decoration, colours that colour-blind readers tell apart."""
+"""The charts, as deterministic PNG bytes: dots with intervals, no decoration, colours that colour-blind readers can distinguish."""
 
 import io
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def accuracy_figure(metrics: Metrics, confidence: float) -> bytes:
         for panel, axes in enumerate(grid):
             for row, (arm, result) in enumerate(ran):
                 if not split or (means[arm] >= near) == (panel == 1):
-                    _draw_accuracy(axes, row, arm, result)
+                    _plot_accuracy(axes, row, arm, result)
             axes.set_yticks(range(len(ran)), [arm_name(arm) for arm, _ in ran])
             axes.set_ylim(len(ran) - 0.4, -0.6)
             axes.margins(x=0.16 if panel == len(grid) - 1 else 0.3)
@@ -57,7 +57,7 @@ def accuracy_figure(metrics: Metrics, confidence: float) -> bytes:
         return to_png(figure)
 
 
-def _draw_accuracy(axes: Axes, row: int, arm: Arm, result: ArmResult) -> None:
+def _plot_accuracy(axes: Axes, row: int, arm: Arm, result: ArmResult) -> None:
     colour = arm_colour(arm)
     assert result.mean is not None
     assert result.ci95 is not None
@@ -73,14 +73,14 @@ def _spread(row: float, n: int) -> np.ndarray:
 
 
 def gain_figure(metrics: Metrics, declared: Arm, confidence: float) -> bytes:
-    """Gain of the declared arm over real and over each real-only rival: a dot per paired seed, the mean, its interval if no seed lacks."""
+    """Gain of the declared arm over real and over each real-only rival: a dot per paired seed, the mean, its interval if all seeds ran."""
     rows = [(Arm.REAL, metrics.gain[declared]), *metrics.gain_over_rivals.items()]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.72 * len(rows) + 0.9), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0, color="#5f6368", linewidth=1.2)
         for row, (rival, gain) in enumerate(rows):
-            _draw_gain(axes, row, rival, gain, bar=has_all_seeds(metrics, gain))
+            _plot_gain(axes, row, rival, gain, bar=has_all_seeds(metrics, gain))
         axes.set_yticks(range(len(rows)), [f"over {arm_name(rival)}" for rival, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.margins(x=0.12)
@@ -90,7 +90,7 @@ def gain_figure(metrics: Metrics, declared: Arm, confidence: float) -> bytes:
         return to_png(figure)
 
 
-def _draw_gain(axes: Axes, row: int, rival: Arm, gain: Gain, *, bar: bool) -> None:
+def _plot_gain(axes: Axes, row: int, rival: Arm, gain: Gain, *, bar: bool) -> None:
     colour = arm_colour(rival)
     if bar:
         axes.hlines(row, 100 * gain.ci95[0], 100 * gain.ci95[1], color=colour, linewidth=3)

@@ -1,4 +1,4 @@
-"""Real, zero-shot and fine-tuned images side by side: a row a class, a block of columns a set."""
+"""Real, zero-shot and fine-tuned images side by side: one row per class, one block of columns per set."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,12 +18,12 @@ _INK = (32, 33, 36)
 def image_grid(sets: Mapping[str, Snapshot], classes: Sequence[str]) -> bytes:
     """PNG of training images: rows are (at most 12, evenly spread) classes, each entry of `sets` is a titled block of five columns.
 
-    Small images are enlarged by whole pixels, so that one sees what the classifier sees. Test images are never shown.
+    Small images are enlarged by whole pixels, so that the reader sees what the classifier sees. Test images are never shown.
     """
     shown = [int(i) for i in np.unique(np.linspace(0, len(classes) - 1, min(MAX_ROWS, len(classes))).round())]
     blocks = {title: [_tiles(snapshot, label) for label in shown] for title, snapshot in sets.items()}
     tile = max((t.shape[0] for rows in blocks.values() for row in rows for t in row), default=_SMALLEST_TILE)
-    return encode_png(_draw(blocks, [classes[label] for label in shown], tile))
+    return encode_png(_render(blocks, [classes[label] for label in shown], tile))
 
 
 def _tiles(snapshot: Snapshot, label: int) -> list[Rgb]:
@@ -47,19 +47,19 @@ def _scaled(image: Image.Image) -> Image.Image:
     return square.resize((side * factor, side * factor), Image.Resampling.NEAREST)
 
 
-def _draw(blocks: Mapping[str, list[list[Rgb]]], names: Sequence[str], tile: int) -> Rgb:
+def _render(blocks: Mapping[str, list[list[Rgb]]], names: Sequence[str], tile: int) -> Rgb:
     font = ImageFont.load_default(size=17)
     label_width = max((int(font.getlength(_short(name))) for name in names), default=0) + 2 * _MARGIN
     block_width = COLUMNS * (tile + _GAP) - _GAP
     width = label_width + len(blocks) * (block_width + _BLOCK_GAP) - _BLOCK_GAP + _MARGIN
     height = _HEADER + len(names) * (tile + _GAP) + _MARGIN
     canvas = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(canvas)
+    pen = ImageDraw.Draw(canvas)
     for i, name in enumerate(names):
-        draw.text((label_width - _MARGIN, _HEADER + i * (tile + _GAP) + tile // 2), _short(name), fill=_INK, font=font, anchor="rm")
+        pen.text((label_width - _MARGIN, _HEADER + i * (tile + _GAP) + tile // 2), _short(name), fill=_INK, font=font, anchor="rm")
     for b, (title, rows) in enumerate(blocks.items()):
         left = label_width + b * (block_width + _BLOCK_GAP)
-        draw.text((left + block_width // 2, _HEADER // 2), title, fill=_INK, font=font, anchor="mm")
+        pen.text((left + block_width // 2, _HEADER // 2), title, fill=_INK, font=font, anchor="mm")
         for i, row in enumerate(rows):
             for j, rgb in enumerate(row):
                 image = Image.fromarray(rgb).resize((tile, tile), Image.Resampling.NEAREST)

@@ -10,7 +10,7 @@ from gda.report.wording import arm_name, count, gain_cells, percent
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRows:
-    """A group: its name, what it holds, and a line an arm: name, seeds, accuracy, interval, gain, p."""
+    """A group: its name, what it holds, and one line per arm: name, seeds, accuracy, interval, gain, p."""
 
     name: str
     measured: str
@@ -18,7 +18,7 @@ class GroupRows:
 
 
 def group_rows(metrics: Metrics) -> list[GroupRows]:
-    """A block of lines a group; balanced accuracy only where it is not top-1, which it is with equally many test images a class."""
+    """A block of lines per group; balanced accuracy only where it differs from top-1: with unequal numbers of test images."""
     return [
         GroupRows(
             name=name,
@@ -43,7 +43,7 @@ def _measured(result: GroupResult) -> str:
 
 
 def top_rows(metrics: Metrics) -> list[tuple[str, ...]]:
-    """Arm, top-1, its interval, top-5, its interval, gain over real in top-5 and its p; none where five classes or fewer make it 100%."""
+    """Arm, top-1, its interval, top-5, its interval, gain over real in top-5, its p; empty for five classes or fewer, as top-5 is 100%."""
     if len(metrics.classes) <= TOP_K:
         return []
     return [

@@ -17,7 +17,7 @@ from gda.stats.confusion import confusion_counts
 _LARGEST_MATRIX = 40  # classes
 _LARGEST_WITH_NUMBERS = 15  # classes: more, and the numbers run into each other
 _SHOWN = 10  # confused pairs
-_FEW = 20  # images of a bin, below which its dot is left out: it says nothing
+_FEW = 20  # images of a bin, below which its dot is left out as too uncertain
 
 
 def reliability_figure(predictions: Predictions, arms: Sequence[Arm]) -> bytes | None:
@@ -31,9 +31,9 @@ def reliability_figure(predictions: Predictions, arms: Sequence[Arm]) -> bytes |
         axes.plot([0, 100], [0, 100], color="#9aa0a6", linewidth=1.2, linestyle="--")
         axes.annotate("as sure as right", (9, 12), rotation=33, color="#5f6368", fontsize=9, ha="center")
         for arm, found in shown.items():
-            told = found.counts >= _FEW
-            area = 30 + 900 * found.counts[told] / found.counts.sum()
-            x, y = 100 * found.confidence[told], 100 * found.accuracy[told]
+            filled = found.counts >= _FEW
+            area = 30 + 900 * found.counts[filled] / found.counts.sum()
+            x, y = 100 * found.confidence[filled], 100 * found.accuracy[filled]
             axes.plot(x, y, color=arm_colour(arm), linewidth=1.2, alpha=0.6)
             axes.scatter(x, y, s=area, color=arm_colour(arm), alpha=0.6, linewidths=0)
             axes.plot([], [], "o", color=arm_colour(arm), label=arm_name(arm))
@@ -55,7 +55,7 @@ def _pooled(predictions: Predictions, arm: Arm) -> Reliability | None:
 
 
 def confusion_figure(predictions: Predictions, arm: Arm, classes: Sequence[str]) -> bytes | None:
-    """Share of each class's images that an arm takes for each other class, over seeds; None without a run or of many classes."""
+    """Share of each class's images that an arm takes for each other class, over seeds; None without a run or with more than 40 classes."""
     seeds = predictions.seeds(arm)
     if not seeds or len(classes) > _LARGEST_MATRIX:
         return None

@@ -42,23 +42,23 @@ def model_card(card: ClassifierCard, metrics: Metrics, verdict: Verdict | None, 
 
 
 def describe(card: ClassifierCard, metrics: Metrics, decision: Decision) -> str:
-    """The card in a few sentences, at most 1,000 characters: what a registry shows beside a version."""
+    """The card in a few sentences, at most 1,000 characters: the description of a version in the registry."""
     result = metrics.arms[card.arm]
     own = percent(result.top1[result.seeds.index(card.seed)])
     gain = metrics.gain.get(card.arm)
-    said = (
-        f"{card.model} that tells {len(card.classes)} classes apart in images of {card.image_size} "
+    summary = (
+        f"{card.model} that distinguishes {len(card.classes)} classes in images of {card.image_size} "
         f"pixels, trained as “{arm_name(card.arm)}”, seed {card.seed}: {own} of {count(metrics.num_test, 'real test image')} right, "
         f"{percent(result.mean)} in the mean over {count(len(result.seeds), 'seed')}."
     )
     if gain is not None:
-        said += f" Gain over real images alone: {_gain(gain)}."
+        summary += f" Gain over real images alone: {_gain(gain)}."
     if decision.promoted:
-        said += " It passed the promotion gate."
+        summary += " It passed the promotion gate."
     else:
-        said += " It did not pass the promotion gate: " + "; ".join(reason.rstrip(".") for reason in decision.reasons) + "."
-    said = _text(said)
-    return said if len(said) <= _MOST_DESCRIPTION else said[: _MOST_DESCRIPTION - 1].rstrip("\\ ") + "…"
+        summary += " It did not pass the promotion gate: " + "; ".join(reason.rstrip(".") for reason in decision.reasons) + "."
+    summary = _text(summary)
+    return summary if len(summary) <= _MOST_DESCRIPTION else summary[: _MOST_DESCRIPTION - 1].rstrip("\\ ") + "…"
 
 
 def _front_matter(card: ClassifierCard, metrics: Metrics, decision: Decision) -> str:
@@ -82,7 +82,7 @@ def _front_matter(card: ClassifierCard, metrics: Metrics, decision: Decision) ->
             }
         ],
     }
-    # JSON is YAML 1.2, and escapes whatever a name holds.
+    # JSON is YAML 1.2, and escapes special characters in names.
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in held.items()), "---"])
 
 
@@ -124,7 +124,7 @@ def _trained_on(card: ClassifierCard, metrics: Metrics) -> Iterator[str]:
     if card.pool_digest is not None:
         yield f"more real images from a pool, snapshot `{card.pool_digest[:12]}`"
     yield f"started from {'random weights' if card.pretrained is None else f'pretrained weights, file `{card.pretrained[:12]}`'}"
-    yield f"{count(card.num_train_steps, 'optimizer update')}; the best of its seeds on validation images ({percent(card.val_top1)})"
+    yield f"{count(card.num_train_steps, 'optimizer step')}; the best of its seeds on validation images ({percent(card.val_top1)})"
 
 
 def _arms(metrics: Metrics) -> str:
@@ -161,7 +161,7 @@ def _limits(card: ClassifierCard, metrics: Metrics) -> Iterator[str]:
             yield f"Of the {count(found.num_images, 'image')} from elsewhere in the set {_text(name)}, {percent(own.mean)} are right."
     if (metrics.test_openings or 0) > 1:
         yield f"Its test split was opened {opened(metrics.test_openings)}."
-    yield "It was tested on images of the same source as those it was trained on; what comes from elsewhere may fare worse."
+    yield "It was tested on images of the same source as those it was trained on; accuracy on images from elsewhere may be lower."
 
 
 def _decided(metrics: Metrics, verdict: Verdict | None, decision: Decision) -> Iterator[str]:
@@ -172,11 +172,12 @@ def _decided(metrics: Metrics, verdict: Verdict | None, decision: Decision) -> I
     if verdict is None:
         yield "There was no verdict on synthetic images."
         return
-    judged = {name: measure for name, measure in verdict.metrics.items() if measure.passed is not None}
+    limited = {name: measure for name, measure in verdict.metrics.items() if measure.passed is not None}
     state = "passed" if verdict.passed else "was refused by"
-    yield f"The synthetic set {state} validation" + (f" ({count(len(judged), 'check')})" if judged else "") + "."
-    if judged:
-        yield "Assessed: " + ", ".join(f"{_text(name.replace('_', ' '))} {number(measure.value)}" for name, measure in judged.items()) + "."
+    yield f"The synthetic set {state} validation" + (f" ({count(len(limited), 'check')})" if limited else "") + "."
+    if limited:
+        values = (f"{_text(name.replace('_', ' '))} {number(measure.value)}" for name, measure in limited.items())
+        yield "Assessed: " + ", ".join(values) + "."
     for reason in verdict.reasons:
         yield _text(reason)
 
@@ -186,8 +187,8 @@ def _digests(card: ClassifierCard, metrics: Metrics) -> Iterator[str]:
     yield f"real snapshot: `{metrics.snapshot_digest}`, its test split `{metrics.test_digest}`"
     if card.synthetic_digest is not None:
         yield f"synthetic snapshot: `{card.synthetic_digest}`"
-    for what, said in metrics.measured_with.items():
-        yield f"{_text(what)}: {_text(said)}"
+    for name, value in metrics.measured_with.items():
+        yield f"{_text(name)}: {_text(value)}"
 
 
 def _gain(gain: Gain) -> str:
@@ -195,8 +196,8 @@ def _gain(gain: Gain) -> str:
 
 
 def _classes(names: Sequence[str]) -> str:
-    said = ", ".join(_text(name) for name in names[:_MOST_CLASSES])
-    return said if len(names) <= _MOST_CLASSES else f"{said} and {len(names) - _MOST_CLASSES} more, in `classifier.json`"
+    listed = ", ".join(_text(name) for name in names[:_MOST_CLASSES])
+    return listed if len(names) <= _MOST_CLASSES else f"{listed} and {len(names) - _MOST_CLASSES} more, in `classifier.json`"
 
 
 def _bullets(lines: Iterator[str]) -> str:
@@ -209,5 +210,5 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """On one line, with everything escaped that Markdown or HTML would take for more than itself."""
+    """On one line, with the special characters of Markdown and HTML escaped."""
     return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", " ".join(text.split()))

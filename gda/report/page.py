@@ -1,4 +1,4 @@
-"""Puts the report together: one HTML file without scripts or outside references, and the same pictures as PNG files."""
+"""Assembles the report: one HTML file without scripts or outside references, and the same pictures as PNG files."""
 
 import base64
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ REPORT_FILE = "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
-    """Everything that the report shows; what is None or empty leaves its section out and says so."""
+    """Everything that the report shows; a section whose input is None or empty is left out or states that nothing was given."""
 
     metrics: Metrics
     verdict: Verdict | None
@@ -132,11 +132,11 @@ def _pictures(inputs: ReportInputs) -> dict[str, bytes]:
         pictures["gain"] = figures.gain_figure(metrics, inputs.promote.arm, inputs.confidence)
     if inputs.predictions is not None:
         arms = dict.fromkeys((Arm.REAL, Arm.SYNTHETIC, inputs.promote.arm))
-        drawn = {
+        plotted = {
             "reliability": mistakes.reliability_figure(inputs.predictions, list(arms)),
             "confusion": mistakes.confusion_figure(inputs.predictions, inputs.promote.arm, metrics.classes),
         }
-        pictures |= {name: png for name, png in drawn.items() if png is not None}
+        pictures |= {name: png for name, png in plotted.items() if png is not None}
     if inputs.settings is not None and inputs.settings.points:
         pictures |= {f"tuning_{name}": png for name, png in tuning.tuning_pictures(inputs.settings).items()}
     return pictures

@@ -11,7 +11,7 @@ _COLOUR, _LEFT = "#D55E00", "#9aa0a6"
 
 
 def ratio_figure(curve: RatioCurve) -> bytes:
-    """Gain on validation against the ratio, a dot a seed; ratios that were left early are grey, the interval of the peak is shaded."""
+    """Gain on validation against the ratio, a dot per seed; ratios that were dropped early are grey, the interval of the peak is shaded."""
     most = max(len(point.top1) for point in curve.points)
     with matplotlib.rc_context(STYLE | {"axes.spines.left": True}):
         figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
@@ -22,7 +22,7 @@ def ratio_figure(curve: RatioCurve) -> bytes:
             axes.axvline(curve.peak, color="#fbbc04", linewidth=2)
         axes.plot([p.ratio for p in curve.points], [100 * p.gain for p in curve.points], color="#c4c7cc", linewidth=1.5, zorder=1)
         for point in curve.points:
-            _draw(axes, point, curve.real_top1, _COLOUR if len(point.top1) == most else _LEFT)
+            _plot_point(axes, point, curve.real_top1, _COLOUR if len(point.top1) == most else _LEFT)
         ratios = [point.ratio for point in curve.points]
         axes.set_xscale("log")
         axes.set_xticks(ratios, [f"{ratio:g}\n{point.num_images:,}" for ratio, point in zip(ratios, curve.points, strict=True)])
@@ -34,7 +34,7 @@ def ratio_figure(curve: RatioCurve) -> bytes:
         return to_png(figure)
 
 
-def _draw(axes: matplotlib.axes.Axes, point: RatioPoint, real: tuple[float, ...], colour: str) -> None:
+def _plot_point(axes: matplotlib.axes.Axes, point: RatioPoint, real: tuple[float, ...], colour: str) -> None:
     low, high = point.ci95
     axes.vlines(point.ratio, 100 * low, 100 * high, color=colour, linewidth=3, alpha=0.45)
     by_seed = [100 * (own - rival) for own, rival in zip(point.top1, real, strict=False)]

@@ -8,7 +8,7 @@ from gda.report.wording import arm_name, count, gain_cells, percent
 
 @dataclass(frozen=True, kw_only=True)
 class SetTable:
-    """A set: its name, what was measured on it, and a line an arm: name, seeds, top-1, interval, gain, p."""
+    """A set: its name, what was measured on it, and one line per arm: name, seeds, top-1, interval, gain, p."""
 
     name: str
     measured: str
@@ -16,7 +16,7 @@ class SetTable:
 
 
 def set_tables(metrics: Metrics) -> list[SetTable]:
-    """A table a set; none where none was given."""
+    """One table per set."""
     return [
         SetTable(
             name=name,

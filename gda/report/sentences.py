@@ -1,4 +1,4 @@
-"""The outcome in plain sentences, whatever it was: a gain, none, a loss, or a set that was refused."""
+"""The outcome in plain sentences: a gain, none, a loss, or a set that was refused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Tone = Literal["good", "neutral", "bad"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What happened, for the top of the page: `headline` first, then one sentence a question."""
+    """What happened, for the top of the page: `headline` first, then one sentence per question."""
 
     tone: Tone
     headline: str
@@ -58,7 +58,7 @@ def outcome(
 
 
 def judgement(gain: Gain, alpha: float) -> Literal["better", "worse", "likely better", "likely worse", "no clear difference"]:
-    """What the interval allows to be said; "likely" when the sign-flip test, with seeds enough to confirm it, does not."""
+    """What the interval shows; "likely" when the sign-flip test has enough seeds to confirm it, but does not."""
     low, high = gain.ci95
     if low <= 0 <= high:
         return "no clear difference"
@@ -89,10 +89,10 @@ def _gain_sentence(metrics: Metrics, arm: Arm, gain: Gain, alpha: float, level: 
     before, after = paired_accuracies(metrics, arm, Arm.REAL, gain)
     numbers = f"{points(gain.mean)} points, {level} {interval(gain.ci95)}, {p_value(gain.p_value)}, {count(gain.seeds, 'seed')}"
     subject = _subject(arm, num_train, num_synthetic)
-    said = judgement(gain, alpha)
-    if said == "no clear difference":
+    effect = judgement(gain, alpha)
+    if effect == "no clear difference":
         return f"{subject} did not clearly change accuracy: {percent(before)} before, {percent(after)} after ({numbers})."
-    verb = {"better": "raised", "likely better": "appears to have raised", "worse": "lowered"}.get(said, "appears to have lowered")
+    verb = {"better": "raised", "likely better": "appears to have raised", "worse": "lowered"}.get(effect, "appears to have lowered")
     doubt = f" The test over {count(gain.seeds, 'seed')} does not confirm it." if gain.p_value > alpha else ""
     return f"{subject} {verb} accuracy from {percent(before)} to {percent(after)} ({numbers}).{doubt}"
 
@@ -102,13 +102,13 @@ def _better_rivals(metrics: Metrics, rivals: Sequence[Arm]) -> str:
         return ""
     if len(rivals) == 1:
         return f" But “{arm_name(rivals[0])}” does better still: {percent(metrics.arms[rivals[0]].mean)}."
-    said = [f"“{arm_name(rival)}” ({percent(metrics.arms[rival].mean)})" for rival in rivals]
-    return f" But {', '.join(said[:-1])} and {said[-1]} do better still."
+    names = [f"“{arm_name(rival)}” ({percent(metrics.arms[rival].mean)})" for rival in rivals]
+    return f" But {', '.join(names[:-1])} and {names[-1]} do better still."
 
 
 def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:
     real = f"{num_train:,} real"
-    drawn = count(num_synthetic, "synthetic image") if num_synthetic is not None else "synthetic images"
+    synthetic = count(num_synthetic, "synthetic image") if num_synthetic is not None else "synthetic images"
     if arm.data.name == Arm.REAL:
         return {
             "": f"Training on {real} images",
@@ -116,13 +116,13 @@ def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:
             "strong": f"Stronger augmentation of the same {real} images",
         }.get(arm.training, f"Training as “{arm.training}” on the same {real} images")
     data = {
-        "real+synthetic": f"Adding {drawn} to {real} ones",
-        "synthetic": f"Replacing {real} images by {drawn}",
+        "real+synthetic": f"Adding {synthetic} to {real} ones",
+        "synthetic": f"Replacing {real} images by {synthetic}",
         "zero_shot": f"Replacing {real} images by synthetic ones from a generator that was not fine-tuned",
         "real+zero_shot": f"Adding images of a generator that was not fine-tuned to {real} ones",
         "targeted": f"Adding synthetic images of the hard classes alone to {real} ones",
-        "last_layer": f"Adding {drawn} to {real} ones, and training the head on the real ones at the end,",
-        "img2img": f"Adding images drawn from {real} ones to them",
+        "last_layer": f"Adding {synthetic} to {real} ones, and training the head on the real ones at the end,",
+        "img2img": f"Adding image-to-image variations of {real} ones to them",
         "retrieved": f"Adding real images from elsewhere to {real} ones",
     }[arm.data.name]
     known = {"": "", "long": ", and training longer,", "strong": ", all with strong augmentation,"}
@@ -131,10 +131,10 @@ def _subject(arm: Arm, num_train: int, num_synthetic: int | None) -> str:
 
 
 def _question(rival: Arm, arm: Arm) -> str:
-    """What a comparison with `rival` asks, up to the answer."""
+    """The question that a comparison with `rival` answers, as the start of a sentence."""
     if rival.data.name == Arm.REAL:
         if rival.plain:
-            return "Is it only the longer training? Against the same real images trained for as many updates"
+            return "Is it only the longer training? Against the same real images trained for as many steps"
         if rival.training == arm.training:
             how = "strong augmentation" if arm.training == "strong" else f"training as “{arm.training}”"
             return f"Is it only the {how}? Against the same real images, trained alike"
@@ -143,7 +143,7 @@ def _question(rival: Arm, arm: Arm) -> str:
         return f"Would training as “{rival.training}” do as well? Against it"
     question = {
         "retrieved": "Would more real images do as well? Against those of the pool, mixed in alike",
-        "img2img": "Would noising and redrawing the real images do as well? Against that",
+        "img2img": "Would image-to-image variations of the real images do as well? Against them",
         "real+zero_shot": "Was fine-tuning needed? Against images of a generator that was not fine-tuned, mixed in alike",
     }[rival.data.name]
     otherwise = {"": ", with standard training", "long": ", trained longer", "strong": ", with strong augmentation"}
@@ -174,9 +174,9 @@ def _cas_sentence(metrics: Metrics) -> str:
 def _verdict_sentence(verdict: Verdict | None) -> str:
     if verdict is None:
         return "No validation verdict was given for the synthetic set."
-    judged = sum(measure.passed is not None for measure in verdict.metrics.values())
+    checks = sum(measure.passed is not None for measure in verdict.metrics.values())
     if verdict.passed:
-        return f"The synthetic set passed validation ({count(judged, 'check')})."
+        return f"The synthetic set passed validation ({count(checks, 'check')})."
     return "Why it was refused: " + "; ".join(reason.rstrip(".") for reason in verdict.reasons) + "."
 
 

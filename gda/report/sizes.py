@@ -14,8 +14,8 @@ from gda.report.wording import arm_colour, arm_name, interval, percent, points
 
 
 def size_table(comparison: Comparison) -> list[str]:
-    """A heading and a line a size, in columns."""
-    head = ("real images", "draws", "real", comparison.arm, "gain, points", "95% interval", "a synthetic image is worth")
+    """A heading and one line per size, in columns."""
+    head = ("real images", "subsets", "real", comparison.arm, "gain, points", "95% interval", "a synthetic image is worth")
     lines = [_line(*head)]
     for point in comparison.points:
         real, own = (percent(float(np.mean(values))) for values in (point.real_top1, point.top1))
@@ -24,7 +24,7 @@ def size_table(comparison: Comparison) -> list[str]:
 
 
 def _line(size: str, choices: str, real: str, own: str, gain: str, ends: str, worth: str) -> str:
-    return f"{size:>11}  {choices:>5}  {real:>6}  {own:>14}  {gain:>12}  {ends:<16}  {worth}".rstrip()
+    return f"{size:>11}  {choices:>7}  {real:>6}  {own:>14}  {gain:>12}  {ends:<16}  {worth}".rstrip()
 
 
 def _worth(point: SizePoint) -> str:
@@ -34,13 +34,13 @@ def _worth(point: SizePoint) -> str:
         return "not stated" if point.unpriced else ""
     rate, low, high = ("" if value is None else f"{value:.2g}".replace("-", "−") for value in (exchange.rate, exchange.low, exchange.high))
     if not low and not high:
-        return "these sizes do not tell"
+        return "not determined by these sizes"
     ends = f"between {low} and {high}" if low and high else f"more than {low}" if low else f"less than {high}"
     return f"about {rate} real ones ({ends})" if rate else f"{ends} real ones"
 
 
 def size_figure(comparison: Comparison, confidence: float) -> bytes:
-    """Above, accuracy of both arms against the number of real images, a dot a draw; below, the gain with its interval."""
+    """Above, accuracy of both arms against the number of real images, a dot per subset; below, the gain with its interval."""
     with matplotlib.rc_context(STYLE | {"axes.spines.left": True}):
         figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -49,9 +49,9 @@ def size_figure(comparison: Comparison, confidence: float) -> bytes:
             (Arm.REAL, "o", [p.real_top1 for p in comparison.points]),
             (comparison.arm, "D", [p.top1 for p in comparison.points]),
         ):
-            _draw(above, sizes, values, arm, marker)
+            _plot_accuracy(above, sizes, values, arm, marker)
         above.set_ylabel("test accuracy, %")
-        _draw_gain(below, comparison.points, arm_colour(comparison.arm))
+        _plot_gain(below, comparison.points, arm_colour(comparison.arm))
         below.set_ylabel(f"gain, points\n({100 * confidence:g}% interval)")
         below.set_xscale("log")
         below.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -61,7 +61,7 @@ def size_figure(comparison: Comparison, confidence: float) -> bytes:
         return to_png(figure)
 
 
-def _draw(axes: Axes, sizes: Sequence[int], values: Sequence[Sequence[float]], arm: Arm, marker: str) -> None:
+def _plot_accuracy(axes: Axes, sizes: Sequence[int], values: Sequence[Sequence[float]], arm: Arm, marker: str) -> None:
     colour = arm_colour(arm)
     axes.plot(sizes, [100 * float(np.mean(each)) for each in values], f"{marker}-", color=colour, markersize=6, label=arm_name(arm))
     for size, each in zip(sizes, values, strict=True):
@@ -69,7 +69,7 @@ def _draw(axes: Axes, sizes: Sequence[int], values: Sequence[Sequence[float]], a
     axes.grid(axis="y")
 
 
-def _draw_gain(axes: Axes, found: Sequence[SizePoint], colour: str) -> None:
+def _plot_gain(axes: Axes, found: Sequence[SizePoint], colour: str) -> None:
     axes.axhline(0, color="#5f6368", linewidth=1.2)
     sizes = [point.num_train for point in found]
     axes.vlines(sizes, [100 * p.ci95[0] for p in found], [100 * p.ci95[1] for p in found], color=colour, linewidth=3, alpha=0.45)

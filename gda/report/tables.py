@@ -48,7 +48,7 @@ class Check:
 
 
 def verdict_rows(verdict: Verdict) -> list[Check]:
-    """A line a measure: those that failed first, then those that passed, then those only reported."""
+    """One line per measure: those that failed first, then those that passed, then those only reported."""
     order = {False: 0, True: 1, None: 2}
     rank = {name: i for i, name in enumerate(RULES)}
     items = sorted(verdict.metrics.items(), key=lambda item: (order[item[1].passed], rank.get(item[0], len(rank)), item[0]))
@@ -74,7 +74,7 @@ def _check(name: str, measure: Measure) -> Check:
 
 
 def arm_rows(metrics: Metrics, alpha: float) -> list[tuple[str, ...]]:
-    """Name, seeds, updates, top-1, its interval, top-5, gain over real with interval, its p-value, and what may be said."""
+    """Name, seeds, steps, top-1, its interval, top-5, gain over real with interval, its p-value, and the conclusion."""
     rows: list[tuple[str, ...]] = []
     for arm, result in metrics.arms.items():
         if result.mean is None or result.ci95 is None:
@@ -99,12 +99,12 @@ def _gain_cells(metrics: Metrics, gain: Gain | None, alpha: float) -> tuple[str,
     if gain is None:
         return "–", "–", "baseline"
     mean, p = gain_cells(metrics, gain)
-    said = judgement(gain, alpha) if has_all_seeds(metrics, gain) else "too few seeds to say"
-    return mean, p.removeprefix("p = ").removeprefix("p "), said
+    conclusion = judgement(gain, alpha) if has_all_seeds(metrics, gain) else "too few seeds to say"
+    return mean, p.removeprefix("p = ").removeprefix("p "), conclusion
 
 
 def timing_rows(timings: Mapping[str, float]) -> list[tuple[str, str, float]]:
-    """Stage, time for people, and its share of the longest in percent; the total comes last, without a bar."""
+    """Stage, its time as text, and its share of the longest in percent; the total comes last, without a bar."""
     if not timings:
         return []
     longest = max(max(timings.values()), 1e-9)
@@ -113,7 +113,7 @@ def timing_rows(timings: Mapping[str, float]) -> list[tuple[str, str, float]]:
 
 
 def gain_rows(metrics: Metrics, promote: PromoteConfig) -> list[tuple[str, str]]:
-    """The declared arm's gain over real taken apart: what each source of chance contributes."""
+    """The declared arm's gain over real in parts: what each source of chance contributes."""
     gain = metrics.gain.get(promote.arm)
     if gain is None:
         return []

@@ -10,7 +10,7 @@ from gda.report.wording import count, gain_cells, has_all_seeds, p_value, percen
 from gda.stats.gain import signs_of
 from gda.stats.multiplicity.looks import fewest_flips
 
-_FEWEST_LINES = 2  # one comparison is told elsewhere on the page
+_FEWEST_LINES = 2  # a single comparison is shown elsewhere on the page
 _MOST_NAMES = 3
 # What else a line differs in, where its synthetic images are not those of all classes from beginning to end.
 _DATA_NOTES = {"targeted": "synthetic images of hard classes", "last_layer": "head on real images at the end"}
@@ -18,7 +18,7 @@ _DATA_NOTES = {"targeted": "synthetic images of hard classes", "last_layer": "he
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow:
-    """A line: the training's name, what it trains, and accuracies, gain, p, p after correction, harmed classes, and what to say of it."""
+    """A line: the training's name, what it trains, then accuracies, gain, p, p after correction, harmed classes, and the conclusion."""
 
     training: str
     notes: tuple[str, ...]
@@ -89,7 +89,7 @@ def _why_not(metrics: Metrics, compared: GainWithinTraining, promote: PromoteCon
 
 
 def _p_too_large(metrics: Metrics, compared: GainWithinTraining, alpha: float) -> str:
-    """Says how many seeds are needed where, among so many lines, no gain of any size could have passed."""
+    """States how many seeds are needed where, among so many lines, no gain of any size could have passed."""
     have, what = signs_of(compared.gain)
     needed = fewest_flips(alpha / len(metrics.gain_within_training))
     return f"{needed} {what} needed" if have < needed else "p too large"

@@ -19,7 +19,7 @@ Line = tuple[str, list[TuningPoint]]  # a label, and points that differ in guida
 SHOWN_POINTS = 12
 _SHOWN_LINES = 6
 _CHOSEN, _REST = "#fbbc04", "#c4c7cc"
-# Okabe and Ito's palette without black and yellow: told apart with every common form of colour blindness.
+# Okabe and Ito's palette without black and yellow: distinguishable with every common form of colour blindness.
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 
@@ -60,16 +60,16 @@ class Row:
 
 def describe(point: TuningPoint, points: Sequence[TuningPoint]) -> str:
     """A point by what differs among `points`, guidance always, e.g. `guidance 1.5, 16 steps`."""
-    return _say(point, _varying(points))
+    return _text_of(point, _varying(points))
 
 
 def _varying(points: Sequence[TuningPoint]) -> list[str]:
-    """Names of the axes that are worth saying: guidance, and those that differ."""
-    return [name for name, said in _AXES.items() if name == "guidance" or len({said(point) for point in points} - {""}) > 1]
+    """Names of the axes to show: guidance, and those that differ."""
+    return [name for name, text in _AXES.items() if name == "guidance" or len({text(point) for point in points} - {""}) > 1]
 
 
-def _say(point: TuningPoint, axes: Sequence[str]) -> str:
-    return ", ".join(said for name in axes if (said := _AXES[name](point)))
+def _text_of(point: TuningPoint, axes: Sequence[str]) -> str:
+    return ", ".join(text for name in axes if (text := _AXES[name](point)))
 
 
 def tuning_rows(settings: Settings, limit: int = SHOWN_POINTS) -> list[Row]:
@@ -80,7 +80,7 @@ def tuning_rows(settings: Settings, limit: int = SHOWN_POINTS) -> list[Row]:
     order = sorted(points, key=lambda p: (p is not chosen, p.fid is None, -(p.cas or -1.0), p.fid or 0.0))
     return [
         Row(
-            setting=_say(point, axes),
+            setting=_text_of(point, axes),
             fid=_fid(point),
             cas="" if point.cas is None else f"{percent(point.cas)} ({', '.join(f'{100 * cas:.1f}' for cas in point.cas_by_seed)})",
             passes=f"{point.passes:,}",
@@ -104,7 +104,7 @@ def tuning_pictures(settings: Settings) -> dict[str, bytes]:
 
 
 def guidance_figure(settings: Settings) -> bytes:
-    """FID of every point against guidance, a line a setting of the other axes, and CAS of the survivors below."""
+    """FID of every point against guidance, a line per setting of the other axes, and CAS of the survivors below."""
     lines = _lines(settings.points)
     scored = any(point.cas is not None for point in settings.points)
     with matplotlib.rc_context(STYLE | {"axes.spines.left": True}):
@@ -112,9 +112,9 @@ def guidance_figure(settings: Settings) -> bytes:
         panels = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2)) if scored else [figure.subplots()]
         for axes in panels:
             axes.axvline(settings.guidance_scale, color=_CHOSEN, linewidth=8, alpha=0.35, zorder=0)
-        _draw_fid(panels[0], settings, lines)
+        _plot_fid(panels[0], settings, lines)
         if scored:
-            _draw_cas(panels[1], lines)
+            _plot_cas(panels[1], lines)
         scales = sorted({point.guidance_scale for point in settings.points})
         panels[-1].set_xscale("log")
         panels[-1].set_xticks(scales, [f"{scale:g}" for scale in scales])
@@ -126,7 +126,7 @@ def guidance_figure(settings: Settings) -> bytes:
         return to_png(figure)
 
 
-def _draw_fid(axes: Axes, settings: Settings, lines: Sequence[Line]) -> None:
+def _plot_fid(axes: Axes, settings: Settings, lines: Sequence[Line]) -> None:
     for place, (label, line) in enumerate(lines):
         look: dict[str, Any] = {"color": _colour(place), "zorder": 3 - 0.1 * place, "markersize": 5, "label": label or "FID"}
         if place >= _SHOWN_LINES:
@@ -162,11 +162,11 @@ def _lines(points: Sequence[TuningPoint]) -> list[Line]:
     """Points that differ in guidance alone, the line of the lowest FID first; guidance 1 belongs to lines of any interval."""
     axes = [name for name in _varying(points) if name != "guidance"]
     free = [name for name in axes if name != "interval"]
-    drawn = [point for point in points if point.fid is not None]
-    guided = [point for point in drawn if point.guidance_scale != 1.0] or drawn
-    unguided = _grouped([point for point in drawn if point.guidance_scale == 1.0] if guided is not drawn else [], free)
+    plotted = [point for point in points if point.fid is not None]
+    guided = [point for point in plotted if point.guidance_scale != 1.0] or plotted
+    unguided = _grouped([point for point in plotted if point.guidance_scale == 1.0] if guided is not plotted else [], free)
     lines = _grouped(guided, axes)
-    whole = [(label, line + unguided.get(_say(line[0], free), [])) for label, line in lines.items()]
+    whole = [(label, line + unguided.get(_text_of(line[0], free), [])) for label, line in lines.items()]
     whole = [(label, sorted(line, key=lambda p: p.guidance_scale)) for label, line in whole]
     return sorted(whole, key=lambda item: (min(p.fid or 0.0 for p in item[1]), item[0]))
 
@@ -174,11 +174,11 @@ def _lines(points: Sequence[TuningPoint]) -> list[Line]:
 def _grouped(points: Sequence[TuningPoint], axes: Sequence[str]) -> dict[str, list[TuningPoint]]:
     groups: dict[str, list[TuningPoint]] = {}
     for point in points:
-        groups.setdefault(_say(point, axes), []).append(point)
+        groups.setdefault(_text_of(point, axes), []).append(point)
     return groups
 
 
-def _draw_cas(axes: Axes, lines: Sequence[Line]) -> None:
+def _plot_cas(axes: Axes, lines: Sequence[Line]) -> None:
     """Each survivor in the colour of its line: small its seeds, large their mean."""
     for place, (_, line) in enumerate(lines):
         for point in line:
@@ -191,15 +191,15 @@ def _draw_cas(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def pareto_figure(settings: Settings) -> bytes:
-    """FID against network passes for every point, and CAS against FID for the survivors; what nothing dominates is filled."""
-    drawn = [point for point in settings.points if point.fid is not None]
+    """FID against network passes for every point, and CAS against FID for the survivors; undominated points are filled."""
+    plotted = [point for point in settings.points if point.fid is not None]
     with matplotlib.rc_context(STYLE | {"axes.spines.left": True}):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        _scatter(left, settings, drawn, lambda p: (p.passes, p.fid or 0.0))
-        left.set(xlabel="network passes an image", ylabel="FID, lower is better")
-        _scale_fid(left, "y", drawn)
-        _scatter(right, settings, [p for p in drawn if p.cas is not None], lambda p: (p.fid or 0.0, 100 * (p.cas or 0.0)))
+        _scatter(left, settings, plotted, lambda p: (p.passes, p.fid or 0.0))
+        left.set(xlabel="network passes per image", ylabel="FID, lower is better")
+        _scale_fid(left, "y", plotted)
+        _scatter(right, settings, [p for p in plotted if p.cas is not None], lambda p: (p.fid or 0.0, 100 * (p.cas or 0.0)))
         right.set(xlabel="FID, lower is better", ylabel="CAS, %, higher is better")
         for axes in (left, right):
             axes.margins(0.12)

@@ -1,4 +1,4 @@
-"""How arms and numbers are named for people: percent and points here only, fractions everywhere else."""
+"""Arms and numbers as text for readers: percent and points here only, fractions everywhere else."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _DATA_NAMES = {
     "last_layer": "real + synthetic, then head on real",
 }
 _TRAINING_NAMES = {"": "", "long": ", trained as long", "strong": ", strong augmentation"}
-# Colours that people with colour blindness tell apart; an arm of the same data has one near by.
+# Colours that people with colour blindness can distinguish; arms with the same data have similar ones.
 _COLOURS = {
     "real": "#0072B2",
     "real_long": "#56B4E9",
@@ -110,9 +110,9 @@ def count(n: int, noun: str) -> str:
 
 
 def opened(times: int | None) -> str:
-    """How often a test split was opened to evaluate, with a warning from the second time on; None where nobody counted."""
+    """How often a test split was opened to evaluate, with a warning from the second time on; None where it was not counted."""
     if times is None:
         return "an unknown number of times"
     if times == 1:
         return "once"
-    return f"{times:,} times: each further look spends it, for the best of several looks is partly luck; only new test images are unspent"
+    return f"{times:,} times: each further look weakens it, because the best of several looks is partly luck; only new images restore it"

@@ -12,7 +12,7 @@ from gda.stats.confusion import confusion_counts, most_confused
 from gda.stats.intervals import accuracy_interval
 from gda.stats.two_way import Ids
 
-CONFUSIONS = 20  # kept an arm
+CONFUSIONS = 20  # kept per arm
 
 
 def arm_result(
@@ -68,13 +68,13 @@ def skipped_arm(reason: str) -> ArmResult:
 
 
 def real_alone_as_long(arm: Arm, arms: Mapping[Arm, ArmResult]) -> Arm | None:
-    """The training on real images alone, by the settings of `arm`, that took no fewer updates than it; of two, the shorter.
+    """The training on real images alone, by the settings of `arm`, that took no fewer steps than it; of two, the shorter.
 
-    Of two that are as long it is the plainer. None where no such arm ran, or where it is not known how long they were trained.
+    Of two of equal length it is the plainer. None where no such arm ran, or where the lengths are unknown.
     """
-    mine = arms.get(arm)
-    needed = mine.num_train_steps if mine is not None else None
+    own = arms.get(arm)
+    needed = own.num_train_steps if own is not None else None
     alike = [name for name in in_order(arms) if name.data.name == Arm.REAL and name is not arm and name.trained_like(arm)]
-    lengths = {name: updates for name in alike if arms[name].skipped is None and (updates := arms[name].num_train_steps) is not None}
-    enough = {name: updates for name, updates in lengths.items() if needed is not None and updates >= needed}
+    lengths = {name: steps for name in alike if arms[name].skipped is None and (steps := arms[name].num_train_steps) is not None}
+    enough = {name: steps for name, steps in lengths.items() if needed is not None and steps >= needed}
     return min(enough, key=lambda name: enough[name], default=None)

@@ -3,7 +3,7 @@
 No family of curves is assumed. A power law is the usual one (Hestness et al. 2017), but where accuracy follows another curve, points that
 it fits closely still give wrong numbers of images with narrow intervals (`benchmarks/exchange_rate.py`). All that is used here is that more
 real images do not lower accuracy. Then an arm that is better than real-only training at one measured size and worse than at another is
-worth a number of real images between the two, whatever the curve does there; beyond the largest size it can only be said to be more.
+worth a number of real images between the two, whatever the curve does there; beyond the largest size only a lower bound is known.
 """
 
 import itertools
@@ -22,8 +22,8 @@ class ExchangeRate:
     """What synthetic images are worth in real ones.
 
     `equivalent` is the number of real images that would have given the same accuracy, read off by straight lines in log n between measured
-    sizes; `rate` the real images that one synthetic image replaces (negative where they do harm), `ci95` its interval at the level asked
-    for. A number is infinite where it lies above or below all measured sizes.
+    sizes; `rate` the real images that one synthetic image replaces (negative where they do harm), `ci95` its interval at level
+    `confidence`. A number is infinite where it lies above or below all measured sizes.
     """
 
     equivalent: float

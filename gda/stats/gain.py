@@ -29,7 +29,7 @@ def compare(
     """The gain of an arm over its rival from `correct` and `rival` [seeds, images], paired by row and column.
 
     `labels` [images] index `classes`. Seeds of one of `sets` [seeds] trained on the same synthetic images, images of one of `groups`
-    [images] were taken together; without `sets`, all seeds trained on one set and nothing is said of others. Intervals have level
+    [images] were taken together; without `sets`, all seeds trained on one set and the result holds for it alone. Intervals have level
     `confidence`, tests level `alpha`; `rng` flips the signs of many seeds. Raises `ValueError` on shapes that do not pair.
     """
     differences = paired_differences(correct, rival)

@@ -1,4 +1,4 @@
-"""Accuracy and paired gain of groups of classes or images: many to few training images, worst classes, balanced, groups of the user's.
+"""Accuracy and paired gain of groups of classes or images: many to few training images, worst classes, balanced, user-defined groups.
 
 Tables are [seeds, images] of right and wrong, or of differences of two arms. A group is a weight for each stratum of the images - mostly a
 class - which may differ by seed; its mean and interval come from the two-way standard error, like those of the whole test split.
@@ -41,8 +41,8 @@ class Group:
     def of(self, values: Floats, seeds: Sequence[int]) -> Floats:
         """A table [seeds, members] whose row means are those of each seed's strata, with the spread of that estimate.
 
-        `values` [seeds, images]. Entry (s, i) of stratum c is mean_s + n w_c / n_c (value - mean_c): the estimate linearised, so that it
-        does not count as luck how many images a class has (Davison and Hinkley 1997, section 2.7.2).
+        `values` [seeds, images]. Entry (s, i) of stratum c is mean_s + n w_c / n_c (value - mean_c): the estimate linearised, so that
+        the number of images of each class does not count as random (Davison and Hinkley 1997, section 2.7.2).
         """
         rows = self.shares[[self.seeds.index(seed) for seed in seeds]]
         kept = self.members
@@ -58,7 +58,7 @@ class Group:
 
 
 def of_classes(chosen: Sequence[int], labels: Ints, seeds: Sequence[int]) -> Group | None:
-    """The mean accuracy of the classes `chosen`, each as heavy; those without an image in `labels` are left out, None where none is left.
+    """The mean accuracy of the classes `chosen`, each with equal weight; those without an image in `labels` are left out, None if all are.
 
     Where they have equally many images this is the mean over their images, as top-1 is over all, and has the interval of one.
     """
@@ -73,7 +73,7 @@ def of_classes(chosen: Sequence[int], labels: Ints, seeds: Sequence[int]) -> Gro
 
 
 def of_images(members: Bools, seeds: Sequence[int]) -> Group:
-    """The mean over the images that are `members` [images], each as heavy."""
+    """The mean over the images that are `members` [images], each with equal weight."""
     return Group(strata=members.astype(np.int64), seeds=tuple(seeds), shares=np.tile([0.0, 1.0], (len(seeds), 1)))
 
 

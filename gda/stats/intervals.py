@@ -12,7 +12,7 @@ from gda.stats.two_way import Ids, Interval, two_way
 def crossed_interval(values: Floats, *, confidence: float = 0.95, sets: Ids | None = None, groups: Ids | None = None) -> Interval:
     """Interval of the mean of `values` [seeds, images], each in [-1, 1], over both factors; with one seed it is over images alone.
 
-    `sets` [seeds] and `groups` [images] say what was sampled together. Negating the values negates and swaps the ends, and the order of
+    `sets` [seeds] and `groups` [images] mark what was sampled together. Negating the values negates and swaps the ends, and the order of
     seeds and images does not matter. Raises `ValueError` as `two_way`.
     """
     low, high = two_way(values, sets=sets, groups=groups).interval(confidence)
@@ -27,7 +27,7 @@ def seed_interval(values: Floats, *, confidence: float = 0.95, sets: Ids | None 
 
 
 def image_interval(values: Floats, *, confidence: float = 0.95, groups: Ids | None = None) -> Interval:
-    """Interval of the mean of `values` [seeds, images] over images alone, or groups of them: what another test set could have said."""
+    """Interval of the mean of `values` [seeds, images] over images alone, or groups of them: what another test set could have given."""
     return crossed_interval(np.mean(values, axis=0, keepdims=True), confidence=confidence, groups=groups)
 
 
@@ -37,7 +37,7 @@ def accuracy_interval(
     """Interval of an accuracy from `correct` [seeds, images] over both factors, inside [0, 1] and never empty.
 
     Wilson's interval (1927) for as many independent images as would give the two-way standard error (Korn and Graubard 1998), so that an
-    accuracy of 1 is not said to be certain.
+    accuracy of 1 is not reported as certain.
     """
     estimate = two_way(np.asarray(correct, dtype=np.float64), sets=sets, groups=groups)
     share, images = estimate.mean, correct.shape[1] if groups is None else np.unique(groups).size

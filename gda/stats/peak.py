@@ -1,4 +1,4 @@
-"""Where a curve of gains over synthetic images per real one is highest, and how far that can be told from a handful of noisy points."""
+"""Where a curve of gains over synthetic images per real one is highest, and how precisely a handful of noisy points determine that."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _CHUNK = 4_000_000  # random numbers at a time
 class Peak:
     """`ratio` is where the curve is highest, between `low` and `high`; `best` is the highest measured one, `enough` the cheapest as good.
 
-    `at_edge` tells that the curve still rises at the end of what was measured ("largest"), or falls from its start ("smallest").
+    `at_edge` is "largest" for a curve that still rises at the largest measured ratio, "smallest" for one that falls from the start.
     """
 
     ratio: float
@@ -45,9 +45,9 @@ def find_peak(scores: Mapping[float, Floats], rng: np.random.Generator, *, confi
     effects, residual, freedom = _additive(tables)
     peak = _highest(ratios, effects.mean(axis=1)[None], seeds)[0]
     errors = _seed_errors(residual, freedom, seeds, confidence)
-    drawn = _highest(ratios, _resampled(effects, errors, rng, num_resamples), seeds)
+    resampled = _highest(ratios, _resampled(effects, errors, rng, num_resamples), seeds)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail))
+    low, high = np.quantile(resampled, (tail, 1 - tail))
     final = np.flatnonzero(seeds == seeds.max())
     best = int(final[np.argmax([tables[place].mean() for place in final])])
     edge = {ratios[0]: "smallest", ratios[-1]: "largest"} if len(ratios) > 1 else {}
@@ -66,7 +66,7 @@ def pooled_intervals(
 ) -> dict[float, Interval]:
     """Intervals of mean `gains`, by ratio [seeds, images] in [-1, 1], over seeds and images; the variance of seeds is pooled over ratios.
 
-    Two seeds of one ratio tell next to nothing of their variance; that of all ratios together has the degrees of freedom of an analysis
+    Two seeds of one ratio hardly determine their variance; that of all ratios together has the degrees of freedom of an analysis
     of variance. Images are reweighted as in `find_peak`. Raises `ValueError` as `find_peak` does.
     """
     ratios, tables = _checked(gains)
@@ -74,9 +74,9 @@ def pooled_intervals(
     freedom = sum(len(means) - 1 for means in by_seed)
     residual = sum(float(((means - means.mean()) ** 2).sum()) for means in by_seed)
     errors = _seed_errors(residual, freedom, np.array([len(means) for means in by_seed]), confidence)
-    drawn = _resampled(np.stack([table.mean(axis=0) for table in tables]), errors, rng, num_resamples)
+    resampled = _resampled(np.stack([table.mean(axis=0) for table in tables]), errors, rng, num_resamples)
     tail = (1 - confidence) / 2
-    ends = np.clip(np.quantile(drawn, (tail, 1 - tail), axis=0), -1.0, 1.0)
+    ends = np.clip(np.quantile(resampled, (tail, 1 - tail), axis=0), -1.0, 1.0)
     return {float(ratio): (float(low), float(high)) for ratio, low, high in zip(ratios, *ends, strict=True)}
 
 
@@ -126,7 +126,7 @@ def _highest(ratios: Floats, means: Floats, seeds: NDArray[np.int64]) -> Floats:
 def _resampled(by_image: Floats, errors: Floats, rng: np.random.Generator, num_resamples: int) -> Floats:
     """Means that other images and other seeds could have given, [num_resamples, tables], of `by_image` [tables, images].
 
-    An image has the same weight in all tables; each mean moves by its own standard error besides.
+    An image has the same weight in all tables; each mean also moves by its own standard error.
     """
     means = np.empty((num_resamples, len(by_image)))
     step = max(1, _CHUNK // by_image.shape[1])

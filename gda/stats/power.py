@@ -20,10 +20,10 @@ def minimal_detectable_effect(
 ) -> float | None:
     """The smallest gain that a repetition of this comparison would confirm with probability `power`, by interval and by sign flips.
 
-    `differences` [seeds, images]; both tests have level `alpha`. A repetition draws what the images have in common from a normal
-    distribution, and what each seed adds from another, with the variances that were found here; its interval is as long as this one times
-    the ratio of its own standard error to this one's. None when there are too few seeds for the sign-flip test to reach `alpha` at all, or
-    several synthetic sets, but fewer of them than that.
+    `differences` [seeds, images]; both tests have level `alpha`. A repetition samples the effect of the images, which all seeds share,
+    from a normal distribution, and the effect of each seed from another, with the variances that were found here; its interval is as
+    long as this one times the ratio of its own standard error to this one's. None when there are too few seeds, or too few of several
+    synthetic sets, for the sign-flip test to reach `alpha` at all.
     """
     by_seed = differences.mean(axis=1)
     if sets is not None:
@@ -36,12 +36,12 @@ def minimal_detectable_effect(
     spread = float(by_seed.std(ddof=1))
     shared = max(0.0, error**2 - spread**2 / seeds)
     rng = np.random.default_rng(0)
-    drawn = np.sqrt(shared) * rng.normal(size=(_REPETITIONS, 1)) + spread * rng.normal(size=(_REPETITIONS, seeds))
-    ratio = np.sqrt(shared + drawn.var(axis=1, ddof=1) / seeds) / error if error > 0 else np.zeros(_REPETITIONS)
+    simulated = np.sqrt(shared) * rng.normal(size=(_REPETITIONS, 1)) + spread * rng.normal(size=(_REPETITIONS, seeds))
+    ratio = np.sqrt(shared + simulated.var(axis=1, ddof=1) / seeds) / error if error > 0 else np.zeros(_REPETITIONS)
     low, high = 0.0, half + 10 * error  # certain to pass
     for _ in range(_HALVINGS):
         effect = (low + high) / 2
-        shifted = drawn + effect
+        shifted = simulated + effect
         passed = (shifted.mean(axis=1) > ratio * half) & (_flip_p_values(shifted) <= alpha)
         low, high = (low, effect) if passed.mean() >= power else (effect, high)
     return min(1.0, high)

@@ -46,7 +46,7 @@ class TwoWay:
         return both / 2 if self.mean < 0 else 1 - both / 2
 
     def interval(self, confidence: float) -> Interval:
-        """Every mean that the test of level 1 - `confidence` would not reject; differences are cut to [-1, 1] by who reports them."""
+        """Every mean that the test of level 1 - `confidence` would not reject; callers clip differences to [-1, 1]."""
         half = self.critical(1 - confidence) * self.error
         return self.mean - half, self.mean + half
 

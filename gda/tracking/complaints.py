@@ -49,23 +49,23 @@ _SAID: tuple[tuple[str, type[GdaError], str], ...] = (
         "MLflow at {uri}: the experiment or run was deleted; restore it with `mlflow experiments restore`, "
         "or set MLFLOW_EXPERIMENT_NAME to another",
     ),
-    (r"invalid (registered )?model name|invalid name for", ConfigError, "model_name: MLflow does not take this name ({said})"),
+    (r"invalid (registered )?model name|invalid name for", ConfigError, "model_name: MLflow does not take this name ({message})"),
     (
         r"certificate|sslerror|ssl:|wrong_version_number|tlsv1|unknown protocol",
         MissingError,
-        "MLflow at {uri}: the TLS connection is refused ({said}); name its authority's certificate in MLFLOW_TRACKING_SERVER_CERT_PATH, "
+        "MLflow at {uri}: the TLS connection is refused ({message}); name its authority's certificate in MLFLOW_TRACKING_SERVER_CERT_PATH, "
         "or use http:// where the server has no TLS",
     ),
     (
         r"no space left|disk quota|quota|disk is full|could not extend file|resource_limit_exceeded|resource_exhausted|insufficient storage"
         r"|entity too large",
         MissingError,
-        "MLflow at {uri} has no room for this ({said}); make room or raise its quota, then run the same command",
+        "MLflow at {uri} has no room for this ({message}); make room or raise its quota, then run the same command",
     ),
     (
         r"psycopg2?\.errors\.(uniqueviolation|duplicatetable)",
         TryAgainError,
-        "MLflow's database at {uri} is being made or written by another process ({said})",
+        "MLflow's database at {uri} is being made or written by another process ({message})",
     ),
     (r"database is locked|too many (clients|connections)|deadlock", TryAgainError, "MLflow's database at {uri} is busy"),
     (_SQL_USER, MissingError, "MLflow's database at {uri} refuses this account; mend user and password in MLFLOW_TRACKING_URI"),
@@ -82,7 +82,7 @@ _SAID: tuple[tuple[str, type[GdaError], str], ...] = (
     (
         r"file is not a database|malformed|already exists\)?\s*\[sql|no such (table|column)|unable to open database",
         MissingError,
-        "MLflow's database at {uri} is broken ({said}); restore it from a backup, or move it away",
+        "MLflow's database at {uri} is broken ({message}); restore it from a backup, or move it away",
     ),
     (
         r"nosuchbucket|the specified bucket does not exist",
@@ -93,7 +93,7 @@ _SAID: tuple[tuple[str, type[GdaError], str], ...] = (
         # A server that passes artifacts on answers with the status that its own store gave it.
         r"(unauthenticated|permission_denied)\W+message\W+failed to list artifacts",
         MissingError,
-        "MLflow's artifact store refuses the account of the server at {uri} ({said}); mend the credentials that the server has "
+        "MLflow's artifact store refuses the account of the server at {uri} ({message}); mend the credentials that the server has "
         "(for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
     ),
     (
@@ -109,7 +109,7 @@ _STATUS: dict[int, tuple[type[GdaError], str]] = {
         "MLflow at {uri} does not know this account (401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
         "or MLFLOW_TRACKING_TOKEN",
     ),
-    403: (MissingError, "MLflow at {uri} does not permit this to the account (403: {said}); ask its administrator for the permission"),
+    403: (MissingError, "MLflow at {uri} does not permit this to the account (403: {message}); ask its administrator for the permission"),
     404: (ConfigError, "MLFLOW_TRACKING_URI {uri}: what answers there is no MLflow server (404); " + _ACCEPTED),
     405: (ConfigError, "MLFLOW_TRACKING_URI {uri}: what answers there is no MLflow server (405); " + _ACCEPTED),
     407: (MissingError, "the proxy on the way to MLflow at {uri} wants credentials (407); set them in HTTPS_PROXY"),

@@ -30,7 +30,7 @@ def gda(*arguments: str, cwd, env=None) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small ImageFolder: two classes told apart by colour."""
+    """A small ImageFolder: two classes distinguished by colour."""
     root = tmp_path_factory.mktemp("images")
     for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         (root / name).mkdir()
@@ -93,7 +93,7 @@ def test_snapshot_json_line_and_reuse(tmp_path, folder):
 
 
 def test_unknown_architecture_and_wrong_weights(tmp_path, folder):
-    """A classifier that timm does not know, and a base without safetensors, are said before training."""
+    """A classifier that timm does not know, and a base without safetensors, are reported before training."""
     assert gda("snapshot", str(folder), "--out", "real", cwd=tmp_path).returncode == 0
     result = gda(
         "classify", "--snapshot", "real", "--arm", "real", "--seed", "0", "--set", "classify.model=resnet99", "--out", "c", cwd=tmp_path

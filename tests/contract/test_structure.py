@@ -28,7 +28,7 @@ def test_a_module_is_short(path: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=_name)
 def test_a_folder_has_few_modules(folder: Path) -> None:
-    """Protects readers from a list of files that has to be searched, and tells them what a folder is for."""
+    """Protects readers from a list of files that has to be searched, and shows them what a folder is for."""
     modules = [path.name for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
     assert len(modules) <= MOST_MODULES
     assert (folder / "__init__.py").read_text().startswith('"""') or folder == ROOT / "gda"

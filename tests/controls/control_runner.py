@@ -79,8 +79,8 @@ def _environment(project: Path) -> dict[str, str]:
 
 def line(tried: Tried) -> str:
     """A line of the table."""
-    said = tried.problem or f"seen by {', '.join(test.rsplit('::', 1)[1] for test in tried.failed)}"
-    return f"{tried.control.row:>3}  {tried.seconds:>4.0f} s  {tried.control.what}: {said}"
+    message = tried.problem or f"seen by {', '.join(test.rsplit('::', 1)[1] for test in tried.failed)}"
+    return f"{tried.control.row:>3}  {tried.seconds:>4.0f} s  {tried.control.what}: {message}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

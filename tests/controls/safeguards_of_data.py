@@ -312,9 +312,9 @@ DATA: tuple[Control, ...] = (
     ),
     Control(
         row=18,
-        what="a gate that asks for no image",
+        what="a gate that accepts an empty set",
         file="gda/gate/expectations.py",
-        edits=(('        gxe.ExpectTableRowCountToBeBetween(min_value=1, meta=_says("the set has no images")),\n', ""),),
+        edits=(('        gxe.ExpectTableRowCountToBeBetween(min_value=1, meta=_meta("the set has no images")),\n', ""),),
         tests=("tests/unit/gate/test_expectations.py::test_an_empty_table_fails_and_says_no_more_than_that",),
     ),
     Control(

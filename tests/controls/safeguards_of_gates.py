@@ -30,7 +30,7 @@ GATE: tuple[Control, ...] = (
         row=19,
         what="a metric that is absent passed over",
         file="gda/gate/verdict.py",
-        edits=(("    unmeasured = [name for name in asked if name not in measures] + [", "    unmeasured = ["),),
+        edits=(("    unmeasured = [name for name in expected if name not in measures]\n", "    unmeasured = []\n"),),
         tests=(_VERDICT + "test_every_metric_that_is_not_a_number_refuses",),
     ),
     Control(
@@ -87,14 +87,14 @@ GATE: tuple[Control, ...] = (
         what="equal pixels not looked for at the gate",
         file="gda/gate/checks/leaks.py",
         edits=(("    exact = dict(exact_matches(hashes, real_hashes))\n", "    exact: dict[int, int] = {}\n"),),
-        tests=(_VALIDATE + "test_one_held_out_image_slipped_in", _LEAKS + "test_exact_and_near_leaks_are_told_apart"),
+        tests=(_VALIDATE + "test_one_held_out_image_slipped_in", _LEAKS + "test_exact_and_near_leaks_are_distinguished"),
     ),
     Control(
         row=20,
         what="near matches not looked for at the gate",
         file="gda/gate/checks/leaks.py",
         edits=(("    others = [query for query in near.queries.tolist() if query not in exact]\n", "    others: list[int] = []\n"),),
-        tests=(_VALIDATE + "test_a_test_image_in_disguise", _LEAKS + "test_exact_and_near_leaks_are_told_apart"),
+        tests=(_VALIDATE + "test_a_test_image_in_disguise", _LEAKS + "test_exact_and_near_leaks_are_distinguished"),
     ),
     Control(
         row=20,
@@ -203,7 +203,7 @@ GATE: tuple[Control, ...] = (
         row=21,
         what="prompts not held against their classes",
         file="gda/gate/expectations.py",
-        edits=(('        _every(_PROMPT, 1, "{count} of {n} images were drawn with another prompt than their class\'s"),\n', ""),),
+        edits=(('        _every(_PROMPT, 1, "{count} of {n} images were generated with another prompt than their class\'s"),\n', ""),),
         tests=(
             _EXPECTATIONS + "test_each_of_many_defects_is_named_and_nothing_else",
             _EXPECTATIONS + "test_without_a_generator_at_hand_most_of_a_class_say_its_prompt",
@@ -240,14 +240,14 @@ GATE: tuple[Control, ...] = (
         what="nearness as a plain distance",
         file="gda/gate/checks/copies.py",
         edits=(("    crowd = distances[:, 1:].mean(1)\n", "    crowd = np.ones(len(distances))\n"),),
-        tests=(_COPIES + "test_nearness_is_judged_against_the_neighbourhood",),
+        tests=(_COPIES + "test_nearness_is_relative_to_the_neighbourhood",),
     ),
     Control(
         row=22,
         what="a set judged where nothing can be nearer",
         file="gda/gate/checks/copies.py",
         edits=(("        if not threshold > 0:\n", "        if False:\n"),),
-        tests=(_COPIES + "test_what_cannot_be_judged_is_an_error",),
+        tests=(_COPIES + "test_what_cannot_be_compared_is_an_error",),
     ),
     Control(
         row=22,

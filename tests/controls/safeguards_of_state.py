@@ -47,7 +47,7 @@ STATE: tuple[Control, ...] = (
         what="SIGTERM left to the system",
         file="gda/runtime/interruption.py",
         edits=(("        signal.signal(signal.SIGTERM, _interrupt)\n", ""),),
-        tests=(f"{_SAMPLE_KILL}::test_the_real_command_told_to_end",),
+        tests=(f"{_SAMPLE_KILL}::test_the_real_command_stopped_by_a_signal",),
     ),
     Control(
         row=2,
@@ -59,7 +59,7 @@ STATE: tuple[Control, ...] = (
                 "    except KeyboardInterrupt:\n        raise\n",
             ),
         ),
-        tests=(f"{_SAMPLE_KILL}::test_the_real_command_told_to_end",),
+        tests=(f"{_SAMPLE_KILL}::test_the_real_command_stopped_by_a_signal",),
     ),
     Control(
         row=2,
@@ -196,7 +196,7 @@ STATE: tuple[Control, ...] = (
                 "    damaged = [job for job in work.jobs if job.rows() is None]\n",
             ),
         ),
-        tests=(f"{_SAMPLE_FAULTS}::test_a_damaged_shard_alone_is_drawn_again",),
+        tests=(f"{_SAMPLE_FAULTS}::test_a_damaged_shard_alone_is_sampled_again",),
     ),
     Control(
         row=5,

@@ -16,12 +16,12 @@ from gda.stages import classify, evaluate
 
 pytestmark = pytest.mark.learning
 TEST_PER_CLASS = 120
-NEAR = 0.03  # by which the test images drawn may differ from their mixture, and networks from the best that they could be
+NEAR = 0.03  # by which the test images sampled may differ from their mixture, and networks from the best that they could be
 REAL_ARMS = (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG)
 
 
 class Laboratory:
-    """One real set, its classifiers trained once, and as many synthetic sets as are to be judged beside it."""
+    """One real set, its classifiers trained once, and as many synthetic sets as are to be assessed next to it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,8 +33,8 @@ class Laboratory:
             self._train(arm, root / "shared")
         self._train(Arm.ZERO_SHOT, root / "shared", synthetic=root / "zero_shot")
 
-    def judge(self, name: str, mixture: Mixture, *, seed: int) -> tuple[Metrics, GateResult]:
-        """Train the gated arms on a set of this mixture, evaluate all arms, and ask the gate."""
+    def decide(self, name: str, mixture: Mixture, *, seed: int) -> tuple[Metrics, GateResult]:
+        """Train the gated arms on a set of this mixture, evaluate all arms, and request the gate."""
         folder = self.root / name
         synthetic = known_effect.write_snapshot(folder / "synthetic", {"train": (mixture, 80)}, seed=seed, synthetic=True)
         verdict = known_effect.write_verdict(folder / "verdict.json", self.real, synthetic)
@@ -105,7 +105,7 @@ def test_the_effects_are_what_the_mode_weights_say() -> None:
 
 def test_images_that_help_are_promoted_for_what_they_are_worth(laboratory: Laboratory) -> None:
     """Protects a true gain of 15 points from being missed, misstated, credited to another class, or refused."""
-    metrics, gate = laboratory.judge("helpful", HELPFUL, seed=11)
+    metrics, gate = laboratory.decide("helpful", HELPFUL, seed=11)
     require_effect(metrics, HELPFUL)
     assert metrics.gain[Arm.MIXED].harmed_classes == ()
     assert gate.reasons == ()
@@ -115,7 +115,7 @@ def test_images_that_help_are_promoted_for_what_they_are_worth(laboratory: Labor
 
 def test_images_without_news_are_refused(laboratory: Laboratory) -> None:
     """Protects against promoting three times as many images, and more updates, that show nothing which the real ones do not."""
-    metrics, gate = laboratory.judge("idle", IDLE, seed=12)
+    metrics, gate = laboratory.decide("idle", IDLE, seed=12)
     require_effect(metrics, IDLE)
     assert not gate.promoted
     assert any("is not clearly above zero" in reason for reason in gate.reasons)
@@ -123,7 +123,7 @@ def test_images_without_news_are_refused(laboratory: Laboratory) -> None:
 
 def test_a_gain_that_one_class_pays_for_is_refused_by_its_name(laboratory: Laboratory) -> None:
     """Protects a class that loses 30 points behind a mean that rises: it is named, and nothing else stands against the candidate."""
-    metrics, gate = laboratory.judge("harmful", HARMFUL, seed=13)
+    metrics, gate = laboratory.decide("harmful", HARMFUL, seed=13)
     require_effect(metrics, HARMFUL)
     gain = metrics.gain[Arm.MIXED]
     assert gain.ci95[0] > 0

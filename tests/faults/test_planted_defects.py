@@ -54,8 +54,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-def judged(world: Path, synthetic: Path, **options: Any) -> tuple[bool, Sequence[str]]:
-    """Whether the set passed, and the reasons; of a set that is too damaged to be judged, the error."""
+def assessed(world: Path, synthetic: Path, **options: Any) -> tuple[bool, Sequence[str]]:
+    """Whether the set passed, and the reasons; of a set that is too damaged to be assessed, the error."""
     given: dict[str, Any] = {"config": plain_config(), "snapshot": world / "real", "reference": world / "reference"} | options
     out = synthetic.parent / "out"
     try:
@@ -93,7 +93,7 @@ class Bench:
         return self.write(sound(), **options)
 
 
-Planted = Path | tuple[Path, dict[str, Any]]  # the set, and what is asked of validation beyond the usual
+Planted = Path | tuple[Path, dict[str, Any]]  # the set, and what is requested of validation beyond the usual
 Plant = Callable[[Bench], Planted]
 
 
@@ -113,7 +113,7 @@ def of_pixels(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -
 
 
 def of_meta(positions: Sequence[int], **meta: Any) -> Plant:
-    """A set in which some records say something else of how they were drawn."""
+    """A set in which some records say something else of how they were sampled."""
     return of_items(lambda bench, content: changed(content, positions, lambda item, place: replace(item, meta=item.meta | meta)))
 
 
@@ -175,9 +175,9 @@ def collapsed(content: list[Item], classes: Sequence[str], jitter: float = 3) ->
 
 def of_few_pictures(content: list[Item], label: str, pictures: int, jitter: float) -> list[Item]:
     """A class that shows so many pictures in turn, under so much noise that none repeats another, grey levels."""
-    rng, mine = np.random.default_rng(8), [item.rgb for item in content if item.label == label][:pictures]
+    rng, shown = np.random.default_rng(8), [item.rgb for item in content if item.label == label][:pictures]
     places = [i for i, item in enumerate(content) if item.label == label]
-    return changed(content, places, lambda item, place: with_pixels(item, noisy(mine[place % pictures], rng, jitter)))
+    return changed(content, places, lambda item, place: with_pixels(item, noisy(shown[place % pictures], rng, jitter)))
 
 
 def of_one_region(content: list[Item], label: str, share: float) -> list[Item]:
@@ -198,7 +198,7 @@ def unbalanced(content: list[Item]) -> list[Item]:
 
 
 def planned(counts: dict[str, int]) -> Callable[[Bench], Planted]:
-    """A set that says that it was drawn by the configured plan, of so many images a class."""
+    """A set that says that it was sampled by the configured plan, of so many images per class."""
 
     def plant(bench: Bench) -> Planted:
         config = parse_config(dump_config(plain_config()) | {"sample": {"images_per_class": PER_CLASS}}, where="test")
@@ -230,7 +230,7 @@ def another_generator(bench: Bench) -> Planted:
 
 
 def wrong_prompts(bench: Bench) -> Planted:
-    """All of a class were drawn with another class's prompt, as only the generator's card can tell."""
+    """All of a class were sampled with another class's prompt, as only the generator's card can tell."""
     path, options = another_generator(bench)  # type: ignore[misc]
     card = json.loads((bench.folder / "generator" / "generator.json").read_text())
     (bench.folder / "generator" / "generator.json").write_text(
@@ -255,8 +255,8 @@ class ExpectNothingButTrouble(ColumnAggregateExpectation):
 
 
 def raising_expectation(bench: Bench) -> Path:
-    asked = expectations.expectations
-    bench.patch.setattr(expectations, "expectations", lambda plan: [*asked(plan), ExpectNothingButTrouble(column="key")])
+    original = expectations.expectations
+    bench.patch.setattr(expectations, "expectations", lambda plan: [*original(plan), ExpectNothingButTrouble(column="key")])
     return bench.sound()
 
 
@@ -289,7 +289,7 @@ def mixed_up(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 DEFECTS: dict[str, tuple[Plant, str]] = {
-    # What was asked for.
+    # What was requested.
     "a class is missing": (
         of_items(lambda bench, content: [item for item in content if item.label != "blue"]),
         r"the classes of the images are not those of the real set: there are none of blue",
@@ -317,7 +317,7 @@ DEFECTS: dict[str, tuple[Plant, str]] = {
         lambda bench: write_set(bench.folder / "synthetic", {"train": sound()[:-4], "val": sound()[-4:]}),
         r"4 of 120 images are not in split train, where all of a synthetic set belong, but in val",
     ),
-    # How they were drawn.
+    # How they were sampled.
     "a repeated seed": (of_meta([5], seed=0), r"2 of 120 records share their seed with another, such as 0"),
     "a repeated key": (
         of_manifest(lambda rows: rows.assign(key=rows["key"].where(rows.index != 3, rows["key"][2]))),
@@ -336,8 +336,8 @@ DEFECTS: dict[str, tuple[Plant, str]] = {
         r"the guidance_scale of a record is 0.0, which is not from 1 to 100",
     ),
     "a strength without a source": (of_meta([4], strength=0.5), r"a strength without a source image"),
-    "a wrong prompt": (of_meta([4], prompt="another"), r"1 of 120 images were drawn with another prompt than their class's"),
-    "the prompts of a class": (wrong_prompts, r"30 of 120 images were drawn with another prompt than their class's"),
+    "a wrong prompt": (of_meta([4], prompt="another"), r"1 of 120 images were generated with another prompt than their class's"),
+    "the prompts of a class": (wrong_prompts, r"30 of 120 images were generated with another prompt than their class's"),
     "another generator's images": (another_generator, r"120 of 120 images are of another generator than cdcd"),
     "images of two generators": (
         of_meta([7], generator_digest="ef" * 32),
@@ -392,7 +392,7 @@ DEFECTS: dict[str, tuple[Plant, str]] = {
         of_items(lambda bench, content: changed(content, range(8, 20), lambda item, place: with_pixels(item, content[place % 4].rgb))),
         r"10.0% of the 120 images repeat another one exactly",
     ),
-    "blurred images": (of_pixels(blurred), r"FID is .* real images against real ones score .* at 120 a side"),
+    "blurred images": (of_pixels(blurred), r"FID is .* real images against real ones score .* with 120 images on each side"),
     "noise": (of_pixels(lambda rgb, rng: rng.integers(0, 256, rgb.shape)), r"classifiers trained on real images confirm \d+.\d%"),
     "grey images": (of_pixels(grey), r"classifiers trained on real images confirm"),
     "inverted colours": (of_pixels(lambda rgb, rng: 255 - rgb), r"classifiers trained on real images confirm"),
@@ -459,10 +459,10 @@ def test_a_planted_defect_is_refused_for_its_own_reason(name: str, world: Path, 
     plant, reason = DEFECTS[name]
     planted = plant(Bench(world=world, folder=tmp_path, patch=monkeypatch))
     path, options = planted if isinstance(planted, tuple) else (planted, {})
-    passed, reasons = judged(world, path, **options)
+    passed, reasons = assessed(world, path, **options)
     assert not passed
-    assert any(re.search(reason, said) for said in reasons), "\n".join(reasons)
-    assert not any(re.search(r"\bnan\b|\bNone\b|\{|\}", said) for said in reasons), "a reason that nobody understands"
+    assert any(re.search(reason, text) for text in reasons), "\n".join(reasons)
+    assert not any(re.search(r"\bnan\b|\bNone\b|\{|\}", reason) for reason in reasons), "a reason that nobody understands"
 
 
 def test_twenty_sound_sets_pass(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -471,7 +471,7 @@ def test_twenty_sound_sets_pass(world: Path, tmp_path: Path, monkeypatch: pytest
     refused = {}
     for seed in range(1000, 1020):
         folder = tmp_path / str(seed)
-        passed, reasons = judged(world, write_set(folder / "synthetic", {"train": sound(seed)}))
+        passed, reasons = assessed(world, write_set(folder / "synthetic", {"train": sound(seed)}))
         if not passed:
             refused[seed] = reasons
     with capsys.disabled():
@@ -482,7 +482,7 @@ def test_twenty_sound_sets_pass(world: Path, tmp_path: Path, monkeypatch: pytest
 def test_the_command_prints_a_refusal_and_fails_under_strict_alone(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A refusal is a result: exit code 0 with the reason to be read, and 4 for those who ask for it, with every reason."""
+    """A refusal is a result: exit code 0 with the reason to be read, and 4 for those who request it, with every reason."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     monkeypatch.chdir(tmp_path)
     synthetic = write_set(tmp_path / "synthetic", {"train": [item for item in sound() if item.label != "blue"]})

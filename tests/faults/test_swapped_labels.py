@@ -71,9 +71,9 @@ def test_swapped_labels_are_listed(
     suspects = pd.read_csv(out / "suspects.csv")
     wrong = {f"train-{i:04d}" for i in planted}
     disputed, sure = set(suspects["key"]), set(suspects.loc[suspects["confident"] == 1, "key"])
-    said = [f"recall {len(found & wrong) / len(wrong):.0%}, precision {len(found & wrong) / len(found):.0%}" for found in (disputed, sure)]
+    rates = [f"recall {len(found & wrong) / len(wrong):.0%}, precision {len(found & wrong) / len(found):.0%}" for found in (disputed, sure)]
     with capsys.disabled():
-        print(f"\nswapped labels, {share:.0%} of {len(content)}: disputed {said[0]}; with confidence {said[1]}")
+        print(f"\nswapped labels, {share:.0%} of {len(content)}: disputed {rates[0]}; with confidence {rates[1]}")
     assert len(disputed & wrong) >= 0.9 * len(wrong)
     assert len(disputed - wrong) <= MOST_FALSE * len(content)
     assert len(sure & wrong) >= 0.5 * len(wrong)

@@ -41,11 +41,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, dict[
         patch.chdir(folder)
         two_textures(folder / "given", 40)
         run = Run(root=folder, images=folder / "given" / "images", base=folder / "given" / "generator")
-        told = run.configure()
-        have: dict[str, Any] = {"told": told} | run.real(told)
-        have |= run.generated(told, have)
-        have["verdict"], have["accepted"], have["passed"] = run.validated(told, have)
-        have |= run.compared(told, have, have["verdict"], have["accepted"])
+        configured = run.configure()
+        have: dict[str, Any] = {"configured": configured} | run.real(configured)
+        have |= run.generated(configured, have)
+        have["verdict"], have["accepted"], have["passed"] = run.validated(configured, have)
+        have |= run.compared(configured, have, have["verdict"], have["accepted"])
         have["text"], have["page"] = run.report()
         yield run, have
 
@@ -98,9 +98,9 @@ def test_a_finished_step_is_found_again(world: tuple[Run, dict[str, Any]]) -> No
     run, have = world
     record = _folder(have["snapshot"]).parents[1] / "step.json"
     before = record.stat().st_mtime_ns
-    assert run.call(snapshot, settings=have["told"]["snapshot"], code=have["told"]["code"]) == have["snapshot"]
+    assert run.call(snapshot, settings=have["configured"]["snapshot"], code=have["configured"]["code"]) == have["snapshot"]
     assert record.stat().st_mtime_ns == before
-    assert run.call(snapshot, settings=have["told"]["snapshot"], code="other code") != have["snapshot"]
+    assert run.call(snapshot, settings=have["configured"]["snapshot"], code="other code") != have["snapshot"]
 
 
 def test_new_images_under_the_same_path_are_frozen_again(world: tuple[Run, dict[str, Any]]) -> None:
@@ -123,20 +123,22 @@ def test_new_images_under_the_same_path_are_frozen_again(world: tuple[Run, dict[
 def test_an_output_that_was_swept_away_is_made_again(world: tuple[Run, dict[str, Any]]) -> None:
     """A record without its output is none: old steps may be removed by age."""
     run, have = world
-    told = {"settings": have["told"]["snapshot"], "code": "code of the sweep"}
-    made = run.call(snapshot, **told)
+    configured = {"settings": have["configured"]["snapshot"], "code": "code of the sweep"}
+    made = run.call(snapshot, **configured)
     shutil.rmtree(_folder(made))
-    assert run.call(snapshot, **told) == made
+    assert run.call(snapshot, **configured) == made
     assert (_folder(made) / "snapshot.json").is_file()
 
 
-def test_the_registry_is_asked_each_time(world: tuple[Run, dict[str, Any]]) -> None:
-    """A second registration writes its decision anew: between two, another model may have become champion."""
+def test_the_registry_is_queried_each_time(world: tuple[Run, dict[str, Any]]) -> None:
+    """A second registration writes its decision again: between two, another model may have become champion."""
     run, have = world
-    told = have["told"]
+    configured = have["configured"]
     file = _folder(have["challenger"]) / "decision.json"
     before = file.stat().st_mtime_ns
-    again = run.call(register, evaluation=have["evaluation"], verdict=have["verdict"], settings=told["promote"], code=told["code"])
+    again = run.call(
+        register, evaluation=have["evaluation"], verdict=have["verdict"], settings=configured["promote"], code=configured["code"]
+    )
     assert again == have["challenger"]
     assert file.stat().st_mtime_ns > before
 
@@ -146,13 +148,13 @@ def test_an_input_that_changed_is_refused(world: tuple[Run, dict[str, Any]]) -> 
     run, have = world
     other = parse_reference(have["snapshot"], role="snapshot").model_copy(update={"digest": "0" * 64}).text()
     with pytest.raises(DataError, match=r"snapshot: .* holds [0-9a-f]{12}, but 000000000000 was asked for"):
-        run.validated(have["told"], have | {"snapshot": other})
+        run.validated(have["configured"], have | {"snapshot": other})
 
 
 def test_no_more_workers_than_shards(world: tuple[Run, dict[str, Any]]) -> None:
     """The plan has three shards: seven workers would idle, none or too many are refused."""
     run, have = world
-    given = {"snapshot": have["snapshot"], "settings": have["told"]["sample"], "code": "1"}
+    given = {"snapshot": have["snapshot"], "settings": have["configured"]["sample"], "code": "1"}
     assert run.call(plan_sampling, num_workers=7, **given) == ["0/3", "1/3", "2/3"]
     assert run.call(plan_sampling, num_workers=2, **given) == ["0/2", "1/2"]
     for count in (0, 13):
@@ -160,11 +162,13 @@ def test_no_more_workers_than_shards(world: tuple[Run, dict[str, Any]]) -> None:
             run.call(plan_sampling, num_workers=count, **given)
 
 
-def test_promotion_asks_the_gate_again(world: tuple[Run, dict[str, Any]]) -> None:
+def test_promotion_applies_the_gate_again(world: tuple[Run, dict[str, Any]]) -> None:
     """The pipeline that may move `champion` does not, where the gate does not hold."""
     run, have = world
-    told = have["told"]
-    done = run.call(promote, evaluation=have["evaluation"], verdict=have["verdict"], settings=told["promote"], code=told["code"])
+    configured = have["configured"]
+    done = run.call(
+        promote, evaluation=have["evaluation"], verdict=have["verdict"], settings=configured["promote"], code=configured["code"]
+    )
     decision = read_document(_folder(done) / "decision.json", Decision)
     assert not decision.promoted
     assert "champion" not in decision.aliases
@@ -174,8 +178,8 @@ def test_a_refused_set_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
     """The verdict stops the run before any classifier; its reasons are the report."""
     run, have = world
     refused = replace(run, name="run-2", changes={"validate": {"fid_max_ratio": 1e-9}}, metrics={})
-    told = refused.configure()
-    verdict, _, passed = refused.validated(told, have)
+    configured = refused.configure()
+    verdict, _, passed = refused.validated(configured, have)
     assert passed is False
     reasons = refused.call(reject, verdict=verdict)
     assert reasons.startswith("FID is ")
@@ -190,10 +194,10 @@ def test_a_failed_step_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
     """The report names the step, its one line of error, and what was never reached."""
     run, _ = world
     failed = replace(run, name="run-3", images=shutil.copytree(run.images, run.root / "nowhere"), metrics={})
-    told = failed.configure()
+    configured = failed.configure()
     shutil.rmtree(failed.images)
     with pytest.raises(UsageError, match="nowhere: no such folder"):
-        failed.real(told)
+        failed.real(configured)
     text, page = failed.report("FAILED", "Task job failed.")
     assert text.startswith("# The run failed at snapshot")
     assert str(run.root / "nowhere") in text
@@ -216,7 +220,7 @@ def test_a_wrong_configuration_is_reported(world: tuple[Run, dict[str, Any]]) ->
 
 
 def test_images_that_are_not_there_are_reported(world: tuple[Run, dict[str, Any]]) -> None:
-    """A path without images is said before anything is begun, by the field that names it."""
+    """A path without images is reported before anything is begun, by the field that names it."""
     run, _ = world
     wrong = replace(run, name="run-8", images=run.root / "never", metrics={})
     with pytest.raises(DataError, match=r"snapshot\.source: .*never: no such file, folder or pattern of files"):
@@ -241,9 +245,9 @@ def test_what_a_run_made_is_found(world: tuple[Run, dict[str, Any]]) -> None:
     for role in ("snapshot", "accepted", "zero_shot", "tuning", "verdict", "evaluation"):
         assert found[role] == have[role]
     assert len(found["runs"]) == 5
-    assert found["code"] == have["told"]["code"]
-    assert found["evaluate_settings"] == have["told"]["evaluate"]
-    assert found["promote_settings"] == have["told"]["promote"]
+    assert found["code"] == have["configured"]["code"]
+    assert found["evaluate_settings"] == have["configured"]["evaluate"]
+    assert found["promote_settings"] == have["configured"]["promote"]
 
 
 def test_a_run_is_compared_again(world: tuple[Run, dict[str, Any]]) -> None:
@@ -277,7 +281,7 @@ def test_the_ratio_of_a_run(world: tuple[Run, dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "error", "said"),
+    ("name", "settings", "error", "message"),
     [
         ("run-1", '{"finetune": {"jitter": 0.1}}', ConfigError, "finetune: is not asked anew here; accepted: evaluate, promote, ratio"),
         ("run-1", '{"evaluate": {"confidense": 0.1}}', ConfigError, "did you mean 'confidence'"),
@@ -286,32 +290,32 @@ def test_the_ratio_of_a_run(world: tuple[Run, dict[str, Any]]) -> None:
         ("../run-1", "{}", UsageError, "accepted: letters, digits"),
     ],
 )
-def test_what_cannot_be_looked_up(world: tuple[Run, dict[str, Any]], name: str, settings: str, error: type, said: str) -> None:
+def test_what_cannot_be_looked_up(world: tuple[Run, dict[str, Any]], name: str, settings: str, error: type, message: str) -> None:
     """A wrong name, or a setting that decided what the run made, is one line."""
-    with pytest.raises(error, match=re.escape(said)):
+    with pytest.raises(error, match=re.escape(message)):
         _looked_up(world[0], settings, name)
 
 
 def test_a_sweep_is_shared(world: tuple[Run, dict[str, Any]]) -> None:
-    """Workers measure all points between them; the step that chooses draws none again, and its table is that of one worker alone."""
+    """Workers measure all points between them; the step that chooses samples none again, and its table is that of one worker alone."""
     run, _ = world
     wide = {"tune": {"guidance_scales": [1.0, 1.5, 2.0], "survivors": 1}}
     found = _looked_up(run, json.dumps(wide), accepted="tune")
-    told = {"snapshot": found["snapshot"], "generator": found["generator"], "code": found["code"], "settings": found["tune_settings"]}
+    configured = {"snapshot": found["snapshot"], "generator": found["generator"], "code": found["code"], "settings": found["tune_settings"]}
     workers = run.call(plan_points, settings=found["tune_settings"], num_workers=9)
     assert workers == ["0/3", "1/3", "2/3"]
     points = run.root / "volume/.gda/points"
-    drawn = [len(list(points.glob("*.safetensors")))]
+    sampled = [len(list(points.glob("*.safetensors")))]
     for worker in workers:
-        said = run.call(tune_points, worker=worker, resources="", **told)
-        assert "measured 1 of 3 points" in said
-        drawn.append(len(list(points.glob("*.safetensors"))))
-    assert drawn[0] == drawn[1] < drawn[2] < drawn[3], "the run has drawn the first point; each other worker draws one"
-    chosen = run.call(tune, step="tune", measured=workers, **told)
-    assert len(list(points.glob("*.safetensors"))) == drawn[-1]
+        message = run.call(tune_points, worker=worker, resources="", **configured)
+        assert "measured 1 of 3 points" in message
+        sampled.append(len(list(points.glob("*.safetensors"))))
+    assert sampled[0] == sampled[1] < sampled[2] < sampled[3], "the run has sampled the first point; each other worker samples one"
+    chosen = run.call(tune, step="tune", measured=workers, **configured)
+    assert len(list(points.glob("*.safetensors"))) == sampled[-1]
     settings = read_document(_folder(chosen) / "settings.json", Settings)
     assert [point.guidance_scale for point in settings.points] == [1.0, 1.5, 2.0]
-    alone = run.call(tune, step="tune", measured=[], **(told | {"code": "another"}))
+    alone = run.call(tune, step="tune", measured=[], **(configured | {"code": "another"}))
     assert parse_reference(alone, role="t").digest == parse_reference(chosen, role="t").digest
 
 
@@ -320,18 +324,18 @@ def _looked_up(run: Run, settings: str = "{}", name: str = "run-1", accepted: st
     return dict(zip(names, run.call(look_up, run=name, settings=settings, accepted=accepted, resources=""), strict=True))
 
 
-def test_a_job_draws_the_same_set(world: tuple[Run, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pods of an Indexed Job, here processes that run its very command, draw what the workers of the pipeline draw."""
+def test_a_job_samples_the_same_set(world: tuple[Run, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pods of an Indexed Job, here processes that run its very command, sample what the workers of the pipeline sample."""
     run, have = world
     with FakeKubernetes() as kube:
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig(run.root / "kubeconfig")))
         pods = Pods(kube)
-        asked = {
+        request = {
             "snapshot": have["snapshot"],
             "generator": have["generator"],
             "tuning": have["tuning"],
-            "settings": have["told"]["sample"],
+            "settings": have["configured"]["sample"],
             "workers": 2,
             "image": IMAGE,
             "job": "{}",
@@ -339,10 +343,10 @@ def test_a_job_draws_the_same_set(world: tuple[Run, dict[str, Any]], monkeypatch
             "resources": "",
             "task_config": task_config(run.root / "volume"),
         }
-        drawn = run.call(sample_job, **asked)
-    assert run.call(sample_job, **asked) == drawn, "a finished step needs no cluster"
+        sampled = run.call(sample_job, **request)
+    assert run.call(sample_job, **request) == sampled, "a finished step needs no cluster"
     assert pods.codes == [0, 0]
-    assert parse_reference(drawn, role="t").digest == parse_reference(have["synthetic"], role="t").digest
-    record = read_document(_folder(drawn).parents[1] / "step.json", StepRecord)
+    assert parse_reference(sampled, role="t").digest == parse_reference(have["synthetic"], role="t").digest
+    record = read_document(_folder(sampled).parents[1] / "step.json", StepRecord)
     assert record.metrics["images"] == 12
     assert record.summary.endswith("is up to date"), "the last worker published the set; the step only found it"

@@ -64,7 +64,7 @@ def test_the_other_documents_read_back(job):
 
 
 def test_the_report_stands_alone(job):
-    """One HTML file that loads nothing from anywhere, with its pictures inside and PNG plots beside it."""
+    """One HTML file that loads nothing from anywhere, with its pictures inside and PNG plots next to it."""
     html = (job.folder / "reports/evaluation/report.html").read_text()
     assert not re.search(r"""(src|href)=["']?https?://""", html)
     assert html.count("data:image/png;base64,") >= 4
@@ -117,7 +117,7 @@ def test_mlflow_shows_runs_data_sets_and_the_registered_model(job):
 
 
 def test_nothing_changed_runs_nothing(job):
-    """A second `dvc repro` looks at what lies outside the job, asks the registry, and finds all else up to date."""
+    """A second `dvc repro` looks at what lies outside the job, queries the registry, and finds all else up to date."""
     assert job.repro() == ["inputs", "promote"]
 
 
@@ -210,7 +210,7 @@ def ran_again(job):
 
 
 def test_guidance_re_runs_from_sample_on(ran_again):
-    """Changing `sample.guidance_scale` runs sampling and what depends on it, and nothing before or beside it."""
+    """Changing `sample.guidance_scale` runs sampling and what depends on it, and nothing before or next to it."""
     assert {_stage(name) for name in ran_again} <= {
         "inputs",
         "sample",

@@ -1,4 +1,4 @@
-"""`augment` run locally from its compiled form, a process a step, beside `dvc repro` with the same settings: the same contents."""
+"""`augment` run locally from its compiled form, one process per step, next to `dvc repro` with the same settings: the same contents."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def repro(world: Path) -> Job:
 
 
 def test_the_whole_pipeline_runs(local: tuple[Local, bool, Path]) -> None:
-    """From snapshot to challenger, each step a process of its own, workers and classifiers side by side."""
+    """From snapshot to challenger, each step in a process of its own, workers and classifiers side by side."""
     runs, done, pages = local
     assert done
     records = runs.records()
@@ -111,13 +111,13 @@ def test_the_same_contents_as_dvc_repro(local: tuple[Local, bool, Path], repro: 
             assert content_digest(repro.folder / path) == reference.digest, path
             compared += 1
     assert compared == 5 + len([node for node in GRAPH if not node.matrix and node.stage not in ("evaluate", "promote")]) + 1
-    mine = json.loads((next(local[0].volume.glob("steps/evaluate/*")) / EVALUATION / "metrics.json").read_bytes())
-    theirs = json.loads((repro.folder / EVALUATION / "metrics.json").read_bytes())
-    for metrics in (mine, theirs):
+    found = json.loads((next(local[0].volume.glob("steps/evaluate/*")) / EVALUATION / "metrics.json").read_bytes())
+    expected = json.loads((repro.folder / EVALUATION / "metrics.json").read_bytes())
+    for metrics in (found, expected):
         metrics["candidate"]["path"] = Path(metrics["candidate"]["path"]).name
-    assert mine["arms"].keys() <= theirs["arms"].keys()
-    assert mine["gain"] == {arm: gain for arm, gain in theirs["gain"].items() if arm in mine["gain"]}
-    assert mine["candidate"] == theirs["candidate"]
+    assert found["arms"].keys() <= expected["arms"].keys()
+    assert found["gain"] == {arm: gain for arm, gain in expected["gain"].items() if arm in found["gain"]}
+    assert found["candidate"] == expected["candidate"]
 
 
 def test_no_data_passes_through_the_pipeline(local: tuple[Local, bool, Path]) -> None:
@@ -161,7 +161,7 @@ def test_a_failed_step_ends_in_a_report(local: tuple[Local, bool, Path], world: 
 
 
 def test_pipelines_that_go_on_from_a_run(local: tuple[Local, bool, Path], world: Path) -> None:
-    """`promote` asks the gate about the run's candidate, `evaluate` compares its classifiers again; both run from their compiled form."""
+    """`promote` applies the gate to the run's candidate, `evaluate` compares its classifiers again; both run from their compiled form."""
     runs, _, _ = local
     (name,) = [path.parent.name for path in runs.volume.glob("runs/*/run.json") if (world / "first" / path.parent.name).is_dir()]
     given = {"run": name, "data_root": str(runs.volume)}

@@ -27,7 +27,7 @@ SHORT = {
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """The job up to validation on scikit-learn's 8 px digits, written to PNG; 27 or so training images a class."""
+    """The job up to validation on scikit-learn's 8 px digits, written to PNG; 27 or so training images per class."""
     folder = tmp_path_factory.mktemp("second")
     images, labels = load_digits(return_X_y=True)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -49,10 +49,10 @@ def _score(task) -> float:
     """Top-1 on validation of a classifier trained on one synthetic set alone."""
     folder, name, seed = task
     config = load_config(folder / "params.yaml").classify
-    drawn = load_images(Snapshot.open(folder / "data" / name), "train", size=config.image_size)
+    sampled = load_images(Snapshot.open(folder / "data" / name), "train", size=config.image_size)
     val = load_images(Snapshot.open(folder / "data" / "real"), "val", size=config.image_size)
     recipe = TrainRecipe.from_config(config, num_train_steps=200)
-    model, _ = train_classifier([Source(images=drawn.images, labels=drawn.labels)], recipe, num_classes=10, seed=seed)
+    model, _ = train_classifier([Source(images=sampled.images, labels=sampled.labels)], recipe, num_classes=10, seed=seed)
     return float((predict_logits(model, val.images, image_size=config.image_size).argmax(1) == val.labels).float().mean())
 
 

@@ -41,8 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, dict[
         two_textures(folder / "given", 40)
         changes = {"classify": {"arms": ["real"], "seeds": [0, 1]}, "promote": {"arm": "real"}}
         run = Run(root=folder, images=folder / "given" / "images", base=folder / "given" / "generator", changes=changes)
-        told = run.configure()
-        yield run, told, run.real(told)["snapshot"]
+        configured = run.configure()
+        yield run, configured, run.real(configured)["snapshot"]
 
 
 @pytest.fixture
@@ -75,52 +75,52 @@ def _the_same_but_for_rounding(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def alone(world: tuple[Run, dict[str, str], str]) -> str:
     """The generator that one process makes."""
-    run, told, real = world
-    return run.call(finetune, snapshot=real, settings=told["finetune"], code="alone", resources="")
+    run, configured, real = world
+    return run.call(finetune, snapshot=real, settings=configured["finetune"], code="alone", resources="")
 
 
 def test_processes_of_one_pod(world: tuple[Run, dict[str, str], str], alone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process for each accelerator, together what one process makes; the step's record is that of the work."""
-    run, told, real = world
+    run, configured, real = world
     monkeypatch.setattr(processes, "num_accelerators", lambda: 2)
-    together = run.call(finetune, snapshot=real, settings=told["finetune"], code="in one pod", resources="")
+    together = run.call(finetune, snapshot=real, settings=configured["finetune"], code="in one pod", resources="")
     _the_same_but_for_rounding(_folder(together), _folder(alone))
     assert read_recipe(_folder(together)) == read_recipe(_folder(alone))
     assert _record(together).metrics == pytest.approx(_record(alone).metrics, abs=1e-4)
     assert "base_loss" in _record(together).metrics
     assert _record(together).seconds > 2, "two processes that import torch take that long"
     monkeypatch.setattr(processes, "_launch", lambda _: pytest.fail("trained again"))
-    assert run.call(finetune, snapshot=real, settings=told["finetune"], code="in one pod", resources="") == together
+    assert run.call(finetune, snapshot=real, settings=configured["finetune"], code="in one pod", resources="") == together
 
 
 def test_what_the_processes_refuse_is_what_the_step_says(world: tuple[Run, dict[str, str], str]) -> None:
     """A batch that two processes cannot share: their sentence, not the launcher's, here and in the file that the report reads."""
-    run, told, real = world
-    settings = json.loads(told["finetune"])
+    run, configured, real = world
+    settings = json.loads(configured["finetune"])
     settings["finetune"]["batch_size"] = 3
-    asked = {"inputs": {"snapshot": real}, "settings": json.dumps(settings), "data_root": str(run.root / "volume"), "code": "3"}
+    request = {"inputs": {"snapshot": real}, "settings": json.dumps(settings), "data_root": str(run.root / "volume"), "code": "3"}
     with pytest.raises(GdaError, match=r"finetune.batch_size: must be a multiple of processes"):
-        train_here("finetune", processes=2, **asked)
-    said = [json.loads(path.read_bytes())["error"] for path in (run.root / "volume/steps/finetune").glob("*/failure.json")]
-    assert len(said) == 1
-    assert said[0].startswith("finetune.batch_size")
+        train_here("finetune", processes=2, **request)
+    message = [json.loads(path.read_bytes())["error"] for path in (run.root / "volume/steps/finetune").glob("*/failure.json")]
+    assert len(message) == 1
+    assert message[0].startswith("finetune.batch_size")
 
 
 def test_a_cancelled_step_ends_its_processes(world: tuple[Run, dict[str, str], str], tmp_path: Path) -> None:
     """SIGTERM to the step's own process: none of those that it started goes on."""
-    run, told, real = world
-    settings = json.loads(told["finetune"])
+    run, configured, real = world
+    settings = json.loads(configured["finetune"])
     settings["finetune"]["num_train_steps"] = 100_000
-    asked = {"inputs": {"snapshot": real}, "settings": json.dumps(settings), "data_root": str(run.root / "volume"), "code": "cancelled"}
+    request = {"inputs": {"snapshot": real}, "settings": json.dumps(settings), "data_root": str(run.root / "volume"), "code": "cancelled"}
     script = tmp_path / "step.py"
-    script.write_text(f"from gda.steps.processes import train_here\ntrain_here('finetune', processes=2, **{asked!r})\n")
+    script.write_text(f"from gda.steps.processes import train_here\ntrain_here('finetune', processes=2, **{request!r})\n")
     step = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     started: list[int] = []
     try:
         started = _until(lambda: _descendants(step.pid) if len(_descendants(step.pid)) >= 3 else [])
         step.send_signal(signal.SIGTERM)
-        _, said = step.communicate(timeout=90)
-        assert "finetune: interrupted; run again" in said
+        _, message = step.communicate(timeout=90)
+        assert "finetune: interrupted; run again" in message
         _until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and _runs(pid) for pid in started))
     finally:
         for pid in (step.pid, *started):
@@ -149,12 +149,12 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_train_job_fine_tunes(world: tuple[Run, dict[str, str], str], alone: str, kube: FakeKubernetes) -> None:
-    """Two pods under Trainer's variables make together what one process makes, and the step asks for no more than its task has."""
-    run, told, real = world
+    """Two pods under Trainer's variables make together what one process makes, and the step requests no more than its task has."""
+    run, configured, real = world
     pods = Pods(kube)
-    asked = {"snapshot": real, "settings": told["finetune"], "nodes": 2, "image": IMAGE, "job": '{"queue": "gpus"}', "code": "job"}
-    asked |= {"resources": "", "task_config": task_config(run.root / "volume")}
-    made = run.call(finetune_job, **asked)
+    request = {"snapshot": real, "settings": configured["finetune"], "nodes": 2, "image": IMAGE, "job": '{"queue": "gpus"}', "code": "job"}
+    request |= {"resources": "", "task_config": task_config(run.root / "volume")}
+    made = run.call(finetune_job, **request)
     assert pods.codes == [0, 0], pods.printed
     _the_same_but_for_rounding(_folder(made), _folder(alone))
     (job,) = kube.jobs.values()
@@ -164,18 +164,18 @@ def test_a_train_job_fine_tunes(world: tuple[Run, dict[str, str], str], alone: s
     trainer = job["spec"]["trainer"]
     assert (trainer["image"], trainer["numNodes"], trainer["numProcPerNode"]) == (IMAGE, 2, 1)
     assert trainer["resourcesPerNode"]["limits"]["memory"] == "1Gi"
-    assert pods.variables[0]["GDA_TOLD"] == "by the task"
+    assert pods.variables[0]["GDA_OF_TASK"] == "by the task"
     assert pods.variables[0]["GDA_WORK_DIR"] == str(run.root / "volume/.gda")
     assert pods.variables[0]["MLFLOW_TRACKING_URI"].startswith("sqlite:////")
     kube.jobs.clear()
-    assert run.call(finetune_job, **asked) == made, "a finished step asks the cluster for nothing"
+    assert run.call(finetune_job, **request) == made, "a finished step requests nothing of the cluster"
     assert not kube.jobs
 
 
 def test_a_train_job_trains_a_classifier(world: tuple[Run, dict[str, str], str], kube: FakeKubernetes) -> None:
     """The same for one arm and seed."""
-    run, told, real = world
-    item = {"arm": "real", "seeds": "1", "snapshot": real, "settings": told["classify"], "resources": ""}
+    run, configured, real = world
+    item = {"arm": "real", "seeds": "1", "snapshot": real, "settings": configured["classify"], "resources": ""}
     expected = run.call(classify, **item, **WITHOUT, code="alone")
     pods = Pods(kube)
     job = {"nodes": 2, "image": IMAGE, "job": "{}", "code": "job", "task_config": task_config(run.root / "volume")}
@@ -188,14 +188,14 @@ def test_a_train_job_trains_a_classifier(world: tuple[Run, dict[str, str], str],
 
 def test_a_train_job_that_fails(world: tuple[Run, dict[str, str], str], kube: FakeKubernetes) -> None:
     """The step ends with its processes' exit code, names the job and its pod's last lines, and leaves them where the report looks."""
-    run, told, real = world
-    settings = json.loads(told["finetune"])
+    run, configured, real = world
+    settings = json.loads(configured["finetune"])
     settings["finetune"]["batch_size"] = 3
     pods = Pods(kube)
-    asked = {"snapshot": real, "settings": json.dumps(settings), "nodes": 2, "image": IMAGE, "job": "{}", "code": "failing"}
-    said = r"TrainJob gda-finetune-\w+: failed: BackoffLimitExceeded; pod-\d \(1 Error\) said: gda finetune: finetune.batch_size: "
-    with pytest.raises(UsageError, match=said) as failed:
-        run.call(finetune_job, **asked, resources="", task_config=task_config(run.root / "volume"))
+    request = {"snapshot": real, "settings": json.dumps(settings), "nodes": 2, "image": IMAGE, "job": "{}", "code": "failing"}
+    message = r"TrainJob gda-finetune-\w+: failed: BackoffLimitExceeded; pod-\d \(1 Error\) said: gda finetune: finetune.batch_size: "
+    with pytest.raises(UsageError, match=message) as failed:
+        run.call(finetune_job, **request, resources="", task_config=task_config(run.root / "volume"))
     assert failed.value.exit_code == 2
     assert pods.codes == [1, 1]
     left = [json.loads(path.read_bytes())["error"] for path in (run.root / "volume/steps/finetune").glob("*/failure.json")]
@@ -203,12 +203,20 @@ def test_a_train_job_that_fails(world: tuple[Run, dict[str, str], str], kube: Fa
 
 
 def test_accelerators_are_processes(world: tuple[Run, dict[str, str], str], kube: FakeKubernetes) -> None:
-    """A pod with eight of them is asked to run eight processes; the rest of the task's settings are the pods' too."""
-    run, told, real = world
+    """A pod with eight of them has to run eight processes; the rest of the task's settings are the pods' too."""
+    run, configured, real = world
     kube.script = [{"conditions": [{"type": "Failed", "status": "True", "reason": "Tried"}]}]
-    asked = {"snapshot": real, "settings": told["finetune"], "nodes": 3, "image": IMAGE, "job": "{}", "code": "eight", "resources": ""}
+    request = {
+        "snapshot": real,
+        "settings": configured["finetune"],
+        "nodes": 3,
+        "image": IMAGE,
+        "job": "{}",
+        "code": "eight",
+        "resources": "",
+    }
     with pytest.raises(JobFailedError, match="Tried"):
-        run.call(finetune_job, **asked, task_config=task_config(run.root / "volume", gpus="8"))
+        run.call(finetune_job, **request, task_config=task_config(run.root / "volume", gpus="8"))
     (job,) = kube.jobs.values()
     assert (job["spec"]["trainer"]["numNodes"], job["spec"]["trainer"]["numProcPerNode"]) == (3, 8)
     (patch,) = job["spec"]["runtimePatches"]
@@ -219,10 +227,10 @@ def test_accelerators_are_processes(world: tuple[Run, dict[str, str], str], kube
 
 
 def test_outside_a_cluster(world: tuple[Run, dict[str, str], str]) -> None:
-    """Run locally, a task has no volume that others could mount: said before any cluster is looked for; and a misspelt field of the job."""
-    run, told, real = world
-    asked = {"snapshot": real, "settings": told["finetune"], "nodes": 2, "image": IMAGE, "code": "local", "resources": ""}
+    """Run locally, a task has no volume for others to mount: an error before any cluster is looked for. So is a misspelt field."""
+    run, configured, real = world
+    request = {"snapshot": real, "settings": configured["finetune"], "nodes": 2, "image": IMAGE, "code": "local", "resources": ""}
     with pytest.raises(UsageError, match="pods of a job would not see it; volumes of this step: none"):
-        run.call(finetune_job, **asked, job="{}", task_config=type(task_config(run.root))())
+        run.call(finetune_job, **request, job="{}", task_config=type(task_config(run.root))())
     with pytest.raises(UsageError, match="job: unknown field 'tries'; accepted: deadline_seconds"):
-        run.call(finetune_job, **asked, job='{"tries": 1}', task_config=task_config(run.root / "volume"))
+        run.call(finetune_job, **request, job='{"tries": 1}', task_config=task_config(run.root / "volume"))

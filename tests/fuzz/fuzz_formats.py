@@ -164,7 +164,7 @@ def _snapshots() -> list[Format]:
         rows = read_manifest(folder, index.manifest_sha256)
         if problems := manifest_problems(index, rows):
             raise DataError(problems[0])
-        # As whoever forges a manifest would: the index names its digest too.
+        # As anyone who forges a manifest would: the index names its digest too.
         (folder / "snapshot.json").write_bytes(_dump(content | {"digest": digest_rows(rows, index.classes)}))
         return Snapshot.open(folder).split_digest("train")
 
@@ -222,7 +222,7 @@ def _arrays() -> list[Format]:
     write_predictions(path, Predictions(labels=labels, top=top, test_digest="0" * 64))
     statistics = statistics_bytes(Statistics(mean=np.zeros(3), cov=np.eye(3), n=None))
 
-    def judged(folder: Path) -> Any:
+    def opened(folder: Path) -> Any:
         found = read_predictions(folder / "p.safetensors")
         return [found.correct(arm, [seed], within=5).mean() for arm, seed in found.top]
 
@@ -232,7 +232,7 @@ def _arrays() -> list[Format]:
         return buffer.getvalue()
 
     return [
-        Format(name="predictions", file="p.safetensors", seeds=(path.read_bytes(),), harsh=m.BINARY, gentle=(m.same,), read=judged),
+        Format(name="predictions", file="p.safetensors", seeds=(path.read_bytes(),), harsh=m.BINARY, gentle=(m.same,), read=opened),
         Format(
             name="statistics npz", file="s.npz", seeds=(statistics,), harsh=m.BINARY, gentle=(compressed, m.same),
             read=lambda folder: read_statistics_file(folder / "s.npz", dim=3, extractor="glyph"),

@@ -123,16 +123,16 @@ def _count(form: Format, inputs: int, number: int, folder: Path, result: Path, k
         (folder / form.file).write_bytes(data)
         form.read(folder)
     count = Count(name=form.name)
-    told = 0.0
+    reported = 0.0
 
     @seed(number)
     @settings(max_examples=inputs, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(neighbours(form.seeds, form.harsh, form.gentle))
     def one(data: bytes) -> None:
-        nonlocal told
+        nonlocal reported
         (folder / form.file).write_bytes(data)
-        if time.monotonic() - told > 1:
-            told = time.monotonic()
+        if time.monotonic() - reported > 1:
+            reported = time.monotonic()
             result.write_text(json.dumps(asdict(count)))
         _read(form, folder, count, keep)
 

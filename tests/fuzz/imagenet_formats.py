@@ -1,4 +1,4 @@
-"""The files that say ImageNet's labels, as formats to mutate: each beside the others of a small set, which stay as they are."""
+"""The files that say ImageNet's labels, as formats to mutate: each next to the others of a small set, which stay as they are."""
 
 import io
 from collections.abc import Callable
@@ -24,16 +24,16 @@ _SYNSETS = "".join(f"{name} some words, others\n" for name in IDS).encode()
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFile:
-    """A file to mutate, and `beside`, the files that it is read with."""
+    """A file to mutate, and `companions`, the files that it is read with."""
 
     file: str
     seeds: tuple[bytes, ...]
     harsh: tuple[m.Mutation, ...]
-    beside: dict[str, bytes]
+    companions: dict[str, bytes]
 
     def write_companions(self, folder: Path) -> None:
         """Write what stays as it is."""
-        for name, data in self.beside.items():
+        for name, data in self.companions.items():
             (folder / name).write_bytes(data)
 
 
@@ -42,12 +42,12 @@ def label_files() -> dict[str, LabelFile]:
     metas = (_meta(compressed=True), _meta(compressed=False))
     return {
         "ImageNet val.txt": LabelFile(
-            file=VAL, seeds=(_POSITIONS, _WORDNET, b"ImageId,PredictionString\n" + _BOXES), harsh=m.TEXT, beside={}
+            file=VAL, seeds=(_POSITIONS, _WORDNET, b"ImageId,PredictionString\n" + _BOXES), harsh=m.TEXT, companions={}
         ),
-        "ImageNet ground truth": LabelFile(file=TRUTH, seeds=(_TRUTH,), harsh=m.TEXT, beside={META: metas[0]}),
-        "ImageNet meta.mat": LabelFile(file=META, seeds=metas, harsh=m.BINARY, beside={TRUTH: _TRUTH}),
-        "ImageNet map file": LabelFile(file=MAP, seeds=(_MAP,), harsh=m.TEXT, beside={TRUTH: _TRUTH}),
-        "ImageNet synsets": LabelFile(file=SYNSETS, seeds=(_SYNSETS,), harsh=m.TEXT, beside={VAL: _POSITIONS}),
+        "ImageNet ground truth": LabelFile(file=TRUTH, seeds=(_TRUTH,), harsh=m.TEXT, companions={META: metas[0]}),
+        "ImageNet meta.mat": LabelFile(file=META, seeds=metas, harsh=m.BINARY, companions={TRUTH: _TRUTH}),
+        "ImageNet map file": LabelFile(file=MAP, seeds=(_MAP,), harsh=m.TEXT, companions={TRUTH: _TRUTH}),
+        "ImageNet synsets": LabelFile(file=SYNSETS, seeds=(_SYNSETS,), harsh=m.TEXT, companions={VAL: _POSITIONS}),
     }
 
 

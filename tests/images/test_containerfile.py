@@ -50,9 +50,11 @@ def test_the_base_is_an_argument_and_no_moving_tag() -> None:
 
 def test_all_that_libraries_keep_goes_to_the_scratch_folder() -> None:
     """The root cannot be written: every cache has a variable that sends it to /tmp."""
-    said = dict(word.split("=", 1) for instruction, rest in instructions() if instruction == "ENV" for word in rest.split() if "=" in word)
+    variables = dict(
+        word.split("=", 1) for instruction, rest in instructions() if instruction == "ENV" for word in rest.split() if "=" in word
+    )
     for name in ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR"):
-        assert said[name].startswith("/tmp"), name
+        assert variables[name].startswith("/tmp"), name
     assert ("WORKDIR", "/tmp") in instructions()
 
 
@@ -70,12 +72,12 @@ def test_the_lock_has_what_the_package_needs() -> None:
 
 def test_the_two_locks_agree() -> None:
     """What tests run with is what the image holds, at the same versions."""
-    theirs = dict(re.findall(r"^([a-z0-9.-]+)==([^ ;\\]+)", LOCK, re.M))
-    mine: dict[str, set[str]] = {}  # several for one name, of several versions of Python
+    locked = dict(re.findall(r"^([a-z0-9.-]+)==([^ ;\\]+)", LOCK, re.M))
+    ours: dict[str, set[str]] = {}  # several for one name, of several versions of Python
     for name, version in re.findall(r"^([a-z0-9.-]+)==([^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.M):
-        mine.setdefault(name, set()).add(version)
-    assert {name: version for name, version in theirs.items() if version not in mine.get(name, {version})} == {}
-    assert len(set(theirs) & set(mine)) > 150
+        ours.setdefault(name, set()).add(version)
+    assert {name: version for name, version in locked.items() if version not in ours.get(name, {version})} == {}
+    assert len(set(locked) & set(ours)) > 150
 
 
 def test_the_bill_of_materials_is_the_lock() -> None:
@@ -130,10 +132,10 @@ def test_the_revision_says_that_files_differ(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1"\n')
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
 
-    def said() -> str:
+    def variables() -> str:
         words = build_command("docker", tmp_path, target="cpu", tag="t", base=None)
         return next(word for word in words if word.startswith("REVISION=")).partition("=")[2]
 
-    assert said() == head
+    assert variables() == head
     subprocess.run([*git, "add", "."], check=True)
-    assert said() == f"{head}-dirty"
+    assert variables() == f"{head}-dirty"

@@ -43,8 +43,8 @@ def test_a_stage_runs_on_a_mounted_volume(tmp_path: Path) -> None:
         "step = run_step('snapshot', inputs={}, settings=step_settings(Config())['snapshot'], data_root='/data', code='1')\n"
         "print(step.reference())\n"
     )
-    said = _run("python3", "-c", program, options=("--volume", f"{tmp_path}:/data"))
-    reference = json.loads(said.splitlines()[-1])
+    printed = _run("python3", "-c", program, options=("--volume", f"{tmp_path}:/data"))
+    reference = json.loads(printed.splitlines()[-1])
     folder = tmp_path / Path(reference["uri"]).relative_to("/data")
     assert json.loads((folder / "snapshot.json").read_text())["digest"] == reference["digest"]
 

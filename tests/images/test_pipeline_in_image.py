@@ -1,4 +1,4 @@
-"""`augment` with every step in a container of the built image, beside the same in processes: the same contents. Needs image and engine."""
+"""`augment` with every step in a container of the built image, next to the same in processes: the same contents. Needs image and engine."""
 
 import os
 from pathlib import Path

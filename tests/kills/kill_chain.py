@@ -14,7 +14,7 @@ from step_world import QUICK, two_textures
 
 from gda.config.load import dump_config
 
-OUT, ACCEPTED = "out", "accepted"  # what a command under test writes, beside links to what the chain made
+OUT, ACCEPTED = "out", "accepted"  # what a command under test writes, next to links to what the chain made
 _REAL, _SET, _GENERATOR = "data/real", "data/synthetic", "models/generator"
 _PER_CLASS = 12  # images
 _CHANGES = {"classify": {"arms": ["real", "real+synthetic"], "control_seeds": [0]}, "snapshot": {"source": "images"}}
@@ -53,7 +53,7 @@ def _classify(arm: str, seed: int) -> Command:
     return Command(name=f"classify {arm} {seed}", words=tuple(words), output=f"models/classifiers/{arm}-{seed}")
 
 
-_JUDGED_BY = ("--snapshot", _REAL, "--reference", "models/reference", "--generator", _GENERATOR)
+_GATE_INPUTS = ("--snapshot", _REAL, "--reference", "models/reference", "--generator", _GENERATOR)
 _OTHER = ("--set", "seed=1")
 _TUNED = ("--settings", "reports/tuning/settings.json")
 _COMPARED = ("--synthetic", "data/accepted", "--verdict", "reports/validation/verdict.json")
@@ -67,7 +67,7 @@ COMMANDS = (
     Command(
         name="sample another", words=("sample", "--generator", _GENERATOR, "--snapshot", _REAL, *_TUNED, *_OTHER), output="data/second"
     ),
-    Command(name="validate", words=("validate", "--synthetic", _SET, *_JUDGED_BY), output="reports/validation"),
+    Command(name="validate", words=("validate", "--synthetic", _SET, *_GATE_INPUTS), output="reports/validation"),
     *(_classify(arm, seed) for arm in ("real", "real+synthetic") for seed in (0, 1)),
     Command(
         name="evaluate", words=("evaluate", "--runs", "models/classifiers", "--snapshot", _REAL, *_COMPARED), output="reports/evaluation"

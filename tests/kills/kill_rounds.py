@@ -23,9 +23,9 @@ from gda.io.publish import TEMPORARY_SUFFIX
 from gda.tracking.sqlite import ensure_database
 
 KILLS = ("at a call", "at a moment", "after publishing")
-MODES = (*KILLS, "told to end", "failing disk")
+MODES = (*KILLS, "stopped by a signal", "failing disk")
 _MOST = 4  # disturbances in a row
-_GRACE = 30.0  # seconds to end in when told to: what Kubernetes gives a pod
+_GRACE = 30.0  # seconds to stop in after a signal: what Kubernetes gives a pod
 _EARLY = 0.8  # of the time an undisturbed command takes: later ones are faster, their files being in memory
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EIO)
 _PATIENCE = 30.0  # seconds for what the processes of a killed command still hold
@@ -117,7 +117,7 @@ def hold(command: Command, expected: Expected, grounds: Grounds, *, number: int,
     chance = random.Random(f"{command.name} {mode} {number}")
     result = Round(command=command.name, mode=mode)
     for _ in range(chance.randint(1, _MOST)):
-        disturb = {"told to end": _tell, "failing disk": _fail}.get(mode, _kill)
+        disturb = {"stopped by a signal": _tell, "failing disk": _fail}.get(mode, _kill)
         status = disturb(command, expected, place, chance, mode)
         if status == 0:
             break  # it had come to its end
@@ -151,9 +151,9 @@ def files(place: Path) -> dict[str, str]:
 
 
 def logged(database: Path) -> dict[str, list[Any]]:
-    """What MLflow has: runs with name, status and digest, versions of models with theirs, and aliases.
+    """What MLflow has: runs with name, status and digest, versions of models with name and digest, and aliases.
 
-    Without runs that say KILLED or FAILED: an attempt to register that was interrupted is said to be one, and the version is another run's.
+    Without runs that say KILLED or FAILED: an interrupted attempt to register is reported as one, and the version is another run's.
     """
     if not database.is_file():
         return {}
@@ -164,7 +164,7 @@ def logged(database: Path) -> dict[str, list[Any]]:
 _AGAIN, _ENVIRONMENT = TryAgainError.exit_code, MissingError.exit_code
 # Where a worker is killed, or the process that logs, the command says that it is to be tried again.
 _ENDS = dict.fromkeys(KILLS, (-signal.SIGKILL, KILLED, _AGAIN)) | {
-    "told to end": (_AGAIN, -signal.SIGTERM),  # the second before it has begun
+    "stopped by a signal": (_AGAIN, -signal.SIGTERM),  # the second before it has begun
     "failing disk": (_ENVIRONMENT, _AGAIN),
 }
 
@@ -229,12 +229,12 @@ def _counted(action: Callable[[], Any], calls: Path, out: Path) -> Callable[[], 
 
     def wrapped() -> None:
         file = open(calls, "ab", buffering=0)  # noqa: SIM115 - the process ends with it open
-        mine = os.getpid()
+        own_pid = os.getpid()
         real = {name: getattr(os, name) for name in CALLS}
 
         def counting(name: str) -> Callable[..., Any]:
             def call(*arguments: Any, **options: Any) -> Any:
-                if os.getpid() == mine:  # its workers are not killed at their calls
+                if os.getpid() == own_pid:  # its workers are not killed at their calls
                     file.write(b"after\n" if out.exists() else b"before\n")
                 return real[name](*arguments, **options)
 

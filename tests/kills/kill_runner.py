@@ -1,4 +1,4 @@
-"""Kills every command of the job at calls, at moments and after publishing, tells it to end, lets the disk fail, and counts how it went.
+"""Kills every command of the job at calls, at moments and after publishing, stops it by a signal, lets the disk fail; counts the outcomes.
 
 `python tests/kills/kill_runner.py [--kills 500] [--minutes M] [--journal FILE]` goes on where the journal ends, prints a table, and exits
 with 0 once so many kills went well, with 1 where a result differs or a command is stuck, and with 75 where the minutes are over before.
@@ -50,7 +50,13 @@ def make_grounds(root: Path) -> Grounds:
 
 
 def run_rounds(
-    commands: tuple[Command, ...], grounds: Grounds, *, kills: int, done: list[Round], told: Callable[[Round], None], seconds: float = 1e9
+    commands: tuple[Command, ...],
+    grounds: Grounds,
+    *,
+    kills: int,
+    done: list[Round],
+    reported: Callable[[Round], None],
+    seconds: float = 1e9,
 ) -> list[Round]:
     """Hold rounds after those `done` until there are so many kills, or so many seconds are over; returns all of them."""
     end = time.monotonic() + seconds
@@ -64,7 +70,7 @@ def run_rounds(
         if command.name not in expected:
             expected[command.name] = undisturbed(command, grounds)
         found.append(hold(command, expected[command.name], grounds, number=number, mode=mode))
-        told(found[-1])
+        reported(found[-1])
     return found
 
 
@@ -83,13 +89,13 @@ def table(results: Iterable[Round]) -> str:
     ]
     lines.append("|---" * (len(MODES) + 6) + "|")
     for name in [*dict.fromkeys(result.command for result in results), "all"]:
-        mine = [result for result in results if name in (result.command, "all")]
-        kills = " | ".join(f"{sum(r.times for r in mine if r.mode == mode):>16}" for mode in MODES)
+        own = [result for result in results if name in (result.command, "all")]
+        kills = " | ".join(f"{sum(r.times for r in own if r.mode == mode):>16}" for mode in MODES)
         counts = [
-            sum(any(fault.startswith(word) for fault in r.faults) for r in mine)
+            sum(any(fault.startswith(word) for fault in r.faults) for r in own)
             for word in ("differs", "stuck", ("logged", "left"), "ended")
         ]
-        lines.append(f"| {name:<28} | {kills} | {len(mine):>6} | {counts[0]:>6} | {counts[1]:>5} | {counts[2]:>14} | {counts[3]:>15} |")
+        lines.append(f"| {name:<28} | {kills} | {len(own):>6} | {counts[0]:>6} | {counts[1]:>5} | {counts[2]:>14} | {counts[3]:>15} |")
     return "\n".join(lines)
 
 
@@ -115,7 +121,7 @@ def main() -> int:
     done = [Round(**entry["round"]) for entry in held if entry["code"] == code]
     commands = tuple(c for c in TRIED if not args.only or any(c.name.startswith(name) for name in args.only))
 
-    def told(result: Round) -> None:
+    def reported(result: Round) -> None:
         with open(args.journal, "a") as journal:
             journal.write(json.dumps({"code": code, "round": asdict(result)}) + "\n")
         print(f"{result.command}, {result.mode}: {result.times} times; {'; '.join(result.faults) or 'well'}", flush=True)
@@ -123,7 +129,7 @@ def main() -> int:
     prepare()
     with tempfile.TemporaryDirectory() as root:
         results = run_rounds(
-            commands, make_grounds(Path(root) / "kills"), kills=args.kills, done=done, told=told, seconds=60 * args.minutes
+            commands, make_grounds(Path(root) / "kills"), kills=args.kills, done=done, reported=reported, seconds=60 * args.minutes
         )
     print(table(results))
     if any(result.faults for result in results):

@@ -34,7 +34,7 @@ def test_every_stage_is_tried() -> None:
 
 def test_nothing_differs_and_nothing_is_stuck(grounds: Grounds, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects every promise that the same command goes on after a kill: equal bytes, one run, one version, nothing left behind."""
-    results = run_rounds(TRIED, grounds, kills=KILLS, done=[], told=lambda _: None)
+    results = run_rounds(TRIED, grounds, kills=KILLS, done=[], reported=lambda _: None)
     with capsys.disabled():
         print(f"\n{table(results)}")
     assert [result for result in results if result.faults] == []
@@ -42,7 +42,7 @@ def test_nothing_differs_and_nothing_is_stuck(grounds: Grounds, capsys: pytest.C
 
 
 def _rounds(command: Command, grounds: Grounds, *, mode: str, count: int) -> list[str]:
-    """Faults of `count` rounds against what an undisturbed run left, which is made anew."""
+    """Faults of `count` rounds against what an undisturbed run left, which is made again."""
     expected = undisturbed(command, grounds)
     found = [hold(command, expected, grounds, number=1000 + number, mode=mode) for number in range(count)]
     return [fault for result in found for fault in result.faults]
@@ -83,13 +83,13 @@ def test_a_command_that_cannot_go_on_is_seen(grounds: Grounds) -> None:
 def test_rounds_go_on_where_they_ended(grounds: Grounds) -> None:
     """Rounds that were held are not held again; each is the same whichever process holds it."""
     commands = (BY_NAME["inputs"],)
-    told: list[Round] = []
-    first = run_rounds(commands, grounds, kills=2, done=[], told=told.append)
-    assert told == first
-    whole = run_rounds(commands, grounds, kills=num_kills(first) + 2, done=first, told=told.append)
+    reported: list[Round] = []
+    first = run_rounds(commands, grounds, kills=2, done=[], reported=reported.append)
+    assert reported == first
+    whole = run_rounds(commands, grounds, kills=num_kills(first) + 2, done=first, reported=reported.append)
     assert whole[: len(first)] == first
     assert len(whole) > len(first)
-    assert run_rounds(commands, grounds, kills=1, done=whole, told=told.append) == whole
+    assert run_rounds(commands, grounds, kills=1, done=whole, reported=reported.append) == whole
 
 
 def test_an_output_that_is_there_is_whole(grounds: Grounds) -> None:

@@ -60,7 +60,7 @@ def test_a_candidate_is_registered_and_promoted_once(project, promoted, s3):
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "call",
     [
         "POST runs/create",
         "POST logged-models",
@@ -69,12 +69,12 @@ def test_a_candidate_is_registered_and_promoted_once(project, promoted, s3):
         "POST model-versions/set-tag",
     ],
 )
-def test_a_lost_reply_leaves_one_version(project, promoted, asked):
-    """The server has done it and MLflow's client asks again: a second version of the same content goes, a second run ends."""
+def test_a_lost_reply_leaves_one_version(project, promoted, call):
+    """The server has done it and MLflow's client retries: a second version of the same content goes, a second run ends."""
     with Gateway.before(project.server.uri) as gateway:
         project.patch.setenv("MLFLOW_TRACKING_URI", gateway.uri)
         project.retried(2)
-        gateway.lose.add(asked)
+        gateway.lose.add(call)
         decision = promoted()
         assert gateway.lose == set()
     assert decision.aliases == ("challenger", "champion")
@@ -136,20 +136,20 @@ def test_a_missing_bucket_is_no_reason_to_try_again(project, promoted, s3):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("call", "message"),
     [
         ("POST model-versions/create", "nothing was promoted"),
         ("POST registered-models/alias challenger", "champion is as it was"),
         ("POST registered-models/alias champion", "not known"),
     ],
 )
-def test_a_server_that_falls_silent_while_promoting(project, promoted, asked, said):
+def test_a_server_that_falls_silent_while_promoting(project, promoted, call, message):
     """It hangs in the middle: exit code 75 and what has been changed until then; the same command completes it."""
     with Gateway.before(project.server.uri) as gateway:
         project.patch.setenv("MLFLOW_TRACKING_URI", gateway.uri)
         project.patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-        gateway.hold.add(asked)
-        with pytest.raises(TryAgainError, match=said):
+        gateway.hold.add(call)
+        with pytest.raises(TryAgainError, match=message):
             promoted()
         project.patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         assert promoted().aliases == ("challenger", "champion")

@@ -105,7 +105,7 @@ def test_a_wrong_password_costs_a_note_and_then_nothing(project, snapshot, capsy
 
 
 @pytest.mark.parametrize("permission", ["READ", "DENY"])
-def test_an_account_without_the_permission_is_told_so(project, snapshot, capsys, permission):
+def test_an_account_without_the_permission_is_named(project, snapshot, capsys, permission):
     """403: named as a permission and not as a password or a server that is away, without the secret; the permission mends it."""
     user = f"account-{permission.lower()}"
     number = ensure_experiment(connect())
@@ -192,17 +192,17 @@ def test_an_object_store_that_is_down_is_given_the_files_later(project, no_gener
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [("no bucket", "artifact store has no such bucket"), ("other keys", "artifact store refuses the account of the server")],
 )
-def test_an_object_store_that_refuses_is_named(project, no_generators, generator, s3, fault, said):
-    """MLflow answers 500 to an upload whatever its store says: the reason is asked for, and is not taken for the user's own account."""
+def test_an_object_store_that_refuses_is_named(project, no_generators, generator, s3, fault, message):
+    """MLflow answers 500 to an upload whatever its store says: the reason is requested, and is not taken for the user's own account."""
     project.retried(1)
     keep(generator_run(generator), project.kept_in)
     with s3.without("mlflow") if fault == "no bucket" else s3.with_other_keys():
-        told = flush(project.kept_in) or ""
-    assert said in told
-    assert "MLFLOW_TRACKING_PASSWORD" not in told
+        text = flush(project.kept_in) or ""
+    assert message in text
+    assert "MLFLOW_TRACKING_PASSWORD" not in text
     assert flush(project.kept_in) is None
     (run,) = project.runs()
     _whole(run, s3.data / "mlflow" / "artifacts")
@@ -224,7 +224,7 @@ def test_a_server_that_never_answers_is_given_up(project, snapshot, capsys):
 
 
 def test_the_patience_with_a_hung_server_is_ours(project, monkeypatch):
-    """Without settings of the user: 20 s a request, asked three times, instead of MLflow's minutes."""
+    """Without settings of the user: 20 s a request, tried three times, instead of MLflow's minutes."""
     for name in ("TIMEOUT", "MAX_RETRIES"):
         monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}", raising=False)
     connect()
@@ -232,15 +232,15 @@ def test_the_patience_with_a_hung_server_is_ours(project, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "asked", ["POST runs/create", "POST runs/log-batch", "PUT generator.json", "POST runs/update", "POST model-versions/create"]
+    "call", ["POST runs/create", "POST runs/log-batch", "PUT generator.json", "POST runs/update", "POST model-versions/create"]
 )
-def test_a_server_that_falls_silent_is_given_the_run_once(project, no_generators, generator, s3, asked):
+def test_a_server_that_falls_silent_is_given_the_run_once(project, no_generators, generator, s3, call):
     """It hangs in the middle: the run is kept after the patience, and completed when it answers again."""
     keep(generator_run(generator), project.kept_in)
     with Gateway.before(project.server.uri) as gateway:
         project.patch.setenv("MLFLOW_TRACKING_URI", gateway.uri)
         project.patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-        gateway.hold.add(asked)
+        gateway.hold.add(call)
         assert "could not be reached" in (flush(project.kept_in) or "")
         assert len(project.kept()) == 1
         assert gateway.hold == set()
@@ -251,15 +251,15 @@ def test_a_server_that_falls_silent_is_given_the_run_once(project, no_generators
 
 
 @pytest.mark.parametrize(
-    "asked", ["POST runs/create", "POST runs/log-batch", "PUT generator.json", "POST runs/update", "POST registered-models/create"]
+    "call", ["POST runs/create", "POST runs/log-batch", "PUT generator.json", "POST runs/update", "POST registered-models/create"]
 )
-def test_a_lost_reply_leaves_one_run(project, no_generators, generator, s3, asked):
-    """The server has done it and the reply is lost: MLflow's client asks again, and one whole run is what remains."""
+def test_a_lost_reply_leaves_one_run(project, no_generators, generator, s3, call):
+    """The server has done it and the reply is lost: MLflow's client retries, and one whole run is what remains."""
     keep(generator_run(generator), project.kept_in)
     with Gateway.before(project.server.uri) as gateway:
         project.patch.setenv("MLFLOW_TRACKING_URI", gateway.uri)
         project.retried(2)
-        gateway.lose.add(asked)
+        gateway.lose.add(call)
         assert flush(project.kept_in) is None
         assert gateway.lose == set()
     (run,) = project.runs()

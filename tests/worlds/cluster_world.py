@@ -19,11 +19,11 @@ FAILED = {"conditions": [{"type": "Failed", "status": "True", "reason": "Backoff
 
 
 def task_config(volume: Path, *, gpus: str = "0") -> dsl.TaskConfig:
-    """What the backend tells a step of its task: resources, the shared volume, and a variable."""
+    """What the backend gives a step about its task: resources, the shared volume, and a variable."""
     amounts = {"cpu": "1", "memory": "1Gi"}
     return dsl.TaskConfig(
         resources={"requests": amounts, "limits": amounts | {"nvidia.com/gpu": gpus}},
-        env=[{"name": "GDA_TOLD", "value": "by the task"}],
+        env=[{"name": "GDA_OF_TASK", "value": "by the task"}],
         volumes=[{"name": "gda-data", "persistentVolumeClaim": {"claimName": "gda-data"}}],
         volume_mounts=[{"name": "gda-data", "mountPath": str(volume)}],
         node_selector={"gpu": "h100"},
@@ -32,7 +32,7 @@ def task_config(volume: Path, *, gpus: str = "0") -> dsl.TaskConfig:
 
 
 class Pods:
-    """Runs the one job of a server when it is first looked at; `codes` are the exit codes of its pods, `printed` what they said."""
+    """Runs the one job of a server when it is first looked at; `codes` are the exit codes of its pods, `printed` their output."""
 
     def __init__(self, kube: FakeKubernetes) -> None:
         self.kube = kube
@@ -80,7 +80,7 @@ class Pods:
         return subprocess.Popen(container["command"], env=env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def _of_trainer(self, job: dict[str, Any], index: int) -> dict[str, str]:
-        """What Trainer tells torchrun in each pod."""
+        """What Trainer passes to torchrun in each pod."""
         if not hasattr(self, "_port"):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))

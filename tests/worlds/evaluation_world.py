@@ -79,7 +79,7 @@ def config(**promote: object) -> Config:
 
 
 def write_snapshot(folder: Path, counts: Mapping[str, int], *, seed: int, synthetic: bool = False) -> Snapshot:
-    """A snapshot with `counts` images a class in each split, in noisy colours."""
+    """A snapshot with `counts` images per class in each split, in noisy colours."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     rows = []

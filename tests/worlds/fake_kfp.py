@@ -76,7 +76,7 @@ class FakeKfp:
         sent = (handler.headers.get("Authorization") or "").removeprefix("Bearer ")
         self.tokens.append(sent)
         if self.fail and not handler.path.endswith("/healthz"):
-            return self.fail.pop(0), {"error": "as told"}
+            return self.fail.pop(0), {"error": "as configured"}
         if self.token is not None and sent != self.token:
             return 401, {"error": "token"}
         url = urlparse(handler.path)
@@ -126,7 +126,7 @@ class FakeKfp:
         return hidden
 
     def _found(self, where: dict[str, dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
-        """Those of the namespace that was asked for, an empty one being everybody's, and of the name if there is one."""
+        """Those of the namespace that was requested, an empty one being everybody's, and of the name if there is one."""
         (wanted,) = json.loads(query["filter"])["predicates"] if "filter" in query else (None,)
         there = [one for one in where.values() if (one.get("namespace") or "") == query.get("namespace", "")]
         return [one for one in there if wanted is None or one[wanted["key"]] == wanted["stringValue"]]

@@ -85,8 +85,8 @@ class FakeKubernetes:
         method = "WATCH" if query.get("watch") else method
         self.requests.append(f"{method} {url.path}")
         if self.fail:
-            told = self.fail.pop(0)
-            return (told, {"reason": "as told"}) if isinstance(told, int) else _status(*told)
+            answer = self.fail.pop(0)
+            return (answer, {"reason": "as configured"}) if isinstance(answer, int) else _status(*answer)
         if url.path.startswith(PODS):
             return self._of_pods(url.path, query)
         kind = next((kind for kind in RULES if url.path.startswith(kind)), None)
@@ -135,7 +135,7 @@ class FakeKubernetes:
             return _status(410 if fate == "expired" else fate, "too old resource version")
         name = query["fieldSelector"].removeprefix("metadata.name=")
         if name in self.jobs and query["resourceVersion"] != self.jobs[name]["metadata"]["resourceVersion"]:
-            return _status(400, f"a watch from {query['resourceVersion']} would tell what was said already")
+            return _status(400, f"a watch from {query['resourceVersion']} would repeat old events")
         return 200, self._events(name, fate)
 
     def _events(self, name: str, fate: str):

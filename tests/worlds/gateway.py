@@ -40,7 +40,7 @@ class Gateway(ThreadingHTTPServer):
                 gateway.shutdown()
 
     def takes(self, requests: set[str], verb: str, path: str, body: bytes) -> bool:
-        """Whether this request is among those `asked` for, where it is used up by that."""
+        """Whether this request is among the `requests` to disturb, where it is used up by that."""
         for one in requests:
             of, end, *word = one.split()
             if verb == of and path.endswith(end) and all(each.encode() in body for each in word):

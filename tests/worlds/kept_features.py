@@ -1,4 +1,4 @@
-"""Features beside a set, as drawing would have kept them: of sets that no generator drew."""
+"""Features next to a set, as sampling would have kept them: of sets that no generator sampled."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def forge(shard: Path, change):
     """Pass the kept features of a shard through `change`, with a checksum that is right again."""
     path = features_path(shard)
     with safe_open(path, framework="numpy") as file:
-        said = json.loads(file.metadata()["gda"])
+        fields = json.loads(file.metadata()["gda"])
     tensors = load_file(path)
     tensors["features"] = change(tensors["features"]).astype(np.float32)
-    save_file(tensors, path, metadata={"gda": canonical_json(said | {"content": tensors_digest(tensors)}).decode()})
+    save_file(tensors, path, metadata={"gda": canonical_json(fields | {"content": tensors_digest(tensors)}).decode()})

@@ -1,7 +1,7 @@
 """A world in which the effect of synthetic images is known before anything is trained, because it was constructed.
 
 Every class is a mixture of colours ("modes"), far apart but for two: `olive` is shown by two classes, three times as often by grey as by
-green, so that whoever has learned everything still errs on green's share of it. Real training images never show red's mode `hidden`,
+green, so that anyone who has learned everything still errs on green's share of it. Real training images never show red's mode `hidden`,
 which lies beyond blue as seen from red: who has not seen it takes it for blue. The best accuracy that a training set allows is then a
 sum of mode weights: each mode goes to the class that the training images show it in most often, and one that they do not show to blue.
 """
@@ -34,7 +34,7 @@ COLOURS = {
 CLASSES = ("blue", "green", "grey", "red")
 Mixture = Mapping[str, Mapping[str, float]]  # class -> mode -> its share of the class
 
-# What the classes are: test images are drawn from this.
+# What the classes are: test images are sampled from this.
 TRUE: Mixture = {
     "blue": {"blue": 1.0},
     "green": {"green": 0.6, "lime": 0.3, "olive": 0.1},
@@ -65,7 +65,7 @@ def mixed(real: Mixture, synthetic: Mixture, ratio: float = RATIO) -> Mixture:
 
 
 def best_per_class(trained_on: Mixture) -> dict[str, float]:
-    """The accuracy on each class, in [0, 1], of whoever learns `trained_on` perfectly and is tested on `TRUE`."""
+    """The accuracy on each class, in [0, 1], of anyone who learns `trained_on` perfectly and is tested on `TRUE`."""
     taken_for = {mode: max(CLASSES, key=lambda name: trained_on[name].get(mode, 0.0)) for mode in COLOURS}
     if not any(trained_on[name].get("hidden") for name in CLASSES):
         taken_for["hidden"] = "blue"
@@ -100,7 +100,7 @@ def config() -> Config:
 
 
 def write_snapshot(folder: Path, splits: Mapping[str, tuple[Mixture, int]], *, seed: int, synthetic: bool = False) -> Snapshot:
-    """A snapshot whose splits hold so many images a class of a mixture; modes are drawn by chance in `test`, else by quota."""
+    """A snapshot whose splits hold so many images per class of a mixture; modes are sampled by chance in `test`, else by quota."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     rows = []

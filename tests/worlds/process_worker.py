@@ -14,10 +14,10 @@ from gda.runtime.process_group import ProcessGroup
 
 def main() -> None:
     torch.set_num_threads(1)
-    asked = json.loads(sys.argv[1])
-    world, out = ProcessGroup.init(), Path(asked["out"])
+    request = json.loads(sys.argv[1])
+    world, out = ProcessGroup.init(), Path(request["out"])
     images = (torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
-    job = stage_job(asked["base"], Path(asked["work"]), images, ("a", "b") * 4, steps=asked["steps"], **asked["changes"])
+    job = stage_job(request["base"], Path(request["work"]), images, ("a", "b") * 4, steps=request["steps"], **request["changes"])
     result = finetune_stage(job)
     if world.is_first:
         out.mkdir(parents=True)

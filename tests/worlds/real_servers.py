@@ -1,6 +1,6 @@
 """Real servers on loopback for tests: started once, on free ports, killed and started again, and ended with their children.
 
-What a server needs beside the project's environment is kept in a cache outside of the repository; where it is not there, its tests are
+What a server needs in addition to the project's environment is kept in a cache outside of the repository; where it is absent, its tests are
 skipped and say why. Only `make test-servers` fills the cache.
 """
 
@@ -62,15 +62,15 @@ class MlflowServer:
 
     def add_account(self, user: str, password: str) -> None:
         """Make an account that may read everything and make new things."""
-        self._asked("2.0/mlflow/users/create", username=user, password=password)
+        self._call("2.0/mlflow/users/create", username=user, password=password)
 
     def grant(self, user: str, experiment: str, permission: str) -> None:
         """Say what an account may do with an experiment, in place of what it might before: DENY, READ, EDIT or MANAGE."""
         what = {"username": user, "resource_type": "experiment", "resource_id": experiment}
         requests.post(f"{self.uri}/api/3.0/mlflow/users/permissions/revoke", json=what, auth=(ADMIN, PASSWORD), timeout=60)
-        self._asked("3.0/mlflow/users/permissions/grant", permission=permission, **what)
+        self._call("3.0/mlflow/users/permissions/grant", permission=permission, **what)
 
-    def _asked(self, path: str, **content: str) -> None:
+    def _call(self, path: str, **content: str) -> None:
         answer = requests.post(f"{self.uri}/api/{path}", json=content, auth=(ADMIN, PASSWORD), timeout=60)
         assert answer.ok, answer.text
 

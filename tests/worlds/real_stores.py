@@ -74,11 +74,11 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        with tempfile.TemporaryFile("w+") as said:  # no pipe: the server would keep it open
+        with tempfile.TemporaryFile("w+") as output:  # no pipe: the server would keep it open
             command = [*user, str(self.programs / program), *arguments]
-            code = subprocess.run(command, cwd="/", stdout=said, stderr=said, timeout=300, check=False).returncode
-            said.seek(0)
-            assert code == 0, f"{program}: {said.read()[-2000:]}"
+            code = subprocess.run(command, cwd="/", stdout=output, stderr=output, timeout=300, check=False).returncode
+            output.seek(0)
+            assert code == 0, f"{program}: {output.read()[-2000:]}"
 
 
 def _postgres_programs() -> Path:
@@ -153,7 +153,7 @@ class S3:
             self.server.start()
 
     def environment(self) -> dict[str, str]:
-        """What a client of it needs in its environment; it asks twice at most."""
+        """What a client of it needs in its environment; it tries twice at most."""
         return {
             "MLFLOW_S3_ENDPOINT_URL": self.server.address,
             "AWS_ACCESS_KEY_ID": KEY,

@@ -1,4 +1,4 @@
-"""An output whose list of files, or card, is written anew after a test changed it: as whoever forges one would."""
+"""An output whose list of files, or card, is written again after a test changed it: as anyone who forges one would."""
 
 import json
 from pathlib import Path

@@ -70,11 +70,11 @@ QUICK: dict[str, dict[str, Any]] = {
 
 def two_textures(root: Path, per_class: int) -> Path:
     """Write `images/`, red and blue noise by class, and a random-weight `generator/` into `root`; returns `root`."""
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for name, colour in (("red", (180, 40, 40)), ("blue", (40, 40, 180))):
         (root / "images" / name).mkdir(parents=True)
         for i in range(per_class):
-            pixels = np.clip(draws.normal(colour, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(rng.normal(colour, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / "images" / name / f"{i}.png")
     build_tiny_cascade(root / "generator")
     return root
@@ -121,55 +121,59 @@ class Run:
         return result
 
     def configure(self) -> dict[str, str]:
-        """What each step is told, by the names of the component's outputs."""
-        told = self.call(configure, **self.form(), run=self.name, run_id="", title="", code_version="1", image="none", resources="none")
+        """What each step is given, by the names of the component's outputs."""
+        configured = self.call(
+            configure, **self.form(), run=self.name, run_id="", title="", code_version="1", image="none", resources="none"
+        )
         names = [name for name, spec in configure.component_spec.outputs.items() if spec.type == "String"]
-        return dict(zip(names, told, strict=True))
+        return dict(zip(names, configured, strict=True))
 
-    def real(self, told: dict[str, str]) -> dict[str, str]:
+    def real(self, configured: dict[str, str]) -> dict[str, str]:
         """The steps that need no synthetic image: references by the names that later components give them."""
-        known = {"code": told["code"]}
-        real = self.call(snapshot, settings=told["snapshot"], **known)
+        known = {"code": configured["code"]}
+        real = self.call(snapshot, settings=configured["snapshot"], **known)
         return {
             "snapshot": real,
-            "pool": self.call(snapshot_pool, snapshot=real, settings=told["snapshot_pool"], **known),
-            "reference": self.call(reference, snapshot=real, settings=told["reference"], **known),
+            "pool": self.call(snapshot_pool, snapshot=real, settings=configured["snapshot_pool"], **known),
+            "reference": self.call(reference, snapshot=real, settings=configured["reference"], **known),
         }
 
-    def generated(self, told: dict[str, str], have: dict[str, str]) -> dict[str, str]:
-        """Fine-tuning, tuning and the three synthetic sets, that of the fine-tuned generator drawn by as many workers as are planned."""
-        known = {"snapshot": have["snapshot"], "code": told["code"]}
-        generator = self.call(finetune, settings=told["finetune"], resources="none", **known)
-        tuning = self.call(tune, step="tune", generator=generator, settings=told["tune"], measured=[], **known)
-        base_tuning = self.call(tune, step="tune_zero_shot", generator="", settings=told["tune_zero_shot"], measured=[], **known)
+    def generated(self, configured: dict[str, str], have: dict[str, str]) -> dict[str, str]:
+        """Fine-tuning, tuning and the three synthetic sets, that of the fine-tuned generator sampled by as many workers as are planned."""
+        known = {"snapshot": have["snapshot"], "code": configured["code"]}
+        generator = self.call(finetune, settings=configured["finetune"], resources="none", **known)
+        tuning = self.call(tune, step="tune", generator=generator, settings=configured["tune"], measured=[], **known)
+        base_tuning = self.call(tune, step="tune_zero_shot", generator="", settings=configured["tune_zero_shot"], measured=[], **known)
         source = {"generator": generator, "tuning": tuning, "resources": "none"} | known
-        workers = self.call(plan_sampling, settings=told["sample"], num_workers=2, **known)
-        drawn = [self.call(sample_shards, worker=worker, settings=told["sample"], **source) for worker in workers]
+        workers = self.call(plan_sampling, settings=configured["sample"], num_workers=2, **known)
+        sampled = [self.call(sample_shards, worker=worker, settings=configured["sample"], **source) for worker in workers]
         base = {"generator": "", "tuning": base_tuning, "shards": [], "resources": "none"} | known
         return {
             "generator": generator,
             "tuning": tuning,
-            "synthetic": self.call(sample, step="sample", settings=told["sample"], shards=drawn, **source),
-            "zero_shot": self.call(sample, step="sample_zero_shot", settings=told["sample_zero_shot"], **base),
-            "img2img": self.call(sample, step="sample_img2img", settings=told["sample_img2img"], shards=[], **source),
+            "synthetic": self.call(sample, step="sample", settings=configured["sample"], shards=sampled, **source),
+            "zero_shot": self.call(sample, step="sample_zero_shot", settings=configured["sample_zero_shot"], **base),
+            "img2img": self.call(sample, step="sample_img2img", settings=configured["sample_img2img"], shards=[], **source),
         }
 
-    def judged(self, told: dict[str, str], have: dict[str, str]) -> Any:
+    def accepted(self, configured: dict[str, str], have: dict[str, str]) -> Any:
         """The verdict, the set it is of, and whether that passed."""
         given = {role: have[role] for role in ("synthetic", "snapshot", "reference", "generator")}
-        return self.call(validate, settings=told["validate"], code=told["code"], **given)
+        return self.call(validate, settings=configured["validate"], code=configured["code"], **given)
 
-    def compared(self, told: dict[str, str], have: dict[str, str], verdict: str, judged: str) -> dict[str, str]:
+    def compared(self, configured: dict[str, str], have: dict[str, str], verdict: str, accepted: str) -> dict[str, str]:
         """Every classifier, the evaluation and the registered challenger."""
-        given = {role: have[role] for role in ("snapshot", "zero_shot", "img2img", "pool", "reference")} | {"accepted": judged}
+        given = {role: have[role] for role in ("snapshot", "zero_shot", "img2img", "pool", "reference")} | {"accepted": accepted}
         runs = [
-            self.call(classify, **item, verdict=verdict, settings=told["classify"], code=told["code"], resources="none", **given)
-            for item in self.call(plan_classifiers, settings=told["classify"], verdict=verdict, seeds_per_pod=0)
+            self.call(
+                classify, **item, verdict=verdict, settings=configured["classify"], code=configured["code"], resources="none", **given
+            )
+            for item in self.call(plan_classifiers, settings=configured["classify"], verdict=verdict, seeds_per_pod=0)
         ]
         runs = self.call(gather_classifiers, runs=runs)
-        sets = {role: have[role] for role in ("snapshot", "zero_shot", "tuning")} | {"synthetic": judged, "verdict": verdict}
-        evaluation = self.call(evaluate, runs=runs, settings=told["evaluate"], code=told["code"], **sets)
-        last = {"evaluation": evaluation, "verdict": verdict, "settings": told["promote"], "code": told["code"]}
+        sets = {role: have[role] for role in ("snapshot", "zero_shot", "tuning")} | {"synthetic": accepted, "verdict": verdict}
+        evaluation = self.call(evaluate, runs=runs, settings=configured["evaluate"], code=configured["code"], **sets)
+        last = {"evaluation": evaluation, "verdict": verdict, "settings": configured["promote"], "code": configured["code"]}
         return {"evaluation": evaluation, "challenger": self.call(register, **last)}
 
     def report(self, state: str = "SUCCEEDED", error: str = "") -> tuple[str, str]:

@@ -58,7 +58,7 @@ def _build_vae() -> AutoencoderKL:
 def _build_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=_LATENT_CHANNELS + 3,  # latents beside the small image
+        in_channels=_LATENT_CHANNELS + 3,  # latents next to the small image
         out_channels=_LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),

@@ -12,10 +12,10 @@ def tree(folder: Path, pattern: str = "*", *, without: tuple[str, ...] = ()) -> 
     Files whose name is in `without` do not count.
     """
     files = (path for path in sorted(folder.rglob(pattern)) if path.is_file() and path.name not in without)
-    return {path.relative_to(folder).as_posix(): _said(path) for path in files}
+    return {path.relative_to(folder).as_posix(): _content(path) for path in files}
 
 
-def _said(path: Path) -> str:
+def _content(path: Path) -> str:
     data = path.read_bytes()
     if path.suffix == ".json" and len(data) <= READABLE:
         return data.decode()

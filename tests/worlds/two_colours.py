@@ -1,4 +1,4 @@
-"""The smallest world that sampling and tuning need: two classes told apart by colour, and a tiny cascade."""
+"""The smallest world that sampling and tuning need: two classes distinguished by colour, and a tiny cascade."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from gda.config.load import load_config
 from gda.demo_base.build import build_tiny_cascade
 from gda.stages import snapshot
 
-# What the manifest of a synthetic set says of every image, besides what a real one says.
+# What the manifest of a synthetic set says of every image, in addition to what a real one says.
 SYNTHETIC_COLUMNS: Mapping[str, Any] = {
     "seed": 1,
     "prompt": "p",

@@ -48,7 +48,7 @@ def tiny_config(**validate: Any) -> Config:
     )
 
 
-def draw(colour: str, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
+def render(colour: str, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
     """uint8 [size, size, 3]: a colour with smooth blobs of light and dark."""
     blobs = Image.fromarray(rng.normal(0, 45, (5, 5)).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
     return np.clip(np.array(COLOURS[colour]) + np.asarray(blobs)[:, :, None], 0, 255).astype(np.uint8)
@@ -57,9 +57,9 @@ def draw(colour: str, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
 def items(per_class: int, seed: int, size: int = SIZE) -> list[Item]:
     """New images of every class, with provenance as `sample` writes it."""
     rng = np.random.default_rng(seed)
-    drawn = [(colour, draw(colour, rng, size)) for _ in range(per_class) for colour in CLASSES]
+    rendered = [(colour, render(colour, rng, size)) for _ in range(per_class) for colour in CLASSES]
     return [
-        Item(rgb=rgb, label=colour, meta={**SETTINGS, "seed": i, "generator_digest": "ab" * 32}) for i, (colour, rgb) in enumerate(drawn)
+        Item(rgb=rgb, label=colour, meta={**SETTINGS, "seed": i, "generator_digest": "ab" * 32}) for i, (colour, rgb) in enumerate(rendered)
     ]
 
 
@@ -89,7 +89,7 @@ def write_set(
 
 
 def write_real(folder: Path, counts: Mapping[str, int] = COUNTS) -> Path:
-    """A real snapshot with all three splits, of `counts` images a class."""
+    """A real snapshot with all three splits, of `counts` images per class."""
     return write_set(folder, {split: items(count, seed) for seed, (split, count) in enumerate(counts.items())}, kind="real")
 
 

@@ -1,1 +1,1 @@
-"""The same picture twice: near matches of images, and pictures that two splits share."""
+"""Duplicates: near matches of images, and pictures that two splits share."""

@@ -42,7 +42,7 @@ def require_whole_groups(rows: pd.DataFrame) -> None:
 
 
 def require_disjoint_splits(rows: pd.DataFrame, names: Mapping[str, str]) -> None:
-    """Raise `DataError` with the count and the first pairs when splits share a picture; `names` say what to call a key."""
+    """Raise `DataError` with the count and the first pairs when splits share a picture; `names` are the file names by key."""
     pairs = cross_split_duplicates(rows)
     if not pairs:
         return
@@ -54,7 +54,7 @@ def require_disjoint_splits(rows: pd.DataFrame, names: Mapping[str, str]) -> Non
 
 @dataclass(frozen=True, kw_only=True)
 class NearLeak:
-    """An image of `split` that is also in `other_split` but for encoding, size, mirroring or light; `distance` of shapes, 0 to 0.08."""
+    """An image of `split` that differs from one of `other_split` only in encoding, size, mirroring or light; `distance` is 0 to 0.08."""
 
     split: str
     name: str
@@ -64,15 +64,15 @@ class NearLeak:
 
 
 def near_leaks(rows: pd.DataFrame, sketches: Sketches, names: Mapping[str, str]) -> tuple[NearLeak, ...]:
-    """Val and test images with their nearest match in train, and test images with theirs in val; `sketches` are in the order of `rows`."""
+    """Near matches of val and test images in train, and of test images in val; `sketches` are in the order of `rows`."""
     keys, splits = rows["key"].tolist(), rows["split"].to_numpy()
     places = {split: (splits == split).nonzero()[0] for split in ("train", "val", "test")}
     found = []
     for other, split in itertools.combinations(places, 2):
-        ours, theirs = places[split], places[other]
-        near = near_matches(sketches[ours], sketches[theirs])
+        own, reference = places[split], places[other]
+        near = near_matches(sketches[own], sketches[reference])
         for query in near.queries:
-            key, other_key = keys[ours[query]], keys[theirs[near.reference[query]]]
+            key, other_key = keys[own[query]], keys[reference[near.reference[query]]]
             found.append(
                 NearLeak(
                     split=split,
@@ -86,7 +86,7 @@ def near_leaks(rows: pd.DataFrame, sketches: Sketches, names: Mapping[str, str])
 
 
 def leak_table(leaks: Sequence[NearLeak]) -> pd.DataFrame:
-    """A row a pair: split, name, other_split, other_name, distance."""
+    """One row per pair: split, name, other_split, other_name, distance."""
     return pd.DataFrame([asdict(leak) for leak in leaks])
 
 

@@ -1,8 +1,8 @@
-"""The same picture in other bytes: small sketches of images, a 64-bit hash of each, and what counts as a near match.
+"""Near matches: small sketches of images, a 64-bit hash of each, and the rule for what counts as the same picture.
 
-A near match is the same picture but for re-encoding, resizing, mirroring, brightness or contrast. The hash (pHash: signs of the low
+Two images match nearly if they differ only by re-encoding, resizing, mirroring, brightness or contrast. The hash (pHash: signs of the low
 frequencies of a cosine transform, Zauner 2010) finds candidates cheaply; pixels decide, because pictures that differ can share a hash:
-of 5,000 handwritten digits one in a hundred does. Crops, rotations and shifts are not looked for here.
+of 5,000 handwritten digits one in a hundred does. Crops, rotations and shifts are not detected here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,13 +22,13 @@ NEAR_SHAPE = 0.08
 # Root mean square difference of the sketches as they are, in [0, 1]: for pictures with little contrast, whose shape compression drowns.
 NEAR_PIXELS = 0.02
 TINT = 0.25  # difference of mean colours that changed brightness may explain, in [0, 1]
-CONTENT = 0.02  # root mean square contrast below which a picture shows nothing that a change of contrast could leave alike
+CONTENT = 0.02  # root mean square contrast below which shapes are not compared
 _QUERIES, _REFERENCES, _PAIRS = 256, 1024, 16384  # a block of comparisons: small enough for a processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sketches:
-    """Of n images: `grey` uint8 [n, 16, 16] averages of their brightness and `colour` float32 [n, 3], their mean colour in [0, 1]."""
+    """Sketches of n images: `grey` uint8 [n, 16, 16], averages of brightness, and `colour` float32 [n, 3], the mean colour in [0, 1]."""
 
     grey: np.ndarray
     colour: np.ndarray
@@ -43,7 +43,7 @@ class Sketches:
 
 @dataclass(frozen=True, kw_only=True)
 class NearMatches:
-    """Per query the nearest reference that is the same picture (`reference`, -1 for none), the `first` such one, and how far it is."""
+    """Per query the nearest matching reference (`reference`, -1 for none), its `distance`, and the `first` matching reference."""
 
     reference: np.ndarray  # int64 [n]
     first: np.ndarray  # int64 [n]
@@ -62,7 +62,7 @@ def sketch(rgb: Rgb) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stack_sketches(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Sketches:
-    """What `sketch` gave for each of many images, as one."""
+    """One `Sketches` of the results of `sketch` for many images."""
     found = list(parts)
     grey = np.stack([part[0] for part in found]) if found else np.zeros((0, SKETCH_PX, SKETCH_PX), np.uint8)
     return Sketches(grey=grey, colour=np.array([part[1] for part in found], np.float32).reshape(-1, 3))
@@ -78,15 +78,15 @@ def perceptual_hashes(grey: np.ndarray) -> np.ndarray:
     low = dctn(grey.astype(np.float32), axes=(1, 2), norm="ortho")[:, :8, :8]
     sign = np.where(np.arange(8) % 2, -1.0, 1.0).astype(np.float32)  # mirroring turns the sign of every odd frequency
     views = np.stack([low, low * sign, low * sign[:, None], low * sign * sign[:, None]], axis=1).reshape(len(grey), 4, 64)
-    bits = views > np.median(views[:, :, 1:], axis=2, keepdims=True)  # the first is the mean brightness, which says nothing of shape
+    bits = views > np.median(views[:, :, 1:], axis=2, keepdims=True)  # the first is the mean brightness, which does not depend on shape
     return np.packbits(bits, axis=2).view(np.uint64)[:, :, 0]
 
 
 def near_matches(queries: Sketches, references: Sketches, *, same_set: bool = False) -> NearMatches:
     """Which queries are the same picture as a reference; `same_set`: both are one set, and no image is its own match.
 
-    Every hash is held against every other: four comparisons of 64 bits a pair, about 20 ns on one core: 100,000 images against as
-    many take three minutes, 1.2 million within themselves eight hours. Memory does not grow with the number of pairs.
+    Every hash is compared with every other, which takes four comparisons of 64 bits per pair, about 20 ns on one core: 100,000 images
+    against as many take three minutes, 1.2 million among themselves eight hours. Memory does not grow with the number of pairs.
     """
     n = len(queries)
     found = NearMatches(reference=np.full(n, -1), first=np.full(n, -1), distance=np.full(n, np.inf))
@@ -97,13 +97,13 @@ def near_matches(queries: Sketches, references: Sketches, *, same_set: bool = Fa
 
 
 def distinct(sketches: Sketches) -> np.ndarray:
-    """Rows, ascending, of the pictures that are no near match of an earlier one."""
+    """Rows, ascending, of the pictures that match no earlier one."""
     first = near_matches(sketches, sketches, same_set=True).first
     return np.flatnonzero((first < 0) | (first > np.arange(len(sketches))))
 
 
 def groups(sketches: Sketches) -> list[list[int]]:
-    """Rows of each picture that is there several times, largest group first."""
+    """Rows of each picture that occurs several times, largest group first."""
     first = near_matches(sketches, sketches, same_set=True).first
     members: dict[int, list[int]] = {}
     for row in np.flatnonzero(first >= 0).tolist():
@@ -112,11 +112,11 @@ def groups(sketches: Sketches) -> list[list[int]]:
 
 
 def _candidates(queries: Sketches, references: Sketches, same_set: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (rows, columns, views) of pairs whose hashes are near, queries as they are against the four views of references."""
-    ours, theirs = perceptual_hashes(queries.grey)[:, 0], perceptual_hashes(references.grey)
-    for start in range(0, len(ours), _QUERIES):
-        for begin in range(0, len(theirs), _REFERENCES):
-            differing = ours[start : start + _QUERIES, None, None] ^ theirs[None, begin : begin + _REFERENCES]
+    """Yield (rows, columns, views) of pairs whose hashes are near: each unmirrored query against the four views of each reference."""
+    query_hashes, reference_hashes = perceptual_hashes(queries.grey)[:, 0], perceptual_hashes(references.grey)
+    for start in range(0, len(query_hashes), _QUERIES):
+        for begin in range(0, len(reference_hashes), _REFERENCES):
+            differing = query_hashes[start : start + _QUERIES, None, None] ^ reference_hashes[None, begin : begin + _REFERENCES]
             rows, columns, views = np.nonzero(np.bitwise_count(differing) <= HASH_BITS)
             rows, columns = rows + start, columns + begin
             if same_set:
@@ -130,12 +130,12 @@ def _compare(
     queries: Sketches, references: Sketches, rows: np.ndarray, columns: np.ndarray, views: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distance of shapes float64 [pairs], and whether each pair is one picture (bool [pairs])."""
-    (ours, row), (theirs, column) = np.unique(rows, return_inverse=True), np.unique(columns, return_inverse=True)
-    a, b = _Shapes.of(queries.grey[ours]), _Shapes.of(references.grey[theirs])
+    (query, row), (reference, column) = np.unique(rows, return_inverse=True), np.unique(columns, return_inverse=True)
+    a, b = _Shapes.of(queries.grey[query]), _Shapes.of(references.grey[reference])
     product = np.empty(len(rows))
     for view, seen in enumerate(_VIEWS):
-        mine = views == view
-        product[mine] = np.einsum("nd,nd->n", a.rows[row[mine]], b.rows[:, seen][column[mine]])
+        chosen = views == view
+        product[chosen] = np.einsum("nd,nd->n", a.rows[row[chosen]], b.rows[:, seen][column[chosen]])
     a, b = a.picked(row), b.picked(column)
     shape = np.sqrt(np.maximum(a.size**2 + b.size**2 - 2 * product, 0.0))
     squared = (a.mean - b.mean) ** 2 + (a.size * a.scale) ** 2 + (b.size * b.scale) ** 2 - 2 * a.scale * b.scale * product
@@ -167,12 +167,12 @@ class _Shapes:
         return cls(rows=centred / scale[:, None], mean=mean, scale=scale, size=contrast / scale)
 
     def picked(self, places: np.ndarray) -> "_Shapes":
-        """The numbers, without the rows, at these places."""
+        """`mean`, `scale` and `size` at these places, without the rows."""
         return _Shapes(rows=self.rows[:0], mean=self.mean[places], scale=self.scale[places], size=self.size[places])
 
 
 def _keep_best(found: NearMatches, rows: np.ndarray, columns: np.ndarray, distance: np.ndarray) -> None:
-    """Enter pairs into `found`: per query the nearest reference, the lower one at a tie, and the lowest of all."""
+    """Enter pairs into `found`: per query the nearest reference, the lower index at a tie, and the lowest matching index."""
     order = np.lexsort((columns, distance, rows))
     best = order[np.unique(rows[order], return_index=True)[1]]
     nearer = best[distance[best] < found.distance[rows[best]]]

@@ -1,4 +1,4 @@
-"""Files that say which classes ImageNet's numbers are: the devkit's meta.mat and map_clsloc.txt, and lists of synsets in order.
+"""Files that map ImageNet's class numbers to WordNet ids: the devkit's meta.mat and map_clsloc.txt, and ordered lists of synsets.
 
 An ILSVRC2012_ID (1 to 1000) is not a position in the order of the WordNet ids: 1 is n02119789, the kit fox.
 """
@@ -21,15 +21,15 @@ _MOST_BYTES = 64 * MIB  # of meta.mat, packed and unpacked; it has half of one
 
 
 def ids_of_devkit(root: Folder, ground_truth: Path) -> tuple[dict[int, str], list[Path]]:
-    """WordNet id by ILSVRC2012_ID, and the files below `root` that say so.
+    """WordNet id by ILSVRC2012_ID, and the files below `root` that it was read from.
 
-    Raises `DataError` where there is none, one cannot be read, or two disagree; `ground_truth` is named, which needs them.
+    Raises `DataError` where there is no file, one cannot be read, or two disagree; the message names `ground_truth`, which needs them.
     """
     files = _named(root, lambda name: name in (*_META, _MAP))
     if not files:
         raise DataError(
-            f"{ground_truth}: holds the devkit's own numbers of classes, and below {root.path} there is no meta.mat, which says their "
-            "WordNet ids; put it beside the file (ILSVRC2012_devkit_t12/data/meta.mat)"
+            f"{ground_truth}: holds the devkit's own class numbers, and below {root.path} there is no meta.mat, which maps them to "
+            "WordNet ids; put it next to the file (ILSVRC2012_devkit_t12/data/meta.mat)"
         )
     found = {path: _read_map(path) if path.name == _MAP else _read_meta(path) for path in files}
     first, ids = files[0], found[files[0]]
@@ -42,15 +42,15 @@ def ids_of_devkit(root: Folder, ground_truth: Path) -> tuple[dict[int, str], lis
 
 
 def listed_synsets(root: Folder) -> tuple[list[str], list[Path]]:
-    """WordNet ids in the order of a synsets.txt, synset_words.txt or LOC_synset_mapping.txt below `root`, and the files that say so.
+    """WordNet ids in the order of a synsets.txt, synset_words.txt or LOC_synset_mapping.txt below `root`, and the files read.
 
-    Both are empty where there is none. Raises `DataError` for a file that is no such list, or two that differ.
+    Both are empty where there is no such file. Raises `DataError` for a file that is no such list, or two that differ.
     """
     files = _named(root, lambda name: _LISTS.fullmatch(name) is not None)
     found = [_read_list(path) for path in files]
     for path, synsets in zip(files, found, strict=True):
         if synsets != found[0]:
-            raise DataError(f"{files[0]} and {path} list other classes, or in another order; remove the one that is wrong")
+            raise DataError(f"{files[0]} and {path} list different classes, or in a different order; remove the wrong one")
     return (found[0] if found else []), files
 
 
@@ -70,7 +70,7 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _read_map(path: Path) -> dict[int, str]:
-    """Of lines such as "n02119789 1 kit_fox"."""
+    """WordNet id by number, from lines such as "n02119789 1 kit_fox"."""
     found: dict[int, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split()

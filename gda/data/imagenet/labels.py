@@ -1,9 +1,9 @@
-"""Files that say the labels of a flat folder of images, as ImageNet's of its validation images: the forms in use, told by their content.
+"""Label files of a flat folder of images, such as ImageNet's validation images. The form is recognised by content:
 
-- a line an image, "ILSVRC2012_val_00000001.JPEG n01751748", with more fields or none after it (Kaggle's LOC_val_solution.csv has boxes);
+- a line for each image, "ILSVRC2012_val_00000001.JPEG n01751748", with or without more fields (Kaggle's LOC_val_solution.csv has boxes);
 - the same with a position among the classes in the order of their WordNet ids, from 0 (Caffe's val.txt);
-- a WordNet id a line in the order of the images (imagenet_2012_validation_synset_labels.txt);
-- an ILSVRC2012_ID a line in the order of the images (the devkit's ILSVRC2012_validation_ground_truth.txt, see `gda.data.imagenet.devkit`).
+- one WordNet id on each line, in the order of the images (imagenet_2012_validation_synset_labels.txt);
+- one ILSVRC2012_ID on each line, in the order of the images (ILSVRC2012_validation_ground_truth.txt, see `gda.data.imagenet.devkit`).
 """
 
 import itertools
@@ -20,7 +20,7 @@ from gda.runtime.reading import read_text
 
 LABELS_ACCEPTED = (
     "ILSVRC2012_validation_ground_truth.txt with meta.mat, LOC_val_solution.csv, imagenet_2012_validation_synset_labels.txt, "
-    "or a val.txt with an image and its label a line"
+    "or a val.txt with an image and its label on each line"
 )
 _ENDINGS = (".txt", ".csv", ".tsv")
 _OF_VAL = re.compile(r"ILSVRC2012_val_([0-9]{8})")
@@ -29,13 +29,13 @@ _GROUND_TRUTH = re.compile(r"ilsvrc201[2-9]_(clsloc_)?validation_ground_truth\.t
 _IN_ORDER = re.compile(r"(\w+_)?val(idation)?_(synset_|wnid_)?labels\.txt")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _BETWEEN = re.compile(r"[\s,]+")
-_FIRST = 2  # lines that may say what a file is: the first may be a header
+_FIRST = 2  # lines from which the form of a file is recognised: the first may be a header
 _FIRST_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The WordNet id of each image, and the files that say so."""
+    """The WordNet id of each image, and the files that it was read from."""
 
     labels: dict[Path, str]
     files: tuple[Path, ...]
@@ -49,7 +49,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An image's label, and the file and line that say so."""
+    """An image's label, and the file and line where it stands."""
 
     where: str
     image: str
@@ -59,13 +59,13 @@ class _Entry:
 @dataclass(frozen=True)
 class _Read:
     entries: list[_Entry]
-    with_files: list[Path]  # that say what the labels mean
+    with_files: list[Path]  # that define the labels
 
 
 def labels_of(images: Sequence[Path], root: Folder, wordnet_ids: Sequence[str]) -> Labels | None:
-    """The labels of the `images` of one folder by the files below `root`, None where there are none; `wordnet_ids` are those of train.
+    """The labels of the `images` of one folder, from files below `root`; None where there are none. `wordnet_ids` are those of train.
 
-    Raises `DataError` where a file does not name each image once, a label is none of `wordnet_ids` or cannot be told, and where two files
+    Raises `DataError` where a file does not name each image once, a label is none of `wordnet_ids` or is ambiguous, and where two files
     disagree.
     """
     by_name = {path.stem: path for path in images}
@@ -88,17 +88,17 @@ def labels_of(images: Sequence[Path], root: Folder, wordnet_ids: Sequence[str]) 
 
 def _candidates(root: Folder) -> list[Path]:
     found = [path for folder in root.walk() for path in folder.others if path.suffix.lower() in _ENDINGS]
-    return sorted(path for path in found if "submission" not in path.name.lower())  # Kaggle's sample, with labels made up
+    return sorted(path for path in found if "submission" not in path.name.lower())  # Kaggle's sample, whose labels are invented
 
 
 def _read(path: Path, by_name: Collection[str], root: Folder, wordnet_ids: Sequence[str]) -> _Read | None:
-    """What a file says of images, None where it is of something else. Raises `DataError` for a line that does not fit the others."""
+    """The labels in a file, None where it is no label file. Raises `DataError` for a line that does not fit the others."""
     first, name = _first_lines(path), path.name.lower()
     if any(_labels_an_image(fields, by_name) for fields in first):
         rows = _rows(path)
         start = next((number for number, row in enumerate(rows[:_FIRST]) if _labels_an_image(row.fields, by_name)), None)
         if start is None:
-            raise DataError(f"{path}: its first lines cannot be told apart; write a line an image")
+            raise DataError(f"{path}: its first lines have no recognised form; write one line for each image")
         rows = rows[start:]
         return _by_wordnet_id(rows) if is_wordnet_id(rows[0].fields[1]) else _by_position(path, rows, root, wordnet_ids)
     if _GROUND_TRUTH.fullmatch(name):
@@ -130,19 +130,19 @@ def _by_wordnet_id(rows: Sequence[_Row]) -> _Read:
 
 
 def _by_position(path: Path, rows: Sequence[_Row], root: Folder, wordnet_ids: Sequence[str]) -> _Read | None:
-    """Positions among listed synsets, or the folders of train where images of all of them are there."""
+    """Positions in the listed synsets, or, without a list, in the folders of train if all of those have images."""
     for row in rows:
         if len(row.fields) != 2 or not _NUMBER.fullmatch(row.fields[1]):
             raise DataError(f"{row.where}: expected an image and the position of its class, a whole number from 0")
     positions = [int(row.fields[1]) for row in rows]
-    # The lists of ImageSets, without endings, count their lines: they say no labels.
+    # The lists of ImageSets, without endings, number their lines: they hold no labels.
     if positions == list(range(1, len(rows) + 1)) and all(_key(row.fields[0]) == row.fields[0] for row in rows):
         return None
     synsets, with_files = listed_synsets(root)
     if not synsets and set(positions) != set(range(len(wordnet_ids))):
         raise DataError(
-            f"{path}: its classes are the numbers {min(positions)} to {max(positions)}, and they are not plainly those of the "
-            f"{len(wordnet_ids)} folders of train in order, from 0; add the synsets.txt that they are positions in"
+            f"{path}: its classes are the numbers {min(positions)} to {max(positions)}, which do not match the "
+            f"{len(wordnet_ids)} folders of train in order, from 0; add the synsets.txt that they refer to"
         )
     order = synsets or wordnet_ids
     for row, position in zip(rows, positions, strict=True):
@@ -166,10 +166,10 @@ def _wordnet_id(row: _Row) -> str:
 
 
 def _in_order(path: Path, rows: Sequence[_Row], labels: Sequence[str], by_name: Collection[str]) -> list[_Entry]:
-    """A line an image, in the order of their names, which count them from 1."""
+    """One line for each image, in the order of their names, which number them from 1."""
     names = sorted(by_name)
     if len(rows) != len(names):
-        raise DataError(f"{path}: has {len(rows)} lines, one an image, and there are {len(names)} images; they must be of the same set")
+        raise DataError(f"{path}: has {len(rows)} lines, one for each image, and there are {len(names)} images; both must be of the same set")
     numbers = [int(match[1]) if (match := _OF_VAL.fullmatch(name)) else 0 for name in names]
     if numbers != list(range(1, len(names) + 1)):
         wrong = next(name for number, name in enumerate(names, start=1) if numbers[number - 1] != number)
@@ -195,7 +195,7 @@ def _require_trained(entries: Sequence[_Entry], wordnet_ids: Sequence[str]) -> N
     for entry in entries:
         if entry.label not in known:
             raise DataError(
-                f"{entry.where}: {entry.image} is of class {entry.label}, which has no folder in train; add it, or take such images out"
+                f"{entry.where}: {entry.image} is of class {entry.label}, which has no folder in train; add the folder, or remove such images"
             )
 
 

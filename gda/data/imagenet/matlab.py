@@ -1,4 +1,4 @@
-"""A struct array of a MATLAB file, version 5: as much of the format as the devkit's meta.mat needs.
+"""Reads a struct array from a MATLAB file, version 5: the part of the format that the devkit's meta.mat needs.
 
 scipy's reader ends the process (a segmentation fault) on some damaged files; this one checks every length and raises `ValueError`.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 Value = int | float | str | None
 
-_HEADER, _ENDIAN, _SMALL = 128, 126, 4  # bytes; the place of the mark of the byte order; most bytes of an element within its tag
+_HEADER, _ENDIAN, _SMALL = 128, 126, 4  # bytes; position of the byte order mark; most bytes of an element stored within its tag
 _MATRIX, _COMPRESSED = 14, 15  # kinds of elements
 _STRUCT, _CHAR, _NUMBERS = 2, 4, range(6, 16)  # classes of arrays
 _TEXT = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8"}
@@ -48,7 +48,7 @@ def _unpacked(body: bytes, limit: int) -> bytes:
 
 
 def _element(data: bytes, at: int, order: str) -> tuple[int, bytes, int]:
-    """Kind and body of the element at a place, and where the next one starts."""
+    """Kind and body of the element at byte `at`, and where the next one starts."""
     if at + 8 > len(data):
         raise ValueError(f"ends within the element at byte {at}")
     kind, size = struct.unpack_from(f"{order}II", data, at)

@@ -19,7 +19,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class WordNetNames:
-    """Classes whose prompts use WordNet's words, and the ids that it has no words for, which are kept."""
+    """Classes whose prompts use WordNet's words, and the `unknown` ids, for which it has none and which stay as they are."""
 
     classes: tuple[ClassInfo, ...]
     unknown: tuple[str, ...]
@@ -43,7 +43,7 @@ def wordnet_names(names: Iterable[str]) -> WordNetNames | None:
     """Classes in the order of their ids with WordNet's words as prompt names, where all `names` are such ids; None otherwise.
 
     A prompt name is the first of WordNet's words for a class; where classes share that, more of its words, then its definition. Raises
-    `MissingError` where timm's lists, in which the words are, are not there.
+    `MissingError` where timm's lists, which hold the words, are missing.
     """
     ids = sorted(set(names))
     if not ids or not all(map(is_wordnet_id, ids)):
@@ -58,7 +58,7 @@ def wordnet_names(names: Iterable[str]) -> WordNetNames | None:
 
 
 def _options(wordnet_id: str) -> list[str]:
-    """What a class may be called, the shortest first and the last one its own in any case."""
+    """Possible names of a class, shortest first; the last one, with the id, is always unique."""
     words = _list(_LEMMAS).get(wordnet_id, "").split(", ")
     if words == [""]:
         return [wordnet_id]

@@ -1,11 +1,11 @@
-"""What happens to every image on its way in and out: one decoding policy, three codecs, one hash of the pixels.
+"""Decoding and encoding of all images: one decoding policy, three codecs, one hash of the pixels.
 
 Policy: PNG, JPEG, WebP, AVIF, BMP, TIFF and PPM by content, not by extension; at most `MAX_PIXELS`; one frame (of a JPEG with several
-pictures, the first); loaded to the last byte; EXIF rotation applied; alpha laid over white; CMYK, YCbCr, palette, grey and
+pictures, the first); read to the last byte; EXIF rotation applied; alpha laid over white; CMYK, YCbCr, palette, grey and
 bilevel converted to RGB; values of more than 8 bits scaled from a range that the caller knows. Colour profiles are dropped, not applied.
 
-Marks, which say that an image is synthetic, are text keys of a PNG and lines of the EXIF field ImageDescription of the others. Arrays
-(.npz) and formats without either (BMP, PPM) can carry none.
+Marks show that an image is synthetic. They are text keys of a PNG, and lines of the EXIF field ImageDescription in other formats. Arrays
+(.npz) and formats with neither (BMP, PPM) cannot carry marks.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from gda.data.images.pillow import FORMATS as FORMATS
 from gda.data.images.pillow import MAX_PIXELS, faults_of_the_file
 from gda.errors import DataError
 
-SYNTHETIC_MARK = "gda:synthetic"  # in every image that this program draws or imports as synthetic, with the generator's digest
+SYNTHETIC_MARK = "gda:synthetic"  # in every image that this program samples or imports as synthetic, with the generator's digest
 LOSSY = ("jpeg", "lossy webp", "avif")
 _MARKS = "gda:"
 _EXTENSIONS = {"png": "png", "webp": "webp", "jpeg": "jpg"}
@@ -64,9 +64,9 @@ PNG = Codec()
 
 
 def decode(data: bytes, *, name: str, pixel_range: Range | None = None) -> Image.Image:
-    """Decode to RGB under the policy above; `info` of the result keeps the marks alone: texts by keys that start with `gda:`.
+    """Decode to RGB under the policy above; `info` of the result keeps only the marks, texts by keys that start with `gda:`.
 
-    `pixel_range` are the values that become 0 and 255 where there are more than 8 bits; without it such images are refused.
+    `pixel_range` holds the values of images with more than 8 bits that become 0 and 255; without it such images are refused.
     Raises `DataError` "<name>: <reason>" for anything that is not one whole, still image of an accepted format and size.
     """
     image = _opened(data, name)
@@ -90,7 +90,7 @@ def decode(data: bytes, *, name: str, pixel_range: Range | None = None) -> Image
 
 
 def extent_of(data: bytes, name: str) -> Extent | None:
-    """The values that an image of more than 8 bits holds, None of others. Raises `DataError` as `decode`."""
+    """The range of values in an image of more than 8 bits, None for other images. Raises `DataError` as `decode`."""
     _opened(data, name)
     return extent(data, name)
 
@@ -110,7 +110,7 @@ def encode(rgb: Rgb, codec: Codec = PNG, text: Mapping[str, str] | None = None) 
         # Filtered rows and runs without a search for matches: photographs take as many bytes as at level 6 in half the time.
         image.save(buffer, "PNG", compress_level=6, compress_type=zlib.Z_RLE, pnginfo=_png_text(text or {}))
     elif codec.format == "webp":
-        # The least effort, which is what `quality` means here: method 1 saves 5% of the bytes for three times the time, 4 9% for twenty.
+        # For lossless WebP, `quality` is effort: method 1 saves 5% of the bytes for three times the time, method 4 9% for twenty times.
         image.save(buffer, "WEBP", lossless=True, method=0, quality=0, exif=_exif(text or {}))
     else:
         image.save(buffer, "JPEG", quality=codec.quality, subsampling="4:4:4", optimize=True, exif=_exif(text or {}))
@@ -123,9 +123,9 @@ def encode_png(rgb: Rgb, text: Mapping[str, str] | None = None) -> bytes:
 
 
 def stored_pixels(rgb: Rgb, encoded: bytes, codec: Codec) -> Rgb:
-    """What a reader of `encoded`, which `encode` made of `rgb`, sees: after jpeg no longer the same pixels.
+    """The pixels that a reader of `encoded`, which `encode` made from `rgb`, gets; they differ from `rgb` for jpeg.
 
-    They depend on the JPEG library in its last bits, as those of every JPEG do.
+    The last bits of JPEG pixels depend on the JPEG library.
     """
     return rgb if codec.lossless else to_array(Image.open(io.BytesIO(encoded), formats=("JPEG",)))
 
@@ -179,9 +179,9 @@ def _opened(data: bytes, name: str) -> Image.Image:
 
 
 def _marks(description: object, info: Mapping[str | tuple[int, int], object]) -> dict[str | tuple[int, int], str]:
-    """Texts by key that a program of ours put into an image with this ImageDescription.
+    """The marks, texts by key, in an image's `info` and ImageDescription.
 
-    To be read after loading: PNG allows them behind the pixels.
+    Call it after loading: PNG allows texts after the pixels.
     """
     lines = description.splitlines() if isinstance(description, str) else []
     found = [line.partition("=")[::2] for line in lines if "=" in line]
@@ -197,7 +197,7 @@ def _png_text(text: Mapping[str, str]) -> PngImagePlugin.PngInfo:
 
 
 def _exif(text: Mapping[str, str]) -> bytes:
-    """EXIF whose ImageDescription, which every viewer shows, has a line `key=value` a text; nothing without text."""
+    """EXIF whose ImageDescription, which every viewer shows, has a line `key=value` for each text; empty without text."""
     lines = [f"{key}={text[key]}" for key in sorted(text)]
     if not all(line.isascii() and line.isprintable() for line in lines):
         raise ValueError(f"{lines}: EXIF takes lines of ASCII")
@@ -210,7 +210,7 @@ def _exif(text: Mapping[str, str]) -> bytes:
 def _upright(image: Image.Image, data: bytes, name: str) -> Image.Image:
     with faults_of_the_file(data, name):
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image  # which copies an image that stands upright
+        return ImageOps.exif_transpose(image) if turned else image  # exif_transpose would copy an upright image
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

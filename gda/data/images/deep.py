@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a value: their values as they are, and the range that becomes 0 to 255, measured over a whole set."""
+"""Images of more than 8 bits per value: reading their values, and the range that becomes 0 to 255, measured over a whole set."""
 
 import io
 import math
@@ -17,7 +17,7 @@ Range = tuple[float, float]  # the values that become 0 and 255
 Rgb = npt.NDArray[np.uint8]
 
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
-_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}  # what reads the lower byte where the key reads the higher (N: of this machine)
+_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}  # the mode that reads the lower byte, by the mode that reads the higher (N: native order)
 _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 262, 281  # tags of TIFF
 _BYTE_MAX, _WORD_MAX = 255, 65535
 _ROWS = 256  # at a time, in floats
@@ -25,7 +25,7 @@ _ROWS = 256  # at a time, in floats
 
 @dataclass(frozen=True)
 class Extent:
-    """The lowest and highest value of an image, whether its values are floats, and the highest that its file says there can be."""
+    """The lowest and highest value of an image, whether its values are floats, and the largest value that its file declares."""
 
     low: float
     high: float
@@ -35,7 +35,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class SetRange:
-    """The range of a set's deep images, how many there are, and where it comes from."""
+    """The range of a set's images with more than 8 bits, the number of such images, and the origin of the range."""
 
     range: Range
     count: int
@@ -49,14 +49,14 @@ class SetRange:
 
 
 def may_be_deep(head: bytes) -> bool:
-    """Whether an image with these first 32 bytes may have more than 8 bits a value."""
+    """Whether an image with these first 32 bytes may have more than 8 bits per value."""
     if head.startswith(b"\x89PNG"):
         return head[24:25] == b"\x10"
     return head[:2] in (b"II", b"MM", b"P2", b"P3", b"P5", b"P6")
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether Pillow has opened, but not loaded, an image with more than 8 bits a value."""
+    """Whether an image that Pillow has opened, but not loaded, has more than 8 bits per value."""
     return image.mode in _DEEP_MODES or ";16" in _raw_mode(image) or _largest(image) > _BYTE_MAX
 
 
@@ -85,22 +85,22 @@ def read_deep(data: bytes, name: str) -> npt.NDArray[Any]:
 
 
 def extent(data: bytes, name: str) -> Extent | None:
-    """Of a deep image; None of one with 8 bits or fewer. Raises as `read_deep`."""
+    """The extent of an image with more than 8 bits; None for any other. Raises as `read_deep`."""
     with faults_of_the_file(data, name):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     if not is_deep(image):
         return None
-    declared, floating = _said(image, data, name), image.mode == "F"
+    declared, floating = _declared(image, data, name), image.mode == "F"
     values = read_deep(data, name)
     colours = values[..., :3] if values.ndim == 3 else values
     return Extent(float(colours.min()), float(colours.max()), floating, declared)
 
 
 def range_of(extents: Iterable[Extent], configured: Range | None) -> SetRange | None:
-    """The range of a set: `configured`, else what every file says, else measured. None without deep images.
+    """The range of a set: `configured`, else the one that all files declare, else measured. None without `extents`.
 
-    Measured, whole numbers from 0 are taken for those of so many bits as the highest needs, floats between 0 and 1 or 0 and 255 for
-    shares of that; all others go from the lowest to the highest. Raises `DataError` for a mixture of whole numbers and floats.
+    A measured range of whole numbers from 0 reaches to the largest number with as many bits as the highest value; one of floats is 0 to 1
+    or 0 to 255 if they fit; any other is from lowest to highest. Raises `DataError` for a mixture of whole numbers and floats.
     """
     found = list(extents)
     if not found:
@@ -143,7 +143,7 @@ def _loaded(image: Image.Image, data: bytes, name: str) -> npt.NDArray[Any]:
 
 
 def _of_lower_bytes(data: bytes, name: str) -> npt.NDArray[Any]:
-    """The same image read by its lower bytes: Pillow itself reads 16-bit colours by their higher ones alone."""
+    """The lower bytes of the same image: Pillow itself reads only the higher bytes of 16-bit colours."""
     with faults_of_the_file(data, name):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     tiles = []
@@ -157,7 +157,7 @@ def _of_lower_bytes(data: bytes, name: str) -> npt.NDArray[Any]:
 
 
 def _colours_of_ppm(image: Image.Image, data: bytes, name: str) -> npt.NDArray[np.uint16]:
-    """Its values brought to 0 to 65535, as Pillow does with a PGM's; of colours it would keep 8 bits."""
+    """Its values scaled to 0 to 65535, as Pillow does for a PGM; for colours Pillow would keep 8 bits."""
     assert isinstance(image, ImageFile.ImageFile)
     if image.tile[0].codec_name == "ppm_plain":
         raise DataError(f"{name}: a PPM of more than 8 bits in plain text is not read; write it in binary")
@@ -170,7 +170,7 @@ def _colours_of_ppm(image: Image.Image, data: bytes, name: str) -> npt.NDArray[n
 
 
 def _largest(image: Image.Image) -> int:
-    """The largest value that the header of a PPM or PGM says, where Pillow scales by it; 0 of all others."""
+    """The largest value that the header of a PPM or PGM declares, where Pillow scales by it; 0 for all other images."""
     args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.format == "PPM" and image.tile else ()
     return int(args[1]) if isinstance(args, tuple) and len(args) == 2 else 0
 
@@ -180,8 +180,8 @@ def _raw_mode(image: Image.Image) -> str:
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
-def _said(image: Image.Image, data: bytes, name: str) -> float | None:
-    """The highest value that there can be, as a TIFF's tag or the header of a PGM or PPM says; a type's own limit says nothing."""
+def _declared(image: Image.Image, data: bytes, name: str) -> float | None:
+    """The largest possible value, from a TIFF's tag or the header of a PGM or PPM; None where it is just the limit of the type."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         with faults_of_the_file(data, name):
             value = image.tag_v2.get(_MAX_SAMPLE_VALUE)

@@ -1,4 +1,4 @@
-"""What lies in a folder: images, chosen by their content, and every other file with the reason why it is not one."""
+"""Lists a folder: images, recognised by content, and every other file with the reason why it is not an image."""
 
 import os
 import re
@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Files with these endings are taken for images whatever they hold, so that a damaged one is counted and not passed over.
+# Files with these endings count as images whatever they hold, so that a damaged one is counted and not skipped.
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".avif", ".heic")
-HEAD = 512  # bytes of a file that say what it is
+HEAD = 512  # bytes of a file from which its format is recognised
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "ehthumbs.db"}
 _SIGNATURES = (
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
@@ -32,7 +32,7 @@ _SIGNATURES = (
 
 @dataclass
 class Folder:
-    """A folder with its images and its folders, both sorted by name; `others` counts files that are no images."""
+    """A folder with its images and its folders, both sorted by name; `others` are files that are not images."""
 
     path: Path
     images: list[Path] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Folder:
 
     @property
     def holds_images(self) -> bool:
-        """Whether there are any, anywhere below."""
+        """Whether there are images anywhere below."""
         return any(folder.images for folder in self.walk())
 
 
@@ -70,7 +70,7 @@ class Listing:
     hidden: Counter[str] = field(default_factory=Counter)
 
     def left_out(self, used: Collection[Path] = ()) -> Counter[str]:
-        """Files, but for those `used`, that no reader of images takes, counted by reason."""
+        """Counts by reason of the files that are not read, except those in `used`."""
         found = Counter({f"hidden or of the system ({', '.join(sorted(self.hidden)[:3])})": self.hidden.total()} if self.hidden else {})
         others = Counter(
             path.suffix.lower()[:8] or "no ending" for folder in self.root.walk() for path in folder.others if path not in used
@@ -82,7 +82,7 @@ class Listing:
 
 
 def image_format(head: bytes) -> str | None:
-    """The image format that a file's first `HEAD` bytes speak of, read by us or not; None for everything else."""
+    """The image format that a file's first `HEAD` bytes show, accepted or not; None for everything else."""
     return next((name for name, signature in _SIGNATURES if signature.match(head)), None)
 
 
@@ -113,14 +113,14 @@ def list_folder(root: Path) -> Listing:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file is one by its content, or by its ending, in which case it may be a damaged one."""
+    """Whether the file is an image by its content, or by its ending, in which case it may be damaged."""
     if path.suffix.lower() in IMAGE_ENDINGS:
         return True
     return path.is_file() and image_format(read_head(path)) is not None
 
 
 def read_head(path: Path) -> bytes:
-    """The first bytes of a file; none of one that cannot be read."""
+    """The first bytes of a file; empty for a file that cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(HEAD)
@@ -133,4 +133,4 @@ def _is_clutter(name: str) -> bool:
 
 
 def _raise(error: OSError) -> None:
-    raise error  # os.walk would pass over folders that it cannot read
+    raise error  # os.walk would skip folders that it cannot read

@@ -1,4 +1,4 @@
-"""The boundary to Pillow: what it accepts from us, and whatever it trips over turned into one error that names the file."""
+"""The boundary to Pillow: the accepted formats, and one error that names the file for everything that Pillow raises."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ MAX_PIXELS = 1 << 26  # 67 megapixels, below the size at which Pillow itself sta
 
 @contextmanager
 def faults_of_the_file(data: bytes, name: str) -> Iterator[None]:
-    """Run calls of Pillow on the image in `data`: whatever they raise is the fault of the file, and becomes a `DataError`.
+    """Run calls of Pillow on the image in `data`: any exception from them is the fault of the file, and becomes a `DataError`.
 
-    Its decoders raise OSError, SyntaxError, ValueError, RuntimeError, TypeError and struct.error for damaged images, which are the types
-    of our own defects too. So no list of types tells the two apart: what is not a call of Pillow stays outside.
+    Its decoders raise OSError, SyntaxError, ValueError, RuntimeError, TypeError and struct.error for damaged images. Defects of this
+    program raise the same types, so no list of types separates the two: keep everything but calls of Pillow outside.
     """
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Room for many decoded images: a file that the system holds in memory as far as there is any, so that millions need not fit."""
+"""Memory for many decoded images: a mapped file that the system caches in free memory, so that millions of images need not fit."""
 
 import os
 import tempfile
@@ -13,8 +13,8 @@ from gda.io.publish import storage_errors
 def room_for(count: int, size: int, *, scratch: Path | None = None) -> torch.Tensor:
     """uint8 zeros [count, 3, size, size]: in memory, or given `scratch` mapped from an unnamed file in that folder.
 
-    The file is gone with the tensor, and with the process however that ends. Its whole length is claimed at once, since a disk that is
-    found full later kills whoever writes to the mapping. Raises `MissingError` where there is no such room.
+    The file disappears with the tensor, and with the process however that ends. Its whole length is allocated at once: on a disk that
+    fills up later, writing to the mapping would kill the process. Raises `MissingError` where there is not enough room.
     """
     length = count * 3 * size * size
     if scratch is None or length == 0:

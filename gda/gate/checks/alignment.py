@@ -1,6 +1,6 @@
-"""Nearest training images up to cropping, turning, shifting, mirroring and light: what a copy may have been through.
+"""Nearest training images up to cropping, turning, shifting, mirroring and light: the changes that a copy may have undergone.
 
-Pictures are compared as 8 x 8 averages of brightness, brought to mean 0 and root mean square 1. Training images are looked at as they
+Pictures are compared as 8 x 8 averages of brightness, brought to mean 0 and root mean square 1. Training images are compared as they
 are and in a fixed grid of crops, turns and shifts, each mirrored too; between the points of the grid a difference that a small affine
 motion of the query explains is not counted (the tangent distance of Simard et al. 1993).
 """
@@ -15,10 +15,10 @@ import torch.nn.functional as F
 
 from gda.fidelity.neighbours import nearest
 
-SIDE = 8  # averages a side that pictures are compared by
-_WARPED = 32  # pixels a side of what is cropped and turned
+SIDE = 8  # averages per side that pictures are compared by
+_WARPED = 32  # pixels per side of the pictures that are cropped and turned
 _CONTRAST = 0.02  # below this root mean square contrast there is no shape to bring to 1
-_STEP = 0.03  # of the motions whose effect is taken for linear, in half sides
+_STEP = 0.03  # of the motions whose effect is treated as linear, in half sides
 _LUMA = (0.299, 0.587, 0.114)
 _ROWS = 2048  # queries at a time
 

@@ -1,4 +1,4 @@
-"""Every record of a set looked at once: does it decode to the last byte, to the pixels and the size that the manifest states?"""
+"""Checks every record of a set once: does it decode to the last byte, and to the pixels and the size in the manifest?"""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ class Audit:
     table: pd.DataFrame
     images: torch.Tensor
     rows: np.ndarray
-    failures: tuple[str, ...]  # one line an undecodable record
+    failures: tuple[str, ...]  # one line per undecodable record
 
 
 def audit_images(snapshot: Snapshot, *, size: int, scratch: Path | None = None) -> Audit:
@@ -82,7 +82,7 @@ def _seen(rgb: Rgb) -> dict[str, Any]:
 
 
 def _stored_mode(data: bytes) -> str:
-    """The mode of the file, of which decoding leaves no trace: a drawn image is RGB."""
+    """The mode stored in the file, which the decoded RGB image no longer shows."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.mode
 

@@ -1,7 +1,7 @@
 """Has the generator copied? Whether synthetic images come nearer to single training images than held-out real images do.
 
-Nearness is asked for in several spaces: pictures up to cropping, turning, mirroring and light (`gda.gate.checks.alignment`), features of
-the extractor, and where its weights are given those of a network made for copies (`gda.fidelity.extractors.sscd`).
+Nearness is measured in several spaces: pictures up to cropping, turning, mirroring and light (`gda.gate.checks.alignment`), features of
+the extractor, and, where its weights are configured, features of a network for copy detection (`gda.fidelity.extractors.sscd`).
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from gda.errors import DataError
 from gda.fidelity.neighbours import nearest
 from gda.gate.checks.alignment import nearest_aligned
 
-CROWD = 10  # further neighbours that say how dense the training set is around an image
+CROWD = 10  # further neighbours, which measure how dense the training set is around an image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """One way to measure nearness: by it, distances [n, k] of synthetic and held-out images to their nearest training images.
+    """One way to measure nearness, with its distances [n, k] of synthetic and held-out images to their nearest training images.
 
     k is 2 to 11; `neighbour` int64 [n] is the training image nearest to each synthetic one.
     """
@@ -48,7 +48,7 @@ def feature_space(name: str, *, synthetic: np.ndarray, holdout: np.ndarray, trai
 
 
 def aligned_space(*, synthetic: torch.Tensor, holdout: torch.Tensor, train: torch.Tensor) -> Space:
-    """Nearness of uint8 NCHW pictures whatever crop, turn or light they are shown in. Raises as `feature_space` does."""
+    """Nearness of uint8 NCHW pictures up to crop, turn and light. Raises as `feature_space` does."""
     k = _neighbours(len(holdout), len(train))
     distances, indices = nearest_aligned(synthetic, train, k=k)
     return Space(name="aligned", synthetic=distances, holdout=nearest_aligned(holdout, train, k=k)[0], neighbour=indices[:, 0])
@@ -60,22 +60,22 @@ def check_copies(spaces: Sequence[Space], *, quantile: float) -> CopyCheck:
     The quantile is shared out among the spaces, so that about that share of genuinely new images is flagged. Raises `DataError` where
     held-out images coincide with training images in so many cases that nothing can be nearer.
     """
-    ours, theirs, flags = [], [], []
+    relative, flags, holdout_flags = [], [], []
     for space in spaces:
         floor, distance = relative_distance(space.holdout), relative_distance(space.synthetic)
         threshold = float(np.quantile(floor, quantile / len(spaces), method="lower"))
         if not threshold > 0:
             raise DataError(f"copies: by {space.name}, held-out images coincide with training images, so that no copy could stand out")
-        ours.append(distance / threshold)
+        relative.append(distance / threshold)
         flags.append(distance < threshold)
-        theirs.append(floor < threshold)
-    nearness = np.stack(ours, axis=1)
+        holdout_flags.append(floor < threshold)
+    nearness = np.stack(relative, axis=1)
     neighbours = np.stack([space.neighbour for space in spaces], axis=1)
     return CopyCheck(
         neighbour=neighbours[np.arange(len(nearness)), nearness.argmin(1)],
         nearness=nearness.min(1),
         flagged=np.logical_or.reduce(flags),
-        holdout_flagged=np.logical_or.reduce(theirs),
+        holdout_flagged=np.logical_or.reduce(holdout_flags),
     )
 
 
@@ -85,7 +85,7 @@ def relative_distance(distances: np.ndarray) -> np.ndarray:
     Relative, as in Carlini et al. 2023: a plain stroke lies close to all plain strokes without being a copy of one.
     """
     crowd = distances[:, 1:].mean(1)
-    # Where all neighbours coincide with the query there is no scale to judge by, and it is certainly not new: distance 0.
+    # Where all neighbours coincide with the query there is no scale, and the query is certainly not new: distance 0.
     return np.divide(distances[:, 0], crowd, out=np.zeros(len(distances)), where=crowd > 0)
 
 

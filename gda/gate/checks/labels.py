@@ -11,9 +11,9 @@ from gda.fidelity.intervals import Estimate, share
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What n images are said to show: `classes` int64 [n], and `second` int64 [n] where a soft label shares with another class.
+    """The labels of n images: `classes` int64 [n], and `second` int64 [n], the other class of a soft label.
 
-    `weights` float64 [n] in [0, 1] is what the soft label gives to `classes`; 1 where there is no second class, `second` -1.
+    `weights` float64 [n] in [0, 1] is what the soft label gives to `classes`; without a second class it is 1, and `second` is -1.
     """
 
     classes: np.ndarray
@@ -22,7 +22,7 @@ class Labels:
 
     @classmethod
     def hard(cls, classes: np.ndarray) -> "Labels":
-        """One class an image; -1 for one that the classifiers do not know."""
+        """One class per image; -1 for one that the classifiers do not know."""
         return cls(classes=classes, second=np.full(len(classes), NOBODY), weights=np.ones(len(classes)))
 
     def __len__(self) -> int:
@@ -30,7 +30,7 @@ class Labels:
 
     @property
     def soft(self) -> np.ndarray:
-        """Bool [n]: whose label is shared by two classes that the classifiers know."""
+        """Bool [n]: images whose label names two classes that the classifiers know."""
         return (self.second != NOBODY) & (self.classes != NOBODY)
 
     def named(self, seen: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ class Labels:
 class Suspect:
     """An image whose label the classifiers dispute; `probability` is what they give the class they see instead.
 
-    `confident`: as sure of it as they are of real images of that class. Not so sure, they may have seen the label's class as well.
+    `confident`: they are as sure of it as they are of real images of that class. If less sure, they may see the label's class as well.
     """
 
     position: int
@@ -51,7 +51,7 @@ class Suspect:
     probability: float
     own_probability: float
     confident: bool
-    confirmed: bool  # the label's class is likelier to them than any other, and yet they are surer of another than they use to be
+    confirmed: bool  # the label's class is the likeliest, but another reaches its threshold and the label's does not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Agreement:
     suspects: tuple[Suspect, ...]  # most confidently disputed first
 
     def confusions(self, most: int) -> list[tuple[int, int, int]]:
-        """(label, class seen instead, images) of the pairs most often met among the suspects, at most so many."""
+        """(label, class seen instead, number of images) of the pairs most frequent among the suspects, at most `most`."""
         pairs, counts = np.unique([(s.label, s.predicted) for s in self.suspects] or np.zeros((0, 2), int), axis=0, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:most]
         return [(int(pairs[i][0]), int(pairs[i][1]), int(counts[i])) for i in order]
@@ -117,12 +117,12 @@ def _share_of(confirmed: np.ndarray) -> Estimate | None:
 
 
 def _soft_gap(seen: np.ndarray, labels: Labels) -> Estimate | None:
-    """Of soft-labelled images seen as one of their two classes: the share seen as the first, less what the weights say it should be."""
-    told = labels.soft & labels.named(seen)
-    if not told.any():
+    """Of soft-labelled images seen as one of their two classes: the share seen as the first, less the share that the weights give it."""
+    counted = labels.soft & labels.named(seen)
+    if not counted.any():
         return None
-    expected = float(labels.weights[told].mean())
-    found = share(int((seen == labels.classes)[told].sum()), int(told.sum()))
+    expected = float(labels.weights[counted].mean())
+    found = share(int((seen == labels.classes)[counted].sum()), int(counted.sum()))
     return Estimate(value=found.value - expected, low=found.low - expected, high=found.high - expected)
 
 

@@ -35,10 +35,10 @@ def find_leaks(split: str, *, hashes: Sequence[str], sketches: Sketches, real_ha
 
 
 def real_rate(probes: Sketches, references: Sketches) -> float:
-    """Highest share of near matches that real `probes` speak for: 0 where none matches, else the upper end of Wilson's 95% interval.
+    """Highest share of near matches that real `probes` make plausible: 0 where none matches, else the upper end of Wilson's 95% interval.
 
-    Where no real image matches another, every match needs another explanation than chance. Where some do, their share is uncertain,
-    and a synthetic set is held against its upper end. Raises `DataError` without probes.
+    Where no real image matches another, chance explains no match. Where some do, their share is uncertain, and a synthetic set may reach
+    its upper end. Raises `DataError` without probes.
     """
     found = share(len(near_matches(probes, references).queries), len(probes))
     return found.high if found.value > 0 else 0.0

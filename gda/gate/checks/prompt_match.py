@@ -18,8 +18,8 @@ def cosines(features: np.ndarray, prompts: Sequence[str], embed: Embed) -> np.nd
     """
     texts = sorted(set(prompts))
     place = {text: i for i, text in enumerate(texts)}
-    told = _unit(embed(texts))[[place[text] for text in prompts]]
-    return np.einsum("nd,nd->n", _unit(features), told)
+    embedded = _unit(embed(texts))[[place[text] for text in prompts]]
+    return np.einsum("nd,nd->n", _unit(features), embedded)
 
 
 def mean_of(values: np.ndarray) -> Estimate:

@@ -13,7 +13,7 @@ from gda.stats.multiplicity.moderated import moderated
 from gda.stats.paired import Floats, flip_tail
 from gda.stats.two_way import Ids, Parts, TwoWay, critical_values, parts_of
 
-MANY = 0.1  # share of the classes whose common harm is asked for beside that of one
+MANY = 0.1  # share of the classes of the smallest common harm, reported in addition to that of one class
 
 
 def per_class_change(differences: Floats, labels: NDArray[np.int64], num_classes: int) -> Floats:
@@ -26,9 +26,9 @@ def harm_p_values(
 ) -> Floats:
     """One-sided p-value of "is not worse" per class [num_classes]: the larger of a two-way t test and exact sign flips over images.
 
-    In the first, seeds and images are random: it sees a whim of a seed that moves a class as one, which images alone would call
-    significant. What seeds do to a class has few degrees of freedom, so it borrows them from the other classes (`moderated`). The second
-    stays exact where a class has a handful of images that change hands. Seeds of one of `sets` [seeds], and images of one of `groups`
+    In the first, seeds and images are random: a seed may move a whole class by chance, which a test over images alone would call
+    significant. The effect of seeds on one class has few degrees of freedom, so it is moderated by the other classes (`moderated`). The
+    second test stays exact where only a handful of a class's images differ. Seeds of one of `sets` [seeds], and images of one of `groups`
     [images], count as one. A class without test images cannot be shown harmed: 1.
     """
     tests = _tests(differences, labels, num_classes, sets, groups)
@@ -79,7 +79,7 @@ def smallest_visible_harm(
     known = [test for test in tests if test is not None]
     by_error = critical_values(known, 2 * level) * [test.error for test in known]
     own = [labels == c for c, test in enumerate(tests) if test is not None]
-    units = np.array([int(mine.sum()) if groups is None else np.unique(groups[mine]).size for mine in own])
+    units = np.array([int(images.sum()) if groups is None else np.unique(groups[images]).size for images in own])
     drops = np.concatenate([np.maximum(by_error, fewest / units), np.ones(len(tests) - len(known))]).clip(max=1.0)
     return float(np.median(drops) if share else drops.max())
 
@@ -98,7 +98,7 @@ def _tests(
         found.append((parts_of(values, sets=sets, groups=ids), flip_tail(_net(values, ids))))
     known = [part for part, _ in found if part is not None]
     seeds, interactions = (np.array([getattr(part, name) for part in known]) for name in ("over_seeds", "interaction"))
-    # Seeds move a class by chance, as much as seeds and images interact, and beyond that all classes alike unless they say otherwise.
+    # Expected seed variance of a class: that of the interaction, plus an excess that is the same for all classes.
     expected = interactions + max(0.0, float((seeds - interactions).mean()))
     shared, freedom = moderated(seeds, expected, known[0].seed_freedom)
     estimates = iter([replace(p, over_seeds=float(v), seed_freedom=freedom).estimate() for p, v in zip(known, shared, strict=True)])

@@ -1,4 +1,4 @@
-"""Several p-values at once: how to name gains among them and seldom name any that is none."""
+"""Several p-values at once: adjusted so that false gains are seldom named among them."""
 
 from collections.abc import Sequence
 

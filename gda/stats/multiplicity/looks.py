@@ -6,7 +6,7 @@ FIRST_SHARE = 0.8
 
 
 def level_of_look(alpha: float, look: int) -> float:
-    """The level, in (0, alpha), at which look number `look`, from 1, is judged; all looks together err at most at `alpha`.
+    """The level, in (0, alpha), at which look number `look`, from 1, is tested; all looks together err at most at `alpha`.
 
     The first has four fifths of `alpha`, the second a tenth, each further one half of the one before: 0.04, 0.005, 0.0025, ... for 0.05.
     So they add up to `alpha`, and however often one looks, for whatever reason one stops or goes on, some null is taken for a gain with

@@ -1,4 +1,4 @@
-"""Variances of many like things, each from few values, that lend each other certainty."""
+"""Variances of many similar quantities, each from few values, moderated by what they have in common."""
 
 import math
 
@@ -7,18 +7,18 @@ from scipy import special
 
 from gda.stats.paired import Floats
 
-FEWEST = 30  # variances that say enough of each other: ten that agree by chance make 7% of tests at 0.05 err
+FEWEST = 30  # variances needed to moderate each other: with ten that agree by chance, 7% of tests at 0.05 err
 _DOUBT = 3.0  # standard errors by which the spread of the variances is taken for larger than it was found
 _STEPS = 50
 
 
 def moderated(variances: Floats, expected: Floats, freedom: float) -> tuple[Floats, float]:
-    """Each of `variances` [n] drawn to what all of them say of it, and the degrees of freedom that it has then.
+    """Each of `variances` [n] shrunk towards what all of them predict, and the degrees of freedom that it has then.
 
-    `variances` have `freedom` degrees each, and would be in the proportions of `expected` [n] if nothing but chance told them apart. Their
-    ratio to it is taken as scaled inverse chi-squared, whose scale and degrees of freedom are found by the moments of its logarithm (Smyth
+    `variances` have `freedom` degrees each, and would be in the proportions of `expected` [n] if they differed by chance alone. Their ratio
+    to it is taken as scaled inverse chi-squared, whose scale and degrees of freedom are found by the moments of its logarithm (Smyth
     2004, sections 4 and 6.2). The spread of few variances is uncertain, so it is set three standard errors above what was found, and no
-    variance has more freedom than all together. Zeros say nothing of the others; with fewer than 30 that do, nothing is changed.
+    variance has more freedom than all together. Zeros are not used; with fewer than 30 others, nothing is changed.
     """
     known = (variances > 0) & (expected > 0)
     num = int(known.sum())

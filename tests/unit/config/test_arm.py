@@ -1,4 +1,4 @@
-"""Names of arms: which images, and how they are trained on."""
+"""Names of arms: which images, and how a classifier is trained on them."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ from gda.training.recipes.train_recipe import TrainRecipe
     ],
 )
 def test_a_name_is_data_and_training(name: str, data: str, training: str, long: bool) -> None:
-    """Protects equal updates: whatever mixes, and whatever is long or strong, is trained for as long."""
+    """Protects equal lengths: arms that mix images and arms that are long or strong train for the same number of steps."""
     arm = Arm(name)
     assert (arm.data.name, arm.training, arm.long) == (data, training, long)
     assert (arm in ARMS) == (training in ("", *TRAININGS))
@@ -58,7 +58,7 @@ def test_a_name_is_data_and_training(name: str, data: str, training: str, long: 
     ],
 )
 def test_any_other_name_is_refused(name: str) -> None:
-    """Protects against a typing error that would name an arm, and against two names of one arm."""
+    """A typing error must not name an arm, and one arm must not have two names."""
     with pytest.raises(ValueError, match=re.escape(f"no such arm {name!r}; accepted: real, retrieved, zero_shot")):
         Arm(name)
 
@@ -71,7 +71,7 @@ def test_the_names_of_earlier_versions_are_still_names() -> None:
 
 
 def test_every_pair_is_an_arm_once() -> None:
-    """Data that mix have no long training of their own: they are as long already."""
+    """Data that mix images have no long training of their own: their standard training is as long already."""
     mixing = sum(data.mixes for data in DATA.values())
     assert len(set(ARMS)) == len(ARMS) == len(DATA) * (1 + len(TRAININGS)) - mixing
     assert in_order(ARMS) == list(ARMS)
@@ -80,7 +80,7 @@ def test_every_pair_is_an_arm_once() -> None:
 
 
 def test_equal_names_are_one_object_that_is_text() -> None:
-    """Protects keys of dictionaries, JSON, and what is sent to other processes."""
+    """Protects keys of dictionaries, JSON, and arms that are sent to other processes."""
     arm = Arm("real+synthetic_strong")
     assert arm is Arm(str(arm)) is pickle.loads(pickle.dumps(arm)) is copy.deepcopy(arm) is Arm.MIXED_STRONG
     assert json.dumps({arm: arm}) == '{"real+synthetic_strong": "real+synthetic_strong"}'
@@ -92,8 +92,8 @@ def test_equal_names_are_one_object_that_is_text() -> None:
         both.validate_python({"rael": ()})
 
 
-def test_data_and_training_are_exchanged_apart() -> None:
-    """The rival of an arm is trained alike, on real images; what cannot be is said."""
+def test_data_and_training_are_exchanged_separately() -> None:
+    """The rival of an arm has the same training on real images; a combination that does not exist is refused."""
     assert Arm.MIXED_STRONG.with_data("real") is Arm.REAL_STRONG
     assert Arm.REAL.with_training("strong") is Arm.REAL_STRONG
     with pytest.raises(ValueError, match="no such arm 'real\\+synthetic_long'"):
@@ -122,7 +122,7 @@ def with_trainings(*arms: str, **trainings: dict) -> Config:
 
 
 def test_a_training_of_your_own_changes_what_it_names() -> None:
-    """Protects a comparison of architectures: other fields stay, and arguments of one model are not given to another."""
+    """Protects a comparison of architectures: other fields stay, and arguments of one model are not passed to another."""
     config = with_trainings("real_vit", "real+synthetic_vit", vit=VIT).classify
     own = config.trained_as(Arm("real_vit"))
     assert (own.model, own.model_args_json, own.learning_rate) == ("vit_tiny_patch16_224", "{}", 0.001)
@@ -138,8 +138,8 @@ def test_a_training_of_your_own_changes_what_it_names() -> None:
 
 
 def test_strong_augmentation_of_every_arm() -> None:
-    """Protects fairness where augmentation is strong throughout: of every arm, of the classifiers that judge labels, and not of one that
-    is declared to be without."""
+    """Protects fairness: strong augmentation applies to every arm and to the classifiers that check labels, except for a training that
+    sets another one."""
     given = {
         "augment": "strong",
         "arms": ["real", "real_light", "real_strong", "synthetic"],
@@ -153,7 +153,7 @@ def test_strong_augmentation_of_every_arm() -> None:
 
 
 def test_a_training_that_follows_a_recipe_has_nothing_of_the_other() -> None:
-    """Protects recipes from each other's settings; the images, batches and lengths are those of all arms."""
+    """Protects recipes from each other's settings; all arms share images, batches and lengths."""
     config = with_trainings("real_deit", deit={"recipe": "deit-s"}).classify
     own = config.trained_as(Arm("real_deit"))
     alone = parse_config({"classify": {"recipe": "deit-s", **{name: getattr(config, name) for name in SHARED}}}, where="t").classify
@@ -166,7 +166,7 @@ SHARED = ("image_size", "test_image_size", "num_train_steps", "mixed_num_train_s
 
 
 @pytest.mark.parametrize(
-    ("trainings", "said"),
+    ("trainings", "message"),
     [
         ({"vit": {"modell": 1}}, "trainings.vit.modell: Extra inputs are not permitted"),
         ({"vit": {"model": 3}}, "trainings.vit.model: Input should be a valid string"),
@@ -175,14 +175,14 @@ SHARED = ("image_size", "test_image_size", "num_train_steps", "mixed_num_train_s
         ({"vit": {"seeds": [1]}}, "trainings.vit.seeds: is the same for every arm"),
         ({"vit": {"trainings": {}}}, "trainings.vit.trainings: is the same for every arm"),
         ({"vit": {"augment": "weak"}}, "trainings.vit.augment: Input should be 'standard' or 'strong'"),
-        ({"vit": {}, "long": {}}, "trainings.long: has a meaning already"),
+        ({"vit": {}, "long": {}}, "trainings.long: is the name of a built-in training"),
         ({"vit": {}, "ViT": {}}, "string should match pattern"),
         ({"deit": {}}, "arms: real_vit: no such training 'vit'; accepted: long, strong, deit"),
     ],
 )
-def test_a_training_that_cannot_be_is_refused_in_one_line(trainings: dict, said: str) -> None:
+def test_an_invalid_training_is_refused_in_one_line(trainings: dict, message: str) -> None:
     """Protects from a training that would fail hours later, or that would make arms incomparable."""
     with pytest.raises(ConfigError) as caught:
         with_trainings("real_vit", **trainings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

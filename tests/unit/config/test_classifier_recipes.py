@@ -1,4 +1,4 @@
-"""Named training recipes: what they fill in, what wins over them, and that reading them needs no torch."""
+"""Named training recipes: what they set, what overrides them, and that reading them needs no torch."""
 
 import subprocess
 import sys
@@ -12,13 +12,13 @@ from gda.errors import ConfigError
 
 
 def test_the_demo_recipe_is_the_defaults() -> None:
-    """A default that is changed without its recipe would make `demo` another training than the demo's."""
+    """If a default changed without the recipe `demo`, the recipe would no longer be the demo's training."""
     assert ClassifyConfig(recipe="demo") == ClassifyConfig().model_copy(update={"recipe": "demo"})
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_valid_section(name: str) -> None:
-    """A figure out of a field's range would only be noticed by the one who selects that recipe."""
+    """A figure out of a field's range would go unnoticed until a user selects that recipe."""
     config, recipe = ClassifyConfig(recipe=name), RECIPES[name]
     assert (config.model, config.batch_size, config.learning_rate) == (recipe.model, recipe.batch_size, recipe.learning_rate)
     assert (config.optimizer, config.mixup, config.rand_augment) == (recipe.optimizer, recipe.mixup, recipe.rand_augment)
@@ -27,7 +27,7 @@ def test_every_recipe_is_a_valid_section(name: str) -> None:
 
 
 def test_given_settings_win_over_the_recipe() -> None:
-    """What a user writes must not be silently replaced, and what equals the default counts as not written."""
+    """A recipe must not silently replace what a user writes; a value equal to the default counts as not written."""
     config = ClassifyConfig(recipe="a2", drop_path=0.2, label_smoothing=0.1, num_train_steps=600, horizontal_flip=True)
     assert (config.drop_path, config.label_smoothing) == (0.2, 0.0)
     assert (config.model, config.optimizer, config.loss, config.bce_threshold) == ("resnet50", "lamb", "bce", 0.2)
@@ -35,7 +35,7 @@ def test_given_settings_win_over_the_recipe() -> None:
 
 
 def test_a3_is_tested_larger_than_it_is_trained() -> None:
-    """160 and 224 pixels are the recipe's; at a size of one's own that test size would be meaningless."""
+    """160 and 224 pixels are the recipe's; with another training size its test size would be meaningless."""
     assert (ClassifyConfig(recipe="a3").image_size, ClassifyConfig(recipe="a3").tested_at) == (160, 224)
     assert ClassifyConfig(recipe="a3", image_size=64).tested_at == 64
     assert ClassifyConfig(recipe="a3", image_size=64, test_image_size=80).tested_at == 80
@@ -44,13 +44,13 @@ def test_a3_is_tested_larger_than_it_is_trained() -> None:
 
 @pytest.mark.parametrize(("name", "batch_size", "rate"), [("resnet50", 256, 0.1), ("a2", 512, 2.5e-3), ("vit-s-16", 256, 1e-3)])
 def test_the_rate_follows_the_batch_by_the_recipes_rule(name: str, batch_size: int, rate: float) -> None:
-    """Linear, by the root, or not at all: a rate for 4096 images diverges at 256."""
+    """Linear, by the square root, or unscaled: a rate for 4096 images diverges at 256."""
     assert ClassifyConfig(recipe=name, batch_size=batch_size).learning_rate == pytest.approx(rate, rel=1e-12)
     assert scaled_rate(RECIPES[name], RECIPES[name].batch_size) == RECIPES[name].learning_rate
 
 
 def test_a_filled_section_survives_being_written_and_read() -> None:
-    """`gda config show` prints settings that, read again, are the same training; arrays of the file are taken as before."""
+    """`gda config show` prints settings that read back as the same training; arrays in the file are still accepted."""
     config = load_config(None, ("classify.recipe=a3", "classify.batch_size=128", "classify.seeds=[4,5]"))
     assert config.classify.seeds == (4, 5)
     assert parse_config(dump_config(config), where="test") == config
@@ -62,7 +62,7 @@ def test_a_filled_section_survives_being_written_and_read() -> None:
         (("recipe=a4",), "classify.recipe: .*gda recipes lists them: demo, .*a3"),
         (("tune=linear",), "give pretrained"),
         (("mixup=0.2", "batch_size=33"), "even batch_size"),
-        (("bce_threshold=0.2",), "goes with loss: bce"),
+        (("bce_threshold=0.2",), "requires loss: bce"),
         (("rand_augment=auto",), "classify.rand_augment"),
         (("optimizer=adam",), "classify.optimizer: .*lamb"),
         (("recipe=a1", "batch_size=many"), "classify.batch_size: input should be a valid integer"),
@@ -75,7 +75,7 @@ def test_settings_that_do_not_agree_are_refused(settings: tuple[str, ...], messa
 
 
 def test_what_is_switched_off_is_not_in_a_stages_recipe() -> None:
-    """Finished outputs stay up to date when settings are added; a recipe's name or a path would make equal trainings two."""
+    """Finished outputs stay up to date when settings are added; with a recipe's name or a path, equal trainings would differ."""
     first = {
         "model", "model_args_json", "image_size", "num_train_steps", "mixed_num_train_steps", "batch_size", "ratio", "learning_rate",
         "weight_decay", "warmup_steps", "label_smoothing", "horizontal_flip",
@@ -87,7 +87,7 @@ def test_what_is_switched_off_is_not_in_a_stages_recipe() -> None:
 
 
 def test_recipes_are_printed_without_torch() -> None:
-    """A look at the table takes no seconds of imports; every recipe is there with its source."""
+    """Printing the table imports nothing slow; every recipe is listed with its source."""
     code = "import sys; from gda.cli.main import main; main(['recipes']); assert not {'torch', 'timm'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == recipe_table().strip()

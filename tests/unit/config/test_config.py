@@ -15,7 +15,7 @@ def test_yaml_12_numbers_are_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("finetune.lerning_rate=1", "did you mean 'learning_rate'"),
         ("sampel.seed=1", "did you mean 'sample'"),
@@ -26,11 +26,11 @@ def test_yaml_12_numbers_are_numbers(tmp_path):
         ("seed", "expected section.field=value"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_field(override, said):
+def test_a_mistake_is_one_line_that_names_the_field(override, message):
     """Misspelt keys, wrong types, ranges, NaN and enums are refused with the field and what is accepted."""
     with pytest.raises(ConfigError) as caught:
         load_config(None, (override,))
-    assert said.lower() in str(caught.value).lower()
+    assert message.lower() in str(caught.value).lower()
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
 

@@ -83,7 +83,7 @@ def test_copies_are_flagged_and_new_images_only_at_the_stated_rate() -> None:
     assert 0 < found.holdout_flagged.mean() <= 0.02
 
 
-def test_nearness_is_judged_against_the_neighbourhood() -> None:
+def test_nearness_is_relative_to_the_neighbourhood() -> None:
     """In a dense class everything is near everything without being a copy; in a sparse one a copy may be farther away than that."""
     rng = np.random.default_rng(0)
     dense, wide = (lambda n: rng.normal(scale=0.01, size=(n, 6))), (lambda n: rng.normal(size=(n, 6)) + 20)
@@ -91,7 +91,7 @@ def test_nearness_is_judged_against_the_neighbourhood() -> None:
     found = check_copies([_space(dense(300), holdout, train)], quantile=0.01)
     assert found.flagged.mean() < 0.05
     copies = train[100:] + rng.normal(scale=0.05, size=(100, 6))
-    assert nearest(copies, train)[0].min() > nearest(dense(300), train)[0].max()  # no absolute distance tells them apart
+    assert nearest(copies, train)[0].min() > nearest(dense(300), train)[0].max()  # no absolute distance separates them
     assert check_copies([_space(copies, holdout, train)], quantile=0.01).flagged.all()
 
 
@@ -105,7 +105,7 @@ def test_a_copy_in_either_space_is_flagged() -> None:
     assert (found.neighbour == np.arange(100)).all()
 
 
-def test_what_cannot_be_judged_is_an_error() -> None:
+def test_what_cannot_be_compared_is_an_error() -> None:
     """Where held-out images coincide with training images no copy could stand out, and silence would be a pass."""
     same, some = np.zeros((20, 3)), np.random.default_rng(0).normal(size=(20, 3))
     with pytest.raises(DataError, match="by x, held-out images coincide with training images"):

@@ -79,7 +79,7 @@ def test_a_set_as_planned_meets_every_expectation(plan: Plan) -> None:
     assert all(result["success"] for result in found.results)
 
 
-# Defects that do not overlap, and what is said of each.
+# Defects that do not overlap, with the message for each.
 DEFECTS = [
     [
         ("class", "b", 0, "the classes of the images are not as planned: there are another number of a (19 of 20), b (21 of 20)"),
@@ -87,11 +87,16 @@ DEFECTS = [
         ("decoded", 0, 3, "1 of 40 images do not decode to the last byte"),
         ("as_recorded", 0, 3, "1 of 40 images do not show the pixels that the manifest records"),
         ("size_as_recorded", 0, 3, "1 of 40 images do not have the size that the manifest records"),
-        ("decoded_width", 29, 3, "1 of 40 images are not 28 x 28 pixels, as the generator draws them: decoded_width is 29 instead"),
+        (
+            "decoded_width",
+            29,
+            3,
+            "1 of 40 images are not 28 x 28 pixels, as the generator produces: decoded_width is 29 instead",
+        ),
         ("decoded_mode", "L", 3, "1 of 40 images are not stored as RGB but as L"),
         ("key", "k6", 5, "2 of 40 records share their key with another, such as k6"),
         ("seed", 2, 1, "2 of 40 records share their seed with another, such as 2"),
-        ("prompt", "an a", 1, "2 of 40 images were drawn with another prompt than their class's"),  # and the one of another class
+        ("prompt", "an a", 1, "2 of 40 images were generated with another prompt than their class's"),  # and the one of another class
         ("negative_prompt", "x", 0, "1 of 40 records differ from the rest in their negative_prompt, of which a set has one:  (39), x (1)"),
         (
             "guidance_scale",
@@ -102,7 +107,7 @@ DEFECTS = [
         ("scheduler", "ddpm", 0, "1 of 40 records differ from the rest in their scheduler, of which a set has one: ddim (39), ddpm (1)"),
         ("generator_digest", "cd", 3, "1 of 40 images are of another generator than ab: generator_digest is cd"),
         ("strength", 0.5, 3, "1 of 40 records have a source image without a strength, or a strength without a source image"),
-        ("strength", 0.5, 3, "the strengths of the records are not as planned (0 is drawn from noise): there are some of nothing"),
+        ("strength", 0.5, 3, "the strengths of the records are not as planned (0 means generated from noise): there are some of nothing"),
     ],
     [
         ("class", None, 0, "the classes of the images are not as planned: there are some of nothing; another number of a (19 of 20)"),
@@ -114,12 +119,12 @@ DEFECTS = [
             "decoded_height",
             np.nan,
             3,
-            "1 of 40 images are not 28 x 28 pixels, as the generator draws them: decoded_height is nothing instead",
+            "1 of 40 images are not 28 x 28 pixels, as the generator produces: decoded_height is nothing instead",
         ),
         ("decoded_mode", None, 3, "1 of 40 images are not stored as RGB but as nothing"),
         ("key", None, 5, "1 of 40 records have no key"),
         ("seed", None, 1, "1 of 40 records have no seed"),
-        ("prompt", None, 1, "2 of 40 images were drawn with another prompt than their class's"),
+        ("prompt", None, 1, "2 of 40 images were generated with another prompt than their class's"),
         ("prompt", None, 1, "1 of 40 records have no prompt"),
         ("guidance_scale", np.nan, 0, "1 of 40 records have no guidance_scale"),
         ("num_inference_steps", None, 0, "1 of 40 records have no num_inference_steps"),
@@ -129,13 +134,13 @@ DEFECTS = [
     ],
     [
         ("class", "c", [0, 2], "the classes of the images are not as planned: there are some of c; another number of a (18 of 20)"),
-        ("prompt", "other", [0, 2], "2 of 40 images were drawn with another prompt than their class's"),
+        ("prompt", "other", [0, 2], "2 of 40 images were generated with another prompt than their class's"),
         ("guidance_scale", np.inf, slice(None), "the guidance_scale of a record is inf, which is not from 1 to 100"),
         ("num_inference_steps", 0, slice(None), "the num_inference_steps of a record is 0, which is not from 1 to 100000"),
     ],
     [
         ("class", "b", slice(None), "the classes of the images are not as planned: there are none of a; another number of b (40 of 20)"),
-        ("prompt", "an a", slice(None), "40 of 40 images were drawn with another prompt than their class's"),
+        ("prompt", "an a", slice(None), "40 of 40 images were generated with another prompt than their class's"),
         ("guidance_scale", 0.5, slice(None), "the guidance_scale of a record is 0.5, which is not from 1 to 100"),
         ("num_inference_steps", "many", slice(None), "40 of 40 records have no num_inference_steps"),
     ],
@@ -150,8 +155,8 @@ def test_each_of_many_defects_is_named_and_nothing_else(defects: list[tuple[str,
         content[column] = content[column].astype(object)
         content.loc[rows, column] = value
     failures = set(check_structure(content, PLAN, pages=False).failures)
-    echoes = {said for said in failures if said.endswith("(40)") or "is None" in said}  # of a column without any value
-    assert failures - echoes == {said for *_, said in defects}
+    echoes = {failure for failure in failures if failure.endswith("(40)") or "is None" in failure}  # of a column without any value
+    assert failures - echoes == {message for *_, message in defects}
 
 
 def test_an_empty_table_fails_and_says_no_more_than_that() -> None:
@@ -163,7 +168,7 @@ def test_an_empty_table_fails_and_says_no_more_than_that() -> None:
 
 def test_missing_columns_fail() -> None:
     """A column that is not there is a column without values, and no column may be without."""
-    said = " ".join(check_structure(table()[["source_image", "strength"]], PLAN, pages=False).failures)
+    messages = " ".join(check_structure(table()[["source_image", "strength"]], PLAN, pages=False).failures)
     unnamed = {"class": "classes of the images", "decoded": "decode to the last byte", "decoded_mode": "stored as RGB but as nothing"}
     unnamed |= {
         "as_recorded": "show the pixels",
@@ -172,26 +177,30 @@ def test_missing_columns_fail() -> None:
         "negative_prompt": "negative",
     }
     for name in table().columns.drop(["source_image", "strength"]):
-        assert unnamed.get(name, f"no {name}" if name in (*PROVENANCE, "key") else name) in said, name
+        assert unnamed.get(name, f"no {name}" if name in (*PROVENANCE, "key") else name) in messages, name
 
 
 def test_a_class_short_of_its_share_is_named_though_the_total_is_right() -> None:
     """Balance within the accepted ratio is not enough where the plan says how many there are of each."""
     plan = replace(PLAN, counts=(19, 21))
-    said = "the classes of the images are not as planned: there are another number of a (20 of 19), b (20 of 21)"
-    assert check_structure(table(), plan, pages=False).failures == (said,)
+    expected = "the classes of the images are not as planned: there are another number of a (20 of 19), b (20 of 21)"
+    assert check_structure(table(), plan, pages=False).failures == (expected,)
 
 
 def test_without_a_generator_at_hand_most_of_a_class_say_its_prompt() -> None:
-    """A record that was drawn for another class is found, though nobody says what the prompts should be."""
+    """A record that was generated for another class is found, even if no prompts are planned."""
     content = spoilt("prompt", "a b", 0)
-    assert check_structure(content, UNKNOWN, pages=False).failures == ("1 of 40 images were drawn with another prompt than their class's",)
+    assert check_structure(content, UNKNOWN, pages=False).failures == (
+        "1 of 40 images were generated with another prompt than their class's",
+    )
     merged = replace(UNKNOWN, origin="merged")
     content = table()
     content.loc[20:, ["prompt", "generator_digest"]] = ["another", "cd"]
     assert check_structure(content, merged, pages=False).failures == ()
     content.loc[20, "prompt"] = "an a"
-    assert check_structure(content, merged, pages=False).failures == ("1 of 40 images were drawn with another prompt than their class's",)
+    assert check_structure(content, merged, pages=False).failures == (
+        "1 of 40 images were generated with another prompt than their class's",
+    )
 
 
 def from_images() -> pd.DataFrame:
@@ -203,20 +212,20 @@ def from_images() -> pd.DataFrame:
 
 
 def test_strengths_vary_over_the_planned_grid_and_no_further() -> None:
-    """A grid of strengths is lawful in one set, another strength is not, nor a set drawn from noise where sources were planned."""
+    """A grid of strengths is allowed in one set, another strength is not, nor a set generated from noise where sources were planned."""
     grid = replace(PLAN, strengths=(0.3, 0.7))
     assert check_structure(from_images(), grid, pages=False).failures == ()
     assert check_structure(from_images(), UNKNOWN, pages=False).failures == ()
-    said = "the strengths of the records are not as planned (0 is drawn from noise): there are "
-    assert check_structure(table(), grid, pages=False).failures == (f"{said}none of 0.3, 0.7; some of 0.0",)
+    message = "the strengths of the records are not as planned (0 means generated from noise): there are "
+    assert check_structure(table(), grid, pages=False).failures == (f"{message}none of 0.3, 0.7; some of 0.0",)
     odd = from_images()
     odd.loc[0, "strength"] = 0.5
-    assert check_structure(odd, grid, pages=False).failures == (f"{said}some of 0.5",)
+    assert check_structure(odd, grid, pages=False).failures == (f"{message}some of 0.5",)
     odd["strength"] = 1.5
     assert "the strength of a record is 1.5, which is not from 0 to 1" in check_structure(odd, UNKNOWN, pages=False).failures
     odd = from_images()
     odd.loc[0, "source_image"] = None
-    assert any("a strength without a source image" in said for said in check_structure(odd, UNKNOWN, pages=False).failures)
+    assert any("a strength without a source image" in failure for failure in check_structure(odd, UNKNOWN, pages=False).failures)
 
 
 def test_an_empty_suite_fails() -> None:
@@ -225,7 +234,7 @@ def test_an_empty_suite_fails() -> None:
 
 
 def test_a_lost_result_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An expectation that was asked for and says nothing has not been met."""
+    """An expectation without a result has not been met."""
     found = suites._found
     monkeypatch.setattr(suites, "_found", lambda suite, results: found(suite, results[1:]))
     checks = [gxe.ExpectColumnValuesToNotBeNull(column="key"), gxe.ExpectColumnValuesToBeUnique(column="key")]
@@ -258,8 +267,8 @@ class ExpectSilence(ExpectTrouble):
 def test_an_expectation_that_raises_fails_and_the_others_are_still_run() -> None:
     """An exception is no pass, and hides no other defect."""
     failures = run([ExpectTrouble(column="key"), gxe.ExpectColumnValuesToNotBeNull(column="seed")], spoilt("seed", None)).failures
-    assert any("expect_trouble could not be checked" in said and "planted" in said for said in failures)
-    assert any("'seed'" in said for said in failures)
+    assert any("expect_trouble could not be checked" in failure and "planted" in failure for failure in failures)
+    assert any("'seed'" in failure for failure in failures)
 
 
 def test_success_with_unexpected_values_is_no_pass() -> None:
@@ -270,7 +279,7 @@ def test_success_with_unexpected_values_is_no_pass() -> None:
 
 
 def test_tolerances_conditions_and_severities_do_not_pass() -> None:
-    """One record without a value is not all records with one, however leniently it was asked."""
+    """One record without a value fails the check, whatever tolerance the expectation has."""
     lenient = [
         gxe.ExpectColumnValuesToNotBeNull(column="key", mostly=0.9),
         gxe.ExpectColumnValuesToNotBeNull(column="seed", severity="warning"),
@@ -292,7 +301,7 @@ def test_a_tolerance_is_refused_even_where_it_was_not_needed() -> None:
 
 
 def test_expectations_of_our_own_count_what_the_library_passes_over() -> None:
-    """Nothing, nulls alone and nulls beside what is expected are not what is expected."""
+    """No records, nulls alone, and nulls in addition to the expected values all fail."""
     for values in ([], [None, None], [1, None], [np.nan, 1], [1, 2]):
         content = pd.DataFrame({"x": pd.Series(values, dtype=object), "y": pd.Series(values, dtype=object)})
         found = run([ExpectEveryValueToBe(column="x", value=1), ExpectValuesToBeExactly(column="x", value_set=[1])], content)
@@ -366,11 +375,11 @@ def merged() -> pd.DataFrame:
 
 
 def test_a_union_of_runs_may_have_several_settings() -> None:
-    """Settings may differ between merged runs, and only there; that a record says how it was drawn is expected of each."""
+    """Settings may differ between merged runs, and only there; every record must have its sampling settings."""
     assert check_structure(merged(), replace(PLAN, origin="merged"), pages=False).failures == ()
-    said = " ".join(check_structure(merged(), PLAN, pages=False).failures)
-    assert "40 of 40 records share their seed with another" in said
-    assert "in their guidance_scale, of which a set has one: 1.5 (20), 3.0 (20)" in said
+    messages = " ".join(check_structure(merged(), PLAN, pages=False).failures)
+    assert "40 of 40 records share their seed with another" in messages
+    assert "in their guidance_scale, of which a set has one: 1.5 (20), 3.0 (20)" in messages
     twice = merged()
     twice.loc[20:, "guidance_scale"] = 1.5
     assert check_structure(twice, replace(PLAN, origin="merged"), pages=False).failures == (
@@ -381,24 +390,24 @@ def test_a_union_of_runs_may_have_several_settings() -> None:
     assert check_structure(silent, replace(PLAN, origin="merged"), pages=False).failures == ("1 of 40 records have no scheduler",)
 
 
-def test_imported_records_need_not_say_how_they_were_drawn() -> None:
+def test_imported_records_need_no_sampling_settings() -> None:
     """Another generator's set is not refused for columns that only ours can fill, nor for sizes; half an answer is no answer."""
     plan = replace(UNKNOWN, origin="imported")
     bare = table().drop(columns=list(PROVENANCE))
     bare.loc[:9, "decoded_width"] = 30
     assert check_structure(bare, plan, pages=False).failures == ()
-    assert check_structure(bare, replace(plan, origin="drawn"), pages=False).failures != ()
+    assert check_structure(bare, replace(plan, origin="generated"), pages=False).failures != ()
     mixed = table()
     mixed.loc[:9, list(PROVENANCE)] = None
     assert check_structure(mixed, plan, pages=False).failures == ()
     mixed.loc[20, "seed"] = None
-    assert check_structure(mixed, plan, pages=False).failures[0].startswith("1 of 40 records say only in part how they were drawn")
+    assert check_structure(mixed, plan, pages=False).failures[0].startswith("1 of 40 records have incomplete sampling settings")
     mixed.loc[20, "seed"] = 21
     assert check_structure(mixed, plan, pages=False).failures == ("2 of 40 records share their seed with another of the same settings",)
 
 
 def test_imported_records_are_held_to_everything_else() -> None:
-    """Equal terms: count, classes, keys, split, pixels as recorded, and the generator that it is said to be of."""
+    """Equal terms: count, classes, keys, split, pixels as recorded, and the generator that is recorded."""
     plan = replace(UNKNOWN, origin="imported")
     spoiled = table(39).drop(columns=list(PROVENANCE))
     spoiled.loc[1, "key"] = "k0"
@@ -407,9 +416,9 @@ def test_imported_records_are_held_to_everything_else() -> None:
     spoiled.loc[4, "split"] = "val"
     spoiled.loc[5, "class"] = "c"
     failures = check_structure(spoiled, plan, pages=False).failures
-    for said in ("39 images; 40", "share their key", "do not decode", "do not show the pixels", "but in val", "some of c"):
-        assert any(said in failure for failure in failures), said
+    for part in ("39 images; 40", "share their key", "do not decode", "do not show the pixels", "but in val", "some of c"):
+        assert any(part in failure for failure in failures), part
     assert any(
-        "generator_digest is nothing" in said
-        for said in check_structure(spoiled, replace(plan, generator_digest="ab"), pages=False).failures
+        "generator_digest is nothing" in failure
+        for failure in check_structure(spoiled, replace(plan, generator_digest="ab"), pages=False).failures
     )

@@ -1,4 +1,4 @@
-"""Whom a refusal blames: single images, by the checks that failed, and nobody once the test split was met."""
+"""Which images a refusal flags: those of the failed checks, and none once an image matches the test split."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -36,22 +36,22 @@ def inspection(**found: Any) -> Any:
     return SimpleNamespace(subjects=SimpleNamespace(audit=audit, hashes=list("abcde")), **given)
 
 
-def blamed(found: Any, *failed: str) -> dict[str, str]:
+def flagged(found: Any, *failed: str) -> dict[str, str]:
     metrics = dict.fromkeys(failed, FAILED) | {"kid": Measure(value=1.0)}
     return flagged_images(found, Verdict(passed=False, reasons=("r",), metrics=metrics, synthetic_digest="s", real_digest="r"))
 
 
-def test_labels_that_are_confirmed_are_not_blamed() -> None:
+def test_labels_that_are_confirmed_are_not_flagged() -> None:
     """Classifiers may be surer of another class than they use to be, and still think the label's class the likeliest."""
     labels = checked(suspect(1), suspect(3, confirmed=True), by_class=(share(1, 3),), limits=(0.5,))
-    assert blamed(inspection(labels=labels), "label_agreement") == {"k2": "label not confirmed"}
+    assert flagged(inspection(labels=labels), "label_agreement") == {"k2": "label not confirmed"}
 
 
-def test_only_the_classes_that_failed_are_blamed() -> None:
-    """Each by its own limit: a class that keeps it, or cannot be judged, keeps its disputed images though fewer are confirmed."""
+def test_only_the_classes_that_failed_are_flagged() -> None:
+    """Each by its own limit: a class that keeps it, or has none, keeps its disputed images though fewer are confirmed."""
     shares = (share(60, 100), share(40, 100), share(5, 100))
     labels = checked(*(suspect(i, label=i) for i in range(3)), by_class=shares, limits=(0.8, 0.2, None))
-    assert blamed(inspection(labels=labels), "label_agreement_worst_class") == {"k0": "label not confirmed"}
+    assert flagged(inspection(labels=labels), "label_agreement_worst_class") == {"k0": "label not confirmed"}
 
 
 @pytest.mark.parametrize(
@@ -63,25 +63,25 @@ def test_only_the_classes_that_failed_are_blamed() -> None:
         ("near_val", Leak(split="val", query=4, reference=0, exact=False), "is nearly a validation image"),
     ],
 )
-def test_images_of_real_splits_are_blamed_by_the_check_that_failed(metric: str, leak: Leak, why: str) -> None:
+def test_images_of_real_splits_are_flagged_by_the_check_that_failed(metric: str, leak: Leak, why: str) -> None:
     """And by no other one: the same image is left where its check passed."""
-    assert blamed(inspection(leaks=[leak]), metric) == {"k5": why}
-    assert blamed(inspection(leaks=[leak]), "duplicate_fraction") == {}
+    assert flagged(inspection(leaks=[leak]), metric) == {"k5": why}
+    assert flagged(inspection(leaks=[leak]), "duplicate_fraction") == {}
 
 
 @pytest.mark.parametrize("met", ["exact_test", "near_test"])
 def test_what_is_known_of_the_test_split_mends_nothing(met: str) -> None:
     """A set that was chosen by the test split would no longer be new to it."""
     leaks = [Leak(split="train", query=4, reference=0, exact=True), Leak(split="test", query=0, reference=0, exact=True)]
-    assert blamed(inspection(leaks=leaks), "exact_train", met) == {}
+    assert flagged(inspection(leaks=leaks), "exact_train", met) == {}
 
 
-def test_of_several_reasons_the_first_is_said_and_damaged_files_before_all() -> None:
+def test_of_several_reasons_the_first_is_recorded_and_damaged_files_before_all() -> None:
     """One line an image."""
     labels = checked(suspect(4), suspect(0), by_class=(share(1, 3),), limits=(0.9,))
     found = inspection(labels=labels, leaks=[Leak(split="train", query=4, reference=0, exact=True)], repeated=[[0, 1]])
-    told = blamed(found, "label_agreement", "exact_train", "near_duplicate_fraction", "undecodable")
-    assert told == {
+    reasons = flagged(found, "label_agreement", "exact_train", "near_duplicate_fraction", "undecodable")
+    assert reasons == {
         "k0": "label not confirmed",
         "k1": "does not decode",
         "k2": "nearly repeats another image",

@@ -11,8 +11,8 @@ from gda.gate.measures import MeasuredWith
 WITH = MeasuredWith(reference_digest="r")
 
 
-def told(shares: list[float], each: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of `each` images a class, of which such a share is seen as its class and the rest as the next, and the classes."""
+def seen_as(shares: list[float], each: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and classes of `each` images per class, of which such a share is seen as its class and the rest as the next."""
     classes = np.repeat(np.arange(len(shares)), each)
     right = np.concatenate([np.arange(each) < round(share * each) for share in shares])
     seen = np.where(right, classes, (classes + 1) % len(shares))
@@ -20,8 +20,8 @@ def told(shares: list[float], each: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check(synthetic: list[float], real: list[float], *, each: int = 200, **config: float) -> LabelCheck:
-    seen, classes = told(synthetic, each)
-    unseen, truth = told(real, each)
+    seen, classes = seen_as(synthetic, each)
+    unseen, truth = seen_as(real, each)
     return check_labels(seen, Labels.hard(classes), unseen, truth, ValidateConfig(**config), names=list("abcd"), measured=WITH)  # type: ignore[arg-type]
 
 
@@ -42,8 +42,8 @@ def test_with_an_absolute_limit_the_worst_class_is_that_confirmed_least() -> Non
     assert found.limits == (0.6,) * 4
 
 
-def test_a_class_that_no_classifier_tells_is_left_out_unless_none_is_told() -> None:
-    """Real images that are told no better than by chance say nothing of synthetic ones; if that holds for all, nothing was judged."""
+def test_a_class_that_no_classifier_recognises_is_left_out_unless_all_are() -> None:
+    """Real images recognised no better than by chance give no limit for synthetic ones; if that holds for all, no class has a limit."""
     found = check([0.0, 0.9, 0.9, 0.95], [0.2, 1.0, 1.0, 1.0])
     assert found.limits[0] is None
     assert found.measures["label_agreement_worst_class"].value == 0.9

@@ -38,8 +38,8 @@ def test_labels_are_confirmed_by_the_likeliest_class_and_disputed_where_another_
     assert found.confident == share(3, 6)
     assert found.by_class == (share(2, 2), share(0, 2), share(1, 1))
     assert found.soft_gap is None
-    told = [(s.position, s.label, s.predicted, s.confident, s.confirmed) for s in found.suspects]
-    assert told == [(5, -1, 0, True, False), (3, 1, 0, True, False), (2, 0, 1, True, True), (1, 1, 0, False, False)]
+    suspects = [(s.position, s.label, s.predicted, s.confident, s.confirmed) for s in found.suspects]
+    assert suspects == [(5, -1, 0, True, False), (3, 1, 0, True, False), (2, 0, 1, True, True), (1, 1, 0, False, False)]
     assert (found.suspects[1].probability, found.suspects[1].own_probability) == (0.75, 0.2)
     assert found.suspects[0].own_probability == 0.0
 
@@ -62,12 +62,12 @@ def test_a_soft_label_is_confirmed_by_either_of_its_classes() -> None:
     found = agreement(rows, soft([0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5]), THRESHOLDS)
     assert found.overall == share(2, 3)
     assert [(s.position, s.predicted, s.own_probability) for s in found.suspects] == [(2, 2, pytest.approx(0.1))]
-    # It counts for the class it was drawn for.
+    # It counts for the class it was generated for.
     assert found.by_class == (share(2, 3), None, None)
 
 
 def test_weights_that_say_less_than_is_to_be_seen_show_as_a_gap() -> None:
-    """Labelled a quarter class 0, seen as class 0 three times of four; the one seen as neither tells nothing of the weights."""
+    """Labelled a quarter class 0, seen as class 0 three times of four; the one seen as neither is no evidence about the weights."""
     rows = np.array([[0.8, 0.1, 0.1]] * 3 + [[0.2, 0.7, 0.1], [0.0, 0.0, 1.0], [0.9, 0.1, 0.0]])
     labels = soft([0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, -1], [0.25, 0.25, 0.25, 0.25, 0.25, 1.0])
     gap = agreement(rows, labels, THRESHOLDS).soft_gap

@@ -18,7 +18,7 @@ def hashes(images: torch.Tensor) -> list[str]:
     return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
 
 
-def test_exact_and_near_leaks_are_told_apart() -> None:
+def test_exact_and_near_leaks_are_distinguished() -> None:
     """Each leaked image is listed once, with its original: pixel for pixel where it is, else as near."""
     real, own = digits()[:40], digits()[100:130].clone()
     own[4] = real[9]

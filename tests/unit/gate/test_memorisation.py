@@ -7,7 +7,7 @@ BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "memorisation.py"
 
 
 def test_the_flagged_share_rises_with_repetition() -> None:
-    """At equal updates, drawn images of pictures seen 100 times are nearly all flagged, of pictures seen once about as few as real ones."""
+    """At equal steps, generated images of pictures seen 100 times are nearly all flagged, of pictures seen once as few as real ones."""
     spec = importlib.util.spec_from_file_location("memorisation", BENCHMARK)
     assert spec is not None
     assert spec.loader is not None

@@ -11,15 +11,15 @@ from gda.gate.checks.prompt_match import cosines, mean_of
 
 def test_each_image_is_compared_with_its_own_prompt_and_each_text_embedded_once() -> None:
     """Lengths do not count; the order of the images is kept."""
-    asked: list[Sequence[str]] = []
+    calls: list[Sequence[str]] = []
 
     def embed(texts: Sequence[str]) -> np.ndarray:
-        asked.append(list(texts))
+        calls.append(list(texts))
         return np.array([{"right": [2.0, 0.0], "up": [0.0, 0.1]}[text] for text in texts])
 
     features = np.array([[3.0, 0.0], [3.0, 4.0], [-1.0, 0.0]])
     assert cosines(features, ["right", "up", "right"], embed) == pytest.approx([1.0, 0.8, -1.0])
-    assert asked == [["right", "up"]]
+    assert calls == [["right", "up"]]
 
 
 def test_a_mean_has_its_normal_interval() -> None:

@@ -46,7 +46,7 @@ def test_sound_measures_pass_without_reasons() -> None:
 def test_every_metric_that_is_not_a_number_refuses(name: str, broken: object) -> None:
     """Missing, null, NaN or infinite: each fails closed, and the reason names the metric."""
     if broken == "absent" and RULES[name].optional:
-        pytest.skip("sets with a handful of images a class do not have it; the next test is of that")
+        pytest.skip("sets with a handful of images per class do not have it; the next test covers that")
     measures = sound()
     if broken == "absent":
         del measures[name]
@@ -58,7 +58,7 @@ def test_every_metric_that_is_not_a_number_refuses(name: str, broken: object) ->
 
 
 def test_only_what_small_sets_cannot_have_may_be_absent() -> None:
-    """What is measured within a class needs enough images for a floor; a few-shot set is judged by the rest."""
+    """What is measured within a class needs enough images for a floor; a few-shot set is assessed by the rest."""
     measures = sound()
     within = ["coverage_worst_class", "recall_worst_class", "mean_distance_worst_class"]
     for name in within:
@@ -70,7 +70,7 @@ def test_only_what_small_sets_cannot_have_may_be_absent() -> None:
 @pytest.mark.parametrize("name", ["fid", "coverage", "label_agreement", "copy_fraction"])
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_a_nan_end_of_an_interval_refuses(name: str, end: str) -> None:
-    """The end is what is judged, so it must be a number too."""
+    """The limit applies to the end, so it must be a number too."""
     measures = sound()
     measures[name] = measures[name].model_copy(update={end: math.nan})
     assert not assess(measures, CONFIG)[0]
@@ -88,7 +88,7 @@ def test_a_missing_floor_refuses(name: str, floor: float | None) -> None:
     measures[name] = measures[name].model_copy(update={"floor": floor})
     passed, reasons = assess(measures, CONFIG)
     assert not passed
-    assert reasons == (f"{name} has no real-against-real floor to be judged by",)
+    assert reasons == (f"{name} has no real-against-real floor to compare with",)
 
 
 def limited(**limit: object) -> ValidateConfig:
@@ -99,7 +99,7 @@ RECALL = Measure(value=0.5, low=0.4, high=0.6, floor=0.8, n=350)
 
 
 @pytest.mark.parametrize(
-    ("limit", "passed", "said"),
+    ("limit", "passed", "reason"),
     [
         ({"at_least": 0.4}, True, ""),
         ({"at_least": 0.41}, False, "recall is 0.5 (as low as 0.4, on 350 images), below the 0.41 of validate.limits"),
@@ -114,19 +114,19 @@ RECALL = Measure(value=0.5, low=0.4, high=0.6, floor=0.8, n=350)
         ),
     ],
 )
-def test_a_limit_on_any_metric_is_absolute_or_relative_to_the_floor(limit: dict[str, object], passed: bool, said: str) -> None:
-    """What a user asks for beyond the rules is judged as the rules are, and shown."""
+def test_a_limit_on_any_metric_is_absolute_or_relative_to_the_floor(limit: dict[str, object], passed: bool, reason: str) -> None:
+    """A limit of the configuration is applied and shown like the rules."""
     measures, config = sound() | {"recall": RECALL}, limited(**limit)
-    assert assess(measures, config) == (passed, (said,) if said else ())
+    assert assess(measures, config) == (passed, (reason,) if reason else ())
     assert apply_limits(measures, config)["recall"].passed is passed
 
 
-def test_a_limit_that_cannot_be_judged_refuses() -> None:
+def test_a_limit_without_a_floor_refuses() -> None:
     """On a metric that was not measured, or a multiple of a floor that is not known: never a pass."""
     assert assess(sound(), limited(at_most=1.0)) == (False, ("could not be measured, which counts as failed: recall",))
     unfloored = {"recall": RECALL.model_copy(update={"floor": None})}
     passed, reasons = assess(sound() | unfloored, limited(at_most=9.0, of_floor=True))
-    assert (passed, reasons) == (False, ("recall has no real-against-real floor to be judged by",))
+    assert (passed, reasons) == (False, ("recall has no real-against-real floor to compare with",))
 
 
 def test_a_limit_of_a_metric_with_a_rule_adds_to_it() -> None:
@@ -190,17 +190,17 @@ def test_the_limit_is_compared_with_the_right_end(name: str, good: dict[str, flo
 
 def test_limits_and_outcomes_are_written_into_the_measures() -> None:
     """The report shows what each metric was held against."""
-    judged = apply_limits(sound(), CONFIG)
-    assert (judged["fid"].limit, judged["fid"].passed) == (6.0, True)
-    assert (judged["kid"].limit, judged["kid"].passed) == (None, None)
-    assert all(judged[name].passed for name in RULES)
+    limited = apply_limits(sound(), CONFIG)
+    assert (limited["fid"].limit, limited["fid"].passed) == (6.0, True)
+    assert (limited["kid"].limit, limited["kid"].passed) == (None, None)
+    assert all(limited[name].passed for name in RULES)
 
 
 def test_reasons_are_sentences_with_the_numbers() -> None:
     """A person must see what was found, what is accepted and what real images score."""
     measures = sound()
     _, reasons = assess(measures | {"fid": Measure(value=9.0, low=8.0, high=10.0, floor=1.0, n=350)}, CONFIG)
-    assert reasons == ("FID is 9 (up to 10), above 6; real images against real ones score 1 at 350 a side",)
+    assert reasons == ("FID is 9 (up to 10), above 6; real images against real ones score 1 with 350 images on each side",)
 
 
 RELATIVE = ValidateConfig(fid_max_ratio=6.0, min_coverage_ratio=0.3)
@@ -215,7 +215,7 @@ RELATIVE = ValidateConfig(fid_max_ratio=6.0, min_coverage_ratio=0.3)
         (0.86, 0.96, 0.1, True),  # about where the limit was, at the floor of easy sets
         (0.84, 0.96, 0.1, False),
         (0.99, 0.99, 0.5, True),
-        (0.5, 0.51, 0.5, False),  # labels at random, of classes that are hardly told
+        (0.5, 0.51, 0.5, False),  # labels at random, of classes that are hardly recognised
         (0.1, 0.104, 0.1, False),
         (0.99, 0.1, 0.1, False),  # classifiers that know nothing confirm nothing
     ],
@@ -229,13 +229,13 @@ def test_agreement_of_labels_is_held_against_that_of_real_images(value: float, f
 @pytest.mark.parametrize(
     ("value", "floor", "n", "passed"),
     [
-        (0.55, 0.5, 500, True),  # hard to tell, and told as often as its real images
+        (0.55, 0.5, 500, True),  # hard to recognise, and recognised as often as its real images
         (0.4, 0.5, 500, True),
         (0.3, 0.5, 500, False),
         (0.55, 0.97, 500, False),
         (0.2, 0.5, 10, True),  # two of ten: one sound class of ten has as few often enough
         (0.0, 0.5, 10, False),
-        (0.5, 0.97, 10, False),  # of ten that are easily told, half are not missed by chance
+        (0.5, 0.97, 10, False),  # of ten that are easily recognised, half are not missed by chance
         (0.1, 0.1, 500, False),
     ],
 )
@@ -246,7 +246,7 @@ def test_a_class_is_held_against_its_own_real_images(value: float, floor: float,
 
 
 def test_sound_sets_are_seldom_refused_for_the_worst_of_many_small_classes() -> None:
-    """Simulated: of sets with ten images a class, each confirmed as often as real ones are, one in a hundred may be refused."""
+    """Simulated: of sets with ten images per class, each confirmed as often as real ones are, one in a hundred may be refused."""
     floors = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.95, 0.95, 0.99, 0.99]
     limits = [limit_of("label_agreement_worst_class", Measure(value=1.0, floor=f, chance=0.1, n=10), RELATIVE) for f in floors]
     shares = np.random.default_rng(0).binomial(10, floors, size=(3000, 10)) / 10
@@ -267,7 +267,7 @@ def test_classifiers_that_know_nothing_are_named() -> None:
     """The complaint is of the floor, not of the set."""
     blind = Measure(value=0.9, low=0.89, high=0.91, floor=0.1, chance=0.1, n=1000)
     assert assess(sound() | {"label_agreement": blind}, RELATIVE)[1] == (
-        "label_agreement: unseen real images reach 10.0%, no more than labels given at random, so labels cannot be judged",
+        "label_agreement: unseen real images reach 10.0%, no more than labels given at random, so labels cannot be checked",
     )
 
 
@@ -292,14 +292,14 @@ def test_the_coverage_of_a_class_is_held_against_what_a_sound_one_reaches(n: int
 
 
 def test_a_floor_of_one_does_not_make_chance_impossible() -> None:
-    """Of five images a side all real ones may be covered by one another, which a sound set need not repeat."""
+    """With five images on each side, real ones may all cover one another, which a sound set need not repeat."""
     assert limit_of("recall_worst_class", Measure(value=0.1, floor=1.0, n=5, num_classes=10), RELATIVE) == 0.0
     assert limit_of("recall_worst_class", Measure(value=0.1, floor=1.0, n=100, num_classes=10), RELATIVE) == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize("name", ["coverage_worst_class", "recall_worst_class", "label_agreement_worst_class", "mean_distance_worst_class"])
 def test_a_reason_names_the_class(name: str) -> None:
-    """Whoever reads of the worst class must know which one it is; a verdict of an earlier version does not say."""
+    """The message names the worst class; a verdict of an earlier version has no name for it."""
     collapsed = sound()[name].model_copy(update={"value": 0.04, "class_name": "seven"})
     assert assess(sound() | {name: collapsed}, RELATIVE)[1][0].startswith("in seven, the class ")
     unnamed = collapsed.model_copy(update={"class_name": None})

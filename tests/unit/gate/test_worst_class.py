@@ -1,4 +1,4 @@
-"""The class that decides: judged by its own limit, not by how far it is from its floor, and named."""
+"""The class that decides: chosen by its own limit, not by its distance from its floor, and named."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def worst(by_class: list[ByMetric | None], **config: float) -> dict[str, Measure
     return apply_limits(worst_classes(by_class, list("abcdef")[: len(by_class)], given, measured=MeasuredWith(extractor="x")), given)
 
 
-def test_the_class_that_misses_its_limit_is_judged_though_another_is_further_below_its_floor() -> None:
+def test_the_class_that_misses_its_limit_decides_though_another_is_further_below_its_floor() -> None:
     """Few images make a class vary, and lower its limit: it must not hide a class of many that has collapsed by a little less."""
     few, many = of_class(8, coverage=compared(0.15, n=8)), of_class(100, coverage=compared(0.2, n=100))
     found = worst([few, many, of_class()])["coverage_worst_class"]
@@ -90,22 +90,22 @@ def features(rng: np.random.Generator, n: int) -> np.ndarray:
     return (rng.gamma(2.0, size=(n, 16)) - 2.0) * np.arange(1, 17) ** -0.75
 
 
-def judged(synthetic: list[np.ndarray], real: list[np.ndarray]) -> set[str]:
+def failed_metrics(synthetic: list[np.ndarray], real: list[np.ndarray]) -> set[str]:
     """The metrics that refuse a set of these classes."""
     pairs = enumerate(zip(synthetic, real, strict=True))
-    found = worst([compare_class(mine, theirs, seed=number, repeats=5) for number, (mine, theirs) in pairs])
+    found = worst([compare_class(generated, reference, seed=number, repeats=5) for number, (generated, reference) in pairs])
     return {name for name, measure in found.items() if measure.passed is False}
 
 
 def test_a_class_of_a_few_pictures_is_refused_and_sound_ones_are_not() -> None:
-    """Three pictures with jitter lie as far apart as real images do, and near many of them: recall tells."""
+    """Three pictures with jitter lie as far apart as real images do, and near many of them: recall is low."""
     rng = np.random.default_rng(0)
     real, fresh = ([features(rng, n) for _ in range(6)] for n in (70, 100))
-    assert judged(fresh, real) == set()
+    assert failed_metrics(fresh, real) == set()
     three = np.repeat(fresh[0][:3], 33, axis=0) + rng.normal(0, 0.02, (99, 16))
-    assert "recall_worst_class" in judged([three, *fresh[1:]], real)
+    assert "recall_worst_class" in failed_metrics([three, *fresh[1:]], real)
     elsewhere = fresh[0] + 2.0
-    assert "coverage_worst_class" in judged([elsewhere, *fresh[1:]], real)
+    assert "coverage_worst_class" in failed_metrics([elsewhere, *fresh[1:]], real)
 
 
 @pytest.mark.parametrize("n", [5, 10])

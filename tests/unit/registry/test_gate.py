@@ -23,7 +23,7 @@ def spread(error: float, *, seed_share: float = 0.3, seed_freedom: float = 5.0) 
     return Spread.model_construct(error=error, seed_share=seed_share, seed_freedom=seed_freedom, image_freedom=4299.0)
 
 
-def judge(
+def gate(
     metrics: Any = METRICS, verdict: Any = VERDICT, *, licence: str = "apache-2.0", champion: Rival | None = None, **promote: Any
 ) -> GateResult:
     return decide(metrics, verdict, PromoteConfig(**promote), licence=licence, champion=champion)
@@ -49,7 +49,7 @@ def shifted(gain: Gain, by: float) -> Gain:
 
 def test_a_sound_gain_passes() -> None:
     """Protects against a gate that nothing can pass."""
-    assert judge() == GateResult(promoted=True, reasons=(), rival="real_strong")
+    assert gate() == GateResult(promoted=True, reasons=(), rival="real_strong")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_sound_gain_passes() -> None:
 )
 def test_a_gain_that_is_not_proven_is_refused(change: dict[str, Any], reason: str) -> None:
     """Protects every number of the gain: too weak, absent or not finite, it keeps the gate shut."""
-    result = judge(with_gain(**change))
+    result = gate(with_gain(**change))
     assert not result.promoted
     assert reason in " | ".join(result.reasons)
 
@@ -106,7 +106,7 @@ def test_a_gain_that_is_not_proven_is_refused(change: dict[str, Any], reason: st
 )
 def test_incomplete_metrics_are_refused(change: dict[str, Any], reason: str) -> None:
     """Protects every other field that the decision rests on."""
-    result = judge(METRICS.model_copy(update=change))
+    result = gate(METRICS.model_copy(update=change))
     assert not result.promoted
     assert reason in " | ".join(result.reasons)
 
@@ -124,7 +124,7 @@ def test_incomplete_metrics_are_refused(change: dict[str, Any], reason: str) -> 
 )
 def test_a_verdict_that_does_not_clear_the_set_is_refused(change: dict[str, Any], reason: str) -> None:
     """Protects the verdict's part: refused, empty or about other data, it keeps the gate shut."""
-    result = judge(verdict=VERDICT.model_copy(update=change))
+    result = gate(verdict=VERDICT.model_copy(update=change))
     assert not result.promoted
     assert reason in " | ".join(result.reasons)
 
@@ -132,21 +132,21 @@ def test_a_verdict_that_does_not_clear_the_set_is_refused(change: dict[str, Any]
 @pytest.mark.parametrize("broken", [None, {}, "metrics", Metrics.model_construct()])
 def test_no_metrics_at_all_is_refused(broken: object) -> None:
     """Protects against an exception in the gate being anything but a refusal."""
-    result = judge(broken)
+    result = gate(broken)
     assert not result.promoted
     assert "could not be computed" in result.reasons[0]
 
 
 def test_no_verdict_is_refused() -> None:
-    """Protects against promoting a classifier whose synthetic images nobody judged."""
-    assert judge(verdict=None).reasons == ("there is no verdict on the synthetic set",)
+    """Protects against promoting a classifier whose synthetic images were not validated."""
+    assert gate(verdict=None).reasons == ("there is no verdict on the synthetic set",)
 
 
 def test_a_harmed_class_is_named() -> None:
     """Protects single classes: a significant loss in one refuses a gain of the mean."""
     harm = {"class_name": "pear", "change": -0.08, "p_value": 0.01}
     harmed = Gain.model_validate(STRONGEST.model_dump() | {"harmed_classes": [harm]})
-    assert judge(over(real_strong=harmed)).reasons == (
+    assert gate(over(real_strong=harmed)).reasons == (
         "class pear is significantly worse than with real_strong: -8.00 points (adjusted p = 0.01)",
     )
 
@@ -154,56 +154,56 @@ def test_a_harmed_class_is_named() -> None:
 @pytest.mark.parametrize("licence", ["unknown", "", "deepfloyd-if-license", "none"])
 def test_an_unknown_licence_is_refused(licence: str) -> None:
     """Protects against promoting what may not be used: only listed licences of the base pass."""
-    assert "licence" in judge(licence=licence).reasons[0]
-    assert judge(licence=licence, allowed_licences=(licence.upper(),)).promoted
+    assert "licence" in gate(licence=licence).reasons[0]
+    assert gate(licence=licence, allowed_licences=(licence.upper(),)).promoted
 
 
 @pytest.mark.parametrize("arm", [Arm.ZERO_SHOT, Arm.REAL])
 def test_control_arms_are_never_promoted(arm: Arm) -> None:
     """Protects the gate of the images: the zero-shot arm never passed it, however good it is."""
-    assert f"{arm} is a control arm and is never promoted" in judge(arm=arm).reasons
+    assert f"{arm} is a control arm and is never promoted" in gate(arm=arm).reasons
 
 
 def test_the_candidate_must_be_of_the_declared_arm() -> None:
     """Protects pre-declaration: a candidate of whichever arm came out best is refused."""
-    assert "but synthetic was declared" in " | ".join(judge(arm=Arm.SYNTHETIC).reasons)
+    assert "but synthetic was declared" in " | ".join(gate(arm=Arm.SYNTHETIC).reasons)
 
 
 def test_a_rival_without_a_comparison_is_refused() -> None:
     """Protects the champion that cannot be compared with, even where the gain over real is large."""
-    result = judge(champion=Rival(name="champion version 3", gain=None, problem="other test images"))
+    result = gate(champion=Rival(name="champion version 3", gain=None, problem="other test images"))
     assert result == GateResult(
         promoted=False, reasons=("not compared with champion version 3: other test images",), rival="champion version 3"
     )
 
 
-def test_the_champion_counts_beside_real_only_training() -> None:
+def test_the_champion_counts_in_addition_to_real_only_training() -> None:
     """Protects the champion, which has to be beaten as well - and real-only training still, for a champion may be old and weak."""
     weak = shifted(STRONGEST, 0.001 - STRONGEST.mean)
-    assert not judge(champion=Rival(name="champion version 3", gain=weak)).promoted
-    assert judge(champion=Rival(name="champion version 3", gain=STRONGEST)) == GateResult(
+    assert not gate(champion=Rival(name="champion version 3", gain=weak)).promoted
+    assert gate(champion=Rival(name="champion version 3", gain=STRONGEST)) == GateResult(
         promoted=True, reasons=(), rival="champion version 3"
     )
-    assert not judge(over(real_strong=weak), champion=Rival(name="champion version 3", gain=STRONGEST)).promoted
+    assert not gate(over(real_strong=weak), champion=Rival(name="champion version 3", gain=STRONGEST)).promoted
 
 
 @pytest.mark.parametrize("rival", ["real_long", "real_strong"])
 def test_an_arm_below_a_rival_is_refused_however_far_it_is_above_real(rival: str) -> None:
     """Protects fairness: more updates or stronger augmentation of the real images may be all that the gain is."""
     worse = shifted(METRICS.gain_over_rivals[Arm(rival)], -0.03)
-    assert f"the gain over {rival}, -1." in " | ".join(judge(over(**{rival: worse})).reasons)
+    assert f"the gain over {rival}, -1." in " | ".join(gate(over(**{rival: worse})).reasons)
 
 
 @pytest.mark.parametrize("rival", ["real_long", "real_strong"])
 def test_a_rival_that_was_not_compared_is_refused(rival: str) -> None:
     """Protects against a gate that opens because the harder comparison is missing."""
-    assert f"not compared with {rival}" in " | ".join(judge(over(**{rival: None})).reasons)
+    assert f"not compared with {rival}" in " | ".join(gate(over(**{rival: None})).reasons)
 
 
 def test_a_rival_with_fewer_seeds_than_the_candidate_is_refused() -> None:
-    """Protects fairness: three seeds of the rival beside six of the candidate are half a comparison."""
+    """Protects fairness: three seeds of the rival against six of the candidate are half a comparison."""
     few = STRONGEST.model_copy(update={"seeds": 3, "mean": 0.0105, "differences": (0.0105,) * 3})
-    assert "compared with real_strong over 3 of its 6 seeds alone" in judge(over(real_strong=few), min_seeds=2).reasons
+    assert "compared with real_strong over 3 of its 6 seeds alone" in gate(over(real_strong=few), min_seeds=2).reasons
 
 
 def with_arms(**changes: dict[str, Any]) -> Metrics:
@@ -227,10 +227,10 @@ def test_without_validation_accuracies_every_real_only_arm_has_to_be_beaten() ->
 
 
 def test_training_as_long_has_to_be_beaten_whatever_was_declared() -> None:
-    """Protects against a candidate whose gain is its length: 600 updates of real images are no rival for 700."""
+    """Protects against a candidate whose gain is its length: 600 steps on real images are no rival for 700."""
     longer = with_arms(**{Arm.MIXED: {"num_train_steps": 700}})
-    assert "not compared with real images alone for as long: no plain training on real images took 700 updates" in " | ".join(
-        judge(longer).reasons
+    assert "not compared with real images alone for as long: no plain training on real images took 700 steps" in " | ".join(
+        gate(longer).reasons
     )
     declared = PromoteConfig(rivals=(Arm.REAL_STRONG,))
     assert [rival.name for rival in real_rivals(METRICS, declared)] == ["real_strong", "real_long"]
@@ -241,9 +241,9 @@ def test_a_real_only_arm_is_no_rival_of_itself() -> None:
     assert [rival.name for rival in real_rivals(METRICS, PromoteConfig(arm=Arm.REAL_STRONG))] == ["real_long"]
 
 
-def test_fewer_seeds_than_asked_for_are_said_once() -> None:
-    """Protects the reader: what is the candidate's own fault is no reason beside every rival."""
-    assert judge(min_seeds=7).reasons == ("only 6 seeds; at least 7 are needed",)
+def test_fewer_seeds_than_required_are_reported_once() -> None:
+    """Protects the reader: a fault of the candidate alone is not repeated for every rival."""
+    assert gate(min_seeds=7).reasons == ("only 6 seeds; at least 7 are needed",)
 
 
 @pytest.mark.parametrize("rivals", [(Arm.SYNTHETIC,), (Arm.MIXED,), (Arm.TARGETED, Arm.REAL)])
@@ -257,7 +257,7 @@ def test_another_level_of_the_shown_interval_changes_nothing() -> None:
     """Protects the gate's own level: evaluate.confidence 0.51 shows shorter intervals and opens nothing that 0.95 keeps shut."""
     doubtful = STRONGEST.model_copy(update={"spread": spread(0.0055)})
     for shown in ((-0.001, 0.022), (0.007, 0.014)):
-        assert not judge(over(real_strong=doubtful.model_copy(update={"ci95": shown}))).promoted
+        assert not gate(over(real_strong=doubtful.model_copy(update={"ci95": shown}))).promoted
 
 
 @pytest.mark.parametrize(
@@ -267,18 +267,18 @@ def test_each_further_look_at_the_test_split_has_a_stricter_level(look: int, err
     """Protects the level over all looks: stopping when it suits, or trying one arm after the other, is paid for."""
     gain = STRONGEST.model_copy(update={"spread": spread(error), "p_value": p_value})
     rivals = {Arm.REAL_LONG: gain, Arm.REAL_STRONG: gain}
-    result = judge(METRICS.model_copy(update={"look": look, "gain": {Arm.MIXED: gain}, "gain_over_rivals": rivals}))
+    result = gate(METRICS.model_copy(update={"look": look, "gain": {Arm.MIXED: gain}, "gain_over_rivals": rivals}))
     assert result.promoted is opens
-    assert opens or "0.005, which is what is left at look 2 at this test split" in " | ".join(result.reasons)
+    assert opens or "0.005, which is the level left for look 2 at this test split" in " | ".join(result.reasons)
 
 
-def test_too_few_seeds_to_pass_at_all_are_said() -> None:
-    """Protects a user from a gain that looks clear and cannot pass: how many seeds this look needs; enough of them are not told of."""
+def test_too_few_seeds_to_pass_at_all_are_reported() -> None:
+    """Protects a user from a gain that looks clear and cannot pass: the reason states how many seeds this look needs."""
     clear = {"spread": spread(0.001)}
     rivals = {Arm.REAL_STRONG: STRONGEST.model_copy(update=clear | {"p_value": 0.03125})}
-    second = judge(METRICS.model_copy(update={"look": 2, "gain_over_rivals": METRICS.gain_over_rivals | rivals}))
+    second = gate(METRICS.model_copy(update={"look": 2, "gain_over_rivals": METRICS.gain_over_rivals | rivals}))
     assert any(reason.endswith("; with 6 seeds no gain can reach it, 9 are needed") for reason in second.reasons)
-    assert not any("are needed" in reason for reason in judge(with_gain(**clear, p_value=0.2)).reasons)
+    assert not any("are needed" in reason for reason in gate(with_gain(**clear, p_value=0.2)).reasons)
 
 
 def declared_strong() -> Metrics:
@@ -301,11 +301,11 @@ def test_an_arm_has_to_beat_real_images_that_are_augmented_alike() -> None:
         plain_wins = with_arm(plain_wins, arm, val_top1=(accuracy,) * 6)
     assert [rival.name for rival in real_rivals(plain_wins, promote)] == ["real_long", "real_strong"]
     assert [rival.name for rival in real_rivals(with_arm(plain_wins, Arm.REAL_STRONG, val_top1=(1.0,) * 6), promote)] == ["real_strong"]
-    assert judge(plain_wins, arm=Arm.MIXED_STRONG).promoted
+    assert gate(plain_wins, arm=Arm.MIXED_STRONG).promoted
     alike = plain_wins.model_copy(
         update={"gain_over_rivals": plain_wins.gain_over_rivals | {Arm.REAL_STRONG: shifted(STRONGEST, -STRONGEST.mean)}}
     )
-    result = judge(alike, arm=Arm.MIXED_STRONG)
+    result = gate(alike, arm=Arm.MIXED_STRONG)
     assert not result.promoted
     assert any("the gain over real_strong" in reason for reason in result.reasons)
 
@@ -319,9 +319,9 @@ def test_without_a_rival_that_is_trained_alike_nothing_is_promoted(arm: Arm, kin
     metrics = declared_strong()
     metrics = metrics.model_copy(update={"arms": {Arm.REAL: metrics.arms[Arm.REAL], arm: metrics.arms[Arm.MIXED]}})
     updates = metrics.arms[arm].num_train_steps
-    reasons = judge(metrics, arm=arm).reasons
-    said = f"no {kind} training on real images took {updates} updates; have {needed} among classify.arms"
-    assert any(said in reason for reason in reasons), reasons
+    reasons = gate(metrics, arm=arm).reasons
+    expected = f"no {kind} training on real images took {updates} steps; add {needed} to classify.arms"
+    assert any(expected in reason for reason in reasons), reasons
 
 
 def test_an_architecture_has_to_beat_itself_on_real_images() -> None:
@@ -336,12 +336,12 @@ def test_an_architecture_has_to_beat_itself_on_real_images() -> None:
         }
     )
     assert [rival.name for rival in real_rivals(metrics, PromoteConfig(arm=mixed))] == ["real_strong", "real_vit"]
-    assert any("not compared with real_vit" in reason for reason in judge(metrics, arm=mixed).reasons)
+    assert any("not compared with real_vit" in reason for reason in gate(metrics, arm=mixed).reasons)
     compared = metrics.model_copy(update={"gain_over_rivals": metrics.gain_over_rivals | {real: STRONGEST}})
-    assert judge(compared, arm=mixed).promoted
+    assert gate(compared, arm=mixed).promoted
 
 
 @pytest.mark.parametrize("name", ["real+zero_shot", "real+zero_shot_strong", "zero_shot_strong", "img2img_strong"])
 def test_images_without_a_verdict_are_never_promoted(name: str) -> None:
-    """Protects the gate from generated images that nobody judged, however they are trained on."""
-    assert f"{name} is a control arm and is never promoted" in judge(arm=Arm(name)).reasons
+    """Protects the gate from generated images that were not validated, however they are trained on."""
+    assert f"{name} is a control arm and is never promoted" in gate(arm=Arm(name)).reasons

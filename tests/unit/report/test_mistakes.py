@@ -39,7 +39,7 @@ def result(**changes: object) -> ArmResult:
     )
 
 
-def test_an_arm_too_sure_is_drawn_below_the_line() -> None:
+def test_an_overconfident_arm_is_plotted_below_the_line() -> None:
     """Protects the plot: adding an arm changes it, and one without runs or probabilities does not."""
     found = predictions(3)
     alone, two = reliability_figure(found, [Arm.REAL]), reliability_figure(found, [Arm.REAL, Arm.SYNTHETIC])
@@ -49,18 +49,18 @@ def test_an_arm_too_sure_is_drawn_below_the_line() -> None:
     assert reliability_figure(predictions(3, probabilities=False), [Arm.REAL]) is None
 
 
-@pytest.mark.parametrize(("num_classes", "drawn"), [(2, True), (40, True), (41, False), (1000, False)])
-def test_a_matrix_is_drawn_where_it_can_be_read(num_classes: int, drawn: bool) -> None:
+@pytest.mark.parametrize(("num_classes", "plotted"), [(2, True), (40, True), (41, False), (1000, False)])
+def test_a_matrix_is_plotted_where_it_can_be_read(num_classes: int, plotted: bool) -> None:
     """Protects pages of a thousand classes from a picture of a million cells: the table of the largest confusions is for them."""
     names = [f"class {i}" for i in range(num_classes)]
     png = confusion_figure(predictions(num_classes), Arm.REAL, names)
-    assert (png is not None) == drawn
-    if drawn:
+    assert (png is not None) == plotted
+    if plotted:
         assert image(png).height < 3000
     assert confusion_figure(predictions(num_classes), Arm.MIXED, names) is None
 
 
-def test_no_mistakes_at_all_are_drawn_too() -> None:
+def test_no_mistakes_at_all_are_plotted_too() -> None:
     """Protects against a scale of nothing."""
     found = predictions(3)
     perfect = Predictions(labels=found.labels, top={(Arm.REAL, 0): found.labels[:, None]}, test_digest="0")

@@ -72,7 +72,7 @@ def test_every_arm_is_a_row_of_one_table() -> None:
     assert sum("not run: because a\\|b" in row for row in rows) == 1
 
 
-def test_what_a_reader_must_know_is_said() -> None:
+def test_what_a_reader_must_know_is_stated() -> None:
     """Protects against a card that only praises: harm, confusions, calibration, the gate's reasons and what could not be seen."""
     metrics = metrics_with()
     gain = metrics.gain[Arm.MIXED].model_copy(
@@ -88,7 +88,7 @@ def test_what_a_reader_must_know_is_said() -> None:
     result = result.model_copy(update={"per_class": per_class, "most_confused": confused, "ece": (0.02, 0.04)})
     metrics = metrics.model_copy(update={"gain": metrics.gain | {Arm.MIXED: gain}, "arms": metrics.arms | {Arm.MIXED: result}})
     text = model_card(card_of(metrics, base_licence="unknown", targets=("a",)), metrics, None, decision())
-    for said in (
+    for expected in (
         "is significantly worse: \N{MINUS SIGN}2.1 points",
         "12.5% of x\\_y are taken for z",
         "off by 3.0 points",
@@ -100,14 +100,14 @@ def test_what_a_reader_must_know_is_said() -> None:
         "synthetic images of these classes alone: a",
         f"The worst class is {metrics.classes[1]}: 50.0%",
     ):
-        assert said in text
+        assert expected in text
     assert 'Against real images alone, a\\|b\\`c\\* \\# "quoted": {x}' in text, "escaped, and on one line"
     assert "<b>" not in text
     assert not re.search(r"^# .*quoted", text, re.MULTILINE)
 
 
-def test_the_verdict_is_told() -> None:
-    """A passed set is said with what it was judged by, a refused one with its reasons."""
+def test_the_verdict_is_stated() -> None:
+    """A passed set is stated with the measures that have limits, a refused one with its reasons."""
     metrics, verdict = metrics_with(), read_document(FIXTURES / "verdict.passed.json", Verdict)
     passed = verdict.model_copy(update={"passed": True, "reasons": ()})
     text = model_card(card_of(metrics), metrics, passed, decision(promoted=True, reasons=()))

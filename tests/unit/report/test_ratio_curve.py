@@ -34,7 +34,7 @@ def curve(*, low: float = 0.01, **changes: object) -> RatioCurve:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         (
             {},
@@ -46,10 +46,10 @@ def curve(*, low: float = 0.01, **changes: object) -> RatioCurve:
         ({"at_edge": "smallest"}, "the smallest ratio tried: fewer may be better"),
     ],
 )
-def test_the_answer_says_what_was_found(changes: dict[str, object], said: str) -> None:
-    """Protects the sentence that decides how much is drawn."""
+def test_the_answer_says_what_was_found(changes: dict[str, object], expected: str) -> None:
+    """Protects the sentence that decides how many images are generated."""
     answer = ratio_answer(curve(**changes))
-    assert said in answer
+    assert expected in answer
     assert ("about as well" in answer) == ("low" not in changes)
 
 

@@ -1,4 +1,4 @@
-"""The report: one self-contained page that tells every outcome truthfully, with deterministic pictures."""
+"""The report: one self-contained page that states every outcome truthfully, with deterministic pictures."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ SETTINGS = Settings(
 
 
 def write_snapshot(folder: Path, classes: tuple[str, ...], *, grey: int, side: int = 8, synthetic: bool = False) -> Snapshot:
-    """Six images a class, all of one grey, which tells the snapshots apart in a picture."""
+    """Six images per class, all of one grey, by which the snapshots differ in a picture."""
     folder.mkdir(parents=True)
     records = [
         ImageRecord(
@@ -105,7 +105,7 @@ def visible(page: str) -> str:
     return " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
 
 
-def test_a_gain_is_the_first_thing_said(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+def test_a_gain_is_the_first_sentence(sets: dict[str, Snapshot], tmp_path: Path) -> None:
     """Protects the reader in a hurry: counts, accuracies, interval, p-value, rivals, verdict and gate at the top."""
     text = visible(write(sets, tmp_path))
     top = text[: text.index("The images")]
@@ -118,21 +118,21 @@ def test_a_gain_is_the_first_thing_said(sets: dict[str, Snapshot], tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("times", "said"),
+    ("times", "expected"),
     [
         (None, "opened to evaluate an unknown number of times"),
         (1, "opened to evaluate once"),
-        (3, "opened to evaluate 3 times: each further look spends it"),
+        (3, "opened to evaluate 3 times: each further look weakens it"),
     ],
 )
-def test_how_often_the_test_split_was_opened_is_said(sets: dict[str, Snapshot], tmp_path: Path, times: int | None, said: str) -> None:
+def test_how_often_the_test_split_was_opened_is_stated(sets: dict[str, Snapshot], tmp_path: Path, times: int | None, expected: str) -> None:
     """Protects the reader from a gain that was looked for until it came: from the second look on, the top of the page warns."""
     text = visible(write(sets, tmp_path, PASSED.model_copy(update={"test_openings": times})))
-    assert f"test split {said}" in text
+    assert f"test split {expected}" in text
     assert (f"This test split was opened {times} times" in text[: text.index("The images")]) is (times == 3)
 
 
-def test_no_gain_is_said_as_plainly(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+def test_no_gain_is_stated_as_plainly(sets: dict[str, Snapshot], tmp_path: Path) -> None:
     """Protects against a report that can only cheer."""
     metrics = with_gain(mean=0.001, ci95=(-0.006, 0.008), p_value=0.8)
     page = write(sets, tmp_path, metrics, gate_reasons=("the gain over real is not clearly above zero",))
@@ -141,7 +141,7 @@ def test_no_gain_is_said_as_plainly(sets: dict[str, Snapshot], tmp_path: Path) -
     assert 'class="outcome neutral"' in page
 
 
-def test_a_loss_and_a_better_rival_are_said(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+def test_a_loss_and_a_better_rival_are_stated(sets: dict[str, Snapshot], tmp_path: Path) -> None:
     """Protects honesty: a loss is called one, and a rival that does better is in the headline."""
     loss = write(sets, tmp_path / "loss", with_gain(mean=-0.01, ci95=(-0.02, -0.004), p_value=0.03125), gate_reasons=("no",))
     assert "lowered accuracy from 93.6% to 92.6%" in visible(loss)
@@ -160,7 +160,7 @@ def test_a_loss_and_a_better_rival_are_said(sets: dict[str, Snapshot], tmp_path:
 
 
 def test_a_rival_with_fewer_seeds_is_a_mean_alone(sets: dict[str, Snapshot], tmp_path: Path) -> None:
-    """Protects readers from an interval of two seeds: neither the headline nor the answer draws anything from it."""
+    """Protects readers from an interval of two seeds: neither the headline nor the answer concludes anything from it."""
     two = {"ci95": (-0.5, -0.3), "mean": -0.4, "seeds": 2, "differences": (-0.4, -0.4)}
     few = {Arm.RETRIEVED: PASSED.gain_over_rivals[Arm.REAL_STRONG].model_copy(update=two)}
     arms = PASSED.arms | {Arm.RETRIEVED: PASSED.arms[Arm.REAL_STRONG]}
@@ -185,10 +185,10 @@ def test_a_rival_with_fewer_seeds_is_a_mean_alone(sets: dict[str, Snapshot], tmp
         ("real+synthetic", "real+zero_shot", "to 12 real ones raised", "Was fine-tuning needed?"),
     ],
 )
-def test_arms_of_every_training_are_said_in_words(
+def test_arms_of_every_training_are_put_in_words(
     sets: dict[str, Snapshot], tmp_path: Path, declared: str, rival: str, subject: str, question: str
 ) -> None:
-    """Protects the top of the page for any pair of images and training: what was done, and what each rival asks."""
+    """Protects the top of the page for any pair of images and training: what was done, and the question that each rival answers."""
     arm, other = Arm(declared), Arm(rival)
     changes = {
         "arms": PASSED.arms | {arm: PASSED.arms[Arm.MIXED], other: PASSED.arms[Arm.REAL_STRONG]},
@@ -215,7 +215,7 @@ def test_a_refused_set_is_explained(sets: dict[str, Snapshot], tmp_path: Path) -
     assert not (tmp_path / "gain.png").exists()
 
 
-def test_missing_parts_are_said_to_be_missing(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+def test_missing_parts_are_stated_to_be_missing(sets: dict[str, Snapshot], tmp_path: Path) -> None:
     """Protects a run without tuning, verdict, timings or synthetic sets: every section still says something."""
     text = visible(write(sets, tmp_path, settings=None, verdict=None, timings={}, synthetic=None, zero_shot=None))
     assert "No tuning results were given." in text
@@ -225,7 +225,7 @@ def test_missing_parts_are_said_to_be_missing(sets: dict[str, Snapshot], tmp_pat
 
 
 def test_the_sweep_is_shown_as_a_table(sets: dict[str, Snapshot], tmp_path: Path) -> None:
-    """Protects the tuning section: the chosen point first with its interval, CAS by seed and cost; what was left out is said."""
+    """Protects the tuning section: the chosen point first with its interval, CAS by seed and cost; what was left out is stated."""
     text = visible(write(sets, tmp_path / "few"))
     assert "chosen, undominated, alike guidance 1.5 9.5 (8 to 11) 94.0% (93.0, 95.0) 38" in text
     assert "undominated guidance 1 14 (12 to 16) 22" in text
@@ -257,14 +257,14 @@ def test_equal_inputs_give_equal_bytes(sets: dict[str, Snapshot], tmp_path: Path
 
 
 def test_names_from_the_data_cannot_inject_markup(sets: dict[str, Snapshot], tmp_path: Path) -> None:
-    """Protects whoever opens the page: reasons and names are text, whatever they hold."""
+    """Protects readers of the page: reasons and names are escaped as text, whatever they hold."""
     page = write(sets, tmp_path, gate_reasons=("class <script>alert(1)</script> is worse",))
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
 
-def test_groups_and_top5_are_shown_and_said_to_decide_nothing(sets: dict[str, Snapshot], tmp_path: Path) -> None:
-    """Protects the tables of groups and of top-5, each saying that the gate does not read it; without them no heading."""
+def test_groups_and_top5_are_shown_and_stated_to_decide_nothing(sets: dict[str, Snapshot], tmp_path: Path) -> None:
+    """Protects the tables of groups and of top-5, each with the note that the gate does not read it; without them no heading."""
     gain = SetGain(mean=0.1, ci95=(0.05, 0.15), p_value=0.5, seeds=6)
     arm = SetArm(seeds=(0, 1), top1=(0.6, 0.6), mean=0.6, ci95=(0.5, 0.7), gain=gain)
     groups = {"few-shot (under 20)": GroupResult(kind="frequency", num_images=12, num_classes=2, arms={Arm.MIXED: arm})}
@@ -290,13 +290,13 @@ def test_times_and_counts_are_shown(sets: dict[str, Snapshot], tmp_path: Path) -
 
 
 def test_the_validation_report_is_linked(sets: dict[str, Snapshot], tmp_path: Path) -> None:
-    """Protects the way to the pictures of the worst cases, which lie beside the verdict."""
+    """Protects the way to the pictures of the worst cases, which lie next to the verdict."""
     assert '<a href="../validation/index.html">' in write(sets, tmp_path, validation_page="../validation/index.html")
     assert "<a " not in write(sets, tmp_path)
 
 
 def test_the_grid_shows_each_set_in_its_block(sets: dict[str, Snapshot]) -> None:
-    """Protects the picture: blocks in order, a row a class, pixels enlarged without blurring."""
+    """Protects the picture: blocks in order, one row per class, pixels enlarged without blurring."""
     png = image_grid({"real": sets["real"], "fine-tuned": sets["synthetic"]}, CLASSES)
     pixels = np.asarray(Image.open(io.BytesIO(png)))[:, :, 0]
     rows, columns = np.nonzero(pixels == 50)
@@ -314,7 +314,7 @@ def test_many_classes_and_large_images_stay_readable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ci95", "p_value", "seeds", "said"),
+    ("ci95", "p_value", "seeds", "expected"),
     [
         ((0.01, 0.02), 0.03, 6, "better"),
         ((0.01, 0.02), 0.06, 6, "likely better"),
@@ -325,7 +325,7 @@ def test_many_classes_and_large_images_stay_readable(tmp_path: Path) -> None:
         ((0.0, 0.01), 0.03, 6, "no clear difference"),
     ],
 )
-def test_words_follow_the_numbers(ci95: tuple[float, float], p_value: float, seeds: int, said: str) -> None:
+def test_words_follow_the_numbers(ci95: tuple[float, float], p_value: float, seeds: int, expected: str) -> None:
     """Protects the wording: nothing is called better while its interval holds zero."""
     gain = PASSED.gain[Arm.MIXED].model_copy(update={"ci95": ci95, "p_value": p_value, "seeds": seeds})
-    assert judgement(gain, 0.05) == said
+    assert judgement(gain, 0.05) == expected

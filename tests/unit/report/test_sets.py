@@ -11,7 +11,7 @@ from gda.report.wording import gain_cells, has_all_seeds, interval, p_value, poi
 FIXTURES = Path(__file__).parents[2] / "contract/fixtures"
 
 
-def test_every_number_is_told_with_its_conditions() -> None:
+def test_every_number_is_stated_with_its_conditions() -> None:
     """Protects readers from comparing restricted with unrestricted accuracies, or a gain without its interval."""
     metrics = read_document(FIXTURES / "metrics.passed.json", Metrics)
     (table,) = set_tables(metrics)
@@ -25,7 +25,7 @@ def test_every_number_is_told_with_its_conditions() -> None:
 
 
 def test_other_conditions_are_other_words() -> None:
-    """Protects the wording of a set over all classes with several labels an image, and of nothing left out."""
+    """Protects the wording of a set over all classes with several labels per image, and of nothing left out."""
     metrics = read_document(FIXTURES / "metrics.passed.json", Metrics)
     changes = {"restricted": False, "several_labels": True, "left_out": 0, "num_classes": 1, "num_images": 1}
     (table,) = set_tables(metrics.model_copy(update={"sets": {"r": metrics.sets["sketch"].model_copy(update=changes)}}))
@@ -39,7 +39,7 @@ def test_no_sets_no_tables() -> None:
 
 
 def test_a_control_arm_with_fewer_seeds_has_a_mean_alone() -> None:
-    """Protects readers from an interval or a p-value of two seeds beside those of six; with all seeds both are there."""
+    """Protects readers from an interval or a p-value of two seeds next to those of six; with all seeds both are there."""
     metrics = read_document(FIXTURES / "metrics.passed.json", Metrics)
     gain = metrics.gain[Arm.MIXED]
     assert has_all_seeds(metrics, gain)

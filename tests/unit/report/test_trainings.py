@@ -1,4 +1,4 @@
-"""With and without synthetic images in each training: measured by predictions made by hand, and told in a table of their own."""
+"""With and without synthetic images in each training: measured by predictions made by hand, and shown in a table of their own."""
 
 import math
 from collections.abc import Mapping
@@ -117,7 +117,7 @@ def test_a_pair_is_compared_once() -> None:
     ],
     ids=["no real arm of its training", "it was skipped", "its rival was skipped", "its rival was shorter"],
 )
-def test_without_a_fair_rival_nothing_is_said(changes: dict[str, Any]) -> None:
+def test_without_a_fair_rival_nothing_is_reported(changes: dict[str, Any]) -> None:
     """Protects readers from a comparison that says nothing: other settings, fewer updates, or an arm that did not run."""
     assert list(measured(*changes.pop("arms"), **changes).gain_within_training) == [Arm.MIXED]
 
@@ -129,7 +129,7 @@ def test_an_arm_that_did_not_run_is_no_rival() -> None:
 
 
 @pytest.mark.parametrize("name", ["synthetic", "retrieved", "img2img", "real+zero_shot", "real_strong"])
-def test_only_the_judged_images_beside_real_ones_are_compared(name: str) -> None:
+def test_only_validated_images_with_real_ones_are_compared(name: str) -> None:
     """Protects the table from controls, and from images that are not mixed with real ones."""
     arms = [Arm(name)] if name == "real_strong" else [Arm(name), Arm("real_vit"), Arm(f"{name}_vit")]
     assert measured(Arm.REAL, Arm.REAL_LONG, *arms).gain_within_training == {}
@@ -152,8 +152,8 @@ def compared(p_holm: float = 0.015625, **changes: Any) -> GainWithinTraining:
     )
 
 
-def told(first: GainWithinTraining, *others: Arm) -> Metrics:
-    """Metrics with `first` of the architecture vit, and the plain training's beside it."""
+def metrics_of(first: GainWithinTraining, *others: Arm) -> Metrics:
+    """Metrics with `first` of the architecture vit, and those of the plain training."""
     right = dict.fromkeys((*ALL, *others), 0.8) | {Arm.REAL: 0.7, Arm.REAL_LONG: 0.72, REAL_VIT: 0.75}
     arms = {arm: PASSED.arms[Arm.REAL].model_copy(update={"seeds": SEEDS, "top1": (top1,) * 8}) for arm, top1 in right.items()}
     plain = GainWithinTraining(rival=Arm.REAL_LONG, model="resnet18", gain=GAIN, p_holm=0.015625)
@@ -162,12 +162,12 @@ def told(first: GainWithinTraining, *others: Arm) -> Metrics:
 
 
 def row_of(first: GainWithinTraining, *others: Arm, **promote: Any) -> TrainingRow:
-    return training_rows(told(first, *others), PromoteConfig(**promote))[-1]
+    return training_rows(metrics_of(first, *others), PromoteConfig(**promote))[-1]
 
 
 def test_a_line_has_everything() -> None:
     """Protects the numbers of a line: accuracies that differ by the gain, its interval, both p-values, harm, and the judgement."""
-    rows = training_rows(told(compared(mean=0.031, ci95=(0.02, 0.04))), PromoteConfig())
+    rows = training_rows(metrics_of(compared(mean=0.031, ci95=(0.02, 0.04))), PromoteConfig())
     assert [(row.training, row.notes) for row in rows] == [("standard", ("resnet18",)), ("vit", ("vit_tiny",))]
     assert rows[1].cells == ("75.0%", "78.1%", "+3.1 (+2.0 to +4.0)", "0.0078", "0.016", "none")
     assert (rows[1].verdict, rows[1].holds) == ("holds", True)
@@ -177,7 +177,7 @@ HARM = ClassHarm(class_name="pear", change=-0.1, p_value=0.01)
 
 
 @pytest.mark.parametrize(
-    ("changes", "promote", "said"),
+    ("changes", "promote", "verdict"),
     [
         ({"ci95": (0.0, 0.02)}, {}, "no clear gain"),
         ({"ci95": (-0.01, 0.02)}, {}, "no clear gain"),
@@ -211,9 +211,9 @@ def test_harmed_classes_are_named_while_they_are_few() -> None:
     assert row_of(compared(harmed_classes=(HARM,) * 1200)).cells[-1] == "1,200"
 
 
-def test_lines_of_one_training_are_told_apart() -> None:
-    """Protects readers from two lines of one name: they stand together, and what else is done with the images is said."""
-    rows = training_rows(told(compared(), Arm.LAST_LAYER, Arm.MIXED_STRONG, Arm.TARGETED), PromoteConfig())
+def test_lines_of_one_training_are_distinguished() -> None:
+    """Protects readers from two lines of one name: they stand together, and what else is done with the images is stated."""
+    rows = training_rows(metrics_of(compared(), Arm.LAST_LAYER, Arm.MIXED_STRONG, Arm.TARGETED), PromoteConfig())
     assert [(row.training, *row.notes[1:]) for row in rows] == [
         ("standard",),
         ("standard", "synthetic images of hard classes"),
@@ -237,15 +237,15 @@ def rendered(metrics: Metrics) -> str:
     return page.render(inputs, dict.fromkeys(names, b""))
 
 
-def test_the_page_tells_two_trainings_and_is_unchanged_by_one() -> None:
+def test_the_page_shows_two_trainings_and_is_unchanged_by_one() -> None:
     """Protects the pages of runs with one training, to the byte; with two there is a table, and what it does not decide."""
-    both = told(compared())
+    both = metrics_of(compared())
     text = rendered(both)
     assert "<h3>With and without synthetic images, training by training</h3>" in text
     assert '<td><b>vit</b><br><span class="note">vit_<wbr>tiny</span></td>' in text
     assert text.count('<td class="mark pass">✓ holds</td>') == 2
     assert "corrected p is at most 0.05, no class is harmed, and at least 6 seeds were compared" in text
-    assert "only the declared arm, “real + synthetic”, can be promoted, and the gate judges it alone" in text
+    assert "only the declared arm, “real + synthetic”, can be promoted, and the gate checks it alone" in text
     none = rendered(both.model_copy(update={"gain_within_training": {}}))
     one = rendered(both.model_copy(update={"gain_within_training": {Arm.MIXED: both.gain_within_training[Arm.MIXED]}}))
     assert one == none

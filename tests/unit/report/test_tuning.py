@@ -12,13 +12,13 @@ from gda.report.tuning import SHOWN_POINTS, _scale_fid, describe, guidance_figur
 
 
 def point(guidance: float, fid: float | None, cas: tuple[float, ...] = (), *, average: float | None = None, **more: object) -> TuningPoint:
-    drawn = {name: value for name, value in more.items() if name in SamplingSettings.model_fields}
-    rest = {name: value for name, value in more.items() if name not in drawn}
+    sampling = {name: value for name, value in more.items() if name in SamplingSettings.model_fields}
+    rest = {name: value for name, value in more.items() if name not in sampling}
     if fid is not None:
         rest = {"fid_ci95": (fid - 1, fid + 1)} | rest
     return TuningPoint.model_validate(
         {
-            "settings": {"guidance_scale": guidance} | drawn,
+            "settings": {"guidance_scale": guidance} | sampling,
             "ema_sigma_rel": average,
             "passes": 20,
             "fid": fid,
@@ -46,7 +46,7 @@ def sweep(*points: TuningPoint, chosen: int = 0, **more: object) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("points", "said"),
+    ("points", "expected"),
     [
         ((point(1.5, 5.0), point(2.0, 6.0)), "guidance 1.5"),
         ((point(1.5, 5.0, num_inference_steps=16), point(1.5, 6.0, num_inference_steps=1)), "guidance 1.5, 16 steps"),
@@ -60,9 +60,9 @@ def sweep(*points: TuningPoint, chosen: int = 0, **more: object) -> Settings:
         ((point(1.5, 5.0, sr_num_inference_steps=1), point(1.5, 6.0)), "guidance 1.5, SR 1 step"),
     ],
 )
-def test_a_point_is_named_by_what_differs(points: tuple[TuningPoint, ...], said: str) -> None:
+def test_a_point_is_named_by_what_differs(points: tuple[TuningPoint, ...], expected: str) -> None:
     """Protects the reader from settings that are the same everywhere."""
-    assert describe(points[0], points) == said
+    assert describe(points[0], points) == expected
 
 
 def test_the_table_starts_with_the_chosen_and_says_what_failed() -> None:
@@ -136,8 +136,8 @@ def test_plots_take_whatever_a_sweep_may_hold() -> None:
         assert {name: png[:4] for name, png in tuning_pictures(sweep(*points)).items()} == {"fid": b"\x89PNG", "pareto": b"\x89PNG"}
 
 
-def test_only_a_wide_range_is_drawn_in_powers_of_ten() -> None:
-    """Protects the difference between good points beside a very bad one, and a FID of zero, which has no logarithm."""
+def test_only_a_wide_range_is_plotted_in_powers_of_ten() -> None:
+    """Protects the difference between good points next to a very bad one, and a FID of zero, which has no logarithm."""
     for fids, scale in (((5.0, 12.0), "linear"), ((5.0, 50.0), "log"), ((0.0, 50.0), "linear"), ((5.0, None), "linear")):
         axes = Figure().subplots()
         _scale_fid(axes, "y", [point(1.5, fid, failed=None) for fid in fids])

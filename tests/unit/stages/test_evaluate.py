@@ -178,7 +178,7 @@ def test_openings_are_in_the_metrics_wherever_they_were_made(world: ProcessGroup
     world.add_classifier(Arm.REAL, 0, wrong=(1, 2))
     second = run(world, out="other")
     assert metrics_of(second).test_openings == 2
-    assert "this test split was opened 2 times: each further look spends it" in second.summary
+    assert "this test split was opened 2 times: each further look weakens it" in second.summary
     assert "This test split was opened 2 times" in (second.output / "report.html").read_text()
     assert metrics_of(run(world, out="accepted", alpha=0.001)).test_openings == 2
 

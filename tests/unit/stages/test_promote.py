@@ -123,7 +123,7 @@ def test_promoting_says_how_often_the_test_split_was_opened(evaluated: tuple[Pro
     for number in range(3):  # of other classifiers since
         record_test_opening(metrics.test_digest, "evaluate", work=f"w{number}")
     later = run(evaluated, evaluation)
-    assert "; this test split was opened 3 times: each further look spends it" in later.summary
+    assert "; this test split was opened 3 times: each further look weakens it" in later.summary
     assert decision_of(later).test_openings == 3
     rewrite(evaluation, test_openings=None)
     assert "opened" not in run(evaluated, evaluation, dry_run=True).summary

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from validation_sets import CLASSES, COUNTS, Item, draw, items, tiny_config, with_pixels, write_real, write_set
+from validation_sets import CLASSES, COUNTS, Item, items, render, tiny_config, with_pixels, write_real, write_set
 
 from gda.artifacts.reference import ReferenceIndex
 from gda.data.store.snapshot import Snapshot
@@ -48,7 +48,7 @@ def test_real_images_are_judged_by_the_classifier_that_has_not_seen_them(tmp_pat
 
     def trade_colours(split: str, i: int, item: Item) -> Item:
         other = (CLASSES.index(item.label) + 1) % len(CLASSES)
-        return with_pixels(item, draw(CLASSES[other], rng)) if folds.get(f"{split}-{i:04d}") == 1 else item
+        return with_pixels(item, render(CLASSES[other], rng)) if folds.get(f"{split}-{i:04d}") == 1 else item
 
     splits = {split: [trade_colours(split, i, item) for i, item in enumerate(content)] for split, content in drawn.items()}
     reference.run(tiny_config(), snapshot=write_set(tmp_path / "real", splits, kind="real"), out=tmp_path / "out")

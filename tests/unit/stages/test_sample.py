@@ -82,7 +82,7 @@ def test_an_interrupted_run_draws_only_what_is_missing(world, whole, tmp_path, m
     assert not set(again) & set(drawn)
 
 
-def test_a_damaged_shard_alone_is_drawn_again(world, whole, tmp_path, work, monkeypatch):
+def test_a_damaged_shard_alone_is_sampled_again(world, whole, tmp_path, work, monkeypatch):
     """A shard whose bytes changed after its commit does not count as drawn, and the others are kept."""
     _draw(world, tmp_path / "set", worker=0, workers=2)
     shard = min(work.glob("work/*/out/train-*.tar"))

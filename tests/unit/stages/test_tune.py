@@ -96,7 +96,7 @@ class Counter:
 
 def test_adding_a_point_costs_one_point(world, tmp_path, alone, monkeypatch):
     """A wider sweep draws and scores its new point alone, trains for a new survivor alone, and the others keep their numbers."""
-    drawn, fids = Counter(monkeypatch, Sampler, "draw"), Counter(monkeypatch, scores, "fid_to")
+    drawn, fids = Counter(monkeypatch, Sampler, "sample"), Counter(monkeypatch, scores, "fid_to")
     trained, loaded = Counter(monkeypatch, scores, "train_classifier"), Counter(monkeypatch, batches, "load_model")
     first = _tune(world, tmp_path / "first", TWO)
     # 12 images a point in 2 batches of 6, and the survivor's 18 images in 3; the generator is loaded once a pass.
@@ -116,7 +116,7 @@ def test_adding_a_point_costs_one_point(world, tmp_path, alone, monkeypatch):
 def test_another_question_is_measured_anew(world, tmp_path, alone, monkeypatch):
     """Other classifiers do not take the scores of the old ones, nor another seed the images of this."""
     _tune(world, tmp_path / "first", TWO)
-    drawn, fids = Counter(monkeypatch, Sampler, "draw"), Counter(monkeypatch, scores, "fid_to")
+    drawn, fids = Counter(monkeypatch, Sampler, "sample"), Counter(monkeypatch, scores, "fid_to")
     trained = Counter(monkeypatch, scores, "train_classifier")
     _tune(world, tmp_path / "longer", TWO, "tune.cas_num_train_steps=4")
     assert [drawn.take(), fids.take(), trained.take()] == [0, 0, 1]
@@ -126,12 +126,12 @@ def test_another_question_is_measured_anew(world, tmp_path, alone, monkeypatch):
     assert [drawn.take(), fids.take(), trained.take()] == [5, 2, 1]
 
 
-@pytest.mark.parametrize("where", ["draw", "fid_to", "train_classifier"])
+@pytest.mark.parametrize("where", ["sample", "fid_to", "train_classifier"])
 def test_an_interrupted_sweep_goes_on_where_it_was(world, tmp_path, monkeypatch, alone, where):
     """Interrupted in either pass and started again, it does nothing twice and ends in the bytes of a sweep left alone."""
     more = (THREE, "tune.survivors=2")
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "whole"))
-    counters = {"draw": Counter(monkeypatch, Sampler, "draw")}
+    counters = {"sample": Counter(monkeypatch, Sampler, "sample")}
     counters |= {name: Counter(monkeypatch, scores, name) for name in ("fid_to", "train_classifier")}
     _tune(world, tmp_path / "a", *more)
     whole = {name: counter.take() for name, counter in counters.items()}
@@ -260,7 +260,7 @@ def test_a_damaged_batch_is_drawn_again(world, tmp_path, alone, monkeypatch):
     kept[1].write_bytes(kept[1].read_bytes()[:-7])
     for path in (tmp_path / "work" / "points").glob("*.json"):
         path.write_text("{" if path.name.endswith(".fid.json") else '{"value": null}')
-    drawn = Counter(monkeypatch, Sampler, "draw")
+    drawn = Counter(monkeypatch, Sampler, "sample")
     shutil.rmtree(tmp_path / "a")
     assert _tune(world, tmp_path / "a", TWO) == whole
     assert drawn.take() == 2
@@ -268,7 +268,7 @@ def test_a_damaged_batch_is_drawn_again(world, tmp_path, alone, monkeypatch):
 
 def test_points_share_seeds_that_sampling_does_not_use(world, tmp_path, alone, monkeypatch):
     """Points differ in their settings alone, and settings are not chosen on the very images that are used."""
-    drawn = Counter(monkeypatch, Sampler, "draw")
+    drawn = Counter(monkeypatch, Sampler, "sample")
     _tune(world, tmp_path / "out", TWO)
     by_guidance = {guidance: [call[2] for call in drawn.calls if call[3].guidance_scale == guidance] for guidance in (1.0, 2.0)}
     assert by_guidance[1.0][:2] == by_guidance[2.0][:2]
@@ -343,7 +343,7 @@ def test_widths_of_the_average_are_an_axis(world, averaged_world, tmp_path, alon
 
 def test_a_width_that_cannot_be_had_is_refused_before_anything_is_drawn(world, averaged_world, tmp_path, alone, monkeypatch):
     """Without snapshots, or with snapshots too sparse, one line names the field and nothing is drawn."""
-    drawn = Counter(monkeypatch, Sampler, "draw")
+    drawn = Counter(monkeypatch, Sampler, "sample")
     bare = shutil.copytree(averaged_world, tmp_path / "bare")
     shutil.rmtree(bare / "ema")
     with pytest.raises(DataError, match=r"tune\.ema_sigma_rels: .*finetune\.ema_snapshot_steps"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from trees import tree
-from validation_sets import CLASSES, COUNTS, draw, items, tiny_config, write_real, write_set
+from validation_sets import CLASSES, COUNTS, items, render, tiny_config, write_real, write_set
 
 from gda.artifacts.document import read_document
 from gda.artifacts.verdict import Verdict
@@ -39,12 +39,12 @@ class Painter:
 
     def _image(self, prompt, seed):
         spoilt = self.spoil(prompt, seed)
-        return draw(prompt, np.random.default_rng(seed)) if spoilt is None else spoilt
+        return render(prompt, np.random.default_rng(seed)) if spoilt is None else spoilt
 
 
 def another_colour(prompt, seed, *, every=WRONG):
     """One in `every` images shows the next class."""
-    return draw(CLASSES[(CLASSES.index(prompt) + 1) % 4], np.random.default_rng(seed)) if seed % every == 0 else None
+    return render(CLASSES[(CLASSES.index(prompt) + 1) % 4], np.random.default_rng(seed)) if seed % every == 0 else None
 
 
 def configured(**validate_changes) -> Config:
@@ -177,7 +177,7 @@ def test_validation_images_do_not_choose_what_is_dropped(judge, world, tmp_path,
 def test_copies_and_repeats_go_too(judge, world, tmp_path):
     """Images of the train and val splits, and one picture that comes again and again, are taken out and said by kind."""
     train, val = (to_array(decode(next(iter(read_shard(world / "real" / f"{s}-000000.tar"))).image, name=s)) for s in ("train", "val"))
-    spoilt = {0: train, 1: val, 2: draw("red", np.random.default_rng(9))}
+    spoilt = {0: train, 1: val, 2: render("red", np.random.default_rng(9))}
     verdict = judge(
         lambda prompt, seed: spoilt.get(seed % 8) if prompt == "red" else None,
         configured(max_duplicate_fraction=0.0, replacement_rounds=10),
@@ -218,7 +218,7 @@ def test_what_redrawing_needs(judge, world, tmp_path):
     """Missing flags and another configuration are named before anything is measured."""
     judge(lambda prompt, seed: None, configured())
     with pytest.raises(UsageError, match="replace_rejected: give --accepted"):
-        check(world, tmp_path / "a", configured(), judged=None)
+        check(world, tmp_path / "a", configured(), accepted=None)
     with pytest.raises(UsageError, match="replace_rejected: give --generator"):
         check(world, tmp_path / "a", configured(), generator=None)
     other = configured().model_copy(update={"seed": 5})

@@ -37,7 +37,7 @@ def test_the_error_is_that_of_the_mean_in_one_bin_and_never_less_in_more(seed: i
 
 
 def test_who_is_right_as_often_as_they_say_has_hardly_any_error() -> None:
-    """A calibrated classifier of 200,000 images, and the same one saying half of its doubts."""
+    """A calibrated classifier of 200,000 images, and the same one that reports half of its uncertainty."""
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.3, 1.0, 200_000)
     correct = rng.uniform(size=200_000) < confidence

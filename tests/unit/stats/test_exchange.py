@@ -24,7 +24,7 @@ CURVES: dict[str, Curve] = {
 TRUE = CURVES["power law"]
 
 
-def drawn(curve: Curve, worth: float, sd: float, rng: np.random.Generator, seeds: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def sampled(curve: Curve, worth: float, sd: float, rng: np.random.Generator, seeds: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Accuracies of real alone [seeds, sizes] and of an arm worth `worth` real images [seeds], with noise of the seed in each."""
     truth = np.asarray(curve(np.append(SIZES, worth).astype(np.float64)))
     noisy = truth + rng.normal(0, sd, (seeds, len(truth)))
@@ -41,15 +41,15 @@ def test_the_interval_holds_the_truth_whatever_the_curve(name: str, seeds: int) 
     """Protects against an interval that is right for one family of curves alone: a power law held it never to seven times in a hundred."""
     rng, repeats = np.random.default_rng([seeds, *map(ord, name)]), 150
     for worth in (150, 400, 1400, 3000):
-        found = [rate_of(*drawn(CURVES[name], worth, 0.005, rng, seeds)).ci95 for _ in range(repeats)]
+        found = [rate_of(*sampled(CURVES[name], worth, 0.005, rng, seeds)).ci95 for _ in range(repeats)]
         inside = sum(low <= (worth - 400) / 1000 <= high for low, high in found)
         assert inside >= stats.binom.ppf(0.001, repeats, 0.95), worth
 
 
 def test_the_interval_is_no_wider_than_the_measured_sizes_make_it() -> None:
-    """Protects against holding the truth by saying nothing: between two sizes that clearly differ, those two are the ends."""
+    """Protects against covering the truth by stating nothing: between two sizes that clearly differ, those two are the ends."""
     rng = np.random.default_rng(7)
-    found = [rate_of(*drawn(CURVES["logistic in log n"], 1100, 0.005, rng)).ci95 for _ in range(100)]
+    found = [rate_of(*sampled(CURVES["logistic in log n"], 1100, 0.005, rng)).ci95 for _ in range(100)]
     assert found.count((0.4, 1.2)) >= 95
 
 
@@ -57,9 +57,9 @@ def test_the_interval_is_no_wider_than_the_measured_sizes_make_it() -> None:
 @given(name=st.sampled_from(sorted(CURVES)), worth=st.floats(100, 1600), seed=st.integers(0, 99))
 def test_the_rate_lies_in_its_interval(name: str, worth: float, seed: int) -> None:
     """Protects against a number outside its own interval, or outside the two sizes between which the arm lies."""
-    found = rate_of(*drawn(CURVES[name], worth, 0.004, np.random.default_rng(seed)))
+    found = rate_of(*sampled(CURVES[name], worth, 0.004, np.random.default_rng(seed)))
     assert found.ci95[0] <= found.rate <= found.ci95[1]
-    exact = rate_of(*drawn(CURVES[name], worth, 1e-9, np.random.default_rng(seed)))
+    exact = rate_of(*sampled(CURVES[name], worth, 1e-9, np.random.default_rng(seed)))
     below, above = SIZES[worth + 1e-6 >= SIZES].max(), SIZES[worth - 1e-6 <= SIZES].min()
     inside = bool(below <= 1.001 * exact.equivalent and exact.equivalent <= 1.001 * above)
     assert inside or worth == pytest.approx(SIZES[[0, -1]][int(worth > 800)], rel=1e-3)
@@ -83,15 +83,15 @@ def test_a_flat_stretch_is_met_in_its_middle() -> None:
 
 @pytest.mark.parametrize(("worth", "end"), [(6000, math.inf), (25, -math.inf)])
 def test_beyond_what_was_trained_nothing_is_extrapolated(worth: float, end: float) -> None:
-    """Protects against a number of real images that no training has tried: only "more than" or "less than" the last size is said."""
-    found = rate_of(*drawn(TRUE, worth, 0.002, np.random.default_rng(1)))
+    """Protects against a number of real images that no training has tried: only "more than" or "less than" the last size is stated."""
+    found = rate_of(*sampled(TRUE, worth, 0.002, np.random.default_rng(1)))
     assert (found.equivalent, found.rate) == (end, end)
     assert found.ci95 == ((1.2, math.inf) if end > 0 else (-math.inf, -0.3))
 
 
 def test_more_noise_widens_and_opens_the_interval() -> None:
     """Protects against an interval that does not come from the seeds."""
-    narrow, wide, open_ = (rate_of(*drawn(TRUE, 600, sd, np.random.default_rng(8))).ci95 for sd in (0.002, 0.03, 0.4))
+    narrow, wide, open_ = (rate_of(*sampled(TRUE, 600, sd, np.random.default_rng(8))).ci95 for sd in (0.002, 0.03, 0.4))
     assert narrow == (0.0, 0.4)
     assert wide[0] <= 0.0 < 0.4 <= wide[1] != wide[0] + 0.4
     assert math.inf in (-open_[0], open_[1])
@@ -100,7 +100,7 @@ def test_more_noise_widens_and_opens_the_interval() -> None:
 def test_seeds_are_compared_with_themselves() -> None:
     """Protects the pairing: luck that lifts a seed at every size and in the arm alike says nothing about images, and must not widen."""
     luck = np.random.default_rng(9).normal(0, 0.05, (6, 1))
-    real, mixed = drawn(TRUE, 600, 0.002, np.random.default_rng(10), seeds=6)
+    real, mixed = sampled(TRUE, 600, 0.002, np.random.default_rng(10), seeds=6)
     assert rate_of(real + luck, mixed + luck[:, 0]).ci95 == (0.0, 0.4)
     assert rate_of(real + luck, mixed - luck[:, 0]).ci95[1] == math.inf
 
@@ -121,13 +121,13 @@ def test_a_curve_that_rises_too_little_to_tell_opens_both_ends() -> None:
 def test_a_curve_that_falls_is_refused_and_chance_falls_are_not() -> None:
     """Protects the one assumption: where more images clearly lower accuracy nothing is stated; a flat curve is refused one time in 20."""
     rng = np.random.default_rng(11)
-    fallen = drawn(lambda n: np.where(n == 800, 0.7, TRUE(n)), 600, 0.004, rng)
+    fallen = sampled(lambda n: np.where(n == 800, 0.7, TRUE(n)), 600, 0.004, rng)
     with pytest.raises(ValueError, match="falls from 400 to 800 images"):
         rate_of(*fallen)
     refused = 0
     for _ in range(300):
         try:
-            rate_of(*drawn(lambda n: 0.0 * n + 0.7, 600, 0.004, rng))
+            rate_of(*sampled(lambda n: 0.0 * n + 0.7, 600, 0.004, rng))
         except ValueError:
             refused += 1
     assert refused <= stats.binom.ppf(0.999, 300, 0.05)
@@ -135,7 +135,7 @@ def test_a_curve_that_falls_is_refused_and_chance_falls_are_not() -> None:
 
 def test_the_order_of_sizes_does_not_matter() -> None:
     """Protects against a curve that depends on how its points are listed."""
-    real, mixed = drawn(TRUE, 600, 0.004, np.random.default_rng(11))
+    real, mixed = sampled(TRUE, 600, 0.004, np.random.default_rng(11))
     assert rate_of(real[:, ::-1], mixed, SIZES[::-1]) == rate_of(real, mixed)
 
 

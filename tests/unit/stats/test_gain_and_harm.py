@@ -12,7 +12,7 @@ CLASSES = ("a", "b", "c", "d", "e")
 LABELS = np.arange(500) % 5
 
 
-def draw(rng: np.random.Generator, *, gain: float = 0.0, harmed: int | None = None, seeds: int = 6) -> tuple[np.ndarray, np.ndarray]:
+def sample(rng: np.random.Generator, *, gain: float = 0.0, harmed: int | None = None, seeds: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Two arms of equal correctness but for `gain` (latent units) overall and a large loss on class `harmed`."""
     ease = rng.normal(1.0, 1.5, LABELS.size)
     shift = np.full(LABELS.size, gain)
@@ -41,7 +41,7 @@ def test_a_planted_gain_is_measured() -> None:
 
 def test_exchanging_the_arms_negates_the_gain() -> None:
     """Protects antisymmetry of the whole comparison."""
-    correct, rival = draw(np.random.default_rng(1), gain=0.3)
+    correct, rival = sample(np.random.default_rng(1), gain=0.3)
     forth = compare(correct, rival, LABELS, CLASSES, np.random.default_rng(2))
     back = compare(rival, correct, LABELS, CLASSES, np.random.default_rng(2))
     assert back.mean == -forth.mean
@@ -51,7 +51,7 @@ def test_exchanging_the_arms_negates_the_gain() -> None:
 
 def test_a_planted_harm_is_found_and_named() -> None:
     """Protects the per-class check: the one class made worse is the one reported."""
-    correct, rival = draw(np.random.default_rng(3), gain=0.2, harmed=3)
+    correct, rival = sample(np.random.default_rng(3), gain=0.2, harmed=3)
     found = harmed_classes(correct.astype(float) - rival, LABELS, CLASSES, alpha=0.05)
     assert [h.class_name for h in found] == ["d"]
     assert found[0].change < -0.1
@@ -84,7 +84,7 @@ def test_a_class_without_test_images_is_neither_harmed_nor_hidden() -> None:
 
 
 def test_the_smallest_visible_harm_shrinks_with_more_images() -> None:
-    """Protects the printed limit of what could have been seen: 4 images a class show nothing, 400 show a few points."""
+    """Protects the printed limit of what could have been seen: 4 images per class show nothing, 400 show a few points."""
     few = smallest_visible_harm(np.zeros((6, 20)), np.arange(20) % 5, 5, alpha=0.05)
     many = smallest_visible_harm(np.zeros((6, 2000)), np.arange(2000) % 5, 5, alpha=0.05)
     assert few == 1.0
@@ -137,7 +137,7 @@ def test_what_the_arms_share_is_no_harm_to_many_classes() -> None:
 
 
 def test_classes_need_not_be_equally_large() -> None:
-    """Protects classes of one image, of none and of many beside each other: the one that loses is named."""
+    """Protects classes of one image, of none and of many together: the one that loses is named."""
     labels = np.concatenate([np.zeros(1, int), np.ones(400, int), np.full(60, 2), np.full(50, 4)])
     differences = np.zeros((6, labels.size))
     differences[:, np.flatnonzero(labels == 2)[:12]] = -1

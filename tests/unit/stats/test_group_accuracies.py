@@ -38,7 +38,7 @@ def test_balanced_accuracy_is_the_mean_of_class_accuracies() -> None:
 
 
 def test_a_gain_is_of_the_seeds_that_both_have() -> None:
-    """Protects the pairing: by hand 1/4 with seed 0 alone, as the rival has no other; without a shared seed nothing is said."""
+    """Protects the pairing: by hand 1/4 with seed 0 alone, as the rival has no other; without a shared seed it is an error."""
     gain = groups.group_gain(group([0, 1, 2]), ARM, {0: REAL[0]}, rng())
     assert (gain.mean, gain.seeds) == (pytest.approx(1 / 4), 1)
     with pytest.raises(ValueError, match="a seed that both arms have"):
@@ -154,10 +154,10 @@ def test_the_interval_of_balanced_accuracy_holds_the_truth() -> None:
 
 def test_what_was_sampled_together_counts_as_one() -> None:
     """Protects intervals of groups of classes from seeds that share synthetic images, and from images that were taken together."""
-    draw = np.random.default_rng(8)
+    normal = np.random.default_rng(8).normal
     labels = np.repeat([0, 1, 2], (60, 60, 80))
-    shared, together = draw.normal(0, 1, 2)[np.arange(12) % 2, None], draw.normal(0, 1, 20).repeat(10)
-    own, rival = (dict(enumerate(draw.normal(0.5, 1, (12, 200)) + sign * (shared + together) > 0)) for sign in (0.5, -0.5))
+    shared, together = normal(0, 1, 2)[np.arange(12) % 2, None], normal(0, 1, 20).repeat(10)
+    own, rival = (dict(enumerate(normal(0.5, 1, (12, 200)) + sign * (shared + together) > 0)) for sign in (0.5, -0.5))
     some = groups.of_classes([0, 2], labels, range(12))
     assert some is not None
 

@@ -22,9 +22,9 @@ def test_accuracy_by_seed_and_its_interval() -> None:
 
 def test_gain_is_paired() -> None:
     """Protects the sign and the pairing: image by image the same arms differ by known amounts, and exchanging them negates all."""
-    draw = np.random.default_rng(3)
-    rival = draw.random((6, 40)) < 0.5
-    better = rival | (draw.random((6, 40)) < 0.4)
+    random = np.random.default_rng(3)
+    rival = random.random((6, 40)) < 0.5
+    better = rival | (random.random((6, 40)) < 0.4)
     gain = set_gain(better, rival, rng())
     assert gain.mean == pytest.approx(better.mean() - rival.mean())
     assert 0.0 < gain.ci95[0] < gain.mean < gain.ci95[1]
@@ -34,10 +34,10 @@ def test_gain_is_paired() -> None:
     assert (loss.mean, loss.ci95) == (-gain.mean, (-gain.ci95[1], -gain.ci95[0]))
 
 
-def test_the_level_is_the_one_asked_for() -> None:
+def test_the_level_is_the_one_requested() -> None:
     """Protects evaluate.confidence: a higher level gives a wider interval of both numbers."""
-    draw = np.random.default_rng(5)
-    one, other = draw.random((6, 60)) < 0.7, draw.random((6, 60)) < 0.6
+    random = np.random.default_rng(5)
+    one, other = random.random((6, 60)) < 0.7, random.random((6, 60)) < 0.6
     narrow, wide = (set_gain(one, other, rng(), confidence=level).ci95 for level in (0.6, 0.99))
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
     low, high = (set_arm(one, seeds=range(6), confidence=level).ci95 for level in (0.6, 0.99))
@@ -54,9 +54,9 @@ def test_nothing_is_no_result() -> None:
 
 def test_what_was_sampled_together_counts_as_one() -> None:
     """Protects robustness sets and top-5 from the slack of seeds that share synthetic images, and of images that were taken together."""
-    draw = np.random.default_rng(7)
-    by_set, by_group = draw.normal(0, 1, 2)[np.arange(12) % 2], draw.normal(0, 1, 20).repeat(10)
-    own, rival = (draw.normal(0.5, 1, (12, 200)) + by_set[:, None] * sign + by_group * sign > 0 for sign in (0.5, -0.5))
+    random = np.random.default_rng(7)
+    by_set, by_group = random.normal(0, 1, 2)[np.arange(12) % 2], random.normal(0, 1, 20).repeat(10)
+    own, rival = (random.normal(0.5, 1, (12, 200)) + by_set[:, None] * sign + by_group * sign > 0 for sign in (0.5, -0.5))
     sets, groups = np.arange(12) % 2, np.arange(200) // 10
     plain = set_gain(own, rival, rng())
     for one in (set_gain(own, rival, rng(), sets=sets), set_gain(own, rival, rng(), groups=groups)):

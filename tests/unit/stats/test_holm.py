@@ -46,7 +46,7 @@ def test_order_does_not_matter_and_nothing_becomes_more_certain(p_values: list[f
     assert all(adjusted[i] <= adjusted[j] for i in order for j in order if known[i] <= known[j])
 
 
-def test_any_of_many_nulls_is_named_as_seldom_as_is_said() -> None:
+def test_any_of_many_nulls_is_named_as_seldom_as_stated() -> None:
     """Protects the rate: of five nulls, independent or alike, any is named in 5% of cases at most; uncorrected in 23%."""
     rng = np.random.default_rng(0)
     independent = rng.uniform(size=(10_000, 5))

@@ -45,7 +45,7 @@ def test_two_seeds_that_agree_are_not_stretched_tenfold() -> None:
 
 @pytest.mark.parametrize(("sets", "seeds"), [(2, 10), (5, 10), (10, 10), (20, 20)])
 def test_sets_that_differ_are_in_the_interval(sets: int, seeds: int) -> None:
-    """Protects what is said of other synthetic sets: seeds that share one share its luck, which seeds alone do not see."""
+    """Protects what is reported about other synthetic sets: seeds that share one share its luck, which seeds alone do not show."""
     rng, of_set = np.random.default_rng(12), np.arange(seeds) % sets
     covered = alone = 0
     for _ in range(400):
@@ -57,7 +57,7 @@ def test_sets_that_differ_are_in_the_interval(sets: int, seeds: int) -> None:
 
 
 def test_groups_count_as_one() -> None:
-    """Protects tests with several images of one patient or video: as independent images they would cover far less than is said."""
+    """Protects tests with several images of one patient or video: as independent images they would cover far less than stated."""
     rng, group = np.random.default_rng(13), np.repeat(np.arange(40), 10)
     covered = alone = 0
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""The levels of repeated looks: what they add up to, and that looking often really errs no more than is said."""
+"""The levels of repeated looks: what they add up to, and that looking often really errs no more than stated."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_looks_are_counted_from_one() -> None:
 
 @pytest.mark.parametrize("look", range(1, 10))
 def test_the_fewest_signs_are_the_fewest(look: int) -> None:
-    """Protects what a refused user is told: with that many all of one sign pass, with one less they cannot."""
+    """Protects what a refused user reads: with that many all of one sign pass, with one less they cannot."""
     level = level_of_look(0.05, look)
     needed = fewest_flips(level)
     assert sign_flip_test(np.ones(needed)) <= level < sign_flip_test(np.ones(needed - 1))

@@ -51,7 +51,7 @@ def test_few_variances_lend_little() -> None:
     assert (shrunk.tolist(), freedom) == (found[:29].tolist(), 5)
 
 
-def test_zeros_are_drawn_up_and_say_nothing_of_the_others() -> None:
+def test_zeros_are_raised_and_do_not_affect_the_others() -> None:
     """Protects classes in which no seed differs: they take no part in the fit, and are not taken for certain."""
     _, found = sampled(np.random.default_rng(4), 6.0, 5, num=500)
     alone, freedom = moderated(found, np.ones(500), 5)

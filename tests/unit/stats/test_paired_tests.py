@@ -65,7 +65,7 @@ def test_random_sign_flips_agree_with_the_exact_test() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.array([]), np.array([0.1, np.nan]), np.array([np.inf])])
-def test_sign_flip_refuses_what_it_cannot_judge(bad: np.ndarray) -> None:
+def test_sign_flip_refuses_what_it_cannot_test(bad: np.ndarray) -> None:
     """Protects against an empty or non-finite input passing as evidence."""
     with pytest.raises(ValueError):
         sign_flip_test(bad)

@@ -77,7 +77,7 @@ def test_pooled_intervals_cover_the_truth() -> None:
 
 
 def test_images_alone_make_an_interval() -> None:
-    """Protects a search with one seed a ratio: another validation set could have said another peak."""
+    """Protects a search with one seed per ratio: another validation set could have given another peak."""
     rng = np.random.default_rng(2)
     peak = find_peak({ratio: (rng.random((1, 50)) < 0.5 + hill(ratio)).astype(float) for ratio in RATIOS}, rng)
     assert peak.low < peak.high
@@ -100,7 +100,7 @@ def test_a_valley_is_no_peak() -> None:
 
 
 def test_the_cheapest_as_good_is_named() -> None:
-    """Protects the answer to "how many must I draw": of ratios that noise cannot tell apart the smallest, and of clear ones the best."""
+    """Protects the answer to "how many must I generate": of ratios that noise cannot separate the smallest, and of clear ones the best."""
     rng = np.random.default_rng(5)
     seeds = dict.fromkeys(RATIOS, 8)
     flat = [find_peak(table(lambda _: 0.1, seeds, rng), rng, num_resamples=50).enough for _ in range(40)]

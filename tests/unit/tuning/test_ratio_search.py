@@ -62,7 +62,7 @@ def test_rounds_double_seeds_and_halve_ratios() -> None:
     assert rungs(config, 6) == [(6, 2), (3, 4), (2, 8), (2, 10)]
     assert num_classifiers(config, 6) == 7 * 2 + 4 * 2 + 3 * 4 + 3 * 2
     assert rungs(RatioConfig(first_seeds=3, seeds=3), 4) == [(4, 3)]
-    assert rungs(RatioConfig(first_seeds=1, seeds=2, kept=1.0), 1) == [(1, 1), (1, 2)]
+    assert rungs(RatioConfig(first_seeds=1, seeds=2, keep_fraction=1.0), 1) == [(1, 1), (1, 2)]
 
 
 @pytest.mark.parametrize(("ratio", "num_real", "images"), [(0.0, 100, 0), (0.1, 100, 10), (0.1, 3, 1), (0.25, 10, 3), (5.0, 7, 35)])
