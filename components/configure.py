@@ -1,4 +1,4 @@
-"""The first step of a run: the form's fields and the JSON of all other settings become what each later step is told."""
+"""The first step of a run: the form's fields and the JSON of all other settings become each later step's settings."""
 
 from typing import NamedTuple
 

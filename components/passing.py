@@ -1,4 +1,4 @@
-"""What a step that has a job do its work is told of its own task."""
+"""What a step that hands its work to a job knows of its own task."""
 
 from kfp import dsl
 

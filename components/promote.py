@@ -35,7 +35,7 @@ def promote(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
 ) -> str:
-    """Ask the gate again, and let `champion` point at the candidate if it holds."""
+    """Apply the gate again, and let `champion` point at the candidate if it holds."""
     from gda.steps.step import run_step
 
     inputs = {"evaluation": evaluation, "verdict": verdict}

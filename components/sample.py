@@ -10,7 +10,7 @@ from components.passing import OF_THE_JOB
 def plan_sampling(
     snapshot: str, settings: str, num_workers: int, data_root: str, code: str, summary: dsl.Output[dsl.Markdown]
 ) -> list[str]:
-    """Plan the synthetic set and say which workers draw it, each as `I/N`; no more of them than the plan has shards."""
+    """Plan the synthetic set and list the workers that sample it, each as `I/N`; no more of them than the plan has shards."""
     from gda.steps.entry import planned
 
     return planned(snapshot=snapshot, settings=settings, num_workers=num_workers, data_root=data_root, code=code, summary=summary)
@@ -18,7 +18,7 @@ def plan_sampling(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def sample_shards(worker: str, snapshot: str, generator: str, tuning: str, settings: str, data_root: str, code: str, resources: str) -> str:
-    """Draw this worker's shards; each is committed when it is whole, so that a retry draws only what is missing.
+    """Sample this worker's shards; each is committed when it is whole, so that a retry samples only what is missing.
 
     `resources` is what the pod was given: a run parameter reaches the inside of a loop only where a step there takes it.
     """
@@ -44,9 +44,9 @@ def sample(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
 ) -> str:
-    """Publish a synthetic set, drawing what no worker has drawn. `step` is sample, sample_zero_shot or sample_img2img.
+    """Publish a synthetic set, after sampling what no worker has. `step` is sample, sample_zero_shot or sample_img2img.
 
-    `drawn` is what workers said, which this waits for; `resources` is what the pod was given.
+    `shards` are the workers' outputs, which this waits for; `resources` is what the pod was given.
     """
     from gda.steps.step import run_step
 
@@ -72,7 +72,7 @@ def sample_job(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
 ) -> str:
-    """Draw the synthetic set by one Indexed Job, whose workers may be taken away and start again pod by pod, and publish it."""
+    """Sample the synthetic set by one Indexed Job, whose workers may be taken away and start again pod by pod, and publish it."""
     from gda.steps.jobs import sample_by_job
 
     inputs = {"snapshot": snapshot, "generator": generator, "settings": tuning}

@@ -17,7 +17,7 @@ def snapshot(settings: str, data_root: str, code: str, metrics: dsl.Output[dsl.M
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def snapshot_pool(snapshot: str, settings: str, data_root: str, code: str, summary: dsl.Output[dsl.Markdown]) -> str:
-    """Freeze more real images for the arm `retrieved`, cleared of the test split; skipped where nothing asks for them."""
+    """Freeze more real images for the arm `retrieved`, cleared of the test split; skipped where no arm needs them."""
     from gda.steps.step import run_step
 
     step = run_step("snapshot_pool", inputs={"snapshot": snapshot}, settings=settings, data_root=data_root, code=code)

@@ -1,4 +1,4 @@
-"""Choosing the settings of drawing."""
+"""Choosing the sampling settings."""
 
 from kfp import dsl
 
@@ -19,7 +19,7 @@ def tune(
 ) -> str:
     """Choose guidance and steps: FID over a grid, then CAS of the survivors on validation. `step` is tune or tune_zero_shot.
 
-    `measured` is what workers said, which this waits for.
+    `measured` are the workers' outputs, which this waits for.
     """
     from gda.steps.step import run_step
 
@@ -39,7 +39,7 @@ def plan_points(settings: str, num_workers: int, summary: dsl.Output[dsl.Markdow
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def tune_points(worker: str, snapshot: str, generator: str, settings: str, data_root: str, code: str, resources: str) -> str:
-    """Draw and measure this worker's points; each is kept, so that the step that chooses, or a retry, does not draw it again.
+    """Sample and measure this worker's points; each is kept, so that the step that chooses, or a retry, does not sample it again.
 
     `resources` is what the pod was given: a run parameter reaches the inside of a loop only where a step there takes it.
     """

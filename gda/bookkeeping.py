@@ -1,4 +1,4 @@
-"""What every command does around its stage's `run`, whoever calls it: one compute thread, quiet libraries, its time and its MLflow run."""
+"""What every command does around its stage's `run`: one compute thread, quiet libraries, the recorded time and the MLflow run."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from gda.tracking.timings import write_timing
 
 
 def prepare_process() -> None:
-    """One compute thread a process, quiet libraries, and SIGTERM as an interruption."""
+    """Set one compute thread per process and quiet libraries, and treat SIGTERM as an interruption."""
     from gda.generator.weights.hub import offline_by_default
     from gda.runtime.parallel import single_threaded
 
@@ -45,7 +45,7 @@ _QUIET = {
 
 
 def at_work(args: argparse.Namespace, config: Config) -> AbstractContextManager[None]:
-    """Around a stage's `run` and the keeping of its run: first keep what killed processes published, then say what is being made.
+    """A context around a stage's `run`: records the outputs that killed processes published, then notes the output under way.
 
     Raises `MissingError` where the note cannot be written.
     """
@@ -58,9 +58,9 @@ def at_work(args: argparse.Namespace, config: Config) -> AbstractContextManager[
 
 
 def note(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> str | None:
-    """Keep the time and the run's record of a command that did work, and log what is kept; returns what could not be, in a sentence.
+    """Record the time and the run of a command that did work, and log recorded runs; returns a sentence about those that could not be logged.
 
-    MLflow is only imported by stages that are heavy anyway, the others are logged along with the next one.
+    Only stages with heavy imports import MLflow; runs of the others are logged with the next one.
     """
     if not outcome.reused and outcome.digest:
         write_timing(args.command, outcome.output, seconds)
@@ -77,7 +77,7 @@ def note(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: fl
 
 
 def log_kept() -> str | None:
-    """Log the runs that earlier commands kept, those of killed processes among them; returns what could not be, in a sentence."""
+    """Log the runs that earlier commands recorded, killed ones included; returns a sentence about those that could not be logged."""
     folder = work_root() / tracking.UNLOGGED
     tracking.settle(folder)
     return tracking.flush(folder)
@@ -92,7 +92,7 @@ def _params(args: argparse.Namespace, config: Config) -> dict[str, Any]:
 
 
 def _output(args: argparse.Namespace) -> Path | None:
-    """Where the command's output will be; None where it is said to make none."""
+    """Where the command's output will be; None for a dry run or a plan, which writes none."""
     if args.command == "promote":
         return Path(args.out or PROMOTION) if not args.dry_run else None
     out = getattr(args, "out", None)

@@ -1,14 +1,14 @@
-"""The errors a user can meet, as one tree; the command line prints one line for each and exits with its code.
+"""All errors for users, as one tree; the command line prints one line for each and exits with its code.
 
     GdaError
     |- UsageError        2  a wrong command line
     |  `- ConfigError    2  a wrong field in params.yaml or --set
     |- DataError         3  images, labels, snapshots or weights that cannot be used
-    |  `- NotFiniteError 3  a network that drew NaN or infinity
-    |- RefusedError      4  a gate refused and --strict was asked for
+    |  `- NotFiniteError 3  a network that generated NaN or infinity
+    |- RefusedError      4  a gate refused and --strict was given
     |- MissingError      5  something the environment lacks: weights, disk, network, device
-    `- TryAgainError    75  interrupted, lost a race, a store that is away
-Exit code 1 is left for defects of ours.
+    `- TryAgainError    75  interrupted, lost a race, or a store is unreachable
+Exit code 1 means a defect in gda itself.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class GdaError(Exception):
 
 
 class UsageError(GdaError):
-    """The command line asks for something that cannot be done."""
+    """The command line requests something that cannot be done."""
 
     exit_code = 2
 
@@ -37,15 +37,15 @@ class DataError(GdaError):
 
 
 class NotFiniteError(DataError):
-    """Rows of a batch whose drawn images hold NaN or infinity: `rows` of `count`."""
+    """Rows of a batch whose generated images hold NaN or infinity: `rows` of `count`."""
 
     def __init__(self, rows: Sequence[int], count: int) -> None:
-        super().__init__(f"{len(rows)} of {count} drawn images hold NaN or infinity")
+        super().__init__(f"{len(rows)} of {count} generated images hold NaN or infinity")
         self.rows = tuple(rows)
 
 
 class RefusedError(GdaError):
-    """A gate refused, and the caller asked for a refusal to be an error (`--strict`)."""
+    """A gate refused, and `--strict` turns a refusal into an error."""
 
     exit_code = 4
 
@@ -57,6 +57,6 @@ class MissingError(GdaError):
 
 
 class TryAgainError(GdaError):
-    """Nothing is wrong with the request: it was interrupted, lost a race, or a store is away."""
+    """Nothing is wrong with the request: it was interrupted, lost a race, or a store is unreachable."""
 
     exit_code = 75

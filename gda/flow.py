@@ -1,4 +1,4 @@
-"""The typed graph of the job: every step with its configuration sections, inputs, output and command.
+"""The typed graph of the workflow: every step with its configuration sections, inputs, output and command.
 
 The command line, `dvc.yaml`, `params.yaml` and the pipeline are generated from it or contract-tested against it:
 `python -m gda.flow` prints the `dvc.yaml` of the built-in run.
@@ -29,25 +29,25 @@ EVALUATION = "reports/evaluation"
 PROMOTION = "reports/promotion"
 RATIO = "reports/ratio"
 INPUTS = "data/inputs"
-# One file of digests per compared arm, on which its classifiers depend: DVC's templates cannot say which sets an arm reads.
+# One file of digests per compared arm, on which its classifiers depend: DVC's templates cannot express which sets an arm reads.
 ARM_DIGESTS = "data/arms"
-# What arms read beside the real snapshot, by role; `arm_inputs` says which.
+# What arms read in addition to the real snapshot, by role; `arm_inputs` lists those of one arm.
 ARM_SETS = {"synthetic": ACCEPTED, "zero_shot": ZERO_SHOT, "img2img": IMG2IMG, "pool": POOL, "verdict": VERDICT, "reference": REFERENCE}
 
-# What fields name outside the job: `gda inputs` writes to `INPUTS` one file of content digests per role, on which DVC's stages depend.
+# External inputs that fields name: `gda inputs` writes one file of content digests per role to `INPUTS`, on which DVC's stages depend.
 WATCHED = ("source", "pool", "base", "prompts", "quotas", "features", "pretrained", "sets")
 
-# What features are measured with: every stage that extracts some depends on it.
+# Settings of feature extraction: every stage that extracts features depends on them.
 EXTRACTOR = ("validate.extractor", "validate.extractor_weights", "validate.image_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One step of the graph: `stage` is the verb, `variant` tells two uses of one verb apart, `inputs` are paths by role.
+    """One step of the graph: `stage` is the verb, `variant` distinguishes two uses of one verb, `inputs` are paths by role.
 
-    `more_outputs` are data sets beside the `output` that the step is known by. `watched` are the roles of `WATCHED` that it reads.
-    `always_changed` steps ask something outside of the folder, such as the registry, and run each time. The output of a `kept` step lies
-    there still when it runs again: its command replaces what has to change, and leaves the rest.
+    `output` is the main output and `more_outputs` are further data sets. `watched` are the roles of `WATCHED` that the step reads.
+    `always_changed` steps depend on something outside the folder, such as the registry, and run each time. The output of a `kept` step is
+    still there when it runs again: its command replaces only what has to change.
     """
 
     stage: str
@@ -94,14 +94,14 @@ def _tune(variant: str, generator: str, output: str) -> Node:
 
 
 def arm_inputs(arm: Arm) -> dict[str, str]:
-    """What an arm needs besides the real snapshot, by role: other images, and where the gate applies the verdict on them."""
+    """What an arm needs besides the real snapshot, by role: other images, and, where the gate applies, the verdict on them."""
     data = arm.data
     needed = {data.others: True, "verdict": data.gated, "reference": data.targeted}
     return {role: path for role, path in ARM_SETS.items() if needed.get(role)}
 
 
 def classify_command(arm: str, sets: Mapping[str, str], out: str, *, seed: str = "") -> str:
-    """The command that trains the classifiers of `arm` on `sets`, by role: of `seed` alone, or of every seed, in folders below `out`."""
+    """The command that trains the classifiers of `arm` on `sets` (by role), for `seed` alone or for every seed in folders below `out`."""
     flags = "".join(f" --{role.replace('_', '-')} {path}" for role, path in sets.items())
     return f"gda classify --snapshot {REAL} --arm {arm}{f' --seed {seed}' if seed else ''}{flags} --out {out}"
 
@@ -196,7 +196,7 @@ GRAPH: tuple[Node, ...] = (
     ),
 )
 
-# Steps that are no part of the job: run by hand, or by a pipeline of their own.
+# Steps outside the workflow: run by hand, or by a pipeline of their own.
 EXTRA_NODES: tuple[Node, ...] = (
     Node(
         stage="ratio",

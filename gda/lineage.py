@@ -1,4 +1,4 @@
-"""`gda lineage`: what an output was made from, step by step back to the images, as far as the outputs lie on this disk."""
+"""`gda lineage`: what an output was made from, step by step back to the images, as far as the outputs are on this disk."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from gda.errors import DataError
 from gda.io.publish import RECIPE_FILE, read_recipe, work_root
 
 _CARDS = ("snapshot.json", "generator.json", "classifier.json", "reference.json")  # with a field `digest`
-_DOCUMENTS = ("verdict.json", "settings.json", "metrics.json", "comparison.json", "ratio.json")  # named by their whole content
+_DOCUMENTS = ("verdict.json", "settings.json", "metrics.json", "comparison.json", "ratio.json")  # identified by a digest of their content
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A folder that holds an output, with the digests by which others name it."""
+    """A folder that holds an output, with the digests by which other outputs refer to it."""
 
     path: Path
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """None for weights from elsewhere, and for a damaged one."""
+        """None for weights from elsewhere, and for a damaged recipe."""
         try:
             return read_recipe(self.path)
         except DataError:
@@ -39,14 +39,14 @@ class Output:
 
     @property
     def about(self) -> str:
-        """What a card says of where it came from that is no output of ours: the source of images, or of a base's weights."""
+        """The external source that a card states: that of the images, or of a base's weights."""
         source = _json(self.path / "snapshot.json").get("provenance", {}).get("source") or _json(self.path / "generator.json").get("source")
         return str(source) if source else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """An input of an output: its role, full digest, and the output that it is, with that one's own origins, where it was found."""
+    """An input of an output: its role and full digest, and, where it was found, that output and its own origins."""
 
     role: str
     digest: str
@@ -56,7 +56,7 @@ class Origin:
 
 @dataclass(kw_only=True)
 class Lineage:
-    """The chain of `root`, looked for in the folders around it, in the current folder and among the averages in the work folder."""
+    """The chain of `root`, searched in the folders around it, in the current folder and among the averages in the work folder."""
 
     root: Output
     _known: list[Output] = field(default_factory=list)
@@ -71,28 +71,28 @@ class Lineage:
 
     @cached_property
     def origins(self) -> tuple[Origin, ...]:
-        """What the root was made from, each with what it was made from in turn."""
+        """The inputs of the root, each with its own inputs."""
         return self._origins(self.root, (self.root,))
 
     def _origins(self, output: Output, path: tuple[Output, ...]) -> tuple[Origin, ...]:
         if output.recipe is None:
             return ()
         found = []
-        for role, said in output.recipe.inputs.items():
-            digest = said.rpartition("@")[2]
+        for role, recorded in output.recipe.inputs.items():
+            digest = recorded.rpartition("@")[2]
             source = self._find(digest, path)
             origins = self._origins(source, (*path, source)) if source is not None else ()
             found.append(Origin(role=role, digest=digest, output=source, origins=origins))
         return tuple(found)
 
     def _find(self, digest: str, path: tuple[Output, ...]) -> Output | None:
-        """An output of that content which was not made from one on `path`: a set that was judged may be a copy of the one it came from."""
+        """An output of that content which was not made from one on `path`: an accepted set may be a copy of the set it came from."""
         held = [output for output in self._known if digest in output.digests and not self._comes_from(output, path, ())]
-        # The copy that was judged came later than the set, and is what later stages were given.
+        # The accepted copy is later than the sampled set, and is the one that later stages read.
         return min(held, key=self._preference, default=None)
 
     def _preference(self, output: Output) -> tuple[int, bool, str]:
-        """Lowest for what lies nearest to the root; another project's copy comes after this one's."""
+        """Lowest for the output nearest to the root; a copy in another project comes after one in this project."""
         away = Path(os.path.relpath(output.path.resolve(), self.root.path.resolve())).parts.count(os.pardir)
         return away, output.recipe is None or output.recipe.stage != "accepted", str(output.path)
 
@@ -101,19 +101,19 @@ class Lineage:
             return True
         if output.recipe is None or output in seen:
             return False
-        wanted = {said.rpartition("@")[2] for said in output.recipe.inputs.values()}
+        wanted = {recorded.rpartition("@")[2] for recorded in output.recipe.inputs.values()}
         makers = {other.recipe.digest for other in path if other.recipe is not None}
         if wanted & makers:
             return True
-        # An input that lies in several places may be any of them: the set itself, or the copy of it that was judged.
+        # An input found in several places may be any of them: the sampled set or its accepted copy.
         places = [[other for other in self._known if other != output and digest in other.digests] for digest in wanted - output.digests]
         return any(held and all(self._comes_from(other, path, (*seen, output)) for other in held) for held in places)
 
 
 def describe(lineage: Lineage) -> list[str]:
-    """The chain as lines: an output, what made it, and below it each input with its full digest and where it lies."""
+    """The chain as lines: an output, the stage that made it, and below it each input with its full digest and path."""
     recipe = lineage.root.recipe
-    assert recipe is not None, "looked at when it was opened"
+    assert recipe is not None, "read when it was opened"
     lines = [f"{lineage.root.path}: made by {recipe.stage}", *_lines(lineage.origins, lineage.root.about, 1)]
     return lines + [f"  with {name:<12} {version}" for name, version in recipe.environment.items()]
 
@@ -144,7 +144,7 @@ def _entry(origin: Origin) -> dict[str, Any]:
 
 
 def _around(path: Path) -> list[Path]:
-    """Folders that may hold an output: in those above `path`, in the current one, in the steps of a pipeline, and averages of weights."""
+    """Folders that may hold an output: below those above `path`, below the current one, in pipeline steps, and averages of weights."""
     here = path.resolve()
     roots = {folder for folder in (*here.parents[:3], Path.cwd()) if folder != Path(folder.anchor)}
     steps = next((folder.parent.parent for folder in here.parents if (folder / "step.json").is_file()), None)
@@ -154,14 +154,14 @@ def _around(path: Path) -> list[Path]:
     for root, depths in places:
         for name in (RECIPE_FILE, "generator.json"):
             for depth in depths:
-                # Unlike pathlib's, it does not mind folders that go away meanwhile: those of other programs are among them.
+                # Unlike pathlib's, this glob tolerates folders that disappear meanwhile, such as those of other programs.
                 cards = glob(f"{'*/' * depth}{name}", root_dir=root, include_hidden=True)
                 found |= {(root / card).parent.resolve() for card in cards}
     return sorted(found)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Empty for what cannot be read: an output that is damaged must not keep the origin of another from being stated."""
+    """Empty for an unreadable file: a damaged output must not hide the origin of another one."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):

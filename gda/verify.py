@@ -1,4 +1,4 @@
-"""`gda verify`: every kind of output compared with its own list of files, with the digests in its card, and a snapshot pixel by pixel."""
+"""`gda verify`: compare every kind of output with its list of files and the digests in its card, and a snapshot pixel by pixel."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +17,15 @@ Check = Callable[[Path], list[str]]
 
 
 def verify_output(path: Path) -> tuple[str, list[str]]:
-    """What kind of output the folder `path` holds, and everything that is wrong with it, one line each naming the file.
+    """The kind of output in the folder `path`, and all its problems, one line each naming the file.
 
-    Raises `DataError` where nothing in it says what its files should be.
+    Raises `DataError` where nothing in it states what its files should be.
     """
     kind, check = next(((kind, check) for name, kind, check in _KINDS if (path / name).is_file()), ("output", _only_listed))
     problems = damaged_files(path)
     listed = _is_listed(path)
     if not problems and not listed and check is _only_listed:
-        raise DataError(f"{path}: no {RECIPE_FILE} lists its files and no card has a digest, so nothing says what they should be")
+        raise DataError(f"{path}: no {RECIPE_FILE} lists its files and no card has a digest, so nothing states what they should be")
     if kind == "snapshot" or not problems:
         problems += [problem for problem in _outcome(check, path) if problem not in problems]
     return kind if listed or check is not _only_listed else "output", problems
@@ -35,7 +35,7 @@ def _is_listed(path: Path) -> bool:
     try:
         return recorded_files(path) is not None
     except DataError:
-        return True  # damaged, which is among the problems
+        return True  # damaged, which is listed among the problems
 
 
 def _outcome(check: Check, path: Path) -> list[str]:
@@ -74,7 +74,7 @@ def _classifier(path: Path) -> list[str]:
     if card.skipped is not None:
         return []
     if card.weights is None:
-        return [] if _is_listed(path) else [f"{path}: neither {RECIPE_FILE} nor classifier.json says what its weights should be"]
+        return [] if _is_listed(path) else [f"{path}: neither {RECIPE_FILE} nor classifier.json states what its weights should be"]
     found = tensors_digest(read_tensors(path / "model.safetensors"))
     return [] if found == card.weights else [f"{path / 'model.safetensors'}: is not the weights that classifier.json names"]
 
@@ -101,7 +101,7 @@ def _evaluation(path: Path) -> list[str]:
 
 
 def _promotion(path: Path) -> list[str]:
-    """A decision is written anew by each promotion and lists no files: its form is checked, and the candidate that it names."""
+    """Each promotion overwrites its decision, which lists no files: check its form and the candidate that it names."""
     candidate = read_document(path / "decision.json", Decision).candidate
     if candidate is None or not Path(candidate.path).is_dir():
         return []

@@ -1,1 +1,1 @@
-"""What the cluster needs beside Kubeflow, as kustomize sources, their rendering, and checks of any Kubernetes YAML."""
+"""What the cluster needs in addition to Kubeflow, as kustomize sources, their rendering, and checks of any Kubernetes YAML."""

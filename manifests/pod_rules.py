@@ -1,4 +1,4 @@
-"""What every pod must say, and must not: the restricted level of Pod Security, and what a shared cluster asks beside it."""
+"""What every pod must say, and must not: the restricted level of Pod Security, and what a shared cluster requires in addition."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,12 @@ WITH_TOKEN = {"gda-run", "gda-promote"}
 _BY_DIGEST = re.compile(r"[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}")
 _PLACEHOLDER = re.compile(r"gda\.invalid/[a-z0-9/_-]+")
 _SHARED_WITH_NODE = ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace")
-# Beside the host's, volumes that Pod Security's restricted level knows.
+# Next to the host's, volumes that Pod Security's restricted level knows.
 _VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 
 
 def check_pod(pod: PodSpec, accounts: Mapping[str, Any]) -> list[Finding]:
-    """What is wrong with `pod`; `accounts` are the ServiceAccounts beside it by name."""
+    """What is wrong with `pod`; `accounts` are the ServiceAccounts around it by name."""
     found = [*_whole_pod(pod, accounts)] if not pod.kfp else [*_kfp_pod(pod)]
     for path, container in pod.containers:
         found += _container(pod, path, container)
@@ -57,7 +57,7 @@ def _kfp_pod(pod: PodSpec) -> Iterator[Finding]:
     context = pod.spec.get("securityContext") or {}
     where = f"platforms.kubernetes.{pod.path}.securityContext"
     if context.get("runAsNonRoot") is not True:
-        yield finding(pod.document, f"{where}.runAsNonRoot", _said(context.get("runAsNonRoot")), "true")
+        yield finding(pod.document, f"{where}.runAsNonRoot", _shown(context.get("runAsNonRoot")), "true")
     if str(context.get("runAsUser", "")) == "0":
         yield finding(pod.document, f"{where}.runAsUser", "is 0", "absent, or above 0")
 
@@ -81,27 +81,27 @@ def _container(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterato
 
 
 def _security(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[Finding]:
-    """The security context, a container's before its pod's. Of a partial pod, only what is said and wrong."""
+    """The security context, a container's before its pod's. Of a partial pod, only what is given and wrong."""
     own = container.get("securityContext") or {}
     whole = {**(pod.spec.get("securityContext") or {}), **own}
     capabilities = own.get("capabilities") or {}
-    asked = {
+    required = {
         "runAsNonRoot": (whole.get("runAsNonRoot"), True),
         "seccompProfile.type": ((whole.get("seccompProfile") or {}).get("type"), "RuntimeDefault"),
         "allowPrivilegeEscalation": (own.get("allowPrivilegeEscalation"), False),
         "readOnlyRootFilesystem": (own.get("readOnlyRootFilesystem"), True),
         "capabilities.drop": (capabilities.get("drop"), ["ALL"]),
     }
-    for key, (said, accepted) in asked.items():
-        if said != accepted and not (said is None and pod.partial):
-            yield finding(pod.document, f"{path}.securityContext.{key}", _said(said), _text(accepted))
-    for key, said in (("privileged", own.get("privileged")), ("capabilities.add", capabilities.get("add"))):
-        if said:
-            yield finding(pod.document, f"{path}.securityContext.{key}", _said(said), "absent")
+    for key, (given, accepted) in required.items():
+        if given != accepted and not (given is None and pod.partial):
+            yield finding(pod.document, f"{path}.securityContext.{key}", _shown(given), _text(accepted))
+    for key, given in (("privileged", own.get("privileged")), ("capabilities.add", capabilities.get("add"))):
+        if given:
+            yield finding(pod.document, f"{path}.securityContext.{key}", _shown(given), "absent")
     if whole.get("runAsUser") == 0:
         yield finding(pod.document, f"{path}.securityContext.runAsUser", "is 0", "absent, or above 0")
     if whole.get("procMount") not in (None, "Default"):
-        yield finding(pod.document, f"{path}.securityContext.procMount", _said(whole["procMount"]), "absent, or Default")
+        yield finding(pod.document, f"{path}.securityContext.procMount", _shown(whole["procMount"]), "absent, or Default")
 
 
 def _resources(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[Finding]:
@@ -122,7 +122,7 @@ def _kfp_resources(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Ite
             yield finding(pod.document, f"{path}.resources.resource{name}", "is missing", "a quantity, or a parameter")
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return "is missing" if value is None else f"is {_text(value)}"
 
 

@@ -18,7 +18,7 @@ _PARTIAL_KINDS = {"TrainJob"}
 class PodSpec:
     """A pod specification at `path` of a document.
 
-    `containers` are (path, container), those of initialisation included. `partial`: what is not said here is said elsewhere.
+    `containers` are (path, container), those of initialisation included. `partial`: what is absent here is given elsewhere.
     `kfp`: a step of Kubeflow Pipelines, which cannot say more than `spec`, its Kubernetes part, knows (no read-only root, no
     account); the backend drops capabilities and sets the seccomp profile. `parameters` are those of its pipeline.
     """

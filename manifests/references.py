@@ -125,13 +125,13 @@ def _of_kfp(pod: PodSpec) -> Iterator[Named]:
         ("configMapAsVolume", "ConfigMap", "configMapName"),
     ):
         for source in pod.spec.get(key) or []:
-            said = source.get(name) or _default(pod, source.get(f"{name}Parameter") or {})
-            if said and not source.get("optional"):
-                yield f"{path}.{key}", kind, said, ""
+            name_of = source.get(name) or _default(pod, source.get(f"{name}Parameter") or {})
+            if name_of and not source.get("optional"):
+                yield f"{path}.{key}", kind, name_of, ""
     for mount in pod.spec.get("pvcMount") or []:
-        said = _default(pod, mount.get("pvcNameParameter") or mount)
-        if said:
-            yield f"{path}.pvcMount", "PersistentVolumeClaim", said, ""
+        name_of = _default(pod, mount.get("pvcNameParameter") or mount)
+        if name_of:
+            yield f"{path}.pvcMount", "PersistentVolumeClaim", name_of, ""
 
 
 def _default(pod: PodSpec, parameter: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Pipelines that go on from a run of `augment`: `promote` moves the champion; `evaluate`, `ratio` and `sweep` ask more of it."""
+"""Pipelines that go on from a run of `augment`: `promote` moves the champion; `evaluate`, `ratio` and `sweep` go further with it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,11 +24,11 @@ def build_promote(options: CompileOptions) -> Callable[..., Any]:
 
     @dsl.pipeline(
         name="promote",
-        description="Ask the gate again about a run's candidate, and let `champion` point at it if the gate holds.",
+        description="Apply the gate again to a run's candidate, and let `champion` point at it if the gate holds.",
         pipeline_config=_KEPT,
     )
     def promote(run: str, data_root: str = "/data", data_claim: str = "gda-data") -> None:
-        """Ask the gate again about a run's candidate, and let `champion` point at it if the gate holds.
+        """Apply the gate again to a run's candidate, and let `champion` point at it if the gate holds.
 
         Args:
             run: Name, id or title of the run of augment whose challenger is to be champion.
@@ -95,8 +95,8 @@ def build_evaluate(options: CompileOptions) -> Callable[..., Any]:
         )
         place(found, LIGHT, title="look the run up", cached=False)
         made = {name: found.outputs[name] for name in ("runs", "snapshot", "zero_shot", "tuning", "verdict", "code")}
-        told = found.outputs["evaluate_settings"]
-        compared = evaluate_step(synthetic=found.outputs["accepted"], settings=told, data_root=data_root, **made)
+        settings = found.outputs["evaluate_settings"]
+        compared = evaluate_step(synthetic=found.outputs["accepted"], settings=settings, data_root=data_root, **made)
         place(compared, GPU, title="evaluate")
         version = register(
             evaluation=compared.outputs["Output"],
@@ -166,7 +166,7 @@ def build_ratio(options: CompileOptions) -> Callable[..., Any]:
 
 
 def build_sweep(options: CompileOptions) -> Callable[..., Any]:
-    """A wider search for the settings of drawing, its points over many pods."""
+    """A wider search for the sampling settings, its points over many pods."""
 
     @dsl.pipeline(
         name="sweep",
@@ -208,15 +208,17 @@ def build_sweep(options: CompileOptions) -> Callable[..., Any]:
         given = f"{cpu} cpu, {memory}, {gpu_count} {gpu_type}"
         found = look_up(run=run, settings=settings, accepted="tune", data_root=data_root, resources=given)
         place(found, LIGHT, title="look the run up", cached=False)
-        told = {name: found.outputs[name] for name in ("snapshot", "generator", "code")} | {"settings": found.outputs["tune_settings"]}
+        given_to_all = {name: found.outputs[name] for name in ("snapshot", "generator", "code")} | {
+            "settings": found.outputs["tune_settings"]
+        }
         # In a group, of runs that came to have a generator: see augment.
         with dsl.If(found.outputs["generator"] != "", name="spread"):
             planned = plan_points(settings=found.outputs["tune_settings"], num_workers=workers)
             place(planned, LIGHT, title="plan of the sweep")
             with dsl.ParallelFor(planned.outputs["Output"], parallelism=options.parallelism) as worker:
-                points = tune_points(worker=worker, data_root=data_root, resources=given, **told)
+                points = tune_points(worker=worker, data_root=data_root, resources=given, **given_to_all)
                 place(points, GPU, title="measure points")
-            best = tune_step(step="tune", measured=dsl.Collected(points.output), data_root=data_root, **told)
+            best = tune_step(step="tune", measured=dsl.Collected(points.output), data_root=data_root, **given_to_all)
             place(best, GPU, title="choose")
 
     return sweep

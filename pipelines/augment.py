@@ -27,7 +27,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
 
     @dsl.pipeline(
         name="augment",
-        description="Fine-tune a diffusion model on labelled images, draw a synthetic set, refuse it unless it is sound, compare "
+        description="Fine-tune a diffusion model on labelled images, generate a synthetic set, refuse it unless it is sound, compare "
         "classifiers trained with and without it, and register the candidate.",
         pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=7 * 24 * 3600, active_deadline_seconds=14 * 24 * 3600),
     )
@@ -75,12 +75,12 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             base_model: Weights to fine-tune: a hub id ORG/NAME[@REVISION][:VARIANT], a directory on the volume, or demo://glyphs.
             method: What is trained: full, lora or textual_inversion.
             num_train_steps: Optimizer steps of fine-tuning (of the base stage, where there are several).
-            images_per_class: Synthetic images a class.
+            images_per_class: Synthetic images per class.
             guidance_scale: Guidance while sampling; 1 is off, 0 takes what tuning chooses.
             classifier: The classifier, a timm architecture.
             image_size: Side of the classifier's input, pixels.
             ratio: Synthetic to real images in a mixed batch.
-            classifier_train_steps: Optimizer updates of a classifier.
+            classifier_train_steps: Optimizer steps of a classifier.
             num_seeds: Paired trainings of real and real+synthetic; fewer than 6 cannot show a gain.
             fid_max_ratio: The gate: highest FID of the synthetic set, in multiples of real against real.
             alpha: The gate: significance level of the gain and of harm to a class.
@@ -90,8 +90,8 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             settings: All other settings as one JSON object of sections, as gda config show prints them.
             data_root: Folder on the shared volume, which every step mounts at /data.
             data_claim: The volume's claim; its storage must let several pods write.
-            sampler: Who draws the synthetic set: "pods" of this pipeline, or a "job", whose pods may be taken away and come back.
-            sample_workers: Pods that share the drawing of the synthetic set, 1 to 12, or to 50 of a job.
+            sampler: What generates the synthetic set: "pods" of this pipeline, or a "job", whose pods may be taken away and come back.
+            sample_workers: Pods that share the generation of the synthetic set, 1 to 12, or to 50 of a job.
             cpu: Processors of a step that computes.
             memory: Memory of a step that computes.
             gpu_type: Resource name of the accelerators.
@@ -124,29 +124,29 @@ def build(options: CompileOptions) -> Callable[..., Any]:
         closing = report(run=run, data_root=data_root)
         place(closing, LIGHT, title="report", cached=False)
         with dsl.ExitHandler(closing, name="job"):
-            told = configure(
+            setup = configure(
                 data=data, pool=pool, base_model=base_model, method=method, num_train_steps=num_train_steps,
                 images_per_class=images_per_class, guidance_scale=guidance_scale, classifier=classifier, image_size=image_size,
                 ratio=ratio, classifier_train_steps=classifier_train_steps, num_seeds=num_seeds, fid_max_ratio=fid_max_ratio, alpha=alpha,
                 min_seeds=min_seeds, model_name=model_name, seed=seed, settings=settings,
                 data_root=data_root, **named, code_version=code_version, image=image, resources=given,
             )  # fmt: skip
-            place(told, LIGHT, title="configure", cached=False, hours=12)  # it reads a new source once
-            known = {"data_root": data_root, "code": told.outputs["code"]}
+            place(setup, LIGHT, title="configure", cached=False, hours=12)  # it reads a new source once
+            known = {"data_root": data_root, "code": setup.outputs["code"]}
             by_job = known | {"image": image, "job": job, "resources": given}
 
-            real = snapshot(settings=told.outputs["snapshot"], **known)
+            real = snapshot(settings=setup.outputs["snapshot"], **known)
             place(real, CPU, title="snapshot")
-            more = snapshot_pool(snapshot=real.outputs["Output"], settings=told.outputs["snapshot_pool"], **known)
+            more = snapshot_pool(snapshot=real.outputs["Output"], settings=setup.outputs["snapshot_pool"], **known)
             place(more, CPU, title="snapshot of the pool")
-            judge = reference(snapshot=real.outputs["Output"], settings=told.outputs["reference"], **known)
-            place(judge, GPU, title="reference")
+            labels = reference(snapshot=real.outputs["Output"], settings=setup.outputs["reference"], **known)
+            place(labels, GPU, title="reference")
             with dsl.If(finetune_nodes == 1, name="finetune-on-one-node"):
-                tuned_here = finetune(snapshot=real.outputs["Output"], settings=told.outputs["finetune"], resources=given, **known)
+                tuned_here = finetune(snapshot=real.outputs["Output"], settings=setup.outputs["finetune"], resources=given, **known)
                 place(tuned_here, GPU, title="finetune", cached=False)
             with dsl.Else(name="finetune-on-several"):
                 tuned_there = finetune_job(
-                    snapshot=real.outputs["Output"], settings=told.outputs["finetune"], nodes=finetune_nodes, **by_job
+                    snapshot=real.outputs["Output"], settings=setup.outputs["finetune"], nodes=finetune_nodes, **by_job
                 )
                 place(tuned_there, JOB, title="finetune by a job", cached=False)
             generator = dsl.OneOf(tuned_here.outputs["Output"], tuned_there.outputs["Output"])
@@ -155,7 +155,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 step="tune",
                 snapshot=real.outputs["Output"],
                 generator=generator,
-                settings=told.outputs["tune"],
+                settings=setup.outputs["tune"],
                 measured=[],
                 **known,
             )
@@ -164,7 +164,7 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 step="tune_zero_shot",
                 snapshot=real.outputs["Output"],
                 generator="",
-                settings=told.outputs["tune_zero_shot"],
+                settings=setup.outputs["tune_zero_shot"],
                 measured=[],
                 **known,
             )
@@ -175,41 +175,41 @@ def build(options: CompileOptions) -> Callable[..., Any]:
             # In a group of its own: within one, the local runner hands a loop's body the loop's item in place of its siblings' outputs.
             with dsl.If(sampler == "pods", name="pods"):
                 planned = plan_sampling(
-                    snapshot=real.outputs["Output"], settings=told.outputs["sample"], num_workers=sample_workers, **known
+                    snapshot=real.outputs["Output"], settings=setup.outputs["sample"], num_workers=sample_workers, **known
                 )
                 place(planned, LIGHT, title="plan of sampling", cached=False)
                 with dsl.ParallelFor(planned.outputs["Output"], parallelism=options.parallelism) as worker:
-                    shards = sample_shards(worker=worker, settings=told.outputs["sample"], **source, **known)
+                    shards = sample_shards(worker=worker, settings=setup.outputs["sample"], **source, **known)
                     place(shards, GPU, title="sample shards", cached=False)
-                shards = sample(step="sample", settings=told.outputs["sample"], shards=dsl.Collected(shards.output), **source, **known)
+                shards = sample(step="sample", settings=setup.outputs["sample"], shards=dsl.Collected(shards.output), **source, **known)
                 place(shards, GPU, title="sample", cached=False)
             with dsl.Else(name="job"):
                 watched = sample_job(
                     snapshot=real.outputs["Output"], generator=generator, tuning=chosen.outputs["Output"],
-                    settings=told.outputs["sample"], workers=sample_workers, **by_job,
+                    settings=setup.outputs["sample"], workers=sample_workers, **by_job,
                 )  # fmt: skip
                 place(watched, JOB, title="sample by a job", cached=False)
             synthetic = dsl.OneOf(shards.outputs["Output"], watched.outputs["Output"])
             base_source = source | {"generator": "", "tuning": chosen_base.outputs["Output"], "shards": []}
-            zero_shot = sample(step="sample_zero_shot", settings=told.outputs["sample_zero_shot"], **base_source, **known)
+            zero_shot = sample(step="sample_zero_shot", settings=setup.outputs["sample_zero_shot"], **base_source, **known)
             place(zero_shot, GPU, title="sample, zero-shot")
-            img2img = sample(step="sample_img2img", settings=told.outputs["sample_img2img"], shards=[], **source, **known)
+            img2img = sample(step="sample_img2img", settings=setup.outputs["sample_img2img"], shards=[], **source, **known)
             place(img2img, GPU, title="sample, image to image")
 
             verdict = validate(
-                synthetic=synthetic, snapshot=real.outputs["Output"], reference=judge.outputs["Output"],
+                synthetic=synthetic, snapshot=real.outputs["Output"], reference=labels.outputs["Output"],
                 generator=generator,
-                settings=told.outputs["validate"], **known,
+                settings=setup.outputs["validate"], **known,
             )  # fmt: skip
             place(verdict, GPU, title="validate")
 
             with dsl.If(verdict.outputs["passed"] == True, name="sound"):  # noqa: E712
-                runs = plan_classifiers(settings=told.outputs["classify"], verdict=verdict.outputs["verdict"], seeds_per_pod=seeds_per_pod)
+                runs = plan_classifiers(settings=setup.outputs["classify"], verdict=verdict.outputs["verdict"], seeds_per_pod=seeds_per_pod)
                 place(runs, LIGHT, title="plan of classifiers")
                 sets = {
                     "snapshot": real.outputs["Output"], "accepted": verdict.outputs["accepted"], "verdict": verdict.outputs["verdict"],
                     "zero_shot": zero_shot.outputs["Output"], "img2img": img2img.outputs["Output"], "pool": more.outputs["Output"],
-                    "reference": judge.outputs["Output"], "settings": told.outputs["classify"],
+                    "reference": labels.outputs["Output"], "settings": setup.outputs["classify"],
                 }  # fmt: skip
                 with dsl.If(classify_nodes == 1, name="classify-on-one-node"):
                     with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
@@ -227,11 +227,11 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 compared = evaluate(
                     runs=classifiers, snapshot=real.outputs["Output"], synthetic=verdict.outputs["accepted"],
                     zero_shot=zero_shot.outputs["Output"], tuning=chosen.outputs["Output"], verdict=verdict.outputs["verdict"],
-                    settings=told.outputs["evaluate"], **known,
+                    settings=setup.outputs["evaluate"], **known,
                 )  # fmt: skip
                 place(compared, GPU, title="evaluate")
                 version = register(
-                    evaluation=compared.outputs["Output"], verdict=verdict.outputs["verdict"], settings=told.outputs["promote"], **known
+                    evaluation=compared.outputs["Output"], verdict=verdict.outputs["verdict"], settings=setup.outputs["promote"], **known
                 )
                 place(version, CPU, title="register challenger", cached=False)
             with dsl.Else(name="refused"):

@@ -63,7 +63,7 @@ def component_of(spec: Mapping[str, Any], task: Mapping[str, Any] | None) -> Map
 
 
 def executors_of(platform: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """What Kubernetes is told of each executor."""
+    """What Kubernetes gets for each executor."""
     found: Mapping[str, Mapping[str, Any]] = (
         platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     )

@@ -27,8 +27,8 @@ _SOURCES = {
     "taskFinalStatus",
 }
 _OUTPUTS = (("taskOutputParameter", "parameters", "outputParameterKey"), ("taskOutputArtifact", "artifacts", "outputArtifactKey"))
-# Inputs of a task beside those that its component declares: channels, and what sets its resources.
-_BESIDE = re.compile(r"pipelinechannel--.*|(cpu|memory)_(request|limit)|accelerator_(type|count)")
+# Inputs of a task in addition to those that its component declares: channels, and what sets its resources.
+_SET_BY_KFP = re.compile(r"pipelinechannel--.*|(cpu|memory)_(request|limit)|accelerator_(type|count)")
 
 
 def lint(
@@ -98,7 +98,7 @@ def _inputs(
 
 
 def _declared(where: str, spec: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Finding]:
-    """What a task is given is what its component asks for."""
+    """What a task is given is what its component declares."""
     component = component_of(spec, task)
     if not component:
         yield Finding(where, "refers to a component that there is none of")
@@ -116,8 +116,8 @@ def _declared(where: str, spec: Mapping[str, Any], task: Mapping[str, Any]) -> I
             if not optional and name not in given and name not in items:
                 yield Finding(where, f"lacks {name}")
         for name in given:
-            if name not in wanted.get(kind, {}) and not ("executorLabel" in component and _BESIDE.fullmatch(name)):
-                yield Finding(where, f"is given {name}, which its component does not ask for")
+            if name not in wanted.get(kind, {}) and not ("executorLabel" in component and _SET_BY_KFP.fullmatch(name)):
+                yield Finding(where, f"is given {name}, which its component does not declare")
 
 
 def _producers(where: str, name: str, spec: Mapping[str, Any], source: Mapping[str, Any], tasks: Mapping[str, Any]) -> Iterator[Finding]:
@@ -126,11 +126,11 @@ def _producers(where: str, name: str, spec: Mapping[str, Any], source: Mapping[s
             continue
         producer = reference.get("producerTask")
         if producer not in tasks:
-            yield Finding(where, f"{name} reads an output of {producer}, which is no task beside it")
+            yield Finding(where, f"{name} reads an output of {producer}, which is no task of the same scope")
         elif reference.get(key) not in component_of(spec, tasks[producer]).get("outputDefinitions", {}).get(kind, {}):
             yield Finding(where, f"{name} reads {reference.get(key)} of {producer}, which has no such output")
     if "taskFinalStatus" in source and source["taskFinalStatus"].get("producerTask") not in tasks:
-        yield Finding(where, f"{name} is the end of {source['taskFinalStatus'].get('producerTask')}, which is no task beside it")
+        yield Finding(where, f"{name} is the end of {source['taskFinalStatus'].get('producerTask')}, which is no task of the same scope")
 
 
 def _own_items(task: Mapping[str, Any]) -> set[str]:
@@ -167,7 +167,7 @@ def _condition(where: str, task: Mapping[str, Any]) -> Iterator[Finding]:
 def _order(where: str, task: Mapping[str, Any], tasks: Mapping[str, Any]) -> Iterator[Finding]:
     for name in task.get("dependentTasks", ()):
         if name not in tasks:
-            yield Finding(where, f"waits for {name}, which is no task beside it")
+            yield Finding(where, f"waits for {name}, which is no task of the same scope")
 
 
 def _placement(

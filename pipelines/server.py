@@ -17,8 +17,8 @@ _ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _BETWEEN_LOOKS = 5.0
 HOST, TOKEN_FILE = "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_SA_TOKEN_PATH"
 _IS_IT = "is this a Kubeflow Pipelines server of version 2?"
-# What Kubernetes sets in a pod beside the server.
-_BESIDE = ("ML_PIPELINE_SERVICE_HOST", "ML_PIPELINE_SERVICE_PORT")
+# What Kubernetes sets in a pod of the server's namespace.
+_IN_CLUSTER = ("ML_PIPELINE_SERVICE_HOST", "ML_PIPELINE_SERVICE_PORT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Server:
     """The server at `host` (default: `KF_PIPELINES_ENDPOINT`, else the one of this cluster or kubeconfig).
 
     `namespace` is that of the user's pipelines and experiments, on a server with several users. A token comes from `token_file` (default:
-    `KF_PIPELINES_SA_TOKEN_PATH`) and is read anew for each request, as those of service accounts expire. Every method raises
+    `KF_PIPELINES_SA_TOKEN_PATH`) and is read again for each request, as those of service accounts expire. Every method raises
     `MissingError` where the account may not, and `TryAgainError` where the server is away.
     """
 
@@ -74,7 +74,7 @@ class Server:
             raise MissingError(f"{ca_cert}: no such file of certificates; accepted: --ca-cert FILE")
         self.namespace = namespace or None
         address = host or _address()
-        with _said_in_a_line("connect"):
+        with _one_line("connect"):
             # The SDK takes its own `namespace` for the server's, which that of a user is not.
             self._client = kfp.Client(
                 host=address,
@@ -92,7 +92,7 @@ class Server:
         there = self._named(name, pipeline_id, version)
         if there is None:
             try:
-                with _said_in_a_line("upload a version of a pipeline"):
+                with _one_line("upload a version of a pipeline"):
                     made = self._client.upload_pipeline_version(str(file), pipeline_version_name=version, pipeline_id=pipeline_id)
                 return Version(name=version, pipeline_id=pipeline_id, version_id=made.pipeline_version_id, spec=spec, platform=platform)
             except UsageError:
@@ -119,7 +119,7 @@ class Server:
         Without the cache, the run carries the pipeline itself with the cache of every step off, and names no version: servers have no
         such switch for versions, and the SDK's own reaches the outermost steps only.
         """
-        with _said_in_a_line("start a run"), TemporaryDirectory() as folder:
+        with _one_line("start a run"), TemporaryDirectory() as folder:
             content: dict[str, Any] = {"pipeline_id": version.pipeline_id, "version_id": version.version_id}
             if not cached:
                 content = {"pipeline_package_path": _written(Path(folder), without_cache(version.spec), version.platform)}
@@ -140,7 +140,7 @@ class Server:
         """
         until = time.monotonic() + timeout
         while True:
-            with _said_in_a_line("read a run"):
+            with _one_line("read a run"):
                 state = str(self._client.get_run(run).state)
             if state in _ENDED:
                 return state
@@ -150,7 +150,7 @@ class Server:
 
     def schedule(self, version: Version, parameters: Mapping[str, Any], when: Schedule, how: Launch) -> str:
         """Start runs of this version again and again; returns the schedule's id."""
-        with _said_in_a_line("schedule runs"):
+        with _one_line("schedule runs"):
             made = self._client.create_recurring_run(
                 experiment_id=self._experiment(how.experiment),
                 job_name=how.title,
@@ -169,7 +169,7 @@ class Server:
     def _pipeline_id(self, name: str) -> str | None:
         # The SDK's own look-up by name sees pipelines that all users share, and none of a namespace; and to it a page is an empty list.
         wanted = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-        with _said_in_a_line("list pipelines"):
+        with _one_line("list pipelines"):
             answer, _, headers = self._client._pipelines_api.pipeline_service_list_pipelines_with_http_info(
                 filter=wanted, namespace=self.namespace
             )
@@ -187,7 +187,7 @@ class Server:
         description = spec["pipelineInfo"].get("description", "")
         body = V2beta1Pipeline(name=name, display_name=name, description=description, namespace=self.namespace)
         try:
-            with _said_in_a_line("create a pipeline"):
+            with _one_line("create a pipeline"):
                 return str(self._client._pipelines_api.pipeline_service_create_pipeline(pipeline=body).pipeline_id)
         except UsageError:
             # Another upload may have come between.
@@ -199,7 +199,7 @@ class Server:
         """The version of that name, or the newest."""
         token = ""
         while True:
-            with _said_in_a_line("list versions of a pipeline"):
+            with _one_line("list versions of a pipeline"):
                 page = self._client.list_pipeline_versions(pipeline_id, page_token=token, page_size=50, sort_by="created_at desc")
             for found in page.pipeline_versions or ():
                 if version in (None, found.display_name):
@@ -240,12 +240,12 @@ def _written(folder: Path, spec: Mapping[str, Any], platform: Mapping[str, Any])
 def _address() -> str | None:
     """Where the environment says that a server is; none where the SDK is to find that of the cluster or kubeconfig.
 
-    Raises `MissingError` where there is neither: the SDK would ask this machine.
+    Raises `MissingError` where there is neither: the SDK would try this machine.
     """
     if address := os.environ.get(HOST):
         return address
-    if all(os.environ.get(name) for name in _BESIDE):
-        return "http://{}:{}".format(*(os.environ[name] for name in _BESIDE))
+    if all(os.environ.get(name) for name in _IN_CLUSTER):
+        return "http://{}:{}".format(*(os.environ[name] for name in _IN_CLUSTER))
     files = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     if not os.environ.get("KUBERNETES_SERVICE_HOST") and not any(Path(file).is_file() for file in files.split(os.pathsep) if file):
         raise MissingError(f"no server is named; accepted: --host ADDRESS, {HOST}, a pod of its cluster, or a kubeconfig")
@@ -253,7 +253,7 @@ def _address() -> str | None:
 
 
 @contextmanager
-def _said_in_a_line(what: str) -> Iterator[None]:
+def _one_line(what: str) -> Iterator[None]:
     """Turn what the client raises into one line and its exit code."""
     import warnings
 
@@ -265,14 +265,14 @@ def _said_in_a_line(what: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except ApiException as error:
-        said = f"the server answered {error.status} {error.reason or ''}".rstrip()
+        answer = f"the server answered {error.status} {error.reason or ''}".rstrip()
         if error.status in (401, 403):
-            raise MissingError(f"this account may not {what}: {said}; give --token-file, or ask for the right") from None
+            raise MissingError(f"this account may not {what}: {answer}; give --token-file, or have the right granted") from None
         if error.status == 404:
-            raise MissingError(f"{what}: {said}; {_IS_IT}") from None
+            raise MissingError(f"{what}: {answer}; {_IS_IT}") from None
         if error.status == 429 or error.status >= 500 or error.status == 0:
-            raise TryAgainError(f"{what}: {said}") from None
-        raise UsageError(f"{what}: {said}: {' '.join(str(error.body).split())[:300]}") from None
+            raise TryAgainError(f"{what}: {answer}") from None
+        raise UsageError(f"{what}: {answer}: {' '.join(str(error.body).split())[:300]}") from None
     except urllib3.exceptions.MaxRetryError as error:
         if isinstance(error.reason, urllib3.exceptions.SSLError):
             raise MissingError(f"{what}: the server's certificate is not trusted; give --ca-cert FILE") from None

@@ -18,7 +18,7 @@ def add_commands(commands: Commands) -> None:
 
     run = _with_parameters(_command(commands, "run", "start a run of a version that was uploaded", _run))
     run.add_argument("--wait", action="store_true", help="until it ends; exit code 1 unless it succeeded")
-    run.add_argument("--no-cache", action="store_true", help="run every step anew; the run then names no version, and carries the pipeline")
+    run.add_argument("--no-cache", action="store_true", help="run every step again; the run then names no version and carries the pipeline")
     run.add_argument("--timeout", type=int, default=24 * 3600, metavar="SECONDS", help="of --wait")
 
     schedule = _with_parameters(_command(commands, "schedule", "run a version again and again", _schedule))
@@ -34,7 +34,7 @@ def _command(commands: Commands, name: str, text: str, function: Any) -> argpars
     parser.add_argument("name", metavar="NAME", help="the pipeline")
     parser.add_argument("--host", help="address of the server (default: KF_PIPELINES_ENDPOINT, else this cluster's)")
     parser.add_argument("--namespace", default="", help="of a server with several users")
-    parser.add_argument("--token-file", type=Path, help="(default: KF_PIPELINES_SA_TOKEN_PATH); read anew for each request")
+    parser.add_argument("--token-file", type=Path, help="(default: KF_PIPELINES_SA_TOKEN_PATH); read again for each request")
     parser.add_argument("--ca-cert", type=Path, help="certificates that the server's is checked by")
     parser.set_defaults(command=function)
     return parser
@@ -112,9 +112,9 @@ def _launch(args: argparse.Namespace, version: Any) -> Any:
 def _commit() -> str:
     """The commit that is checked out. Raises `UsageError` where there are changes that no commit has."""
     root = Path(__file__).parent
-    asked = [["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]]
+    commands = [["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]]
     try:
-        commit, changes = (subprocess.run(c, cwd=root, capture_output=True, text=True, check=True).stdout.strip() for c in asked)
+        commit, changes = (subprocess.run(c, cwd=root, capture_output=True, text=True, check=True).stdout.strip() for c in commands)
     except (OSError, subprocess.CalledProcessError):
         raise UsageError("no git checkout to name the version by; give --version") from None
     if changes:

@@ -114,7 +114,7 @@ def _chosen_from(group: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _placeholders(where: str, spec: Mapping[str, Any], component: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Finding]:
-    """Names that the container's words, image or resources ask for: a server looks them up among the step's own inputs."""
+    """Names that the container's words, image or resources refer to: a server looks them up among the step's own inputs."""
     container = spec["deploymentSpec"]["executors"].get(component["executorLabel"])
     if container is None:
         yield Finding(where, f"runs {component['executorLabel']}, which is no executor")
@@ -122,7 +122,7 @@ def _placeholders(where: str, spec: Mapping[str, Any], component: Mapping[str, A
     known = component.get("inputDefinitions", {}), task.get("inputs", {})
     for kind, name in sorted(set(_PLACEHOLDER.findall(json.dumps(container)))):
         if not any(name in inputs.get(kind, {}) for inputs in known):
-            yield Finding(where, f"its container asks for {name}, which it is not given")
+            yield Finding(where, f"its container refers to {name}, which it is not given")
 
 
 def _whole_numbers(spec: Mapping[str, Any], structs: frozenset[str]) -> Iterator[Finding]:

@@ -13,11 +13,11 @@ from pipelines.step_lint import Exemptions
 DATA_MOUNT = "/data"
 LIGHT, CPU, GPU, JOB = "light", "cpu", "gpu", "job"
 _HOUR = 3600
-# After so many seconds a step is given up and tried again; it goes on from its last checkpoint.
+# After so many seconds one step is given up and tried again; it goes on from its last checkpoint.
 _TIMEOUTS = {LIGHT: _HOUR, CPU: 12 * _HOUR, GPU: 72 * _HOUR, JOB: 72 * _HOUR}
 # Dictionaries that are no settings of a step: Kubernetes reads them.
 STRUCTS: frozenset[str] = frozenset()
-# Tasks that run anew in each run: they name it, look another one up, or move something outside it.
+# Tasks that run again in each run: they name it, look another one up, or move something outside it.
 UNCACHED = frozenset({"configure", "look-up", "promote", "register", "report"})
 # Loops that have a name although their outputs are collected, which servers before the fix of kubeflow/pipelines#13239 cannot look up.
 NAMED_LOOPS: frozenset[str] = frozenset()

@@ -27,7 +27,10 @@ class ClassifierCard(Document):
     synthetic_digest: str | None = None
     pool_digest: str | None = Field(None, exclude_if=lambda digest: digest is None, description="of the pool of more real images")
     synthetic_parts: int = Field(
-        1, ge=1, exclude_if=lambda parts: parts == 1, description="parts that the synthetic set was split into; the classifier was trained on one"
+        1,
+        ge=1,
+        exclude_if=lambda parts: parts == 1,
+        description="parts that the synthetic set was split into; the classifier was trained on one",
     )
     targets: tuple[str, ...] | None = Field(
         None, exclude_if=lambda names: names is None, description="the classes that got synthetic images; null: all"

@@ -66,9 +66,7 @@ class Gain(Document):
     seeds: int = Field(ge=0, description="paired seeds")
     differences: tuple[float, ...] = Field((), description="by seed")
     harmed_classes: tuple[ClassHarm, ...] = ()
-    smallest_visible_harm: float | None = Field(
-        None, description="drop of one class that would have been found significant in any class"
-    )
+    smallest_visible_harm: float | None = Field(None, description="drop of one class that would have been found significant in any class")
     smallest_common_harm: float | None = Field(
         None, description="drop of the median class that would have been found significant if a tenth of the classes had it"
     )
@@ -130,7 +128,7 @@ class GroupResult(Document):
     """A group of the test images; groups of classes weight all classes equally. Arms that did not run are left out."""
 
     kind: Literal["frequency", "balanced", "worst", "given"] = Field(
-        description="frequency: classes by their real training images; balanced: all classes; worst: those with the lowest accuracy of real, "
+        description="frequency: classes by their real training images; balanced: all classes; worst: lowest accuracy of real, "
         "chosen on other test images and seeds than those measured; given: the manifest's column `group`"
     )
     num_images: int = Field(ge=1)
@@ -165,7 +163,9 @@ class Metrics(Document):
     classes: tuple[str, ...]
     snapshot_digest: str
     test_digest: str = Field(description="digest of the test split alone")
-    look: int = Field(1, ge=1, description="number of this look at these test images: each further look gets less of the significance level")
+    look: int = Field(
+        1, ge=1, description="number of this look at these test images: each further look gets less of the significance level"
+    )
     test_openings: int | None = Field(
         None,
         ge=1,

@@ -14,7 +14,9 @@ class SamplingSettings(Document):
     guidance_scale: float
     num_inference_steps: int = 16
     scheduler: str = "model"
-    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="noise levels at which guidance is on, in shares of the timesteps")
+    guidance_interval: tuple[float, float] = Field(
+        (0.0, 1.0), description="noise levels at which guidance is on, in shares of the timesteps"
+    )
     log_variance_mix: float | None = Field(None, description="ancestral ddpm only; null leaves the variance to the model")
     sr_guidance_scale: float = 1.0
     sr_num_inference_steps: int = 6

@@ -23,8 +23,12 @@ class Measure(Document):
     limit: float | None = Field(None, description="the threshold that applies; null when only reported")
     passed: bool | None = Field(None, description="null when only reported")
     n: int | None = Field(None, description="images it was measured on")
-    class_name: str | None = Field(None, exclude_if=lambda name: name is None, description="the class that was measured, where it was a single one")
-    num_classes: int | None = Field(None, exclude_if=lambda count: count is None, description="number of classes of which this is the worst")
+    class_name: str | None = Field(
+        None, exclude_if=lambda name: name is None, description="the class that was measured, where it was a single one"
+    )
+    num_classes: int | None = Field(
+        None, exclude_if=lambda count: count is None, description="number of classes of which this is the worst"
+    )
     extractor: str | None = None
     reference_digest: str | None = None
 

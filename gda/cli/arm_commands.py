@@ -1,4 +1,4 @@
-"""The parsers of the commands that know arms: `classify`, and `arms`, which tells DVC what each of them is trained on."""
+"""The parsers of the commands that know arms: `classify`, and `arms`, which lists for DVC what each of them is trained on."""
 
 import argparse
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def add_classify(commands: Any) -> None:
     """The command `classify`."""
 
     def each(config: Config, args: argparse.Namespace) -> Iterator[argparse.Namespace]:
-        """A command per classifier: of the seed asked for, or of each that the arm has."""
+        """A command per classifier: of the given seed, or of each that the arm has."""
         args.synthetic = _own_set(args)  # what the run's record names
         if args.seed is not None:
             yield args
@@ -80,18 +80,18 @@ def add_classify(commands: Any) -> None:
     parser.add_argument(
         "--all-seeds",
         action="store_true",
-        help="train the arm's other configured seeds beside it; their commands then only publish (under torchrun: only the seed asked for)",
+        help="train the arm's other configured seeds as well; their commands then only publish (under torchrun: only the given seed)",
     )
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="leave in --out what is asked for, and only that: the arm's classifiers that were made otherwise, or of other seeds, give way",
+        help="leave only this command's classifiers in --out: those of the arm with other settings or seeds move to .gda/replaced",
     )
     parser.add_argument("--out", type=Path, required=True)
 
 
 def _other_seeds(args: argparse.Namespace, seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """With `--replace`: the seeds of classifiers in `--out` that are not asked for. Raises where it holds anything else."""
+    """With `--replace`: the seeds of classifiers in `--out` that are not wanted. Raises where it holds anything else."""
     if not args.replace or not is_first_process():
         return ()
     from gda.stages import classify
@@ -100,13 +100,13 @@ def _other_seeds(args: argparse.Namespace, seeds: tuple[int, ...]) -> tuple[int,
 
 
 def _add_arm_sets(parser: argparse.ArgumentParser) -> None:
-    """Flags of everything that arms read beside the real snapshot, by role."""
-    parser.add_argument("--synthetic", type=Path, help="the synthetic set that was judged")
-    parser.add_argument("--verdict", type=Path, help="verdict.json on it")
+    """Flags of everything that arms read in addition to the real snapshot, by role."""
+    parser.add_argument("--synthetic", type=Path, help="the synthetic set that the verdict is about")
+    parser.add_argument("--verdict", type=Path, help="verdict.json of that set")
     parser.add_argument("--zero-shot", type=Path, help="images of a generator that was not fine-tuned")
-    parser.add_argument("--img2img", type=Path, help="real training images noised and drawn again")
+    parser.add_argument("--img2img", type=Path, help="real training images, noised and denoised again")
     parser.add_argument("--pool", type=Path, help="more real images, of gda snapshot --as pool")
-    parser.add_argument("--reference", type=Path, help="output of gda reference, which tells targeted data the hard classes")
+    parser.add_argument("--reference", type=Path, help="output of gda reference, which names the hard classes for targeted data")
 
 
 def _arm(name: str) -> Arm:

@@ -28,7 +28,7 @@ _INTERRUPTED = "interrupted; the same command continues where it stopped"
 
 
 def program(argv: Sequence[str] | None = None) -> NoReturn:
-    """`main` as a process of its own, which ends with its exit code, and does so too where it is told to end in its last instants."""
+    """`main` as a process of its own, which ends with its exit code, and does so too where a signal stops it in its last instants."""
     try:
         code = main(argv)
         ignore_signals()

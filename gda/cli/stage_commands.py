@@ -198,19 +198,19 @@ def _add_sample(commands: Any) -> None:
             progress=args.progress,
         )
 
-    parser = stage_parser(commands, "sample", "draw a synthetic snapshot from a generator, shard by shard", runner)
+    parser = stage_parser(commands, "sample", "generate a synthetic snapshot, shard by shard", runner)
     parser.add_argument("--generator", required=True, help=_WEIGHTS)
-    parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot whose classes are drawn")
+    parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot whose classes are sampled")
     parser.add_argument("--settings", type=Path, help="settings.json of tune; needed while sample.guidance_scale is null")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--zero-shot", action="store_true", help="the control set: drawn from a base that was not fine-tuned")
+    parser.add_argument("--zero-shot", action="store_true", help="generate the control set of a base that was not fine-tuned")
     parser.add_argument("--if-compared", action="store_true", help="skip the image-to-image set where classify.arms does not name its arm")
-    parser.add_argument("--image-to-image", action="store_true", help="the control set: real training images noised and drawn again")
+    parser.add_argument("--image-to-image", action="store_true", help="the control set: real training images, noised and denoised again")
     parser.add_argument("--worker", type=int, default=0, metavar="I", help="this worker's number, from 0")
     parser.add_argument(
-        "--workers", default="auto", metavar="N", help="how many share the plan; auto: this command draws all, one process a GPU or CPU"
+        "--workers", default="auto", metavar="N", help="workers that share the plan; auto: this command alone, one process per GPU or CPU"
     )
-    parser.add_argument("--plan-only", action="store_true", help="print the plan, what it costs and how long it takes here; draw nothing")
+    parser.add_argument("--plan-only", action="store_true", help="print the plan, its cost and its time on this machine; generate nothing")
 
 
 def _worker(args: argparse.Namespace) -> tuple[int, int]:
@@ -243,7 +243,7 @@ def _add_validate(commands: Any) -> None:
     parser.add_argument("--generator", help=_WEIGHTS)
     parser.add_argument("--reference", type=Path, help="output of gda reference (default: computed)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--accepted", type=Path, help="where to put the set that the verdict is of, as validate.on_fail has left it")
+    parser.add_argument("--accepted", type=Path, help="where to put the set that the verdict is about, after replacements")
     parser.add_argument("--strict", action="store_true", help="a refusal exits with 4")
 
 

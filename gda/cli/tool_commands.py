@@ -1,4 +1,4 @@
-"""The commands beside the stages: verify, merge, export, ema, config show, recipes, lineage, summary, doctor."""
+"""The commands that are not stages: verify, merge, export, ema, config show, recipes, lineage, summary, doctor."""
 
 import argparse
 import importlib.metadata
@@ -17,9 +17,9 @@ from gda.runtime.reading import YAML_LIMIT, parse_yaml, read_json, read_text
 def add_commands(commands: Any) -> None:
     """Add the tools' parsers to `commands`."""
     verify = _add(commands, "verify", "re-hash an output of any kind and name what is wrong", _verify, ("directory", Path, None))
-    verify.add_argument("--reproduce", type=int, metavar="N", help="draw N random batches of a synthetic set again and compare the pixels")
-    verify.add_argument("--generator", help="the generator that the set was drawn with (default: looked for beside it)")
-    verify.add_argument("--snapshot", type=Path, help="of an image-to-image set, the real snapshot (default: looked for beside it)")
+    verify.add_argument("--reproduce", type=int, metavar="N", help="sample N random batches of a set again and compare the pixels")
+    verify.add_argument("--generator", help="the generator of the set (default: search next to the set)")
+    verify.add_argument("--snapshot", type=Path, help="of an image-to-image set, the real snapshot (default: search next to the set)")
     verify.add_argument("--seed", type=int, default=0, help="another seed chooses other batches")
     merge = _add(commands, "merge", "join synthetic snapshots without rewriting bytes", _merge, ("directories", Path, "+"))
     merge.add_argument("--out", type=Path, required=True)
@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
     )
     export.add_argument("--to", choices=("imagefolder", "npz", "hf", "onnx"), required=True, help="onnx is for classifiers")
     export.add_argument("--out", type=Path, required=True, help="a folder, or the .onnx file")
-    ema = _add(commands, "ema", "average a generator's weights anew, at any width, from the snapshots that finetune kept", _ema)
+    ema = _add(commands, "ema", "average a generator's weights again, at any width, from the snapshots that finetune kept", _ema)
     ema.add_argument("--generator", type=Path, required=True, help="output of a finetune with finetune.ema_snapshot_steps")
     ema.add_argument("--sigma-rel", type=float, required=True, metavar="X", help="width of the average relative to training, below 0.288")
     ema.add_argument("--out", type=Path, required=True)
@@ -74,29 +74,29 @@ def _verify(args: argparse.Namespace) -> int:
         raise DataError(f"{args.directory}: {len(problems)} problems found, first: {problems[0]}")
     print(f"verify: {args.directory} is whole ({kind})")
     if args.reproduce is not None:
-        _redraw(args)
+        _reproduce(args)
     return 0
 
 
-def _redraw(args: argparse.Namespace) -> None:
+def _reproduce(args: argparse.Namespace) -> None:
     from gda.generator.sampling import reproduce
 
     recorded = reproduce.Recorded.open(args.directory)
-    generator = reproduce.find_generator(recorded, args.generator, _beside(recorded.generator, args.directory, "generator.json"))
-    near = _beside(recorded.sources, args.directory, "snapshot.json") if recorded.sources else []
-    drawing = recorded.context(generator, reproduce.find_sources(recorded, args.snapshot, near))
+    generator = reproduce.find_generator(recorded, args.generator, _next_to(recorded.generator, args.directory, "generator.json"))
+    near = _next_to(recorded.sources, args.directory, "snapshot.json") if recorded.sources else []
+    context = recorded.context(generator, reproduce.find_sources(recorded, args.snapshot, near))
     if changed := recorded.differences():
-        limit = reproduce.TOLERANCES[drawing.speed.precision]
+        limit = reproduce.TOLERANCES[context.speed.precision]
         print(f"verify: bits are not claimed here ({'; '.join(changed)}); accepted: {limit:g} grey levels rms an image")
     found = []
-    for compared in reproduce.compare(recorded, drawing, reproduce.choose(recorded, args.reproduce, seed=args.seed)):
+    for compared in reproduce.compare(recorded, context, reproduce.choose(recorded, args.reproduce, seed=args.seed)):
         found.append(compared)
         print(f"verify: {reproduce.describe(compared)}", flush=True)
     differing = {key: largest for compared in found for key, largest in compared.differing.items()}
     if differing:
         named = ", ".join(f"{key} (by up to {largest} grey levels)" for key, largest in list(differing.items())[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise DataError(f"{args.directory}: {len(differing)} images are not what its recipe draws: {named}{more}")
+        raise DataError(f"{args.directory}: {len(differing)} images differ from those of its recipe: {named}{more}")
 
 
 def _merge(args: argparse.Namespace) -> int:
@@ -176,8 +176,8 @@ def _lineage(args: argparse.Namespace) -> int:
     return 0
 
 
-def _beside(digest: str, near: Path, card: str) -> list[Path]:
-    """Outputs of that digest beside `near`, and averages of weights that `gda sample` made."""
+def _next_to(digest: str, near: Path, card: str) -> list[Path]:
+    """Outputs of that digest next to `near`, and averages of weights that `gda sample` made."""
     from gda.io.publish import work_root
 
     cards = [*sorted(near.resolve().parent.parent.glob(f"*/*/{card}")), *sorted((work_root() / "averages").glob(f"*/{card}"))]
@@ -185,7 +185,7 @@ def _beside(digest: str, near: Path, card: str) -> list[Path]:
 
 
 def _digest_in(card: Path) -> str | None:
-    """None for a card that cannot be read: what lies beside an output must not keep its own origin from being told."""
+    """None for a card that cannot be read: a neighbour of an output must not hide the output's own origin."""
     try:
         content = read_json(card)
     except DataError:

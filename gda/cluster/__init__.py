@@ -1,1 +1,1 @@
-"""Work on a cluster beside the pipeline's own pods: what is asked of Kubernetes (pure), and submitting, adopting and watching it."""
+"""Work on a cluster in addition to the pipeline's own pods: specifications of jobs (pure), and submitting, adopting and watching them."""

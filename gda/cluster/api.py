@@ -1,6 +1,6 @@
 """The few requests that a job needs of Kubernetes' API, over the client of that name, and its answers as our errors.
 
-Jobs and TrainJobs are asked for in the same way, as plain dictionaries, so that no field is lost that the client does not know.
+Jobs and TrainJobs are requested in the same way, as plain dictionaries, so that no field is lost that the client does not know.
 """
 
 import json
@@ -49,7 +49,7 @@ class JobApi:
         """Create `body`; False where its name is taken. Raises `MissingError` that says what the cluster lacks."""
         from kubernetes.client import ApiException
 
-        def ask() -> bool:
+        def call() -> bool:
             try:
                 self._objects.create_namespaced_custom_object(*_place(body), dict(body), _request_timeout=(_CONNECT, _ANSWER))
             except ApiException as error:
@@ -59,7 +59,7 @@ class JobApi:
             return True
 
         try:
-            return bool(self._tried(ask, "create", body))
+            return bool(self._tried(call, "create", body))
         except _AbsentError as absent:
             if absent.kind == "namespaces" or body["kind"] == "Job":
                 raise MissingError(f"namespace {_space(body)}: is not in this cluster") from None
@@ -68,11 +68,11 @@ class JobApi:
     def read(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """What is there under the name of `body`, or None."""
 
-        def ask() -> Any:
+        def call() -> Any:
             return self._objects.get_namespaced_custom_object(*_place(body), _name(body), _request_timeout=(_CONNECT, _ANSWER))
 
         try:
-            return dict(self._tried(ask, "get", body))
+            return dict(self._tried(call, "get", body))
         except _AbsentError:
             return None
 
@@ -103,12 +103,12 @@ class JobApi:
             return
 
     def delete(self, there: Mapping[str, Any]) -> None:
-        """Delete the very job `there`, its pods first; one that is gone, or was made anew by somebody else, is left alone."""
+        """Delete the very job `there`, its pods first; one that is gone, or was made again by somebody else, is left alone."""
         from kubernetes.client import ApiException
 
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": there["metadata"]["uid"]}}
 
-        def ask() -> None:
+        def call() -> None:
             try:
                 self._objects.delete_namespaced_custom_object(
                     *_place(there), _name(there), body=options, _request_timeout=(_CONNECT, _ANSWER)
@@ -117,35 +117,35 @@ class JobApi:
                 if error.status not in (404, 409):
                     raise
 
-        self._tried(ask, "delete", there)
+        self._tried(call, "delete", there)
 
     def pods(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The pods of a job that are still there, the oldest first."""
         from kubernetes.client import ApiClient
 
-        def ask() -> Any:
+        def call() -> Any:
             selector = f"gda.dev/job={_name(body)}"
             return self._core.list_namespaced_pod(_space(body), label_selector=selector, _request_timeout=(_CONNECT, _ANSWER))
 
-        found = ApiClient().sanitize_for_serialization(self._tried(ask, "list", body, "pods").items)
+        found = ApiClient().sanitize_for_serialization(self._tried(call, "list", body, "pods").items)
         return sorted(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
 
     def log(self, body: Mapping[str, Any], pod: str, container: str, lines: int) -> str:
         """The last `lines` of what a pod of the job wrote."""
 
-        def ask() -> Any:
+        def call() -> Any:
             timeout = (_CONNECT, _ANSWER)
             return self._core.read_namespaced_pod_log(pod, _space(body), container=container, tail_lines=lines, _request_timeout=timeout)
 
-        return str(self._tried(ask, "get", body, "pods/log")).strip()
+        return str(self._tried(call, "get", body, "pods/log")).strip()
 
-    def _tried(self, ask: Callable[[], Any], verb: str, body: Mapping[str, Any], resource: str = "") -> Any:
-        """Ask again while the API server is away, with growing pauses."""
+    def _tried(self, call: Callable[[], Any], verb: str, body: Mapping[str, Any], resource: str = "") -> Any:
+        """Retry while the API server is away, with growing pauses."""
         wait = _FIRST_WAIT
         for left in reversed(range(_TRIES)):
             try:
                 with self._answered(verb, body, resource):
-                    return ask()
+                    return call()
             except TryAgainError:
                 if not left:
                     raise
@@ -172,21 +172,21 @@ def named(body: Mapping[str, Any]) -> str:
     return f"{body['kind']} {_name(body)}"
 
 
-def _as_ours(error: Any, asked: str, body: Mapping[str, Any]) -> GdaError:
+def _as_ours(error: Any, action: str, body: Mapping[str, Any]) -> GdaError:
     """An answer of the API server as the error that a user can act on. A 403 may be a role's, a quota's or an admission rule's."""
-    message, kind = _said(error)
+    message, kind = _message(error)
     if error.status == 404:
         return _AbsentError(kind)
     if error.status == 403 and "exceeded quota" in message:
         return TryAgainError(f"{named(body)}: no room in the quota of {_space(body)}: {message}")
     if error.status in (401, 403) and "denied the request" not in message:
-        return MissingError(f"this account may not {asked} in {_space(body)}")
+        return MissingError(f"this account may not {action} in {_space(body)}")
     if error.status in (410, 429) or not error.status or error.status >= 500:
         return TryAgainError(f"the API server answered {error.status} {error.reason}")
     return DataError(f"{named(body)}: refused by the API server: {error.status} {message}")
 
 
-def _said(error: Any) -> tuple[str, str]:
+def _message(error: Any) -> tuple[str, str]:
     """The message of an answer, and the kind of what it is about."""
     text = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
     try:

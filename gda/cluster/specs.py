@@ -1,4 +1,4 @@
-"""Bodies of what is asked of Kubernetes: an Indexed Job of workers, and a TrainJob of Kubeflow Trainer. Pure: dictionaries, no client.
+"""Bodies of requests to Kubernetes: an Indexed Job of workers, and a TrainJob of Kubeflow Trainer. Pure: dictionaries, no client.
 
 Every pod fits Pod Security's restricted profile and mounts the shared volume. A Job's pods hold no token of a service account; those of a
 TrainJob hold none where the account says so, as no patch of a runtime can.
@@ -12,7 +12,7 @@ from typing import Any
 from gda.artifacts.fingerprint import digest_of
 from gda.errors import UsageError
 
-REQUEST_DIGEST = "gda.dev/request"  # annotation: digest of what was asked, by which a job is recognised when its step is tried again
+REQUEST_DIGEST = "gda.dev/request"  # annotation: digest of the request, by which a retried step recognises its job
 _QUEUE, _PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 _SCRATCH, _SHM, _SCRATCH_PATH = "gda-scratch", "gda-shm", "/tmp"
 # Exit codes of gda that no other try will change: wrong usage, bad data, a refusal.
@@ -144,7 +144,7 @@ def train_job(
 
 
 def pod_spec(pods: PodSettings, command: Sequence[str]) -> dict[str, Any]:
-    """One container that runs `command`, within the restricted profile, with shared memory and a scratch folder beside its volumes.
+    """One container that runs `command`, within the restricted profile, with shared memory and a scratch folder next to its volumes.
 
     A variable that is given twice has the last value, as a container's would.
     """
@@ -185,12 +185,12 @@ def pod_spec(pods: PodSettings, command: Sequence[str]) -> dict[str, Any]:
 
 
 def request_digest(body: Mapping[str, Any]) -> str:
-    """The digest of what a body asks for."""
+    """The digest of what a body requests."""
     return str(body["metadata"].get("annotations", {}).get(REQUEST_DIGEST, ""))
 
 
 def differences(there: Mapping[str, Any], body: Mapping[str, Any]) -> list[str]:
-    """A line for each field of `body` that is otherwise in the job `there`, e.g. `spec.parallelism: 1, asked for: 3`.
+    """A line for each field of `body` that is otherwise in the job `there`, e.g. `spec.parallelism: 1, requested: 3`.
 
     What only `there` has is left out, as the server fills in defaults and queues add to it.
     """
@@ -201,15 +201,15 @@ def differences(there: Mapping[str, Any], body: Mapping[str, Any]) -> list[str]:
     return [line for line in _differing("", *both) if line.partition(":")[0] not in _OF_OTHERS]
 
 
-def _differing(field: str, there: Any, asked: Any) -> Iterator[str]:
-    if isinstance(there, Mapping) and isinstance(asked, Mapping):
-        for key in sorted(asked):
-            yield from _differing(f"{field}.{key}" if field else key, there.get(key), asked[key])
-    elif isinstance(there, list) and isinstance(asked, list) and len(there) == len(asked):
-        for number, (one, other) in enumerate(zip(there, asked)):
+def _differing(field: str, there: Any, requested: Any) -> Iterator[str]:
+    if isinstance(there, Mapping) and isinstance(requested, Mapping):
+        for key in sorted(requested):
+            yield from _differing(f"{field}.{key}" if field else key, there.get(key), requested[key])
+    elif isinstance(there, list) and isinstance(requested, list) and len(there) == len(requested):
+        for number, (one, other) in enumerate(zip(there, requested)):
             yield from _differing(f"{field}[{number}]", one, other)
-    elif there != asked and (there or asked):
-        yield f"{field}: {there}, asked for: {asked}"
+    elif there != requested and (there or requested):
+        yield f"{field}: {there}, requested: {requested}"
 
 
 def _failure_rules() -> list[dict[str, Any]]:

@@ -56,10 +56,10 @@ class Cluster:
         self._between, self._pause = between_looks, pause
 
     def run_to_end(self, body: Mapping[str, Any], *, say: Callable[[str], None] = print) -> None:
-        """Create the Job or TrainJob `body`, or adopt the one of that name that asks for the same, and wait for its end.
+        """Create the Job or TrainJob `body`, or adopt the one of that name with the same request, and wait for its end.
 
         On an interruption or SIGTERM - the run was cancelled - the job and its pods are deleted; when this process merely dies, the next
-        one adopts. A job of that name that failed before is made anew: its workers go on from what is drawn.
+        one adopts. A job of that name that failed before is made again: its workers go on from the finished shards.
         Raises the error of the exit code of a worker that failed (`JobFailedError` for one that is not documented), naming those that
         failed and the last lines of one, `TryAgainError` at its deadline or when the
         API server is away for long, `MissingError` for what the account may not do, `DataError` where the name is taken by other work.
@@ -74,14 +74,14 @@ class Cluster:
         if state.ended == "Complete":
             return
         if state.reason == "DeadlineExceeded":
-            raise TryAgainError(f"{named(body)}: not done within its deadline; the next try goes on from what is drawn")
+            raise TryAgainError(f"{named(body)}: not done within its deadline; the next try goes on from the finished shards")
         workers = f" (workers {state.failed_indexes})" if state.failed_indexes else ""
         words, end = self._last_words(body, state)
         message = f"{named(body)}: failed{workers}: {state.reason}; {words}"
         raise error_of(end.code, message, otherwise=JobFailedError, out_of_memory=end.out_of_memory)
 
     def delete(self, body: Mapping[str, Any]) -> bool:
-        """Delete the job of `body`, its pods first; False where there is none that asks for the same."""
+        """Delete the job of `body`, its pods first; False where there is none with the same request."""
         there = self._api.read(body)
         if there is None or request_digest(there) != request_digest(body):
             return False
@@ -104,13 +104,13 @@ class Cluster:
         raise TryAgainError(f"{named(body)}: the one before is still being deleted")
 
     def _is_over(self, there: Mapping[str, Any], body: Mapping[str, Any], say: Callable[[str], None]) -> bool:
-        """True for a job of ours that failed: it is deleted, to be made anew. Raises `DataError` for one at other work."""
+        """True for a job of ours that failed: it is deleted, to be made again. Raises `DataError` for one at other work."""
         if request_digest(there) and state_of(there).ended == "Failed":
-            say(f"{named(body)}: failed before; deleted, to be made anew")
+            say(f"{named(body)}: failed before; deleted, to be made again")
             self._api.delete(there)
             return True
         if request_digest(there) != request_digest(body):
-            other = "; ".join(differences(there, body)[:3]) or "it is not of this program, or asks for more"
+            other = "; ".join(differences(there, body)[:3]) or "it is not of this program, or requests more"
             raise DataError(f"{named(body)}: is there already, for other work ({other}); wait for its end or delete it")
         return False
 
@@ -123,7 +123,7 @@ class Cluster:
             say(f"{named(body)}: could not be deleted, though this step was cancelled: {error}")
 
     def _watch(self, body: Mapping[str, Any], say: Callable[[str], None]) -> State:
-        """Follow the job to its end, saying each change once."""
+        """Follow the job to its end, printing each change once."""
         last = ""
         for there in self._looks(body):
             state = state_of(there)
@@ -135,7 +135,7 @@ class Cluster:
         raise JobFailedError(f"{named(body)}: was deleted by somebody else")
 
     def _looks(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The job as it is and at every change, until it is gone; a watch that ends, for whatever reason, is begun anew by reading."""
+        """The job as it is and at every change, until it is gone; a watch that ends, for any reason, begins again by reading."""
         while (there := self._api.read(body)) is not None:
             yield there
             yield from self._api.changes(there)
@@ -154,7 +154,7 @@ class Cluster:
             log = self._api.log(body, name, CONTAINERS[body["kind"]], _LINES_READ)
             if end.code == 1 and (code := code_of_torchrun(log.splitlines())):  # torchrun's own is 1 whatever its processes met
                 end = _End(code=code)
-            return f"{name}{_ending(pod)} said: {_last_said(log)}", end
+            return f"{name}{_ending(pod)} printed: {_last_line(log)}", end
         except GdaError as error:
             return f"why cannot be read: {error}", end
 
@@ -177,8 +177,8 @@ def state_of(job: Mapping[str, Any]) -> State:
     return State(ended=ended[0]["type"], reason=ended[0].get("reason") or "", text=text, failed_indexes=indexes)
 
 
-def _last_said(log: str) -> str:
-    """The sentence in which our program said what is wrong, else the last lines of all."""
+def _last_line(log: str) -> str:
+    """The line in which our program reports the error, else the last lines."""
     lines = log.splitlines()
     own = [line for line in lines if _OWN_SENTENCE.match(line)]
     return own[-1] if own else "\n".join(lines[-_LINES_SHOWN:])

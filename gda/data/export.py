@@ -29,9 +29,9 @@ def export_snapshot(snapshot_path: Path, to: Layout, out: Path) -> Outcome:
     """Write the images of a snapshot as `out/<split>/<class>/<key>.<extension>`, as an imagefolder with metadata, or as `out/<split>.npz`.
 
     Image files hold the stored bytes, marks of synthetic images included. An .npz holds `arr_0` uint8 [n, height, width, 3], which must
-    be of one size, and `arr_1` int64 [n] labels, the lines of `classnames.txt`: what ADM's evaluator reads. It carries no marks, so that
-    its synthetic images cannot be distinguished from real ones. Only `hf` keeps groups, in its metadata. One image is in memory at a time.
-    The ledger records that a test split was exported. Raises `UsageError` for another layout, `DataError` for a damaged shard or mixed sizes.
+    be of one size, and `arr_1` int64 [n] labels, the lines of `classnames.txt`: what ADM's evaluator reads. It carries no marks, so its
+    synthetic images cannot be distinguished from real ones. Only `hf` keeps groups, in its metadata. One image is in memory at a time. The
+    ledger records the export of a test split. Raises `UsageError` for another layout, `DataError` for a damaged shard or mixed sizes.
     """
     writers: dict[str, Callable[[Snapshot, str, Path], None]] = {"imagefolder": _write_folders, "hf": _write_hf, "npz": _write_npz}
     if to not in writers:

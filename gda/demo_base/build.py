@@ -18,7 +18,7 @@ _NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "watermarker":
 
 
 def build_tokenizer() -> T5Tokenizer:
-    """A character-level T5 tokenizer: any ASCII class name can be said; other characters become the unknown token."""
+    """A character-level T5 tokenizer: any ASCII class name can be encoded; other characters become the unknown token."""
     letters = [(c, -4.0) for c in map(chr, range(33, 127))]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters]
     return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=TOKENS)
@@ -137,7 +137,7 @@ def write_card(out: Path, *, licence: str) -> GeneratorCard:
 
 
 def build_tiny_cascade(out: Path, *, low_size: int = 8, size: int = 16, seed: int = 0, learned_variance: bool = False) -> Path:
-    """A cascade with random weights that draws in milliseconds; for tests and for trying a pipeline."""
+    """A cascade with random weights that samples in milliseconds; for tests and for trying a pipeline."""
     scheduler = learned_range_sampler() if learned_variance else sampler()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -162,8 +162,8 @@ def _pack(specs: list[str], work: Path) -> dict[str, Path]:
     except subprocess.TimeoutExpired:
         raise MissingError(f"npm pack: not done after {_SECONDS} s; is the package registry within reach?") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        raise MissingError(f"npm pack: exit code {done.returncode}: {said[0]}")
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        raise MissingError(f"npm pack: exit code {done.returncode}: {lines[0]}")
     return {entry["id"]: work / entry["filename"] for entry in json.loads(done.stdout)}
 
 

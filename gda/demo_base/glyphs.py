@@ -1,6 +1,6 @@
 """Captioned glyphs rendered from the fonts that matplotlib carries and from handwriting faces: what the demo base is pre-trained on.
 
-No writing of a person is among them, only type. A glyph is rendered once per face and character, and every draw then warps it (affine,
+No writing of a person is among them, only type. A glyph is rendered once per face and character, and every sample warps it (affine,
 elastic, stroke weight) and colours it, so that the base learns shapes and captions rather than some bitmaps.
 """
 
@@ -74,7 +74,7 @@ class GlyphBatch:
 class GlyphBank:
     """Every character in every face, rendered once: `alpha` of the printed faces is uint8 [faces, characters, 56, 56].
 
-    With `handwriting`, the folder that holds `faces`, `HANDWRITTEN_SHARE` of what is drawn is written by hand; `distances` are float32
+    With `handwriting`, the folder that holds `faces`, `HANDWRITTEN_SHARE` of the samples is handwritten; `distances` are float32
     [faces, characters, 56, 56] from their outlines, and `STROKE_SHARE` of the ones are a stroke. Without it nothing is, and `distances`
     is None.
     Raises `FileNotFoundError` where matplotlib's fonts are not installed, and what `face_files` raises.
@@ -88,7 +88,7 @@ class GlyphBank:
         self.distances = None if handwriting is None else torch.stack([face_distances(path) for path in face_files(handwriting, faces)])
 
     def render(self, count: int, generator: torch.Generator) -> GlyphBatch:
-        """Draw `count` warped, coloured and captioned glyphs; the same generator state gives the same batch."""
+        """Render `count` warped, coloured and captioned glyphs; the same generator state gives the same batch."""
         font = torch.randint(len(self.styles), (count,), generator=generator)
         digit = torch.rand(count, generator=generator) < DIGIT_SHARE
         character = torch.where(
@@ -129,7 +129,7 @@ class GlyphBank:
 
 
 def caption(character: str, style: str, pick: list[float]) -> str:
-    """Describe a glyph; `pick` holds three numbers in [0, 1) that choose the name form and which style words are said."""
+    """Describe a glyph; `pick` holds three numbers in [0, 1) that choose the name form and which style words are included."""
     forms = name_forms(character)
     name = forms[int(pick[0] * len(forms))]
     words = style.split() if pick[1] < 0.4 else []
@@ -149,7 +149,7 @@ def name_forms(character: str) -> tuple[str, ...]:
 def face_distances(path: Path) -> torch.Tensor:
     """Signed distances to the outlines of every character of a face, float32 [characters, 56, 56], in pixels.
 
-    Raises `DataError` for a face that lacks a character: it would be drawn as a box.
+    Raises `DataError` for a face that lacks a character: it would be rendered as a box.
     """
     with TTFont(path) as face:
         known = face.getBestCmap()
@@ -177,10 +177,10 @@ def _font_directory() -> Path:
 
 def _render(font: Path, character: str, px: int) -> np.ndarray:
     """One character, its longest side normalised, and centred: uint8 [px, px], 255 is ink."""
-    draw_px = 96
-    face = ImageFont.truetype(str(font), draw_px)
-    canvas = Image.new("L", (3 * draw_px, 3 * draw_px))
-    ImageDraw.Draw(canvas).text((draw_px, draw_px // 2), character, fill=255, font=face)
+    font_px = 96
+    face = ImageFont.truetype(str(font), font_px)
+    canvas = Image.new("L", (3 * font_px, 3 * font_px))
+    ImageDraw.Draw(canvas).text((font_px, font_px // 2), character, fill=255, font=face)
     box = canvas.getbbox()
     assert box is not None, f"{font.name} has no glyph for {character!r}"
     glyph = canvas.crop(box)

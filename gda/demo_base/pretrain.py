@@ -196,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=("faces", "text", "base", "sr", "features", "card", "digits"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--faces", type=Path, help="folder of the handwriting faces; without it only matplotlib's faces are drawn")
+    parser.add_argument("--faces", type=Path, help="folder of the handwriting faces; without it only matplotlib's faces are used")
     parser.add_argument("--start", type=Path, metavar="BASE", help="base and sr: go on from this base")
     parser.add_argument("--per-class", type=int, default=100, help="digits: how many of each")
     parser.add_argument("--steps", type=int)

@@ -1,1 +1,1 @@
-"""Evaluation: metrics.json from predictions on the test split, and what is stated of groups of images."""
+"""Evaluation: metrics.json from predictions on the test split, and the results of groups of images."""

@@ -1,4 +1,4 @@
-"""What metrics.json says of groups of classes and images, and of top-5: reported beside the gate, never read by it."""
+"""The parts of metrics.json about groups of classes and images, and about top-5: reported only, never read by the gate."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
@@ -16,14 +16,14 @@ from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 
 GROUP_COLUMN = "group"  # of the manifest
-MOST_GROUPS = 20  # of the user's: more are patients or cameras, kept together by the split, rather than kinds of images
+MOST_GROUPS = 20  # in the user's column: more than these are patients or cameras that the split keeps together, not kinds of images
 Kind = Literal["frequency", "balanced", "worst", "given"]
 
 
 def group_results(config: Config, predictions: Predictions, real: Snapshot, parts: Mapping[Arm, int]) -> dict[str, GroupResult]:
-    """By name, accuracy of each arm that ran and its gain over real on each group; groups that say nothing are left out.
+    """By name, accuracy of each arm that ran and its gain over real on each group; groups without a result are left out.
 
-    `parts` has the arms that ran, and in how many parts, one a seed, the images beside the real ones were given to each.
+    `parts` maps each arm that ran to the number of parts of its synthetic set, of which a seed trains on one.
     """
     labels = predictions.labels.astype(np.int64)
     correct: dict[Arm, dict[int, groups.Bools]] = {}
@@ -35,7 +35,7 @@ def group_results(config: Config, predictions: Predictions, real: Snapshot, part
     found: dict[str, GroupResult] = {}
     for name, kind, group in _groups(config, predictions, real, every):
         arms: dict[Arm, SetArm] = {}
-        ids = None if kind == "given" else predictions.groups  # a group that is looked at by itself is no sample of groups
+        ids = None if kind == "given" else predictions.groups  # one group by itself is no sample of groups
         for arm, by_seed in correct.items():
             own = groups.group_arm(group, by_seed, confidence=confidence, parts=parts[arm], groups=ids)
             if arm is not Arm.REAL:
@@ -66,7 +66,7 @@ def _groups(config: Config, predictions: Predictions, real: Snapshot, seeds: Seq
 
 
 def _given(real: Snapshot, num_images: int, seeds: Sequence[int]) -> Iterator[tuple[str, Kind, groups.Group]]:
-    """Groups that the manifest gives to test images, where there are two to `MOST_GROUPS`."""
+    """The groups of test images in the manifest, if there are two to `MOST_GROUPS` of them."""
     manifest = real.manifest("test")
     if GROUP_COLUMN not in manifest.columns or len(manifest) != num_images:
         return

@@ -35,7 +35,7 @@ def measure(
     verdict: Verdict | None,
     sets: Mapping[str, SetResult] | None = None,
 ) -> Metrics:
-    """Everything that metrics.json says. Raises `DataError` when two arms to be compared share no seed."""
+    """All content of metrics.json. Raises `DataError` when two arms to be compared share no seed."""
     classes = tuple(info.name for info in real.classes)
     arms = {arm: _arm(config, arm, cards, predictions, classes) for arm in dict.fromkeys(arm for arm, _ in cards)}
     ran = {arm for arm in arms if arms[arm].skipped is None}
@@ -74,7 +74,7 @@ def measure(
 
 
 def parts_of_arm(cards: Cards, arm: Arm) -> int:
-    """In how many parts, one a seed, the images beside the real ones were given to `arm`; 1 for one set, and for real images alone."""
+    """The number of parts of the synthetic set of `arm`, of which a seed trains on one; 1 for a whole set and for real images alone."""
     return max(card.synthetic_parts for (name, _), card in cards.items() if name is arm)
 
 
@@ -83,9 +83,9 @@ def _images(snapshot: Snapshot) -> int:
 
 
 def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, classes: tuple[str, ...]) -> ArmResult:
-    mine = {seed: card for (name, seed), card in cards.items() if name is arm}
-    seeds = tuple(sorted(mine))
-    first = mine[seeds[0]]
+    own = {seed: card for (name, seed), card in cards.items() if name is arm}
+    seeds = tuple(sorted(own))
+    first = own[seeds[0]]
     if first.skipped is not None:
         return skipped_arm(first.skipped)
     correct = predictions.correct(arm, seeds)
@@ -95,7 +95,7 @@ def _arm(config: Config, arm: Arm, cards: Cards, predictions: Predictions, class
         predictions.labels.astype(np.int64),
         len(classes),
         seeds=seeds,
-        val_top1=[accuracy for seed in seeds if (accuracy := mine[seed].val_top1) is not None],
+        val_top1=[accuracy for seed in seeds if (accuracy := own[seed].val_top1) is not None],
         num_train_steps=first.num_train_steps,
         confidence=config.evaluate.confidence,
         sets=sets_of(first.synthetic_parts, seeds),
@@ -126,7 +126,7 @@ def _gain(config: Config, cards: Cards, predictions: Predictions, arm: Arm, riva
 
 
 def _within_training(arms: Mapping[Arm, ArmResult], cards: Cards, gain: Callable[[Arm, Arm], Gain]) -> dict[Arm, GainWithinTraining]:
-    """Each arm of real and synthetic images over real ones alone, where such an arm was trained alike and no shorter."""
+    """The gain of each arm of real and synthetic images over real ones alone with the same training, for at least as many steps."""
     mixed = [arm for arm in in_order(arms) if arm.data.real and arm.data.gated]
     pairs = {arm: rival for arm in mixed if (rival := real_alone_as_long(arm, arms)) is not None}
     models = {arm: card.model for (arm, _), card in cards.items()}
@@ -138,7 +138,7 @@ def _within_training(arms: Mapping[Arm, ArmResult], cards: Cards, gain: Callable
     }
 
 
-def _said_of_seeds(parts: int) -> str:
+def _seeds_text(parts: int) -> str:
     if parts == 1:
         return "all of an arm train on the same synthetic images: intervals are of this very set"
     return f"a seed trains on the one of {parts} disjoint parts of the synthetic images that has its number modulo {parts}"
@@ -153,7 +153,7 @@ def _measured_with(config: Config, cards: Cards) -> dict[str, str]:
         "confidence": f"{config.evaluate.confidence:g}",
         "device": "cpu, one thread a process",
         "intervals": "two-way standard error over seeds and images, and t distributions of both",
-        "seeds": _said_of_seeds(parts),
+        "seeds": _seeds_text(parts),
         "p-value": "two-sided sign-flip test over paired seeds",
         "harm to classes": "the larger one-sided p-value of a two-way t test and exact sign flips over images; "
         f"false discovery rate {config.promote.alpha:g}",

@@ -1,1 +1,1 @@
-"""How near sampled images are to real ones: metrics with floors and intervals, and the extractors whose features they use."""
+"""Metrics of how close sampled images are to real ones, with floors and intervals, and the extractors whose features they use."""

@@ -1,8 +1,8 @@
-"""Features of synthetic images, kept shard by shard while they are drawn, so that judging a set is a merge and not a second pass.
+"""Features of synthetic images, kept per shard during sampling, so that assessing a set merges them instead of a second pass.
 
-`features/` in a synthetic snapshot holds `<shard>.safetensors` a shard, `statistics.npz` (`mu` and `sigma` float64, as ADM's and
-pytorch-fid's files call them) and, written last, `features.json`. A shard's file names the extractor, and the keys and pixels of the
-images that its features are of, so that it fits one shard alone. Merged snapshots carry no features.
+`features/` in a synthetic snapshot holds a `<shard>.safetensors` for each shard, `statistics.npz` (`mu` and `sigma` float64, as in files
+of ADM and pytorch-fid) and, written last, `features.json`. A shard's file records the extractor, and digests of the keys and pixels of
+its images, so that it fits only that shard. Merged snapshots carry no features.
 """
 
 import hashlib
@@ -36,34 +36,34 @@ from gda.runtime.reading import parse_json, parser
 
 FOLDER, INDEX_FILE, STATISTICS_FILE = "features", "features.json", "statistics.npz"
 CHECKED_IMAGES = 32
-_METADATA = "gda"  # one key: several come out of safetensors in random order
+_METADATA = "gda"  # one key, because safetensors writes several in random order
 _TOLERANCE = 1e-3  # of the root mean square feature; other batches and processors move features by about 1e-6 of it
 _ADVICE = f"remove the folder {FOLDER!r} to have features extracted from the images"
 
 
 class FeaturesIndex(Document):
-    """`features.json`: what is kept of every image, and what it was measured with."""
+    """`features.json`: what is kept for every image, and the extractor that computed it."""
 
     schema_version: Literal[1] = 1
     kept: Literal["statistics", "rows"]
     extractor: str
     extractor_digest: str
-    image_size: int = Field(ge=1, description="side to which images are brought before the extractor sees them, pixels")
+    image_size: int = Field(ge=1, description="side to which images are resized before they go to the extractor, pixels")
 
     def fits(self, extractor: Extractor, size: int) -> bool:
-        """Whether these are the features that `extractor` gives for images of `size` pixels."""
+        """Whether these features are those of `extractor` for images of `size` pixels."""
         return (self.extractor, self.extractor_digest, self.image_size) == (extractor.name, extractor.digest, size)
 
 
 def extract_by_shard(images: torch.Tensor, shards: Sequence[str], extractor: Extractor) -> np.ndarray:
-    """float32 [n, d] of uint8 NCHW images in manifest order, in batches that begin anew with each shard, as they do while drawing."""
+    """float32 [n, d] of uint8 NCHW images in manifest order; batches start again with each shard, as they do during sampling."""
     lengths = [len(list(part)) for _, part in itertools.groupby(shards)] or [0]
     return np.concatenate([extractor.features(part) for part in images.split(lengths)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureObserver:
-    """Keeps features of every shard that is drawn, as `index` says; the `Observer` of `gda.generator.sampling.sample_shards`."""
+    """Keeps features of every sampled shard, as set in `index`; the `Observer` of `gda.generator.sampling.sample_shards`."""
 
     index: FeaturesIndex
     source: str | None = None  # the extractor's name in the configuration, where it is not that of the index
@@ -71,7 +71,7 @@ class FeatureObserver:
 
     @property
     def extractor(self) -> Extractor:
-        """Loaded once a process. Raises `DataError` when its weights are no longer those of the index."""
+        """Loaded once in each process. Raises `DataError` when its weights are no longer those of the index."""
         found = get_extractor(self.source or self.index.extractor, self.weights)
         if not self.index.fits(found, self.index.image_size):
             raise DataError(f"validate.extractor_weights: {found.identity} is not what this set was begun with, {self.index.extractor}")
@@ -82,21 +82,21 @@ class FeatureObserver:
         return ShardFeatures(index=self.index, extractor=self.extractor, path=features_path(shard))
 
     def holds(self, shard: Path, rows: pd.DataFrame, *, checked: bool) -> bool:
-        """Whether the shard's features are there, whole, and of the images of these manifest rows; `checked` reads all of them."""
+        """Whether the shard's features exist and belong to the images of these manifest rows; `checked` also reads all of them."""
         try:
-            said = _require_header(features_path(shard), rows, self.index)
+            header = _require_header(features_path(shard), rows, self.index)
             if checked:
-                _content(features_path(shard), said)
+                _content(features_path(shard), header)
         except DataError:
             return False
         return True
 
     def discard(self, shard: Path) -> None:
-        """Forget the shard's features."""
+        """Delete the shard's features."""
         features_path(shard).unlink(missing_ok=True)
 
     def finish(self, folder: Path, rows: pd.DataFrame) -> None:
-        """Merge the features of all shards into `statistics.npz`, then say in `features.json` what they are.
+        """Merge the features of all shards into `statistics.npz`, then write `features.json`.
 
         `rows` are the manifest rows of the set in shard order. Raises `DataError` where a shard's features are missing or damaged.
         """
@@ -107,7 +107,7 @@ class FeatureObserver:
 
 @dataclass(kw_only=True)
 class ShardFeatures:
-    """Features of one shard on their way to `path`: images wait until they fill a batch of the extractor's."""
+    """Collects the features of one shard for the file `path`; images wait until they fill a batch of the extractor."""
 
     index: FeaturesIndex
     extractor: Extractor
@@ -117,7 +117,7 @@ class ShardFeatures:
     _moments: Moments | None = None
 
     def add(self, images: Sequence[Rgb]) -> None:
-        """Take the next images of the shard."""
+        """Add the next images of the shard."""
         for image in images:
             square = to_array(resize_and_crop(Image.fromarray(image), self.index.image_size)).copy()
             self._waiting.append(torch.from_numpy(square).permute(2, 0, 1))
@@ -125,20 +125,20 @@ class ShardFeatures:
                 self._extract()
 
     def commit(self, rows: pd.DataFrame) -> None:
-        """Write the features of the images that `rows`, the shard's manifest rows, speak of: whole, create-only.
+        """Write the features of the images in `rows`, the shard's manifest rows: as a whole, create-only.
 
-        Features that are there already stay, if they are of the same images: another machine may differ in the last bits. Raises
-        `DataError` when they are not, `MissingError` when the disk is full, read-only or failing.
+        An existing file of the same images stays, since another machine may differ in the last bits. Raises `DataError` when it is of
+        other images, `MissingError` when the disk is full, read-only or failing.
         """
         if self._waiting:
             self._extract()
         tensors = self._tensors()
-        said = _described(rows, self.index) | {"content": tensors_digest(tensors)}
+        header = _described(rows, self.index) | {"content": tensors_digest(tensors)}
         if self.index.kept == "rows":
-            said["keys"] = rows["key"].tolist()
+            header["keys"] = rows["key"].tolist()
         with storage_errors(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not write_new(self.path, save(tensors, metadata={_METADATA: canonical_json(said).decode()})):
+        if not write_new(self.path, save(tensors, metadata={_METADATA: canonical_json(header).decode()})):
             _content(self.path, _require_header(self.path, rows, self.index))
 
     def _extract(self) -> None:
@@ -157,15 +157,15 @@ class ShardFeatures:
 
 
 def features_path(shard: Path) -> Path:
-    """Where the features of the shard at `shard` are."""
+    """The file of the features of the shard at `shard`."""
     return shard.parent / FOLDER / f"{shard.stem}.safetensors"
 
 
 def read_statistics(snapshot: Snapshot, extractor: Extractor, *, size: int) -> Statistics:
     """Mean, covariance and count of all images, merged over the shards.
 
-    Raises `DataError` where there are none, where they are of another extractor or of images of another size than `size` pixels, and
-    for a shard whose features are missing, damaged or of other images than the manifest's.
+    Raises `DataError` where there are no features, where extractor or image size differ from `extractor` and `size` (pixels), and for a
+    shard whose features are missing, damaged or of other images than those in the manifest.
     """
     index = _require_index(snapshot, extractor, size)
     parts = _parts(snapshot.path, snapshot.manifest())
@@ -176,13 +176,13 @@ def read_rows(snapshot: Snapshot, extractor: Extractor, *, size: int) -> np.ndar
     """float32 [n, d] in manifest order. Raises `DataError` as `read_statistics` does, and where only statistics were kept."""
     index = _require_index(snapshot, extractor, size)
     if index.kept != "rows":
-        raise DataError(f"{snapshot.path / FOLDER}: holds {index.kept}, no rows; draw the set with sample.features=rows to have them")
+        raise DataError(f"{snapshot.path / FOLDER}: holds {index.kept}, no rows; sample the set with sample.features=rows to keep rows")
     parts = _parts(snapshot.path, snapshot.manifest())
     return np.concatenate([_shard_tensors(*part, index, extractor.dim)["features"] for part in parts])
 
 
 def has_rows(snapshot: Snapshot, extractor: Extractor, *, size: int) -> bool:
-    """Whether rows were kept that fit. Raises `DataError` for a damaged `features.json`."""
+    """Whether the set has rows of this extractor and size. Raises `DataError` for a damaged `features.json`."""
     path = snapshot.path / FOLDER / INDEX_FILE
     if not path.is_file():
         return False
@@ -191,10 +191,10 @@ def has_rows(snapshot: Snapshot, extractor: Extractor, *, size: int) -> bool:
 
 
 def require_honest(snapshot: Snapshot, features: np.ndarray, images: torch.Tensor, extractor: Extractor) -> None:
-    """Extract features of a few images anew: whoever writes the folder could forge rows and all that binds them to the pixels.
+    """Extract features of a few images again, because anyone who can write the folder could forge rows together with their digests.
 
-    `images` uint8 NCHW in manifest order, as compared. Which ones are looked at hangs on the content of all rows. Raises `DataError`
-    naming the shard whose rows are not what the extractor gives.
+    `images` uint8 NCHW in manifest order, at the size of the comparison. The content of all rows determines which images are checked.
+    Raises `DataError` naming the shard whose rows differ from what the extractor gives.
     """
     rng = np.random.default_rng(int(tensors_digest({"features": features})[:32], 16))
     chosen = np.sort(rng.permutation(len(features))[:CHECKED_IMAGES])
@@ -216,16 +216,16 @@ def _parts(folder: Path, rows: pd.DataFrame) -> Iterator[tuple[Path, pd.DataFram
 def _require_index(snapshot: Snapshot, extractor: Extractor, size: int) -> FeaturesIndex:
     folder = snapshot.path / FOLDER
     if not (folder / INDEX_FILE).is_file():
-        raise DataError(f"{folder / INDEX_FILE}: not found; only sets drawn with sample.features, and not merged since, carry features")
+        raise DataError(f"{folder / INDEX_FILE}: not found; only sets sampled with sample.features, and not merged since, carry features")
     index = read_document(folder / INDEX_FILE, FeaturesIndex)
     if not index.fits(extractor, size):
-        said = f"{index.extractor}@{index.extractor_digest[:8]} at {index.image_size} px"
-        raise DataError(f"{folder}: features are of {said}, not of {extractor.identity} at {size} px")
+        found = f"{index.extractor}@{index.extractor_digest[:8]} at {index.image_size} px"
+        raise DataError(f"{folder}: features are of {found}, not of {extractor.identity} at {size} px")
     return index
 
 
 def _described(rows: pd.DataFrame, index: FeaturesIndex) -> dict[str, Any]:
-    """What a shard's file has to say of itself."""
+    """The header of a shard's file, without the digest of its content."""
     pairs = zip(rows["key"].tolist(), rows["pixel_sha256"].tolist(), strict=True)
     records = hashlib.sha256("".join(f"{key}\t{pixels}\n" for key, pixels in pairs).encode()).hexdigest()
     return {
@@ -237,25 +237,25 @@ def _described(rows: pd.DataFrame, index: FeaturesIndex) -> dict[str, Any]:
 
 
 def _require_header(path: Path, rows: pd.DataFrame, index: FeaturesIndex) -> dict[str, Any]:
-    """What the file says of itself, once that is what the manifest's rows demand; says nothing yet of the numbers."""
+    """The file's header, after checking it against the manifest's rows; does not read the features."""
     if not path.exists():
         raise DataError(f"{path}: not found; {_ADVICE}")
     try:
         with parser(path, "a whole safetensors file"), safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(_METADATA, "null")
-        said = parse_json(text, path)
+        header = parse_json(text, path)
     except DataError as error:
         raise DataError(f"{error}; {_ADVICE}") from None
     expected = _described(rows, index) | ({"keys": rows["key"].tolist()} if index.kept == "rows" else {})
-    content = said.get("content") if isinstance(said, dict) else None
-    if said != expected | {"content": content}:
+    content = header.get("content") if isinstance(header, dict) else None
+    if header != expected | {"content": content}:
         raise DataError(f"{path}: its features are not of the images that the manifest names, or of another extractor; {_ADVICE}")
     return expected | {"content": content}
 
 
-def _content(path: Path, said: dict[str, Any]) -> dict[str, np.ndarray]:
+def _content(path: Path, header: dict[str, Any]) -> dict[str, np.ndarray]:
     tensors = read_tensors(path)
-    if tensors_digest(tensors) != said["content"]:
+    if tensors_digest(tensors) != header["content"]:
         raise DataError(f"{path}: damaged, its numbers are not those that were written; {_ADVICE}")
     return tensors
 
@@ -269,7 +269,7 @@ def _shard_tensors(path: Path, rows: pd.DataFrame, index: FeaturesIndex, dim: in
 
 
 def _shard_moments(path: Path, rows: pd.DataFrame, index: FeaturesIndex, dim: int) -> Moments:
-    """Of rows in the very steps in which statistics are gathered while drawing, so that both ways give the same bits."""
+    """Moments of a shard; rows are merged in the same steps as during sampling, so that both ways give the same bits."""
     tensors = _shard_tensors(path, rows, index, dim)
     if index.kept == "rows":
         features = tensors["features"]

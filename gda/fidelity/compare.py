@@ -1,20 +1,19 @@
 """Every distribution metric of a set, with intervals and a real-against-real floor at equal N.
 
-Frechet distances, nearest-neighbour measures and diversities depend on the number of images, so a synthetic set is never held against the
-whole reference: both it and the floor are measured on `n` images a side, and the bias cancels. Three comparisons are made:
+Frechet distances, nearest-neighbour measures and diversities depend on the number of images, so a synthetic set is never compared with
+the whole reference: set and floor are both measured with `n` images on each side, and the bias cancels. There are three comparisons:
 
-- `compare`, which is judged: `n` = half the reference (or the synthetic set, where that is smaller). The reference is all real images but
-  test (train and val together): train alone may be a few dozen images a class. That makes images near train look a little better than
-  they should, which the copy check answers for;
-- `compare_with_split`: against val alone, the floor being train against val;
-- `compare_at_class_size`: at the number of images of one class, with what real images of one class alone score, as a set would that has
-  collapsed to it. A value nearer to that than to the floor is a warning whatever the limit says.
+- `compare`, to which limits apply: `n` = half the reference (or the synthetic set, where that is smaller). The reference is all real
+  images but test (train and val together), since train alone may be a few dozen images per class. That makes images near train look a
+  little better than they should; the copy check covers this;
+- `compare_with_split`: against val alone; the floor is train against val;
+- `compare_at_class_size`: at the number of images of one class, with the score of real images of a single class, which a set that has
+  collapsed to one class would have. A value nearer to that than to the floor is a warning, even within the limit.
 
-Intervals are of what new sets of the same sources score on average at that n: the images of both sides are counted as chance, whatever
-the sizes of the sets (`gda.fidelity.intervals.jackknifed`; `benchmarks/intervals.py` measures how often they hold it). Floors state a
-mean alone.
+Intervals are for the average score of new sets from the same sources at that n: the images of both sides count as random, whatever the
+sizes of the sets (`gda.fidelity.intervals.jackknifed`; `benchmarks/intervals.py` measures their coverage). Floors state only a mean.
 
-All three state FID, KID, precision, recall, density and coverage of set against reference, and of the set alone its Vendi score and the
+All three state FID, KID, precision, recall, density and coverage of set against reference, and for the set alone its Vendi score and the
 Inception Score of the cross-fitted classifiers' probabilities.
 """
 
@@ -31,10 +30,10 @@ from gda.fidelity.kid import kernel_distance
 from gda.fidelity.prdc import NEIGHBOURS, prdc
 
 REPEATS = 20
-LARGEST_N = 5000  # images a side; nearest-neighbour measures cost n^2
+LARGEST_N = 5000  # images on each side; nearest-neighbour measures cost n^2
 LARGEST_SECOND_N = 1000  # of comparisons that are only reported
 SMALLEST_N = NEIGHBOURS + 2  # one is left out for intervals
-# What the metrics cannot exceed, which intervals about their mean would.
+# Bounds of the metrics, which intervals around their mean could exceed.
 _LEAST = {
     "fid": 0.0,
     "precision": 0.0,
@@ -50,7 +49,7 @@ _MOST = {"precision": 1.0, "recall": 1.0, "coverage": 1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What is known of a set's images: `features` [n, d], and `probabilities` [n, classes] of classifiers that have not seen them."""
+    """A set's images: `features` [n, d], and `probabilities` [n, classes] from classifiers that were not trained on them."""
 
     features: np.ndarray
     probabilities: np.ndarray | None = None
@@ -65,7 +64,7 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One metric of a set against real images and of real against real, on `n` images a side; `one_class`: of real ones of one class."""
+    """A metric of a set and its floor, real against real, with `n` images on each side; `one_class`: real images of a single class."""
 
     estimate: Estimate
     floor: Estimate
@@ -73,53 +72,53 @@ class Comparison:
     one_class: Estimate | None = None
 
 
-Pair = tuple[Images, Images]  # what is judged, what it is held against
+Pair = tuple[Images, Images]  # the measured images, the images they are compared with
 Metrics = Callable[[Images, Images], dict[str, float]]
 
 
-def measured_once(judged: Images, against: Images) -> dict[str, float]:
+def measured_once(images: Images, against: Images) -> dict[str, float]:
     """Every metric by name, without interval or floor, of all these images."""
-    neighbours = prdc(judged.features, against.features)
+    neighbours = prdc(images.features, against.features)
     found = {
-        "fid": fid(judged.features, against.features),
-        "kid": kernel_distance(judged.features, against.features),
+        "fid": fid(images.features, against.features),
+        "kid": kernel_distance(images.features, against.features),
         "precision": neighbours.precision,
         "recall": neighbours.recall,
         "density": neighbours.density,
         "coverage": neighbours.coverage,
-        "vendi": vendi_score(judged.features),
+        "vendi": vendi_score(images.features),
     }
-    return found if judged.probabilities is None else found | {"inception_score": inception_score(judged.probabilities)}
+    return found if images.probabilities is None else found | {"inception_score": inception_score(images.probabilities)}
 
 
 def compare(synthetic: Images, real: Images, *, seed: int, repeats: int = REPEATS) -> dict[str, Comparison]:
     """Every metric by name. Raises `DataError` for too few images or values that are not finite."""
     n = equal_n(len(synthetic), len(real))
     floors = _collect(_halves(real, n, repeats, named_rng(seed, "floor")))
-    return _beside(_measured(synthetic, real, n, repeats, named_rng(seed, "compare")), floors, n)
+    return _with_floors(_measured(synthetic, real, n, repeats, named_rng(seed, "compare")), floors, n)
 
 
 def compare_with_split(
     synthetic: Images, held: Images, other: Images, *, n: int, seed: int, repeats: int = REPEATS
 ) -> dict[str, Comparison]:
-    """Every metric of `n` synthetic against `n` images of one real split, the floor being the `other` split against it."""
+    """Every metric of `n` synthetic against `n` images of one real split; the floor is the `other` split against it."""
     values = _measured(synthetic, held, n, repeats, named_rng(seed, "apart"))
-    return _beside(values, _collect(_pairs(other, held, n, repeats, named_rng(seed, "splits"))), n)
+    return _with_floors(values, _collect(_pairs(other, held, n, repeats, named_rng(seed, "splits"))), n)
 
 
 def compare_at_class_size(
     synthetic: Images, real: Images, labels: np.ndarray, *, seed: int, repeats: int = REPEATS
 ) -> dict[str, Comparison]:
-    """Every metric at the number of images of a class; nothing where there is one class, or none is large enough.
+    """Every metric at the number of images of the median class; empty with a single class, or if that class is too small.
 
-    The number is that of the median class; `one_class` is of real images of the classes that have as many, in turn, against others.
+    `one_class` compares real images of each class that has as many images, in turn, with others.
     """
     sizes = np.bincount(labels)
     n = min(len(synthetic), len(real) // 2, int(np.median(sizes[sizes > 0])), LARGEST_SECOND_N)
     if n < SMALLEST_N or np.count_nonzero(sizes) < 2:
         return {}
     floors = _collect(_halves(real, n, repeats, named_rng(seed, "class size floor")))
-    found = _beside(_measured(synthetic, real, n, repeats, named_rng(seed, "class size")), floors, n)
+    found = _with_floors(_measured(synthetic, real, n, repeats, named_rng(seed, "class size")), floors, n)
     rng = named_rng(seed, "one class")
     collapsed = _collect(_one_class(real, labels, label, n, rng) for label in np.resize(np.flatnonzero(sizes >= n), repeats).tolist())
     return {name: replace(each, one_class=collapsed[name]) for name, each in found.items()}
@@ -133,13 +132,13 @@ def compare_class(synthetic: np.ndarray, real: np.ndarray, *, seed: int, repeats
     n = min(len(synthetic), len(real) // 2, LARGEST_SECOND_N)
     if n < SMALLEST_N:
         return None
-    rng, ours, theirs = named_rng(seed, "class"), Images(features=synthetic), Images(features=real)
-    floors = _collect(_halves(theirs, n, repeats, rng), _class_metrics)
-    return _beside(_measured(ours, theirs, n, repeats, rng, _class_metrics), floors, n)
+    rng, images, reference = named_rng(seed, "class"), Images(features=synthetic), Images(features=real)
+    floors = _collect(_halves(reference, n, repeats, rng), _class_metrics)
+    return _with_floors(_measured(images, reference, n, repeats, rng, _class_metrics), floors, n)
 
 
 def fid_floor(real: np.ndarray, *, seed: int, n: int | None = None, repeats: int = REPEATS) -> tuple[Estimate, int]:
-    """FID between disjoint halves of the reference and the number of images a side: what a perfect generator would score."""
+    """FID between disjoint halves of the reference, which a perfect generator would score, and the number of images in each half."""
     size = equal_n(len(real) // 2 if n is None else n, len(real))
     halves = disjoint_halves(len(real), size, repeats, named_rng(seed, "floor"))
     return over_repeats(np.array([fid(real[one], real[other]) for one, other in halves])), size
@@ -147,15 +146,17 @@ def fid_floor(real: np.ndarray, *, seed: int, n: int | None = None, repeats: int
 
 def fid_of_split(synthetic: np.ndarray, real: np.ndarray, *, n: int, seed: int, repeats: int = REPEATS) -> Estimate:
     """FID of `n` synthetic against `n` real images of one split."""
-    ours, theirs = Images(features=synthetic), Images(features=real)
-    return _measured(ours, theirs, n, repeats, named_rng(seed, "apart"), lambda a, b: {"fid": fid(a.features, b.features)})["fid"]
+    images, reference = Images(features=synthetic), Images(features=real)
+    rng = named_rng(seed, "apart")
+    return _measured(images, reference, n, repeats, rng, lambda a, b: {"fid": fid(a.features, b.features)})["fid"]
 
 
 def fid_to(reference: Statistics, synthetic: np.ndarray, *, seed: int, repeats: int = REPEATS) -> Estimate:
     """FID of all rows of `synthetic` [n, d] to a fixed reference, with an interval for what another set of n images would score.
 
-    The interval is the spread of halves drawn without replacement (see `over_repeats`), moved to where the whole set is: fewer images
-    score higher, by a bias that is no uncertainty. Sets of equal n are halved alike. Raises `DataError` for fewer than four rows.
+    The interval is the spread of halves sampled without replacement (see `over_repeats`), shifted to the FID of the whole set: fewer
+    images score higher, but that bias is no uncertainty. Sets of equal n are split into the same halves. Raises `DataError` for fewer than
+    four rows.
     """
     if len(synthetic) < 4:
         raise DataError(f"a FID with an interval needs at least four images, got {len(synthetic)}")
@@ -177,11 +178,11 @@ def fid(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def equal_n(synthetic: int, real: int) -> int:
-    """Images a side for sets of these sizes. Raises `DataError` when that is too few for any of the metrics."""
+    """Number of images on each side for sets of these sizes. Raises `DataError` when that is too few for one of the metrics."""
     n = min(synthetic, real // 2, LARGEST_N)
     if n < SMALLEST_N:
         raise DataError(
-            f"too few images to compare: {synthetic} synthetic and {real} real give {n} a side, at least {SMALLEST_N} are needed"
+            f"too few images to compare: {synthetic} synthetic and {real} real give {n} on each side, at least {SMALLEST_N} are needed"
         )
     return n
 
@@ -203,26 +204,26 @@ def _one_class(real: Images, labels: np.ndarray, label: int, n: int, rng: np.ran
     return real.pick(alike), real.pick(others)
 
 
-def _class_metrics(judged: Images, against: Images) -> dict[str, float]:
-    neighbours = prdc(judged.features, against.features)
+def _class_metrics(images: Images, against: Images) -> dict[str, float]:
+    neighbours = prdc(images.features, against.features)
     return {
-        "kid": kernel_distance(judged.features, against.features),
+        "kid": kernel_distance(images.features, against.features),
         "coverage": neighbours.coverage,
         "recall": neighbours.recall,
-        "mean_distance": mean_distance(judged.features),
+        "mean_distance": mean_distance(images.features),
     }
 
 
 def _measured(
-    judged: Images, against: Images, n: int, repeats: int, rng: np.random.Generator, metrics: Metrics = measured_once
+    images: Images, against: Images, n: int, repeats: int, rng: np.random.Generator, metrics: Metrics = measured_once
 ) -> dict[str, Estimate]:
     """Every metric with its interval; groups are left out of the first pair, of one side and then of the other."""
-    pairs = list(_pairs(judged, against, n, repeats, rng))
+    pairs = list(_pairs(images, against, n, repeats, rng))
     values = _table(metrics(one, other) for one, other in pairs)
     one, other = pairs[0]
     of_one = _table(metrics(one.pick(kept), other) for kept in left_out(n, rng))
     of_other = _table(metrics(one, other.pick(kept)) for kept in left_out(n, rng))
-    sides = {name: [LeftOut(values=of_one[name], total=len(judged)), LeftOut(values=of_other[name], total=len(against))] for name in values}
+    sides = {name: [LeftOut(values=of_one[name], total=len(images)), LeftOut(values=of_other[name], total=len(against))] for name in values}
     return {name: _within_bounds(name, jackknifed(values[name], sides[name], n=n)) for name in values}
 
 
@@ -230,12 +231,12 @@ def _within_bounds(name: str, found: Estimate) -> Estimate:
     return replace(found, low=max(found.low, _LEAST.get(name, found.low)), high=min(found.high, _MOST.get(name, found.high)))
 
 
-def _beside(values: Mapping[str, Estimate], floors: Mapping[str, Estimate], n: int) -> dict[str, Comparison]:
+def _with_floors(values: Mapping[str, Estimate], floors: Mapping[str, Estimate], n: int) -> dict[str, Comparison]:
     return {name: Comparison(estimate=values[name], floor=floors[name], n=n) for name in values}
 
 
 def _collect(pairs: Iterable[Pair], metrics: Metrics = measured_once) -> dict[str, Estimate]:
-    """Every metric's mean and spread over the pairs: what floors are."""
+    """Every metric's mean and spread over the pairs, for floors."""
     return {name: over_repeats(values) for name, values in _table(metrics(*pair) for pair in pairs).items()}
 
 

@@ -1,4 +1,4 @@
-"""Diversity of one set by itself: the Vendi score of its features, and the Inception Score of what a classifier sees in it."""
+"""Diversity of a single set: the Vendi score of its features, and the Inception Score of a classifier's probabilities."""
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -12,9 +12,9 @@ from gda.fidelity.threads import one_thread
 def vendi_score(features: np.ndarray) -> float:
     """Effective number of different images among features [n, d], from 1 (all alike) to min(n, d); Friedman and Dieng 2023, eq. 2.
 
-    exp of the entropy of the eigenvalues of K / n, K the cosines of all pairs; taken from the d x d matrix where d < n, which has the same
-    ones (section 3). It grows with n: compare at equal n. Rows of zeros, which have no direction, are alike among themselves and unlike
-    all others. Raises `DataError` without rows or for anything not finite.
+    exp of the entropy of the eigenvalues of K / n, K the cosines of all pairs; computed from the d x d matrix where d < n, which has the
+    same eigenvalues (section 3). It grows with n: compare at equal n. Rows of zeros, which have no direction, count as equal to each other
+    and different from all others. Raises `DataError` without rows or for anything not finite.
     """
     rows = np.asarray(features, np.float64)
     if rows.ndim != 2 or len(rows) == 0 or not np.isfinite(rows).all():
@@ -41,7 +41,7 @@ def mean_distance(features: np.ndarray) -> float:
 def inception_score(probabilities: np.ndarray) -> float:
     """exp of the mean divergence of each image's class probabilities [n, classes] from their mean, 1 to classes; Salimans et al. 2016.
 
-    Of all images at once; torch-fidelity's is `inception_score_over_splits`. It grows with n a little. Raises `DataError` without
+    Over all images at once; torch-fidelity's version is `inception_score_over_splits`. It grows slightly with n. Raises `DataError` without
     images or for anything but probabilities.
     """
     p = np.asarray(probabilities, np.float64)
@@ -53,7 +53,7 @@ def inception_score(probabilities: np.ndarray) -> float:
 
 
 def inception_score_over_splits(logits: np.ndarray, *, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
-    """Mean and standard deviation over `splits` parts of the shuffled logits [n, classes]: torch-fidelity's ISC, draw for draw.
+    """Mean and standard deviation over `splits` parts of the shuffled logits [n, classes]: torch-fidelity's ISC, with its random numbers.
 
     Raises `DataError` with fewer images than splits.
     """

@@ -1,11 +1,11 @@
 """Frechet distance between feature distributions, in float64 (float32 is off by percents).
 
 |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)); Dowson and Landau 1982, Heusel et al. 2017 eq. 6. The trace of the root is the sum of the
-singular values of F G^T for any factors A = F^T F and B = G^T G. Three ways lead there, and all give the same number:
+singular values of F G^T for any factors A = F^T F and B = G^T G. Three methods give the same number:
 
-- with a Cholesky factor L of A, the roots of the eigenvalues of L^T B L, which is symmetric: the fast one, where A and B have full rank;
-- with eigenvectors as factors, cut at the rank: where roots of eigenvalues that should be zero would add up to something;
-- with the centred features themselves as factors, n x m instead of d x d: where there are fewer images than dimensions.
+- a Cholesky factor L of A, and the roots of the eigenvalues of L^T B L, which is symmetric: the fastest, if A and B have full rank;
+- eigenvectors as factors, cut at the rank: if the roots of eigenvalues that should be zero would add up to a visible error;
+- the centred features themselves as factors, n x m instead of d x d: if there are fewer images than dimensions.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _TOLERANCE = 1e-10  # of the shared trace, relative to both traces
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Mean float64 [d], covariance float64 [d, d] (divisor n - 1) and count of a feature set; `n` is None where nobody said."""
+    """Mean float64 [d], covariance float64 [d, d] (divisor n - 1) and count of a feature set; `n` is None if unknown."""
 
     mean: np.ndarray
     cov: np.ndarray
@@ -104,7 +104,7 @@ def _by_cholesky(a: np.ndarray, b: np.ndarray) -> float | None:
     values = np.clip(linalg.eigh(product, lower=True, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False), 0.0, None)
     roots, noise = np.sqrt(values), _NOISE * values.max(initial=0.0)
     vanishing = values <= 10 * noise
-    # An error e of an eigenvalue v is e / 2 sqrt(v) of its root, of either sign; what should be zero only ever adds.
+    # An error e of an eigenvalue v is e / 2 sqrt(v) of its root, of either sign; eigenvalues that should be zero only ever add.
     error = np.sqrt(np.square(noise / (2 * roots[~vanishing])).sum()) + vanishing.sum() * np.sqrt(noise)
     return None if error > _TOLERANCE * (np.trace(a) + np.trace(b)) else float(roots.sum())
 

@@ -1,4 +1,4 @@
-"""How far drawn images are from held-out real ones: the score by which fine-tuning chooses among its own weights."""
+"""Distance of sampled images from held-out real ones: the score by which fine-tuning chooses among its checkpoints."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ from gda.fidelity.kid import kernel_distance
 class HeldOutScore:
     """Distance of images to the `real` features, float32 [n, d] of `extractor`; lower is better. Can be sent to another process.
 
-    Distances of so few images are biased upwards: they rank weights that are drawn with equal settings, and compare with nothing else.
+    Distances of so few images are biased upwards: they only rank weights that are sampled with equal settings.
     """
 
     extractor: str

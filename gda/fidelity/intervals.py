@@ -1,4 +1,4 @@
-"""Intervals that do not bias what they bracket: groups of images left out in turn, and Wilson's interval for shares."""
+"""Intervals: a jackknife that leaves out groups of images in turn, and Wilson's interval for shares."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from gda.errors import DataError
 
 CONFIDENCE = 0.95
-GROUPS = 10  # of the images of a side, of which one is left out at a time
+GROUPS = 10  # of each side's images; one group is left out at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,12 @@ class Estimate:
 
 
 def named_rng(seed: int, name: str) -> np.random.Generator:
-    """A random stream of its own for every (seed, name)."""
+    """An independent random stream for every (seed, name)."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}/fidelity/{name}".encode()).digest()[:16], "big"))
 
 
 def share(hits: int, total: int) -> Estimate:
-    """`hits` of `total` with Wilson's interval (Wilson 1927), which stays honest at 0 and at 1. Raises `DataError` when total is 0."""
+    """`hits` of `total` with Wilson's interval (Wilson 1927), which is also valid at 0 and at 1. Raises `DataError` when total is 0."""
     if total == 0:
         raise DataError("a share of no images is undefined")
     interval = binomtest(hits, total).proportion_ci(CONFIDENCE, method="wilson")
@@ -38,7 +38,7 @@ def share(hits: int, total: int) -> Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A metric of `n` images a side with one group of one side left out at a time, float64 [groups]; the side has `total` images."""
+    """A metric with one group of one side left out at a time, float64 [groups]; that side has `total` images."""
 
     values: np.ndarray
     total: int
@@ -51,12 +51,12 @@ def left_out(n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def jackknifed(values: np.ndarray, sides: Sequence[LeftOut], *, n: int) -> Estimate:
-    """Mean of a metric over repeats of `n` images a side, with the 95% interval of what new sets score on average at that n.
+    """Mean of a metric over repeats with `n` images on each side, with the 95% interval of the average score of new sets at that n.
 
-    The repeats take `n` of each side's images without replacement, and where a side has no more they all hold the same: their spread
-    says nothing of it. So each side's variance at n is that of the delete-a-group jackknife, (g - 1) / g times the sum of squares about the
-    mean (Shao and Wu 1989; Kott 2001), which leaves the metric's bias in n out. Of m images it leaves n / m in the mean of all subsets, and
-    of the rest the part that is not averaged away by the repeats. Student's t with g - 1 degrees of freedom.
+    Each repeat takes `n` of each side's images without replacement. If a side has no more than n, all repeats hold the same images, and
+    their spread does not show its variance. So each side's variance at n is that of the delete-a-group jackknife, (g - 1) / g times the sum
+    of squares about the mean (Shao and Wu 1989; Kott 2001), which excludes the metric's bias in n. Of this variance, a share n / m remains
+    in the mean of all subsets of m images; the repeats average the rest down. Student's t with g - 1 degrees of freedom.
     """
     variance = 0.0
     for side in sides:
@@ -69,7 +69,7 @@ def jackknifed(values: np.ndarray, sides: Sequence[LeftOut], *, n: int) -> Estim
 
 
 def over_repeats(values: np.ndarray) -> Estimate:
-    """Mean and 2.5th/97.5th percentiles of one metric over subsets drawn without replacement: the spread of floors, and of halves.
+    """Mean and 2.5th/97.5th percentiles of one metric over subsets sampled without replacement: the spread of floors, and of halves.
 
     Subsets of half a set spread about as much as the metric of the whole set does from set to set (the delete-half jackknife,
     Shao and Wu 1989), and no image is in a subset twice: bootstrap copies would raise FID and collapse nearest-neighbour radii.

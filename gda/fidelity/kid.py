@@ -1,8 +1,8 @@
 """Kernel distance: squared maximum mean discrepancy with the kernel (x . y / d + 1)^3, unbiased, in float64; Binkowski et al. 2018.
 
-Two definitions are in use. `kernel_distance` takes every image once and is what the gate states. `kernel_distance_over_subsets` is the
-mean over random subsets that torch-fidelity and clean-fid print as KID, with torch-fidelity's random numbers, so that it is the very
-same number; it has the same expectation.
+Two definitions are in use. `kernel_distance` uses every image once; the gate states it. `kernel_distance_over_subsets` is the mean over
+random subsets that torch-fidelity and clean-fid print as KID; it uses torch-fidelity's random numbers, so that it is the same number as
+there. Both have the same expectation.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
 def kernel_distance_over_subsets(
     a: np.ndarray, b: np.ndarray, *, subsets: int = 100, size: int = 1000, seed: int = 2020
 ) -> tuple[float, float]:
-    """Mean and standard deviation over `subsets` pairs of `size` rows drawn without replacement: torch-fidelity's KID, draw for draw.
+    """Mean and standard deviation over `subsets` pairs of `size` rows, chosen without replacement by torch-fidelity's random numbers.
 
     Raises `DataError` with fewer than `size` rows on a side, or a size below two.
     """
@@ -39,11 +39,11 @@ def kernel_distance_over_subsets(
     if min(len(x), len(y)) < size:
         raise DataError(f"features: subsets of {size} rows do not fit in {len(x)} and {len(y)}")
     rng = np.random.RandomState(seed)
-    drawn = [(rng.choice(len(x), size, replace=False), rng.choice(len(y), size, replace=False)) for _ in range(subsets)]
+    chosen = [(rng.choice(len(x), size, replace=False), rng.choice(len(y), size, replace=False)) for _ in range(subsets)]
     if len(x) * len(y) > subsets * size * size:  # few rows of many: every subset has a kernel matrix of its own
-        values = np.array([kernel_distance(x[one], y[other]) for one, other in drawn])
+        values = np.array([kernel_distance(x[one], y[other]) for one, other in chosen])
     else:
-        values = _of_shared_kernel(x, y, _indicators(len(x), [one for one, _ in drawn]), _indicators(len(y), [two for _, two in drawn]))
+        values = _of_shared_kernel(x, y, _indicators(len(x), [one for one, _ in chosen]), _indicators(len(y), [two for _, two in chosen]))
     return float(values.mean()), float(values.std())
 
 
@@ -103,4 +103,4 @@ def _rows(features: np.ndarray) -> np.ndarray:
 
 def _require_pairs(n: int, m: int) -> None:
     if n < 2 or m < 2:
-        raise DataError(f"features: the kernel distance needs at least two rows a side, got {n} and {m}")
+        raise DataError(f"features: the kernel distance needs at least two rows on each side, got {n} and {m}")

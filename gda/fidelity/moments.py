@@ -1,8 +1,8 @@
-"""Mean and covariance of a feature set gathered part by part, in float64.
+"""Mean and covariance of a feature set, accumulated part by part in float64.
 
-Kept are count, mean and the sum of outer products of deviations from that mean, merged two by two (Chan, Golub and LeVeque 1983). Raw
-sums of products would do for features near zero only: with a mean of 10^k standard deviations they lose 2k of the 16 digits of float64,
-these lose at most k (k = 6: a covariance off by 7e-3 against 2e-11, relative; k = 0: 7e-15 against 5e-16).
+The moments are count, mean and the sum of outer products of deviations from that mean, merged two by two (Chan, Golub and LeVeque 1983).
+Raw sums of products would suffice only for features near zero: with a mean of 10^k standard deviations they lose 2k of the 16 digits of
+float64, these moments at most k (k = 6: a covariance off by 7e-3 against 2e-11, relative; k = 0: 7e-15 against 5e-16).
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def moments(features: np.ndarray) -> Moments:
     rows = np.asarray(features, dtype=np.float64)
     if not np.isfinite(rows).all():
         raise DataError("features: not all values are finite")
-    centred = torch.from_numpy(rows - rows.mean(0))  # torch computes on one thread; numpy's BLAS asks how many cores there are
+    centred = torch.from_numpy(rows - rows.mean(0))  # torch computes on one thread; numpy's BLAS depends on the number of cores
     scatter = (centred.T @ centred).numpy()
     return Moments(count=len(rows), mean=rows.mean(0), scatter=(scatter + scatter.T) / 2)
 

@@ -7,8 +7,8 @@ import numpy as np
 from gda.fidelity.threads import one_thread
 
 BLOCK = 2048  # rows at a time at most; a block of distances to 50,000 references is 800 MiB
-_CACHED, _FEWEST = 2**19, 128  # numbers that stay in a processor's cache; rows below which products get slow
-_FEW = 8  # neighbours up to which looking for the least again and again is faster than a partition
+_CACHED, _FEWEST = 2**19, 128  # numbers that stay in a processor's cache; fewer rows make matrix products slow
+_FEW = 8  # up to this many neighbours, repeated search for the minimum is faster than a partition
 
 
 def distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -18,7 +18,7 @@ def distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iterator[tup
 
 
 def squared_distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The same, squared: enough to tell which of two is nearer. Blocks are small enough to be worked on where they were made."""
+    """The same, squared, which is enough to rank neighbours. Blocks are small enough to stay in a processor's cache."""
     x, y = np.asarray(queries, np.float64), np.asarray(references, np.float64)
     rows = rows_at_a_time(len(y))
     norms = (y * y).sum(1)
@@ -27,7 +27,7 @@ def squared_distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iter
 
 
 def rows_at_a_time(columns: int) -> int:
-    """Rows of a block with so many columns that stays in the cache, where products are still fast."""
+    """Number of rows of a block with so many columns, such that it stays in the cache and products are still fast."""
     return min(BLOCK, max(_FEWEST, _CACHED // max(columns, 1)))
 
 
@@ -52,7 +52,7 @@ def squared_radii(rows: np.ndarray, *, k: int) -> np.ndarray:
 
 
 def _kth_least(block: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """The k-th smallest number of each row; `block` is spoiled."""
+    """The k-th smallest number of each row; overwrites `block`."""
     if k > _FEW:
         block.partition(k - 1, axis=1)
         return block[:, k - 1]

@@ -1,7 +1,7 @@
 """Precision, recall, density and coverage: is each image plausible, and is every kind of real image there?
 
-Precision and recall are torch-fidelity's definitions: the k-th *other* image (its `kthvalue(k + 1)` counts the image itself), and a ball
-holds its border. Only images at a rounding's distance from a border can fall differently, such as exact copies of a neighbour.
+Precision and recall follow torch-fidelity's definitions: the k-th *other* image (its `kthvalue(k + 1)` counts the image itself), and a
+ball includes its border. Results can differ only for images within rounding of a border, such as exact copies of a neighbour.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Prdc:
 
 
 def prdc(synthetic: np.ndarray, real: np.ndarray, *, k: int = NEIGHBOURS) -> Prdc:
-    """The four measures of features [n, d] against [m, d], with balls that reach to the k-th other image of the own set.
+    """The four measures of features [n, d] against [m, d], with balls that reach to the k-th other image of the same set.
 
-    Never give it rows drawn with replacement: copies collapse the radii. Raises `DataError` with fewer than k + 1 rows a side.
+    Never pass rows sampled with replacement: copies collapse the radii. Raises `DataError` with fewer than k + 1 rows on a side.
     """
     if min(len(synthetic), len(real)) <= k:
-        raise DataError(f"features: precision and recall need more than {k} rows a side, got {len(synthetic)} and {len(real)}")
+        raise DataError(f"features: precision and recall need more than {k} rows on each side, got {len(synthetic)} and {len(real)}")
     real_radius, synthetic_radius = squared_radii(real, k=k), squared_radii(synthetic, k=k)
     balls_hit = np.zeros(len(synthetic))
     recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)

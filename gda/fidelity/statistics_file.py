@@ -1,4 +1,4 @@
-"""Mean and covariance of a feature set in a file: `mu` [d] and `sigma` [d, d] in an `.npz`, as ADM's and pytorch-fid's are called."""
+"""Mean and covariance of a feature set in a file: `mu` [d] and `sigma` [d, d] in an `.npz`, as in files of ADM and pytorch-fid."""
 
 import io
 import zipfile
@@ -18,10 +18,10 @@ _SLACK = 1e-5  # relative to the largest entry: what float32 leaves of symmetry 
 
 
 def read_statistics_file(path: Path, *, dim: int, extractor: str) -> Statistics:
-    """Statistics of features of `dim` dimensions; their count is not in such a file.
+    """Statistics of features with `dim` dimensions; such a file does not hold their count.
 
-    Raises `ConfigError` where there is no file, `DataError` for anything but finite `mu` and `sigma` of that dimension, `sigma` a
-    covariance: symmetric, with no negative eigenvalue. Nothing is ever unpickled.
+    Raises `ConfigError` where there is no file, `DataError` unless `mu` and `sigma` are finite and of that dimension, and `sigma` is a
+    covariance: symmetric, without negative eigenvalues. Nothing is ever unpickled.
     """
     mean, cov = _arrays(path)
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
@@ -43,7 +43,7 @@ def read_statistics_file(path: Path, *, dim: int, extractor: str) -> Statistics:
 
 
 def statistics_bytes(statistics: Statistics) -> bytes:
-    """Such a file, as `numpy.savez` writes it but with no time in it: equal statistics give equal bytes."""
+    """The bytes of such a file, as `numpy.savez` writes it but without a time stamp: equal statistics give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in (("mu", statistics.mean), ("sigma", statistics.cov)):
@@ -54,7 +54,7 @@ def statistics_bytes(statistics: Statistics) -> bytes:
 
 
 def statistics_digest(statistics: Statistics) -> str:
-    """Content digest, whatever the file and the floats in it."""
+    """Content digest, independent of the file and the type of its floats."""
     return tensors_digest({"mu": statistics.mean, "sigma": statistics.cov})
 
 
@@ -77,7 +77,7 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _require_archive(path: Path) -> None:
-    """Refuse a single array and a pickle by what numpy and pickle begin with."""
+    """Refuse a single array and a pickle, which are recognised by their first bytes."""
     with parser(path, "a whole .npz"), path.open("rb") as file:
         head = file.read(6)
     if head == b"\x93NUMPY":

@@ -1,13 +1,14 @@
 """One thread for numpy's and scipy's linear algebra, so that no bit of a metric depends on the number of cores.
 
-Their BLAS splits sums over as many threads as it finds cores. Torch is limited once (`gda.runtime.parallel.single_threaded`), they here.
+Their BLAS splits sums over as many threads as it finds cores. Torch is limited once, in
+`gda.runtime.parallel.single_threaded`; numpy and scipy here.
 """
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
 
-import numpy as np  # noqa: F401 - the libraries to be told must be loaded first
+import numpy as np  # noqa: F401 - the libraries to limit must be loaded first
 import scipy.linalg  # noqa: F401
 from threadpoolctl import ThreadpoolController
 
@@ -17,11 +18,11 @@ R = TypeVar("R")
 
 @lru_cache(maxsize=1)
 def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()  # looking for them takes milliseconds, telling them microseconds
+    return ThreadpoolController()  # finding them takes milliseconds, limiting them microseconds
 
 
 def one_thread(compute: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: `compute` runs its linear algebra on one thread, and what was allowed before is allowed again afterwards."""
+    """Decorator: `compute` runs its linear algebra on one thread; afterwards the previous limits apply again."""
 
     @wraps(compute)
     def limited(*args: P.args, **kwargs: P.kwargs) -> R:

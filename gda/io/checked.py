@@ -1,6 +1,6 @@
-"""Kept files that carry their own checksum, so that what is damaged is made again rather than used.
+"""Files that carry their own checksum, so that a damaged file is made again rather than used.
 
-safetensors bytes get one in their header, which every reader of the format passes over; JSON gets one more field.
+For safetensors it is in the header's metadata, which other readers ignore; for JSON it is one more field.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _METADATA = "__metadata__"
 
 
 def with_checksum(data: bytes) -> bytes:
-    """safetensors bytes with the sha256 of all their tensors and metadata among the latter; equal bytes give equal bytes."""
+    """safetensors bytes with the sha256 of all tensors and metadata added to the metadata; equal bytes give equal bytes."""
     header, tensors = _split(data)
     metadata = dict(header.pop(_METADATA, {}))
     metadata[CHECKSUM] = _checksum(header, metadata, tensors)
@@ -26,12 +26,12 @@ def with_checksum(data: bytes) -> bytes:
 
 
 def checksum_of(data: bytes) -> str | None:
-    """Whether safetensors bytes are what `with_checksum` gave: their checksum if so, the empty text if not, None without a checksum."""
+    """The checksum of safetensors bytes from `with_checksum`, the empty string if it does not fit them, None if there is none."""
     try:
         header, tensors = _split(data)
         metadata = dict(header.pop(_METADATA, {}))
-        said = metadata.pop(CHECKSUM, None)
-        return said if said is None or said == _checksum(header, metadata, tensors) else ""
+        recorded = metadata.pop(CHECKSUM, None)
+        return recorded if recorded is None or recorded == _checksum(header, metadata, tensors) else ""
     except (ValueError, TypeError, AttributeError, MemoryError):
         return ""
 
@@ -55,11 +55,11 @@ def write_checked_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_checked_json(path: Path) -> dict[str, Any] | None:
-    """What `write_checked_json` wrote, without the checksum; None where it is not there or was changed."""
+    """What `write_checked_json` wrote, without the checksum; None where the file is missing or was changed."""
     try:
         content = json.loads(path.read_bytes())
-        said = content.pop(CHECKSUM)
-        return dict(content) if digest_of(content) == said else None
+        recorded = content.pop(CHECKSUM)
+        return dict(content) if digest_of(content) == recorded else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -67,10 +67,10 @@ def read_checked_json(path: Path) -> dict[str, Any] | None:
 def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     length = int.from_bytes(data[:8], "little")
     if length + 8 > len(data):
-        raise ValueError("shorter than its header says")
+        raise ValueError("shorter than its header states")
     header = json.loads(data[8 : 8 + length])
     if not isinstance(header, dict):
-        raise TypeError("its header is no object")
+        raise TypeError("its header is not an object")
     return header, memoryview(data)[8 + length :]
 
 

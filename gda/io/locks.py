@@ -1,4 +1,4 @@
-"""One lock for one piece of work: held by the operating system, so that a killed process leaves none behind."""
+"""File locks held by the operating system, so that a killed process leaves none behind."""
 
 import errno
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from gda.runtime.disks import storage_errors
 if TYPE_CHECKING:
     import filelock
 
-# What file systems without locks answer; network file systems that lost their lock manager among them.
+# Errors of file systems without locks, such as network file systems that lost their lock manager.
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def locked(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `path` (made where it is not there, and left there), waiting at most `wait` seconds for another process.
+    """Hold the lock file `path` (created if missing, and not deleted), waiting at most `wait` seconds for another process.
 
-    Raises `TryAgainError` with the sentence `busy` where another process holds it still, `MissingError` where the file system has no
+    Raises `TryAgainError` with the message `busy` where another process still holds it, `MissingError` where the file system has no
     locks or cannot be written.
     """
     import filelock

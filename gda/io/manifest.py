@@ -1,4 +1,4 @@
-"""The manifest: a row per image as Parquet, with one fixed schema and no library metadata that would change its bytes."""
+"""The manifest: one row per image as Parquet, with a fixed schema and without library metadata, which would change its bytes."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "shard": pa.string(),
     "offset": pa.int64(),
 }
-# Who or what a real image is of (a patient, a video), where the source said so: absent otherwise, null for images that belong to nobody.
+# The group of a real image (a patient, a video): absent if the source has no groups, null for images without a group.
 GROUP = "group"
 _OPTIONAL_COLUMNS: dict[str, pa.DataType] = {GROUP: pa.string()}
 SYNTHETIC_COLUMNS: dict[str, pa.DataType] = {
@@ -74,12 +74,12 @@ def read_manifest(folder: Path, sha256: str) -> pd.DataFrame:
     if empty := [name for name in COLUMNS if table.column(name).null_count]:
         raise DataError(f"{path}: column {empty[0]!r} has empty fields")
     with parser(path, "a manifest"):
-        # Whole numbers stay such beside nulls: as floats, seeds would lose their last digits.
+        # Whole numbers stay whole where a column has nulls: as floats, seeds would lose their last digits.
         return table.to_pandas(integer_object_nulls=True)
 
 
 def _read_table(data: bytes, path: Path) -> pa.Table:
-    """The whole table, texts only once it is known how long they are: a few bytes can name a long text a million times."""
+    """The whole table; texts are decoded after their total length is checked, since a few bytes can repeat a long text a million times."""
     expected = COLUMNS | SYNTHETIC_COLUMNS | _OPTIONAL_COLUMNS
     with parser(path, "a Parquet file with the columns of a manifest"):
         file = pq.ParquetFile(pa.BufferReader(data))
@@ -99,7 +99,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _text_bytes(column: pa.ChunkedArray) -> int:
-    """Bytes of all texts of a dictionary column, written out."""
+    """Bytes of all texts of a dictionary column once decoded."""
     lengths = (pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() for chunk in column.chunks)
     return sum(length or 0 for length in lengths)
 

@@ -1,4 +1,4 @@
-"""The one way output appears: built in a work folder, then renamed to its final name, create-only."""
+"""Publishing of outputs: each is built in a work folder, then renamed to its final name, create-only."""
 
 import errno
 import hashlib
@@ -28,7 +28,7 @@ _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, err
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """Where a recipe is worked on (`work`, resumable) and where its result goes (`out`); `finished` when it is there already."""
+    """The work folder of a recipe (`work`, resumable) and the place of its result (`out`); `finished` if the result is there already."""
 
     recipe: Recipe
     work: Path
@@ -37,7 +37,7 @@ class Workspace:
 
     @property
     def staging(self) -> Path:
-        """The folder in which the stage builds its output; what an earlier, killed run left there is kept."""
+        """The folder in which the stage builds its output; files of an earlier, killed run are kept."""
         path = self.work / _STAGING
         with storage_errors(path):
             _make_folder(path)
@@ -59,12 +59,12 @@ def _work_folder(recipe: Recipe) -> Path:
 
 
 def prepare(recipe: Recipe, out: Path, *, may_replace: Callable[[Path], None] | None = None) -> Workspace:
-    """Say whether `out` holds this recipe's result already, every file as it was written, and make its work folder when it does not.
+    """Check whether `out` holds this recipe's result already, with every file unchanged, and make the work folder when it does not.
 
-    `may_replace` raises unless what is there may give way to another recipe's result; without it nothing may.
+    `may_replace` raises unless another recipe's result may replace what `out` holds; without it nothing may be replaced.
 
     Raises `UsageError` when `out` holds something else, `DataError` naming a file of it that changed since, `MissingError` when the work
-    folder cannot be written, `TryAgainError` when it is taken away at that moment.
+    folder cannot be written, `TryAgainError` when another process removes it at that moment.
     """
     target = out.resolve() if out.is_symlink() else out
     work = _work_folder(recipe)
@@ -78,19 +78,19 @@ def prepare(recipe: Recipe, out: Path, *, may_replace: Callable[[Path], None] | 
         with storage_errors(work):
             _make_folder(work)
         write_json(work / RECIPE_FILE, asdict(recipe))
-    except FileNotFoundError:  # another process published this meanwhile, and took the work folder away
+    except FileNotFoundError:  # another process published this meanwhile, and removed the work folder
         if _is_taken(target):
             return prepare(recipe, out, may_replace=may_replace)
-        raise TryAgainError(f"{work}: was taken away; run the same command again") from None
+        raise TryAgainError(f"{work}: was removed; run the same command again") from None
     return Workspace(recipe=recipe, work=work, out=target, finished=False)
 
 
 def publish(workspace: Workspace, *, keep_work: bool = False, room: AbstractContextManager[None] | None = None) -> Path:
-    """Give what was built in `staging` its final name in one rename, and drop the work folder unless `keep_work`.
+    """Rename the content of `staging` to its final name in one step, and remove the work folder unless `keep_work`.
 
-    Where another recipe's result has the name, that is free inside of `room`, which is only entered once the new one is complete.
-    Whoever comes second with the same recipe finds the result there and is content. Raises `TryAgainError` when something else
-    took the name meanwhile, `MissingError` when the disk is full, read-only or failing; then nothing is under the final name.
+    Where another recipe's result has the name, the context `room` moves it away; it is entered only once the new result is complete.
+    If another process published the same recipe first, its result is accepted. Raises `TryAgainError` when something else took the
+    name meanwhile, `MissingError` when the disk is full, read-only or failing; then nothing is under the final name.
     """
     staging, out = workspace.work / _STAGING, workspace.out
     try:
@@ -112,7 +112,7 @@ def publish(workspace: Workspace, *, keep_work: bool = False, room: AbstractCont
 
 
 def published_meanwhile(workspace: Workspace) -> bool:
-    """Whether another process has published this very result, so that its work folder is gone; what came into it since is dropped."""
+    """Whether another process has published this result and removed the work folder; removes anything written to that folder since."""
     if not _holds(workspace.recipe, workspace.out):
         return False
     shutil.rmtree(workspace.work, ignore_errors=True)
@@ -120,9 +120,9 @@ def published_meanwhile(workspace: Workspace) -> bool:
 
 
 def claim(workspace: Workspace) -> None:
-    """Say that workers are making `out` by this recipe, so that one that was told otherwise is not left drawing another set beside it.
+    """Record that workers make `out` by this recipe, so that a worker with other settings does not sample another set meanwhile.
 
-    Raises `UsageError` with the difference where half of another recipe's result for `out` lies in the work folder.
+    Raises `UsageError` with the difference where the work folder holds part of another recipe's result for `out`.
     """
     place = work_root() / "claims" / f"{hashlib.sha256(str(workspace.out.absolute()).encode()).hexdigest()[:32]}.json"
     with suppress(DataError):  # none yet, or a damaged one
@@ -130,7 +130,7 @@ def claim(workspace: Workspace) -> None:
         folder = _work_folder(earlier)
         if earlier != workspace.recipe and any((folder / _STAGING).glob("*")):
             changes = "; ".join(earlier.difference(workspace.recipe)[:3])
-            raise UsageError(f"{workspace.out}: is half made otherwise ({changes}); give --out another name, or remove {folder}")
+            raise UsageError(f"{workspace.out}: is half made with other settings ({changes}); give --out another name, or remove {folder}")
     with storage_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
     write_json(place, asdict(workspace.recipe))
@@ -138,12 +138,12 @@ def claim(workspace: Workspace) -> None:
 
 @contextmanager
 def exclusive(workspace: Workspace, *, wait: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of this work folder, for stages that are not made of parallel workers, waiting at most `wait` seconds.
+    """Lock this work folder against other processes, for stages without parallel workers, waiting at most `wait` seconds.
 
-    Raises `TryAgainError` where another process is at it, or has just finished, `MissingError` on a file system without locks.
+    Raises `TryAgainError` where another process holds it, or has just finished, `MissingError` on a file system without locks.
     """
     busy = f"{workspace.out}: another process is working on exactly this; wait for it, then run the same command"
-    # Not in the work folder: whoever finishes takes that away, and a lock on a file without a name keeps nobody out.
+    # Not in the work folder: the process that finishes removes it, and a lock on a deleted file excludes no one.
     with locked(work_root() / "locks" / f"{workspace.recipe.digest[:32]}.lock", busy=busy, wait=wait):
         if not (workspace.work / RECIPE_FILE).is_file():  # it finished and cleaned up between our `prepare` and now
             raise TryAgainError(busy)
@@ -151,7 +151,7 @@ def exclusive(workspace: Workspace, *, wait: float = 0.0) -> Iterator[None]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: temporary sibling, fsync, rename over whatever was there. Raises `MissingError`."""
+    """Write a whole file or nothing: temporary sibling, fsync, rename over any existing file. Raises `MissingError`."""
     with storage_errors(path):
         temporary = temporary_name(path)
         try:
@@ -164,7 +164,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_new(path: Path, data: bytes) -> bool:
-    """As `write_bytes`, but create-only: says whether the name was free, and leaves alone what is there where it was not."""
+    """As `write_bytes`, but create-only: returns whether the name was free, and does not touch an existing file."""
     with storage_errors(path):
         temporary = temporary_name(path)
         try:
@@ -183,7 +183,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def commit_new(temporary: Path, path: Path) -> bool:
-    """Give a complete temporary file its final name unless that is taken; says whether it was free. `temporary` is gone after."""
+    """Give a complete temporary file its final name unless that is taken; returns whether it was free. Removes `temporary`."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -192,7 +192,7 @@ def commit_new(temporary: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        # Without hard links there is no create-only rename of files; the window between the two calls is all that is lost.
+        # Without hard links there is no create-only rename of files: a short window between the two calls remains.
         if path.exists():
             temporary.unlink()
             return False
@@ -203,9 +203,9 @@ def commit_new(temporary: Path, path: Path) -> bool:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name on the file system of `path` that no reader looks at: beside it, or beside the staging folder that it is in.
+    """A name on the file system of `path` that no reader opens: next to it, or next to the staging folder that it is in.
 
-    Not in a staging folder: whoever publishes that would take a half-written file of a slower process along.
+    Not in a staging folder: a process that publishes the folder would include a half-written file of a slower process.
     """
     staging = next((folder for folder in path.parents if _is_staging(folder)), path)
     return staging.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
@@ -223,12 +223,12 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def _make_folder(path: Path) -> None:
-    """Make it unless it is there; another process may take it away meanwhile, which pathlib takes for a file of that name."""
+    """Make the folder unless it exists; if another process removes it meanwhile, pathlib reports a file of that name."""
     for _ in range(100):
         try:
             return path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            if path.exists():  # a file, in truth
+            if path.exists():  # it is a file
                 raise
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
@@ -253,7 +253,7 @@ def _require_same(recipe: Recipe, out: Path) -> None:
         raise UsageError(f"{error}; {advice}") from None
     if changes:
         more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
-        raise UsageError(f"{out}: exists and was made otherwise ({'; '.join(changes[:3])}{more}); {advice}")
+        raise UsageError(f"{out}: exists and was made with other settings ({'; '.join(changes[:3])}{more}); {advice}")
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -264,7 +264,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _sweep(staging: Path) -> None:
-    """Drop temporaries of killed writers."""
+    """Remove temporary files of killed writers."""
     for folder, _, names in os.walk(staging):
         for name in names:
             if name.endswith(TEMPORARY_SUFFIX):
@@ -295,7 +295,7 @@ def _move_new(workspace: Workspace, staging: Path, room: AbstractContextManager[
 
 
 def _copy_new(workspace: Workspace, staging: Path, room: AbstractContextManager[None] | None) -> None:
-    """The work folder is on another file system: copy beside the final name first, so that the rename stays atomic."""
+    """The work folder is on another file system: copy next to the final name first, so that the rename stays atomic."""
     sibling = temporary_name(workspace.out)
     try:
         shutil.copytree(staging, sibling, symlinks=True)
@@ -314,7 +314,7 @@ def _copy_new(workspace: Workspace, staging: Path, room: AbstractContextManager[
 
 
 def _take_place(workspace: Workspace, complete: Path, room: AbstractContextManager[None] | None) -> None:
-    """The name is taken: by the same result, which is fine, or by one that gives way in `room`."""
+    """The name is taken: by the same result, which is accepted, or by one that `room` moves away."""
     if room is None or _holds(workspace.recipe, workspace.out):
         _accept_winner(workspace)
         return
@@ -345,5 +345,5 @@ def sync(path: Path) -> None:
 
 
 def shown_name(output: Path) -> str:
-    """The name of an output, of a classifier in a folder of its seed `ARM-SEED`."""
+    """The name of an output in messages; `ARM-SEED` for a classifier in a folder named by its seed."""
     return f"{output.parent.name}-{output.name}" if output.name.isdigit() and output.parent.name else output.name

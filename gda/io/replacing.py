@@ -1,6 +1,6 @@
-"""Results that give way to those of a later recipe: only what this program made, whole and with nothing added, and once the later is whole.
+"""Replaces a result by that of a later recipe: only results that this program made and nobody changed, and only by a complete one.
 
-What gave way is kept in the work folder by its recipe, and taken back where that is asked for again.
+A replaced result is kept in the work folder, and restored when its recipe is requested again.
 """
 
 import errno
@@ -26,13 +26,13 @@ ADVICE = "move it away, or choose another --out"
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
-    """What may give way: results of `stage` whose recipe has these fields of `config`."""
+    """The results that may be replaced: those of `stage` whose recipe has these fields of `config`."""
 
     stage: str
     config: Mapping[str, Any]
 
     def require(self, folder: Path) -> None:
-        """Raises `UsageError` or `DataError`, in words, where `folder` holds anything but such a result, every file as it was written."""
+        """Raises `UsageError` or `DataError` where `folder` holds anything but such a result with every file unchanged."""
         if not (folder / RECIPE_FILE).is_file():
             raise UsageError(f"{folder}: exists and was not made by this command; {ADVICE}")
         recipe = read_recipe(folder)
@@ -48,10 +48,10 @@ class Own:
             raise UsageError(f"{folder / added[0]}: was not made by this command; {ADVICE}")
 
     @contextmanager
-    def giving_way(self, folder: Path) -> Iterator[None]:
-        """Inside, the name `folder` is free for what takes its place; what was there is put back where the body fails.
+    def moved_away(self, folder: Path) -> Iterator[None]:
+        """Free the name `folder` within the context, by moving its result away; the result is restored where the body fails.
 
-        Raises as `require` does, and `TryAgainError` where another process is at it.
+        Raises as `require` does, and `TryAgainError` where another process is replacing it.
         """
         lock = work_root() / "locks" / f"{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:32]}.lock"
         with locked(lock, busy=f"{folder}: another process is replacing it; run the same command again", wait=_WAIT):
@@ -59,29 +59,29 @@ class Own:
                 yield
                 return
             self.require(folder)
-            kept, beside = _kept_folder(read_recipe(folder)), temporary_name(folder)
+            kept, sibling = _kept_folder(read_recipe(folder)), temporary_name(folder)
             try:
                 with storage_errors(folder):
-                    _set_aside(folder, kept, beside)
+                    _set_aside(folder, kept, sibling)
                 yield
             except BaseException:
-                for aside in (kept, beside):
+                for aside in (kept, sibling):
                     if aside.exists() and not folder.exists():
                         os.rename(aside, folder)
                 raise
             sync(folder.parent)
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(sibling, ignore_errors=True)
 
     def remove(self, folder: Path) -> None:
-        """Take `folder` away, as one that gives way to nothing. Raises as `giving_way` does."""
-        with self.giving_way(folder):
+        """Move `folder` away without a replacement. Raises as `moved_away` does."""
+        with self.moved_away(folder):
             pass
 
 
 def begin(recipe: Recipe, out: Path, own: Own | None) -> Workspace:
-    """As `prepare`, where what `own` names may give way; a result of `recipe` that once gave way itself is taken back.
+    """As `prepare`, but results described by `own` may be replaced; an earlier result of `recipe` that was replaced is restored.
 
-    Raises as `prepare` and `Own.giving_way` do.
+    Raises as `prepare` and `Own.moved_away` do.
     """
     if own is None:
         return prepare(recipe, out)
@@ -93,7 +93,7 @@ def begin(recipe: Recipe, out: Path, own: Own | None) -> Workspace:
 
 
 def kept_result(recipe: Recipe) -> Path | None:
-    """The result of `recipe` that has given way to another, every file as it was written; None where there is none."""
+    """The earlier result of `recipe` that was replaced by another, with every file unchanged; None where there is none."""
     folder = _kept_folder(recipe)
     with suppress(DataError):
         if read_recipe(folder) == recipe and not contents.damaged_files(folder):
@@ -102,20 +102,20 @@ def kept_result(recipe: Recipe) -> Path | None:
 
 
 def drop_unfinished(folder: Path) -> None:
-    """Remove from `folder` what killed processes had half copied into it, or half removed."""
+    """Remove the partly copied or partly removed results that killed processes left in `folder`."""
     for left in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _take_back(workspace: Workspace, own: Own) -> bool:
-    """Whether the result of this recipe was kept and is now at `out` again."""
+    """Restore the result of this recipe at `out`, if it was kept; returns whether it was."""
     kept, out = kept_result(workspace.recipe), workspace.out
     if kept is None:
         return False
     try:
         with storage_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-        with own.giving_way(out):
+        with own.moved_away(out):
             os.rename(kept, out)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EXDEV):  # another process took it, or it is on another file system
@@ -128,8 +128,8 @@ def _kept_folder(recipe: Recipe) -> Path:
     return work_root() / "replaced" / recipe.digest[:32]
 
 
-def _set_aside(folder: Path, kept: Path, beside: Path) -> None:
-    """Rename it to `kept`, in the work folder; to the hidden name `beside` where that is on another file system."""
+def _set_aside(folder: Path, kept: Path, sibling: Path) -> None:
+    """Rename `folder` to `kept`, in the work folder, or to the hidden name `sibling` if `kept` is on another file system."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(kept, ignore_errors=True)
     try:
@@ -137,11 +137,11 @@ def _set_aside(folder: Path, kept: Path, beside: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        os.rename(folder, beside)
+        os.rename(folder, sibling)
 
 
 def _every_file(folder: Path) -> set[str]:
-    """Every file and link in the folder, hidden ones among them, as POSIX paths."""
+    """Every file and link in the folder, including hidden ones, as POSIX paths."""
     found = set()
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if Path(root, name).is_symlink()]

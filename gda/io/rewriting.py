@@ -1,4 +1,4 @@
-"""Folders whose files are written again in place, each whole: by one process at a time, and without what a killed one left half written."""
+"""Folders whose files are rewritten in place, each as a whole: by one process at a time, and without half-written files of killed ones."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _WAIT = 30.0  # seconds for another process, which only writes a few small files
 
 @contextmanager
 def rewriting(folder: Path) -> Iterator[None]:
-    """Make `folder` unless it is there, drop temporary files of killed writers, and keep other processes of this work folder out.
+    """Make `folder` unless it exists, remove temporary files of killed writers, and lock it against processes with the same work folder.
 
     Raises `TryAgainError` where another process is still writing it, `MissingError` where it cannot be written or locked.
     """

@@ -1,4 +1,4 @@
-"""WebDataset tar shards: written so that equal records give equal bytes, read as a stream and never extracted."""
+"""WebDataset tar shards: equal records give equal bytes; shards are read as a stream and never extracted."""
 
 import hashlib
 import io
@@ -23,9 +23,9 @@ IMAGE_EXTENSIONS = ("png", "jpg", "webp")
 _END = bytes(2 * BLOCK)
 _ZERO = bytes(BLOCK)
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
-_OF_TEST = re.compile(r"test-[0-9]{6}\.tar\Z")  # as a snapshot names them, whose index says that no other shard holds test images
+_OF_TEST = re.compile(r"test-[0-9]{6}\.tar\Z")  # the names in a snapshot, whose index ensures that no other shard holds test images
 _REGULAR = (b"0", b"\0")
-_EXTENDED = (b"x", b"g", b"L")  # headers of other tools that speak of the member after them
+_EXTENDED = (b"x", b"g", b"L")  # headers of other tools that describe the next member
 _LONGEST_EXTENDED_HEADER = 1 << 20  # bytes
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,8}) ([^=\n]+)=")
 # A header as tarfile writes it with its defaults (mode 644, mtime 0, uid and gid 0, no owner names), without name, size and checksum.
@@ -65,7 +65,7 @@ class Member(NamedTuple):
 
 
 class _Override(NamedTuple):
-    """Name and size in bytes of the next member, where an extended header says them."""
+    """Name and size in bytes of the next member from an extended header, None where it has none."""
 
     name: str | None = None
     size: int | None = None
@@ -85,7 +85,7 @@ def write_shard(path: Path, records: Iterable[ShardRecord]) -> ShardIndex:
                 file.flush()
                 os.fsync(file.fileno())
             if not commit_new(temporary, path) and sha256_of(path) != index.sha256:
-                raise DataError(f"{path}: exists already with other content; remove it to have it written again")
+                raise DataError(f"{path}: exists already with other content; remove it, and it will be written again")
         finally:
             temporary.unlink(missing_ok=True)
     return index
@@ -103,7 +103,7 @@ def link_shard(source: Path, target: Path) -> None:
 def read_shard(path: Path, *, of_test: bool = False) -> Iterator[ShardRecord]:
     """The records of a shard in order. Raises `DataError` naming shard and record for anything `write_shard` would not write.
 
-    A snapshot's test shard is read by those alone who say so by `of_test`, having written it to the ledger; else it is a `UsageError`.
+    A snapshot's test shard is read only with `of_test`, by callers that have recorded it in the ledger; else it is a `UsageError`.
     """
     for _, record in iterate_shard(path, of_test=of_test):
         yield record
@@ -120,7 +120,7 @@ def iterate_shard(path: Path, *, of_test: bool = False) -> Iterator[tuple[int, S
 
 
 def read_record(path: Path, offset: int) -> ShardRecord:
-    """The one record that starts at `offset`, without reading the rest, of any shard but a test one. Raises as `read_shard` does."""
+    """The record that starts at `offset`, without reading the rest; for any shard except test shards. Raises as `read_shard` does."""
     _require_not_test(path)
     with _open(path) as file:
         file.seek(offset)
@@ -134,7 +134,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Member]:
-    """Regular members from where `file` stands to the end mark.
+    """Regular members from the current position of `file` to the end mark.
 
     Links, devices, absolute names, `..` and damaged or truncated content raise `DataError`. `foreign` tars (other tools')
     may hold folders and long names (PAX, GNU); in ours they are errors, and so is padding that is not zero.
@@ -165,7 +165,7 @@ def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Membe
 
 def _require_not_test(path: Path) -> None:
     if _OF_TEST.match(path.name):
-        raise UsageError(f"{path}: is of a test split, which has a door of its own, open_test; nothing else reads its images")
+        raise UsageError(f"{path}: is of a test split; only open_test reads its images")
 
 
 def _write_records(file: BinaryIO, name: str, records: Iterable[ShardRecord]) -> ShardIndex:
@@ -209,7 +209,7 @@ def _header(name: bytes, size: int) -> bytes:
 
 
 def _parse_own(header: bytes) -> tuple[str, int, bytes] | None:
-    """As `_parse_header` where every byte is as `write_shard` writes it, four times faster; None where the full parser must judge."""
+    """As `_parse_header`, four times faster, for headers exactly as `write_shard` writes them; None where the full parser must decide."""
     found = _OWN_HEADER.match(header)
     if found is None:
         return None
@@ -276,7 +276,7 @@ def _text(field_bytes: bytes) -> str:
 def _read_data(file: BinaryIO, shard: str, name: str, size: int, left: int, *, strict: bool) -> bytes:
     """Content of a member, `left` bytes before the end of the file."""
     padding = -size % BLOCK
-    if size + padding > left:  # asked before reading, since a read of an absurd size would first take the memory for it
+    if size + padding > left:  # checked before reading, since a read of an absurd size would allocate its memory first
         raise DataError(f"{shard}: {name!r}: truncated ({left} of {size + padding} bytes)")
     data = file.read(size + padding)
     if len(data) < size + padding:
@@ -295,7 +295,7 @@ def _require_end(file: BinaryIO, shard: str) -> None:
 
 
 def _long_name(shard: str, offset: int, kind: bytes, data: bytes, before: _Override) -> _Override:
-    """What an extended header (GNU's long name, PAX) says of the member after it. Raises `DataError` where it makes no sense."""
+    """Name and size of the next member from an extended header (GNU's long name, PAX). Raises `DataError` for a malformed header."""
     try:
         if len(data) > _LONGEST_EXTENDED_HEADER:
             raise ValueError(f"{len(data)} bytes long")

@@ -1,4 +1,4 @@
-"""Outputs that hold only why there is nothing: a flow whose steps are fixed still runs where one of them is not asked for."""
+"""Outputs of skipped steps, which hold only the reason: a flow with fixed steps also runs where one of them is not needed."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def publish_skipped(stage: str, out: Path, why: str) -> Outcome:
 
 
 def skipped_because(folder: Path) -> str | None:
-    """Why the output at `folder` was skipped; None where it is one that was made. Raises `DataError` for a damaged file."""
+    """Why the output at `folder` was skipped; None where it was not. Raises `DataError` for a damaged file."""
     path = folder / SKIPPED_FILE
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Content digests of tensors: what a network is, whatever file it lies in."""
+"""Content digests of tensors: they identify a network independently of its files."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ from gda.errors import DataError
 from gda.runtime.reading import parser, read_json
 
 _LONGEST_HEADER = 100_000_000  # that of the format itself
-# Written by the libraries that save and load; they say nothing about what the network computes.
+# Written by the libraries that save and load; they do not affect what the network computes.
 _FRAMING_KEYS = frozenset({"_diffusers_version", "_name_or_path", "transformers_version", "torch_dtype", "dtype"})
 
-# Vocabularies of tokenizers that are no JSON: with another, the same prompt is other tokens.
+# Vocabularies of tokenizers that are not JSON: another vocabulary gives other tokens for the same prompt.
 VOCABULARIES = frozenset({"vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"})
 
 

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, failing or without locks: told apart from our own defects, however a library words it.
+"""Disks that are full, read-only, failing or without locks: distinguished from our own defects, however a library words it.
 
 Most libraries raise `OSError` with its number. Some hide it: safetensors and sqlite3 raise errors of their own, numpy counts bytes.
 """

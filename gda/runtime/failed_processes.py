@@ -1,4 +1,4 @@
-"""What the exit code of a process says: the error that the process itself met, so that whoever started it ends with the same code."""
+"""What the exit code of a process says: the error that the process itself met, so that its parent ends with the same code."""
 
 import re
 import signal

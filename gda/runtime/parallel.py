@@ -80,7 +80,7 @@ def device_name(kind: str) -> str:
 
 
 def own_device(kind: str) -> str:
-    """The device of this worker process: the GPUs are dealt out in turn, one a worker."""
+    """The device of this worker process: the GPUs are assigned in turn, one per worker."""
     if kind != "cuda":
         return kind
     import torch
@@ -90,7 +90,7 @@ def own_device(kind: str) -> str:
 
 
 def workers_of(kind: str) -> int:
-    """How many worker processes suit a device: one a GPU, or one a CPU."""
+    """How many worker processes suit a device: one per GPU, or one per CPU."""
     if kind != "cuda":
         return available_cpus()
     import torch
@@ -182,12 +182,12 @@ def _end_with(parent: int) -> None:
     """Have the kernel end this process when its parent is killed, where it can: nobody else would, and it holds memory and device."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # killed before we asked
+        if os.getppid() != parent:  # killed before this check
             os._exit(1)
 
 
 def _cuda_is_there() -> bool:
-    # Asking alone starts the driver, which a forked child cannot use; where there is a GPU to ask for, children start afresh.
+    # The query alone starts the driver, which a forked child cannot use; where there may be a GPU, children are spawned.
     torch = sys.modules.get("torch")
     return torch is not None and torch.cuda.is_available()
 

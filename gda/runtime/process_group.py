@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from gda.errors import ConfigError
 
-_PATIENCE = timedelta(hours=2)  # the others wait while the first process draws the images of an evaluation
+_PATIENCE = timedelta(hours=2)  # the others wait while the first process samples the images of an evaluation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,8 +62,8 @@ def parser(where: object, what: str, *, error: type[GdaError] = DataError) -> It
 
 def reason_of(problem: BaseException) -> str:
     """One line of at most 200 characters: what is wrong, and where a YAML error says so."""
-    said, mark = getattr(problem, "problem", None), getattr(problem, "problem_mark", None)
-    text = f"line {mark.line + 1}: {said}" if said and mark else str(problem)
+    problem_text, mark = getattr(problem, "problem", None), getattr(problem, "problem_mark", None)
+    text = f"line {mark.line + 1}: {problem_text}" if problem_text and mark else str(problem)
     if isinstance(problem, RecursionError):
         text = "nested too deep"
     elif isinstance(problem, MemoryError):
@@ -131,7 +131,7 @@ def parse_json(
 ) -> Any:
     """JSON at most 64 levels deep, of numbers of at most 40 digits; with `unique`, no key twice.
 
-    Halves of surrogate pairs, which no file can be written with, are refused unless `halves`: whoever takes them names the field. NaN
+    Halves of surrogate pairs, which no file can be written with, are refused unless `halves`: the caller then names the field. NaN
     and infinity are refused unless `finite` is false. Raises `error` that names `where`.
     """
     with parser(where, "valid JSON in UTF-8", error=error):
@@ -214,7 +214,7 @@ def _disk_problem(problem: BaseException) -> GdaError | None:
 
 
 def _require_bounded(content: Any) -> None:
-    """Refuse what would overflow the stack or a number of whoever uses it."""
+    """Refuse what would overflow the caller's stack or numbers."""
     waiting = [(content, 1)]
     while waiting:
         value, depth = waiting.pop()

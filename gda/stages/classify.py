@@ -350,7 +350,7 @@ def _result(workspace: Workspace, out: Path, own: Own | None) -> Outcome:
 
 def _publish(workspace: Workspace, own: Own | None) -> Outcome:
     curve = [(int(update), float(loss)) for update, loss in json.loads((workspace.work / _DONE).read_bytes())["curve"]]
-    out = publish(workspace, room=None if own is None else own.giving_way(workspace.out))
+    out = publish(workspace, room=None if own is None else own.moved_away(workspace.out))
     card = read_document(out / CARD, ClassifierCard)
     if card.skipped is not None:
         return Outcome(

@@ -133,7 +133,7 @@ def _build(
         _list_left_out(folder, screen)
         provenance |= {"purpose": PURPOSE, "pool_of": real.digest, "left_out": screen.message}
     elif not as_synthetic:
-        provenance |= {} if config.shots is None else {"shots": f"{config.shots} a class, draw {config.few_shot_seed}"}
+        provenance |= {} if config.shots is None else {"shots": f"{config.shots} per class, few_shot_seed {config.few_shot_seed}"}
         provenance |= {"near_leaks": near_leak_message(result.near_leaks) if result.near_leaks else "none"}
     return commit_snapshot(
         folder,

@@ -24,7 +24,7 @@ from gda.gate.inspection import Inspection, given_statistics, inspect_set
 from gda.gate.page import class_table, render_page, suspect_table
 from gda.gate.reference import Reference, build_reference
 from gda.gate.rounds import Assessed, replace_rejected
-from gda.generator.sampling.replace_rejected import Planned, Redrawing, card_of, expected_digest, original_plan
+from gda.generator.sampling.replace_rejected import Planned, Replacement, card_of, expected_digest, original_plan
 from gda.generator.sampling.request import prompts_of
 from gda.generator.weights.directory import generated_size, resolve
 from gda.io.checked import read_checked_json, write_checked_json
@@ -54,7 +54,7 @@ def run(
     `UsageError` where replace_rejected lacks `judged`, the generator or the configuration by which the set was drawn.
     """
     real, fake = Snapshot.open(snapshot), Snapshot.open(synthetic)
-    redrawing = Redrawing.of(config, fake, real, generator, accepted)
+    replacement = Replacement.of(config, fake, real, generator, accepted)
     planned = original_plan(config, fake, real)
     config = _with_planned_ratio(config, planned)
     plan = plan_of(fake, real, generator, planned)
@@ -64,7 +64,7 @@ def run(
     if not workspace.finished:
         with exclusive(workspace):
             found = given if given is not None else _computed_reference(config, real, workspace, progress=progress)
-            final = _judge(config, fake, real, found, plan, redrawing, workspace)
+            final = _judge(config, fake, real, found, plan, replacement, workspace)
             _publish_judged(final.snapshot, copy)
             _write(workspace.fresh_staging(), real, found, final)
             publish(workspace)
@@ -141,7 +141,7 @@ def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *,
 
 
 def _judge(
-    config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan, redrawing: Redrawing | None, workspace: Workspace
+    config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan, replacement: Replacement | None, workspace: Workspace
 ) -> Assessed:
     def assess(snapshot: Snapshot) -> tuple[Inspection, Verdict]:
         found = inspect_set(config, synthetic=snapshot, real=real, reference=reference, plan=plan, scratch=workspace.work)
@@ -149,9 +149,9 @@ def _judge(
 
     found, verdict = assess(fake)
     first = Assessed(snapshot=fake, found=found, verdict=verdict)
-    if redrawing is None:
+    if replacement is None:
         return first
-    return replace_rejected(first, config.validate_, assess=assess, replace=partial(redrawing.replace, work=workspace.work))
+    return replace_rejected(first, config.validate_, assess=assess, replace=partial(replacement.replace, work=workspace.work))
 
 
 def _judged_workspace(workspace: Workspace, fake: Snapshot, accepted: Path | None) -> Workspace | None:

@@ -28,19 +28,19 @@ MOST_WORKERS = 50
 # Pods of each loop of augment, whose workflow is large without them (`pipelines.size`).
 MOST_PODS = 12
 # Steps that pipelines of their own run after a run.
-_ASKED_ANEW = ("evaluate", "promote", "ratio", "tune")
+_CHANGEABLE = ("evaluate", "promote", "ratio", "tune")
 
 
 def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str, ...]:
-    """The code, and what each step is told, in the order of the flow. `given` are all arguments of the component."""
+    """The code, and each step's settings, in the order of the flow. `given` are all arguments of the component."""
     place = Place.at(given["data_root"])
     code = f"{given['code_version']} in {given['image']}"
     form = {name: given[name] for name in FORM}
     named = {name: given[name] for name in ("run", "run_id", "title")}
     config, outside = configure(form, given["settings"], data_root=place.root, code=code, **named)
-    if (arms := len(config.classify.arms)) > MOST_PODS:  # each has a pod at least; said before anything is generated
+    if (arms := len(config.classify.arms)) > MOST_PODS:  # each has a pod at least; refused before anything is generated
         raise ConfigError(f"classify.arms: {arms} arms; a run of the pipeline compares at most {MOST_PODS}")
-    told = step_settings(config, outside)
+    by_step = step_settings(config, outside)
     lines = [
         f"# Run {given['run']}",
         "",
@@ -52,11 +52,11 @@ def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str,
     lines += [f"| {name} | {value} |" for name, value in form.items()]
     lines += ["", "```json", json.dumps(config.model_dump(mode="json", by_alias=True), indent=1), "```", ""]
     write_bytes(Path(summary.path), "\n".join(lines).encode())
-    return (code, *(told[node.name] for node in GRAPH if node.name == CLASSIFY or not node.matrix))
+    return (code, *(by_step[node.name] for node in GRAPH if node.name == CLASSIFY or not node.matrix))
 
 
 def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, code: str, summary: FileArtifact) -> list[str]:
-    """The workers that draw the synthetic set, as `I/N`; at most one a shard. Raises `UsageError` for fewer than 1 or more than 12."""
+    """The workers that sample the synthetic set, as `I/N`; at most one per shard. Raises `UsageError` for fewer than 1 or more than 12."""
     from gda.generator.planning.plan_text import describe_plan
     from gda.generator.sampling.request import plan_for
 
@@ -65,9 +65,9 @@ def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, c
     config = config_of(settings)
     plan = plan_for(config, Snapshot.open(parse_reference(snapshot, role="snapshot").path))
     count = min(num_workers, len(plan.shards))
-    told = describe_plan(plan, None, None, workers=count, precision=config.sample.precision)
+    lines = describe_plan(plan, None, None, workers=count, precision=config.sample.precision)
     write_bytes(
-        Path(summary.path), "\n".join(["# The synthetic set", "", *[f"- {line}" for line in told], "", f"Code {code}.", ""]).encode()
+        Path(summary.path), "\n".join(["# The synthetic set", "", *[f"- {line}" for line in lines], "", f"Code {code}.", ""]).encode()
     )
     return [f"{index}/{count}" for index in range(count)]
 
@@ -108,7 +108,7 @@ def require_workers(name: str, number: int, most: int = MOST_WORKERS) -> None:
 
 
 def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary: FileArtifact) -> dict[str, Any]:
-    """References to what `run` made, by role, and what steps after it are told: as in that run, with the JSON object `settings` over it.
+    """References to what `run` made, by role, and the settings of steps after it: as in that run, with the JSON object `settings` over it.
 
     `accepted` are the sections that the settings may be of, separated by spaces. Raises `DataError` where the run did not get so far as
     its verdict, `ConfigError` for a wrong setting, and for one of another section, which the steps after it do not read.
@@ -124,9 +124,9 @@ def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary
     if VALIDATION not in outputs:
         raise DataError(f"run {run}: did not get as far as its verdict; there is nothing to go on from")
     runs = [next(iter(done.outputs.values())).text() for name, done in steps.items() if name.startswith("classify-") and done is not None]
-    asked = _with(config, settings, tuple(accepted.split()))
-    watched = {role for node in (*GRAPH, *EXTRA_NODES) if node.name in _ASKED_ANEW for role in node.watched}
-    told = step_settings(asked, contents_of(asked, sorted(watched), hub_ids=False))
+    changed = _with(config, settings, tuple(accepted.split()))
+    watched = {role for node in (*GRAPH, *EXTRA_NODES) if node.name in _CHANGEABLE for role in node.watched}
+    by_step = step_settings(changed, contents_of(changed, sorted(watched), hub_ids=False))
     write_bytes(Path(summary.path), "\n".join([f"# Run {run}", "", *[f"- {path}" for path in outputs], ""]).encode())
     made = {
         "snapshot": REAL,
@@ -138,7 +138,7 @@ def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary
         "evaluation": EVALUATION,
     }
     references = {role: outputs.get(path, "") for role, path in made.items()}
-    return references | {"runs": runs, "code": record.code} | {f"{name}_settings": told[name] for name in _ASKED_ANEW}
+    return references | {"runs": runs, "code": record.code} | {f"{name}_settings": by_step[name] for name in _CHANGEABLE}
 
 
 def _with(config: Config, settings: str, accepted: tuple[str, ...]) -> Config:
@@ -147,6 +147,6 @@ def _with(config: Config, settings: str, accepted: tuple[str, ...]) -> Config:
     changes = as_object(parse_json(settings or "{}", "settings", error=ConfigError), "settings", error=ConfigError)
     for section, values in changes.items():
         if section not in accepted:
-            raise ConfigError(f"settings: {section}: is not asked anew here; accepted: {', '.join(accepted) or 'none'}")
+            raise ConfigError(f"settings: {section}: cannot be changed here; accepted: {', '.join(accepted) or 'none'}")
         content[section] |= as_object(values, f"settings: {section}", error=ConfigError)
     return parse_config(content, where="settings")

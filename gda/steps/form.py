@@ -69,7 +69,7 @@ def split_up(config: Config) -> tuple[dict[str, Any], str]:
 
 
 def step_settings(config: Config, outside: Outside | None = None) -> dict[str, str]:
-    """What each step is told: its own sections and what they name `outside` as JSON, by the name of its node in the flow."""
+    """Each step's settings: its own sections and what they name `outside` as JSON, by the name of its node in the flow."""
     return {node.name: settings_of(config, node, outside) for node in (*GRAPH, *EXTRA_NODES)}
 
 

@@ -24,7 +24,7 @@ NODES = {node.name: node for node in (*GRAPH, *EXTRA_NODES)}
 CLASSIFY = "classify"
 # What fields name outside the job, by role (`gda.flow.WATCHED`) and field: name and digest, as `gda.stages.inputs.contents_of` has them.
 Outside = Mapping[str, Mapping[str, Any]]
-_OUTSIDE = "outside"  # beside the sections in a step's settings
+_OUTSIDE = "outside"  # next to the sections in a step's settings
 # A run of the job registers its candidate; `champion` is moved by another pipeline, under an account of its own.
 REGISTER_FLAGS = ("--register-only",)
 
@@ -58,7 +58,7 @@ def parse_reference(text: str, *, role: str) -> Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One step to run: the node, the item of its matrix, its inputs by role, its settings, and flags beside the flow's own.
+    """One step to run: the node, the item of its matrix, its inputs by role, its settings, and flags in addition to the flow's own.
 
     `code` names program and image.
     """
@@ -79,8 +79,8 @@ class Request:
     def key(self) -> str:
         """sha256 over everything that decides the output; paths, and the order of classifiers, are not in it."""
         digests = {role: sorted(reference.digest for reference in given) for role, given in self.inputs.items()}
-        asked = {"step": self.name, "settings": json.loads(self.settings), "inputs": digests, "code": self.code}
-        return digest_of(asked | ({"flags": list(self.flags)} if self.flags else {}))
+        request = {"step": self.name, "settings": json.loads(self.settings), "inputs": digests, "code": self.code}
+        return digest_of(request | ({"flags": list(self.flags)} if self.flags else {}))
 
 
 def settings_of(config: Config, node: Node, outside: Outside | None = None) -> str:
@@ -211,7 +211,7 @@ def _places(flow: str, given: tuple[Reference, ...]) -> list[str]:
 def _filled(request: Request, config: Config) -> str:
     """The node's command with what its templates stand for."""
     command = request.node.command
-    if request.node.matrix:  # one classifier a step: its siblings are steps of their own
+    if request.node.matrix:  # one classifier per step: its siblings are steps of their own
         arm, seed = request.item["arm"], request.item["seed"]
         (out,) = _outputs(request)
         command = classify_command(arm, arm_inputs(Arm(arm)), out, seed=seed)

@@ -1,4 +1,4 @@
-"""Steps whose work several pods do: a synthetic set drawn by one Indexed Job, a network trained by one TrainJob.
+"""Steps whose work several pods do: a synthetic set sampled by one Indexed Job, a network trained by one TrainJob.
 
 The step creates, adopts and watches the job, and then finds what its pods published, as if it had done the work itself.
 """
@@ -52,7 +52,7 @@ def sample_by_job(
     job: str,
     namespace: str = "",
 ) -> Step:
-    """Draw the synthetic set by a Job of `workers` pods, watch it to its end, and publish the set: the one that any workers draw.
+    """Sample the synthetic set by a Job of `workers` pods, watch it to its end, and publish the set: the same for any number of workers.
 
     `job` is a JSON object with fields of `JobSettings`; the pods are given what `task` has. A step that is tried again adopts the job of
     the one before. Raises what `Cluster.run_to_end` raises, and `UsageError` for a wrong field, or where `task` mounts no `data_root`.

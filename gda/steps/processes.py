@@ -43,10 +43,10 @@ def train_here(
 
 def _launch(command: Sequence[str]) -> None:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    said: list[str] = []
+    messages: list[str] = []
     written: list[str] = []  # the last lines, in which torchrun says how each process ended
     assert process.stderr is not None
-    reading = threading.Thread(target=_pass_on, args=(process.stderr, said, written), daemon=True)
+    reading = threading.Thread(target=_pass_on, args=(process.stderr, messages, written), daemon=True)
     reading.start()
     try:
         code = process.wait()
@@ -60,14 +60,14 @@ def _launch(command: Sequence[str]) -> None:
     reading.join(_GRACE)
     if code:
         code = code_of_torchrun(written) or code
-        raise error_of(code, said[0] if said else f"processes that train together: exit code {code}; their own lines say why")
+        raise error_of(code, messages[0] if messages else f"processes that train together: exit code {code}; their own lines say why")
 
 
-def _pass_on(lines: IO[str], said: list[str], written: list[str]) -> None:
+def _pass_on(lines: IO[str], messages: list[str], written: list[str]) -> None:
     """Print what the processes say, and keep their sentences of what is wrong, and the last lines of all."""
     for line in lines:
         written.append(line)
         del written[:-_LINES_KEPT]
         print(line, end="", file=sys.stderr, flush=True)
         if line.startswith("gda "):
-            said.append(line.partition(": ")[2].strip())
+            messages.append(line.partition(": ")[2].strip())

@@ -1,4 +1,4 @@
-"""What became of a run, for whoever looks at its last step: the report of the comparison, or how far the run came and why no further."""
+"""What became of a run, as its last step shows it: the report of the comparison, or how far the run came and why no further."""
 
 import html
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ class RunReport:
 
     def markdown(self) -> str:
         """The outcome and a table of the steps."""
-        said = [f"# {self.headline}", "", *[f"- {sentence}" for sentence in self.sentences], "", *self.named]
+        lines = [f"# {self.headline}", "", *[f"- {sentence}" for sentence in self.sentences], "", *self.named]
         return "\n".join(
-            [*said, "| Step | Outcome | What it said |", "|---|---|---|", *[f"| {' | '.join(_row(step))} |" for step in self.steps], ""]
+            [*lines, "| Step | Outcome | Message |", "|---|---|---|", *[f"| {' | '.join(_row(step))} |" for step in self.steps], ""]
         )
 
     def html(self) -> str:
@@ -50,7 +50,7 @@ def report_run(run: str, *, data_root: Path, state: str, error: str) -> RunRepor
     try:
         record = read_run(data_root, run)
     except DataError:
-        return RunReport(headline="The run did not get as far as its configuration", sentences=_said(error), steps=())
+        return RunReport(headline="The run did not get as far as its configuration", sentences=_messages(error), steps=())
     return replace(_outcome(record, data_root=data_root, state=state, error=error), named=_named(record))
 
 
@@ -67,7 +67,7 @@ def _named(record: RunRecord) -> tuple[str, ...]:
 def _outcome(record: RunRecord, *, data_root: Path, state: str, error: str) -> RunReport:
     config = config_of_run(record)
     if config is None:
-        return RunReport(headline="The run was refused: its configuration is wrong", sentences=_said(record.error or error), steps=())
+        return RunReport(headline="The run was refused: its configuration is wrong", sentences=_messages(record.error or error), steps=())
     steps = tuple(trace(config, outside=record.outside, data_root=data_root, code=record.code))
     by_name = {step.name: step for step in steps}
     if failed := [step for step in steps if step.error]:
@@ -80,7 +80,7 @@ def _outcome(record: RunRecord, *, data_root: Path, state: str, error: str) -> R
         return RunReport(headline=headline, sentences=sentences, steps=steps, page=evaluated.folder / REPORT)
     stopped = next((step.name for step in steps if step.record is None), "")
     headline = f"The run ended ({state.lower() or 'state unknown'}) before {stopped} was done"
-    return RunReport(headline=headline, sentences=_said(error), steps=steps)
+    return RunReport(headline=headline, sentences=_messages(error), steps=steps)
 
 
 def _verdict(step: Traced) -> Verdict | None:
@@ -99,7 +99,7 @@ def _decided(step: Traced) -> tuple[str, tuple[str, ...]]:
     return f"{version} is a challenger that did not pass the gate", decision.reasons
 
 
-def _said(error: str) -> tuple[str, ...]:
+def _messages(error: str) -> tuple[str, ...]:
     return (error,) if error else ()
 
 
@@ -119,6 +119,6 @@ th, td:first-child, td:nth-child(2) {{ white-space: nowrap; overflow-wrap: norma
 </style></head><body>
 <h1>{headline}</h1>
 <ul>{items}</ul>
-<table><tr><th>Step</th><th>Outcome</th><th>What it said</th></tr>{rows}</table>
+<table><tr><th>Step</th><th>Outcome</th><th>Message</th></tr>{rows}</table>
 </body></html>
 """

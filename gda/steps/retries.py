@@ -1,4 +1,4 @@
-"""What may pass is tried again by the step itself: a server that retries pods need not retry one that said so by its exit code."""
+"""What may pass is tried again by the step itself: a server that retries pods need not retry one whose exit code says so."""
 
 import os
 import time

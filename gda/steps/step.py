@@ -29,18 +29,18 @@ from gda.steps.graph import Reference, Request, argv, config_of, make_request, o
 from gda.steps.retries import retrying
 
 STEP_FILE, FAILURE_FILE, SETTINGS_FILE = "step.json", "failure.json", "settings.json"
-# Files that say what an output holds, by a field `digest` of theirs, or by their whole content.
+# Files that say what an output holds, by their field `digest`, or by their whole content.
 _WITH_DIGEST = ("snapshot.json", "generator.json", "classifier.json", "reference.json")
 _WHOLE = ("verdict.json", "settings.json", "metrics.json", "decision.json", "skipped.json")
 _PAGES = ("reports/validation/index.html", "reports/evaluation/report.html")
 # Does a step's work elsewhere: called with the request, and the words that follow `gda` on its command line.
 Others = Callable[[Request, Sequence[str]], None]
-# The registry is asked anew each time.
+# The registry is queried each time.
 _NEVER_REUSED = ("promote",)
 
 
 class StepRecord(Document):
-    """`step.json`: what a step was asked, what it wrote, and what it said."""
+    """`step.json`: a step's request, what it wrote, and its closing line."""
 
     step: str
     key: str
@@ -137,7 +137,7 @@ def run_step(
     """Run the node `name` of the flow by the command line's own code, and say where its output is.
 
     `inputs` are references by role, as text; more than the node reads is fine. `settings` are its sections as JSON; `flags` are added
-    to the flow's command. `share` (number of this worker, number of workers) draws a part of a synthetic set; the step without it
+    to the flow's command. `share` (number of this worker, number of workers) samples a part of a synthetic set; the step without it
     completes and publishes the set. `by` has other processes do the work; the step then finds what they published. `alongside` trains
     the other seeds of a classifier's arm with it; their own steps then only publish. What may pass (exit code 75) is tried again here,
     with pauses (`retrying`). Raises what the stage or `by` raises, after leaving the reason in `failure.json`.
@@ -211,7 +211,7 @@ def _run(request: Request, folder: Path, share: tuple[int, int] | None, by: Othe
         if (problem := note(args, config, outcome, seconds)) is not None:
             print(f"{request.name}: {problem}")
     record = _record(request, folder, outcome, seconds)
-    if share is None or outcome.digest:  # else this worker's part is drawn, and others are at it still
+    if share is None or outcome.digest:  # else this worker's part is done, and others still work
         write_bytes(_made(folder) / STEP_FILE, (record.model_dump_json(indent=2) + "\n").encode())
         (folder / FAILURE_FILE).unlink(missing_ok=True)
     return Step(record=record, folder=folder, reused=outcome.reused)
@@ -238,7 +238,7 @@ def _require(role: str, reference: Reference) -> None:
     """Refuse an input that is not what was referred to: somebody wrote over it, or the reference is of another run."""
     found = content_digest(reference.path)
     if found != reference.digest:
-        raise DataError(f"{role}: {reference.uri} holds {found[:12]}, but {reference.digest[:12]} was asked for")
+        raise DataError(f"{role}: {reference.uri} holds {found[:12]}, but {reference.digest[:12]} was requested")
 
 
 def _made(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """What MLflow and the stores behind it complain of, each as one error of ours with its remedy.
 
 `TryAgainError` (75) is only for what may pass by itself; `ConfigError` (2) is an address or a name that is never taken; `MissingError` (5)
-is an account, a schema, a certificate, space. What is no complaint of theirs passes through: it is a defect of ours.
+is an account, a schema, a certificate, space. Any other error passes through: it is a defect of ours.
 """
 
 import errno
@@ -17,8 +17,8 @@ from gda.tracking.secrets import masked
 
 _SQL_USER = r"password authentication failed|no password supplied|access denied for user|role \S+ does not exist|no pg_hba"
 _ACCEPTED = "accepted: http(s)://HOST, sqlite:///FILE, postgresql://HOST/NAME"
-# The first that fits what was said decides; {uri} is the address without secrets.
-_SAID: tuple[tuple[str, type[GdaError], str], ...] = (
+# The first pattern that fits the message decides; {uri} is the address without secrets.
+_COMPLAINTS: tuple[tuple[str, type[GdaError], str], ...] = (
     (
         r"invalid host header|dns rebinding",
         MissingError,
@@ -109,7 +109,7 @@ _STATUS: dict[int, tuple[type[GdaError], str]] = {
         "MLflow at {uri} does not know this account (401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
         "or MLFLOW_TRACKING_TOKEN",
     ),
-    403: (MissingError, "MLflow at {uri} does not permit this to the account (403: {message}); ask its administrator for the permission"),
+    403: (MissingError, "MLflow at {uri} does not permit this to the account (403: {message}); its administrator can grant the permission"),
     404: (ConfigError, "MLFLOW_TRACKING_URI {uri}: what answers there is no MLflow server (404); " + _ACCEPTED),
     405: (ConfigError, "MLFLOW_TRACKING_URI {uri}: what answers there is no MLflow server (405); " + _ACCEPTED),
     407: (MissingError, "the proxy on the way to MLflow at {uri} wants credentials (407); set them in HTTPS_PROXY"),
@@ -134,7 +134,7 @@ _OURS = (TypeError, AttributeError, NameError, AssertionError, LookupError, NotI
 
 @dataclass(frozen=True)
 class _Heard:
-    """An error with those it came from: all that was said, one line of it, the kinds of errors, an HTTP status where there is one."""
+    """An error with those it came from: all messages, one line of them, the kinds of errors, an HTTP status where there is one."""
 
     everything: str
     message: str
@@ -157,11 +157,11 @@ def named() -> Iterator[None]:
 
 
 @contextmanager
-def explained(ask: Callable[[], object]) -> Iterator[None]:
-    """Around uploads: where the server fails or hangs up, which gives no reason, `ask` it something that needs the same store.
+def explained(probe: Callable[[], object]) -> Iterator[None]:
+    """Around uploads: where the server fails or hangs up, which gives no reason, `probe` it with a request that needs the same store.
 
     A server that refuses an upload before it has read it hangs up, so that its answer (5xx) is lost or not, by chance. Raises what
-    `ask` is refused with, as a missing bucket or wrong keys, as a `GdaError`; else the error of the upload.
+    `probe` is refused with, as a missing bucket or wrong keys, as a `GdaError`; else the error of the upload.
     """
     try:
         yield
@@ -170,7 +170,7 @@ def explained(ask: Callable[[], object]) -> Iterator[None]:
         unsaid = heard.status in _FAILING or (heard.status is None and _HUNG_UP.search(heard.everything))
         if unsaid and isinstance(complaint_of(error), TryAgainError):
             with named():
-                ask()
+                probe()
         raise
 
 
@@ -180,7 +180,7 @@ def complaint_of(error: BaseException) -> GdaError | None:
         return error
     heard = _hear(error)
     uri = masked(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    by_words = next(((kind, words) for pattern, kind, words in _SAID if re.search(pattern, heard.everything, re.IGNORECASE)), None)
+    by_words = next(((kind, words) for pattern, kind, words in _COMPLAINTS if re.search(pattern, heard.everything, re.IGNORECASE)), None)
     if isinstance(error, _OURS) and not _of_stores(error):
         return None
     if by_words is not None and (_of_stores(error) or isinstance(error, (OSError, ValueError))):
@@ -233,7 +233,7 @@ def _hear(error: BaseException) -> _Heard:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of what was said, without the address that MLflow repeats in it, cut to a line's length."""
+    """The first line of the message, without the address that MLflow repeats in it, cut to a line's length."""
     text = str(error).strip() or type(error).__name__
     found = next(filter(None, (re.search(pattern, text, re.DOTALL) for pattern in _ANSWERS)), None)
     text = found.group(1) if found else text

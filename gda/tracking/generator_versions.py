@@ -27,14 +27,14 @@ def generator_model(name: str | None, folder: Path, card: GeneratorCard, *, desc
     """The generator in `folder` as a version of the registered model `name`, with what its card says as tags; None without a name."""
     if name is None:
         return None
-    said = {
+    tags = {
         DIGEST: card.digest,
         "gda.family": card.family,
         "gda.licence": card.licence,
         "gda.snapshot": card.snapshot_digest,
         "gda.base_digest": card.base_digest,
     }
-    return RegisteredModel(name=name, path=folder, tags={k: v for k, v in said.items() if v is not None}, description=description)
+    return RegisteredModel(name=name, path=folder, tags={k: v for k, v in tags.items() if v is not None}, description=description)
 
 
 def ensure_version(client: Any, logged: Any, model: RegisteredModel) -> list[str]:
@@ -61,7 +61,7 @@ def ensure_version(client: Any, logged: Any, model: RegisteredModel) -> list[str
 
 
 def only_version(client: Any, name: str, digest: str) -> Any | None:
-    """The oldest version of this content; newer ones without an alias go: a lost reply makes MLflow's client ask twice for one."""
+    """The oldest version of this content; newer ones without an alias go: a lost reply makes MLflow's client request one twice."""
     from mlflow.exceptions import MlflowException
 
     found = sorted(client.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{digest}'"), key=lambda v: int(v.version))

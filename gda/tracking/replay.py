@@ -1,6 +1,6 @@
 """Kept runs brought to MLflow, each exactly once: found by the key that its client made, whatever an interrupted attempt has left.
 
-A tracking server that is away never costs a result: what could not be logged stays under `.gda/unlogged` and is said.
+A tracking server that is away never costs a result: what could not be logged stays under `.gda/unlogged` and is reported.
 """
 
 import json
@@ -35,18 +35,18 @@ def flush(folder: Path) -> str | None:
 
 
 def _flush(folder: Path) -> list[str]:
-    said = []
+    notes = []
     try:
         with named():
             client = connect()
             experiment = ensure_experiment(client)
             _end_killed(client, experiment, folder / REGISTERING)
         for path in sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime):
-            said += _log_kept(client, experiment, path)
+            notes += _log_kept(client, experiment, path)
     except GdaError as error:
         left = len(list(folder.glob("*.json")))
-        said.append(f"{error}; {left} runs are kept and logged next time" if left else str(error))
-    return said
+        notes.append(f"{error}; {left} runs are kept and logged next time" if left else str(error))
+    return notes
 
 
 def _end_killed(client: Any, experiment: str, folder: Path) -> None:
@@ -70,7 +70,7 @@ def end_runs(client: Any, experiment: str, key: str) -> None:
 
 
 def _log_kept(client: Any, experiment: str, path: Path) -> list[str]:
-    """Log one kept run; a refusal is said and keeps it, but does not keep the runs after it. Raises `TryAgainError` when MLflow is away."""
+    """Log one kept run; a refusal is reported and keeps it, not the runs after it. Raises `TryAgainError` when MLflow is away."""
     try:
         run = read_kept(path)
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def _log_kept(client: Any, experiment: str, path: Path) -> list[str]:
     except (ValueError, TypeError, KeyError):
         return [f"{path}: not a kept run; remove it"]
     try:
-        said = _log(client, experiment, run)
+        notes = _log(client, experiment, run)
     except Exception as error:
         complaint = complaint_of(error)
         if complaint is None:
@@ -87,7 +87,7 @@ def _log_kept(client: Any, experiment: str, path: Path) -> list[str]:
             raise complaint from None
         return [f"MLflow refuses {run.name!r} ({complaint}); it is kept as {path} and tried next time"]
     path.unlink()
-    return said
+    return notes
 
 
 def _log(client: Any, experiment: str, run: RunRecord) -> list[str]:
@@ -97,8 +97,8 @@ def _log(client: Any, experiment: str, run: RunRecord) -> list[str]:
         client.create_run(experiment, start_time=int(run.ended * 1000), run_name=masked(run.name), tags=tags)
     logged = _only_one(client, experiment, run)
     with explained(lambda: client.list_artifacts(logged.info.run_id)):
-        said = [] if logged.info.status == "FINISHED" else _fill(client, logged, run)
-        return said + (ensure_version(client, logged, run.model) if run.model else [])
+        notes = [] if logged.info.status == "FINISHED" else _fill(client, logged, run)
+        return notes + (ensure_version(client, logged, run.model) if run.model else [])
 
 
 def with_key(client: Any, experiment: str, key: str) -> list[Any]:
@@ -108,7 +108,7 @@ def with_key(client: Any, experiment: str, key: str) -> list[Any]:
 
 
 def _only_one(client: Any, experiment: str, run: RunRecord) -> Any:
-    """The run of this key; a reply that was lost on its way makes MLflow's client ask twice, and the server make two."""
+    """The run of this key; a reply that was lost on its way makes MLflow's client request twice, and the server make two."""
     from mlflow.exceptions import MlflowException
 
     logged, *others = with_key(client, experiment, run.identity)

@@ -101,7 +101,7 @@ def ensure_experiment(client: Any) -> str:
 
 
 def _artifact_location() -> str | None:
-    """`mlruns` beside a SQLite file; a server has a place of its own."""
+    """`mlruns` next to a SQLite file; a server has a place of its own."""
     database = database_file(tracking_uri())
     return (database.resolve().parent / "mlruns").as_uri() if database is not None else None
 

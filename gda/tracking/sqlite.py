@@ -1,6 +1,6 @@
-"""MLflow's SQLite database: made whole beside its name and renamed, so that a kill leaves nothing or all of it, and looked at before use.
+"""MLflow's SQLite database: made whole under a temporary name and renamed, so that a kill leaves nothing or all of it; checked before use.
 
-MLflow migrates an empty database in place: whoever is killed in it, or comes second, leaves one that no command can use again.
+MLflow migrates an empty database in place: a process that is killed in it, or comes second, leaves one that no command can use again.
 """
 
 import os
@@ -62,7 +62,7 @@ def _make(path: Path, uri: str) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f".{path.name}.lock"), busy=busy, wait=_WAIT):
-        if not _is_empty(path):  # by whoever held the lock
+        if not _is_empty(path):  # by the process that held the lock
             return _require_whole(path, uri)
         for left in path.parent.glob(f".{path.name}.*{TEMPORARY_SUFFIX}*"):  # of a killed process, since we hold the lock
             left.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def _make(path: Path, uri: str) -> None:
 
 
 def _migrate(temporary: Path, path: Path) -> None:
-    """All tables of this MLflow, and its default experiment with artifacts beside `path`."""
+    """All tables of this MLflow, and its default experiment with artifacts next to `path`."""
     import logging
 
     from sqlalchemy.exc import OperationalError
@@ -120,18 +120,18 @@ def _query(path: Path, statement: str) -> list[Any]:
         with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=20)) as database:
             return database.execute(statement).fetchall()
     except sqlite3.DatabaseError as error:
-        said = str(error)
-        if "locked" in said:
-            raise TryAgainError(f"{path}: MLflow's database is busy ({said}); run the same command again") from None
-        if "readonly" in said:
+        message = str(error)
+        if "locked" in message:
+            raise TryAgainError(f"{path}: MLflow's database is busy ({message}); run the same command again") from None
+        if "readonly" in message:
             raise MissingError(
                 f"{path}: a process was killed while it wrote to MLflow's database; make the file and its folder writable, so that SQLite "
                 f"can undo that by {path.name}-journal"
             ) from None
-        if "unable to open" in said:
+        if "unable to open" in message:
             raise MissingError(f"{path}: MLflow's database cannot be opened ({_why_not(path)})") from None
         raise MissingError(
-            f"{path}: is no whole SQLite database ({said}); restore it from a backup, or move it away: the next command makes a new one"
+            f"{path}: is no whole SQLite database ({message}); restore it from a backup, or move it away: the next command makes a new one"
         ) from None
 
 
@@ -164,7 +164,7 @@ def _what_is_wrong(path: Path, uri: str, tables: set[str], version: str | None) 
     if held == 0:
         return (
             "MLflow's database schema is half made, as an interrupted first start leaves it, or of another MLflow, and it holds no run "
-            "and no model; remove the file, the next command makes it anew"
+            "and no model; remove the file, the next command makes it again"
         )
     if version == _newest():
         return "MLflow's database lacks tables of its schema; restore it from a backup, or move it away: the next command makes a new one"

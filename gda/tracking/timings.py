@@ -10,7 +10,7 @@ from gda.runtime.reading import read_object
 
 
 def write_timing(command: str, output: Path, seconds: float) -> None:
-    """Record a step that did work, over an earlier record of the same step."""
+    """Record one step that did work, over an earlier record of the same step."""
     folder = _folder()
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

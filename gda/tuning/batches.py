@@ -1,4 +1,4 @@
-"""Batches of images drawn at one setting, each kept as a file under its own digest: what was drawn once is never drawn again."""
+"""Batches of images sampled at one setting, each kept as a file under its own digest: what was sampled once is never sampled again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _CHECKSUM = "sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A generator to draw from: its name, the `digest` of its weights, and the prompt of each class by label."""
+    """A generator to sample from: its name, the `digest` of its weights, and the prompt of each class by label."""
 
     generator: str
     digest: str
@@ -31,7 +31,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Images that are drawn together, by their `labels` and `seeds`; kept at `path`, whose name says all that decides their bits."""
+    """Images that are sampled together, by their `labels` and `seeds`; kept at `path`, whose name says all that decides their bits."""
 
     source: Source
     settings: SamplingSettings
@@ -51,7 +51,7 @@ def batch_of(source: Source, settings: SamplingSettings, images: Sequence[Planne
 
 
 def sample_batch(batch: Batch) -> str | None:
-    """Draw a batch and keep it, unless it is there whole; returns why the generator cannot draw at these settings, if it cannot.
+    """Sample one batch and keep it, unless it is there whole; returns why the generator cannot sample at these settings, if it cannot.
 
     Raises what loading the generator raises, and `MissingError` where the disk refuses.
     """
@@ -81,10 +81,10 @@ def read_batch(path: Path) -> torch.Tensor | None:
 
     try:
         with safe_open(path, framework="pt") as file:
-            said, images = (file.metadata() or {}).get(_CHECKSUM), file.get_tensor("images")
+            checksum, images = (file.metadata() or {}).get(_CHECKSUM), file.get_tensor("images")
     except (OSError, SafetensorError):
         return None
-    return images if tensors_digest({"images": images.numpy()}) == said else None
+    return images if tensors_digest({"images": images.numpy()}) == checksum else None
 
 
 def read_batches(paths: Sequence[Path]) -> torch.Tensor:
@@ -93,7 +93,9 @@ def read_batches(paths: Sequence[Path]) -> torch.Tensor:
     for path in paths:
         images = read_batch(path)
         if images is None:
-            raise DataError(f"{path}: a drawn batch that was whole a moment ago is gone or damaged; run the same command, which redraws it")
+            raise DataError(
+                f"{path}: a sampled batch that was whole a moment ago is gone or damaged; run the same command, which samples it again"
+            )
         parts.append(images)
     return torch.cat(parts)
 
@@ -110,7 +112,7 @@ def _environment() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _sampler(source: Source) -> Sampler:
-    """One generator a process, loaded once however many batches it draws."""
+    """One generator per process, loaded once for all its batches."""
     model = load_model(source.generator)
     model.to(own_device(sampling_device()))
     return Sampler(model, source.prompts)

@@ -16,7 +16,7 @@ _DEFAULTS = SamplingSettings(guidance_scale=1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What of a generator decides which axes apply: the stages after its base, and whether there are weights to average anew."""
+    """What of a generator decides which axes apply: the stages after its base, and whether there are weights to average again."""
 
     super_resolution: bool
     upscaler: bool
@@ -24,7 +24,7 @@ class Parts:
 
     @property
     def enlarging(self) -> int:
-        """Stages after the base; all of them are drawn with the `sr_` guidance and steps."""
+        """Stages after the base; all of them are sampled with the `sr_` guidance and steps."""
         return self.super_resolution + self.upscaler
 
 
@@ -45,7 +45,7 @@ class Grid:
 
 
 def make_grid(tune: TuneConfig, parts: Parts) -> Grid:
-    """The product of all axes of `tune`, without settings that would draw equal images.
+    """The product of all axes of `tune`, without settings that would sample equal images.
 
     Guidance 1 has no interval, and an axis that does not apply to the generator counts as its default, with a note.
     Raises `ConfigError` for an empty or reversed interval, and for mixes of log-variances without the ancestral sampler.
@@ -65,7 +65,7 @@ def make_grid(tune: TuneConfig, parts: Parts) -> Grid:
 
 
 def passes(settings: SamplingSettings, parts: Parts) -> int:
-    """Network passes that an image takes: one a step, and one more where guidance acts.
+    """Network passes that an image takes: one per step, and one more where guidance acts.
 
     Steps are counted as evenly spread over the noise levels, which a scheduler's own spacing may miss by a step.
     """
@@ -76,10 +76,10 @@ def passes(settings: SamplingSettings, parts: Parts) -> int:
 
 
 def survivors(points: Sequence[TuningPoint], count: int) -> list[int]:
-    """Places of the `count` points of the lowest FID, in that order. Raises `DataError` where no point could be drawn and measured."""
+    """Places of the `count` points of the lowest FID, in that order. Raises `DataError` where no point could be sampled and measured."""
     measured = [(point.fid, place) for place, point in enumerate(points) if point.fid is not None]
     if not measured:
-        raise DataError(f"tune: none of {len(points)} points could be drawn and measured; {_first_reason(points)}")
+        raise DataError(f"tune: none of {len(points)} points could be sampled and measured; {_first_reason(points)}")
     return [place for _, place in sorted(measured)[:count]]
 
 
@@ -91,7 +91,7 @@ def choose(points: Sequence[TuningPoint]) -> TuningPoint:
     """
     scored = [(point.cas, point.fid, point) for point in points if point.cas is not None and point.fid is not None]
     if not scored:
-        raise DataError(f"tune: no survivor could be drawn and scored; {_first_reason(points)}")
+        raise DataError(f"tune: no survivor could be sampled and scored; {_first_reason(points)}")
     enough = max(cas for cas, _, _ in scored) - standard_error([point for _, _, point in scored])
     within = [(fid, -cas, point.guidance_scale, point.passes, place) for place, (cas, fid, point) in enumerate(scored) if cas >= enough]
     return scored[min(within)[-1]][2]

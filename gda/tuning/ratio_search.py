@@ -55,8 +55,8 @@ def nested_order(labels: torch.Tensor) -> torch.Tensor:
     values = labels.numpy()
     place = np.empty(len(values))
     for label in np.unique(values):
-        mine = np.flatnonzero(values == label)
-        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+        own = np.flatnonzero(values == label)
+        place[own] = (np.arange(len(own)) + 0.5) / len(own)
     return torch.from_numpy(np.lexsort((values, place)))
 
 

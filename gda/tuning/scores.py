@@ -1,4 +1,4 @@
-"""FID and CAS of drawn batches against a validation split, each score kept as a small file under the digest of all that decides it."""
+"""FID and CAS of sampled batches against a validation split, each score kept as a small file under the digest of all that decides it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ def validation_images(split: Split) -> ImageSet:
 
 
 def score_file(folder: Path, kind: str, batches: Sequence[Batch], measured: Mapping[str, Any]) -> Path:
-    """Where a score is kept: named by the drawn images and by what it is `measured` with."""
+    """Where a score is kept: named by the sampled images and by what it is `measured` with."""
     name = digest_of({"batches": [batch.path.name for batch in batches], kind: measured, "environment": bits_environment("timm")})
     return folder / f"{name[:32]}.{kind}.json"
 

@@ -1,6 +1,6 @@
 """The two passes of a tuning sweep: FID of every point of a grid at few images, then CAS of the survivors.
 
-Drawn batches and scores are kept under `.gda/points`, each under its own digest: adding a point costs one point, and a killed sweep
+Sampled batches and scores are kept under `.gda/points`, each under its own digest: adding a point costs one point, and a killed sweep
 goes on where it was.
 """
 
@@ -40,12 +40,12 @@ from gda.tuning.scores import (
     write_score,
 )
 
-Images = Sequence[tuple[PlannedImage, ...]]  # what is drawn of a point, in batches
+Images = Sequence[tuple[PlannedImage, ...]]  # what is sampled of a point, in batches
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large a sweep is: `images` are drawn in all, `passes` of the networks for FID alone.
+    """How large a sweep is: `images` are sampled in all, `passes` of the networks for FID alone.
 
     `handled` counts those that the second pass reads back, too: what a progress bar goes through.
     """
@@ -77,13 +77,13 @@ class Sweep:
         self._card = read_card(generator)
         tune, classes = config.tune, len(real.classes)
         self._num_fid, self._num_cas = tune.images_per_class * classes, tune.cas_images_per_class * classes
-        # A longer list starts with the whole batches of a shorter one: the survivors keep what the first pass drew.
+        # A longer list starts with the whole batches of a shorter one: the survivors keep what the first pass sampled.
         many = self._images(max(tune.images_per_class, tune.cas_images_per_class))
         self._fid_images, self._cas_images = self._images(tune.images_per_class), many[: -(-self._num_cas // tune.batch_size)]
 
     @property
     def size(self) -> Size:
-        """Known before anything is drawn."""
+        """Known before anything is sampled."""
         points, kept = self._grid.points, min(self._config.tune.survivors, len(self._grid.points))
         known, first = set(self._fid_images), len(points) * self._num_fid
         again = sum(len(batch) for batch in self._cas_images)
@@ -118,25 +118,25 @@ class Sweep:
         )
 
     def measure(self, worker: int, workers: int) -> int:
-        """Draw this worker's share of the points and keep their FID, for the run of the whole sweep to find; returns how many they are."""
-        mine = range(worker, len(self._grid.points), workers)
+        """Sample this worker's share of the points and keep their FID, for the run of the whole sweep to find; returns their number."""
+        own = range(worker, len(self._grid.points), workers)
         try:
-            self._fid_pass(mine)
+            self._fid_pass(own)
         finally:
             validation_images.cache_clear()
-        return len(mine)
+        return len(own)
 
     def _fid_pass(self, places: Sequence[int] | None = None) -> list[TuningPoint]:
         """Every point (of those at `places`) with its FID, or with what it failed for."""
         points = self._grid.points if places is None else [self._grid.points[place] for place in places]
         batches = [self._batches(point, self._fid_images) for point in points]
-        keeps = [self._fid_file(drawn) for drawn in batches]
+        keeps = [self._fid_file(sampled) for sampled in batches]
         fresh = [place for place, keep in enumerate(keeps) if read_score(keep) is None]
         tick((len(keeps) - len(fresh)) * self._num_fid)
-        failed = self._draw({place: batches[place] for place in fresh})
-        drawn = [place for place in fresh if place not in failed]
-        said = run_parallel(score_fid, [self._fid_job(batches[place], keeps[place]) for place in drawn])
-        failed |= {place: why for place, why in zip(drawn, said, strict=True) if why is not None}
+        failed = self._sample({place: batches[place] for place in fresh})
+        sampled = [place for place in fresh if place not in failed]
+        reasons = run_parallel(score_fid, [self._fid_job(batches[place], keeps[place]) for place in sampled])
+        failed |= {place: why for place, why in zip(sampled, reasons, strict=True) if why is not None}
         return [self._measured(point, keeps[place], failed.get(place)) for place, point in enumerate(points)]
 
     def _cas_pass(self, points: Sequence[TuningPoint], places: Sequence[int]) -> list[TuningPoint]:
@@ -146,7 +146,7 @@ class Sweep:
         fresh = [key for key, keep in keeps.items() if read_score(keep) is None]
         wanted = {place: batches[place] for place, _ in fresh}
         tick((len(places) - len(wanted)) * sum(len(batch) for batch in self._cas_images))
-        failed = self._draw(wanted)
+        failed = self._sample(wanted)
         jobs = [self._cas_job(batches[place], seed, keeps[place, seed]) for place, seed in fresh if place not in failed]
         if jobs:
             validation_images(self._val)  # forked processes inherit it
@@ -160,16 +160,16 @@ class Sweep:
             found[place] = points[place].model_copy(update=update)
         return found
 
-    def _draw(self, batches: Mapping[int, Sequence[Batch]]) -> dict[int, str]:
-        """Draw and keep what is not there yet; returns by place why a point cannot be drawn."""
-        jobs = [(place, batch) for place, drawn in batches.items() for batch in drawn]
+    def _sample(self, batches: Mapping[int, Sequence[Batch]]) -> dict[int, str]:
+        """Sample and keep what is not there yet; returns by place why a point cannot be sampled."""
+        jobs = [(place, batch) for place, sampled in batches.items() for batch in sampled]
         jobs.sort(key=lambda job: job[1].source.digest)  # each process keeps one generator loaded, so one after the other
         try:
-            said = run_parallel(sample_batch, [batch for _, batch in jobs], workers=workers_of(sampling_device()))
+            reasons = run_parallel(sample_batch, [batch for _, batch in jobs], workers=workers_of(sampling_device()))
         finally:
             forget_generator()
         failed: dict[int, str] = {}
-        for (place, _), why in zip(jobs, said, strict=True):
+        for (place, _), why in zip(jobs, reasons, strict=True):
             if why is not None:
                 failed.setdefault(place, why)
         return failed

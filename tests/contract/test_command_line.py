@@ -151,7 +151,7 @@ def _interrupted(command, folder):
     return process.returncode, stderr
 
 
-def test_averaging_anew_says_what_it_lacks(tmp_path):
+def test_averaging_again_says_what_it_lacks(tmp_path):
     """`gda ema` has these flags; a missing generator, one without snapshots and a width out of range each get their line and exit code."""
     (parser,) = (a.choices["ema"] for a in build_parser()._actions if a.dest == "command")
     assert {"--generator", "--sigma-rel", "--out", "--step", "--force"} <= set(parser._option_string_actions)
@@ -162,7 +162,7 @@ def test_averaging_anew_says_what_it_lacks(tmp_path):
     assert not (tmp_path / "g").exists()
 
 
-def test_drawing_again_says_what_it_lacks(tmp_path):
+def test_reproducing_says_what_it_lacks(tmp_path):
     """`gda verify` has these flags; no batches, and flags that say nothing alone, each get their line and exit code."""
     (parser,) = (a.choices["verify"] for a in build_parser()._actions if a.dest == "command")
     assert {"--reproduce", "--generator", "--snapshot", "--seed"} <= set(parser._option_string_actions)

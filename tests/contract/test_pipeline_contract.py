@@ -52,7 +52,7 @@ def test_every_node_of_the_flow_is_a_task() -> None:
     assert {node.name for node in GRAPH} <= run
 
 
-def test_configure_tells_every_node_its_part() -> None:
+def test_configure_gives_every_node_its_part() -> None:
     """The first component has an output for each node of the flow, in its order."""
     outputs = [name for name, spec in _components()["configure"].component_spec.outputs.items() if spec.type == "String"]
     assert outputs == ["code", *(node.name for node in GRAPH)]

@@ -330,7 +330,7 @@ GATE: tuple[Control, ...] = (
         what="an index of shards that is believed",
         file="gda/generator/weights/layout.py",
         edits=(("        if not isinstance(shard, str) or not _WEIGHTS.fullmatch(shard):\n", "        if False:\n"),),
-        tests=(_BASES + "test_an_index_of_shards_names_safetensors_beside_it",),
+        tests=(_BASES + "test_an_index_of_shards_names_safetensors_next_to_it",),
     ),
     Control(
         row=23,

@@ -86,14 +86,14 @@ SERVICES: tuple[Control, ...] = (
         what="a server in trouble asked once",
         file=_API,
         edits=(("                if not left:\n                    raise\n", "                raise\n"),),
-        tests=(f"{_TEST_WATCHING}::test_a_server_that_stumbles_is_asked_again",),
+        tests=(f"{_TEST_WATCHING}::test_a_server_that_stumbles_is_tried_again",),
     ),
     Control(
         row=10,
         what="pauses that do not grow",
         file=_API,
         edits=(("            wait = min(2 * wait, _LONGEST_WAIT)\n", ""),),
-        tests=(f"{_TEST_WATCHING}::test_a_server_that_stumbles_is_asked_again",),
+        tests=(f"{_TEST_WATCHING}::test_a_server_that_stumbles_is_tried_again",),
     ),
     Control(
         row=10,
@@ -101,7 +101,7 @@ SERVICES: tuple[Control, ...] = (
         file=_API,
         edits=(("    if error.status in (410, 429) or not error.status or error.status >= 500:\n", "    if not error.status:\n"),),
         tests=(
-            f"{_TEST_WATCHING}::test_a_server_that_stumbles_is_asked_again",
+            f"{_TEST_WATCHING}::test_a_server_that_stumbles_is_tried_again",
             f"{_TEST_WATCHING}::test_a_server_that_stays_away_is_another_try",
         ),
     ),
@@ -144,7 +144,7 @@ SERVICES: tuple[Control, ...] = (
         what="a worker killed for memory taken for one killed from outside",
         file=_PARALLEL,
         edits=(("        if _killed_for_memory() != killed_before:\n", "        if False:\n"),),
-        tests=("tests/unit/runtime/test_parallel.py::test_a_killed_worker_is_said",),
+        tests=("tests/unit/runtime/test_parallel.py::test_a_killed_worker_is_reported",),
     ),
     Control(
         row=24,

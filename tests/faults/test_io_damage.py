@@ -139,7 +139,7 @@ def test_swapped_shards(snapshot: Path) -> None:
     shutil.move(snapshot / "x", snapshot / "train-000001.tar")
     problems = verify_snapshot(snapshot)
     assert any("record 'k00' is missing" in problem for problem in problems)
-    with pytest.raises(DataError, match="not where the manifest says"):
+    with pytest.raises(DataError, match="not where the manifest places it"):
         load_images(Snapshot.open(snapshot), "train", size=8)
 
 
@@ -167,8 +167,8 @@ def _records(numbers: Iterable[int], label_shift: int = 0, noise: int = 0) -> li
     ("records", "problem", "count"),
     [
         (_records(range(4), noise=50), "checksum differs from the manifest", 4),
-        (_records(range(4), label_shift=1), "the manifest says", 4),
-        (_records([3, 1, 2, 0]), "the manifest says", 2),
+        (_records(range(4), label_shift=1), "the manifest has", 4),
+        (_records([3, 1, 2, 0]), "the manifest has", 2),
         (_records(range(3)), "record 'k03' is missing", 1),
     ],
 )

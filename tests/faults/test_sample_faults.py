@@ -187,13 +187,13 @@ def test_a_plan_that_changed_under_half_a_set(world, log, tmp_path, work):
     """Workers that were configured otherwise are refused with the difference, until the half is finished or removed."""
     _first_half(world, tmp_path / "set")
     for _ in range(2):
-        with pytest.raises(UsageError, match=r"set: is half made otherwise \(.*batch_size: 2 -> 4.*remove"):
+        with pytest.raises(UsageError, match=r"set: is half made with other settings \(.*batch_size: 2 -> 4.*remove"):
             sample_set(world, tmp_path / "set", "sample.batch_size=4", worker=1, workers=2)
     assert sample_set(world, tmp_path / "other", "sample.batch_size=4", worker=1, workers=2).digest == ""
     assert sample_set(world, tmp_path / "set", worker=1, workers=2).digest
     (tmp_path / "set").rename(tmp_path / "elsewhere")  # the name is free again
     assert sample_set(world, tmp_path / "set", "sample.batch_size=1", worker=0, workers=2).digest == ""
-    with pytest.raises(UsageError, match="half made otherwise") as refused:
+    with pytest.raises(UsageError, match="half made with other settings") as refused:
         sample_set(world, tmp_path / "set", worker=0, workers=2)
     folder = str(refused.value).rpartition("or remove ")[2]
     for path in sorted(Path(folder).rglob("*"), reverse=True):

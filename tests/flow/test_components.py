@@ -283,7 +283,7 @@ def test_the_ratio_of_a_run(world: tuple[Run, dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "error", "message"),
     [
-        ("run-1", '{"finetune": {"jitter": 0.1}}', ConfigError, "finetune: is not asked anew here; accepted: evaluate, promote, ratio"),
+        ("run-1", '{"finetune": {"jitter": 0.1}}', ConfigError, "finetune: cannot be changed here; accepted: evaluate, promote, ratio"),
         ("run-1", '{"evaluate": {"confidense": 0.1}}', ConfigError, "did you mean 'confidence'"),
         ("run-1", "{", ConfigError, "settings: not valid JSON"),
         ("run-0", "{}", DataError, "not found"),

@@ -193,7 +193,7 @@ def test_a_train_job_that_fails(world: tuple[Run, dict[str, str], str], kube: Fa
     settings["finetune"]["batch_size"] = 3
     pods = Pods(kube)
     request = {"snapshot": real, "settings": json.dumps(settings), "nodes": 2, "image": IMAGE, "job": "{}", "code": "failing"}
-    message = r"TrainJob gda-finetune-\w+: failed: BackoffLimitExceeded; pod-\d \(1 Error\) said: gda finetune: finetune.batch_size: "
+    message = r"TrainJob gda-finetune-\w+: failed: BackoffLimitExceeded; pod-\d \(1 Error\) printed: gda finetune: finetune.batch_size: "
     with pytest.raises(UsageError, match=message) as failed:
         run.call(finetune_job, **request, resources="", task_config=task_config(run.root / "volume"))
     assert failed.value.exit_code == 2

@@ -34,7 +34,7 @@ def process_as_found() -> Iterator[list[str]]:
     os.chdir(place)
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    interruption._told.clear()
+    interruption._stopped.clear()
     for name, value in _fixed().items():
         if value != before[name]:
             changed.append(f"{name}: {before[name]!r} became {value!r}")

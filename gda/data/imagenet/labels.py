@@ -169,7 +169,7 @@ def _in_order(path: Path, rows: Sequence[_Row], labels: Sequence[str], by_name: 
     """One line for each image, in the order of their names, which number them from 1."""
     names = sorted(by_name)
     if len(rows) != len(names):
-        raise DataError(f"{path}: has {len(rows)} lines, one for each image, and there are {len(names)} images; both must be of the same set")
+        raise DataError(f"{path}: has {len(rows)} lines, one for each image, and there are {len(names)} images; use those of one set")
     numbers = [int(match[1]) if (match := _OF_VAL.fullmatch(name)) else 0 for name in names]
     if numbers != list(range(1, len(names) + 1)):
         wrong = next(name for number, name in enumerate(names, start=1) if numbers[number - 1] != number)
@@ -195,7 +195,7 @@ def _require_trained(entries: Sequence[_Entry], wordnet_ids: Sequence[str]) -> N
     for entry in entries:
         if entry.label not in known:
             raise DataError(
-                f"{entry.where}: {entry.image} is of class {entry.label}, which has no folder in train; add the folder, or remove such images"
+                f"{entry.where}: {entry.image} is of class {entry.label}, which has no folder in train; add it, or remove such images"
             )
 
 

@@ -17,7 +17,8 @@ Range = tuple[float, float]  # the values that become 0 and 255
 Rgb = npt.NDArray[np.uint8]
 
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
-_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}  # the mode that reads the lower byte, by the mode that reads the higher (N: native order)
+# The mode that reads the lower byte, by the mode that reads the higher one (N: native byte order).
+_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}
 _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 262, 281  # tags of TIFF
 _BYTE_MAX, _WORD_MAX = 255, 65535
 _ROWS = 256  # at a time, in floats

@@ -1,7 +1,7 @@
 """Robustness sets: labelled images from elsewhere, on which finished classifiers are measured and nothing is ever chosen.
 
-Labels come from class folders - ours, ImageNet-V2's (positions), those of ImageNet-R, -A and -Sketch (WordNet ids) - or from a list of
-several labels an image, as ReaL's (Beyer et al. 2020). A class map translates names that are not ours.
+Labels come from class folders - named as our classes, as in ImageNet-V2 (positions), or as in ImageNet-R, -A and -Sketch (WordNet ids) -
+or from a list with several labels per image, as ReaL's (Beyer et al. 2020). A class map translates names that are not our classes.
 """
 
 import csv
@@ -34,7 +34,7 @@ _IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutSet:
-    """Images with the classes that count as right for each, ascending; `left_out` images have no label of ours."""
+    """Images with the classes that are correct for each, ascending; `left_out` images have a label that is none of our classes."""
 
     name: str
     files: tuple[Path, ...]
@@ -45,7 +45,7 @@ class HeldOutSet:
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Every class that is right for some image, ascending."""
+        """Every class that is correct for at least one image, ascending."""
         return tuple(sorted({label for labels in self.labels for label in labels}))
 
     def correct(self, predicted: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -54,7 +54,7 @@ class HeldOutSet:
 
 
 def read_class_map(path: Path) -> ClassMap:
-    """Folder name -> our class name, or None for folders whose images are left out; from a JSON object or a CSV with columns folder, class.
+    """Class name by folder name, None for folders whose images are left out; from a JSON object or a CSV with columns folder, class.
 
     Raises `DataError` naming the file.
     """
@@ -86,7 +86,7 @@ def open_held_out(
 
     The list holds, for each image in order of file names, a list of labels; images without any are left out. Numbers are positions among
     `classes` where these are 1,000 WordNet ids in order, as in ImageNet; otherwise the class map must name them. No image is decoded.
-    Raises `DataError` for folders and labels that are none of our classes, and for a set without images.
+    Raises `DataError` for folders and labels that are none of the classes, and for a set without images.
     """
     where = f"evaluate.sets.{name}: {folder}"
     if not folder.is_dir():
@@ -112,7 +112,7 @@ def open_held_out(
 def load_held_out(
     files: Sequence[Path], *, sides: Sequence[int], interpolation: Interpolation = LANCZOS, pixel_range: Range | None = None
 ) -> NDArray[np.uint8]:
-    """Decode `files` as a snapshot would, uint8 NCHW, brought to each of `sides` (pixels) in turn, to the last with `interpolation`.
+    """Decode `files` as a snapshot would, uint8 NCHW, resized to each of `sides` (pixels) in turn, to the last with `interpolation`.
 
     Raises `DataError` for a file that cannot be decoded.
     """
@@ -134,7 +134,7 @@ def _by_folder(folder: Path, where: str, progress: bool) -> _Listed:
     if source.rejected:
         raise DataError(f"{where}: {source.rejected[0][0]}: {source.rejected[0][1]}")
     if len({record.split for record in source.records}) > 1:
-        raise DataError(f"{where}: has a folder for each split; name the one that is meant")
+        raise DataError(f"{where}: has a folder for each split; name one of them")
     return [(record, [record.class_name]) for record in source.records]
 
 
@@ -162,7 +162,7 @@ def _read_labels(path: Path, where: str) -> list[list[str]]:
 
 
 def _known(names: Iterable[str], classes: Sequence[str], class_map: ClassMap | None, where: str) -> dict[str, int | None]:
-    """Our label of each name, None for names that are to be left out."""
+    """The label of each name, None for names whose images are left out."""
     ours = {name: label for label, name in enumerate(classes)}
     numbered = len(classes) == _IMAGENET_CLASSES and all(map(_WORDNET_ID.fullmatch, classes)) and list(classes) == sorted(classes)
     positions = {str(label): label for label in range(len(classes))} if numbered else {}
@@ -192,7 +192,7 @@ def _csv_pairs(text: str, path: Path) -> list[tuple[str, Any]]:
     with parser(f"evaluate.class_map: {path}", "valid CSV"):
         rows = [row for row in csv.reader(text.splitlines()) if row]
     if not rows or rows[0] != _MAP_COLUMNS or any(len(row) != len(_MAP_COLUMNS) for row in rows):
-        raise DataError(f"evaluate.class_map: {path}: expected a CSV with the header {','.join(_MAP_COLUMNS)} and as many fields a line")
+        raise DataError(f"evaluate.class_map: {path}: expected a CSV with the header {','.join(_MAP_COLUMNS)} and two fields on each line")
     return [(folder, name) for folder, name in rows[1:]]
 
 

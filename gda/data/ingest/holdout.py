@@ -1,4 +1,4 @@
-"""A share of the training images held out, class by class, for choices that may see neither val nor test."""
+"""Holds out a share of the training images, class by class, for choices that must not use val or test."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ import torch
 
 
 def hold_out(keys: Sequence[str], labels: torch.Tensor, fraction: float) -> torch.Tensor:
-    """bool [n]: which images are held out. By a hash of the key, so that it does not depend on order or on other images' classes.
+    """bool [n]: which images are held out, by a hash of the key, so that it does not depend on order or on other images' classes.
 
-    Of each class with two images or more, at least one is held out and one is left; a single image is never held out.
+    Of each class with two images or more, at least one is held out and one is kept; a single image is never held out.
     """
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label in torch.unique(labels).tolist():

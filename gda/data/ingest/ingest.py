@@ -24,22 +24,22 @@ from gda.data.store.writer import EncodedRecord, ImageRecord, encode_record, sha
 from gda.errors import DataError
 from gda.runtime.parallel import Bar, run_parallel, tick
 
-_CHUNK = 128  # images a task of a worker process
+_CHUNK = 128  # images in one task of a worker process
 _WAVE = 2048  # images between two writes; bounds memory
 _SHOWN = 3
-_DEEP_HEAD = 32  # bytes that say whether an image may have more than 8 bits a value
+_DEEP_HEAD = 32  # bytes that show whether an image may have more than 8 bits per value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ingested:
-    """Manifest rows of what was written, images by how the source had compressed them, and {"file", "reason"} of each one left out.
+    """Manifest rows of the written images, their numbers by the source's compression, and {"file", "reason"} of each one left out.
 
-    `near_leaks` are pictures that two splits share but for encoding, size, mirroring or light; a synthetic set has none.
+    `near_leaks` are images of two splits that differ only in encoding, size, mirroring or light; a synthetic set has none.
     """
 
     rows: pd.DataFrame
     near_leaks: tuple[NearLeak, ...]
-    two_labels: tuple[str, ...]  # pairs of equal pictures of two classes, "a.png (cat) = b.png (dog)"
+    two_labels: tuple[str, ...]  # pairs of equal pictures in two classes, "a.png (cat) = b.png (dog)"
     pixel_range: SetRange | None  # of images with more than 8 bits, where there are any
     compressions: Mapping[str, int]
     quarantined: tuple[dict[str, str], ...]
@@ -52,12 +52,12 @@ class _Chunk:
     image_size: int | None
     pixel_range: Range | None
     as_synthetic: bool
-    screen_size: int | None  # pixels at which a pool is compared
+    screen_size: int | None  # side in pixels at which images of a pool are compared
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Encoded:
-    """A record that was read, with the pixel hash before resizing as `identity`, or why it was not (`reason`)."""
+    """An encoded record with the pixel hash before resizing as `identity`, or the `reason` why the image was not read."""
 
     record: EncodedRecord | None = None
     identity: str = ""
@@ -78,14 +78,14 @@ def ingest(
 ) -> Ingested:
     """Write every usable image of `source` into shards in `folder`; `labels` map the source's class names.
 
-    The order is that of a hash of the keys, so that every shard holds a mixture of classes. With a `screen` the source is a pool: all
-    of it is train, and what the screen says is left out. Raises `DataError` when keys collide, an image is marked synthetic but not
-    wanted as such, too many cannot be read, a split or class ends up empty, splits share pictures or groups, or nothing is left of a pool.
+    Records are in the order of a hash of their keys, so that every shard holds a mixture of classes. With a `screen` the source is a pool:
+    all of it is train, and images that the screen rejects are left out. Raises `DataError` when keys collide, an image is marked synthetic
+    but imported as real, too many cannot be read, a split or class is empty, splits share pictures or groups, or a pool ends up empty.
     """
     all_train = as_synthetic or screen is not None
     splitter = _splitter(source, config, all_train)
     shots = None if all_train else config.shots
-    records = _in_fixed_order(source.records, draw=None if shots is None else config.few_shot_seed)
+    records = _in_fixed_order(source.records, few_shot_seed=None if shots is None else config.few_shot_seed)
     writer, compressions, sketches = _ShardWriter(folder, config.shard_size, shots), Counter[str](), {}
     rejected = list(source.rejected)
     found_range = measure_range(records, config.pixel_range)
@@ -129,7 +129,7 @@ def ingest(
 
 @dataclass
 class _ShardWriter:
-    """Collects records by split and writes a shard whenever one is full; of training images takes the first `shots` a class."""
+    """Collects records by split and writes a shard whenever one is full; takes only the first `shots` training images of each class."""
 
     folder: Path
     shard_size: int
@@ -166,18 +166,18 @@ class _ShardWriter:
         self._written[split] = number + 1
 
 
-def _in_fixed_order(records: Sequence[SourceRecord], *, draw: int | None) -> list[SourceRecord]:
+def _in_fixed_order(records: Sequence[SourceRecord], *, few_shot_seed: int | None) -> list[SourceRecord]:
     by_key: dict[str, SourceRecord] = {}
     for record in records:
         if record.key in by_key:
             raise DataError(f"{by_key[record.key].name!r} and {record.name!r} give the same key {record.key!r}; rename one of them")
         by_key[record.key] = record
-    prefix = "" if draw is None else f"draw {draw}\0"
+    prefix = "" if few_shot_seed is None else f"draw {few_shot_seed}\0"
     return sorted(records, key=lambda record: hashlib.sha256(f"{prefix}{record.key}".encode()).digest())
 
 
 def measure_range(records: Sequence[SourceRecord], configured: Range | None) -> SetRange | None:
-    """The range of all images with more than 8 bits a value, as of `range_of`; damaged ones have no say. None without any."""
+    """The range of all images with more than 8 bits per value, see `range_of`; damaged ones are ignored. None without such images."""
     chunks = [records[start : start + _CHUNK] for start in range(0, len(records), _CHUNK)]
     with Bar(len(records), "measure", unit="image", shown=False):
         return range_of((found for part in run_parallel(_extents, chunks) for found in part), configured)
@@ -255,7 +255,7 @@ def _encode(record: SourceRecord, chunk: _Chunk) -> _Encoded:
     except DataError as error:
         return _Encoded(reason=str(error).removeprefix(f"{record.name}: "))
     if SYNTHETIC_MARK in image.info and not chunk.as_synthetic:
-        raise DataError(f"{record.name}: is marked as synthetic ({SYNTHETIC_MARK}); take it out, or import the set with --as synthetic")
+        raise DataError(f"{record.name}: is marked as synthetic ({SYNTHETIC_MARK}); remove it, or import the set with --as synthetic")
     encoded = _encode_pixels(record, to_array(image), chunk, mark=image.info.get(SYNTHETIC_MARK))
     return replace(encoded, compression=compression(data))
 
@@ -315,7 +315,7 @@ def _require_shots(rows: pd.DataFrame, shots: int | None) -> None:
     counts = rows.loc[rows["split"] == "train", "class"].value_counts()
     if shots is not None and counts.min() < shots:
         few = ", ".join(f"{name!r} {count}" for name, count in sorted(counts[counts < shots].items())[:_SHOWN])
-        raise DataError(f"snapshot.shots: {shots} training images a class were asked for, but there are fewer of class {few}")
+        raise DataError(f"snapshot.shots: {shots} training images per class are required, but there are fewer of class {few}")
 
 
 def _require_complete(rows: pd.DataFrame, labels: dict[str, int], as_synthetic: bool, rejected: list[tuple[str, str]]) -> None:
@@ -332,5 +332,5 @@ def _require_complete(rows: pd.DataFrame, labels: dict[str, int], as_synthetic: 
     went = " and ".join(f"{count} fell to {split}" for split, count in counts.items())
     where = f": of its {counts.sum()} image{'s' if counts.sum() > 1 else ''} {went}" if went else ""
     lost = f" ({len(rejected)} images could not be used)" if rejected else ""
-    remedy = "; give such a class more images, name the splits yourself, or take it out" if went else ""
+    remedy = "; give such a class more images, name the splits yourself, or remove it" if went else ""
     raise DataError(f"class {absent[0]!r}{others} has no training images{where}{lost}{remedy}")

@@ -1,4 +1,4 @@
-"""A pool: more real images, found elsewhere. Those that the real set has already, and those it tests with above all, are left out."""
+"""A pool: more real images from elsewhere. Images that the real set holds already are left out, above all those of its test split."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from gda.errors import DataError
 
 PURPOSE = "pool"  # in the provenance
 _KEY_PREFIX = "pool-"
-_MOST_PX = 64  # at which val and test are decoded for the comparison; a sketch has 16 a side
+_MOST_PX = 64  # largest side at which val and test are decoded for the comparison; a sketch has a side of 16
 _SHOWN = 3
 
 Where = Literal["train", "val", "test", "pool"]
@@ -26,10 +26,10 @@ Where = Literal["train", "val", "test", "pool"]
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """An image of the pool that is not taken, for it is one of `where` (a split of the real set, or the pool itself) already.
+    """An image of the pool that is left out, because `where` (a split of the real set, or the pool itself) already holds its picture.
 
-    `other` is that one: its key, or its name in the pool. `match` says whether pixels are equal or the pictures near; `distance` of
-    shapes is 0 to 0.08, and 0 for equal pixels.
+    `other` is the image there: its key, or its name in the pool. `match` is `equal` for equal pixels and `near` for a near match;
+    `distance` is 0 to 0.08, and 0 for equal pixels.
     """
 
     name: str
@@ -41,7 +41,7 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An image of the pool: digests of its pixels as they came and as they would be stored, and its sketch at the screen's size."""
+    """An image of the pool: digests of its pixels as read and as they would be stored, and its sketch at the screen's size."""
 
     key: str
     name: str
@@ -51,10 +51,10 @@ class Candidate:
 
 @dataclass(kw_only=True)
 class Screen:
-    """Says which images of a pool are left out: any that is equal to an image of the real set, near to one of its val or test, or a repeat.
+    """Rejects images of a pool that equal an image of the real set, nearly match one of its val or test images, or are repeated.
 
-    `known` are the places of the real set's images by the digest of their pixels; `held_out` the sketches of val and test, and
-    `held_out_places` what they are of. Sketches are of images brought to `size` pixels.
+    `known` has split and key of each image of the real set, by the digest of its pixels; `held_out` are the sketches of val and test,
+    and `held_out_places` their splits and keys. Sketches are made of images resized to `size` pixels.
     """
 
     size: int
@@ -65,7 +65,7 @@ class Screen:
     _taken: dict[bytes, str] = field(default_factory=dict)
 
     def leave_out(self, candidates: Sequence[Candidate]) -> set[str]:
-        """Keys of those that are not to be taken; the others are remembered, so that a repeat of one is left out later."""
+        """Keys of the rejected candidates; the others are remembered, so that later repeats of them are rejected."""
         near = near_matches(stack_sketches(candidate.sketch for candidate in candidates), self.held_out)
         keys = set()
         for row, candidate in enumerate(candidates):
@@ -82,7 +82,7 @@ class Screen:
 
     @property
     def message(self) -> str:
-        """How many were left out and why, or `none`."""
+        """How many images were left out, by reason, or `none`."""
         counts = Counter(
             "repeated in the pool" if item.where == "pool" else f"{'equal to' if item.match == 'equal' else 'near'} {item.where}"
             for item in self.left_out
@@ -90,7 +90,7 @@ class Screen:
         return ", ".join(f"{count} {why}" for why, count in sorted(counts.items())) or "none"
 
     def table(self) -> pd.DataFrame:
-        """A row an image: name, where, other, match, distance; in the order of names."""
+        """One row per image: name, where, other, match, distance; in the order of names."""
         return pd.DataFrame([asdict(item) for item in sorted(self.left_out, key=lambda item: item.name)])
 
     def _equal(self, candidate: Candidate) -> LeftOut | None:
@@ -110,16 +110,16 @@ class Screen:
 
 
 def open_real(path: Path) -> Snapshot:
-    """The real snapshot that a pool is for. Raises `DataError` for a synthetic set and for another pool, which test nothing."""
+    """The real snapshot that a pool is added to. Raises `DataError` for a synthetic set and for a pool, which have no test split."""
     real = Snapshot.open(path)
     if real.index.kind == "synthetic" or real.index.provenance.get("purpose") == PURPOSE:
         what = "a synthetic set" if real.index.kind == "synthetic" else "a pool itself"
-        raise DataError(f"--snapshot {path}: is {what}; accepted: the real snapshot whose classifiers the pool is to make better")
+        raise DataError(f"--snapshot {path}: is {what}; accepted: the real snapshot whose classifiers the pool should improve")
     return real
 
 
 def as_pool(source: Source, classes: Sequence[ClassInfo]) -> Source:
-    """The source without its own splits and groups, all of it being for training, and with keys that no image of the real set has.
+    """The source as training images only: without its own splits and groups, and with keys that no image of the real set has.
 
     Raises `DataError` for class names that cannot be used and for a class that is not one of the real set's `classes`.
     """
@@ -128,7 +128,7 @@ def as_pool(source: Source, classes: Sequence[ClassInfo]) -> Source:
         more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
         raise DataError(
             f"the pool has class {', '.join(map(repr, foreign[:_SHOWN]))}{more}, which the real set does not have; rename it as a class of "
-            f"the real set, or take it out. The real set has {', '.join(repr(info.name) for info in classes[:_SHOWN])}"
+            f"the real set, or remove it. The real set has {', '.join(repr(info.name) for info in classes[:_SHOWN])}"
             + (f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else "")
         )
     records = [replace(record, key=f"{_KEY_PREFIX}{record.key}", split=None, group=None) for record in source.records]
@@ -136,7 +136,7 @@ def as_pool(source: Source, classes: Sequence[ClassInfo]) -> Source:
 
 
 def open_screen(real: Snapshot, *, scratch: Path | None = None) -> Screen:
-    """What the pool of `real` is held against. Opens the test split, for the leak check; decoded images are mapped from `scratch`.
+    """The screen for a pool of `real`. Opens the test split, for the leak check; decoded images are mapped from a file in `scratch`.
 
     Raises `DataError` for damaged shards and where val or test is empty.
     """
@@ -146,7 +146,7 @@ def open_screen(real: Snapshot, *, scratch: Path | None = None) -> Screen:
     rows = real.manifest()
     size = int(np.clip(rows[["width", "height"]].min(axis=1).median(), SKETCH_PX, _MOST_PX))
     known: dict[str, tuple[Where, str]] = {}
-    splits: tuple[Where, ...] = ("train", "val", "test")  # the last one is what a picture in two of them is said to be of
+    splits: tuple[Where, ...] = ("train", "val", "test")  # a picture in two of them counts as one of the last
     for split in splits:
         part = rows[rows["split"] == split]
         known |= {digest: (split, key) for digest, key in zip(part["pixel_sha256"], part["key"], strict=True)}

@@ -25,9 +25,9 @@ from gda.runtime.reading import parser, read_text, whole_number
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)\Z")  # WebDataset's rule: the key ends at the first dot of the last part
 _LONGEST = 200  # characters of a field
 _NPZ = "an .npz of plain arrays"
-_NPZ_FREE, _NPZ_GROWTH = 256 << 20, 50  # bytes that an array may have whatever its compression, and how much larger it may become
+_NPZ_FREE, _NPZ_GROWTH = 256 << 20, 50  # bytes always accepted for an array, and the largest accepted ratio of decompression
 _CLASS_NAMES = "classnames.txt"
-_ARRAYS = {"arr_0": "the images", "arr_1": "their labels, without which no classifier can be trained or asked for its opinion"}
+_ARRAYS = {"arr_0": "the images", "arr_1": "their labels, which training and evaluating classifiers requires"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class _Listing:
 
 
 def read_tars(paths: Sequence[Path], columns: Columns, *, strict: bool, progress: bool) -> Source:
-    """List WebDataset tars; the class is in `.cls` (a number or a name), in a field of `.json`, or in the member that `columns.label` ends.
+    """List WebDataset tars; the class is in `.cls` (a number or a name), in a field of `.json`, or in the member `.{columns.label}`.
 
-    Numbers are named by line in a `classnames.txt` beside the tars, if there is one. Splits come from `columns.split` or the tars' names,
-    as `gda.data.sources.file_splits` explains. Raises `DataError` for a missing, truncated or unsafe tar.
+    A `classnames.txt` next to the tars, if present, names class numbers by line. Splits come from `columns.split` or the tars' names, see
+    `gda.data.sources.file_splits`. Raises `DataError` for a missing, truncated or unsafe tar.
     """
     splits = [None] * len(paths) if columns.split else splits_of_files(paths, strict=strict)
     tars = [_Tar(path=path, columns=columns, split=split) for path, split in zip(paths, splits, strict=True)]
@@ -58,9 +58,9 @@ def read_tars(paths: Sequence[Path], columns: Columns, *, strict: bool, progress
     names = _class_names(paths[0].parent)
     records = [_named(record, names) for listing in listings for record in listing.records]
     if columns.split is None:
-        said = [fields for listing in listings for fields in listing.fields]
-        common = set.intersection(*(set(fields) for fields in said)) if said else set()
-        values = {name: [fields[name] for fields in said] for name in sorted(common)}
+        rows = [fields for listing in listings for fields in listing.fields]
+        common = set.intersection(*(set(fields) for fields in rows)) if rows else set()
+        values = {name: [fields[name] for fields in rows] for name in sorted(common)}
         require_split_column_used(values, [record.split for record in records], str(paths[0]))
     return Source(
         records=records,
@@ -74,8 +74,8 @@ def read_tars(paths: Sequence[Path], columns: Columns, *, strict: bool, progress
 def read_npz(path: Path, columns: Columns) -> Source:
     """Images `arr_0` (uint8 [n, height, width, 3]) and labels `arr_1` (whole numbers [n]); nothing is unpickled.
 
-    Classes are named by `classnames.txt` beside the file, if there is one, else by number. Arrays carry no marks: synthetic images in
-    an .npz are not recognised as such. Raises `DataError` naming the array.
+    A `classnames.txt` next to the file, if present, names the classes; else they are named by number. Arrays carry no marks, so synthetic
+    images in an .npz are not recognised. Raises `DataError` naming the array.
     """
     columns.refuse("an .npz has no columns")
     images, labels = _load_arrays(path)
@@ -93,21 +93,21 @@ def read_npz(path: Path, columns: Columns) -> Source:
 
 
 def _list_tar(tar: _Tar) -> _Listing:
-    records, said, rejected = [], [], []
+    records, kept_fields, rejected = [], [], []
     for key, members in _groups(tar.path):
         name = printable(f"{tar.path.stem}/{key}")
         try:
             fields = _json_fields(members.get("json"), name)
             records.append(_tar_record(tar, name, members, fields))
-            said.append(fields)
+            kept_fields.append(fields)
         except DataError as error:
             rejected.append((name, str(error)))
     tick()
-    return _Listing(sha256=sha256_of(tar.path), records=records, fields=said, rejected=rejected)
+    return _Listing(sha256=sha256_of(tar.path), records=records, fields=kept_fields, rejected=rejected)
 
 
 def _groups(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Consecutive members with one key, by extension; one group is in memory at a time."""
+    """Consecutive members with the same key, by extension; one group is in memory at a time."""
     with open(path, "rb") as file:
         members = ((_MEMBER.match(member.name), member) for member in read_members(file, path.name, foreign=True))
         for key, group in itertools.groupby(members, key=lambda pair: pair[0].group(1) if pair[0] else pair[1].name):
@@ -135,7 +135,7 @@ def _is_image(extension: str, member: Member) -> bool:
 
 
 def _label(members: dict[str, Member], fields: dict[str, str], column: str | None) -> str:
-    """The class: `.cls`, else the field `label` of the `.json`; with a `column` that field of it, or the member of that ending."""
+    """The class: `.cls`, else the field `label` of the `.json`; with a `column`, that field of it or the member with that ending."""
     if column is not None:
         return _text(members[column].data, column) if column in members and column not in fields else _field(fields, column)
     if "cls" in members:
@@ -155,7 +155,7 @@ def _field(fields: dict[str, str], column: str) -> str:
 
 
 def _json_fields(member: Member | None, name: str) -> dict[str, str]:
-    """Names and whole numbers of a record's `.json`, as text; nothing without one."""
+    """Names and whole numbers of a record's `.json`, as text; empty without one."""
     if member is None:
         return {}
     try:
@@ -198,7 +198,7 @@ def _load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Header(NamedTuple):
-    """What an .npz says of an array: sizes in bytes, in the archive, taken out of it, and in memory."""
+    """An array's header in an .npz: sizes in bytes in the archive (`packed`), decompressed (`unpacked`) and in memory (`size`)."""
 
     name: str
     packed: int
@@ -226,7 +226,7 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
 
 
 def _require_bounded(path: Path, header: _Header) -> None:
-    """Raise `DataError` where an array would take far more memory than the file, before any is given to it."""
+    """Raise `DataError` where an array would take far more memory than the file, before memory is allocated."""
     if header.size > header.unpacked or header.size < 0:
         raise DataError(f"{path}: {header.name} says {header.size} bytes of {list(header.shape)}, and holds {header.unpacked}")
     if header.size > _NPZ_FREE and header.size > _NPZ_GROWTH * max(header.packed, 1):

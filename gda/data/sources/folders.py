@@ -1,4 +1,4 @@
-"""Sources that are folders of images: class folders, with or without split folders, ImageNet's, and the Hugging Face imagefolder."""
+"""Sources that are folders of images: class folders with or without split folders, ImageNet, and the Hugging Face imagefolder."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,7 +12,7 @@ from gda.errors import DataError, UsageError
 
 
 def list_source(root: Path) -> Listing:
-    """What lies in the folder. Raises `UsageError` where there is none or it is a snapshot, `DataError` where it cannot be read."""
+    """Lists the folder. Raises `UsageError` where it is missing or a snapshot, `DataError` where it cannot be read."""
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; accepted sources: {ACCEPTED}")
     if (root / "snapshot.json").exists():
@@ -24,10 +24,10 @@ def list_source(root: Path) -> Listing:
 
 
 def read_folder(root: Path, columns: Columns, *, layout: str | None = None, listing: Listing | None = None, progress: bool) -> Source:
-    """List an image folder; `layout` says what its folders mean where there are two readings, as `gda.data.sources.layouts` explains.
+    """List an image folder; `layout` settles what its folders mean where that is ambiguous, see `gda.data.sources.layouts`.
 
-    Raises `DataError` for a class without images, files outside the folder, rows that cannot be understood and folders that can be read
-    in two ways; `UsageError` when there is no such folder or `columns` are named for a folder without metadata.
+    Raises `DataError` for a class without images, files outside the folder, malformed rows and ambiguous folders; `UsageError` when there
+    is no such folder or `columns` are named for a folder without metadata.
     """
     listing = listing or list_source(root)
     tables = [] if layout else metadata_files(listing.root)
@@ -65,7 +65,7 @@ def images_below(folder: Path, root: Path) -> list[Path]:
 def _of_class_folders(root: Path, reading: Reading) -> tuple[list[SourceRecord], list[tuple[str, str]]]:
     if not reading.placed:
         raise DataError(
-            f"{root}: holds no class folders, no {' or '.join(METADATA_FILES)}, and no tars or parquet files; a folder a class is needed"
+            f"{root}: holds no class folders, no {' or '.join(METADATA_FILES)}, and no tars or parquet files; each class needs a folder"
         )
     records = []
     for placed in reading.placed:

@@ -1,4 +1,4 @@
-"""ImageNet as it is handed out: class folders of WordNet ids in train, and flat folders of other splits whose labels are in a file."""
+"""ImageNet as distributed: class folders named by WordNet ids in train, and flat folders of other splits with labels in a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ _NO_LABELS = "in a test folder without labels"
 
 
 def read_imagenet(root: Folder) -> Reading | None:
-    """The class folders below `root` where train holds folders of WordNet ids and stands beside other splits, else None.
+    """The class folders below `root` if train holds folders named by WordNet ids and other splits are next to it, else None.
 
-    A flat folder of val or test is divided into classes by the file of its labels. A flat test folder without one is left out and
-    counted. Raises `DataError` for a flat val without labels, a folder of which a part is sorted, and labels that contradict what is there.
+    Flat folders of val or test are divided into classes by their label file. A flat test folder without label file is left out and counted.
+    Raises `DataError` for a flat val without labels, a folder that is only partly sorted, and labels that contradict the images.
     """
     top = _folder_of_splits(root)
     splits = [] if top is None else _splits(top)
@@ -42,7 +42,7 @@ def _divide(root: Folder, split: str, folder: Folder, wordnet_ids: Sequence[str]
     found = labels_of(folder.images, root, wordnet_ids)
     if found is None and split != "test":
         raise DataError(
-            f"{folder.path}: holds {len(folder.images)} images and no class folders, and no file below {root.path} says their labels; "
+            f"{folder.path}: holds {len(folder.images)} images and no class folders, and no file below {root.path} has their labels; "
             f"add one ({LABELS_ACCEPTED}) or sort the images into class folders"
         )
     if found is None:
@@ -56,7 +56,7 @@ def _divide(root: Folder, split: str, folder: Folder, wordnet_ids: Sequence[str]
 
 
 def _folder_of_splits(root: Folder) -> Folder | None:
-    """The folder that holds train, below any that wrap it; other folders may lie beside those, but none with images."""
+    """The folder that holds train, below any wrapper folders; folders next to a wrapper must hold no images."""
     folder = root
     while "train" not in splits_of([child.name for child in folder.folders]):
         holding = [child for child in folder.folders if child.holds_images]
@@ -67,7 +67,7 @@ def _folder_of_splits(root: Folder) -> Folder | None:
 
 
 def _splits(top: Folder) -> list[tuple[str, Folder]]:
-    """Each split once; none where the folders of images are not plainly a split each."""
+    """The folder of each split; empty where a folder of images is no split, or two are the same split."""
     named = zip(splits_of([child.name for child in top.folders]), top.folders, strict=True)
     splits = [(split, child) for split, child in named if split is not None]
     named_so = {child.name for _, child in splits}
@@ -77,7 +77,7 @@ def _splits(top: Folder) -> list[tuple[str, Folder]]:
 
 
 def _flat(folder: Folder) -> Folder | None:
-    """The folder of a split's images below any that wrap it; None where they are in class folders."""
+    """The folder that holds a split's images, below any wrapper folders; None where they are in class folders."""
     while not folder.images:
         holding = [child for child in folder.folders if child.holds_images]
         if len(holding) != 1 or is_wordnet_id(holding[0].name):
@@ -85,7 +85,7 @@ def _flat(folder: Folder) -> Folder | None:
         folder = holding[0]
     if sorted_already := [child.name for child in folder.folders if child.holds_images]:
         raise DataError(
-            f"{folder.path}: {len(folder.images)} images lie beside {len(sorted_already)} class folders such as {sorted_already[0]!r}: "
+            f"{folder.path}: {len(folder.images)} images lie next to {len(sorted_already)} class folders such as {sorted_already[0]!r}: "
             f"sort the others too, or none; snapshot.layout {SPLIT}/{CLASS} leaves them out"
         )
     return folder

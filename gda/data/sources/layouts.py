@@ -1,8 +1,8 @@
-"""What the folders of an image folder mean: which are splits, which are classes, and which only wrap the others.
+"""The meaning of folders in an image folder: which are splits, which are classes, and which only wrap the others.
 
-Read as they are where one reading is possible: split folders (of Hugging Face, Kaggle, torchvision, Keras and YOLO), class folders,
-and wrappers around either. Where there are two readings `snapshot.layout` settles it: a path of folders such as `{split}/{class}`,
-`{class}` or `*/{class}`, where `*` is any folder and any other word a folder of that name.
+Unambiguous layouts need no setting: split folders (of Hugging Face, Kaggle, torchvision, Keras and YOLO), class folders, and wrappers
+around either. `snapshot.layout` settles ambiguous ones: a path of folders such as `{split}/{class}`, `{class}` or `*/{class}`, where `*`
+is any folder and any other word a folder of that name.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Placed:
-    """A class folder of a split (None where there are no splits): all images below it are of this class."""
+    """A class folder of a split (None where the source has no splits): all images below it are of this class."""
 
     split: str | None
     folder: Folder
@@ -31,7 +31,7 @@ class Placed:
 class Reading:
     """Class folders by split; `stray` images are in no class folder, `outside` counts those that `snapshot.layout` leaves out.
 
-    `left_out` counts images that are not taken for another reason, and `used` are files that said what the images are.
+    `left_out` counts by reason the images that are left out otherwise; `used` are files that labels were read from.
     """
 
     placed: list[Placed] = field(default_factory=list)
@@ -42,12 +42,12 @@ class Reading:
 
 
 def read_layout(root: Folder, layout: str | None) -> Reading:
-    """The class folders below `root`: as `layout` says, else in the one reading that there is. Raises `DataError` with the readings."""
+    """The class folders below `root`: by `layout`, else in the only possible reading. Raises `DataError` that names two readings."""
     return require_filled(_found(root) if layout is None else _matched(root, layout))
 
 
 def require_filled(reading: Reading) -> Reading:
-    """The reading, in which each class to train on has images. Raises `DataError` otherwise."""
+    """The reading unchanged. Raises `DataError` where a training class has no images."""
     for placed in reading.placed:
         if not placed.folder.holds_images and placed.split in (None, "train"):
             raise DataError(f"{placed.folder.path}: class {placed.class_name!r} has no images; add some or remove the folder")
@@ -55,7 +55,7 @@ def require_filled(reading: Reading) -> Reading:
 
 
 def unwrap(folder: Folder, split: str | None = None) -> Folder:
-    """The folder below any that do nothing but wrap one other, itself one of folders; in a split's folder that may bear its name again."""
+    """The folder below wrappers, which hold only one other folder of folders; below a split, a wrapper may repeat the split's name."""
     while not folder.images:
         holding = [child for child in folder.folders if child.holds_images or not child.others]
         if len(holding) != 1 or holding[0].images or not holding[0].folders or splits_of([holding[0].name])[0] not in (None, split):
@@ -85,7 +85,7 @@ def split_folders(folder: Folder) -> list[tuple[str, Folder]] | None:
 
 
 def _is_class_named_as_a_split(splits: Sequence[tuple[str, Folder]], others: Sequence[Folder]) -> bool:
-    """Of a data set of vehicles: a folder of images that is called just train, beside other folders of images."""
+    """Whether a folder of images called just train is a class, as in a data set of vehicles: other folders of images are next to it."""
     alone = len(splits) == 1 and splits[0][1].name.lower() == "train"
     return alone and bool(splits[0][1].images) and any(child.images for child in others)
 
@@ -101,7 +101,7 @@ def _found(root: Folder) -> Reading:
 
 
 def place_classes(root: Folder, split: str | None, folder: Folder, reading: Reading) -> None:
-    """Add the class folders in the folder of a split, or in the top one, to `reading`. Raises `DataError` unless they plainly are."""
+    """Add the class folders in the folder of a split, or in the top one, to `reading`. Raises `DataError` where they are ambiguous."""
     inner = unwrap(folder, split) if split else folder
     reading.stray += inner.images if split else []
     if not inner.folders and split:
@@ -113,7 +113,7 @@ def place_classes(root: Folder, split: str | None, folder: Folder, reading: Read
 
 
 def _require_classes(root: Folder, parent: Folder, split: str | None) -> None:
-    """Raise `DataError` unless the folders in `parent` are plainly classes: each holds its images itself."""
+    """Raise `DataError` unless the folders in `parent` are clearly classes: each holds its images directly."""
     folders = [child for child in parent.folders if child.holds_images]
     below = {child.name for folder in folders for child in folder.folders if child.holds_images}
     if any(split_name is not None for split_name in splits_of(sorted(below))):
@@ -138,7 +138,7 @@ def _matched(root: Folder, layout: str) -> Reading:
     for placed in _match(root, layout.split("/"), None, None, reading):
         reading.placed.append(placed)
     if not reading.placed:
-        raise DataError(f"{root.path}: holds no folders as snapshot.layout {layout} says")
+        raise DataError(f"{root.path}: holds no folders that match snapshot.layout {layout}")
     return reading
 
 

@@ -27,8 +27,8 @@ _ROWS = 64  # at a time
 def read_parquet(paths: Sequence[Path], columns: Columns, *, strict: bool, progress: bool) -> Source:
     """List parquet files with image bytes; splits come from `columns.split` or the files' names (train-00000-of-00001.parquet).
 
-    Whole-number labels are named as the file's Hugging Face features say. The encoded images are copied to a scratch folder, which is
-    gone with the source. Raises `DataError` for a file that cannot be read, `UsageError` for missing columns.
+    The file's Hugging Face features name whole-number labels. The encoded images are copied to a scratch folder, which is deleted with
+    the source. Raises `DataError` for a file that cannot be read, `UsageError` for missing columns.
     """
     with storage_errors(work_root()):
         work_root().mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def _required(path: Path, schema: pa.Schema, name: str) -> str:
 
 
 def _class_names(schema: pa.Schema, label: str) -> list[str]:
-    """Of a ClassLabel, as `datasets` keeps them in the schema's metadata; none where it holds no such thing."""
+    """Names of a ClassLabel, which `datasets` keeps in the schema's metadata; empty where there is none."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
         return [str(name) for name in feature["names"]]

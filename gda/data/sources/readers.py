@@ -1,4 +1,4 @@
-"""Which reader a source is for: folders, tars, parquet files, .npz arrays or a demo set, by what is there rather than by its name."""
+"""Chooses the reader of a source (folder, tars, parquet files, .npz arrays or a demo set) by its content rather than its name."""
 
 import glob
 import itertools
@@ -21,9 +21,9 @@ _TAR, _PARQUET, _NPZ = "tar", "parquet", "npz"
 
 
 def open_source(source: str, config: SnapshotConfig, columns: Columns, *, progress: bool = False) -> Source:
-    """List the images of a folder, of tars, parquet files or an .npz, or of a demo set, whichever `source` names.
+    """List the images of `source`: a folder, tars, parquet files, an .npz or a demo set.
 
-    Raises `UsageError` for what is not there or not accepted, `DataError` for what cannot be read or can be read in two ways.
+    Raises `UsageError` for a source that is missing or not accepted, `DataError` for one that cannot be read or is ambiguous.
     """
     if source.startswith("demo://"):
         return read_demo(source, config, columns)
@@ -80,7 +80,7 @@ def _archives(root: Folder) -> list[Path]:
 def _open_files(paths: Sequence[Path], source: str, columns: Columns, progress: bool, *, strict: bool) -> Source:
     kinds = {_kind(path) for path in paths}
     if len(kinds) > 1:
-        raise DataError(f"{source}: holds {' and '.join(sorted(kinds))} files; name those that are meant by a pattern such as *.tar")
+        raise DataError(f"{source}: holds {' and '.join(sorted(kinds))} files; select one kind by a pattern such as *.tar")
     kind = kinds.pop()
     if kind == _TAR:
         return read_tars(paths, columns, strict=strict, progress=progress)
@@ -92,7 +92,7 @@ def _open_files(paths: Sequence[Path], source: str, columns: Columns, progress: 
 
 
 def _kind(path: Path) -> str:
-    """What a file is, by its content, and by its name where that says nothing. Raises `UsageError` for what is not read."""
+    """The kind of a file by its content, else by its name. Raises `UsageError` for kinds that are not accepted."""
     head = read_head(path)
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):

@@ -1,4 +1,4 @@
-"""Where images come from: what every kind of source is turned into, and which kind a command-line argument means."""
+"""Sources of images: the common form that every kind of source is turned into."""
 
 import hashlib
 import re
@@ -37,7 +37,7 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRecord:
-    """An image of a source: `name` (relative, stable) is what messages and the key go by; `payload` is encoded bytes or pixels."""
+    """An image of a source: messages and the key use `name` (relative, stable); `payload` is encoded bytes or pixels."""
 
     name: str
     key: str
@@ -51,7 +51,7 @@ class SourceRecord:
 class Source:
     """A listed source. `fingerprint` digests its content; `rejected` are (name, reason) of the listing.
 
-    `left_out` counts other files by the reason why they are not read. `scratch` is a folder that payloads lie in, gone with the source.
+    `left_out` counts other files by the reason why they are not read. `scratch` is a folder with payloads, deleted with the source.
     """
 
     records: Sequence[SourceRecord]
@@ -68,7 +68,7 @@ class Source:
 class Columns:
     """The columns (of metadata.csv, metadata.jsonl, a parquet or a tar's .json) that hold a record's split, group and label.
 
-    None where unused; the label is then in `label`. A `lenient` reader lets the label's column go unused where there are no columns.
+    None where unused; the label is then in `label`. If `lenient`, a source without columns ignores the label's column.
     """
 
     split: str | None = None
@@ -78,35 +78,35 @@ class Columns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that are named."""
+        """The configured columns."""
         return tuple(name for name in (self.split, self.group, self.label) if name is not None)
 
     def refuse(self, source: object) -> None:
-        """Raise `UsageError` where columns are named that `source` does not have."""
+        """Raise `UsageError` where columns are configured; `source` states why there are none."""
         fields = {"split_column": self.split, "group_column": self.group, "label_column": None if self.lenient else self.label}
         for field_name, column in fields.items():
             if column is not None:
                 raise UsageError(f"snapshot.{field_name}: column {column!r}: {source}")
 
 
-# Columns that people keep splits in; unused, they would have their test images trained on.
+# Usual names of split columns; if such a column were ignored, its test images would be trained on.
 _SPLIT_COLUMNS = ("split", "splits", "subset", "partition", "set", "phase", "usage")
 
 
 def require_split_column_used(values: Mapping[str, Sequence[object]], splits: Sequence[str | None], where: str) -> None:
-    """Raise `ConfigError` when an unused column says train, val and test, and `splits`, as read for the same records, say otherwise.
+    """Raise `ConfigError` when an unused column holds train, val and test, and differs from `splits`, as read for the same records.
 
-    `values` are those of every column by its name.
+    `values` holds the values of every column by its name.
     """
     for column, found in values.items():
         if column.strip().lower() not in _SPLIT_COLUMNS or not found:
             continue
         read = [split_words(str(value)) for value in found]
-        said = [split for split, rest in read if split and not rest]
-        if len(said) == len(found) and set(said) != {"train"} and said != list(splits):
-            counts = ", ".join(f"{split} {count}" for split, count in sorted(Counter(said).items()))
+        recorded = [split for split, rest in read if split and not rest]
+        if len(recorded) == len(found) and set(recorded) != {"train"} and recorded != list(splits):
+            counts = ", ".join(f"{split} {count}" for split, count in sorted(Counter(recorded).items()))
             raise ConfigError(
-                f"{where}: column {column!r} says {counts}, and nothing uses it: set snapshot.split_column to {column!r}, "
+                f"{where}: column {column!r} holds {counts}, and nothing uses it: set snapshot.split_column to {column!r}, "
                 "or rename the column if it is no split"
             )
 

@@ -1,4 +1,4 @@
-"""Which split an image falls to: the user's own, or a keyed hash of its content or group, so that more images never move an old one."""
+"""Assigns splits: the user's own, or by a keyed hash of an image's content or group, so that new images never move old ones."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gda.config.sections import SnapshotConfig
 from gda.errors import ConfigError, DataError
 
-# What people call splits. Hugging Face reads `eval` as test; beside a test split it can only mean validation.
+# Usual names of splits. Hugging Face reads `eval` as test; where there is a test split too, it can only mean validation.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -22,20 +22,20 @@ SPLIT_NAMES = {
     "evaluation": "test",
 }
 _EVAL = ("eval", "evaluation")
-# Words beside a split's name that say nothing: training_set, seg_train, test images, val2017.
+# Words that may accompany a split's name without a meaning: training_set, seg_train, test images, val2017.
 _EMPTY_WORDS = {"set", "seg", "data", "dataset", "image", "images", "img", "imgs", "split", "pictures", "photos", "part", "of"}
 _GLUED = re.compile(rf"^({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(set|data|dataset|images|imgs|split)$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Splitter:
-    """Assigns splits; `carved` are the splits that a keyed hash takes out of train, with their shares of it."""
+    """Assigns splits; `carved` are the splits that a keyed hash takes from train, with their shares of it."""
 
     key: str
     carved: tuple[tuple[str, float], ...]
 
     def assign(self, given: str | None, identity: str) -> str:
-        """The split of an image whose source says `given` (None: nothing); `identity` is its group or the hash of its pixels."""
+        """The split of an image whose source has it in split `given` (None: in no split); `identity` is its group or pixel hash."""
         if given not in (None, "train"):
             return given
         position = hash_fraction(self.key, identity)
@@ -47,10 +47,10 @@ class Splitter:
 
 
 def make_splitter(config: SnapshotConfig, given: Iterable[str | None]) -> Splitter:
-    """A splitter for a source whose images say `given`.
+    """A splitter for a source whose images have the splits `given`.
 
-    Without any split of its own a source is divided by `val_fraction` and `test_fraction`; a source that has train and only one of
-    val and test keeps what it has, and the missing one is carved out of train by its fraction. Raises `DataError` when splits are
+    A source without splits is divided by `val_fraction` and `test_fraction`. A source with train and only one of val and test keeps
+    those; the missing one is taken from train by its fraction. Raises `DataError` when splits are
     given for some images only or train is missing, `ConfigError` when the fractions leave nothing to train on.
     """
     present = set(given)
@@ -69,13 +69,13 @@ def make_splitter(config: SnapshotConfig, given: Iterable[str | None]) -> Splitt
 
 
 def hash_fraction(key: str, identity: str) -> float:
-    """A number in [0, 1) that `key` and `identity` alone decide: the first 53 bits of sha256(key, 0, identity)."""
+    """A number in [0, 1) that depends only on `key` and `identity`: the first 53 bits of sha256(key, 0, identity)."""
     digest = hashlib.sha256(f"{key}\0{identity}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
 
 
 def parse_split(value: str, where: str) -> str:
-    """train, val or test for the names people use. Raises `DataError` naming `where`."""
+    """train, val or test for a usual name of a split. Raises `DataError` naming `where`."""
     split, rest = split_words(value)
     if split is None or rest:
         raise DataError(f"{where}: split {value!r} is not one of {', '.join(SPLIT_NAMES)}")
@@ -83,7 +83,7 @@ def parse_split(value: str, where: str) -> str:
 
 
 def split_words(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """The split that a name speaks of (None: of none, or of two), and its other words but for those that say nothing."""
+    """The split in a name (None: no split, or two), and its other words except those without a meaning."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.strip())
     words = [word for word in re.split(r"[\W_\d]+", spaced.lower()) if word]
     words = [part for word in words for part in _GLUED.sub(r"\1 \2", word).split()]
@@ -93,10 +93,10 @@ def split_words(name: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def splits_of(names: Sequence[str]) -> list[str | None]:
-    """The split of each of some names that stand side by side, None where one is none.
+    """The split of each name in a list of siblings, None for a name that is no split.
 
-    Words of a name's own are allowed where another split has the same (cars_train, cars_test), so that test_tube is none. Where there is a
-    test split already, eval means validation.
+    A split's name may have other words only if another split has the same words (cars_train, cars_test); so test_tube is no split. If there
+    is a test split already, eval means validation.
     """
     read = [split_words(name) for name in names]
     partners = {rest: {split for split, other in read if other == rest and split} for _, rest in read}

@@ -1,4 +1,4 @@
-"""The Hugging Face imagefolder: metadata.csv or metadata.jsonl with a row an image, above all of them or one in each split folder."""
+"""The Hugging Face imagefolder: metadata.csv or metadata.jsonl with one row per image, above all images or in each split folder."""
 
 import csv
 import json
@@ -17,12 +17,12 @@ _LABEL = "label"
 
 
 def metadata_files(root: Folder) -> list[Path]:
-    """The tables that speak of every image below `root`, none where there are none. Raises `DataError` where they leave a folder out."""
+    """The metadata files below `root`, empty without any. Raises `DataError` where they do not cover every image exactly once."""
     found: list[Path] = []
     for folder in root.walk():
         here = [path for path in folder.others if path.name in (*METADATA_FILES, *_UNREAD)]
         if len(here) > 1:
-            raise DataError(f"{folder.path}: holds {' and '.join(path.name for path in here)}; keep the one that is meant")
+            raise DataError(f"{folder.path}: holds {' and '.join(path.name for path in here)}; keep one of them")
         if here and here[0].name in _UNREAD:
             raise DataError(f"{here[0]}: is not read; write it as metadata.csv, or set snapshot.layout to take labels from folders")
         found += here
@@ -32,16 +32,16 @@ def metadata_files(root: Folder) -> list[Path]:
         if len(above) != 1:
             what = "is below no metadata file" if not above else "is below two metadata files"
             raise DataError(
-                f"{path}: {what}, while {found[0]} is there: give one above all images or one a split folder, "
+                f"{path}: {what}, while {found[0]} is there: give one above all images or one in each split folder, "
                 "or set snapshot.layout to take labels from folders"
             )
     return found
 
 
 def read_tables(root: Path, tables: Sequence[Path], columns: Columns) -> tuple[list[SourceRecord], list[tuple[str, str]], set[str]]:
-    """A record a row, (name, reason) of files that are not there, and the classes of all rows.
+    """One record per row, (name, reason) of missing files, and the classes of all rows.
 
-    Splits are those of `columns.split`, else those of folders that the files lie in. Raises `DataError` and `UsageError` with the line.
+    Splits are those of `columns.split`, else those of the files' folders. Raises `DataError` and `UsageError` with the line.
     """
     records: list[SourceRecord] = []
     rejected: list[tuple[str, str]] = []
@@ -82,7 +82,7 @@ def filled(row: dict[str, Any], column: str, where: str) -> str:
 
 
 def _with_splits_of_folders(root: Path, records: Sequence[SourceRecord]) -> list[SourceRecord]:
-    """The records with the split that a folder in their path is named as: all of them, or none."""
+    """The records with the split in the name of a folder in their path; unchanged where no folder is named as a split."""
     folders = [PurePosixPath(record.name).parts[:-1] for record in records]
     depth = max((len(parts) for parts in folders), default=0)
     levels = [sorted({parts[level] for parts in folders if len(parts) > level}) for level in range(depth)]
@@ -98,7 +98,7 @@ def _with_splits_of_folders(root: Path, records: Sequence[SourceRecord]) -> list
             what = "is in no folder named as a split" if not splits else f"is in folders named as {' and '.join(sorted(splits))}"
             raise DataError(
                 f"{root}: {record.name} {what}, while others are in folders of one split; "
-                "set snapshot.split_column to a column that says the split of each, or move the file"
+                "set snapshot.split_column to a column with the split of each image, or move the file"
             )
     return [replace_split(record, splits.pop()) for record, splits in zip(records, found, strict=True)]
 
@@ -123,7 +123,7 @@ def _require_listed_once(root: Path, records: Sequence[SourceRecord]) -> None:
 
 
 def _read_table(table: Path, required: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows with where they stand ("metadata.csv line 7"); the required columns are there."""
+    """Rows, each with its place ("metadata.csv line 7"); all have the required columns."""
     rows = _read_csv(table) if table.suffix == ".csv" else _read_jsonl(table)
     for line, row in rows:
         for name in required:

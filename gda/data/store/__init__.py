@@ -1,1 +1,1 @@
-"""Snapshots: shards, manifest and index; written, verified, read into memory, merged, exported."""
+"""Snapshots: shards, manifest and index; writing, verifying, reading into memory, merging."""

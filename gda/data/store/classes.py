@@ -1,4 +1,4 @@
-"""Class names: what is accepted as one, and the name that prompts use for it."""
+"""Class names: which are accepted, and the names that prompts use for them."""
 
 import re
 import unicodedata
@@ -16,7 +16,7 @@ _MAX_LENGTH = 100
 def make_classes(names: Iterable[str]) -> tuple[ClassInfo, ...]:
     """Classes in label order: numeric when every name is a number, else by code point; names become NFC.
 
-    Raises `DataError` for a name that cannot be a folder everywhere, and for names or prompt names that cannot be told apart.
+    Raises `DataError` for a name that cannot be a folder on every system, and for names or prompt names that are too similar.
     """
     originals = sorted(set(names))
     if not originals:

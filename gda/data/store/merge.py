@@ -1,4 +1,4 @@
-"""Merging snapshots without rewriting a byte of their shards."""
+"""Merges snapshots without rewriting a byte of their shards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def merge_snapshots(paths: Sequence[Path], out: Path) -> Outcome:
     """Publish the union of snapshots at `out`; shards are hard-linked (copied across file systems) under new numbers.
 
     All must be of one kind with the same classes; plans, settings, generators and image formats may differ, and the provenance then
-    lists what each part says. Groups of one name are one group, whichever part they come from. Raises `DataError` for other kinds or
+    lists the value of each part. Groups with the same name are one group, also across parts. Raises `DataError` for other kinds or
     classes, when keys repeat, or when splits of real snapshots share a picture or a group; `UsageError` for fewer than two.
     """
     snapshots = [Snapshot.open(path) for path in paths]
@@ -85,20 +85,20 @@ def _build(snapshots: Sequence[Snapshot], workspace: Workspace) -> SnapshotIndex
 def _require_same_bytes(snapshots: Sequence[Snapshot], index: SnapshotIndex) -> None:
     expected = sorted(shard.sha256 for snapshot in snapshots for shard in snapshot.index.shards)
     if sorted(shard.sha256 for shard in index.shards) != expected:
-        raise DataError(f"a shard of {', '.join(str(snapshot.path) for snapshot in snapshots)} is damaged; `gda verify` says which")
+        raise DataError(f"a shard of {', '.join(str(snapshot.path) for snapshot in snapshots)} is damaged; `gda verify` names it")
 
 
 def _joint_provenance(snapshots: Sequence[Snapshot]) -> dict[str, str]:
-    """What all parts say, said once where they agree, else by part (`a | - | b`, where the second says nothing); and their digests."""
+    """The provenance of all parts: one value where they agree, else by part (`a | - | b`, where the second has none); and their digests."""
     parts = [snapshot.index.provenance for snapshot in snapshots]
-    said = {key: [part.get(key, "-") for part in parts] for key in sorted(set().union(*parts))}
-    joint = {key: values[0] if len(set(values)) == 1 else " | ".join(values) for key, values in said.items()}
+    recorded = {key: [part.get(key, "-") for part in parts] for key in sorted(set().union(*parts))}
+    joint = {key: values[0] if len(set(values)) == 1 else " | ".join(values) for key, values in recorded.items()}
     joint |= _differing_settings(snapshots)
     return joint | {"merged": " ".join(snapshot.digest for snapshot in snapshots)}
 
 
 def _differing_settings(snapshots: Sequence[Snapshot]) -> dict[str, str]:
-    """Settings of drawing that are not one and the same over all parts, as the manifests have them, by part."""
+    """Sampling settings, from the manifests, that differ between parts, with the values by part."""
     found = {}
     for name in _SETTINGS:
         values = [_values(snapshot.manifest(), name) for snapshot in snapshots]

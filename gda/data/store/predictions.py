@@ -1,4 +1,4 @@
-"""Predictions on the test split as a file: what evaluate writes, the report draws and a later candidate is compared with."""
+"""The file of predictions on the test split: evaluate writes it, the report plots it, and later candidates are compared with it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ LARGEST_FILE = 1 << 32
 class Predictions:
     """Classes predicted for every test image, best first: `top` maps (arm, seed) to int32 [images, k]; `labels` is int32 [images].
 
-    `probabilities` maps the same to float32 [images, 2], of the best class and of the label; files of before this was kept have none.
-    `groups` is int32 [images], equal for images of one patient or video; None where nothing is known of groups.
+    `probabilities` maps the same to float32 [images, 2], of the best class and of the label; files of earlier versions have none.
+    `groups` is int32 [images], equal for images of one patient or video; None where groups are unknown.
     """
 
     labels: NDArray[np.int32]
@@ -36,7 +36,7 @@ class Predictions:
     groups: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
-        # One order, that of arms and seeds, whether predicted just now or read again after a kill: tables are written in it.
+        # One order, that of arms and seeds, for new predictions and for those read from a file: tables are written in it.
         for name in ("top", "probabilities"):
             held = getattr(self, name)
             object.__setattr__(self, name, {key: held[key] for key in sorted(held, key=_place)})

@@ -1,4 +1,4 @@
-"""A synthetic set with some of its images taken out and others put in: what is kept keeps its bytes."""
+"""Replaces some images of a synthetic set by others; the kept images keep their bytes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,18 +14,18 @@ from gda.io.shards import link_shard, read_shard, sha256_of, write_shard
 
 
 def replace_records(
-    snapshot: Snapshot, dropped: Collection[str], added: Sequence[tuple[Path, pd.DataFrame]], folder: Path, *, said: Mapping[str, str]
+    snapshot: Snapshot, dropped: Collection[str], added: Sequence[tuple[Path, pd.DataFrame]], folder: Path, *, provenance: Mapping[str, str]
 ) -> SnapshotIndex:
     """Commit into the empty `folder` the set without the records of these keys and with the shards `added`, each a tar and its rows.
 
-    The plan stays what was asked for; `said` is added to the provenance. Raises `DataError` for a key that is not there, a shard that
-    is not as the manifest says, and as `commit_snapshot` does.
+    The plan digest stays that of the request; `provenance` is added to that of the set. Raises `DataError` for an unknown key, a shard
+    that does not match the manifest, and as `commit_snapshot` does.
     """
     rows = snapshot.manifest()
     if unknown := sorted(set(dropped) - set(rows["key"])):
-        raise DataError(f"{snapshot.path}: has no record {unknown[0]!r} to take out")
+        raise DataError(f"{snapshot.path}: has no record {unknown[0]!r} to remove")
     for shard in snapshot.index.shards:
-        # A manifest and an index written anew would cover up the damage.
+        # A new manifest and a new index would hide the damage.
         if sha256_of(snapshot.path / shard.name) != shard.sha256:
             raise DataError(f"{snapshot.path / shard.name}: checksum differs from snapshot.json")
     parts = [_without(snapshot.path / str(name), group, set(dropped), folder) for name, group in rows.groupby("shard")]
@@ -37,14 +37,14 @@ def replace_records(
         kind=snapshot.index.kind,
         classes=snapshot.classes,
         rows=pd.concat([part for part in parts if len(part)], ignore_index=True),
-        provenance={**snapshot.index.provenance, **said},
+        provenance={**snapshot.index.provenance, **provenance},
         licence=snapshot.index.licence,
         plan_digest=snapshot.index.plan_digest,
     )
 
 
 def link_snapshot(snapshot: Snapshot, folder: Path) -> None:
-    """The same snapshot once more in the empty `folder`: shards are hard links where the file system has them."""
+    """Copy a snapshot into the empty `folder`: shards are hard links where the file system has them."""
     for shard in snapshot.index.shards:
         link_shard(snapshot.path / shard.name, folder / shard.name)
     for name in (MANIFEST_FILE, INDEX_FILE):
@@ -52,7 +52,7 @@ def link_snapshot(snapshot: Snapshot, folder: Path) -> None:
 
 
 def _without(shard: Path, rows: pd.DataFrame, dropped: set[str], folder: Path) -> pd.DataFrame:
-    """Manifest rows of what is left of a shard, in order; one that loses nothing is linked, one that loses all is left out."""
+    """Manifest rows of the records kept from a shard, in order; an unchanged shard is linked, one that loses all records is left out."""
     rows = rows.sort_values("offset", ignore_index=True)
     kept = rows[~rows["key"].isin(dropped)].reset_index(drop=True)
     if len(kept) == len(rows):
@@ -62,5 +62,5 @@ def _without(shard: Path, rows: pd.DataFrame, dropped: set[str], folder: Path) -
         return kept
     records = [record for record in read_shard(shard) if record.key not in dropped]
     if [record.key for record in records] != kept["key"].tolist():
-        raise DataError(f"{shard}: its records are not those of the manifest; `gda verify` says what is wrong")
+        raise DataError(f"{shard}: its records are not those of the manifest; `gda verify` shows what is wrong")
     return kept.assign(offset=list(write_shard(folder / shard.name, records).offsets))

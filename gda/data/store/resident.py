@@ -1,4 +1,4 @@
-"""Whole splits in memory as uint8 tensors: train and val; the test split has a door of its own, `gda.data.test_split`."""
+"""Loads whole splits into memory as uint8 tensors: train and val. Only `gda.data.test_split` opens the test split."""
 
 import hashlib
 import itertools
@@ -24,8 +24,8 @@ from gda.io.shards import iterate_shard, read_record
 class ImageSet:
     """A split in manifest order: `images` uint8 NCHW RGB, `labels` int64 [n], `keys` [n]; `classes` are the names by label.
 
-    Where labels are shared by two classes, `second` int64 [n] has the other one, -1 for none, and `first_share` float32 [n] in [0, 1] what
-    the label keeps, 1 where there is no other.
+    For soft labels, `second` int64 [n] is the second class, -1 for none, and `first_share` float32 [n] in [0, 1] is the weight of the
+    first, 1 where there is no second.
     """
 
     images: torch.Tensor
@@ -36,7 +36,7 @@ class ImageSet:
     first_share: torch.Tensor | None = None
 
     def take(self, order: torch.Tensor | slice) -> "ImageSet":
-        """The images at the places `order`, int64 [m], with all that belongs to them; a slice copies no pixels."""
+        """The images at the places `order`, int64 [m], with their labels and keys; a slice copies no pixels."""
         return replace(
             self,
             images=self.images[order],
@@ -50,9 +50,9 @@ class ImageSet:
 def load_images(
     snapshot: Snapshot, split: Literal["train", "val"], *, size: int, scratch: Path | None = None, interpolation: Interpolation = LANCZOS
 ) -> ImageSet:
-    """Decode a whole split, short side scaled to `size` pixels, centre cropped. Synthetic images all are in `train`.
+    """Decode a whole split, short side scaled to `size` pixels, centre cropped. All synthetic images are in `train`.
 
-    Given `scratch`, the images are mapped from a file there, as of `room_for`. Every image is checked against the manifest. Raises
+    With `scratch`, the images are mapped from a file in that folder, see `room_for`. Every image is checked against the manifest. Raises
     `DataError` naming shard and record, `UsageError` for the test split.
     """
     _require_open_to_all(split)
@@ -60,7 +60,7 @@ def load_images(
 
 
 class RecordReader:
-    """Single images of a split by their keys; a copy of the manifest is all that it holds. Raises `UsageError` for the test split."""
+    """Reads single images of a split by key; holds only a copy of the manifest. Raises `UsageError` for the test split."""
 
     def __init__(self, snapshot: Snapshot, split: Literal["train", "val"]) -> None:
         _require_open_to_all(split)
@@ -85,13 +85,13 @@ class RecordReader:
 
 def _require_open_to_all(split: str) -> None:
     if split not in ("train", "val"):
-        raise UsageError(f"split {split!r}: this loads train or val; the test split has a door of its own, open_test")
+        raise UsageError(f"split {split!r}: this loads train or val; only open_test opens the test split")
 
 
 def decode_split(
     snapshot: Snapshot, split: str, size: int, scratch: Path | None, interpolation: Interpolation, *, of_test: bool = False
 ) -> ImageSet:
-    """As `load_images`, for whichever split; test images are given to `open_test` alone, which says that it reads them."""
+    """As `load_images`, for any split; only `open_test` passes `of_test`, which gives access to test images."""
     rows = snapshot.manifest(split)
     if rows.empty:
         raise DataError(f"{snapshot.path}: split {split!r} holds no images")
@@ -128,7 +128,7 @@ def _decoded(snapshot: Snapshot, split: str, size: int, interpolation: Interpola
         for _, key, label, offset, sha256 in expected:
             at, record = next(records, (None, None))
             if record is None or (at, record.key, record.label) != (offset, key, label):
-                raise DataError(f"{path}: record {key!r} is not where the manifest says")
+                raise DataError(f"{path}: record {key!r} is not where the manifest places it")
             if hashlib.sha256(record.image).hexdigest() != sha256:
                 raise DataError(f"{path}: record {key!r}: checksum differs from the manifest")
             yield to_array(resize_and_crop(decode(record.image, name=f"{path}: {key}"), size, interpolation))

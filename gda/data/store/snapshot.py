@@ -1,4 +1,4 @@
-"""A snapshot: tar shards, a manifest and `snapshot.json`, which is written last, so that its presence is the commit."""
+"""A snapshot: tar shards, a manifest and `snapshot.json`, which is written last, so that its presence means complete."""
 
 import hashlib
 import re
@@ -63,14 +63,14 @@ class Snapshot:
         return tuple(split for split in SPLITS if split in self.index.counts)
 
     def manifest(self, split: str | None = None) -> pd.DataFrame:
-        """A row per image in shard order, of one split or of all; a copy, so that callers may add columns."""
+        """One row per image in shard order, of one split or of all; a copy, so that callers may add columns."""
         rows = self._rows if split is None else self._rows[self._rows["split"] == split]
         return rows.reset_index(drop=True)
 
     def groups(self, split: str) -> NDArray[np.int32] | None:
-        """int32 [n]: a number a group (patient, video) of a split in manifest order; an image of no group is one by itself.
+        """int32 [n]: the number of each image's group (patient, video) in manifest order; an image without group is a group of its own.
 
-        None where the source named no groups.
+        None where the source has no groups.
         """
         rows = self.manifest(split)
         if GROUP not in rows or rows[GROUP].isna().all():
@@ -134,7 +134,7 @@ def digest_rows(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> str:
 
 
 def count_rows(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> dict[str, dict[str, int]]:
-    """Images by split and class name; a class without images in a split that has others counts 0."""
+    """Numbers of images by split and class name; 0 for a class without images in a split."""
     counted = rows.groupby(["split", "class"]).size().to_dict()
     present = set(rows["split"].unique())
     splits = [split for split in SPLITS if split in present]

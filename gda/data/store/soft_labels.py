@@ -1,4 +1,4 @@
-"""Labels that two classes share: a record drawn from a real image of another class keeps of that class what its strength left of it."""
+"""Soft labels: a record sampled from a real image of another class belongs to that class too, by the share that the strength kept."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,14 +15,14 @@ from gda.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-NOBODY = -1  # a class that is not known, or no second class
+NOBODY = -1  # an unknown class, or no second class
 _COLUMNS = ("source_class", "strength")
 
 Shared = tuple[NDArray[np.int64], NDArray[np.float64]]  # second labels and shares of the first, each [n]
 
 
 def names_to_labels(names: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
-    """Index of each class name among the `known`, int64 [n]; -1 for one that is not there, or for none at all."""
+    """Index of each class name among the `known`, int64 [n]; -1 for an unknown or missing name."""
     index = {name: label for label, name in enumerate(known)}
     return np.array([index.get(name, NOBODY) for name in names], np.int64)
 
@@ -30,7 +30,7 @@ def names_to_labels(names: Sequence[str], known: Sequence[str]) -> NDArray[np.in
 def second_labels(rows: "pd.DataFrame", labels: NDArray[np.int64], known: Sequence[str]) -> Shared:
     """Second labels int64 [n], -1 for none, and the share in [0, 1] of each first label, 1 where there is no second.
 
-    `rows` of a synthetic manifest say from which class each of the `labels` [n] was drawn and at which strength, which is the share.
+    `rows` of a synthetic manifest name the class of the source image of each of the `labels` [n], and the strength, which is the share.
     """
     second = names_to_labels(rows["source_class"].tolist(), known)
     strength = rows["strength"].to_numpy(float)
@@ -39,7 +39,7 @@ def second_labels(rows: "pd.DataFrame", labels: NDArray[np.int64], known: Sequen
 
 
 def soft_labels(rows: "pd.DataFrame", known: Sequence[str]) -> Shared | None:
-    """What `second_labels` finds, for training; None for records without any, as real ones are.
+    """The result of `second_labels`, for training; None where no record has a second label, as in real sets.
 
     Raises `DataError` for a record that shares its label with a class that is none of the `known`, or whose strength is not in [0, 1].
     """
@@ -51,7 +51,7 @@ def soft_labels(rows: "pd.DataFrame", known: Sequence[str]) -> Shared | None:
     if wrong.any():
         row = rows.iloc[int(wrong.argmax())]
         raise DataError(
-            f"record {row['key']!r}: drawn from an image of class {row['source_class']!r} at strength {row['strength']:g}; a label is "
+            f"record {row['key']!r}: sampled from an image of class {row['source_class']!r} at strength {row['strength']:g}; a label is "
             "shared with a class of the set, at a strength from 0 to 1"
         )
     second, share = second_labels(rows, rows["label"].to_numpy(np.int64), known)
@@ -59,9 +59,9 @@ def soft_labels(rows: "pd.DataFrame", known: Sequence[str]) -> Shared | None:
 
 
 def soft_labels_input(path: Path, index: SnapshotIndex) -> dict[str, str]:
-    """What a stage's recipe says of the soft labels of the set at `path`, whose content digest knows first labels alone.
+    """Recipe input for the soft labels of the set at `path`, whose content digest covers only the first labels.
 
-    Empty for a set without any. Only sets whose provenance names sources are opened, so that all others cost nothing.
+    Empty for a set without soft labels. Only sets whose provenance names sources are opened, so that all others cost nothing.
     """
     found = _soft_labels_digest(path, index.manifest_sha256) if "sources" in index.provenance else None
     return {} if found is None else {"soft_labels": found}

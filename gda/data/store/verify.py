@@ -1,4 +1,4 @@
-"""Verifying a snapshot to the last bit: index, manifest, every shard, every record, every pixel."""
+"""Verifies a snapshot to the last bit: index, manifest, every shard, every record, every pixel."""
 
 import hashlib
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class _Task:
 def verify_snapshot(path: Path, *, progress: bool = False) -> list[str]:
     """Everything that is wrong with the snapshot at `path`, one line each naming shard and record; empty when it is sound.
 
-    Test images are decoded to compare their pixels with the manifest's digests; nothing of them gets out, so the ledger has no line of it.
+    Test images are decoded to compare their pixels with the manifest's digests. No test image is returned, so the ledger records nothing.
     """
     try:
         index = read_document(path / INDEX_FILE, SnapshotIndex)
@@ -90,9 +90,9 @@ def _record_problems(offset: int, record: ShardRecord, row: dict[Any, Any] | Non
         yield "not in the manifest, or twice in the shard"
         return
     if offset != row["offset"]:
-        yield f"at byte {offset}, the manifest says {row['offset']}"
+        yield f"at byte {offset}, the manifest has {row['offset']}"
     if record.label != row["label"]:
-        yield f"label {record.label}, the manifest says {row['label']}"
+        yield f"label {record.label}, the manifest has {row['label']}"
     if hashlib.sha256(record.image).hexdigest() != row["sha256"]:
         yield "checksum differs from the manifest"
         return

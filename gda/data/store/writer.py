@@ -1,4 +1,4 @@
-"""Writing images into shards, for real and synthetic sets alike: encoded once, one row an image."""
+"""Writes images into shards, for real and synthetic sets: each is encoded once and has one manifest row."""
 
 import hashlib
 import json
@@ -88,16 +88,16 @@ def write_encoded_shard(folder: Path, *, name: str, split: str, records: Sequenc
 
 
 def save_rows(sidecar: Path, shard: Path, rows: pd.DataFrame) -> None:
-    """Keep a finished shard's rows beside the work until the set is committed: one JSON file, written whole, with the tar's checksum."""
+    """Keep a finished shard's rows in the work folder until the set is committed: one JSON file, written whole, with the tar's checksum."""
     content = {"sha256": sha256_of(shard), "size": shard.stat().st_size, "rows": rows.to_dict("records")}
     plain = json.loads(json.dumps(content, default=_plain, allow_nan=False))
     write_bytes(sidecar, json.dumps(plain | {"checksum": digest_of(plain)}, sort_keys=True, allow_nan=False).encode())
 
 
 def load_rows(sidecar: Path, shard: Path, *, checked: bool = True) -> pd.DataFrame | None:
-    """The rows of a finished shard; None when it has none or the tar is not the one recorded, so that it must be drawn again.
+    """The rows of a finished shard; None when there are none or the tar is not the recorded one, so that it must be sampled again.
 
-    A tar is told by its checksum, or by its size alone where not `checked`: that costs nothing, however large the shards are.
+    A tar is recognised by its checksum, or, if not `checked`, only by its size, which costs nothing however large the shards are.
     """
     try:
         content = json.loads(sidecar.read_bytes())
@@ -106,7 +106,7 @@ def load_rows(sidecar: Path, shard: Path, *, checked: bool = True) -> pd.DataFra
         if shard.stat().st_size == content["size"] and (not checked or sha256_of(shard) == content["sha256"]):
             return pd.DataFrame(content["rows"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
-        pass  # whatever is wrong with it, the answer is the same: this shard does not count as finished
+        pass  # for any fault the result is the same: this shard does not count as finished
     return None
 
 

@@ -1,1 +1,1 @@
-"""The one door to the test split, and the ledger of its openings."""
+"""The only access to the test split, and the ledger that records it."""

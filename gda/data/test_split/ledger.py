@@ -1,6 +1,6 @@
-"""The ledger of test splits: every opening is one appended line, kept by what the split holds and not by where it lies.
+"""The ledger of test splits: every opening is one appended line, which identifies the split by its content, not by its path.
 
-Why there, and what it cannot see: docs/adr/0020-one-door-to-the-test-split.md.
+Its place and its limits: docs/adr/0020-one-door-to-the-test-split.md.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def ledger_path() -> Path:
 
 
 def record_test_split(snapshot: "Snapshot", purpose: str, *, work: str | None = None) -> None:
-    """Append the opening of a snapshot's test split, by its digest and that of its pictures. Raises as `record_test_opening`."""
+    """Append the opening of a snapshot's test split, with its digest and that of its pictures. Raises as `record_test_opening`."""
     pixels = sorted(snapshot.manifest("test")["pixel_sha256"].tolist())
     pictures = hashlib.sha256("\n".join(pixels).encode()).hexdigest()
     record_test_opening(snapshot.split_digest("test"), purpose, work=work, pictures=pictures)
@@ -43,12 +43,12 @@ def record_test_split(snapshot: "Snapshot", purpose: str, *, work: str | None = 
 def record_test_opening(digest: str, purpose: str, *, work: str | None = None, pictures: str | None = None) -> None:
     """Append a line to the ledger in one write, flushed to disk before any test image is read. Raises `MissingError`.
 
-    `digest` is that of the test split alone, `pictures` that of its pixels whatever their names and labels. `work` is the digest of the
-    recipe that the images are opened for: a killed process that goes on opens them again for the same.
+    `digest` is that of the test split alone, `pictures` that of its pixels regardless of names and labels. `work` is the digest of the
+    recipe that the images are opened for; it stays the same when a killed process resumes and opens them again.
     """
     path = ledger_path()
-    said = {"digest": digest, "purpose": purpose, "work": work, "pictures": pictures}
-    line = canonical_json({name: value for name, value in said.items() if value}) + b"\n"
+    fields = {"digest": digest, "purpose": purpose, "work": work, "pictures": pictures}
+    line = canonical_json({name: value for name, value in fields.items() if value}) + b"\n"
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -64,25 +64,25 @@ def record_test_opening(digest: str, purpose: str, *, work: str | None = None, p
 def read_ledger() -> list[dict[str, str]]:
     """Every recorded opening, oldest first; empty when there was none. Raises `DataError` for a damaged line.
 
-    Earlier versions kept a ledger in each work folder, by the digest of the whole snapshot; the present work folder's is read first.
+    Earlier versions kept a ledger in each work folder, by the digest of the whole snapshot; that of the current work folder is read first.
     """
     return [line for path in dict.fromkeys((work_root() / LEDGER_FILE, ledger_path())) for line in _read(path)]
 
 
 def count_test_openings(digest: str, purpose: str, *, work: str | None = None, former: str | None = None) -> int:
-    """How many pieces of work opened this test split for this purpose; one that was killed and went on is one. Raises as `read_ledger`.
+    """Number of different `work` digests that opened this test split for this purpose; a resumed one counts once. Raises as `read_ledger`.
 
-    Splits of the same pictures count as one. `work` counts whether or not this ledger has it: its predictions may come from elsewhere.
-    `former` is the digest of the snapshot, by which earlier versions kept their lines.
+    Splits of the same pictures count as one. `work` counts even if this ledger lacks it: its predictions may come from elsewhere.
+    `former` is the digest of the snapshot, which earlier versions recorded.
     """
     return len(set(_works(digest, purpose, former)) | ({work} if work else set()))
 
 
 def record_look(snapshot: "Snapshot", work: str) -> int:
-    """Which look at a snapshot's test split `work` is, from 1 in the order of their first lines; a new one is appended first.
+    """Number of the look at a snapshot's test split that `work` is, from 1 in the order of first lines; a new one is appended first.
 
-    A look is what was judged by these images: classifiers, the arm declared of them and its rivals. Judged again, it is the same look; the
-    same classifiers with another arm declared are another one. Raises as `record_test_opening` and `read_ledger`.
+    A look is a comparison on these images: classifiers, the declared arm and its rivals. Repeating the comparison is the same look; the
+    same classifiers with another declared arm are a new look. Raises as `record_test_opening` and `read_ledger`.
     """
     digest = snapshot.split_digest("test")
     if work not in _works(digest, LOOK):
@@ -91,11 +91,11 @@ def record_look(snapshot: "Snapshot", work: str) -> int:
 
 
 def _works(digest: str, purpose: str, former: str | None = None) -> list[str | int]:
-    """Different pieces of work on this test split in the order of their first lines; a line that names none is one of its own."""
+    """Different `work` digests on this test split in the order of their first lines; a line without one counts by itself."""
     lines = read_ledger()
     pictures = {line["pictures"] for line in lines if line["digest"] == digest and "pictures" in line}
-    mine = [line for line in lines if line["digest"] in (digest, former) or line.get("pictures") in pictures]
-    return list(dict.fromkeys(line.get("work") or number for number, line in enumerate(mine) if line["purpose"] == purpose))
+    own = [line for line in lines if line["digest"] in (digest, former) or line.get("pictures") in pictures]
+    return list(dict.fromkeys(line.get("work") or number for number, line in enumerate(own) if line["purpose"] == purpose))
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Opening the test split: a line in the ledger first, then its images."""
+"""Opens the test split: first a line in the ledger, then the images."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,7 +21,7 @@ def open_test(
     interpolation: Interpolation = LANCZOS,
     work: str | None = None,
 ) -> ImageSet:
-    """Decode the test split for one of two purposes, and write that to the ledger first, with the digest of the work that it is for.
+    """Decode the test split for one of two purposes, after recording purpose and `work`, the digest of the recipe, in the ledger.
 
     Raises as `load_images` does.
     """

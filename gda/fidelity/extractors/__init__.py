@@ -1,4 +1,4 @@
-"""Feature extractors by name: what FID, KID, precision/recall and nearest neighbours are measured with."""
+"""Feature extractors by name, for FID, KID, precision, recall and nearest neighbours."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,7 +19,7 @@ __all__ = ["BATCH", "Extractor", "comparison_size", "configured_extractor", "get
 
 
 def get_extractor(name: str, weights: str | None = None) -> Extractor:
-    """The extractor of that name, with the weights at that path, loaded once a process.
+    """The extractor of that name, with the weights at that path, loaded once in each process.
 
     Raises `ConfigError` for an unknown name (lists the known), `MissingError` without weights, `DataError` for weights of another network.
     """
@@ -27,24 +27,26 @@ def get_extractor(name: str, weights: str | None = None) -> Extractor:
         return _own(name, weights)
     if name not in _REGISTRY:
         known = ", ".join(sorted(_REGISTRY))
-        raise ConfigError(f"validate.extractor: no extractor {name!r}; known: {known}, or a function of yours as module:attribute")
+        raise ConfigError(f"validate.extractor: no extractor {name!r}; known: {known}, or your own function as module:attribute")
     return _REGISTRY[name](weights)
 
 
 def configured_extractor(config: Config) -> Extractor:
-    """The one that section `validate` names; raises as `get_extractor` does."""
+    """The extractor in section `validate`; raises as `get_extractor` does."""
     return get_extractor(config.validate_.extractor, config.validate_.extractor_weights)
 
 
 def comparison_size(config: Config, extractor: Extractor) -> int:
-    """Side to which real and synthetic images alike are brought before anything is measured, pixels.
+    """Side to which both real and synthetic images are resized before anything is measured, pixels.
 
-    Raises `ConfigError` where `validate.image_size` would take away from what the classifiers see.
+    Raises `ConfigError` where `validate.image_size` is smaller than the classifiers' images.
     """
-    asked, least = config.validate_.image_size, config.classify.image_size
-    if asked is not None and asked < least:
-        raise ConfigError(f"validate.image_size: {asked} is less than classify.image_size, {least}; accepted: {least} and more, or null")
-    return max(least, extractor.input_px) if asked is None else asked
+    configured, least = config.validate_.image_size, config.classify.image_size
+    if configured is not None and configured < least:
+        raise ConfigError(
+            f"validate.image_size: {configured} is less than classify.image_size, {least}; accepted: {least} and more, or null"
+        )
+    return max(least, extractor.input_px) if configured is None else configured
 
 
 def _glyph(weights: str | None) -> Extractor:

@@ -1,4 +1,4 @@
-"""What a feature extractor is: a network, the digest of all that decides its numbers, and how images are brought to its size."""
+"""A feature extractor: a network, the digest of all that determines its features, and how images are resized for it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Resize = Literal["bilinear", "bicubic", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class TextSide:
-    """How texts get to the space of an extractor's features: `embed` gives float32 [n, dim]; `digest` is of weights and tokenizer."""
+    """Maps texts to the space of an extractor's features: `embed` gives float32 [n, dim]; `digest` is of weights and tokenizer."""
 
     digest: str
     embed: Callable[[Sequence[str]], np.ndarray]
@@ -29,9 +29,9 @@ class Extractor:
     """A feature network: `name`, content `digest` of its weights and preprocessing, `dim` of its features.
 
     `forward` sees float32 [n, 3, input_px, input_px] in [0, 1], or images of any size where `resize` is `none`, and gives float32
-    [n, dim] that depend on each image alone. It is given `batch` images at once, a divisor of 250, so that batches begin anew wherever
-    shards and waiting lists do. `packages` are the libraries, besides torch and timm, whose versions its bits depend on. `text` is there
-    where prompts can be compared with images.
+    [n, dim], where each row depends only on its image. It gets `batch` images at once, a divisor of 250, so that batches start together
+    with shards and with waiting images. `packages` are the libraries, besides torch and timm, whose versions affect its bits. `text` is
+    set if prompts can be compared with images.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Extractor:
 
     @property
     def identity(self) -> str:
-        """What a number must be stated with, e.g. `glyph@1f2e3d4c`."""
+        """The extractor that must be stated with every number, e.g. `glyph@1f2e3d4c`."""
         return f"{self.name}@{self.digest[:8]}"
 
     @torch.inference_mode()
@@ -60,13 +60,13 @@ class Extractor:
     def _rows(self, images: torch.Tensor) -> np.ndarray:
         found = self.forward(to_input(images, self.input_px, self.resize))
         if not isinstance(found, torch.Tensor) or tuple(found.shape) != (len(images), self.dim):
-            said = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-            raise DataError(f"validate.extractor: {self.name} gives {said} for {len(images)} images; expected rows of {self.dim} numbers")
+            kind = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+            raise DataError(f"validate.extractor: {self.name} gives {kind} for {len(images)} images; expected rows of {self.dim} numbers")
         return found.float().numpy()
 
 
 def to_input(images: torch.Tensor, px: int, resize: Resize) -> torch.Tensor:
-    """float32 NCHW in [0, 1] of uint8 images, brought to `px` pixels a side, antialiased; `bicubic` rounds and clips as Pillow does."""
+    """float32 NCHW in [0, 1] of uint8 images, resized to `px` x `px` pixels, antialiased; `bicubic` rounds and clips as Pillow does."""
     images = images.contiguous()  # kernels round by the layout in memory, too
     if resize == "none" or images.shape[2:] == (px, px):
         return images.float() / 255.0

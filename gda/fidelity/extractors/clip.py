@@ -20,7 +20,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the directory's configuration must say, so that the name of the extractor is true."""
+    """The sizes that the directory's configuration must have, so that the name of the extractor is true."""
 
     name: str
     hidden_size: int
@@ -34,7 +34,7 @@ VIT_L_14 = Architecture("clip-vit-l-14", hidden_size=1024, layers=24, patch_size
 
 
 def load_clip(weights: str | None, architecture: Architecture = VIT_L_14) -> Extractor:
-    """Projected image embeddings, not normalised, of images brought to 224 pixels bicubically; texts too, where a tokenizer is beside it.
+    """Projected image embeddings, not normalised, of images resized to 224 pixels (bicubic); texts too, if the directory has a tokenizer.
 
     Raises `MissingError` without the directory, `DataError` for another model.
     """
@@ -47,7 +47,7 @@ def load_clip(weights: str | None, architecture: Architecture = VIT_L_14) -> Ext
     _require_architecture(network.config, architecture, path)
     state = {key: tensor for key, tensor in network.state_dict().items() if key.startswith(("vision_model.", "visual_projection."))}
     act = network.config.vision_config.hidden_act
-    said = {"extractor": name, "preprocessing": "bicubic clip", "activation": act}
+    identity = {"extractor": name, "preprocessing": "bicubic clip", "activation": act}
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         pooled = network.vision_model(pixel_values=normalised(images, CLIP_MEAN, CLIP_STD)).pooler_output
@@ -55,7 +55,7 @@ def load_clip(weights: str | None, architecture: Architecture = VIT_L_14) -> Ext
 
     return Extractor(
         name=name,
-        digest=digest_of(said | {"weights": state_digest(state)}),
+        digest=digest_of(identity | {"weights": state_digest(state)}),
         dim=network.config.projection_dim,
         input_px=architecture.image_size,
         forward=forward,
@@ -83,7 +83,7 @@ def _text_side(network: Any, path: Path) -> TextSide | None:
     @torch.inference_mode()
     def embed(texts: Sequence[str]) -> np.ndarray:
         rows = []
-        for text in texts:  # one by one: no text depends on how another one pads
+        for text in texts:  # one by one, so that no text depends on another one's padding
             tokens = tokenizer([text], truncation=True, max_length=longest, return_tensors="pt")
             pooled = network.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
             rows.append(network.text_projection(pooled)[0].float().numpy())
@@ -114,5 +114,5 @@ def _require_architecture(config: Any, wanted: Architecture, path: Path) -> None
     found = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
     expected = (wanted.hidden_size, wanted.layers, wanted.patch_size, wanted.image_size)
     if found != expected:
-        said = "width {}, {} layers, patches of {}, images of {} pixels"
-        raise DataError(f"{FIELD}: {path} is not {wanted.name}: it has {said.format(*found)}; expected {said.format(*expected)}")
+        sizes = "width {}, {} layers, patches of {}, images of {} pixels"
+        raise DataError(f"{FIELD}: {path} is not {wanted.name}: it has {sizes.format(*found)}; expected {sizes.format(*expected)}")

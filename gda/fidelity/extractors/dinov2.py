@@ -1,7 +1,7 @@
 """`dinov2-vit-l-14`: DINOv2 (Oquab et al. 2023) through timm, preprocessed as Stein et al. 2023 (dgm-eval) do for FD-DINOv2.
 
-Bicubic to 224 pixels, antialiased; mean and deviation of ImageNet; the normalised class token. The grid of positions is resampled as
-the authors' own code does. Comparable with dgm-eval's FD-DINOv2 by construction; that its numbers come out equal has not been shown.
+Bicubic to 224 pixels, antialiased; mean and deviation of ImageNet; the normalised class token. The grid of positions is resampled as in
+the authors' own code. Comparable with dgm-eval's FD-DINOv2 by construction; equal numbers have not been shown.
 """
 
 from dataclasses import dataclass, field

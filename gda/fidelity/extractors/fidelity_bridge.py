@@ -20,7 +20,7 @@ def register(extractor: Extractor) -> str:
 
 def _class_of(extractor: Extractor) -> type[FeatureExtractorBase]:
     class Carried(FeatureExtractorBase):
-        """The extractor on the CPU, which it is always computed on here."""
+        """The extractor on the CPU, where it always runs."""
 
         def __init__(self, name: str, features_list: list[str], **_: object) -> None:
             super().__init__(name, features_list)

@@ -1,4 +1,4 @@
-"""`inception-v3-compat`: the Inception network of the original FID, as torch-fidelity has it, with the resize of TensorFlow 1."""
+"""`inception-v3-compat`: the Inception network of the original FID, from torch-fidelity, with the resize of TensorFlow 1."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ def load_inception(weights: str | None) -> Extractor:
     path = find_weights(weights)
     state = read_state(path)
     load_exactly(_shape_of_network(), state, path)
-    # torch-fidelity unpickles whatever it is given; these bytes are tensors alone, as was just seen.
+    # torch-fidelity unpickles any file; these bytes hold only tensors, as checked above.
     checked = io.BytesIO()
     torch.save(state, checked)
     checked.seek(0)
@@ -47,7 +47,7 @@ def load_inception(weights: str | None) -> Extractor:
 
 
 def find_weights(given: str | None) -> Path:
-    """The given file, or the one that torch-fidelity once put in torch hub's cache. Raises `MissingError` naming both places."""
+    """The given file, or the one that torch-fidelity downloads to torch hub's cache. Raises `MissingError` naming both places."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     name = URL_INCEPTION_V3.rsplit("/", 1)[1]
@@ -61,7 +61,7 @@ def find_weights(given: str | None) -> Path:
 
 
 def _shape_of_network() -> torch.nn.Module:
-    """The network without memory for weights: torch-fidelity's constructor wants a file at once, so it gets none to read."""
+    """The network without memory for weights: torch-fidelity's constructor requires a file, so it gets an empty one and loads nothing."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Unloaded(FeatureExtractorInceptionV3):

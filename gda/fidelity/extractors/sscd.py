@@ -1,4 +1,4 @@
-"""Features of SSCD (Pizzi et al. 2022), a network trained to tell copies from pictures of the same things; its weights are not shipped."""
+"""Features of SSCD (Pizzi et al. 2022), a network trained to distinguish copies from similar pictures; its weights are not shipped."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +25,7 @@ class Sscd:
 
     @property
     def identity(self) -> str:
-        """What a number must be stated with, e.g. `sscd@1f2e3d4c`."""
+        """The network that must be stated with every number, e.g. `sscd@1f2e3d4c`."""
         return f"sscd@{self.digest[:8]}"
 
     @torch.inference_mode()
@@ -47,7 +47,7 @@ def sscd_digest(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def load_sscd(path: str) -> Sscd:
-    """The network in a TorchScript file, which is a program: take it from its authors alone. Raises `MissingError`, `DataError`."""
+    """The network in a TorchScript file, which is a program: only use the authors' file. Raises `MissingError`, `DataError`."""
     digest = sscd_digest(path)
     try:
         network = torch.jit.load(path, map_location="cpu")

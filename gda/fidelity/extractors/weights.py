@@ -15,7 +15,7 @@ State = dict[str, torch.Tensor]
 
 
 def require_weights(given: str | None, *, extractor: str, wanted: str, where_from: str) -> Path:
-    """The given path, once something is there. Raises `MissingError` that says which file is wanted and where it comes from."""
+    """The given path, if it exists. Raises `MissingError` that names the required file and where it comes from."""
     if given is None:
         raise MissingError(f"{FIELD}: extractor {extractor} needs {wanted} from {where_from}; nothing is downloaded, so give its path here")
     if not Path(given).exists():
@@ -27,7 +27,7 @@ def read_state(path: Path) -> State:
     """Tensors by name, from safetensors or `torch.save`. Raises `DataError` for a file of anything but tensors."""
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling fails in as many ways as there are files
+    except Exception as error:  # unpickling a foreign file may raise anything
         if (problem := storage_problem(error)) is not None:
             raise problem from None
         lines = str(error).splitlines() or [type(error).__name__]

@@ -77,7 +77,7 @@ class Cascade:
 
     @property
     def train_size(self) -> int:
-        """Side of the images that the fine-tuned stages learn from and draw, pixels."""
+        """Side of the images that the fine-tuned stages learn from and generate, pixels."""
         return int((self.super_resolution or self.base).config.sample_size)
 
     @property
@@ -142,23 +142,23 @@ class Cascade:
 
     @torch.inference_mode()
     def sample(self, text: Text, empty: Text, seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
-        """uint8 NCHW in [0, 255], one image a seed. Bits depend on the batch's size: draw whole batches to compare.
+        """uint8 NCHW in [0, 255], one image per seed. Bits depend on the batch's size: sample whole batches to compare.
 
         With `start` both stages begin from its images, noised alike. Raises `ConfigError` for a noise level or a mix of variances
         that the cascade does not know, `NotFiniteError` as `to_uint8` does.
         """
         generators = generators_of(seeds)
         states = (text["states"], empty["states"])
-        low = _Drawing(self.base, scheduler_of(settings, self.scheduler_config, settings.log_variance_mix), self.low_size)
+        low = _StageSampling(self.base, scheduler_of(settings, self.scheduler_config, settings.log_variance_mix), self.low_size)
         guidance = Guidance(scale=settings.guidance_scale, interval=settings.guidance_interval)
         images = low.run(states, settings.num_inference_steps, guidance, generators, start)
         if self.super_resolution is not None:
             # What leaves the base stage is an image, so the next stage is given one: clipped, as diffusers passes PIL between them.
             images = self._super_resolve(images.clamp(-1, 1), states, generators, settings, start)
-        drawn = to_uint8((images.clamp(-1, 1) + 1) * 127.5)
+        images_low = to_uint8((images.clamp(-1, 1) + 1) * 127.5)
         if self.upscaler is None:
-            return drawn
-        return self.upscaler.sample(drawn, text["upscaler_states"], empty["upscaler_states"], generators, settings)
+            return images_low
+        return self.upscaler.sample(images_low, text["upscaler_states"], empty["upscaler_states"], generators, settings)
 
     def _super_resolve(
         self, small: torch.Tensor, states: _States, generators: list[torch.Generator], settings: SamplingSettings, start: Start | None
@@ -171,14 +171,14 @@ class Cascade:
         level = torch.full((len(small),), settings.sr_noise_level, device=up.device)
         up = self.image_noise_schedule.add_noise(up, noise(generators, 3, size, size).to(up.device), level)
         scheduler = scheduler_of(settings, self.sr_scheduler_config, settings.sr_log_variance_mix)
-        drawing = _Drawing(self.super_resolution, scheduler, size, condition=up, level=level)
+        sampling = _StageSampling(self.super_resolution, scheduler, size, condition=up, level=level)
         guidance = Guidance(scale=settings.sr_guidance_scale)
-        return drawing.run(states, settings.sr_num_inference_steps, guidance, generators, start)
+        return sampling.run(states, settings.sr_num_inference_steps, guidance, generators, start)
 
 
 @dataclass
-class _Drawing:
-    """One stage's drawing: its network, scheduler and side, and for super-resolution the small image and its noise level."""
+class _StageSampling:
+    """The sampling of one stage: its network, scheduler and side, and for super-resolution the small image and its noise level."""
 
     unet: UNet2DConditionModel
     scheduler: Any
@@ -195,13 +195,13 @@ class _Drawing:
         timesteps = timesteps_of(self.scheduler, num_inference_steps, strength, device)
         clean = None if start is None else start.as_floats(self.size, device)
         x = first_noise(self.scheduler, (3, self.size, self.size), generators, clean, timesteps[:1])
-        said, both = states[0].to(self.unet.dtype), torch.cat([states[1], states[0]]).to(self.unet.dtype)
+        conditional, both = states[0].to(self.unet.dtype), torch.cat([states[1], states[0]]).to(self.unet.dtype)
 
         def predict(x: torch.Tensor, t: torch.Tensor, guided: bool) -> torch.Tensor:
             given = x if self.condition is None else torch.cat([x, self.condition], dim=1)
             given = self.scheduler.scale_model_input(doubled(given, guided), t).to(self.unet.dtype)
             levels = None if self.level is None else doubled(self.level, guided)
-            output: torch.Tensor = self.unet(given, t, encoder_hidden_states=both if guided else said, class_labels=levels).sample
+            output: torch.Tensor = self.unet(given, t, encoder_hidden_states=both if guided else conditional, class_labels=levels).sample
             return output.float()
 
         return denoise(predict, self.scheduler, x, timesteps, guidance, generators)
@@ -267,10 +267,10 @@ def denoising_loss(
     snr_gamma: float | None = None,
     image_schedule: DDPMScheduler | None = None,
 ) -> torch.Tensor:
-    """Loss of the prediction at uniformly drawn noise levels, float32 [n]: see `denoising_losses`.
+    """Loss of the prediction at uniformly sampled noise levels, float32 [n]: see `denoising_losses`.
 
     `images` float32 NCHW in [-1, 1] at the size that the stages end at, `text` float32 [n, 77, d]. The super-resolution stage sees the
-    small image upsampled as diffusers does and noised at its own uniformly drawn level of `image_schedule` (null means `schedule`).
+    small image upsampled as diffusers does and noised at its own uniformly sampled level of `image_schedule` (null means `schedule`).
     """
     steps = int(schedule.config["num_train_timesteps"])
     small = F.interpolate(images, (low_size, low_size), mode="bilinear", antialias=True)

@@ -64,7 +64,7 @@ def scheduler_of(settings: SamplingSettings, config: dict[str, Any], mix: float 
         return scheduler
     if not isinstance(scheduler, DDPMScheduler):
         raise ConfigError(
-            f"sample.log_variance_mix: needs the scheduler ddpm, whose steps draw noise; got {settings.scheduler!r}"
+            f"sample.log_variance_mix: needs the scheduler ddpm, whose steps add noise; got {settings.scheduler!r}"
             + (f", which is {type(scheduler).__name__} here" if settings.scheduler == "model" else "")
         )
     return MixedVariance.of(scheduler, mix)
@@ -114,12 +114,12 @@ def first_noise(
     scheduler: Any, shape: tuple[int, int, int], generators: Sequence[torch.Generator], clean: torch.Tensor | None, t: torch.Tensor
 ) -> torch.Tensor:
     """What denoising starts from, float32 [n, *shape]: pure noise, or `clean` noised to timestep `t`."""
-    drawn = noise(generators, *shape).to(t.device)
+    added = noise(generators, *shape).to(t.device)
     if clean is None:
-        return drawn * getattr(scheduler, "init_noise_sigma", 1.0)
-    levels = t.repeat(len(drawn))
+        return added * getattr(scheduler, "init_noise_sigma", 1.0)
+    levels = t.repeat(len(added))
     noised: torch.Tensor = (
-        scheduler.scale_noise(clean, levels, drawn) if hasattr(scheduler, "scale_noise") else scheduler.add_noise(clean, drawn, levels)
+        scheduler.scale_noise(clean, levels, added) if hasattr(scheduler, "scale_noise") else scheduler.add_noise(clean, added, levels)
     )
     return noised
 

@@ -1,4 +1,4 @@
-"""What families that are one diffusers pipeline share: loading it, its latents, and drawing with it."""
+"""What families that are one diffusers pipeline share: loading it, its latents, and sampling with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,7 +117,7 @@ def latent_moments(vae: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def encode_latents(vae: Any, moments: torch.Tensor, streams: RandomStreams) -> torch.Tensor:
-    """Draw latents from their moments and bring them to the scale that the denoiser works at: float32 [n, c, h, w]."""
+    """Sample latents from their moments and bring them to the scale that the denoiser works at: float32 [n, c, h, w]."""
     mean, log_variance = moments.chunk(2, dim=1)
     # diffusers clamps the log-variance the same way.
     deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
@@ -134,10 +134,10 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def sample_latents(vae: Any, images: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """Latents drawn from the posterior of each image float32 NCHW in [-1, 1], with its own generator, at the denoiser's scale."""
+    """Latents sampled from the posterior of each image float32 NCHW in [-1, 1], with its own generator, at the denoiser's scale."""
     mean, log_variance = latent_moments(vae, images.to(vae.dtype)).float().chunk(2, dim=1)
-    drawn = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise(generators, *mean.shape[1:]).to(mean.device)
-    return _scaled(vae, drawn)
+    sampled = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise(generators, *mean.shape[1:]).to(mean.device)
+    return _scaled(vae, sampled)
 
 
 def _scaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:

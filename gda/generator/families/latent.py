@@ -29,14 +29,14 @@ class LatentUNet(PipelineModel):
             return {"states": self.pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)[0]}
         states, _, pooled, _ = self.pipeline.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
         if self.pipeline.config.force_zeros_for_empty_prompt:
-            said = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
-            states, pooled = states * said[:, None, None], pooled * said[:, None]
+            present = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
+            states, pooled = states * present[:, None, None], pooled * present[:, None]
         return {"states": states, "pooled": pooled}
 
     def loss(
         self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, streams: RandomStreams, *, snr_gamma: float | None
     ) -> torch.Tensor:
-        """Squared error of the prediction at uniformly drawn noise levels (Ho et al. 2020, equation 14; Salimans & Ho 2022 for v)."""
+        """Squared error of the prediction at uniformly sampled noise levels (Ho et al. 2020, equation 14; Salimans & Ho 2022 for v)."""
         clean = encode_latents(self.pipeline.vae, prepared, streams)
         t = streams.integers(int(self.noise_schedule.config["num_train_timesteps"]))
         noise = streams.normal(*clean.shape[1:])
@@ -50,28 +50,28 @@ class LatentUNet(PipelineModel):
         """Raises `ConfigError` as `scheduler_of` and `timesteps_of` do."""
         scheduler = scheduler_of(settings, self.scheduler_config, settings.log_variance_mix)
         unet = self.pipeline.unet
-        said, both = text["states"].to(unet.dtype), torch.cat([empty["states"], text["states"]]).to(unet.dtype)
+        present, both = text["states"].to(unet.dtype), torch.cat([empty["states"], text["states"]]).to(unet.dtype)
         added = self._added_both(text, empty, unet.dtype) if self._is_xl else {}
 
         def predict(x: torch.Tensor, t: torch.Tensor, guided: bool) -> torch.Tensor:
             given = scheduler.scale_model_input(doubled(x, guided), t).to(unet.dtype)
             extra = {"added_cond_kwargs": added[guided]} if self._is_xl else {}
-            output: torch.Tensor = unet(given, t, encoder_hidden_states=both if guided else said, **extra).sample
+            output: torch.Tensor = unet(given, t, encoder_hidden_states=both if guided else present, **extra).sample
             return output.float()
 
         return self.sample_latents(predict, scheduler, seeds, settings, start)
 
     def _added_both(self, text: Text, empty: Text, dtype: torch.dtype) -> dict[bool, Text]:
-        """What XL is told besides the prompt, by whether the pass is guided."""
+        """What XL is given in addition to the prompt, by whether the pass is guided."""
         guided = self._added({"pooled": torch.cat([empty["pooled"], text["pooled"]])})
-        return {kind: {role: x.to(dtype) for role, x in said.items()} for kind, said in ((False, self._added(text)), (True, guided))}
+        return {kind: {role: x.to(dtype) for role, x in present.items()} for kind, present in ((False, self._added(text)), (True, guided))}
 
     @property
     def _is_xl(self) -> bool:
         return hasattr(self.pipeline, "text_encoder_2")
 
     def _added(self, text: Text) -> Text:
-        """XL is told the original size, crop corner and target size: what was given is what is wanted."""
+        """XL is given the original size, crop corner and target size: what was given is what is wanted."""
         side = self.image_size
         times = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32, device=text["pooled"].device)
         return {"text_embeds": text["pooled"], "time_ids": times.expand(len(text["pooled"]), -1)}

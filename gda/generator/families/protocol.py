@@ -1,4 +1,4 @@
-"""What fine-tuning and drawing need of a text-to-image model, whatever its family: one small protocol."""
+"""What fine-tuning and sampling need of a text-to-image model, whatever its family: one small protocol."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from gda.errors import ConfigError
 from gda.generator.randomness import RandomStreams
 from gda.generator.weights.layout import Files
 
-Text = dict[str, torch.Tensor]  # what the text encoders say of n prompts: tensors by role, a row a prompt
+Text = dict[str, torch.Tensor]  # states of n prompts from the text encoders: tensors by role, a row per prompt
 
 SCHEDULERS = {
     "dpmsolver++": "DPMSolverMultistepScheduler",
@@ -26,7 +26,7 @@ SCHEDULERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Images that drawing starts from: uint8 NCHW of the size the model samples, and how far they are noised, in (0, 1]."""
+    """Images that sampling starts from: uint8 NCHW of the model's size, and how far they are noised, in (0, 1]."""
 
     images: torch.Tensor
     strength: float
@@ -42,7 +42,7 @@ class Start:
 class Model(Protocol):
     """A loaded text-to-image model, in float32 eval mode on the CPU until it is moved.
 
-    `stages` are the networks that can be fine-tuned, in drawing order. Randomness enters through the samples and seeds that are passed.
+    `stages` are the networks that can be fine-tuned, in sampling order. Randomness enters through the streams and seeds that are passed.
     """
 
     path: Path
@@ -59,11 +59,11 @@ class Model(Protocol):
 
     @property
     def train_size(self) -> int:
-        """Side of the images that are trained on, pixels: what is drawn, or before a frozen upscaler enlarges it."""
+        """Side of the training images, pixels: that of generated images, or of those before a frozen upscaler enlarges them."""
         ...
 
     def to(self, device: torch.device | str) -> None:
-        """Move every part to `device`; what is passed in must be there too, what comes out is there, drawn images excepted."""
+        """Move every part to `device`; what is passed in must be there too, what comes out is there, generated images excepted."""
         ...
 
     def network(self, stage: str) -> nn.Module:
@@ -71,26 +71,26 @@ class Model(Protocol):
         ...
 
     def encode(self, prompts: list[str]) -> Text:
-        """Text states, a row a prompt; the empty prompt gives what guidance is measured against. Differentiable."""
+        """Text states, a row per prompt; the empty prompt gives what guidance is measured against. Differentiable."""
         ...
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """What the loss is computed from, a row an image: float32 NCHW in [-1, 1] in; the same, or moments of latents, out."""
+        """What the loss is computed from, a row per image: float32 NCHW in [-1, 1] in; the same, or moments of latents, out."""
         ...
 
     def loss(
         self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, streams: RandomStreams, *, snr_gamma: float | None
     ) -> torch.Tensor:
-        """The training loss of each image at a randomly drawn noise level, float32 [n]. `network` is the stage's, perhaps wrapped."""
+        """The training loss of each image at a randomly sampled noise level, float32 [n]. `network` is the stage's, perhaps wrapped."""
         ...
 
     @property
     def sampling_networks(self) -> tuple[nn.Module, ...]:
-        """The networks that drawing runs for every image, text encoders excepted: what precision and compilation are about."""
+        """The networks that sampling runs for every image, text encoders excepted: what precision and compilation are about."""
         ...
 
     def sample(self, text: Text, empty: Text, seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
-        """uint8 NCHW in [0, 255] on the CPU, a row of `text` and a seed an image. Bits depend on the batch's size.
+        """uint8 NCHW in [0, 255] on the CPU, a row of `text` and a seed per image. Bits depend on the batch's size.
 
         With `start` every image is denoised from its own, noised. Raises `ConfigError` for settings that the model does not know,
         `NotFiniteError` naming the rows that came out as NaN.
@@ -126,7 +126,7 @@ def snr_weights(schedule: Any, t: torch.Tensor, gamma: float) -> torch.Tensor:
 
 
 def prediction_target(schedule: Any, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """What a diffusion network is asked for, by the schedule's `prediction_type`. Raises `ConfigError` for a type we do not know."""
+    """What a diffusion network predicts, by the schedule's `prediction_type`. Raises `ConfigError` for a type we do not know."""
     kind = schedule.config["prediction_type"]
     if kind == "epsilon":
         return noise
@@ -138,7 +138,7 @@ def prediction_target(schedule: Any, clean: torch.Tensor, noise: torch.Tensor, t
 
 
 def make_scheduler(name: str, config: dict[str, Any]) -> Any:
-    """A scheduler for drawing: `model` is the one that the generator came with, other names are in `SCHEDULERS`."""
+    """A scheduler for sampling: `model` is the one that the generator came with, other names are in `SCHEDULERS`."""
     import diffusers
 
     return getattr(diffusers, str(config["_class_name"]) if name == "model" else SCHEDULERS[name]).from_config(config)

@@ -52,13 +52,16 @@ class FlowTransformer(PipelineModel):
             raise ConfigError(f"sample.scheduler: must be 'model' for a flow transformer, got {settings.scheduler!r}")
         scheduler = scheduler_of(settings, self.scheduler_config, settings.log_variance_mix)
         transformer = self.pipeline.transformer
-        said = {role: text[role].to(transformer.dtype) for role in ("states", "pooled")}
+        conditional = {role: text[role].to(transformer.dtype) for role in ("states", "pooled")}
         both = {role: torch.cat([empty[role], text[role]]).to(transformer.dtype) for role in ("states", "pooled")}
 
         def predict(x: torch.Tensor, t: torch.Tensor, guided: bool) -> torch.Tensor:
-            given, told = doubled(x, guided).to(transformer.dtype), both if guided else said
+            given, text_input = doubled(x, guided).to(transformer.dtype), both if guided else conditional
             output: torch.Tensor = transformer(
-                hidden_states=given, timestep=t.expand(len(given)), encoder_hidden_states=told["states"], pooled_projections=told["pooled"]
+                hidden_states=given,
+                timestep=t.expand(len(given)),
+                encoder_hidden_states=text_input["states"],
+                pooled_projections=text_input["pooled"],
             ).sample
             return output.float()
 

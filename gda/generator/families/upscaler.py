@@ -51,7 +51,7 @@ class Upscaler:
         """
         self.pipeline.scheduler = make_scheduler(settings.scheduler, self.scheduler_config)
         kind = self.pipeline.unet.dtype
-        drawn = self.pipeline(
+        enlarged = self.pipeline(
             image=images.to(text.device).float() / 255,
             prompt_embeds=text.to(kind),
             negative_prompt_embeds=empty.to(kind),
@@ -61,7 +61,7 @@ class Upscaler:
             generator=generators,
             output_type="pt",
         ).images
-        return to_uint8(drawn.float() * 255)
+        return to_uint8(enlarged.float() * 255)
 
 
 def load_upscaler(folder: Path) -> Upscaler:

@@ -47,7 +47,7 @@ def denoising_losses(
     """Training loss of each image, float32 [n], from a network's output [n, c or 2c, h, w] for images [n, c, h, w].
 
     With a fixed variance the squared error of the first c channels. With a learned one L_simple + lambda L_vlb (equation 16), where T
-    times one term, at a uniformly drawn t, estimates L_vlb; `snr_gamma` weighs L_simple alone.
+    times one term, at a uniformly sampled t, estimates L_vlb; `snr_gamma` weighs L_simple alone.
     """
     simple = denoising_error(schedule, output[:, : clean.shape[1]], clean, noise, t, snr_gamma=snr_gamma)
     if not learns_variance(schedule.config):

@@ -1,4 +1,4 @@
-"""Scores averaged weights while they are trained, by images drawn from always the same noise, and keeps the best."""
+"""Scores averaged weights while they are trained, by images of always the same noise, and keeps the best."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ GRID_COLUMNS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What is drawn and how it is judged: `score` takes uint8 NCHW and gives a distance, lower is better.
+    """What is sampled and how it is scored: `score` takes uint8 NCHW and gives a distance, lower is better.
 
     Image i is of `prompts[i]` from `seeds[i]`; the first `grid` of them are shown, class by class.
     """
@@ -46,8 +46,8 @@ class Evaluator:
         self._model: Model | None = None
 
     def score(self, averaged: dict[str, torch.Tensor], step: int) -> float:
-        """The distance of what `averaged` weights draw; the shown images are saved as a picture of this step."""
-        images = self._draw(averaged)
+        """The distance of images of the `averaged` weights; the shown images are saved as a picture of this step."""
+        images = self._sample(averaged)
         shown = images[torch.tensor(self._evaluation.shown, dtype=torch.int64)]
         write_bytes_to(self._folder / f"{step:08d}.png", png_grid(shown))
         return float(self._evaluation.score(images))
@@ -79,17 +79,17 @@ class Evaluator:
     def _kept(self, step: int) -> Path:
         return self._folder / f"averaged-{step:08d}.safetensors"
 
-    def _draw(self, averaged: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _sample(self, averaged: dict[str, torch.Tensor]) -> torch.Tensor:
         if self._model is None:
             self._model = load_model(self._base)
-        model, asked = self._model, self._evaluation
+        model, plan = self._model, self._evaluation
         self._method.install(model, averaged)
         model.to(self._device)
         try:
-            sampler = Sampler(model, asked.prompts)
-            starts = range(0, len(asked.prompts), asked.batch_size)
-            parts = [slice(start, start + asked.batch_size) for start in starts]
-            return torch.cat([sampler.sample(asked.prompts[part], asked.seeds[part], asked.settings) for part in parts])
+            sampler = Sampler(model, plan.prompts)
+            starts = range(0, len(plan.prompts), plan.batch_size)
+            parts = [slice(start, start + plan.batch_size) for start in starts]
+            return torch.cat([sampler.sample(plan.prompts[part], plan.seeds[part], plan.settings) for part in parts])
         finally:
             model.to("cpu")  # its memory is the training's again
 

@@ -34,7 +34,7 @@ class Method(Protocol):
         """What snapshots for averaging after the training hold: weights under the network's own names."""
         ...
 
-    def text(self, said: Sequence[str]) -> Text:
+    def text(self, prompts: Sequence[str]) -> Text:
         """Text states of a batch's prompts, on the device."""
         ...
 
@@ -47,7 +47,7 @@ class Method(Protocol):
         ...
 
     def install(self, model: Model, averaged: Mapping[str, torch.Tensor]) -> None:
-        """Put `averaged` values into another copy of the model, for drawing with them."""
+        """Put `averaged` values into another copy of the model, for sampling with them."""
         ...
 
 
@@ -69,8 +69,8 @@ class Full:
     def snapshot_values(self) -> dict[str, torch.Tensor]:
         return self.values()
 
-    def text(self, said: Sequence[str]) -> Text:
-        return self.texts.take(said)
+    def text(self, prompts: Sequence[str]) -> Text:
+        return self.texts.take(prompts)
 
     def exchange(self, world: ProcessGroup) -> None:
         pass
@@ -102,8 +102,8 @@ class Lora:
         weights = self.adapter.merged(self.adapter.products())
         return {f"{layer}.weight": weights[f"{layer}.weight"].detach() for layer in self.adapter.layers}
 
-    def text(self, said: Sequence[str]) -> Text:
-        return self.texts.take(said)
+    def text(self, prompts: Sequence[str]) -> Text:
+        return self.texts.take(prompts)
 
     def exchange(self, world: ProcessGroup) -> None:
         pass

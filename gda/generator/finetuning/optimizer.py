@@ -70,6 +70,6 @@ def load_optimizer_state(
         parameter = parameters[name]
         if isinstance(value, torch.Tensor):
             # A state as large as its parameter lies and is divided as that does; step counters lie where the optimizer makes them.
-            beside = value.dim() or any(group.get("fused") for group in optimizer.param_groups)
-            value = like(value, parameter) if value.shape == parameter.shape else value.to(parameter.device if beside else "cpu")
+            on_device = value.dim() or any(group.get("fused") for group in optimizer.param_groups)
+            value = like(value, parameter) if value.shape == parameter.shape else value.to(parameter.device if on_device else "cpu")
         optimizer.state[parameter][entry] = value

@@ -36,7 +36,7 @@ class Source:
 
 
 class Prepared:
-    """Rows for the loss. Where neither jitter nor pixels demand it anew each step, a row is prepared once an image and flip."""
+    """Rows for the loss. Where neither jitter nor pixels demand it again each step, a row is prepared once per image and flip."""
 
     def __init__(
         self, model: Model, source: Source, *, jitter: float, flip: bool, device: torch.device, share: slice = slice(None)
@@ -64,7 +64,7 @@ class Prepared:
 
 
 class _Latents:
-    """Moments of latents of all images, and of their mirror images where asked, in files of some rows each; without a cache, in memory."""
+    """Moments of latents of all images, and of their mirror images where configured, in files of some rows each; in memory without a cache."""
 
     def __init__(self, model: Model, source: Source, *, flip: bool, device: torch.device, share: slice) -> None:
         self._model, self._source, self._flip, self._device = model, source, flip, device
@@ -132,9 +132,9 @@ class Texts:
         self._row, self._device = {prompt: i for i, prompt in enumerate(unique)}, device
         self._text = _cached(cache, _text_name(model, unique, device), lambda: _encode_all(model, unique))
 
-    def take(self, said: Sequence[str]) -> Text:
-        """A row a prompt, on the device."""
-        return {role: states.to(self._device) for role, states in rows(self._text, [self._row[prompt] for prompt in said]).items()}
+    def take(self, prompts: Sequence[str]) -> Text:
+        """A row per prompt, on the device."""
+        return {role: states.to(self._device) for role, states in rows(self._text, [self._row[prompt] for prompt in prompts]).items()}
 
 
 def unit(images: torch.Tensor) -> torch.Tensor:

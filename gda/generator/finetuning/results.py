@@ -1,4 +1,4 @@
-"""Turns what fine-tuning found into a generator: weights in place, and the adapters or tokens beside them."""
+"""Turns what fine-tuning found into a generator: weights in place, and the adapters or tokens next to them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from gda.generator.weights.lora import LORA_FILE, discarded, factor, write_lora
 
 ADAPTERS = "adapters"  # folder of adapters that belong to one class each
 _RANK_OF_AVERAGES = 4  # an adapter's file may have so many times the rank trained with: an average of products has more than each
-_SAID_SHARE = 0.01  # of the squared change, left out of an adapter's file, from which on it is said
+_NOTED_SHARE = 0.01  # of the squared change, left out of an adapter's file, from which on it is reported
 
 
 def export_results(
@@ -32,7 +32,7 @@ def export_results(
 ) -> tuple[GeneratorCard, list[str]]:
     """Write the generator that `results` make of `base` to `out`; returns its card and notes for the user.
 
-    Adapters of one class each stay beside the base's own weights, everything else is merged into them.
+    Adapters of one class each stay next to the base's own weights, everything else is merged into them.
     """
     notes: list[str] = []
     adapters: dict[str, str] = {}
@@ -69,7 +69,7 @@ def measured(results: Sequence[StageResult]) -> dict[str, float]:
 def _write_adapters(
     family: Family, results: Sequence[StageResult], out: Path, *, rank: int, prompts: Mapping[str, str], notes: list[str]
 ) -> dict[str, str]:
-    """One `pytorch_lora_weights.safetensors` a network: beside its pipeline, or of a class in that class's folder; class -> folder."""
+    """One `pytorch_lora_weights.safetensors` a network: next to its pipeline, or of a class in that class's folder; class -> folder."""
     folders: dict[str, str] = {}
     for result in results:
         network = Path(network_folder(family, result.stage))
@@ -77,7 +77,7 @@ def _write_adapters(
         if result.class_name:
             folders[result.class_name] = f"{ADAPTERS}/{list(prompts).index(result.class_name):04d}"
         write_lora(out / folders.get(result.class_name, "") / network.parent, {network.name: factors})
-        if (share := discarded(result.averaged, factors)) > _SAID_SHARE:
-            whole = "" if result.class_name else "; the weights beside it have all of it"
+        if (share := discarded(result.averaged, factors)) > _NOTED_SHARE:
+            whole = "" if result.class_name else "; the weights next to it have all of it"
             notes.append(f"{result.label}: {LORA_FILE} leaves out {share:.1%} of the averaged change{whole}")
     return folders

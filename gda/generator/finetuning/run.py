@@ -51,7 +51,7 @@ class TrainingRun:
         self._average()
 
     def averaged(self) -> dict[str, torch.Tensor]:
-        """The averaged values, interpolated with the base's where asked, whole and on the CPU; every process must call this."""
+        """The averaged values, interpolated with the base's where configured, whole and on the CPU; every process must call this."""
         averages = {name: whole(value) for name, value in self.averages.items()}
         if self.base_values is None:
             return averages

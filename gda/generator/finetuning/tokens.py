@@ -1,4 +1,4 @@
-"""Textual inversion (Gal et al. 2022): a learned token a class, for part numbers and other names that mean nothing to a text encoder.
+"""Textual inversion (Gal et al. 2022): a learned token per class, for part numbers and other names that mean nothing to a text encoder.
 
 Everything of the model stays as it is but one embedding row a token in each of its text encoders.
 """
@@ -96,17 +96,17 @@ class Inversion:
         return {role: parameter.detach() for role, parameter in self.parameters().items()}
 
     def snapshot_values(self) -> dict[str, torch.Tensor]:
-        """None: only a network can be averaged anew."""
+        """None: only a network can be averaged again."""
         return {}
 
-    def text(self, said: Sequence[str]) -> Text:
+    def text(self, prompts: Sequence[str]) -> Text:
         """With gradient. In float32, as other methods' text states are: reduced precision is for the network's passes."""
-        unique = sorted(set(said))
+        unique = sorted(set(prompts))
         device = next(iter(self.parameters().values())).device
         with torch.autocast(device.type, enabled=False):
             encoded = self.model.encode(unique)
         row = {prompt: i for i, prompt in enumerate(unique)}
-        return rows(encoded, [row[prompt] for prompt in said])
+        return rows(encoded, [row[prompt] for prompt in prompts])
 
     def exchange(self, world: ProcessGroup) -> None:
         world.average(parameter.grad for parameter in self.parameters().values() if parameter.grad is not None)
@@ -197,7 +197,7 @@ def put_rows(model: Model, averaged: Mapping[str, torch.Tensor]) -> None:
 def export_tokens(out: Path, model: Model, averaged: Mapping[str, torch.Tensor]) -> None:
     """Make the tokens ordinary words of the generator at `out`, a copy of `model`'s base, so that plain diffusers understands them.
 
-    `model` has had the tokens added; `averaged` is by role, as `Inversion.values` gives it. Tokenizers are written anew, and of the
+    `model` has had the tokens added; `averaged` is by role, as `Inversion.values` gives it. Tokenizers are written again, and of the
     text encoders the input embedding, in the type that it had. Pipelines with one CLIP encoder get `learned_embeds/` too, whose files
     `load_textual_inversion` loads onto the base alone. Equal rows give equal bytes. Call this before the generator is digested.
 
@@ -245,7 +245,7 @@ def _extend(tokenizer: Any, tokens: list[str], where: str) -> int:
 
 
 def _real_end(part: TextPart) -> int | None:
-    """The end token's id where the encoder must be told it, else None.
+    """The end token's id where the encoder must be given it, else None.
 
     An encoder of CLIP whose configuration says 2 - all of Stable Diffusion's do - takes the highest id of a prompt for its end, and a new
     token's id is higher.
@@ -328,7 +328,7 @@ def _change_json(path: Path, changes: Mapping[str, Any]) -> None:
 
 
 def _write_embeds(folder: Path, tokens: Collection[str], learned: torch.Tensor) -> None:
-    """One token a file: diffusers takes no more."""
+    """One token per file: diffusers takes no more."""
     folder.mkdir()
     for token, row in zip(tokens, learned, strict=True):
         save_file({token: row.clone()}, folder / f"{token[1:-1]}.safetensors", metadata={"format": "pt"})

@@ -54,7 +54,7 @@ class StageJob:
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """The network's weights made of averages, the `averaged` values themselves, the loss of every step, and what evaluations said."""
+    """The network's weights made of averages, the `averaged` values themselves, the loss of every step, and the notes of evaluations."""
 
     stage: str
     class_name: str
@@ -228,7 +228,7 @@ def step_streams(seed: int, stage: str, step: int, part: slice, device: torch.de
 
 
 def jitter_of(config: FinetuneConfig, model: Model) -> float:
-    """`finetune.jitter`, by default 0.5 where pixels are trained on; latents would have to be encoded anew for every jittered image."""
+    """`finetune.jitter`, by default 0.5 where pixels are trained on; latents would have to be encoded again for every jittered image."""
     if config.jitter is not None:
         return config.jitter
     return 0.5 if model.card.family == "pixel_cascade" else 0.0

@@ -57,11 +57,11 @@ def listed(items: Sequence[str], what: str) -> str:
     return ", ".join(items[:LISTED]) + more
 
 
-def _matched(said: Iterable[tuple[str, Any, Any]], names: Sequence[str]) -> dict[str, Any]:
+def _matched(entries: Iterable[tuple[str, Any, Any]], names: Sequence[str]) -> dict[str, Any]:
     """Class name -> value of (where, key, value)."""
     matched: dict[str, Any] = {}
     known = set(names)
-    for where, key, value in said:
+    for where, key, value in entries:
         name = normalise(key) if isinstance(key, str) else key
         if name not in known:
             raise ConfigError(f"{where}: {key!r} is no class; {_meant(str(key), names)}")

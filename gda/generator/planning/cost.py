@@ -1,4 +1,4 @@
-"""What a plan costs before anything is drawn: floating-point operations, counted from configurations alone."""
+"""What a plan costs before anything is sampled: floating-point operations, counted from configurations alone."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_jso
 
 @dataclass(frozen=True, kw_only=True)
 class PartCost:
-    """Of one network: FLOPs of one pass of one image, and the mean number of passes an image; a guided step is two passes.
+    """Of one network: FLOPs of one pass of one image, and the mean number of passes per image; a guided step is two passes.
 
     `shapes` is 2 for a denoiser that has guided and unguided steps, whose batches differ in size.
     """
@@ -36,7 +36,7 @@ class PartCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What `num_images` cost, by network in drawing order."""
+    """What `num_images` cost, by network in sampling order."""
 
     parts: tuple[PartCost, ...]
     num_images: int
@@ -52,7 +52,7 @@ class Cost:
 
 
 def estimate_cost(generator: str, settings: SamplingSettings, plan: Plan) -> Cost:
-    """Count what drawing `plan` costs with `generator` (a directory, hub id or `demo://glyphs`); loads no weights.
+    """Count what sampling `plan` costs with `generator` (a directory, hub id or `demo://glyphs`); loads no weights.
 
     Left out are text encoders, which run once for every prompt, and low-rank adapters. Raises `MissingError` for a missing directory,
     `DataError` for a damaged one, `ConfigError` for a strength that leaves no step.
@@ -104,7 +104,7 @@ def _cost(network: Network, settings: SamplingSettings, strengths: Mapping[float
     steps = settings.num_inference_steps if is_first else settings.sr_num_inference_steps
     config = read_json(network.scheduler / "scheduler_config.json")
     counted = {
-        # The upscaler enlarges what was drawn, wherever that began.
+        # The upscaler enlarges what was sampled, wherever that began.
         strength: count_steps(
             make_scheduler(settings.scheduler, config),
             steps,

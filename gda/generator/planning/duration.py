@@ -37,7 +37,7 @@ def measure_rate(model: Any, cost: Cost, *, batch_size: int, budget_s: float = 3
     """Time one pass of each network of the loaded `model`, on the device and in the precision that it has, not compiled.
 
     The median of three passes after a warm-up. A network that would take longer than `budget_s` seconds for that is timed in smaller
-    batches, which tells less: on a GPU small batches are slower an image.
+    batches, which shows less: on a GPU small batches are slower an image.
     """
     seconds, rows = {}, {}
     for part in cost.parts:
@@ -52,7 +52,7 @@ def measure_rate(model: Any, cost: Cost, *, batch_size: int, budget_s: float = 3
 def break_even(
     seconds_per_image: float, *, compiled: int = 1, compile_seconds: float = COMPILE_SECONDS, gain: float = COMPILE_GAINS["fp32"]
 ) -> int:
-    """Images a worker from which compiling pays: compile time over the time that it saves an image.
+    """Images per worker from which compiling pays: compile time over the time that it saves an image.
 
     `seconds_per_image` is that of the networks that are compiled, before; `compiled` counts networks times batch shapes; `gain` > 1 is
     how many times as fast they become.

@@ -40,7 +40,7 @@ def make_image_plan(
 
     Within a class each source and each strength is used equally often or once more, and so is each pair of them. The share
     `other_class_fraction` of a class's images, to the nearest, starts from images of the other classes, which take turns. All of it
-    depends on the seed and the image's class and index, so asking for more images keeps the first ones; the order of `sources` and
+    depends on the seed and the image's class and index, so a larger request keeps the first ones; the order of `sources` and
     `strengths` says nothing. A batch has one strength, so the last one of a strength may be short; shards hold whole batches, of all
     strengths in their proportion, and a shard with short batches has fewer than `shard_size` images. Raises `ConfigError` for sizes
     that do not fit, a class without image or source, a strength that is given twice.
@@ -57,7 +57,7 @@ def make_image_plan(
     )
     images = [[starts.image(label, index, seed=seed, grid=grid) for index in range(count)] for label, count in enumerate(quotas.values())]
     batches = _mixed([_batches_of(strength, images, batch_size) for strength in grid])
-    asked = {
+    request = {
         "mode": "image_to_image",
         "classes": list(quotas),
         "seed": seed,
@@ -68,7 +68,7 @@ def make_image_plan(
     return Plan(
         classes=tuple(quotas),
         shards=cut_shards(batches, shard_size // batch_size),
-        digest=digest_of(asked | counts_summary(list(quotas.values()))),
+        digest=digest_of(request | counts_summary(list(quotas.values()))),
     )
 
 

@@ -1,4 +1,4 @@
-"""The networks that drawing runs for every image, known from a generator's configurations alone: no weights are loaded."""
+"""The networks that sampling runs for every image, known from a generator's configurations alone: no weights are loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class Network:
 
 
 def networks_of(path: Path, *, from_images: bool = False) -> tuple[Network, ...]:
-    """The networks of the generator at `path` in drawing order; with `from_images` the encoder too, where it samples in latent space.
+    """The networks of the generator at `path` in sampling order; with `from_images` the encoder too, where it samples in latent space.
 
     Text encoders are left out: they run once for every prompt, not for every image. Raises `DataError` for a damaged configuration.
     """

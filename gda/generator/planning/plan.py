@@ -14,10 +14,10 @@ from gda.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedImage:
-    """One image to draw: `label` is the class index, `index` counts within the class, `seed` is the image's own.
+    """One image to sample: `label` is the class index, `index` counts within the class, `seed` is the image's own.
 
     An image that starts from a real one names that one's key as `source` and its class index as `source_label`, and is noised by
-    `strength` in (0, 1]; one drawn from its prompt alone has the defaults.
+    `strength` in (0, 1]; one sampled from its prompt alone has the defaults.
     """
 
     key: str
@@ -44,7 +44,7 @@ Batch = tuple[PlannedImage, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedShard:
-    """Shard `number`; drawn in `batches`, which never cross shards, so that any worker samples the same bits."""
+    """Shard `number`; sampled in `batches`, which never cross shards, so that any worker samples the same bits."""
 
     number: int
     batches: tuple[Batch, ...]
@@ -60,7 +60,7 @@ class PlannedShard:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Every shard of a synthetic set; `digest` names what was asked for, not its pixels nor how it is cut into shards."""
+    """Every shard of a synthetic set; `digest` names the request, not its pixels nor how it is cut into shards."""
 
     classes: tuple[str, ...]
     shards: tuple[PlannedShard, ...]
@@ -75,7 +75,7 @@ def make_plan(quotas: Mapping[str, int], *, seed: int, shard_size: int, batch_si
     """Plan `quotas` images of each class, in label order, and cut into shards of whole batches.
 
     Classes are interleaved as evenly as whole images allow (see `interleave`), so that every shard is balanced as the set is. Image
-    seeds are in [0, 2**63) and depend on (seed, class name, index) alone: asking for more images keeps the first ones. Raises
+    seeds are in [0, 2**63) and depend on (seed, class name, index) alone: a larger request keeps the first ones. Raises
     `ConfigError` when `shard_size` is not a whole number of batches, or where a class has no image.
     """
     check_sizes(shard_size, batch_size)
@@ -107,7 +107,7 @@ def image_seed(seed: int, class_name: str, index: int) -> int:
 
 
 def image_key(kind: str, label: int, index: int, seed: int) -> str:
-    """The key of an image: readable, and told apart from the same place of another run by 32 bits of the image's seed."""
+    """The key of an image: readable, and unlike that of the same place in another run by 32 bits of the image's seed."""
     return f"{kind}{label:04d}-{index:07d}-{seed >> 31:08x}"
 
 
@@ -161,14 +161,14 @@ def check_sizes(shard_size: int, batch_size: int) -> None:
 def check_quotas(quotas: Mapping[str, int]) -> None:
     """Raises `ConfigError` where there is no class, or a class has no image."""
     if not quotas:
-        raise ConfigError("sample.quota: there are no classes, which leaves nothing to draw")
+        raise ConfigError("sample.quota: there are no classes, which leaves nothing to generate")
     for name, count in quotas.items():
         if count < 1:
-            raise ConfigError(f"sample.quota: class {name!r}: {count} images, which leaves nothing to draw; accepted: 1 or more")
+            raise ConfigError(f"sample.quota: class {name!r}: {count} images, which leaves nothing to generate; accepted: 1 or more")
 
 
 def counts_summary(counts: Sequence[int]) -> dict[str, Any]:
-    """How a plan's digest says its quotas: equal ones as one number, as ever, so that sets drawn before keep their name."""
+    """How a plan's digest holds its quotas: equal ones as one number, as ever, so that sets sampled before keep their name."""
     if len(set(counts)) == 1:
         return {"images_per_class": counts[0]}
     return {"images": list(counts)}

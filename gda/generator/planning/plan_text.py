@@ -17,7 +17,7 @@ def describe_plan(
 ) -> list[str]:
     """Lines that say what `plan` holds, costs (without `cost`: not) and how long it takes (without `rate`: not).
 
-    Time is that of the networks: `rate` on one worker like this machine, and with `workers` of them, which draw whole shards.
+    Time is that of the networks: `rate` on one worker like this machine, and with `workers` of them, which sample whole shards.
     """
     lines = [*_shards(plan), *_images(plan)]
     if cost is not None:
@@ -48,11 +48,11 @@ def _images(plan: Plan) -> list[str]:
         f"{_counted(len(batches), 'batch', 'batches')} of at most {max(batches)}"
     ]
     if len(set(counts)) == 1:
-        lines.append(f"images a class: {counts[0]:,}")
+        lines.append(f"images per class: {counts[0]:,}")
     elif len(counts) <= _LISTED_CLASSES:
-        lines.append("images a class: " + ", ".join(f"{name} {count:,}" for name, count in zip(plan.classes, counts, strict=True)))
+        lines.append("images per class: " + ", ".join(f"{name} {count:,}" for name, count in zip(plan.classes, counts, strict=True)))
     else:
-        lines.append(f"images a class: {min(counts):,} to {max(counts):,}, median {statistics.median(counts):,g}")
+        lines.append(f"images per class: {min(counts):,} to {max(counts):,}, median {statistics.median(counts):,g}")
     if any(image.source for image in images):
         by_strength = sorted(Counter(image.strength for image in images).items())
         other = sum(image.source_label != image.label for image in images)
@@ -83,20 +83,20 @@ def _time(plan: Plan, cost: Cost, rate: Rate, workers: int) -> list[str]:
 def _compile(plan: Plan, cost: Cost, rate: Rate, workers: int, precision: str) -> str:
     gain = COMPILE_GAINS[precision]
     compiled = sum(part.shapes for part in cost.parts if part.network.role == "denoise")
-    images, mine = break_even(rate.seconds_per_image(cost, denoisers=True), compiled=compiled, gain=gain), _busiest(plan, workers)
-    says = "pays here" if mine >= images else "does not pay here"
+    images, busiest = break_even(rate.seconds_per_image(cost, denoisers=True), compiled=compiled, gain=gain), _busiest(plan, workers)
+    says = "pays here" if busiest >= images else "does not pay here"
     return (
-        f"compiling pays from {images:,} images a worker, if it takes {COMPILE_SECONDS:g} s a network and shape ({compiled} here) "
-        f"and {precision} becomes {gain:g} times as fast; with {mine:,} it {says}"
+        f"compiling pays from {images:,} images per worker, if it takes {COMPILE_SECONDS:g} s a network and shape ({compiled} here) "
+        f"and {precision} becomes {gain:g} times as fast; with {busiest:,} it {says}"
     )
 
 
 def _busiest(plan: Plan, workers: int) -> int:
     """Images of the worker that samples most; shards go to workers by their number."""
-    drawn: Counter[int] = Counter()
+    assigned: Counter[int] = Counter()
     for shard in plan.shards:
-        drawn[shard.number % workers] += len(shard.images)
-    return max(drawn.values())
+        assigned[shard.number % workers] += len(shard.images)
+    return max(assigned.values())
 
 
 def _counted(count: int, one: str, many: str | None = None) -> str:

@@ -16,7 +16,7 @@ from gda.generator.planning.class_files import LISTED, kind_of, listed, read_by_
 
 Entry = str | tuple[str, ...]  # of the prompt file: a whole prompt, or names from narrow to broad
 
-# The empty prompt said as one space: every encoder reads nothing in it, and XL's pipelines replace only the truly empty one by zeros.
+# The empty prompt as one space: every encoder reads nothing in it, and XL's pipelines replace only the truly empty one by zeros.
 _EMPTY = " "
 _BATCH = 64  # prompts encoded at once
 _FEATURES = 16384  # of the states, taken at once into float64
@@ -30,7 +30,7 @@ _ACCEPTED = "accepted: a prompt, or a list of names from narrow to broad, as tex
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCollision:
-    """Classes `a` and `b`, whose prompts the text encoder hardly tells apart.
+    """Classes `a` and `b`, whose prompts the text encoder can hardly distinguish.
 
     `similarity` is 1 - relative distance (see `find_collisions`), and 1 where they differ by rounding alone.
     """
@@ -41,7 +41,7 @@ class PromptCollision:
 
     @property
     def identical(self) -> bool:
-        """Whether the generator cannot know which of the two is asked for."""
+        """Whether the generator cannot know which of the two is requested."""
         return self.similarity == 1.0
 
 
@@ -71,7 +71,7 @@ def find_collisions(model: Model, prompts: dict[str, str], *, threshold: float) 
     Padding, template and start tokens make the cosine of any two prompts nearly 1. So the Euclidean distance is taken over the states
     of all tokens, where what is common cancels, and divided by the largest distance of a class prompt to the empty prompt. That is
     what guidance is measured against, and it stays large where all class prompts are alike. Of several roles (states, pooled) the
-    one that tells a pair apart best counts. Most similar first. Raises `DataError` for states that are not finite.
+    one that distinguishes a pair best counts. Most similar first. Raises `DataError` for states that are not finite.
     """
     names = list(prompts)
     apart = _relative_distances(model, list(prompts.values()))
@@ -96,7 +96,7 @@ def require_distinct(model: Model, prompts: dict[str, str]) -> list[str]:
     if identical:
         raise ConfigError(
             f"finetune.prompt_template: the text encoder of {model.path} cannot tell apart the prompts of {listed(identical, 'pairs')}; "
-            "call them by other words in finetune.prompt_file, or learn a token a class with finetune.method: textual_inversion"
+            "call them by other words in finetune.prompt_file, or learn a token per class with finetune.method: textual_inversion"
         )
     notes = [
         f"prompts of {pair.a!r} and {pair.b!r} are nearly the same to the text encoder "
@@ -113,7 +113,7 @@ def require_distinct(model: Model, prompts: dict[str, str]) -> list[str]:
 def cut_prompts(model: Model, prompts: dict[str, str]) -> list[str]:
     """Names of the classes whose prompt's end no text encoder of `model` reads.
 
-    Told by what the encoder says, whatever the family: a prompt is cut when neither another word after it nor the loss of its last
+    Found by the encoder's output, for any family: a prompt is cut when neither another word after it nor the loss of its last
     letter changes its states. A cut through a word's middle may go unseen. Only prompts with more bytes than the encoder has room
     for tokens are tried: no token is shorter than a byte.
     """
@@ -200,7 +200,7 @@ def _states(model: Model, prompts: Sequence[str]) -> list[Text]:
 
 
 def _relative_distances(model: Model, prompts: list[str]) -> torch.Tensor:
-    """Distances of prompts over the largest to the empty prompt, float64 [n, n], of the role that tells a pair apart best."""
+    """Distances of prompts over the largest to the empty prompt, float64 [n, n], of the role that distinguishes a pair best."""
     relative = torch.zeros(len(prompts), len(prompts), dtype=torch.float64)
     batches = _states(model, [*prompts, _EMPTY])
     for role in batches[0]:
@@ -216,7 +216,7 @@ def _distances(blocks: list[torch.Tensor]) -> torch.Tensor:
     count = sum(len(block) for block in blocks)
     products = torch.zeros(count, count, dtype=torch.float64)
     for start in range(0, blocks[0].shape[1], _FEATURES):
-        # In float32 the difference of nearly equal squares would drown what tells two prompts apart.
+        # In float32 the difference of nearly equal squares would drown what distinguishes two prompts.
         part = torch.cat([block[:, start : start + _FEATURES] for block in blocks]).double()
         products += part @ part.T
     squares = products.diagonal()

@@ -1,4 +1,4 @@
-"""How many images of each class to draw: pure functions of the configuration and the training histogram."""
+"""How many images of each class to sample: pure functions of the configuration and the training histogram."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from gda.errors import ConfigError
 from gda.generator.planning.class_files import kind_of, listed, read_by_class, read_table
 from gda.generator.planning.plan import equal_quotas
 
-MOST = 10_000_000  # images a class, as of sample.images_per_class
+MOST = 10_000_000  # images per class, as of sample.images_per_class
 _ACCEPTED = f"accepted: a whole number of images from 1 to {MOST:,}"
 _SUFFIXES = (".yaml", ".yml", ".json", ".csv")
 _COLUMNS = ("class", "images")
@@ -20,7 +20,7 @@ _COLUMNS = ("class", "images")
 def class_quotas(sample: SampleConfig, real: Mapping[str, int], *, zero_shot: bool = False) -> dict[str, int]:
     """Images of each class, in the order of `real`, which is the training images of each class in label order.
 
-    The zero-shot control has the same quotas; where `sample.zero_shot_images_per_class` is a number, that many images a class on
+    The zero-shot control has the same quotas; where `sample.zero_shot_images_per_class` is a number, that many images per class on
     average, shared in the same proportions. Raises `ConfigError` for a class that would have no image, or more than `MOST`, and for
     an unusable `sample.quota_file`.
     """
@@ -61,13 +61,11 @@ def read_quotas(file: str | None, names: Sequence[str]) -> dict[str, int]:
     Raises `ConfigError` naming file and class or line: a class that is missing, unknown or repeated, or a number that is none.
     """
     if file is None:
-        raise ConfigError(
-            f"sample.quota_file: is null, but sample.quota is table; accepted: a {_said_suffixes()} file of class name -> images"
-        )
+        raise ConfigError(f"sample.quota_file: is null, but sample.quota is table; accepted: a {_suffixes()} file of class name -> images")
     path, where = Path(file), f"sample.quota_file {file}"
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
-        raise ConfigError(f"{where}: unknown kind of file {path.suffix!r}; accepted: {_said_suffixes()}")
+        raise ConfigError(f"{where}: unknown kind of file {path.suffix!r}; accepted: {_suffixes()}")
     if suffix == ".csv":
         table = read_table(path, names, columns=_COLUMNS, where=where)
         quotas = {name: _parse_text(text, f"{where}: line {line}: class {name!r}") for name, (line, text) in table.items()}
@@ -121,5 +119,5 @@ def _parse(value: Any, where: str) -> int:
     return value
 
 
-def _said_suffixes() -> str:
+def _suffixes() -> str:
     return f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"

@@ -1,4 +1,4 @@
-"""Adapters of one class each: put into a generator's networks while images of that class are drawn, and taken out again."""
+"""Adapters of one class each: put into a generator's networks while images of that class are sampled, and taken out again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

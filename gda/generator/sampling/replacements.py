@@ -1,4 +1,4 @@
-"""More images of a plan, to stand where others were taken out: each class goes on where its drawing stopped."""
+"""More images of a plan, to stand where others were taken out: each class goes on where its sampling stopped."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ from gda.io.publish import storage_errors
 from gda.runtime.parallel import run_parallel, workers_of
 
 
-def later_shards(plan: Plan, drawn: Sequence[int], *, number: int, shard_size: int, batch_size: int) -> tuple[PlannedShard, ...]:
-    """Shards from `number` on with the images of `plan` that come after the first `drawn` of their class, by label.
+def later_shards(plan: Plan, counts: Sequence[int], *, number: int, shard_size: int, batch_size: int) -> tuple[PlannedShard, ...]:
+    """Shards from `number` on with the images of `plan` that come after the first `counts` of their class, by label.
 
-    `plan` is that of a larger set, whose first images are those drawn before. Classes are interleaved, and a batch has one strength.
+    `plan` is that of a larger set, whose first images are those sampled before. Classes are interleaved, and a batch has one strength.
     """
-    images = [image for shard in plan.shards for image in shard.images if image.index >= drawn[image.label]]
+    images = [image for shard in plan.shards for image in shard.images if image.index >= counts[image.label]]
     batches = [
         batch
         for strength in sorted({image.strength for image in images})
@@ -27,7 +27,7 @@ def later_shards(plan: Plan, drawn: Sequence[int], *, number: int, shard_size: i
 
 
 def sample_later(context: SamplingContext, shards: Sequence[PlannedShard], folder: Path) -> list[tuple[Path, pd.DataFrame]]:
-    """Draw shards into `folder`, by as many processes as `gda sample` would; each tar with its manifest rows.
+    """Sample shards into `folder`, by as many processes as `gda sample` would; each tar with its manifest rows.
 
     Shards that are there already are left alone. Raises as `sample_shard` does.
     """
@@ -35,8 +35,8 @@ def sample_later(context: SamplingContext, shards: Sequence[PlannedShard], folde
         folder.mkdir(parents=True, exist_ok=True)
     jobs = [ShardJob(context=replace(context, folder=folder, observer=None), shard=shard) for shard in shards]
     run_parallel(sample_shard, jobs, workers=workers_of(context.device))
-    drawn = [(job.path, job.rows()) for job in jobs]
-    return [(path, rows) for path, rows in drawn if rows is not None]
+    counts = [(job.path, job.rows()) for job in jobs]
+    return [(path, rows) for path, rows in counts if rows is not None]
 
 
 def _interleaved(images: Sequence[PlannedImage]) -> list[PlannedImage]:

@@ -1,4 +1,4 @@
-"""Samples batches of a published set again, from what the set says of itself, and compares them with the pixels that it holds.
+"""Samples batches of a published set again, from the set's own records, and compares them with the pixels that it holds.
 
 Bits are claimed on an equal device with equal libraries. On others an image may differ by `TOLERANCES` grey levels, root mean square
 over its pixels: rounding that goes through all the steps stays below that, another image does not.
@@ -33,7 +33,7 @@ TOLERANCES = {"fp32": 2.0, "bf16": 8.0}  # grey levels, by precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnBatch:
+class RecordedBatch:
     """A batch of a published set: its place in the shard, from 1, its images, and where their records start in the tar."""
 
     shard: str
@@ -52,7 +52,7 @@ class Comparison:
     `limit` is the highest root mean square that is accepted; None where bits are claimed.
     """
 
-    batch: DrawnBatch
+    batch: RecordedBatch
     largest: tuple[int, ...]
     rms: tuple[float, ...]
     limit: float | None
@@ -79,12 +79,12 @@ class Recorded:
 
     @classmethod
     def open(cls, path: Path) -> "Recorded":
-        """Raises `DataError` for a set that was not drawn by `gda sample`, which says nothing of how to draw it again."""
+        """Raises `DataError` for a set that was not sampled by `gda sample`, which says nothing of how to sample it again."""
         snapshot, file = Snapshot.open(path), path / RECIPE_FILE
         stage = read_recipe(path).stage if file.is_file() else None
         if stage != "sample":
             made = f"was made by {stage}" if stage else f"has no {RECIPE_FILE}"
-            raise DataError(f"{path}: {made}; only a set that gda sample drew says how to draw it again, of a merged one its parts")
+            raise DataError(f"{path}: {made}; only a set of gda sample can be reproduced, of a merged one its parts")
         return cls(snapshot=snapshot, recipe=read_recipe(path))
 
     @property
@@ -94,44 +94,48 @@ class Recorded:
 
     @property
     def sources(self) -> str | None:
-        """Digest of the real snapshot whose images drawing started from; None where it started from noise."""
+        """Digest of the real snapshot whose images sampling started from; None where it started from noise."""
         return self._input("snapshot") if "snapshot" in self.recipe.inputs else None
 
     @property
     def device(self) -> str:
-        """The kind of device to draw on: the recorded one where this machine has it."""
+        """The kind of device to sample on: the recorded one where this machine has it."""
         return "cpu" if self.recipe.environment.get("device") == "cpu" else sampling_device()
 
     def differences(self) -> list[str]:
         """What of the environment that fixes bits is not as it was, a phrase each; empty where bits are claimed."""
-        said = self.recipe.environment
+        recorded_value = self.recipe.environment
         here = {"device": device_name(self.device), "threads": "1"}
-        here |= {name: _installed(name) for name in said if name not in here}
-        return [f"{name} {said.get(name, 'unknown')} then, {here[name]} now" for name in sorted(here) if here[name] != said.get(name)]
+        here |= {name: _installed(name) for name in recorded_value if name not in here}
+        return [
+            f"{name} {recorded_value.get(name, 'unknown')} then, {here[name]} now"
+            for name in sorted(here)
+            if here[name] != recorded_value.get(name)
+        ]
 
-    def batches(self) -> list[DrawnBatch]:
+    def batches(self) -> list[RecordedBatch]:
         """Every batch of the set, in the order of its shards. Raises `DataError` for rows that no plan could have given."""
-        size = self._asked("batch_size")
+        size = self._config("batch_size")
         found = []
         for shard, rows in self.snapshot.manifest("train").groupby("shard"):
             ordered = rows.sort_values("offset")
             images = [self._image(row) for row in ordered.to_dict("records")]
             offsets = [int(offset) for offset in ordered["offset"]]
             for place, cut in enumerate(_cuts(images, size), start=1):
-                found.append(DrawnBatch(shard=str(shard), place=place, images=tuple(images[cut]), offsets=tuple(offsets[cut])))
+                found.append(RecordedBatch(shard=str(shard), place=place, images=tuple(images[cut]), offsets=tuple(offsets[cut])))
         return found
 
     def context(self, generator: str, sources: Path | None) -> SamplingContext:
-        """What drawing needs, from `generator` and the real snapshot at `sources`, which must be the recorded ones."""
+        """What sampling needs, from `generator` and the real snapshot at `sources`, which must be the recorded ones."""
         try:
             return SamplingContext(
                 generator=generator,
                 generator_digest=self.generator,
                 classes=self.snapshot.classes,
-                prompts=tuple(self._asked("prompts")),
-                settings=SamplingSettings.model_validate(self._asked("settings")),
-                speed=Speed(precision=self._asked("precision"), compile=self._asked("compile")),
-                codec=Codec(**self._asked("codec")),
+                prompts=tuple(self._config("prompts")),
+                settings=SamplingSettings.model_validate(self._config("settings")),
+                speed=Speed(precision=self._config("precision"), compile=self._config("compile")),
+                codec=Codec(**self._config("codec")),
                 sources=sources,
                 device=self.device,
                 folder=self.snapshot.path,
@@ -148,29 +152,29 @@ class Recorded:
                 start = {"source": row["source_image"], "source_label": label, "strength": float(row["strength"])}
             return PlannedImage(key=row["key"], label=int(row["label"]), index=0, seed=int(row["seed"]), **start)
         except (KeyError, TypeError, ValueError):
-            raise DataError(f"{self.snapshot.path}: record {row['key']!r}: the manifest does not say how it was drawn") from None
+            raise DataError(f"{self.snapshot.path}: record {row['key']!r}: the manifest does not record how it was sampled") from None
 
-    def _asked(self, name: str) -> Any:
-        return self._said(self.recipe.config, "config", name)
+    def _config(self, name: str) -> Any:
+        return self._recorded(self.recipe.config, "config", name)
 
     def _input(self, role: str) -> str:
-        return str(self._said(self.recipe.inputs, "inputs", role))
+        return str(self._recorded(self.recipe.inputs, "inputs", role))
 
-    def _said(self, part: Mapping[str, Any], part_name: str, name: str) -> Any:
+    def _recorded(self, part: Mapping[str, Any], part_name: str, name: str) -> Any:
         if name not in part:
-            raise DataError(f"{self.snapshot.path / RECIPE_FILE}: {part_name}.{name} is missing, so that nothing can be drawn again")
+            raise DataError(f"{self.snapshot.path / RECIPE_FILE}: {part_name}.{name} is missing, so that nothing can be reproduced")
         return part[name]
 
 
-def choose(recorded: Recorded, count: int, *, seed: int = 0) -> list[DrawnBatch]:
+def choose(recorded: Recorded, count: int, *, seed: int = 0) -> list[RecordedBatch]:
     """`count` batches of the set, or all where it has fewer, in shard order; which ones, its digest and `seed` decide alone."""
     batches = recorded.batches()
     picks = random.Random(digest_of([recorded.snapshot.digest, seed])).sample(range(len(batches)), min(count, len(batches)))
     return [batches[pick] for pick in sorted(picks)]
 
 
-def compare(recorded: Recorded, context: SamplingContext, batches: Sequence[DrawnBatch]) -> Iterator[Comparison]:
-    """Draw each batch again, in the parts that it was drawn in, and compare it with the stored pixels.
+def compare(recorded: Recorded, context: SamplingContext, batches: Sequence[RecordedBatch]) -> Iterator[Comparison]:
+    """Sample each batch again, in the parts that it was sampled in, and compare it with the stored pixels.
 
     After jpeg it is what a reader sees that is compared. Raises `DataError` where a record contradicts the manifest, `MissingError`
     where a batch does not fit in memory.
@@ -179,12 +183,12 @@ def compare(recorded: Recorded, context: SamplingContext, batches: Sequence[Draw
     limit = TOLERANCES[context.speed.precision] if recorded.differences() else None
     for batch in batches:
         stored, parts = _stored(context, batch)
-        drawn = [rgb for part in parts for rgb in _drawn(context, batch.images[part])]
-        apart = [_apart(old, new) for old, new in zip(stored, drawn, strict=True)]
+        sampled = [rgb for part in parts for rgb in _sampled(context, batch.images[part])]
+        distances = [_apart(old, new) for old, new in zip(stored, sampled, strict=True)]
         yield Comparison(
             batch=batch,
-            largest=tuple(int(difference.max()) for difference in apart),
-            rms=tuple(float(np.sqrt((difference**2).mean())) for difference in apart),
+            largest=tuple(int(difference.max()) for difference in distances),
+            rms=tuple(float(np.sqrt((difference**2).mean())) for difference in distances),
             limit=limit,
         )
 
@@ -194,47 +198,47 @@ def describe(compared: Comparison) -> str:
     batch, count = compared.batch, len(compared.batch.images)
     keys = f"{batch.images[0].key} to {batch.images[-1].key}" if count > 1 else batch.images[0].key
     if compared.equal:
-        return f"{batch} drawn again, {count} images bit-equal ({keys})"
+        return f"{batch} sampled again, {count} images bit-equal ({keys})"
     furthest = max(range(count), key=lambda place: compared.rms[place])
     far = f"{batch.images[furthest].key} most, by {compared.rms[furthest]:.2f} grey levels rms, at most {max(compared.largest)}"
-    return f"{batch} drawn again, {sum(map(bool, compared.largest))} of {count} images differ: {far}"
+    return f"{batch} sampled again, {sum(map(bool, compared.largest))} of {count} images differ: {far}"
 
 
-def find_generator(recorded: Recorded, given: str | None, beside: Sequence[Path]) -> str:
-    """The recorded generator: the one `given`, else where the set says that it comes from, else of that digest in the folders `beside`.
+def find_generator(recorded: Recorded, given: str | None, nearby: Sequence[Path]) -> str:
+    """The recorded generator: the one `given`, else where the set says that it comes from, else of that digest in the folders `nearby`.
 
     Nothing is downloaded for it. Raises `DataError` when the one given is another, `MissingError` when it is found nowhere.
     """
     wanted = recorded.generator
     if given is not None:
         if (digest := read_card(given).digest) != wanted:
-            raise DataError(f"{given}: is generator {digest[:12]}, but {recorded.snapshot.path} was drawn with {wanted[:12]}")
+            raise DataError(f"{given}: is generator {digest[:12]}, but {recorded.snapshot.path} was sampled with {wanted[:12]}")
         return given
-    said = recorded.snapshot.index.provenance
-    source = said.get("generator_source", "")
+    recorded_value = recorded.snapshot.index.provenance
+    source = recorded_value.get("generator_source", "")
     known = source == DEMO_BASE or hub.parse(source) is not None
     if known and is_here(source) and read_card(source).digest == wanted:
         return source
-    if beside:
-        return str(beside[0])
-    origin = said.get("generator_averaged_from")
-    width = said.get("ema_sigma_rel", "X")
+    if nearby:
+        return str(nearby[0])
+    origin = recorded_value.get("generator_averaged_from")
+    width = recorded_value.get("ema_sigma_rel", "X")
     average = f", an average that `gda ema --sigma-rel {width}` makes of generator {origin[:12]}," if origin else ""
-    raise MissingError(f"{recorded.snapshot.path}: generator {wanted[:12]}{average} is not beside it; say where it is with --generator")
+    raise MissingError(f"{recorded.snapshot.path}: generator {wanted[:12]}{average} is not next to it; give --generator")
 
 
-def find_sources(recorded: Recorded, given: Path | None, beside: Sequence[Path]) -> Path | None:
-    """The real snapshot of the images that drawing started from, as `find_generator` finds its own; None where it started from noise."""
+def find_sources(recorded: Recorded, given: Path | None, nearby: Sequence[Path]) -> Path | None:
+    """The real snapshot of the images that sampling started from, as `find_generator` finds its own; None where it started from noise."""
     wanted = recorded.sources
     if wanted is None:
         return None
     if given is not None:
         if (digest := Snapshot.open(given).digest) != wanted:
-            raise DataError(f"{given}: is snapshot {digest[:12]}, but {recorded.snapshot.path} was drawn from images of {wanted[:12]}")
+            raise DataError(f"{given}: is snapshot {digest[:12]}, but {recorded.snapshot.path} was sampled from images of {wanted[:12]}")
         return given
-    if beside:
-        return beside[0]
-    raise MissingError(f"{recorded.snapshot.path}: snapshot {wanted[:12]}, whose images it starts from, is not beside it; give --snapshot")
+    if nearby:
+        return nearby[0]
+    raise MissingError(f"{recorded.snapshot.path}: snapshot {wanted[:12]}, whose images it starts from, is not next to it; give --snapshot")
 
 
 def _cuts(images: Sequence[PlannedImage], size: int) -> Iterator[slice]:
@@ -248,8 +252,8 @@ def _cuts(images: Sequence[PlannedImage], size: int) -> Iterator[slice]:
         start = stop
 
 
-def _stored(context: SamplingContext, batch: DrawnBatch) -> tuple[list[Rgb], list[slice]]:
-    """Pixels of the batch's records, and the parts that it was drawn in."""
+def _stored(context: SamplingContext, batch: RecordedBatch) -> tuple[list[Rgb], list[slice]]:
+    """Pixels of the batch's records, and the parts that it was sampled in."""
     pixels, sizes = [], []
     for image, offset in zip(batch.images, batch.offsets, strict=True):
         record = read_record(context.folder / batch.shard, offset)
@@ -261,22 +265,22 @@ def _stored(context: SamplingContext, batch: DrawnBatch) -> tuple[list[Rgb], lis
         size = sizes[start]
         if not isinstance(size, int) or size < 1 or sizes[start : start + size] != [size] * size:
             raise DataError(
-                f"{batch.shard}: record {batch.images[start].key!r}: says that it was drawn in a batch of {size}, which is not there"
+                f"{batch.shard}: record {batch.images[start].key!r}: records that it was sampled in a batch of {size}, which is not there"
             )
         parts.append(slice(start, start + size))
         start += size
     return pixels, parts
 
 
-def _require_agreement(context: SamplingContext, batch: DrawnBatch, image: PlannedImage, meta: Mapping[str, Any]) -> None:
+def _require_agreement(context: SamplingContext, batch: RecordedBatch, image: PlannedImage, meta: Mapping[str, Any]) -> None:
     """A record's own JSON must say what manifest and recipe say."""
     for name, expected in provenance(context, image).items():
         if name in meta and meta[name] != expected:
-            said = f"{name} {meta[name]!r}, manifest and recipe {expected!r}"
-            raise DataError(f"{context.folder / batch.shard}: record {image.key!r}: its JSON says {said}")
+            recorded_value = f"{name} {meta[name]!r}, manifest and recipe {expected!r}"
+            raise DataError(f"{context.folder / batch.shard}: record {image.key!r}: its JSON says {recorded_value}")
 
 
-def _drawn(context: SamplingContext, images: Batch) -> list[Rgb]:
+def _sampled(context: SamplingContext, images: Batch) -> list[Rgb]:
     """Pixels of one part, as a reader of the set sees them."""
     try:
         pixels = resample_batch(context, images).permute(0, 2, 3, 1).contiguous().numpy()

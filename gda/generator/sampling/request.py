@@ -1,4 +1,4 @@
-"""What a configuration asks of drawing: the plan, the settings, and the generator that they name."""
+"""What a configuration means for sampling: the plan, the settings and the generator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from gda.generator.weights.reaverage import averaged
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingRequest:
-    """The generator to draw from, with its card, and the settings.
+    """The generator to sample from, with its card, and the settings.
 
     Of an average, `averaged_from` is the digest of the generator that was given and `ema_sigma_rel` the width.
     """

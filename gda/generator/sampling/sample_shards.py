@@ -1,4 +1,4 @@
-"""Sampling the shards of a plan: whole batches, encoded beside the drawing, committed create-only, each with its manifest rows."""
+"""Sampling the shards of a plan: whole batches, encoded while the next is sampled, committed create-only, with manifest rows."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +25,7 @@ from gda.generator.sampling.sampler import Sampler
 from gda.generator.sampling.speed import Speed, compiler_errors, speed_up
 from gda.runtime.parallel import own_device, tick
 
-_WAITING = 2  # batches that may wait for the encoder; bounds memory where it is slower than the drawing
+_WAITING = 2  # batches that may wait for the encoder; bounds memory where it is slower than the sampler
 
 
 class ShardObserver(Protocol):
@@ -39,7 +39,7 @@ class ShardObserver(Protocol):
 
 
 class Observer(Protocol):
-    """Looks at images while they are drawn; what it keeps of a shard is there before the shard counts as drawn."""
+    """Looks at images while they are sampled; what it keeps of a shard is there before the shard counts as sampled."""
 
     def begin(self, shard: Path) -> ShardObserver:
         """Start a shard by the path of its tar."""
@@ -53,10 +53,10 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingContext:
-    """What all shards of a set share: everything that a worker process needs besides the shard.
+    """What all shards of a set share: everything that a worker process needs in addition to the shard.
 
-    `sources` is the real snapshot whose training images drawing starts from, None where it starts from noise. `observer` is shown every
-    image as drawn; it travels to the worker processes.
+    `sources` is the real snapshot whose training images sampling starts from, None where it starts from noise. `observer` is shown every
+    image as sampled; it travels to the worker processes.
     """
 
     generator: str
@@ -74,7 +74,7 @@ class SamplingContext:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Draw one shard of a set."""
+    """Sample one shard of a set."""
 
     context: SamplingContext
     shard: PlannedShard
@@ -90,7 +90,7 @@ class ShardJob:
         return self.context.folder.parent / "rows" / f"{self.shard.number:06d}.json"
 
     def rows(self, *, checked: bool = False) -> pd.DataFrame | None:
-        """Manifest rows of the shard if it was drawn and observed as planned, else None; `checked` reads all and compares checksums too."""
+        """Manifest rows of the shard if it was sampled and observed as planned, else None; `checked` also compares checksums."""
         rows = load_rows(self.sidecar, self.path, checked=checked)
         if rows is None or rows["key"].tolist() != [image.key for image in self.shard.images]:
             return None
@@ -98,7 +98,7 @@ class ShardJob:
         return rows if observer is None or observer.holds(self.path, rows, checked=checked) else None
 
     def discard(self) -> None:
-        """Forget the shard, so that it is drawn again."""
+        """Forget the shard, so that it is sampled again."""
         self.sidecar.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
         if self.context.observer is not None:
@@ -106,7 +106,7 @@ class ShardJob:
 
 
 def sample_shard(job: ShardJob) -> None:
-    """Draw and commit one shard with its sidecar of manifest rows; a shard that is already there is left alone.
+    """Sample and commit one shard with its sidecar of manifest rows; a shard that is already there is left alone.
 
     Raises `DataError` naming the records that came out as NaN, `MissingError` when a single image does not fit in memory.
     """
@@ -117,7 +117,7 @@ def sample_shard(job: ShardJob) -> None:
     observed = job.context.observer.begin(job.path) if job.context.observer is not None else None
     with Encoder(job.context.codec) as encoder:
         for batch in job.shard.batches:
-            records = _draw_batch(sampler, job, batch)
+            records = _sample_batch(sampler, job, batch)
             encoder.add(records)
             if observed is not None:
                 observed.add([record.rgb for record in records])
@@ -126,12 +126,12 @@ def sample_shard(job: ShardJob) -> None:
 
 
 def resample_batch(context: SamplingContext, batch: Sequence[PlannedImage]) -> torch.Tensor:
-    """One batch drawn again: uint8 NCHW in [0, 255]."""
+    """One batch sampled again: uint8 NCHW in [0, 255]."""
     return _pixels(_sampler_of(context), context, batch)
 
 
 class Encoder:
-    """Encodes and hashes images in a thread of its own while the next batch is drawn; `records` are complete after the block."""
+    """Encodes and hashes images in a thread of its own while the next batch is sampled; `records` are complete after the block."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -169,14 +169,14 @@ def _sampler_of(context: SamplingContext) -> Sampler:
 
 @lru_cache(maxsize=1)
 def _sampler(generator: str, digest: str, prompts: tuple[str, ...], speed: Speed, device: str) -> Sampler:
-    """The loaded generator with its prompts encoded, kept for the next shard of this process; `digest` tells two contents apart."""
+    """The loaded generator with its prompts encoded, kept for the next shard of this process; another `digest` is another content."""
     model = load_model(generator)
     model.to(own_device(device))
     speed_up(model, speed)
     return Sampler(model, prompts)
 
 
-def _draw_batch(sampler: Sampler, job: ShardJob, batch: Sequence[PlannedImage]) -> list[ImageRecord]:
+def _sample_batch(sampler: Sampler, job: ShardJob, batch: Sequence[PlannedImage]) -> list[ImageRecord]:
     context = job.context
     try:
         parts = _within_memory(sampler, context, batch)
@@ -199,13 +199,13 @@ def _draw_batch(sampler: Sampler, job: ShardJob, batch: Sequence[PlannedImage]) 
 def _within_memory(
     sampler: Sampler, context: SamplingContext, batch: Sequence[PlannedImage]
 ) -> list[tuple[Sequence[PlannedImage], torch.Tensor]]:
-    """The batch drawn at once, or in halves where it does not fit in the device's memory: its last bits may then differ."""
+    """The batch sampled at once, or in halves where it does not fit in the device's memory: its last bits may then differ."""
     try:
         return [(batch, _pixels(sampler, context, batch))]
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise MissingError(
-                f"sample: one image does not fit in the memory of {context.device}; draw with sample.precision=bf16, or on a larger device"
+                f"sample: one image does not fit in the memory of {context.device}; sample with sample.precision=bf16, or on a larger device"
             ) from None
     torch.cuda.empty_cache()
     middle = len(batch) // 2
@@ -228,7 +228,7 @@ def _sources(snapshot: Path) -> RecordReader:
 
 
 def _commit(job: ShardJob, records: list[EncodedRecord], observed: ShardObserver | None) -> None:
-    """The tar first, then what was observed of it, then its manifest rows: only all of them make a drawn shard."""
+    """The tar first, then what was observed of it, then its manifest rows: only all of them make a sampled shard."""
     job.sidecar.parent.mkdir(parents=True, exist_ok=True)
     if job.sidecar.is_file() and job.rows(checked=True) is None:
         job.discard()  # committed once, and damaged since
@@ -240,7 +240,7 @@ def _commit(job: ShardJob, records: list[EncodedRecord], observed: ShardObserver
 
 def provenance(context: SamplingContext, image: PlannedImage) -> dict[str, Any]:
     """What an image's own JSON says of where it comes from; the columns of the synthetic manifest are among it."""
-    said = context.settings.model_dump(mode="json") | {
+    metadata = context.settings.model_dump(mode="json") | {
         "seed": image.seed,
         "prompt": context.prompts[image.label],
         "negative_prompt": "",
@@ -250,7 +250,7 @@ def provenance(context: SamplingContext, image: PlannedImage) -> dict[str, Any]:
         "compiled": context.speed.compile,
     }
     if image.source_label is None:
-        return said
+        return metadata
     names = [info.name for info in context.classes]
     soft = {names[label]: weight for label, weight in image.soft_label.items()}
-    return said | {"strength": image.strength, "source_class": names[image.source_label], "soft_label": soft}
+    return metadata | {"strength": image.strength, "source_class": names[image.source_label], "soft_label": soft}

@@ -12,7 +12,7 @@ from gda.generator.sampling.class_adapters import ClassAdapters
 
 
 class Sampler:
-    """A generator with its prompts encoded; `draw` is a pure function of prompts, seeds and settings."""
+    """A generator with its prompts encoded; `sample` is a pure function of prompts, seeds and settings."""
 
     def __init__(self, model: Model, prompts: Sequence[str]) -> None:
         self.model = model
@@ -23,22 +23,22 @@ class Sampler:
             self._text = model.encode(unique)
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
-        """uint8 NCHW in [0, 255], one image a prompt and seed. Bits depend on the batch's size: draw whole batches to compare.
+        """uint8 NCHW in [0, 255], one image per prompt and seed. Bits depend on the batch's size: sample whole batches to compare.
 
-        With `start` every image is drawn from its own. Raises as `Model.sample` does.
+        With `start` every image is sampled from its own. Raises as `Model.sample` does.
         """
         if not self._adapters:
-            return self._draw(prompts, seeds, settings, start)
+            return self._sample(prompts, seeds, settings, start)
         images: dict[int, torch.Tensor] = {}
-        for said in dict.fromkeys(prompts):  # each class with its own weights
-            places = [i for i, prompt in enumerate(prompts) if prompt == said]
+        for prompt in dict.fromkeys(prompts):  # each class with its own weights
+            places = [i for i, prompt in enumerate(prompts) if prompt == prompt]
             part = None if start is None else Start(images=start.images[places], strength=start.strength)
-            with self._adapters.of(said), _rows_of(places, len(prompts)):
-                drawn = self._draw([said] * len(places), [seeds[i] for i in places], settings, part)
-            images |= dict(zip(places, drawn, strict=True))
+            with self._adapters.of(prompt), _rows_of(places, len(prompts)):
+                sampled = self._sample([prompt] * len(places), [seeds[i] for i in places], settings, part)
+            images |= dict(zip(places, sampled, strict=True))
         return torch.stack([images[i] for i in range(len(prompts))])
 
-    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingSettings, start: Start | None) -> torch.Tensor:
+    def _sample(self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingSettings, start: Start | None) -> torch.Tensor:
         text = rows(self._text, [self._row[prompt] for prompt in prompts])
         return self.model.sample(text, rows(self._text, [self._row[""]] * len(prompts)), seeds, settings, start)
 

@@ -14,7 +14,7 @@ from gda.generator.families.protocol import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Precision of the networks that draw, and whether they are compiled; both change an image's last bits."""
+    """Precision of the networks that sample, and whether they are compiled; both change an image's last bits."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
@@ -48,4 +48,4 @@ def compiler_errors(speed: Speed) -> Iterator[None]:
         yield
     except TorchDynamoException as error:
         why = str(error).strip().splitlines()[0]
-        raise MissingError(f"sample.compile: the networks cannot be compiled here ({why}); draw with sample.compile=false") from None
+        raise MissingError(f"sample.compile: the networks cannot be compiled here ({why}); sample with sample.compile=false") from None

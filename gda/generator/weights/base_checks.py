@@ -1,4 +1,4 @@
-"""Whether the configurations of a base are what its family supports: asked before anything is loaded, trained or sampled.
+"""Whether the configurations of a base are what its family supports: checked before anything is loaded, trained or sampled.
 
 What is left out here - a noise schedule or statistic that training would take for another one - would be wrong in silence.
 """
@@ -160,9 +160,9 @@ class _Base:
         positions = config.whole("max_position_embeddings", 77)
         tokenizer = part.replace("text_encoder", "tokenizer")
         if f"{self.prefix}{tokenizer}/tokenizer_config.json" in self.files.used:
-            said = self.config(tokenizer, "tokenizer_config.json")
+            tokenizer_config = self.config(tokenizer, "tokenizer_config.json")
             # Prompts are padded to this length, or to 77 in Stable Diffusion 3.
-            said.whole("model_max_length", positions, high=positions)
+            tokenizer_config.whole("model_max_length", positions, high=positions)
 
     def _check_latents(self, denoiser: Fields) -> None:
         vae = self.config("vae")

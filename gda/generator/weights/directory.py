@@ -96,7 +96,7 @@ def is_here(name: str) -> bool:
 
 
 def variant_of(name: str) -> str | None:
-    """The variant that a hub id asks for; None for plain weights and for every directory."""
+    """The variant that a hub id requests; None for plain weights and for every directory."""
     spec = _hub_id(name)
     return spec.variant if spec is not None else None
 
@@ -164,23 +164,23 @@ def _family(path: Path, spec: hub.HubId | None = None) -> Family:
     index = path / INDEX
     if not index.is_file():
         index = path / BASE / INDEX
-    said = spec or path
+    named = spec or path
     if not index.is_file():
         single = sorted(file for file in path.glob("*") if file.suffix in (".safetensors", ".ckpt") and file.is_file())
         hint = f"; {_single_file(single[0])}" if single else ""
-        raise DataError(f"{said}: not a generator: neither {INDEX} nor {BASE}/{INDEX} is there{hint}")
+        raise DataError(f"{named}: not a generator: neither {INDEX} nor {BASE}/{INDEX} is there{hint}")
     name = read_json(index).get("_class_name")
     if not isinstance(name, str):
         raise DataError(
-            f"{said}: {index.relative_to(path)}: _class_name must be the name of a pipeline of diffusers, found {name!r}; code that a "
+            f"{named}: {index.relative_to(path)}: _class_name must be the name of a pipeline of diffusers, found {name!r}; code that a "
             f"directory brings is never run; known: {', '.join(FAMILIES)}"
         )
     if name in _CASCADE_STAGES and index.parent == path:
-        raise DataError(f"{said}: {name} alone; a pixel cascade is a folder of {BASE}/ and {SUPER_RESOLUTION}/{_how_to_lay_out(spec)}")
+        raise DataError(f"{named}: {name} alone; a pixel cascade is a folder of {BASE}/ and {SUPER_RESOLUTION}/{_how_to_lay_out(spec)}")
     if name not in FAMILIES:
-        raise DataError(f"{said}: unknown family {name!r}; known: {', '.join(FAMILIES)}")
+        raise DataError(f"{named}: unknown family {name!r}; known: {', '.join(FAMILIES)}")
     if FAMILIES[name] != "pixel_cascade" and index.parent != path:
-        raise DataError(f"{said}: a pixel cascade is a folder of {BASE}/ and {SUPER_RESOLUTION}/, any other pipeline lies at the top")
+        raise DataError(f"{named}: a pixel cascade is a folder of {BASE}/ and {SUPER_RESOLUTION}/, any other pipeline lies at the top")
     return FAMILIES[name]
 
 

@@ -32,7 +32,7 @@ def export_generator(
     """Copy the base's layout to `out`, put the new weights of each stage in place, and write `generator.json` last.
 
     Stages without new weights stay as they were; `complete` may add files before the whole is digested. The licence is the
-    base's: unknown is said, not guessed.
+    base's: unknown is reported, not guessed.
     """
     card = read_card(base)
     copy_parts(base, out)
@@ -125,7 +125,7 @@ Load it with diffusers: {_how_to_load(card, without)}.
 
 def _how_to_load(card: GeneratorCard, without: list[str]) -> str:
     example = next(iter(card.adapters.items()), None)
-    adapters = f", each with `load_lora_weights` of the class that is drawn, {example[0]}'s in `{example[1]}`" if example else ""
+    adapters = f", each with `load_lora_weights` of the class to generate, {example[0]}'s in `{example[1]}`" if example else ""
     if card.family == "pixel_cascade":
         pipelines = f'`IFPipeline.from_pretrained("{BASE}")`, then `IFSuperResolutionPipeline.from_pretrained("{SUPER_RESOLUTION}")`'
         # Where its optional cleaning is installed, IF takes a token such as <crane-bird> for an HTML tag.

@@ -18,7 +18,7 @@ from gda.io.hub_cache import cache_dir as cache_dir
 
 FORM = "ORG/NAME[@REVISION][:VARIANT]"
 PROBE_SECONDS = 10.0
-_ASKED = "GDA_HUB_DOWNLOAD"  # stands beside an HF_HUB_OFFLINE that is ours and not the user's
+_DOWNLOADING = "GDA_HUB_DOWNLOAD"  # stands next to an HF_HUB_OFFLINE that is ours and not the user's
 _TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for true
 _WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
 _FORM = re.compile(rf"(?P<repo>{_WORD}/{_WORD})(?:@(?P<revision>[\w][\w./+-]*))?(?::(?P<variant>{_WORD}))?", re.ASCII)
@@ -81,7 +81,7 @@ def offline_by_default() -> None:
     if "HF_HUB_OFFLINE" in os.environ:
         return
     if not _is_true("TRANSFORMERS_OFFLINE"):
-        os.environ[_ASKED] = "1"
+        os.environ[_DOWNLOADING] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
@@ -89,7 +89,7 @@ def locate(spec: HubId, check: Check) -> Snapshot:
     """The snapshot of `spec` in the local hub cache, downloaded first where it is not whole there.
 
     `check` sees the folder when only its `model_index.json` need be there and raises `DataError` to spare the rest. Only what
-    `used_files` names is downloaded: no pickles, no other variants, no single-file checkpoints. Raises `MissingError`, saying what to
+    `used_files` names is downloaded: no pickles, no other variants, no single-file checkpoints. Raises `MissingError`, stating what to
     download with which command, without network or access, `DataError` for a repository that is not what we can use.
     """
     found = _find(spec, check)
@@ -174,7 +174,7 @@ def _download(spec: HubId, check: Check) -> None:
 
     with _online(), _explained(spec):
         endpoint = os.environ.get("HF_ENDPOINT") or None
-        # Asked first because it is the one call with a time limit: a network that swallows packets is found out here.
+        # First because it is the one call with a time limit: a network that swallows packets is found out here.
         HfApi(endpoint=endpoint).model_info(spec.repo, revision=spec.revision or "main", timeout=PROBE_SECONDS)
         folder = Path(_fetch(spec, list(_CARDS), endpoint))
         listing = _cached_listing(spec, folder.name) or {}
@@ -213,7 +213,7 @@ def _explained(spec: HubId) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise MissingError(f"{spec}: the hub has no revision {spec.revision or 'main'} of {spec.repo}; see {page}") from None
     except errors.HfHubHTTPError as error:
-        # Hubs answer 401 for what does not exist too; only huggingface.co's own address is told apart by the library.
+        # Hubs answer 401 for what does not exist too; the library distinguishes only huggingface.co's own address.
         others = {401: unseen, 403: f"and access is refused (403): accept the licence at {page}, where there is one, and {log_in}"}
         status = error.response.status_code
         reason = others.get(status, f"and the hub answers {status}; try again later")
@@ -236,7 +236,7 @@ def _online() -> Iterator[None]:
 
 
 def _may_download() -> bool:
-    return _ASKED in os.environ or not (_is_true("HF_HUB_OFFLINE") or _is_true("TRANSFORMERS_OFFLINE"))
+    return _DOWNLOADING in os.environ or not (_is_true("HF_HUB_OFFLINE") or _is_true("TRANSFORMERS_OFFLINE"))
 
 
 def _is_true(variable: str) -> bool:

@@ -18,7 +18,7 @@ INDEX = "model_index.json"
 BASE, SUPER_RESOLUTION, UPSCALER = "base", "super_resolution", "upscaler"
 STAGES = (BASE, SUPER_RESOLUTION, UPSCALER)
 NETWORKS = frozenset({"unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"})
-# A checker of finished images would black some out unseen; a synthetic set is judged by the gate, which says what it refuses.
+# A checker of finished images would black some out unseen; a synthetic set is assessed by the gate, which says what it refuses.
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder", "watermarker"})
 # The super-resolution stage is given the base's text states, and its repository holds the same large encoder once more.
 _SHARED = {"IFSuperResolutionPipeline": frozenset({"text_encoder", "tokenizer"})}
@@ -129,7 +129,7 @@ def used_files(
         _require_part(name, folder, part, inside, weights, variant)
         used |= {folder + plain: folder + file for plain, file in chosen.items()}
     if variant is not None and variant not in variants:
-        raise DataError(f"{name}: has no variant {variant!r}; its variants: {_said(variants)}")
+        raise DataError(f"{name}: has no variant {variant!r}; its variants: {_listed(variants)}")
     return used
 
 
@@ -146,7 +146,7 @@ def missing_files(folder: Path, used: Mapping[str, str]) -> list[str]:
 def lay_out(folder: Path, used: Mapping[str, str], out: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
     """Put `used` files of `folder` below `out` under their paths without variant, so that plain diffusers loads it.
 
-    `copy` may link rather than copy; indexes are written anew: of parts, because some are left out, and of shards, which are renamed.
+    `copy` may link rather than copy; indexes are written again: of parts, because some are left out, and of shards, which are renamed.
     """
     indexes = [plain for plain in used if os.path.basename(plain) == INDEX]
     names = {file: os.path.basename(plain) for plain, file in used.items()}
@@ -229,7 +229,7 @@ def _require_part(
         return
     if weights:
         raise DataError(
-            f"{where} has weights of variants alone: {_said(set(weights))}; give a hub id as ORG/NAME[@REVISION]:VARIANT, "
+            f"{where} has weights of variants alone: {_listed(set(weights))}; give a hub id as ORG/NAME[@REVISION]:VARIANT, "
             "or a directory with the files of one variant"
         )
     found = sorted(file for file in inside if not file.endswith((".json", ".txt", ".model")))
@@ -239,7 +239,7 @@ def _require_part(
     )
 
 
-def _said(variants: Collection[str | None]) -> str:
+def _listed(variants: Collection[str | None]) -> str:
     return ", ".join(sorted(v for v in variants if v is not None)) or "none"
 
 

@@ -81,8 +81,8 @@ class PowerAverages:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Continue from what `tensors` gave; values are copied."""
-        for key, mine in self.tensors().items():
-            mine.copy_(tensors[key])
+        for key, own in self.tensors().items():
+            own.copy_(tensors[key])
 
 
 def write_snapshot(folder: Path, averages: PowerAverages, step: int) -> None:
@@ -115,7 +115,7 @@ class StoredAverage:
 class Fit:
     """How much of each stored average makes the one of width `sigma_rel` at `step`; the weights add up to 1.
 
-    `residual` is the L2 distance of the fitted profile from the one asked for, relative to the latter's norm.
+    `residual` is the L2 distance of the fitted profile from the one requested, relative to the latter's norm.
     """
 
     sigma_rel: float
@@ -156,7 +156,7 @@ def fit(stored: Sequence[StoredAverage], sigma_rel: float, step: int | None = No
 
 
 def residual(folder: Path, sigma_rel: float, *, step: int | None = None) -> float:
-    """How far, relative L2, the profile that `reconstruct` would use is from the one asked for; raises as it does."""
+    """How far, relative L2, the profile that `reconstruct` would use is from the one requested; raises as it does."""
     return fit(stored_averages(folder), sigma_rel, step).residual
 
 

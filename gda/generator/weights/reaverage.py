@@ -1,4 +1,4 @@
-"""Publishes a fine-tuned generator anew with weights of another averaging width, made from the snapshots that it holds."""
+"""Publishes a fine-tuned generator again with weights of another averaging width, made from the snapshots that it holds."""
 
 import shutil
 import time
@@ -19,7 +19,7 @@ from gda.generator.weights.lora import LORA_FILE
 from gda.generator.weights.posthoc import EMA_FOLDER, Fit, combine, fit, sigma_rel_to_gamma, stored_averages, whole_file
 from gda.io.publish import RECIPE_FILE, exclusive, prepare, publish, write_bytes
 
-# A profile this far off, relative L2, is as far from the one asked for as a width 10 to 15% beside it is (sigma_rel 0.04 to 0.15):
+# A profile this far off, relative L2, is as far from the one requested as a width 10 to 15% next to it is (sigma_rel 0.04 to 0.15):
 # a sweep over widths could no longer tell its points apart.
 RESIDUAL_LIMIT = 0.10
 _WAIT = 0.5  # seconds between looks at what another process is making
@@ -27,7 +27,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def average_generator(generator: Path, sigma_rel: float, out: Path, *, step: int | None = None, force: bool = False) -> Outcome:
-    """Publish `generator` at `out` with each trained stage's weights averaged anew from its snapshots, which are left behind.
+    """Publish `generator` at `out` with each trained stage's weights averaged again from its snapshots, which are left behind.
 
     A stage that was trained for fewer steps than `step` is taken at its last. Raises `ConfigError` for a width or step that the
     snapshots cannot give (`force` takes a poor fit), `DataError` for missing or damaged snapshots, `MissingError` for a missing generator.
@@ -67,7 +67,7 @@ def averaged(generator: str, sigma_rel: float, cache: Path) -> Path:
 
 
 def _plan(generator: Path, sigma_rel: float, *, step: int | None = None, force: bool = False) -> tuple[GeneratorCard, dict[str, Fit]]:
-    sigma_rel_to_gamma(sigma_rel)  # a width that no snapshots could give is said before any are looked for
+    sigma_rel_to_gamma(sigma_rel)  # a width that no snapshots could give is reported before any are looked for
     if not generator.is_dir():
         raise MissingError(f"{generator}: no such generator directory")
     card = read_card(str(generator))
@@ -103,7 +103,7 @@ def _too_sparse(folder: Path, fitted: Fit) -> str:
     near = ", ".join(str(step) for step in sorted({s.step for s in fitted.stored})[-2:])
     return (
         f"{folder}: snapshots too sparse for sigma_rel {fitted.sigma_rel:g} at step {fitted.step}: the profile would be "
-        f"{fitted.residual:.1%} off, accepted is at most {RESIDUAL_LIMIT:.0%}; ask for a stored step (near it: {near}), "
+        f"{fitted.residual:.1%} off, accepted is at most {RESIDUAL_LIMIT:.0%}; choose a stored step (near it: {near}), "
         "for a width nearer the stored ones, or take it as it is with --force"
     )
 

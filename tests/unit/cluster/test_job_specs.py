@@ -1,4 +1,4 @@
-"""What is asked of Kubernetes: pods of the restricted profile, workers that are tried for themselves, names that work has again."""
+"""What is requested of Kubernetes: pods of the restricted profile, workers that are retried by themselves, names that repeated work finds again."""
 
 import copy
 import re
@@ -81,7 +81,7 @@ def test_a_job_is_one_that_the_server_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("completionMode", "NonIndexed", "backoffLimitPerIndex needs completionMode Indexed"),
         ("maxFailedIndexes", 4, "at most completions"),
@@ -97,7 +97,7 @@ def test_a_job_is_one_that_the_server_takes() -> None:
         ("podFailurePolicy.rules.0.action", "Skip", "no action Skip"),
     ],
 )
-def test_rules_find_what_they_are_for(field: str, value: Any, said: str) -> None:
+def test_rules_find_what_they_are_for(field: str, value: Any, message: str) -> None:
     """Else a body without fault would say nothing: each rule of the server refuses the body that breaks it."""
     job = copy.deepcopy(_job())
     *path, last = ["spec", *field.replace("nvidia.com/gpu", "GPU").split(".")]
@@ -105,7 +105,7 @@ def test_rules_find_what_they_are_for(field: str, value: Any, said: str) -> None
     for step in path:
         place = place[int(step) if step.isdigit() else step]
     place[last.replace("GPU", "nvidia.com/gpu")] = value
-    assert said in str(wrong_job(job))
+    assert message in str(wrong_job(job))
 
 
 @pytest.mark.parametrize("field", ["runAsNonRoot", "seccompProfile", "allowPrivilegeEscalation", "capabilities"])
@@ -140,9 +140,9 @@ def test_a_queue_lets_the_job_go() -> None:
 
 def test_a_queue_lets_a_train_job_go() -> None:
     """A TrainJob too is created suspended where Kueue admits it."""
-    asked = {"namespace": "gda", "command": ["t"], "nodes": 2, "processes_per_node": 1, "pods": PODS}
-    assert train_job("a", **asked, job=JobSettings(queue="gpus"))["spec"]["suspend"] is True
-    assert "suspend" not in train_job("a", **asked, job=JobSettings())["spec"]
+    requested = {"namespace": "gda", "command": ["t"], "nodes": 2, "processes_per_node": 1, "pods": PODS}
+    assert train_job("a", **requested, job=JobSettings(queue="gpus"))["spec"]["suspend"] is True
+    assert "suspend" not in train_job("a", **requested, job=JobSettings())["spec"]
 
 
 def test_a_train_job_patches_its_runtime() -> None:
@@ -184,8 +184,8 @@ def test_differences_name_the_field() -> None:
     there["metadata"]["labels"]["other"] = "x"
     there["spec"]["template"]["spec"]["containers"][0]["image"] = "r/old"
     assert differences(there, _job(queue="q")) == [
-        "spec.parallelism: 1, asked for: 3",
-        "spec.template.spec.containers[0].image: r/old, asked for: r/gda@sha256:1",
+        "spec.parallelism: 1, requested: 3",
+        "spec.template.spec.containers[0].image: r/old, requested: r/gda@sha256:1",
     ]
     without = indexed_job("a", namespace="gda", command=COMMAND, workers=3, pods=PodSettings(image="i"), job=JobSettings())
     stored = copy.deepcopy(without)
@@ -204,7 +204,7 @@ def test_a_name_is_the_works_own() -> None:
         job_name("1", "ab" * 32)
 
 
-def test_a_body_says_what_it_asks_for() -> None:
+def test_a_body_states_its_request() -> None:
     """The annotation changes with the spec and with the queue, not with the namespace's other contents."""
     assert request_digest(_job()) == request_digest(_job()) != request_digest(_job(parallelism=1))
     assert request_digest(_job()) != request_digest(_job(queue="q"))

@@ -1,4 +1,4 @@
-"""A job to its end, against a server that speaks Kubernetes' API: created once, adopted, watched, taken back, and its failures told."""
+"""A job to its end, against a server that speaks Kubernetes' API: created once, adopted, watched, taken back, and its failures reported."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def _cluster() -> Cluster:
 
 
 def test_a_job_is_created_and_watched_to_its_end(kube: FakeKubernetes) -> None:
-    """One creation; each change is a line, and none is said twice."""
+    """One creation; each change is a line, and none is reported twice."""
     kube.script = [{}, RUNNING, RUNNING, {"active": 1, "succeeded": 2}, DONE]
     lines: list[str] = []
     _cluster().run_to_end(_job(), say=lines.append)
@@ -67,7 +67,7 @@ def test_a_step_that_is_tried_again_adopts_its_job(kube: FakeKubernetes) -> None
 
 
 @pytest.mark.parametrize("reason", ["DeadlineExceeded", "FailedIndexes"])
-def test_a_job_that_failed_before_is_made_anew(kube: FakeKubernetes, reason: str) -> None:
+def test_a_job_that_failed_before_is_made_again(kube: FakeKubernetes, reason: str) -> None:
     """Else a step that is tried again would find the old failure again and again; other resources are what a user changes after one."""
     kube.put(_job(parallelism=1), conditions=[{"type": "Failed", "status": "True", "reason": reason}])
     kube.lingering = 2
@@ -78,7 +78,7 @@ def test_a_job_that_failed_before_is_made_anew(kube: FakeKubernetes, reason: str
 
     lines: list[str] = []
     Cluster(between_looks=0.0, pause=pause).run_to_end(_job(), say=lines.append)
-    assert lines[:2] == ["Job gda-sample-1: failed before; deleted, to be made anew", "Job gda-sample-1: created"]
+    assert lines[:2] == ["Job gda-sample-1: failed before; deleted, to be made again", "Job gda-sample-1: created"]
     assert kube.deleted == [("gda-sample-1", "Foreground")]
     assert kube.jobs["gda-sample-1"]["spec"]["parallelism"] == 3
 
@@ -104,10 +104,10 @@ def test_a_job_that_never_leaves_is_another_try(kube: FakeKubernetes) -> None:
 
 
 def test_another_job_of_the_name_is_left_alone(kube: FakeKubernetes) -> None:
-    """A job that asks for something else is neither watched nor deleted."""
+    """A job that requests something else is neither watched nor deleted."""
     kube.put(_job(parallelism=1))
     kube.script = [DONE]
-    with pytest.raises(DataError, match=r"is there already, for other work \(spec.parallelism: 1, asked for: 3\)"):
+    with pytest.raises(DataError, match=r"is there already, for other work \(spec.parallelism: 1, requested: 3\)"):
         _cluster().run_to_end(_job())
     assert not kube.deleted
 
@@ -136,7 +136,7 @@ def test_a_cancelled_step_leaves_others_jobs_alone(kube: FakeKubernetes, monkeyp
     assert not kube.deleted
 
 
-def test_a_job_made_anew_by_somebody_else_is_left_alone(kube: FakeKubernetes) -> None:
+def test_a_job_made_again_by_somebody_else_is_left_alone(kube: FakeKubernetes) -> None:
     """Between the look and the deletion it became another one of the same name."""
     kube.put(_job())
     seen = kube.jobs["gda-sample-1"]
@@ -162,7 +162,7 @@ def test_a_cancelled_run_takes_its_job_back(kube: FakeKubernetes, body: dict) ->
 
 
 def test_a_cancellation_that_cannot_delete_is_still_one(kube: FakeKubernetes) -> None:
-    """What the account may not do is said, and the step ends as cancelled."""
+    """What the account may not do is reported, and the step ends as cancelled."""
     kube.script = [RUNNING]
 
     def interrupted(_: float) -> None:
@@ -249,15 +249,15 @@ def test_sigterm_is_as_before_afterwards(kube: FakeKubernetes) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_one_watch_tells_all_changes(kube: FakeKubernetes) -> None:
-    """A job of many hours is not asked for again and again: what happens is told as it does."""
+def test_one_watch_shows_all_changes(kube: FakeKubernetes) -> None:
+    """A job of many hours is not polled: changes are reported as they happen."""
     kube.script = [{}, RUNNING, {"active": 1, "succeeded": 2}, DONE]
     _cluster().run_to_end(_job())
     assert (kube.verbs("GET"), kube.verbs("WATCH")) == (1, 1)
 
 
 @pytest.mark.parametrize("fate", ["expired", "forgotten", "cut", 500])
-def test_a_watch_that_breaks_is_begun_anew(kube: FakeKubernetes, fate: str | int) -> None:
+def test_a_watch_that_breaks_begins_again(kube: FakeKubernetes, fate: str | int) -> None:
     """A version that the server forgot (410, both ways to say it), a broken connection or a server in trouble loses nothing."""
     kube.watches = [fate, fate]
     kube.script = [{}, RUNNING, {"active": 1, "succeeded": 2}, DONE]
@@ -268,7 +268,7 @@ def test_a_watch_that_breaks_is_begun_anew(kube: FakeKubernetes, fate: str | int
 
 
 def test_an_account_that_may_not_watch(kube: FakeKubernetes) -> None:
-    """It is said, as a role that lacks the verb would have every step ask on and on."""
+    """It is reported, as a role that lacks the verb would have every step request on and on."""
     kube.watches, kube.script = [403], [RUNNING]
     with pytest.raises(MissingError, match=r"may not watch jobs\.batch in gda"):
         _cluster().run_to_end(_job())
@@ -285,7 +285,7 @@ def _pod(name: str, index: int, phase: str, *, job: str = "gda-sample-1", made: 
 
 
 def test_workers_that_failed_are_named(kube: FakeKubernetes) -> None:
-    """The indexes, and how the last pod of one of them ended and what it said: not a pod of a worker that got through at last."""
+    """The indexes, and how the last pod of one of them ended and what it printed: not a pod of a worker that got through at last."""
     kube.script = [RUNNING, FAILED]
     killed = [{"name": "gda", "image": "i", "imageID": "", "ready": False, "restartCount": 0,
                "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]  # fmt: skip
@@ -296,15 +296,15 @@ def test_workers_that_failed_are_named(kube: FakeKubernetes) -> None:
         _pod("last-of-0", 0, "Succeeded", made=10),
         _pod("other", 1, "Failed", job="other", made=11),
     ]
-    kube.logs = {"last-of-1/gda": "drawing shard 3\n"}
+    kube.logs = {"last-of-1/gda": "sampling shard 3\n"}
     with pytest.raises(MissingError) as caught:
         _cluster().run_to_end(_job())
-    assert str(caught.value) == "Job gda-sample-1: failed (workers 1): FailedIndexes; last-of-1 (137 OOMKilled) said: drawing shard 3"
+    assert str(caught.value) == "Job gda-sample-1: failed (workers 1): FailedIndexes; last-of-1 (137 OOMKilled) printed: sampling shard 3"
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
 def test_a_log_that_cannot_be_read_hides_no_failure(kube: FakeKubernetes, status: int) -> None:
-    """The node is gone, or the account may not read logs: that the job failed, and where, is still what is said."""
+    """The node is gone, or the account may not read logs: that the job failed, and where, is still what is reported."""
     kube.script = [FAILED]
     kube.pods = [_pod("a", 1, "Failed")]
     kube.logs = {"a/gda": status}
@@ -317,7 +317,7 @@ def test_a_train_job_that_failed(kube: FakeKubernetes) -> None:
     kube.script = [{"conditions": [{"type": "Failed", "status": "True", "reason": "JobsFailed"}]}]
     kube.pods = [_pod("n", -1, "Failed", job="gda-finetune-1")]
     kube.logs = {"n/node": "no space left\n"}
-    with pytest.raises(JobFailedError, match="failed: JobsFailed; n said: no space left"):
+    with pytest.raises(JobFailedError, match="failed: JobsFailed; n printed: no space left"):
         _cluster().run_to_end(_train())
 
 
@@ -325,7 +325,7 @@ def test_a_train_job_that_failed(kube: FakeKubernetes) -> None:
     ("code", "kind"), [(1, JobFailedError), (2, UsageError), (3, DataError), (5, MissingError), (75, TryAgainError), (143, TryAgainError)]
 )
 def test_a_pods_exit_code_is_passed_on(kube: FakeKubernetes, code: int, kind: type[GdaError]) -> None:
-    """Whoever runs the step learns whether it may be tried again; a defect in a pod stays one."""
+    """The step learns whether it may be tried again; a defect in a pod stays one."""
     kube.script = [FAILED]
     ended = [{"name": "gda", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": {"terminated": {"exitCode": code}}}]
     kube.pods = [_pod("a", 1, "Failed", containerStatuses=ended)]
@@ -354,14 +354,14 @@ def test_pods_that_are_gone_say_nothing(kube: FakeKubernetes) -> None:
 
 
 def test_a_deadline_is_another_try(kube: FakeKubernetes) -> None:
-    """What was drawn is kept, so that the next try goes on from it."""
+    """What was sampled is kept, so that the next try goes on from it."""
     kube.script = [{"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}]
     with pytest.raises(TryAgainError, match="not done within its deadline"):
         _cluster().run_to_end(_job())
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_server_that_stumbles_is_asked_again(kube: FakeKubernetes, status: int) -> None:
+def test_a_server_that_stumbles_is_tried_again(kube: FakeKubernetes, status: int) -> None:
     """A few answers of a server in trouble are nothing; pauses between them grow."""
     kube.fail = [status] * 3
     kube.script = [DONE]
@@ -407,7 +407,7 @@ def test_a_server_that_is_not_there(kube: FakeKubernetes, tmp_path: Path) -> Non
 
 
 def test_a_namespace_that_is_not_there(kube: FakeKubernetes) -> None:
-    """Said as such, not as a Trainer or job that lacks."""
+    """Reported as such, not as a Trainer or job that lacks."""
     body = _job()
     body["metadata"]["namespace"] = "elsewhere"
     with pytest.raises(MissingError, match="namespace elsewhere: is not in this cluster"):
@@ -415,7 +415,7 @@ def test_a_namespace_that_is_not_there(kube: FakeKubernetes) -> None:
 
 
 def test_a_cluster_without_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kind is unknown there: said as what is not installed."""
+    """The kind is unknown there: stated as what is not installed."""
     with FakeKubernetes(trainer=False) as kube:
         monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig(tmp_path / "config")))
         with pytest.raises(MissingError, match="Kubeflow Trainer"):

@@ -96,7 +96,7 @@ def test_more_images_move_no_old_one(first: set[str], more: set[str]) -> None:
     assert before == {identity: after[identity] for identity in first}
 
 
-def test_shares_are_those_asked_for() -> None:
+def test_shares_match_the_configured_fractions() -> None:
     """Guards the fractions, and that the hash is spread evenly."""
     splitter = make_splitter(SnapshotConfig(val_fraction=0.2, test_fraction=0.3), [None])
     splits, counts = np.unique([splitter.assign(None, str(number)) for number in range(20_000)], return_counts=True)

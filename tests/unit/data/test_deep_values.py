@@ -87,9 +87,9 @@ def test_files_that_say_their_range() -> None:
     found = [extent_of(tiff(grey, tiffinfo={281: 4095}), "x")]
     assert range_of(found, None).range == (0.0, 4095.0)  # type: ignore[arg-type, union-attr]
     pgm = b"P5 4 4 4095\n" + grey.astype(">u2").tobytes()
-    said = range_of([extent_of(pgm, "x")], None)  # type: ignore[list-item]
-    assert said is not None
-    assert to_array(decode(pgm, name="x", pixel_range=said.range))[0, 0, 0] == round(1000 / 4095 * 255)
+    found_range = range_of([extent_of(pgm, "x")], None)  # type: ignore[list-item]
+    assert found_range is not None
+    assert to_array(decode(pgm, name="x", pixel_range=found_range.range))[0, 0, 0] == round(1000 / 4095 * 255)
 
 
 def pnm(values: np.ndarray, largest: int, comment: bytes = b"") -> bytes:

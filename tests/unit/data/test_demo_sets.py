@@ -20,13 +20,13 @@ from gda.errors import MissingError, UsageError
 def test_they_are_scikit_learns_digits() -> None:
     """Guards labels, orientation, polarity and that no ink is lost: each image is the 8x8 one, enlarged."""
     images, labels = demo.load_optical_digits()
-    theirs = datasets.load_digits()
+    reference = datasets.load_digits()
     assert images.shape == (1797, 28, 28, 3)
     assert images.dtype == np.uint8
-    assert (labels == theirs.target).all()
+    assert (labels == reference.target).all()
     assert (images == images[..., :1]).all()
     assert images.max() == 255
-    for image, small in zip(images[..., 0], theirs.images, strict=True):
+    for image, small in zip(images[..., 0], reference.images, strict=True):
         assert image.sum() == pytest.approx(small.sum() * (255 / 16) * 2.5**2, rel=0.05)
         enlarged = np.kron(small, np.ones((5, 5)))[::2, ::2].ravel()
         windows = np.lib.stride_tricks.sliding_window_view(image, (20, 20)).reshape(81, 400)
@@ -51,8 +51,8 @@ def test_they_look_like_the_other_demo_set() -> None:
         centred = flat - flat.mean(1, keepdims=True)
         return centred / np.linalg.norm(centred, axis=1, keepdims=True)
 
-    (ours, labels), (theirs, their_labels) = demo.load_optical_digits(), demo.load_digits()
-    nearest = their_labels[(rows(ours) @ rows(theirs).T).argmax(1)]
+    (ours, labels), (reference, reference_labels) = demo.load_optical_digits(), demo.load_digits()
+    nearest = reference_labels[(rows(ours) @ rows(reference).T).argmax(1)]
     assert (nearest == labels).mean() > 0.7
 
 

@@ -34,7 +34,7 @@ from gda.io.shards import read_shard
 CODECS = (PNG, Codec("webp"), Codec("jpeg", 90))
 CLASSES = make_classes(["a", "b"])
 DIGEST = "5f" * 32
-Drawn = Callable[[Codec], Snapshot]
+Sampled = Callable[[Codec], Snapshot]
 
 codecs = pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.format)
 
@@ -60,11 +60,11 @@ def records(count: int = 6, start: int = 0) -> list[ImageRecord]:
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> Drawn:
-    """drawn(codec) -> a synthetic snapshot of six images, as `sample` writes it."""
+def sampled(tmp_path: Path) -> Sampled:
+    """sampled(codec) -> a synthetic snapshot of six images, as `sample` writes it."""
 
     def make(codec: Codec) -> Snapshot:
-        folder = tmp_path / f"drawn-{codec.format}"
+        folder = tmp_path / f"sampled-{codec.format}"
         folder.mkdir()
         rows = write_image_shard(folder, name="train-000000.tar", split="train", records=records(), codec=codec)
         commit_snapshot(folder, kind="synthetic", classes=CLASSES, rows=rows, provenance={"generator": DIGEST}, licence="x")
@@ -179,7 +179,7 @@ def test_rotated_and_marked() -> None:
         ("WEBP", {"quality": 80, "icc_profile": b"odd"}, "lossy webp"),
     ],
 )
-def test_compression_is_told_by_content(kind: str, options: dict[str, Any], expected: str) -> None:
+def test_compression_is_recognised_by_content(kind: str, options: dict[str, Any], expected: str) -> None:
     """Guards the note about lossy sources: plain and extended WebP of both kinds, with chunks of odd length before the pixels."""
     data = encoded_by_pillow(smooth(1), kind, **options)
     assert compression(data) == expected
@@ -187,9 +187,9 @@ def test_compression_is_told_by_content(kind: str, options: dict[str, Any], expe
 
 
 @codecs
-def test_a_set_in_any_format_is_sound(codec: Codec, drawn: Drawn) -> None:
+def test_a_set_in_any_format_is_sound(codec: Codec, sampled: Sampled) -> None:
     """Guards shards, verification and loading: names by format, checksums and pixel hashes hold, images come back as stored."""
-    snapshot = drawn(codec)
+    snapshot = sampled(codec)
     assert verify_snapshot(snapshot.path) == []
     found = list(read_shard(snapshot.path / "train-000000.tar"))
     assert {record.extension for record in found} == {codec.extension}
@@ -199,9 +199,9 @@ def test_a_set_in_any_format_is_sound(codec: Codec, drawn: Drawn) -> None:
     assert snapshot.manifest()["pixel_sha256"].tolist() == expected
 
 
-def test_pixel_hash_of_what_was_drawn_is_found_out_for_jpeg(drawn: Drawn) -> None:
+def test_a_hash_of_the_pixels_before_jpeg_is_refused(sampled: Sampled) -> None:
     """Guards `gda verify`: with the hash of the pixels before encoding the set is not sound."""
-    snapshot = drawn(Codec("jpeg", 90))
+    snapshot = sampled(Codec("jpeg", 90))
     rows = snapshot.manifest()
     rows.loc[2, "pixel_sha256"] = pixel_digest(smooth(2))
     commit_snapshot(snapshot.path, kind="synthetic", classes=CLASSES, rows=rows, provenance={}, licence="x")
@@ -226,18 +226,18 @@ def source_of(kind: str, snapshot: Snapshot, root: Path) -> Path | str:
 
 @codecs
 @pytest.mark.parametrize("kind", ["class folders", "split folders", "hf", "tars"])
-def test_marked_images_of_every_format_are_not_real(kind: str, codec: Codec, drawn: Drawn, take: Any, tmp_path: Path) -> None:
+def test_marked_images_of_every_format_are_not_real(kind: str, codec: Codec, sampled: Sampled, take: Any, tmp_path: Path) -> None:
     """Guards the real set against drawn images that come back, exported or as tars: refused, and named, whatever may be left out."""
     with pytest.raises(DataError, match=r"is marked as synthetic .*--as synthetic"):
-        take(source_of(kind, drawn(codec), tmp_path), max_bad_fraction=1.0)
+        take(source_of(kind, sampled(codec), tmp_path), max_bad_fraction=1.0)
     assert not (tmp_path / "out").exists()
 
 
 @codecs
 @pytest.mark.parametrize("kind", ["class folders", "split folders", "hf", "tars"])
-def test_imported_images_keep_their_mark(kind: str, codec: Codec, drawn: Drawn, take: Any, tmp_path: Path) -> None:
+def test_imported_images_keep_their_mark(kind: str, codec: Codec, sampled: Sampled, take: Any, tmp_path: Path) -> None:
     """Guards the round trip: same pictures, same number a class, and each one still names the generator that drew it."""
-    snapshot = drawn(codec)
+    snapshot = sampled(codec)
     again = Snapshot.open(take(source_of(kind, snapshot, tmp_path), as_synthetic=True).output)
     assert verify_snapshot(again.path) == []
     assert sorted(again.manifest()["pixel_sha256"]) == sorted(snapshot.manifest()["pixel_sha256"])
@@ -246,9 +246,9 @@ def test_imported_images_keep_their_mark(kind: str, codec: Codec, drawn: Drawn, 
     assert marks == [{SYNTHETIC_MARK: DIGEST}] * 6
 
 
-def test_arrays_carry_no_mark(drawn: Drawn, take: Any, tmp_path: Path) -> None:
+def test_arrays_carry_no_mark(sampled: Sampled, take: Any, tmp_path: Path) -> None:
     """States the one way by which a mark is lost; imported as synthetic such images are marked again."""
-    export_snapshot(drawn(PNG).path, "npz", tmp_path / "exported")
+    export_snapshot(sampled(PNG).path, "npz", tmp_path / "exported")
     again = Snapshot.open(take(tmp_path / "exported" / "train.npz", as_synthetic=True).output)
     assert [info.name for info in again.classes] == ["a", "b"]
     marks = [decode(record.image, name="x").info for record in read_shard(again.path / "train-000000.tar")]
@@ -256,9 +256,9 @@ def test_arrays_carry_no_mark(drawn: Drawn, take: Any, tmp_path: Path) -> None:
     assert again.index.provenance["source_compression"] == "none 6"
 
 
-def test_lossy_sources_are_noted(drawn: Drawn, image_folder: Any, take: Any, tmp_path: Path) -> None:
+def test_lossy_sources_are_noted(sampled: Sampled, image_folder: Any, take: Any, tmp_path: Path) -> None:
     """Guards the comparison: an import that came as JPEG says so where it is seen and in the provenance; real sets and PNG do not warn."""
-    export_snapshot(drawn(Codec("jpeg", 90)).path, "imagefolder", tmp_path / "jpeg")
+    export_snapshot(sampled(Codec("jpeg", 90)).path, "imagefolder", tmp_path / "jpeg")
     folder = tmp_path / "jpeg" / "train"
     Image.fromarray(smooth(50)).save(folder / "a" / "more.webp", quality=80)
     Image.fromarray(smooth(51)).save(folder / "a" / "more.png")

@@ -77,7 +77,7 @@ def test_positions_are_taken_for_imagenet_alone(tmp_path: Path) -> None:
             open_held_out("v2", tmp_path, other)
 
 
-def test_several_labels_an_image(tmp_path: Path) -> None:
+def test_several_labels_per_image(tmp_path: Path) -> None:
     """Protects ReaL: entries go by file name wherever the files lie, any label is right, and images without one are left out."""
     for folder, name in (("b", "val_1"), ("a", "val_2"), ("b", "val_3"), ("a", "val_4")):
         (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""ImageNet as it is handed out is read with the labels of its files, and refused where two readings are possible."""
+"""ImageNet as distributed is read with the labels of its files, and refused where it is ambiguous."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -46,7 +46,7 @@ def write_meta(path: Path, ids: Mapping[int, str]) -> None:
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Callable[..., Path]:
-    """imagenet({"val.txt": text}) -> two images a class in train, five in a flat val, all of their own colour, and the files."""
+    """imagenet({"val.txt": text}) -> two images per class in train, five in a flat val, all of different colours, and the files."""
 
     def make(files: Files, *, train: Sequence[str] = WORDNET_IDS, val: Sequence[str] = NAMES, test: int = 0, inside: str = ".") -> Path:
         root = tmp_path / "imagenet"
@@ -95,7 +95,7 @@ def labels_of_val(source: Source) -> list[str]:
     ids=lambda files: " ".join(Path(name).name for name in files),
 )
 def test_forms_of_the_labels(imagenet: Any, files: Files) -> None:
-    """Guards each form in which the labels of val are handed out: every image gets its own, whatever the order of numbers."""
+    """Guards each form in which the labels of val are distributed: every image gets its own, in any order of numbers."""
     source = read(imagenet(files))
     assert labels_of_val(source) == list(VAL)
     assert {(record.split, record.class_name) for record in source.records if record.split != "val"} == {("train", n) for n in WORDNET_IDS}
@@ -104,7 +104,7 @@ def test_forms_of_the_labels(imagenet: Any, files: Files) -> None:
 
 
 def test_kaggle_nesting(imagenet: Any) -> None:
-    """Guards Kaggle's folders: three wrappers, annotations and lists beside them, and a test folder that nobody has labels of."""
+    """Guards Kaggle's folders: three wrappers, annotations and lists next to them, and a test folder without published labels."""
     more = {"ILSVRC/Annotations/CLS-LOC/val/a.xml": "<a/>", "ILSVRC/ImageSets/CLS-LOC/val.txt": COUNTED}
     submission = "ImageId,PredictionString\n" + "".join(f"ILSVRC2012_test_{number:08d},{TENCH} 1 1 1 1\n" for number in (1, 2, 3))
     files = {BOXES_FILE: BOXES, "LOC_synset_mapping.txt": SYNSETS, "LOC_sample_submission.csv": submission}
@@ -115,15 +115,15 @@ def test_kaggle_nesting(imagenet: Any) -> None:
 
 
 def test_a_test_folder_is_never_labelled_by_a_list(imagenet: Any) -> None:
-    """Guards ImageNet's test images, whose labels were never published: a file with labels of them is not believed."""
+    """Guards ImageNet's test images, whose labels were never published: a file with labels for them is not used."""
     made_up = "".join(f"ILSVRC2012_test_{number:08d} {TENCH}\n" for number in (1, 2))
     source = read(imagenet({ORDER_FILE: IN_ORDER, "test.txt": made_up}, test=2))
     assert source.left_out["in a test folder without labels"] == 2
     assert "test" not in {record.split for record in source.records}
 
 
-def test_sorted_val_beside_flat_test_and_devkit(imagenet: Any) -> None:
-    """Guards the usual preparation, val in class folders: read as ever, with the devkit beside it and the flat test left out."""
+def test_sorted_val_with_flat_test_and_devkit(imagenet: Any) -> None:
+    """Guards the usual preparation, val in class folders: read as usual, with the devkit next to it and the flat test left out."""
     root = imagenet({TRUTH_FILE: GROUND_TRUTH, META: DEVKIT}, test=2)
     for name, label in zip(NAMES, VAL, strict=True):
         (root / "val" / label).mkdir(exist_ok=True)
@@ -155,10 +155,10 @@ NUMBERS = "".join(f"{name}.JPEG {number}\n" for name, number in zip(NAMES, (0, 1
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, r"val: holds 5 images and no class folders, and no file .* says their labels; add one \(ILSVRC2012_validation_ground_truth"),
-        ({"ImageSets/val.txt": COUNTED}, "and no file .* says their labels"),
-        ({TRUTH_FILE: GROUND_TRUTH}, "there is no meta.mat, which says their WordNet ids; put it beside the file"),
-        ({TRUTH_FILE: GROUND_TRUTH + "1\n", META: DEVKIT}, "has 6 lines, one an image, and there are 5 images"),
+        ({}, r"val: holds 5 images and no class folders, and no file .* has their labels; add one \(ILSVRC2012_validation_ground_truth"),
+        ({"ImageSets/val.txt": COUNTED}, "and no file .* has their labels"),
+        ({TRUTH_FILE: GROUND_TRUTH}, "there is no meta.mat, which maps them to WordNet ids; put it next to the file"),
+        ({TRUTH_FILE: GROUND_TRUTH + "1\n", META: DEVKIT}, "has 6 lines, one for each image, and there are 5 images"),
         ({TRUTH_FILE: GROUND_TRUTH.replace("4", "9"), META: DEVKIT}, "truth.txt line 1: class 9, for which meta.mat has no WordNet id"),
         ({TRUTH_FILE: GROUND_TRUTH.replace("4", "x"), META: DEVKIT}, "truth.txt line 1: expected one whole number"),
         ({TRUTH_FILE: GROUND_TRUTH, META: "no such file"}, "meta.mat: not a MATLAB file"),
@@ -166,7 +166,7 @@ NUMBERS = "".join(f"{name}.JPEG {number}\n" for name, number in zip(NAMES, (0, 1
         ({TRUTH_FILE: GROUND_TRUTH, "map_clsloc.txt": "tench 1\n"}, "map_clsloc.txt line 1: expected a WordNet id and a number"),
         ({TRUTH_FILE: GROUND_TRUTH, "map_clsloc.txt": f"{TENCH} {'9' * 5000} x\n"}, "map_clsloc.txt line 1: expected a WordNet id and"),
         ({TRUTH_FILE: GROUND_TRUTH, META: {1: "tench"}}, "expected a variable synsets with the fields ILSVRC2012_ID and WNID"),
-        ({ORDER_FILE: IN_ORDER[10:]}, "has 4 lines, one an image, and there are 5 images"),
+        ({ORDER_FILE: IN_ORDER[10:]}, "has 4 lines, one for each image, and there are 5 images"),
         ({ORDER_FILE: IN_ORDER.replace(MACHINE, "n09999999")}, "line 3: .*_00000003 is of class n09999999, which has no folder in train"),
         ({ORDER_FILE: IN_ORDER.replace(MACHINE, "crane")}, "line 3: expected one WordNet id"),
         ({BOXES_FILE: BOXES.replace(f"{TENCH} 5", f"{BIRD} 5")}, r"csv line 3: .* is of two classes, n01440764 and n02012849"),
@@ -176,44 +176,44 @@ NUMBERS = "".join(f"{name}.JPEG {number}\n" for name, number in zip(NAMES, (0, 1
         ({"val.txt": MAP + MAP.split("\n")[0]}, "val.txt line 6: ILSVRC2012_val_00000001 is listed twice"),
         ({"val.txt": CAFFE.replace(" 3\n", " 4\n"), "synsets.txt": SYNSETS}, "line 3: class 4, and synsets.txt lists 4 classes, from 0"),
         ({"val.txt": CAFFE.replace(" 3\n", " many\n")}, "line 3: expected an image and the position of its class"),
-        ({"val.txt": NUMBERS}, r"numbers 0 to 3, and they are not plainly those of the 4 folders of train .* add the synsets.txt"),
-        ({"val.txt": CAFFE, "synsets.txt": SYNSETS, "a/synsets.txt": "n01440764\n"}, "list other classes, or in another order"),
+        ({"val.txt": NUMBERS}, r"numbers 0 to 3, which do not match the 4 folders of train .* add the synsets.txt"),
+        ({"val.txt": CAFFE, "synsets.txt": SYNSETS, "a/synsets.txt": "n01440764\n"}, "list different classes, or in a different order"),
         ({"val.txt": CAFFE, "synsets.txt": SYNSETS + SYNSETS}, "line 5: 'n01440764' is no WordNet id, or is listed twice"),
         ({ORDER_FILE: IN_ORDER, "val.txt": MAP.replace(MACHINE, BIRD)}, "disagree: ILSVRC2012_val_00000003 is of class n03126707 or"),
         ({ORDER_FILE: IN_ORDER, BOXES_FILE: BOXES, "z.txt": MAP.replace(BIRD, TENCH)}, "labels.txt and .*z.txt disagree: .*_00000004"),
-        ({"ILSVRC2010_validation_ground_truth.txt": GROUND_TRUTH, META: DEVKIT}, "and no file .* says their labels"),
+        ({"ILSVRC2010_validation_ground_truth.txt": GROUND_TRUTH, META: DEVKIT}, "and no file .* has their labels"),
     ],
 )  # fmt: skip
 def test_what_is_ambiguous_is_refused(imagenet: Any, files: Files, message: str) -> None:
-    """Guards against labels of another set, by another numbering, or in doubt: refused in one line with what settles it."""
+    """Guards against labels of another set, of another numbering, or ambiguous: refused in one line that states the remedy."""
     with pytest.raises(DataError, match=message) as caught:
         read(imagenet(files))
     assert "\n" not in str(caught.value)
 
 
 def test_a_gap_among_the_images(imagenet: Any) -> None:
-    """Guards files that go by the order of images against a missing image, after which all labels would be those of the next one."""
+    """Guards files in image order against a missing image, which would shift all labels after it."""
     with pytest.raises(DataError, match=r"goes by images ILSVRC2012_val_00000001 to ILSVRC2012_val_00000005, and there is '.*_00000006'"):
         read(imagenet({ORDER_FILE: IN_ORDER}, val=[*NAMES[:4], "ILSVRC2012_val_00000006"]))
 
 
 def test_half_sorted_val(imagenet: Any) -> None:
-    """Guards a sorting that was interrupted: neither the sorted nor the other images are taken for the whole of val."""
+    """Guards against a half-sorted val: neither the sorted nor the other images count as all of val."""
     root = imagenet({ORDER_FILE: IN_ORDER})
     (root / "val" / TENCH).mkdir()
     (root / "val" / f"{NAMES[1]}.JPEG").rename(root / "val" / TENCH / f"{NAMES[1]}.JPEG")
-    with pytest.raises(DataError, match="4 images lie beside 1 class folders such as 'n01440764': sort the others too"):
+    with pytest.raises(DataError, match="4 images lie next to 1 class folders such as 'n01440764': sort the others too"):
         read(root)
 
 
 def test_other_folders_are_read_as_before(imagenet: Any) -> None:
-    """Guards flat split folders beside classes that are no WordNet ids: a file that happens to name images gives no labels."""
+    """Guards flat split folders where classes are not WordNet ids: a file that happens to name images gives no labels."""
     with pytest.raises(DataError, match="a split folder without class folders in it"):
         read(imagenet({"val.txt": MAP}, train=("tench", "goldfish")))
 
 
 def test_meta_that_would_grow_beyond_reason(imagenet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a meta.mat that unpacks to more than is accepted: refused before it is read."""
+    """Guards against a meta.mat that unpacks to more bytes than accepted: refused before it is read."""
     monkeypatch.setattr(devkit, "_MOST_BYTES", 4096)
     wide = dict(enumerate(WORDNET_IDS * 20))
     with pytest.raises(DataError, match=r"meta.mat: not a MATLAB file of version 5 \(more than 4096 bytes unpacked\)"):
@@ -232,7 +232,7 @@ def test_damaged_meta(imagenet: Any) -> None:
 
 
 def test_meta_as_it_is_stored(tmp_path: Path) -> None:
-    """Guards the reader of meta.mat: packed or not, whole numbers, floats and texts; other fields and variables are passed over."""
+    """Guards the reader of meta.mat: packed or not, whole numbers, floats and texts; other fields and variables are skipped."""
     fields = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "gloss", "children")]
     synsets = np.array([(1, BIRD, "née", np.arange(3)), (2.0, TENCH, "", 7.5)], dtype=fields).reshape(-1, 1)
     for packed in (True, False):
@@ -261,7 +261,7 @@ def test_the_command(imagenet: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     root, out = imagenet({}, test=2, inside="data"), str(tmp_path / "out")
     common = ["snapshot", str(root), "--out", out, "--set", "snapshot.test_fraction=0.4"]
     assert main(common) == 3
-    assert "says their labels; add one (ILSVRC2012_validation_ground_truth.txt" in capsys.readouterr().err
+    assert "has their labels; add one (ILSVRC2012_validation_ground_truth.txt" in capsys.readouterr().err
     (root / ORDER_FILE).write_text(IN_ORDER)
     assert main(common) == 0
     closing = capsys.readouterr().out

@@ -149,7 +149,7 @@ def test_values_of_unknown_range_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("module", "name", "bits"),
-    [(codecs, "_to_rgb", 8), (codecs, "_marks", 8), (codecs, "is_deep", 8), (codecs, "scale", 16), (deep, "_said", 16)],
+    [(codecs, "_to_rgb", 8), (codecs, "_marks", 8), (codecs, "is_deep", 8), (codecs, "scale", 16), (deep, "_declared", 16)],
 )
 def test_our_own_defects_are_no_damaged_images(module: object, name: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a defect of ours that is counted as a damaged image: only what Pillow trips over is."""
@@ -160,7 +160,7 @@ def test_our_own_defects_are_no_damaged_images(module: object, name: str, bits: 
     monkeypatch.setattr(module, name, defect)
     data = encoded(Image.fromarray(GREY if bits == 8 else GREY.astype(np.uint16) * 200), "PNG")
     with pytest.raises(TypeError, match="a defect"):
-        codecs.extent_of(data, "x") if name == "_said" else decode(data, name="x", pixel_range=(0.0, 65535.0))
+        codecs.extent_of(data, "x") if name == "_declared" else decode(data, name="x", pixel_range=(0.0, 65535.0))
 
 
 @pytest.mark.parametrize("kind", [OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error])

@@ -160,7 +160,7 @@ def test_one_table_above_split_folders(folder: Any) -> None:
         ({"train": 2, "test": 2}, {"train/metadata.csv": "file_name,label\n0.png,cat\n1.png,dog\n"}, "is below no metadata file"),
         ({"train": 2, "more": 2}, {"metadata.csv": table({"train": 2, "more": 2})}, "is in no folder named as a split"),
         ({"train/test": 2}, {"metadata.csv": table({"train/test": 2})}, "in folders named as test and train"),
-        ({"a": 2}, {"metadata.csv": table({"a": 2}), "metadata.jsonl": ""}, "metadata.csv and metadata.jsonl; keep the one"),
+        ({"a": 2}, {"metadata.csv": table({"a": 2}), "metadata.jsonl": ""}, "metadata.csv and metadata.jsonl; keep one of them"),
         ({"a": 2}, {"metadata.csv": table({"a": 2}), "a/metadata.csv": ""}, "below two metadata files"),
         ({"a": 2}, {"metadata.parquet": "x"}, "metadata.parquet: is not read"),
         ({"a": 2}, {"metadata.csv": "file_name,label\na/0.png,cat\na/0.png,dog\n"}, "two labels in the metadata, 'cat' and 'dog'"),
@@ -177,7 +177,7 @@ def test_an_unused_split_column_is_refused(folder: Any) -> None:
     rows = ["file_name,label,Split,fold"] + [f"a/{i}.png,{'cat' if i % 2 else 'dog'},{'test' if i > 1 else 'train'},1" for i in range(4)]
     root = folder({"a": 4}, {"metadata.csv": "\n".join(rows)})
     with pytest.raises(
-        ConfigError, match=r"column 'Split' says test 2, train 2, and nothing uses it: set snapshot.split_column to 'Split'"
+        ConfigError, match=r"column 'Split' holds test 2, train 2, and nothing uses it: set snapshot.split_column to 'Split'"
     ):
         read(root)
     assert set(read(root, split="Split")) == {(split, name) for split in ("train", "test") for name in ("cat", "dog")}

@@ -39,7 +39,7 @@ def parts(image_folder: Any, take: Any) -> list[Path]:
 def run(tmp_path: Path, picture: Any) -> Any:
     """run("name", start, codec=..., guidance_scale=...) -> a synthetic set of six images of cat and hot_dog, as `sample` commits it."""
 
-    def draw(name: str, start: int, codec: Codec = PNG, generator: str = "a" * 64, **settings: Any) -> Path:
+    def sample(name: str, start: int, codec: Codec = PNG, generator: str = "a" * 64, **settings: Any) -> Path:
         classes = make_classes(["cat", "hot_dog"])
         meta = {"prompt": "p", "guidance_scale": 1.5, "num_inference_steps": 8, "scheduler": "ddim", "generator_digest": generator}
         records = [
@@ -59,7 +59,7 @@ def run(tmp_path: Path, picture: Any) -> Any:
         commit_snapshot(folder, kind="synthetic", classes=classes, rows=rows, provenance=provenance, licence="x", plan_digest=plan)
         return folder
 
-    return draw
+    return sample
 
 
 def test_merge_keeps_every_shard(parts: list[Path], tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_merge_of_equal_settings_says_them_once(run: Any, tmp_path: Path) -> Non
     assert "guidance_scale" not in provenance
 
 
-def test_merge_of_drawn_and_imported(run: Any, image_folder: Any, take: Any, tmp_path: Path) -> None:
+def test_merge_of_sampled_and_imported(run: Any, image_folder: Any, take: Any, tmp_path: Path) -> None:
     """Guards 63-bit seeds beside records that have none: not a digit is lost, and absent ones stay absent, in every layout."""
     imported = take(image_folder({"cat": 2, "hot_dog": 2}, start=500), as_synthetic=True).output
     merge_snapshots([run("one", 0), imported], tmp_path / "all")
@@ -172,7 +172,7 @@ def test_merge_notices_damage(parts: list[Path], tmp_path: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[700] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(DataError, match="damaged; `gda verify` says which"):
+    with pytest.raises(DataError, match="damaged; `gda verify` names it"):
         merge_snapshots(parts, tmp_path / "all")
     assert not (tmp_path / "all").exists()
 

@@ -70,7 +70,7 @@ def test_every_other_reader_refuses_the_test_split(snapshot: Snapshot, tmp_path:
         "iterate_shard": lambda: list(iterate_shard(shard)),
         "read_record": lambda: read_record(shard, 0),
         "audit_images": lambda: audit_images(snapshot, size=8),
-        "replace_records": lambda: replace_records(snapshot, {key}, [], tmp_path / "replaced", said={}),
+        "replace_records": lambda: replace_records(snapshot, {key}, [], tmp_path / "replaced", provenance={}),
     }
     for name, read in readers.items():
         with pytest.raises(UsageError, match="open_test"):
@@ -140,7 +140,7 @@ def test_other_names_do_not_make_it_another(snapshot: Snapshot, tmp_path: Path) 
     renamed = Snapshot.open(other)
     assert renamed.split_digest("test") != snapshot.split_digest("test")
     open_test(snapshot, "evaluate", size=8, work="w0")
-    with pytest.raises(DataError, match="is not where the manifest says"):  # its tars have the old keys, but it was opened
+    with pytest.raises(DataError, match="is not where the manifest places it"):  # its tars have the old keys, but it was opened
         open_test(renamed, "evaluate", size=8, work="w1")
     assert [count_test_openings(one.split_digest("test"), "evaluate") for one in (snapshot, renamed)] == [2, 2]
 
@@ -195,7 +195,7 @@ def test_work_counts_that_the_ledger_has_not(snapshot: Snapshot) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "[]", "{}", '{"digest": 1, "purpose": "evaluate"}', '{"digest": "d", "purp'])
-def test_damaged_lines_are_said(line: str) -> None:
+def test_damaged_lines_are_named(line: str) -> None:
     """Guards against openings dropped in silence: a line that says none is named, and nothing is counted."""
     record_test_opening("d", "evaluate")
     with ledger_path().open("a") as file:
@@ -229,7 +229,7 @@ def test_an_export_is_counted_once(snapshot: Snapshot, tmp_path: Path) -> None:
     assert read_ledger()[0].keys() == {"digest", "purpose", "work", "pictures"}
 
 
-def test_pictures_are_told_by_their_pixels_alone(snapshot: Snapshot, tmp_path: Path) -> None:
+def test_pictures_are_identified_by_their_pixels_alone(snapshot: Snapshot, tmp_path: Path) -> None:
     """Guards what counts together: not the order of keys, but every pixel."""
     open_test(snapshot, "evaluate", size=8)
     pixels = pd.Series(snapshot.manifest("test")["pixel_sha256"])
@@ -244,5 +244,5 @@ def test_steps_of_a_pipeline_share_the_ledger_on_their_volume(tmp_path: Path) ->
     code = f"{place}; from gda.data.test_split.ledger import ledger_path; print(ledger_path())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GDA_", "MLFLOW_"))}
     for given, expected in (({}, tmp_path / "test_ledger.jsonl"), ({"GDA_LEDGER": "/shared/l.jsonl"}, Path("/shared/l.jsonl"))):
-        told = subprocess.run([sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True).stdout
-        assert Path(told.strip()) == expected
+        printed = subprocess.run([sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True).stdout
+        assert Path(printed.strip()) == expected

@@ -37,7 +37,7 @@ def test_no_images_need_no_room(tmp_path: Path) -> None:
     assert room_for(0, 8, scratch=tmp_path).shape == (0, 3, 8, 8)
 
 
-def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found full while pages are written back, it would end the process without a word."""
 
     def full(descriptor: int, start: int, length: int) -> None:

@@ -75,8 +75,8 @@ def test_all_of_a_clean_pool_is_trained_on(pool: Pool, found: Path, real: Path) 
     assert snapshot.index.kind == "real"
     assert snapshot.index.counts == {"train": {"cat": 4, "dog": 4}}
     assert snapshot.classes == of_real.classes
-    said = {name: snapshot.index.provenance[name] for name in ("purpose", "pool_of", "left_out")}
-    assert said == {"purpose": "pool", "pool_of": of_real.digest, "left_out": "none"}
+    recorded = {name: snapshot.index.provenance[name] for name in ("purpose", "pool_of", "left_out")}
+    assert recorded == {"purpose": "pool", "pool_of": of_real.digest, "left_out": "none"}
     assert "near_leaks" not in snapshot.index.provenance
     assert "left out" not in outcome.summary
     assert not (outcome.output / "left_out.csv").exists()
@@ -110,7 +110,7 @@ def test_disguised_pictures_of_val_and_test_are_left_out(pool: Pool, found: Path
     assert Snapshot.open(outcome.output).index.counts["train"] == {"cat": 5, "dog": 4}
 
 
-def test_pictures_are_told_however_either_set_was_resized(take: Any, found: Path, source: Path) -> None:
+def test_pictures_are_recognised_however_either_set_was_resized(take: Any, found: Path, source: Path) -> None:
     """Guards against a pool that keeps sizes beside a real set cut to squares: a test picture, before its cut, in full width."""
     wide = Image.open(source / "test" / "cat" / "25.png").resize((128, 64))
     wide.paste(Image.open(source / "test" / "cat" / "25.png"), (32, 0))
@@ -123,7 +123,7 @@ def test_pictures_are_told_however_either_set_was_resized(take: Any, found: Path
         assert len(Snapshot.open(outcome.output).manifest()) == 8
 
 
-def test_equal_pixels_before_resizing_are_told(take: Any, found: Path, source: Path) -> None:
+def test_equal_pixels_before_resizing_are_recognised(take: Any, found: Path, source: Path) -> None:
     """Guards train copies too where the pool alone is resized, and nothing of a picture is left in equal pixels."""
     real = take(source, "real").output
     shutil.copy(source / "train" / "dog" / "6.png", found / "dog" / "copy.png")
@@ -145,7 +145,7 @@ def test_a_picture_repeated_in_the_pool_is_taken_once(pool: Pool, found: Path) -
     assert rows["pixel_sha256"].is_unique
 
 
-def test_repeats_are_told_however_far_apart(pool: Pool, tmp_path: Path) -> None:
+def test_repeats_are_found_however_far_apart(pool: Pool, tmp_path: Path) -> None:
     """Guards large pools, which are read in waves: a repeat in a later wave is a repeat."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2100, 16, 16, 3), dtype=np.uint8)
@@ -203,8 +203,8 @@ def test_its_own_splits_and_the_shots_count_for_nothing(take: Any, real: Path, t
 
 def test_marked_images_are_not_taken(pool: Pool, found: Path, picture: Any, tmp_path: Path) -> None:
     """Guards the arm's meaning: a synthetic image found in a pool stops it, as it stops a real set."""
-    (found / "cat" / "drawn.png").write_bytes(encode_png(picture(0), {SYNTHETIC_MARK: "abc"}))
-    with pytest.raises(DataError, match=r"cat/drawn\.png: is marked as synthetic"):
+    (found / "cat" / "sampled.png").write_bytes(encode_png(picture(0), {SYNTHETIC_MARK: "abc"}))
+    with pytest.raises(DataError, match=r"cat/sampled\.png: is marked as synthetic"):
         pool(found, max_bad_fraction=1.0)
     assert not (tmp_path / "pool").exists()
 
@@ -264,9 +264,9 @@ def test_equal_pools_are_equal_bytes(pool: Pool, found: Path, source: Path) -> N
 
 def test_what_a_pool_is_held_against(take: Any, pool: Pool, found: Path, source: Path, real: Path) -> None:
     """Guards against a leak check with nothing to check: synthetic sets and pools have no test split."""
-    drawn = take(source / "train", "drawn", as_synthetic=True).output
-    with pytest.raises(DataError, match=r"--snapshot .*drawn: is a synthetic set; accepted: the real snapshot"):
-        take(found, "x", pool_of=drawn)
+    sampled = take(source / "train", "sampled", as_synthetic=True).output
+    with pytest.raises(DataError, match=r"--snapshot .*sampled: is a synthetic set; accepted: the real snapshot"):
+        take(found, "x", pool_of=sampled)
     with pytest.raises(DataError, match=r"--snapshot .*pool: is a pool itself"):
         take(found, "x", pool_of=pool(found).output)
 
@@ -305,8 +305,8 @@ def test_a_flow_goes_on_without_a_pool(
     compared = ["--set", 'classify.arms=["real", "real+synthetic", "retrieved"]']
     assert main([*command, "--out", "none", *compared]) == 0
     assert skipped_because(tmp_path / "none") == "because snapshot.pool is null"
-    assert main([*command, "--out", "unasked", "--set", f"snapshot.pool={found}"]) == 0
-    assert skipped_because(tmp_path / "unasked") == "because classify.arms does not name retrieved"
+    assert main([*command, "--out", "unneeded", "--set", f"snapshot.pool={found}"]) == 0
+    assert skipped_because(tmp_path / "unneeded") == "because classify.arms does not name retrieved"
     assert main([*command, "--out", "pool", "--set", f"snapshot.pool={found}", *compared]) == 0
     assert skipped_because(tmp_path / "pool") is None
     assert capsys.readouterr().out.count(": skipped, because ") == 2

@@ -95,7 +95,7 @@ def test_an_unused_split_field_of_tars(tmp_path: Path) -> None:
     """Guards the field split of a tar's .json, as the column of a table is."""
     rows = [members | {"json": json.dumps({"split": ("train", "test")[n % 2]}).encode()} for n, members in enumerate(records())]
     path = write_tar(tmp_path / "a.tar", rows)
-    with pytest.raises(ConfigError, match="column 'split' says test 2, train 2"):
+    with pytest.raises(ConfigError, match="column 'split' holds test 2, train 2"):
         opened(path)
     assert found(opened(path, split="split")) == [("test", "1"), ("train", "0")]
 
@@ -217,7 +217,7 @@ def test_an_npz_that_grows_is_refused_before_it_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["compression", "version", "encrypted", "content"])
-def test_an_npz_that_zip_cannot_read_is_said(tmp_path: Path, fault: str) -> None:
+def test_an_npz_that_zip_cannot_read_is_reported(tmp_path: Path, fault: str) -> None:
     """Guards exit 3: an unknown compression, a later version of the format, encryption, and content that does not unpack."""
     path = tmp_path / "a.npz"
     np.savez_compressed(path, np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2)

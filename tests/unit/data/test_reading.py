@@ -134,12 +134,12 @@ def test_synthetic_columns_survive(tmp_path: Path, picture: Any) -> None:
     assert next(read_shard(tmp_path / "train-000000.tar")).meta["seed"] == 2**62
 
 
-def test_drawn_images_are_marked(tmp_path: Path, picture: Any, take: Any, image_folder: Any) -> None:
+def test_sampled_images_are_marked(tmp_path: Path, picture: Any, take: Any, image_folder: Any) -> None:
     """Guards real sets against our own images: what a generator drew is refused as a real picture."""
     write_image_shard(tmp_path, name="train-000000.tar", split="train", records=synthetic_records(picture, 1))
     source = image_folder(TWO)
-    (source / "cat" / "drawn.png").write_bytes(next(read_shard(tmp_path / "train-000000.tar")).image)
-    with pytest.raises(DataError, match=r"cat/drawn\.png: is marked as synthetic"):
+    (source / "cat" / "sampled.png").write_bytes(next(read_shard(tmp_path / "train-000000.tar")).image)
+    with pytest.raises(DataError, match=r"cat/sampled\.png: is marked as synthetic"):
         take(source)
 
 

@@ -49,7 +49,7 @@ def test_images_are_exchanged(given: Snapshot, tmp_path: Path) -> None:
     added = shard(tmp_path / "new", 3, "st")
     folder = tmp_path / "set"
     folder.mkdir()
-    replace_records(given, {"w", "y", "z"}, [(tmp_path / "new" / "train-000003.tar", added)], folder, said={"redrawn": "3"})
+    replace_records(given, {"w", "y", "z"}, [(tmp_path / "new" / "train-000003.tar", added)], folder, provenance={"replaced": "3"})
     made = Snapshot.open(folder)
     assert verify_snapshot(folder) == []
     assert made.manifest()["key"].tolist() == list("uvxst")
@@ -57,7 +57,7 @@ def test_images_are_exchanged(given: Snapshot, tmp_path: Path) -> None:
     assert (folder / "train-000000.tar").samefile(given.path / "train-000000.tar")
     kept = {record.key: record for record in read_shard(given.path / "train-000001.tar")}
     assert list(read_shard(folder / "train-000001.tar")) == [kept["x"]]
-    assert (made.index.provenance, made.index.licence, made.index.plan_digest) == ({"x": "y", "redrawn": "3"}, "mit", "p")
+    assert (made.index.provenance, made.index.licence, made.index.plan_digest) == ({"x": "y", "replaced": "3"}, "mit", "p")
     assert set(made.manifest()["seed"]) == {ord(key) for key in "uvxst"}
 
 
@@ -65,7 +65,7 @@ def test_what_is_not_there_cannot_go(given: Snapshot, tmp_path: Path) -> None:
     """A key of another set is a mistake, and nothing is written."""
     (tmp_path / "set").mkdir()
     with pytest.raises(DataError, match="has no record 'q'"):
-        replace_records(given, {"u", "q"}, [], tmp_path / "set", said={})
+        replace_records(given, {"u", "q"}, [], tmp_path / "set", provenance={})
     assert tree(tmp_path / "set") == {}
 
 
@@ -79,7 +79,7 @@ def test_damage_is_not_covered_up(given: Snapshot, tmp_path: Path, dropped: str)
     path.write_bytes(bytes(data))
     (tmp_path / "set").mkdir()
     with pytest.raises(DataError, match=r"train-000001\.tar"):
-        replace_records(given, {dropped}, [], tmp_path / "set", said={})
+        replace_records(given, {dropped}, [], tmp_path / "set", provenance={})
 
 
 def test_the_same_set_under_another_name(given: Snapshot, tmp_path: Path) -> None:

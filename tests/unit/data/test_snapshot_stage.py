@@ -288,12 +288,12 @@ def test_shots_are_nested_and_leave_the_rest_alone(image_folder: Any, take: Any)
     """Guards few-shot comparisons: equal numbers a class, fewer shots inside more of one draw, other draws other images, one test split."""
     source = image_folder({"cat": 60, "dog": 60})
     whole, one, three, again = (
-        take(source, f"out-{shots}-{draw}", shots=shots, few_shot_seed=draw) for shots, draw in ((None, 0), (1, 0), (3, 0), (3, 1))
+        take(source, f"out-{shots}-{seed}", shots=shots, few_shot_seed=seed) for shots, seed in ((None, 0), (1, 0), (3, 0), (3, 1))
     )
     for outcome, shots in ((one, 1), (three, 3), (again, 3)):
         index = Snapshot.open(outcome.output).index
         assert index.counts["train"] == {"cat": shots, "dog": shots}
-        assert index.provenance["shots"].startswith(f"{shots} a class, draw")
+        assert index.provenance["shots"].startswith(f"{shots} per class, few_shot_seed")
         for split in ("val", "test"):
             assert Snapshot.open(outcome.output).split_digest(split) == Snapshot.open(whole.output).split_digest(split)
         assert verify_snapshot(outcome.output) == []
@@ -308,8 +308,8 @@ def test_val_and_test_do_not_move_with_the_shots(image_folder: Any, take: Any) -
     whole = Snapshot.open(take(source, "whole").output)
     held_out = {split: whole.split_digest(split) for split in ("val", "test")}
     trained = set()
-    for shots, draw in ((1, 0), (1, 1), (5, 0), (20, 2), (50, 0)):
-        cut = Snapshot.open(take(source, f"out-{shots}-{draw}", shots=shots, few_shot_seed=draw).output)
+    for shots, seed in ((1, 0), (1, 1), (5, 0), (20, 2), (50, 0)):
+        cut = Snapshot.open(take(source, f"out-{shots}-{seed}", shots=shots, few_shot_seed=seed).output)
         assert {split: cut.split_digest(split) for split in held_out} == held_out
         assert len(cut.manifest("train")) == 2 * shots
         trained |= set(cut.manifest("train")["key"])
@@ -319,7 +319,7 @@ def test_val_and_test_do_not_move_with_the_shots(image_folder: Any, take: Any) -
 def test_too_few_images_for_the_shots_are_named(image_folder: Any, take: Any) -> None:
     """Guards against a comparison in which a class quietly has fewer images than the others."""
     source = image_folder({"train/cat": 4, "train/dog": 2, "val/cat": 1, "val/dog": 1, "test/cat": 1, "test/dog": 1})
-    with pytest.raises(DataError, match=r"snapshot\.shots: 3 training images a class were asked for, but there are fewer of class 'dog' 2"):
+    with pytest.raises(DataError, match=r"snapshot\.shots: 3 training images per class are required, but there are fewer of class 'dog' 2"):
         take(source, shots=3)
 
 

@@ -41,7 +41,7 @@ def test_records_of_one_class_each_are_hard() -> None:
 @pytest.mark.parametrize(("source", "strength"), [("dog", 0.4), ("cat", -0.1)])
 def test_a_share_for_no_class_is_refused(source: str, strength: float) -> None:
     """A label whose other part is lost would be trained as certain."""
-    with pytest.raises(DataError, match=f"record 'k1': drawn from an image of class '{source}' at strength {strength}"):
+    with pytest.raises(DataError, match=f"record 'k1': sampled from an image of class '{source}' at strength {strength}"):
         soft_labels(rows((0, None, None), (1, source, strength)), CLASSES)
 
 
@@ -98,18 +98,18 @@ def test_a_hard_set_is_loaded_without_shares(tmp_path: Path) -> None:
 
 def test_a_share_for_no_class_names_the_set(tmp_path: Path) -> None:
     """The user is told which set and which record."""
-    with pytest.raises(DataError, match=r"s: record '7': drawn from an image of class 'ant' at strength -1"):
+    with pytest.raises(DataError, match=r"s: record '7': sampled from an image of class 'ant' at strength -1"):
         load_images(Snapshot.open(write(tmp_path / "s", (-1.0, 0.5))), "train", size=4)
 
 
 def test_recipes_know_of_soft_labels(tmp_path: Path) -> None:
     """The content digest has first labels alone, so that classifiers of other shares would pass for up to date."""
 
-    def said(name: str, strengths: tuple[float, ...], *, sources: bool = True) -> dict[str, str]:
+    def inputs(name: str, strengths: tuple[float, ...], *, sources: bool = True) -> dict[str, str]:
         path = write(tmp_path / name, strengths, sources=sources)
         return soft_labels_input(path, Snapshot.open(path).index)
 
-    one, other, again = said("a", (0.25, 0.5)), said("b", (0.25, 0.75)), said("c", (0.25, 0.5))
+    one, other, again = inputs("a", (0.25, 0.5)), inputs("b", (0.25, 0.75)), inputs("c", (0.25, 0.5))
     assert one == again != other
     assert set(one) == {"soft_labels"}
-    assert said("d", (1.0, 1.0)) == said("e", (1.0, 1.0), sources=False) == {}
+    assert inputs("d", (1.0, 1.0)) == inputs("e", (1.0, 1.0), sources=False) == {}

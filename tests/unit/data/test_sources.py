@@ -300,7 +300,7 @@ def test_tar_patterns(tmp_path: Path, picture: Any, take: Any, pattern: str) -> 
     assert rows.groupby("class").size().to_dict() == {"0": 15, "1": 15}
 
 
-def test_class_names_beside_tars(tmp_path: Path, picture: Any, take: Any) -> None:
+def test_class_names_next_to_tars(tmp_path: Path, picture: Any, take: Any) -> None:
     """Guards `classnames.txt`, which gives numbers their names, and labels it has no line for."""
     root = webdataset(tmp_path, picture)
     (root / "classnames.txt").write_text("cat\ndog\n")

@@ -44,7 +44,7 @@ def test_the_first_word_is_taken() -> None:
         ),
     ],
 )
-def test_shared_words_are_told_apart(wordnet_ids: tuple[str, ...], names: list[str]) -> None:
+def test_shared_words_are_distinguished(wordnet_ids: tuple[str, ...], names: list[str]) -> None:
     """Guards the pairs of ImageNet that share a word: told apart by more words or the meaning, and only where both are there."""
     assert names_of(*wordnet_ids) == names
     assert names_of(*reversed(wordnet_ids)) == names
@@ -71,7 +71,7 @@ def test_lists_are_those_of_timm() -> None:
         assert wordnet._list(wordnet._LEMMAS)[name] == info.label_name_to_description(name)
 
 
-def test_unknown_ids_keep_theirs() -> None:
+def test_unknown_ids_are_kept() -> None:
     """Guards ids that timm does not know: they stay, and are said."""
     found = wordnet_names(["n01440764", "n99999999"])
     assert found is not None

@@ -15,21 +15,21 @@ from gda.errors import DataError, MissingError
 DATA = b"a face"
 FACE = Face(package="@maker/plain", version="1.0.0", file="plain.woff", licence="OFL-1.1", sha256=hashlib.sha256(DATA).hexdigest())
 
-# Writes an archive for each package asked for, as `npm pack --json` does, with the files laid beside it.
+# Writes an archive for each package requested, as `npm pack --json` does, with the files laid next to it.
 NPM = f"""#!{sys.executable}
 import json, pathlib, sys, tarfile
 here = pathlib.Path(__file__).parent
 if (here / "error").exists():
     sys.exit((here / "error").read_text())
 into = pathlib.Path(sys.argv[sys.argv.index("--pack-destination") + 1])
-said = []
+specs = []
 for spec in sys.argv[sys.argv.index("--pack-destination") + 2:]:
     name = spec.strip("@").replace("/", "-").replace("@", "-") + ".tgz"
     with tarfile.open(into / name, "w:gz") as tar:
         for path in (here / "files").iterdir():
             tar.add(path, "package/files/" + path.name)
-    said.append({{"id": spec, "filename": name}})
-print(json.dumps(said))
+    specs.append({{"id": spec, "filename": name}})
+print(json.dumps(specs))
 """
 
 Npm = Callable[..., None]
@@ -88,8 +88,8 @@ def test_a_package_without_the_file_is_named(tmp_path: Path, npm: Npm) -> None:
         fetch_faces(tmp_path / "faces", [FACE])
 
 
-def test_what_npm_says_is_told(tmp_path: Path, npm: Npm) -> None:
-    """A registry out of reach is told in npm's words."""
+def test_what_npm_prints_is_reported(tmp_path: Path, npm: Npm) -> None:
+    """A registry out of reach is given in npm's words."""
     npm(error="npm error code E404")
     with pytest.raises(MissingError, match="npm pack: exit code 1: npm error code E404"):
         fetch_faces(tmp_path / "faces", [FACE])

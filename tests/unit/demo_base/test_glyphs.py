@@ -34,8 +34,8 @@ def test_captions_say_which_glyphs_are_handwritten(bank: GlyphBank) -> None:
     assert bool(((batch.images >= -1) & (batch.images <= 1)).all())
 
 
-def test_the_style_is_said_before_the_name() -> None:
-    """What users ask for: "handwritten 3", "handwritten number seven"."""
+def test_the_style_is_reported_before_the_name() -> None:
+    """What users request: "handwritten 3", "handwritten number seven"."""
     assert caption("3", "handwritten", [0.0, 0.0, 0.0]) == "handwritten 3"
     assert caption("7", "handwritten", [0.99, 0.0, 0.0]) == "handwritten number seven"
 
@@ -60,7 +60,7 @@ def _spread_across(ink: torch.Tensor) -> float:
     return float(torch.linalg.eigvalsh((weights * centred) @ centred.T)[0].sqrt())
 
 
-def test_without_handwriting_faces_print_alone_is_drawn() -> None:
+def test_without_handwriting_faces_print_alone_is_sampled() -> None:
     """Glyph features are rebuilt from matplotlib's faces; nothing of the new faces may reach them."""
     printed = GlyphBank()
     batch = printed.render(500, torch.Generator().manual_seed(0))
@@ -68,7 +68,7 @@ def test_without_handwriting_faces_print_alone_is_drawn() -> None:
     assert not any("handwritten" in c for c in batch.captions)
 
 
-def test_every_draw_of_a_bank_can_be_repeated(bank: GlyphBank) -> None:
+def test_every_batch_of_a_bank_can_be_repeated(bank: GlyphBank) -> None:
     """The same generator state gives the same batch."""
     first, again = (bank.render(64, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(first.images, again.images)
@@ -76,7 +76,7 @@ def test_every_draw_of_a_bank_can_be_repeated(bank: GlyphBank) -> None:
 
 
 def test_a_face_that_lacks_characters_is_refused() -> None:
-    """It would be drawn as a box, and the base would learn boxes: read from the character map, for a box looks like ink."""
+    """It would be sampled as a box, and the base would learn boxes: read from the character map, for a box looks like ink."""
     with pytest.raises(DataError, match=r"STIXSizOneSymReg\.ttf: has no glyph for 0, 1, 2"):
         face_distances(FONTS / "STIXSizOneSymReg.ttf")
 

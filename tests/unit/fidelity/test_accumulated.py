@@ -101,7 +101,7 @@ def test_rows_are_what_the_extractor_gives_for_the_stored_images(tmp_path, px, s
     assert np.ptp(fresh, axis=0).max() > 0.01  # the images differ in them
 
 
-def test_batches_begin_anew_with_each_shard(sets):
+def test_batches_start_again_with_each_shard(sets):
     """So that a shard's features hang on its own images, however many wait, and however they are handed over."""
     found = read(sets / "rows")
     audit = audit_images(Snapshot.open(sets / "rows"), size=28)
@@ -148,9 +148,9 @@ def test_files_name_their_records(sets):
     """Rows can be joined to the manifest without our reader, and files that were written twice are the same."""
     snapshot = Snapshot.open(sets / "rows")
     with safe_open(features_path(snapshot.path / "train-000001.tar"), framework="numpy") as file:
-        said = json.loads(file.metadata()["gda"])
-    assert said["keys"] == [f"k1-{i}" for i in range(5)]
-    assert said["extractor"] == f"glyph@{GLYPH.digest}"
+        header = json.loads(file.metadata()["gda"])
+    assert header["keys"] == [f"k1-{i}" for i in range(5)]
+    assert header["extractor"] == f"glyph@{GLYPH.digest}"
 
 
 def test_writing_twice_gives_the_same_bytes(kept, tmp_path):
@@ -232,7 +232,7 @@ def test_a_shard_is_held_with_and_without_a_look_at_its_numbers(kept):
     assert not observer.holds(kept / "train-000001.tar", rows, checked=False)
 
 
-def test_whoever_comes_second_keeps_what_is_there(kept):
+def test_a_second_writer_keeps_the_existing_file(kept):
     """Features of the same images from another machine, different in their last bits, stay: no file ever changes under a reader."""
     shard = kept / "train-000000.tar"
     forge(shard, lambda features: np.nextafter(features, np.float32(9)))

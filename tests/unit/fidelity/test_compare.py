@@ -39,25 +39,25 @@ from gda.gate.measures import MeasuredWith
 from gda.gate.worst_class import worst_classes
 
 
-def draws(seed: int, n: int, scale: float = 1.0) -> np.ndarray:
+def rows(seed: int, n: int, scale: float = 1.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, scale, (n, 12))
 
 
 def images(seed: int, n: int, scale: float = 1.0) -> Images:
-    return Images(features=draws(seed, n, scale))
+    return Images(features=rows(seed, n, scale))
 
 
 def test_a_perfect_generator_scores_the_floor_at_any_size() -> None:
     """FID falls with the number of images; measured at equal N, new real images must look real whatever N is."""
-    real = draws(0, 400)
+    real = rows(0, 400)
     for size in (40, 100, 1000):
         result = compare(images(1, size), Images(features=real), seed=0)["fid"]
         assert result.n == min(size, 200)
         assert result.estimate.value == pytest.approx(result.floor.value, rel=0.35)
-    assert fid(draws(1, 40), real) > 1.5 * fid(draws(1, 1000), real)  # what would have happened without
+    assert fid(rows(1, 40), real) > 1.5 * fid(rows(1, 1000), real)  # what would have happened without
 
 
-def test_a_narrow_generator_is_told_apart() -> None:
+def test_a_narrow_generator_is_detected() -> None:
     """Half the spread: FID above the floor's interval, recall and coverage below theirs."""
     found = compare(images(1, 300, scale=0.5), images(0, 400), seed=0)
     assert found["fid"].estimate.low > found["fid"].floor.high
@@ -72,7 +72,7 @@ def test_same_seed_same_numbers() -> None:
 
 def test_floor_of_the_reference_is_the_floor_of_the_comparison() -> None:
     """The number that `reference` states and the one that `validate` judges by are the same."""
-    real = draws(0, 120)
+    real = rows(0, 120)
     floor, n = fid_floor(real, seed=5)
     found = compare(images(1, 300), Images(features=real), seed=5)["fid"]
     assert (floor, n) == (found.floor, found.n)
@@ -160,26 +160,26 @@ def test_a_group_is_left_out_once_and_leaves_the_bias_in_n_out() -> None:
 
 def test_the_interval_of_a_point_covers_what_other_sets_score() -> None:
     """Around the FID of the whole set, and nine times in ten around the mean FID of sets of its size."""
-    reference = statistics(draws(0, 2000))
-    sets = [draws(100 + i, 80, scale=1.2) for i in range(60)]
+    reference = statistics(rows(0, 2000))
+    sets = [rows(100 + i, 80, scale=1.2) for i in range(60)]
     found = [fid_to(reference, each, seed=1) for each in sets]
-    assert [estimate.value for estimate in found] == [fid(each, draws(0, 2000)) for each in sets]
+    assert [estimate.value for estimate in found] == [fid(each, rows(0, 2000)) for each in sets]
     assert all(estimate.low < estimate.value < estimate.high for estimate in found)
     mean = np.mean([estimate.value for estimate in found])
     assert np.mean([estimate.low <= mean <= estimate.high for estimate in found]) >= 0.85
     width = np.mean([(estimate.high - estimate.low) / 2 for estimate in found])
     assert 0.7 < width / (1.96 * np.std([estimate.value for estimate in found])) < 1.4
     with pytest.raises(DataError, match="at least four images, got 3"):
-        fid_to(reference, draws(1, 3), seed=0)
+        fid_to(reference, rows(1, 3), seed=0)
 
 
 def test_the_floor_of_a_sweep_is_at_its_number_of_images() -> None:
     """What as many real images score: far above the same with all of them, and their own where there are fewer."""
-    reference, real = statistics(draws(0, 2000)), draws(1, 1000)
+    reference, real = statistics(rows(0, 2000)), rows(1, 1000)
     few, many = (fid_floor_to(reference, real, n=n, seed=0) for n in (50, 1000))
     assert few > 5 * many
-    assert few == pytest.approx(np.mean([fid(draws(2 + i, 50), draws(0, 2000)) for i in range(20)]), rel=0.15)
-    assert fid_floor_to(reference, real[:30], n=50, seed=0) == pytest.approx(fid(real[:30], draws(0, 2000)))
+    assert few == pytest.approx(np.mean([fid(rows(2 + i, 50), rows(0, 2000)) for i in range(20)]), rel=0.15)
+    assert fid_floor_to(reference, real[:30], n=50, seed=0) == pytest.approx(fid(real[:30], rows(0, 2000)))
 
 
 def classes(scale: float = 1.0, each: int = 60, seed: int = 0) -> tuple[Images, np.ndarray]:
@@ -272,11 +272,11 @@ def test_every_metric_is_stated_with_floor_and_interval_at_equal_n() -> None:
 
 def test_distance_to_given_statistics_has_its_floor_at_equal_n() -> None:
     """As many real images as synthetic ones, against the same statistics: a perfect generator scores the floor."""
-    given = statistics(draws(0, 4000))
-    found = to_statistics(draws(1, 500), draws(2, 150), given, seed=0)
+    given = statistics(rows(0, 4000))
+    found = to_statistics(rows(1, 500), rows(2, 150), given, seed=0)
     assert found.n == 150
     assert found.estimate.value == pytest.approx(found.floor.value, rel=0.3)
-    assert found.floor.value > 2 * fid(draws(1, 500), draws(0, 4000))
+    assert found.floor.value > 2 * fid(rows(1, 500), rows(0, 4000))
 
 
 def test_the_narrowest_class_is_that_by_its_own_floor() -> None:

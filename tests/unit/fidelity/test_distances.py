@@ -33,11 +33,11 @@ def test_frechet_closed_form_for_diagonal_covariances() -> None:
 def test_fid_agrees_with_torch_fidelity(n: int, d: int) -> None:
     """Same features, same number, to 1e-6 of it, also where there are fewer images than dimensions."""
     a, b = features(0, n, d), features(1, n + 30, d, shift=0.3)
-    theirs = fid_statistics_to_metric(
+    reference = fid_statistics_to_metric(
         fid_features_to_statistics(torch.from_numpy(a)), fid_features_to_statistics(torch.from_numpy(b)), verbose=False
     )["frechet_inception_distance"]
     # With fewer images than dimensions their general eigenvalues of a singular matrix lose half the digits.
-    assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(theirs, rel=1e-6 if n > d else 1e-4)
+    assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(reference, rel=1e-6 if n > d else 1e-4)
 
 
 @settings(max_examples=25, deadline=None)
@@ -60,30 +60,30 @@ def test_statistics_refuse_what_has_no_covariance(spoiled: np.ndarray) -> None:
 def test_kid_agrees_with_torch_fidelity() -> None:
     """On subsets that hold every image the estimator is the same one."""
     a, b = features(2, 60, 12), features(3, 60, 12, shift=0.5)
-    theirs = kid_features_to_metric(
+    reference = kid_features_to_metric(
         torch.from_numpy(a), torch.from_numpy(b), kid_subsets=2, kid_subset_size=60, kid_kernel="poly", kid_kernel_poly_degree=3,
         kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0, rng_seed=0, verbose=False,
     )["kernel_inception_distance_mean"]  # fmt: skip
-    assert kernel_distance(a, b) == pytest.approx(theirs, rel=1e-9)
+    assert kernel_distance(a, b) == pytest.approx(reference, rel=1e-9)
 
 
 def test_kid_does_not_grow_as_sets_shrink() -> None:
     """Unbiased: between sets of one source the mean is zero at any size, whereas FID grows."""
     pool, rng = features(4, 2000, 8), np.random.default_rng(0)
-    draws = [rng.permutation(2000)[:40] for _ in range(200)]
-    values = np.array([kernel_distance(pool[d[:20]], pool[d[20:]]) for d in draws])
+    orders = [rng.permutation(2000)[:40] for _ in range(200)]
+    values = np.array([kernel_distance(pool[d[:20]], pool[d[20:]]) for d in orders])
     assert abs(values.mean()) < 3 * values.std() / 200**0.5
 
 
 def test_precision_and_recall_agree_with_torch_fidelity() -> None:
     """The same balls around the same neighbours."""
     fake, real = features(5, 90, 6, shift=0.8), features(6, 130, 6)
-    theirs = prc_features_to_metric(
+    reference = prc_features_to_metric(
         torch.from_numpy(fake), torch.from_numpy(real), prc_neighborhood=3, prc_batch_size=50, save_cpu_ram=False, verbose=False
     )
     ours = prdc(fake, real, k=3)
-    assert ours.precision == pytest.approx(theirs["precision"], abs=1e-6)
-    assert ours.recall == pytest.approx(theirs["recall"], abs=1e-6)
+    assert ours.precision == pytest.approx(reference["precision"], abs=1e-6)
+    assert ours.recall == pytest.approx(reference["recall"], abs=1e-6)
     assert 0.05 < ours.precision < 0.95  # the comparison says nothing at the ends
 
 

@@ -85,8 +85,8 @@ def clip_folder(tmp_path_factory):
 def test_inception_is_torch_fidelitys_own(inception_file):
     """The same numbers as the library that papers state, from images of another size than the network's."""
     ours = load_inception(str(inception_file))
-    theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_file))
-    expected = theirs(noise(4, 40))[0].numpy()
+    reference = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_file))
+    expected = reference(noise(4, 40))[0].numpy()
     assert expected.std() > 0
     assert ours.features(noise(4, 40)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert (ours.dim, ours.input_px) == (2048, 299)
@@ -317,7 +317,7 @@ def test_a_users_own_extractor(own, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [
         ("no_such_module:f", "cannot import 'no_such_module'"),
         ("own_extractors:gone", "has no function 'gone'"),
@@ -330,9 +330,9 @@ def test_a_users_own_extractor(own, tmp_path):
         (":f", "cannot import ''"),
     ],
 )
-def test_unsound_extractors_of_a_user_are_refused(own, name, said):
+def test_unsound_extractors_of_a_user_are_refused(own, name, reason):
     """One line that names the field and what is wrong, before anything is measured."""
-    with pytest.raises(ConfigError, match=f"validate.extractor: .*{said}"):
+    with pytest.raises(ConfigError, match=f"validate.extractor: .*{reason}"):
         get_extractor(name)
 
 
@@ -342,11 +342,11 @@ def test_rows_of_another_width_than_promised_are_refused(own):
         get_extractor(f"{own}:lies").features(noise(2))
 
 
-def test_images_are_compared_at_the_larger_size_or_as_asked():
+def test_images_are_compared_at_the_larger_or_the_configured_size():
     """Nothing that network or classifiers see is taken away, unless the images' own side is asked for."""
     glyph = get_extractor("glyph")
     sizes = {
-        asked: comparison_size(load_config(None, asked), glyph) for asked in ((), ("classify.image_size=64",), ("validate.image_size=40",))
+        settings: comparison_size(load_config(None, settings), glyph) for settings in ((), ("classify.image_size=64",), ("validate.image_size=40",))
     }
     assert list(sizes.values()) == [28, 64, 40]
     with pytest.raises(ConfigError, match=r"validate.image_size: 16 is less than classify.image_size, 28"):
@@ -366,7 +366,7 @@ def test_torch_fidelity_measures_the_same_fid_with_our_network(tmp_path):
     glyph = get_extractor("glyph")
     name = register(glyph)
     assert register(glyph) == name
-    theirs = torch_fidelity.calculate_metrics(
+    reference = torch_fidelity.calculate_metrics(
         input1=str(tmp_path / "one"),
         input2=str(tmp_path / "two"),
         feature_extractor=name,
@@ -378,7 +378,7 @@ def test_torch_fidelity_measures_the_same_fid_with_our_network(tmp_path):
     )["frechet_inception_distance"]
     ours = fid(*(glyph.features(images) for images in sets.values()))
     assert ours > 0.01
-    assert math.isclose(ours, theirs, rel_tol=1e-5)
+    assert math.isclose(ours, reference, rel_tol=1e-5)
 
 
 def test_recipes_name_what_is_in_the_file_and_not_where_it_lies(own, tmp_path):

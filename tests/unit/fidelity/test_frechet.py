@@ -88,7 +88,7 @@ def test_the_short_ways_refuse_what_has_no_covariance(spoiled: np.ndarray) -> No
             attempt()
 
 
-def test_linear_algebra_is_told_to_use_one_thread() -> None:
+def test_linear_algebra_uses_one_thread() -> None:
     """And is allowed as many as before once it is done, for whoever else uses it in this process."""
 
     def threads() -> set[int]:

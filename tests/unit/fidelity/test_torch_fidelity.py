@@ -30,27 +30,27 @@ def sets() -> tuple[np.ndarray, np.ndarray]:
     return extractor.features((noisy * 255).byte()), extractor.features((blots[330:] * 255).byte())
 
 
-def theirs_of(features: np.ndarray) -> torch.Tensor:
+def torch_of(features: np.ndarray) -> torch.Tensor:
     """As torch-fidelity takes them, in float64: its float32 sums are off by more than the 1e-5 asked for."""
     return torch.from_numpy(features).double()
 
 
 def test_fid(sets: tuple[np.ndarray, np.ndarray]) -> None:
     """Their eigenvalues of a product, our Cholesky factor: one distance."""
-    one, two = (fid_features_to_statistics(theirs_of(each)) for each in sets)
-    theirs = fid_statistics_to_metric(one, two, verbose=False)["frechet_inception_distance"]
-    assert fid(*sets) == pytest.approx(theirs, rel=1e-5)
+    one, two = (fid_features_to_statistics(torch_of(each)) for each in sets)
+    reference = fid_statistics_to_metric(one, two, verbose=False)["frechet_inception_distance"]
+    assert fid(*sets) == pytest.approx(reference, rel=1e-5)
 
 
 @pytest.mark.parametrize(("subsets", "size"), [(20, 100), (3, 40), (1, 330), (2, 2)])
 def test_kid(sets: tuple[np.ndarray, np.ndarray], subsets: int, size: int) -> None:
     """Mean and spread over the same random subsets, by one kernel matrix for all or one for each, whichever is less work."""
-    theirs = kid_features_to_metric(
-        *map(theirs_of, sets), kid_subsets=subsets, kid_subset_size=size, rng_seed=2020, verbose=False, **SETTINGS
+    reference = kid_features_to_metric(
+        *map(torch_of, sets), kid_subsets=subsets, kid_subset_size=size, rng_seed=2020, verbose=False, **SETTINGS
     )
     ours = kernel_distance_over_subsets(*sets, subsets=subsets, size=size)
-    assert ours[0] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-5)
-    assert ours[1] == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-5, abs=1e-12)
+    assert ours[0] == pytest.approx(reference["kernel_inception_distance_mean"], rel=1e-5)
+    assert ours[1] == pytest.approx(reference["kernel_inception_distance_std"], rel=1e-5, abs=1e-12)
 
 
 def test_kid_over_subsets_approaches_the_kid_of_all(sets: tuple[np.ndarray, np.ndarray]) -> None:
@@ -70,9 +70,9 @@ def test_kid_in_blocks_is_kid(sets: tuple[np.ndarray, np.ndarray], monkeypatch: 
 @pytest.mark.parametrize("k", [1, 3, 12])
 def test_precision_and_recall(sets: tuple[np.ndarray, np.ndarray], k: int) -> None:
     """Counts of images, so equal and not just near; taken from the inside of [0, 1], where they say something."""
-    theirs = prc_features_to_metric(*map(theirs_of, sets), prc_neighborhood=k, prc_batch_size=128, save_cpu_ram=True, verbose=False)
+    reference = prc_features_to_metric(*map(torch_of, sets), prc_neighborhood=k, prc_batch_size=128, save_cpu_ram=True, verbose=False)
     ours = prdc(*sets, k=k)
-    assert (ours.precision, ours.recall) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
+    assert (ours.precision, ours.recall) == pytest.approx((reference["precision"], reference["recall"]), abs=1e-6)
     assert 0.01 < ours.recall < 0.99
 
 
@@ -80,10 +80,10 @@ def test_precision_and_recall(sets: tuple[np.ndarray, np.ndarray], k: int) -> No
 def test_inception_score(splits: int) -> None:
     """From logits, over the same shuffled parts, also where they are not of one size."""
     logits = np.random.default_rng(1).normal(0, 3, (205, 8)).astype(np.float32)
-    theirs = isc_features_to_metric(torch.from_numpy(logits), splits)
+    reference = isc_features_to_metric(torch.from_numpy(logits), splits)
     mean, spread = inception_score_over_splits(logits, splits=splits)
-    assert mean == pytest.approx(theirs["inception_score_mean"], rel=1e-5)
-    assert spread == pytest.approx(theirs["inception_score_std"], rel=1e-5, abs=1e-9)
+    assert mean == pytest.approx(reference["inception_score_mean"], rel=1e-5)
+    assert spread == pytest.approx(reference["inception_score_std"], rel=1e-5, abs=1e-9)
     if splits == 1:
         assert mean == pytest.approx(inception_score(torch.from_numpy(logits).double().softmax(1).numpy()), rel=1e-12)
 

@@ -35,7 +35,7 @@ def made(out: Path, wanted: Recipe, *, own: Own | None = OWN) -> bool:
     workspace = begin(wanted, out, own)
     if not workspace.finished:
         (workspace.fresh_staging() / "weights.bin").write_text(f"of {wanted.config['a']}")
-        publish(workspace, room=None if own is None else own.giving_way(workspace.out))
+        publish(workspace, room=None if own is None else own.moved_away(workspace.out))
     return not workspace.finished
 
 
@@ -54,7 +54,7 @@ def test_another_recipe_takes_the_place_and_the_first_is_taken_back(out: Path) -
     prepare(recipe(2), out)  # every file as it was written
 
 
-def test_nothing_gives_way_unless_that_is_asked_for(out: Path) -> None:
+def test_nothing_is_replaced_unless_requested(out: Path) -> None:
     """Protects results of hours: another recipe is refused as before, with the difference."""
     with pytest.raises(UsageError, match=r"config\.a: 1 -> 2"):
         made(out, recipe(2), own=None)
@@ -103,10 +103,10 @@ def test_what_comes_in_while_the_new_one_is_made_stays(out: Path) -> None:
     (workspace.staging / "weights.bin").write_text("of 2")
     (out / "thesis.tex").write_text("years")
     with pytest.raises(UsageError, match=r"thesis\.tex: was not made by this command"):
-        publish(workspace, room=OWN.giving_way(out))
+        publish(workspace, room=OWN.moved_away(out))
     assert (out / "thesis.tex").read_text() == "years"
     (out / "thesis.tex").unlink()
-    publish(workspace, room=OWN.giving_way(out))
+    publish(workspace, room=OWN.moved_away(out))
     assert holds(out, 2)
 
 
@@ -146,7 +146,7 @@ def test_a_failure_at_the_last_rename_puts_the_old_one_back(out: Path, monkeypat
     monkeypatch.setattr(os, "rename", failing)
     for _ in range(2):
         with pytest.raises((KeyboardInterrupt, GdaError)):
-            publish(workspace, room=OWN.giving_way(out))
+            publish(workspace, room=OWN.moved_away(out))
         errors.pop()
         assert holds(out, 1)
     monkeypatch.undo()

@@ -91,7 +91,7 @@ def test_headers_are_those_of_tarfile(tmp_path: Path, key: str, size: int) -> No
     assert expected.getvalue()[: len(written)] == written
 
 
-def test_any_changed_header_byte_is_judged_as_before(tmp_path: Path) -> None:
+def test_any_changed_header_byte_gives_the_same_result(tmp_path: Path) -> None:
     """Guards the quick parser of our own headers: what it does not know byte for byte goes to the full one."""
     write_shard(tmp_path / "a.tar", make_records(1))
     whole = (tmp_path / "a.tar").read_bytes()

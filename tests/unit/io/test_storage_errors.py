@@ -120,7 +120,7 @@ def test_numpy_on_a_disk_that_is_full(tmp_path: Path) -> None:
 class TestLocks:
     """`locked` keeps the second out, and only while the first is there."""
 
-    def test_the_second_is_told(self, tmp_path: Path) -> None:
+    def test_the_second_is_refused(self, tmp_path: Path) -> None:
         """Guards two commands for one piece of work: the second ends with the sentence, and gets through once the first is done."""
         with locked(tmp_path / "deep/a.lock", busy="x: busy"):
             with pytest.raises(TryAgainError, match=r"^x: busy$"), locked(tmp_path / "deep/a.lock", busy="x: busy"):

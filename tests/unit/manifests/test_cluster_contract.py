@@ -1,4 +1,4 @@
-"""The manifests and what runs on them agree: names, rights, flags of the server, and the README that tells of them."""
+"""The manifests and what runs on them agree: names, rights, flags of the server, and the README that reports them."""
 
 import re
 from fnmatch import fnmatch
@@ -96,7 +96,7 @@ def test_mlflow_takes_its_flags(name: str) -> None:
     assert "mlflow.*" in server.params["allowed_hosts"]
 
 
-def test_readme_tells_of_what_is_brought_and_of_every_account() -> None:
+def test_readme_lists_what_is_brought_and_every_account() -> None:
     """An operator who follows the README misses no Secret; no account is left unexplained."""
     rows = {tuple(match) for match in re.findall(r"^\| (Secret|ConfigMap) `([^`]+)` \|", README, re.MULTILINE)}
     assert rows == set(BROUGHT)
@@ -104,7 +104,7 @@ def test_readme_tells_of_what_is_brought_and_of_every_account() -> None:
     assert accounts == set(re.findall(r"^\| `([a-z-]+)` \| ", README.partition("## Accounts")[2].partition("## Network")[0], re.MULTILINE))
 
 
-def test_readme_tells_what_to_replace() -> None:
+def test_readme_lists_what_to_replace() -> None:
     """Each placeholder of the base is in the table of what to replace."""
     base = (RENDERED / "base.yaml").read_text("utf-8")
     for placeholder in ("gda.invalid/mlflow", "storageClassName: shared", "192.0.2.1/32"):

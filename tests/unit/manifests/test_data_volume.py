@@ -51,7 +51,7 @@ def test_a_volume_that_can_be_written_to(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [".gda", ".gda/writable"]
 
 
-def test_a_volume_that_cannot_is_said(tmp_path: Path) -> None:
+def test_a_volume_that_cannot_is_reported(tmp_path: Path) -> None:
     """Before the first run fails: who may not write, whose the root is, and what the storage class needs."""
     (tmp_path / ".gda").write_text("in the way")
     done = _run(tmp_path)

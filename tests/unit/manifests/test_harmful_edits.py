@@ -161,8 +161,8 @@ HARMS: dict[str, tuple[Edit, str]] = {
         "spec.templates[words].script.image: is x:1",
     ),
     "workflow's sidecar": (
-        put("Workflow/augment-", "spec.templates[step].sidecars[beside].securityContext.privileged", True),
-        "spec.templates[step].sidecars[beside].securityContext.privileged",
+        put("Workflow/augment-", "spec.templates[step].sidecars[helper].securityContext.privileged", True),
+        "spec.templates[step].sidecars[helper].securityContext.privileged",
     ),
     "workflow's set": (
         drop("Workflow/augment-", "spec.templates[several].containerSet.containers[one].resources"),
@@ -232,15 +232,15 @@ def test_objects_in_a_list_are_seen(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"{path}: Deployment/mlflow: spec.template.spec.hostNetwork: is true; accepted: absent\n"
 
 
-@pytest.mark.parametrize(("text", "said"), [("a: [", "no YAML"), ("- 1\n- 2\n", "a document is a list"), ("a: 1\n", "has no kind")])
-def test_a_file_that_holds_no_objects_is_refused(text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("text", "message"), [("a: [", "no YAML"), ("- 1\n- 2\n", "a document is a list"), ("a: 1\n", "has no kind")])
+def test_a_file_that_holds_no_objects_is_refused(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong file is one line and exit code 3, never "nothing found"."""
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     assert main([str(path)]) == 3
     error = capsys.readouterr().err
     assert f"{path}: " in error
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 

@@ -28,7 +28,7 @@ def test_every_object_fits_its_schema(name: str, release: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (
             put("Deployment/mlflow", "spec.template.spec.containers[mlflow].securityContext.readOnlyRootFileSystem", True),
@@ -39,9 +39,9 @@ def test_every_object_fits_its_schema(name: str, release: str) -> None:
         (drop("Deployment/mlflow", "spec.selector"), "'selector' is a required property"),
     ],
 )
-def test_a_wrong_field_is_refused(edit: Edit, said: str) -> None:
+def test_a_wrong_field_is_refused(edit: Edit, message: str) -> None:
     """The schemas are strict: what a server would drop silently is refused here."""
     objects = load(RENDERED / "base.yaml")
     edit(objects)
     refused = [_refused(data, RELEASES[-1]) for data in objects]
-    assert any(said in message for message in refused), refused
+    assert any(message in message for message in refused), refused

@@ -86,7 +86,7 @@ def test_the_guard_is_on_where_the_namespace_is_somebody_elses(name: str, built:
 
 
 def test_a_guard_of_another_namespace_is_found(built: Callable[..., Objects]) -> None:
-    """The check is a gate for it, for whoever changes how the name is written: without the rule of kustomize, or with a fixed name."""
+    """The check is a gate for it, for anyone who changes how the name is written: without the rule of kustomize, or with a fixed name."""
     objects = built("team-a", change=("base/kustomization.yaml", "configurations:\n  - namespace-fields.yaml\n", ""))
     assert _guarded(objects) == ["gda"]
     assert [line for line in _findings(objects) if "is of gda, which holds none of the accounts; accepted: team-a" in line]

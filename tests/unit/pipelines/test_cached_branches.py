@@ -14,7 +14,7 @@ from pipelines.registry import PIPELINES
 from pipelines.scope_lint import lint
 from pipelines.steps import EXEMPT
 
-SAID = "is cached in a branch that a OneOf reads; set_caching_options(False)"
+MESSAGE = "is cached in a branch that a OneOf reads; set_caching_options(False)"
 
 
 def _steps(spec: dict[str, Any]) -> list[tuple[str, str]]:
@@ -24,7 +24,7 @@ def _steps(spec: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _found(spec: dict[str, Any], platform: dict[str, Any]) -> set[str]:
-    return {finding.where for finding in lint(spec, platform, **EXEMPT) if finding.what == SAID}
+    return {finding.where for finding in lint(spec, platform, **EXEMPT) if finding.what == MESSAGE}
 
 
 def _with_cache(spec: dict[str, Any], group: str, name: str) -> dict[str, Any]:

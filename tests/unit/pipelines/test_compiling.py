@@ -34,9 +34,9 @@ def test_a_difference_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str
     path.write_text(path.read_text().replace("numRetries", "maxRetries") if "numRetries" in path.read_text() else path.read_text() + "#\n")
     capsys.readouterr()
     assert main(["compile", "augment", "--out", str(tmp_path), "--check"]) == 1
-    said = capsys.readouterr().out
-    assert "is not what the pipeline compiles to" in said
-    assert said.count("@@") >= 2
+    message = capsys.readouterr().out
+    assert "is not what the pipeline compiles to" in message
+    assert message.count("@@") >= 2
 
 
 def test_what_is_fixed_when_compiling(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_other_content_is_another_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["compile", "--image", "gda:latest"], "--image gda:latest: accepted: REGISTRY/NAME@sha256:DIGEST"),
         (["compile", "--queue", "GPU queue"], "--queue GPU queue: accepted: up to 63 lower-case letters"),
@@ -94,11 +94,11 @@ def test_other_content_is_another_object() -> None:
         (["lint", "nowhere.yaml"], "nowhere.yaml: no compiled pipeline"),
     ],
 )
-def test_a_wrong_command_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and what is accepted; nothing is written."""
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 

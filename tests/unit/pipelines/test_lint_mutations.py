@@ -29,7 +29,7 @@ def plan(count: int, passed: dsl.OutputPath(bool)) -> list[str]:  # type: ignore
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def draw(item: str, made: dsl.Output[dsl.Dataset]) -> str:
+def sample(item: str, made: dsl.Output[dsl.Dataset]) -> str:
     """One part of it."""
     return item
 
@@ -67,11 +67,11 @@ def _placed(task: Any, claim: Any) -> Any:
 def whole(claim: str, count: int, memory: str) -> None:
     """A condition, a loop whose parts are collected, either of two outputs, an exit task: what the shipped pipelines are made of."""
     with dsl.ExitHandler(_placed(close(claim=claim), claim)):
-        told = _placed(plan(count=count), claim)
-        with dsl.If(told.outputs["passed"] == True, name="go"):  # noqa: E712
-            with dsl.ParallelFor(told.outputs["Output"], parallelism=2) as item:
-                drawn = _placed(draw(item=item), claim).set_caching_options(False)
-            parts, data = dsl.Collected(drawn.outputs["Output"]), dsl.Collected(drawn.outputs["made"])
+        settings = _placed(plan(count=count), claim)
+        with dsl.If(settings.outputs["passed"] == True, name="go"):  # noqa: E712
+            with dsl.ParallelFor(settings.outputs["Output"], parallelism=2) as item:
+                sampled = _placed(sample(item=item), claim).set_caching_options(False)
+            parts, data = dsl.Collected(sampled.outputs["Output"]), dsl.Collected(sampled.outputs["made"])
             joined = _placed(join(parts=parts, data=data, memory=memory), claim).set_memory_limit(memory).set_caching_options(False)
         with dsl.Else(name="leave"):
             left = _placed(skip(why=memory), claim).set_caching_options(False)
@@ -184,10 +184,10 @@ _POD = ["activeDeadlineSeconds", "runAsNonRoot", "securityContext"]
 @pytest.mark.parametrize("last", [*_STEP, *_POD, "componentRef", "executorLabel", "taskOutputParameter", "componentInputParameter"])
 def test_what_every_step_needs(sound: tuple[dict[str, Any], dict[str, Any]], last: str) -> None:
     """A step without a limit, retries, timeout, cache, image or user of its own, or with an input from nowhere."""
-    # In the Kubernetes part a name that is dropped leaves a constant beside it.
-    # Steps that a OneOf reads have the cache off, which is said by options that say nothing.
-    said = functools.partial(functools.reduce, lambda node, key: node[key])
-    wanted = lambda path: path[-1] == last and "pvcMount" not in path and said(path, list(sound)) != {}  # noqa: E731
+    # In the Kubernetes part a name that is dropped leaves a constant next to it.
+    # Steps that a OneOf reads have the cache off, which is reported by options that say nothing.
+    message = functools.partial(functools.reduce, lambda node, key: node[key])
+    wanted = lambda path: path[-1] == last and "pvcMount" not in path and message(path, list(sound)) != {}  # noqa: E731
     number, survived = _survivors(_damaged(sound, wanted, "drop"))
     assert number > 0
     assert survived == []

@@ -240,12 +240,12 @@ def _text_out_of_scope(spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (_without_input, "lacks snapshot"),
         (_without_definition, "reads pipelinechannel--tune-Output, which its group does not have"),
         (_renamed_definition, "reads pipelinechannel--snapshot-Output, which its group does not have"),
-        (_missing_producer, "reads an output of snapshots, which is no task beside it"),
+        (_missing_producer, "reads an output of snapshots, which is no task of the same scope"),
         (_missing_output, "reads Out of snapshot, which has no such output"),
         (_missing_component, "refers to a component that there is none of"),
         (_condition_without_input, "its condition reads"),
@@ -255,19 +255,19 @@ def _text_out_of_scope(spec: dict[str, Any]) -> None:
         (_text_out_of_scope, "writes pipelinechannel--nobody into text"),
     ],
 )
-def test_every_damage_is_found(damage: Callable[[dict[str, Any]], None], said: str) -> None:
+def test_every_damage_is_found(damage: Callable[[dict[str, Any]], None], message: str) -> None:
     """Mutations of the sound pipeline, one each: its lint says which name or limit is missing."""
     spec, platform = copy.deepcopy(read_compiled(AUGMENT))
     damage(spec)
-    assert [finding for finding in lint(spec, platform, **EXEMPT) if said in finding.what]
+    assert [finding for finding in lint(spec, platform, **EXEMPT) if message in finding.what]
 
 
-@pytest.mark.parametrize(("field", "said"), [("activeDeadlineSeconds", "has no timeout"), ("securityContext", "may run as root")])
-def test_the_kubernetes_part_is_read(field: str, said: str) -> None:
+@pytest.mark.parametrize(("field", "message"), [("activeDeadlineSeconds", "has no timeout"), ("securityContext", "may run as root")])
+def test_the_kubernetes_part_is_read(field: str, message: str) -> None:
     """A step without a timeout, or that may run as root, is found."""
     spec, platform = copy.deepcopy(read_compiled(AUGMENT))
     del platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-finetune"][field]
-    assert [str(finding) for finding in lint(spec, platform, **EXEMPT)] == [f"exec-finetune: {said}"]
+    assert [str(finding) for finding in lint(spec, platform, **EXEMPT)] == [f"exec-finetune: {message}"]
 
 
 def test_another_image_is_found() -> None:

@@ -75,9 +75,9 @@ def test_a_run_names_both_ids_and_typed_parameters(uploaded: FakeKfp, capsys: py
     assert run["runtime_config"]["parameters"] == {"images_per_class": 50, "guidance_scale": 1.5, "data": "/data/birds"}
     assert (run["service_account"], run["display_name"]) == ("gda-run", "first")
     assert uploaded.experiments[run["experiment_id"]]["display_name"] == "birds"
-    said = capsys.readouterr().out
-    assert f"run {run['run_id']} started" in said
-    assert f"python -m pipelines run promote --param run={run['run_id']}" in said, "how a person goes on from this run"
+    message = capsys.readouterr().out
+    assert f"run {run['run_id']} started" in message
+    assert f"python -m pipelines run promote --param run={run['run_id']}" in message, "how a person goes on from this run"
 
 
 def test_the_newest_version_runs_unless_one_is_named(uploaded: FakeKfp) -> None:
@@ -91,7 +91,7 @@ def test_the_newest_version_runs_unless_one_is_named(uploaded: FakeKfp) -> None:
 
 
 @pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
-def test_waiting_tells_how_a_run_ended(uploaded: FakeKfp, state: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_shows_how_a_run_ended(uploaded: FakeKfp, state: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 0 for success alone."""
     uploaded.end_state = state
     assert main(["run", "augment", "--wait", "--timeout", "5"]) == code
@@ -106,7 +106,7 @@ def test_a_run_that_takes_too_long_is_left(uploaded: FakeKfp, capsys: pytest.Cap
 
 
 def test_a_schedule(uploaded: FakeKfp) -> None:
-    """Cron with seconds, or an interval; a version is pinned, missed runs are not made up for unless asked."""
+    """Cron with seconds, or an interval; a version is pinned, missed runs are not made up for unless requested."""
     assert main(["schedule", "augment", "--cron", "0 0 3 * * 1", "--param", "num_seeds=6"]) == 0
     assert main(["schedule", "augment", "--interval", "3600", "--catchup", "--max-concurrency", "2"]) == 0
     weekly, hourly = uploaded.schedules.values()
@@ -119,7 +119,7 @@ def test_a_schedule(uploaded: FakeKfp) -> None:
     assert {s["pipeline_version_reference"]["pipeline_version_id"] for s in (weekly, hourly)} == {version}
 
 
-def test_a_token_is_read_anew(kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_read_again(kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens of service accounts expire: the file is read for each request, and the server refuses an old one."""
     token = tmp_path / "token"
     token.write_text("first")
@@ -133,7 +133,7 @@ def test_a_token_is_read_anew(kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "said"),
+    ("status", "code", "message"),
     [
         (401, 5, "this account may not list pipelines: the server answered 401"),
         (403, 5, "this account may not list pipelines"),
@@ -142,12 +142,14 @@ def test_a_token_is_read_anew(kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.
         (400, 2, "list pipelines: the server answered 400"),
     ],
 )
-def test_what_the_server_refuses_is_one_line(kfp: FakeKfp, status: int, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_server_refuses_is_one_line(
+    kfp: FakeKfp, status: int, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Exit code and line tell what lacks: a right, a server of this kind, or only patience."""
     kfp.fail = [status]
     assert main(["upload", "augment", "--version", "v1"]) == code
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert not kfp.versions
 
@@ -160,7 +162,7 @@ def test_a_server_that_is_away(kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch, ca
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["run", "augment", "--param", "images=5"], 2, "parameter images: there is none; accepted: alpha, base_model"),
         (["run", "augment", "--param", "num_seeds=6.5"], 2, "parameter num_seeds: 6.5; accepted: a whole number"),
@@ -179,12 +181,12 @@ def test_a_server_that_is_away(kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch, ca
     ],
 )
 def test_what_cannot_be_run_is_one_line(
-    uploaded: FakeKfp, words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+    uploaded: FakeKfp, words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is started; the line names the parameter or version, and what is accepted."""
     assert main(words) == code
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert not uploaded.runs
     assert not uploaded.schedules

@@ -36,7 +36,7 @@ def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKfp]:
 
 
 def test_a_server_with_several_users(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A team's pipeline is found again in its namespace, beside another team's of the same name; runs are in its experiments."""
+    """A team's pipeline is found again in its namespace, next to another team's of the same name; runs are in its experiments."""
     with FakeKfp(multi_user=True) as server:
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
         for team in ("birds", "fish"):
@@ -54,7 +54,7 @@ def test_a_server_with_several_users(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_a_run_without_the_cache(kfp: FakeKfp) -> None:
-    """Every step at every depth runs anew, and nothing else of the pipeline is another."""
+    """Every step at every depth runs again, and nothing else of the pipeline is another."""
     assert main(["upload", "augment", "--version", "v1"]) == 0
     assert main(["run", "augment", "--no-cache", "--param", "num_seeds=6"]) == 0
     (run,) = kfp.runs.values()
@@ -113,7 +113,7 @@ def test_an_upload_that_is_overtaken(kfp: FakeKfp, tmp_path: Path, capsys: pytes
         assert "is there with other content" in capsys.readouterr().err
 
 
-def test_a_pod_beside_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_next_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Kubernetes says by the names of the service's variables that the server is."""
     with FakeKfp() as server:
         host, port = server.url.removeprefix("http://").split(":")
@@ -124,17 +124,17 @@ def test_a_pod_beside_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "no server is named; accepted: --host ADDRESS, KF_PIPELINES_ENDPOINT"),
         (["--host", "https://127.0.0.1:9", "--ca-cert", "/nowhere.pem"], "/nowhere.pem: no such file of certificates"),
     ],
 )
-def test_what_lacks_is_said(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 5 and one line, before anything is asked of this machine."""
+def test_what_lacks_is_reported(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 5 and one line, before anything is requested of this machine."""
     assert main(["run", "promote", *PROMOTE, *words]) == 5
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
 
@@ -166,7 +166,7 @@ def test_certificates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def _certificate(path: Path) -> Path:
-    """A certificate of 127.0.0.1, signed by itself; its key lies beside it."""
+    """A certificate of 127.0.0.1, signed by itself; its key lies next to it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, path.name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -181,7 +181,7 @@ def _certificate(path: Path) -> Path:
 
 
 def test_a_defect_of_ours_is_one_line(kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Never a traceback, unless GDA_DEBUG asks for it."""
+    """Never a traceback, unless GDA_DEBUG requests it."""
     assert main(["upload", "promote", "--version", "v1"]) == 0
     del next(iter(kfp.versions.values()))["pipeline_spec"]["pipeline_spec"]["root"]
     capsys.readouterr()

@@ -19,10 +19,10 @@ CODES = [
 
 @pytest.mark.parametrize(("code", "kind"), CODES)
 def test_every_code_has_its_error(code: int, kind: type[GdaError]) -> None:
-    """Guards whoever acts on the code: bad data is not tried again, an interruption is, and a defect stays 1."""
-    error = error_of(code, "what the child said")
+    """Guards anyone who acts on the code: bad data is not tried again, an interruption is, and a defect stays 1."""
+    error = error_of(code, "what the child printed")
     assert type(error) is kind
-    assert str(error) == "what the child said"
+    assert str(error) == "what the child printed"
 
 
 def test_killed_for_memory_is_no_interruption() -> None:

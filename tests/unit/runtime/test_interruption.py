@@ -1,4 +1,4 @@
-"""Told to end, a command says so (75), even where a library has made another error of the interruption."""
+"""Stopped by a signal, a command says so (75), even where a library has made another error of the interruption."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def swallowing(number: signal.Signals = signal.SIGTERM) -> None:
-    """As a library that is not written in Python: told to end inside a call of it, it raises an error of its own."""
+    """As a library that is not written in Python: stopped by a signal inside a call of it, it raises an error of its own."""
     try:
         os.kill(os.getpid(), number)
         time.sleep(5)
@@ -91,7 +91,7 @@ def test_a_command_says_that_it_was_interrupted(
 
 @pytest.mark.parametrize("command", [["-m", "gda", "recipes"], ["-c", "from gda.cli.main import program; program(['recipes'])"]])
 def test_the_last_instants_of_a_program(command: list[str], tmp_path: Path) -> None:
-    """Told to end after its work is done and before it has ended: an interruption, or its own exit code, and never a crash."""
+    """Stopped after its work is done and before it has ended: an interruption, or its own exit code, and never a crash."""
     (tmp_path / "sitecustomize.py").write_text(_AT_THE_END)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     found = {}

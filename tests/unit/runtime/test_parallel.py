@@ -27,7 +27,7 @@ def _die(x: int) -> int:
 
 
 def test_results_come_in_order():
-    """Whoever finishes first, results keep the order of the items."""
+    """Whichever process finishes first, results keep the order of the items."""
     with Bar(8, "squares", shown=False):
         assert run_parallel(_square, list(range(8)), workers=3) == [x * x for x in range(8)]
 
@@ -55,7 +55,7 @@ def test_a_failure_ends_workers_that_do_not_listen():
     assert time.monotonic() - began < 30
 
 
-def test_a_killed_worker_is_said(monkeypatch):
+def test_a_killed_worker_is_reported(monkeypatch):
     """A worker killed from outside may be tried again; one that the kernel killed for memory lacks it: never a broken pool."""
     with pytest.raises(TryAgainError, match="killed from outside"):
         run_parallel(_die, [1, 2], workers=2)

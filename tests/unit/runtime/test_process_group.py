@@ -21,14 +21,14 @@ SHARED = {"batch_size": 8, "learning_rate": 3e-3, "checkpointing_steps": 3, "lr_
 def _run(base, folder, *, processes, steps=6, work="work", **changes):
     """Losses by step and weights of a run by so many processes; `work` holds its checkpoints."""
     out = folder / f"out-{len(list(folder.glob('out-*')))}"
-    asked = {"base": str(base), "work": str(folder / work), "out": str(out), "steps": steps, "changes": SHARED | changes}
+    requested = {"base": str(base), "work": str(folder / work), "out": str(out), "steps": steps, "changes": SHARED | changes}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(WORLDS), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    command = [sys.executable, *launcher, str(WORLDS / "process_worker.py"), json.dumps(asked)]
+    command = [sys.executable, *launcher, str(WORLDS / "process_worker.py"), json.dumps(requested)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.tensor(json.loads((out / "losses.json").read_text())), load_file(out / "weights.safetensors")

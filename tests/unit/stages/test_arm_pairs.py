@@ -57,7 +57,7 @@ def trained(arm: str, *words: str, out: str = "") -> int:
 
 
 def test_without_a_seed_every_seed_of_the_arm_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
-    """One command for an arm, a folder and a closing line per seed; controls have theirs, and what is there is not made again."""
+    """One command for an arm, a folder and a closing line per seed; controls have its own, and what is there is not made again."""
     assert trained("real+synthetic_strong", "--json") == 0
     assert trained("real+zero_shot_strong", "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -72,7 +72,7 @@ def test_without_a_seed_every_seed_of_the_arm_is_trained(capsys: pytest.CaptureF
 
 
 def test_all_at_once_are_the_classifiers_of_one_by_one() -> None:
-    """Protects what a seed means: trained beside others or alone, it is the same classifier."""
+    """Protects what a seed means: trained next to others or alone, it is the same classifier."""
     assert trained("real_strong") == 0
     assert trained("real_strong", "--seed", "1", out="alone") == 0
     assert card_at("c/real_strong/1").digest == card_at("alone").digest != card_at("c/real_strong/0").digest
@@ -128,12 +128,12 @@ def test_the_head_of_a_strong_arm_starts_from_the_strong_mixture(world: Path) ->
     config = Config(classify=ClassifyConfig.model_validate(SETTINGS | changes))
     for arm in ("real+synthetic", "real+synthetic_strong"):
         classify.run(config, arm=Arm(arm), seed=0, out=world / "c" / f"{arm}-0", **given)
-    beside = classify.run(config, arm=Arm("last_layer_strong"), seed=0, out=world / "c" / "last_layer_strong-0", **given)
+    next_to = classify.run(config, arm=Arm("last_layer_strong"), seed=0, out=world / "c" / "last_layer_strong-0", **given)
     alone = classify.run(config, arm=Arm("last_layer_strong"), seed=0, out=world / "d" / "last_layer_strong-0", **given)
-    assert beside.digest == alone.digest
+    assert next_to.digest == alone.digest
 
 
-def test_a_wrong_arm_is_said_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_arm_is_reported_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     """A name that is none ends with exit code 2, and the names that there are."""
     with pytest.raises(SystemExit) as ended:
         trained("rael", "--seed", "0")
@@ -192,11 +192,11 @@ def test_a_change_reaches_the_arms_that_read_it_alone(world: Path) -> None:
     assert json.loads(files["real.json"].read_text()) == {}
 
 
-@pytest.mark.parametrize(("lost", "code", "said"), [("synthetic", 3, "synthetic is not there"), ("", 2, "arm img2img needs --img2img")])
-def test_what_an_arm_lacks_is_said(world: Path, capsys: pytest.CaptureFixture[str], lost: str, code: int, said: str) -> None:
+@pytest.mark.parametrize(("lost", "code", "message"), [("synthetic", 3, "synthetic is not there"), ("", 2, "arm img2img needs --img2img")])
+def test_what_an_arm_lacks_is_reported(world: Path, capsys: pytest.CaptureFixture[str], lost: str, code: int, message: str) -> None:
     """Exit code and one line, before any classifier is trained."""
     if lost:
         shutil.rmtree(world / lost)
     more = [] if lost else ["--set", "classify.arms=[real, real+synthetic_strong, img2img]"]
     assert digests(*more) == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -187,7 +187,7 @@ def test_gated_arms_fail_closed(real: Path, synthetic: Path, tmp_path: Path) -> 
 
 
 def test_companion_seeds_wait_for_their_own_commands(real: Path, tmp_path: Path) -> None:
-    """The first command trains all seeds side by side; the others find theirs finished, with the bits they would have got alone."""
+    """The first command trains all seeds side by side; the others find its own finished, with the bits they would have got alone."""
     first = classify.run(CONFIG, snapshot=real, arm=Arm.REAL, seed=0, out=tmp_path / "c" / "real-0", with_seeds=(0, 1, 2))
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["real-0"]
     waiting = sorted((work_root() / "work").iterdir())

@@ -73,8 +73,8 @@ def write_reference(folder: Path, snapshot: Path, *, wrong: tuple[int, ...] = ()
     opened, probabilities = Snapshot.open(snapshot), {}
     for split in ("train", "val"):
         labels = opened.manifest(split)["label"].to_numpy()
-        said = np.where(np.isin(labels, wrong if split == "train" else wrong + wrong_in_val), (labels + 1) % len(CLASSES), labels)
-        probabilities[split] = np.eye(len(CLASSES))[said]
+        message = np.where(np.isin(labels, wrong if split == "train" else wrong + wrong_in_val), (labels + 1) % len(CLASSES), labels)
+        probabilities[split] = np.eye(len(CLASSES))[message]
     save_file(probabilities, folder / "probabilities.safetensors")
     index = ReferenceIndex(
         digest="1" * 64,
@@ -136,7 +136,7 @@ def test_image_to_image_is_a_control(real: Path, synthetic: Path, tmp_path: Path
 
 
 def test_hard_classes_alone_get_synthetic_images(given: dict[str, Path], tmp_path: Path) -> None:
-    """The class that the reference tells least is chosen, its images alone are used, and they have less of a batch for that."""
+    """The class that the reference shows least is chosen, its images alone are used, and they have less of a batch for that."""
     reference = write_reference(tmp_path / "reference", given["snapshot"], wrong=(1,))
     outcome = classify.run(config(target_fraction=0.3), arm=Arm.TARGETED, seed=0, out=tmp_path / "a", reference=reference, **given)
     assert card_of(outcome).targets == ("green",)
@@ -206,15 +206,15 @@ def test_the_head_goes_on_from_the_mixed_classifier(given: dict[str, Path], tmp_
     assert differ == {name for name in mixed if name.startswith("head.fc.")} != set()
 
 
-@pytest.mark.parametrize("place", ["beside", "elsewhere", "waiting"])
+@pytest.mark.parametrize("place", ["neighbour", "elsewhere", "waiting"])
 def test_where_the_mixed_classifier_comes_from_does_not_matter(given: dict[str, Path], tmp_path: Path, place: str) -> None:
-    """Published beside, waiting in its work folder, or trained anew: the same bits, so that a cluster's steps need no order."""
+    """Published next to, waiting in its work folder, or trained again: the same bits, so that a cluster's steps need no order."""
     alone = classify.run(config(), arm=Arm.LAST_LAYER, seed=0, out=tmp_path / "alone" / "l", **given)
     if place == "waiting":
         classify.run(config(), arm=Arm.MIXED, seed=1, out=tmp_path / place / "m", with_seeds=(0,), **given)
     else:
         classify.run(config(), arm=Arm.MIXED, seed=0, out=tmp_path / place / "m", **given)
-    where = tmp_path / ("beside" if place == "elsewhere" else place)
+    where = tmp_path / ("neighbour" if place == "elsewhere" else place)
     again = classify.run(config(), arm=Arm.LAST_LAYER, seed=0, out=where / "l", **given)
     assert again.digest == alone.digest
     assert {path.name: path.read_bytes() for path in (where / "l").iterdir()} == {
@@ -223,7 +223,7 @@ def test_where_the_mixed_classifier_comes_from_does_not_matter(given: dict[str, 
 
 
 def test_a_finished_mixed_classifier_is_not_trained_again(given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither for the seed that was asked for nor for its companions: only the updates of the head are paid for."""
+    """Neither for the seed that was requested nor for its companions: only the updates of the head are paid for."""
     for seed in (0, 1):
         classify.run(config(), arm=Arm.MIXED, seed=seed, out=tmp_path / f"m-{seed}", **given)
 
@@ -240,8 +240,8 @@ def test_a_finished_mixed_classifier_is_not_trained_again(given: dict[str, Path]
 @pytest.mark.parametrize(("arm", "updates"), [(Arm.REAL, 10), (Arm.REAL_LONG, 15), (Arm.MIXED, 15), (Arm.SYNTHETIC, 13), (Arm.IMG2IMG, 15)])
 def test_epochs_count_real_images(given: dict[str, Path], tmp_path: Path, arm: Arm, updates: int) -> None:
     """Five epochs of 24 real images in batches of 12; half a synthetic image to each makes it half as long again; 30 images alone."""
-    asked = config(num_epochs=5.0, ratio=0.5)
-    assert card_of(classify.run(asked, arm=arm, seed=0, out=tmp_path / "out", **given)).num_train_steps == updates
+    request = config(num_epochs=5.0, ratio=0.5)
+    assert card_of(classify.run(request, arm=arm, seed=0, out=tmp_path / "out", **given)).num_train_steps == updates
 
 
 def test_epochs_that_come_to_the_same_updates_are_the_same_training(given: dict[str, Path], tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_parts_are_disjoint_balanced_and_whole() -> None:
 def test_of_several_generators_each_is_a_part() -> None:
     """Seeds then know how much fine-tuning again would have changed; another number of parts would mix that up."""
     assert parts_of(["a", "b", "c"], [0, 0, 1], ["y", "x", "y"], 2) == [1, 0, 1]
-    with pytest.raises(ConfigError, match=r"drawn by 2 generators and cannot be cut into 3 parts; accepted: 1 or 2"):
+    with pytest.raises(ConfigError, match=r"sampled by 2 generators and cannot be cut into 3 parts; accepted: 1 or 2"):
         parts_of(["a", "b", "c"], [0, 0, 1], ["y", "x", "y"], 3)
 
 
@@ -287,7 +287,7 @@ def test_a_seed_is_trained_on_its_own_part(given: dict[str, Path], tmp_path: Pat
 
 
 def test_what_parts_concern(given: dict[str, Path]) -> None:
-    """Real arms stay up to date when parts are asked for; too many parts are refused by name."""
+    """Real arms stay up to date when parts are requested; too many parts are refused by name."""
     for arm, concerned in ((Arm.REAL, False), (Arm.MIXED, True), (Arm.SYNTHETIC, True)):
         assert (make(given, config(), arm).recipe(1) != make(given, config(synthetic_parts=3), arm).recipe(1)) == concerned
     many = load_data(make(given, config(synthetic_parts=40)).data)
@@ -295,12 +295,12 @@ def test_what_parts_concern(given: dict[str, Path]) -> None:
         many.sources(1.0, seed=39)
 
 
-def make(given: dict[str, Path], asked: Config, arm: Arm = Arm.SYNTHETIC) -> Request:
-    return make_request(asked.classify, arm, given["snapshot"], given["synthetic"], given["verdict"])
+def make(given: dict[str, Path], request: Config, arm: Arm = Arm.SYNTHETIC) -> Request:
+    return make_request(request.classify, arm, given["snapshot"], given["synthetic"], given["verdict"])
 
 
-def test_arms_nobody_compares_are_skipped_where_a_flow_asks_for_them(given: dict[str, Path], tmp_path: Path) -> None:
-    """With if_compared an arm that is not named leaves a note; asked for by hand it is trained."""
+def test_arms_nobody_compares_are_skipped_where_a_flow_needs_them(given: dict[str, Path], tmp_path: Path) -> None:
+    """With if_compared an arm that is not named leaves a note; requested by hand it is trained."""
     few = config(arms=("real", "real+synthetic"))
     outcome = classify.run(few, arm=Arm.SYNTHETIC, seed=0, out=tmp_path / "a", if_compared=True, **given)
     assert outcome.summary.endswith("skipped, because classify.arms does not name synthetic")
@@ -313,11 +313,11 @@ def test_arms_nobody_compares_are_skipped_where_a_flow_asks_for_them(given: dict
 def test_a_set_that_was_skipped_skips_its_arm(real: Path, tmp_path: Path) -> None:
     """Without a pool or an image-to-image set the arm's card says why, and that it was no refusal."""
     for arm, role in ((Arm.RETRIEVED, "pool"), (Arm.IMG2IMG, "synthetic")):
-        publish_skipped("snapshot", tmp_path / role, "because nobody asked")
+        publish_skipped("snapshot", tmp_path / role, "because nobody needs it")
         for reused in (False, True):
             outcome = classify.run(config(), snapshot=real, arm=arm, seed=0, out=tmp_path / f"{arm}-0", **{role: tmp_path / role})
             assert (outcome.refused, outcome.reused) == (False, reused)
-        assert card_of(outcome).skipped == "because nobody asked"
+        assert card_of(outcome).skipped == "because nobody needs it"
     (tmp_path / "pool" / "skipped.json").write_text("{")
     shutil.rmtree(tmp_path / "retrieved-0")
     with pytest.raises(DataError, match=r"skipped\.json: not valid JSON"):

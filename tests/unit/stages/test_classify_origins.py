@@ -55,10 +55,10 @@ def trained(given: Config, arm: Arm, real: Path, synthetic: Path, out: Path) -> 
 
 
 def test_soft_labels_of_the_set_are_trained(real: Path, tmp_path: Path) -> None:
-    """Images that are wholly of the class they were drawn from, and keep 0.2 of the label's: soft, all is learned; hard, nothing."""
+    """Images that are wholly of the class they were sampled from, and keep 0.2 of the label's: soft, all is learned; hard, nothing."""
     top1 = {}
     for strength in (0.2, 1.0):
-        generated = write_set(tmp_path / f"drawn-{strength}", "synthetic", {"train": 10}, mislabelled=("train",), strength=strength, seed=1)
+        generated = write_set(tmp_path / f"sampled-{strength}", "synthetic", {"train": 10}, mislabelled=("train",), strength=strength, seed=1)
         load_data.cache_clear()  # pixels, and so the digest, are equal
         out = tmp_path / f"zero-{strength}"
         outcome = trained(config(), Arm.ZERO_SHOT, real, generated, out)
@@ -71,16 +71,16 @@ def test_soft_labels_of_the_set_are_trained(real: Path, tmp_path: Path) -> None:
 def test_other_shares_of_equal_images_make_a_classifier_stale(real: Path, tmp_path: Path) -> None:
     """The set's digest is of pixels and first labels: a corrected strength must not pass for what was trained before."""
     for strength in (0.2, 0.4):
-        write_set(tmp_path / f"drawn-{strength}", "synthetic", {"train": 10}, mislabelled=("train",), strength=strength, seed=1)
-    trained(config(num_train_steps=2), Arm.ZERO_SHOT, real, tmp_path / "drawn-0.2", tmp_path / "out")
-    assert trained(config(num_train_steps=2), Arm.ZERO_SHOT, real, tmp_path / "drawn-0.2", tmp_path / "out").reused
-    with pytest.raises(UsageError, match=r"made otherwise \(inputs\.soft_labels"):
-        trained(config(num_train_steps=2), Arm.ZERO_SHOT, real, tmp_path / "drawn-0.4", tmp_path / "out")
+        write_set(tmp_path / f"sampled-{strength}", "synthetic", {"train": 10}, mislabelled=("train",), strength=strength, seed=1)
+    trained(config(num_train_steps=2), Arm.ZERO_SHOT, real, tmp_path / "sampled-0.2", tmp_path / "out")
+    assert trained(config(num_train_steps=2), Arm.ZERO_SHOT, real, tmp_path / "sampled-0.2", tmp_path / "out").reused
+    with pytest.raises(UsageError, match=r"made with other settings \(inputs\.soft_labels"):
+        trained(config(num_train_steps=2), Arm.ZERO_SHOT, real, tmp_path / "sampled-0.4", tmp_path / "out")
 
 
-def test_only_the_mixed_arm_depends_on_what_tells_origins_apart(real: Path, tmp_path: Path) -> None:
+def test_only_the_mixed_arm_depends_on_what_distinguishes_origins(real: Path, tmp_path: Path) -> None:
     """A new weight must retrain real+synthetic, and no arm, reference or tuning score that has one origin."""
-    generated = write_set(tmp_path / "drawn", "synthetic", {"train": 10}, seed=1)
+    generated = write_set(tmp_path / "sampled", "synthetic", {"train": 10}, seed=1)
     verdict = verdict_on(real, generated, tmp_path / "verdict.json")
     depends = {}
     for arm in (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG, Arm.SYNTHETIC, Arm.ZERO_SHOT, Arm.MIXED):
@@ -97,7 +97,7 @@ def test_only_the_mixed_arm_depends_on_what_tells_origins_apart(real: Path, tmp_
 
 def test_the_mixed_arm_is_published_as_a_plain_model(real: Path, tmp_path: Path) -> None:
     """Through the whole stage the settings change the weights, and timm gives the published logits from the directory alone."""
-    generated = write_set(tmp_path / "drawn", "synthetic", {"train": 10}, seed=1)
+    generated = write_set(tmp_path / "sampled", "synthetic", {"train": 10}, seed=1)
     found = {}
     for name, changes in {"plain": {}, "weight": {"synthetic_weight": 0.5}, "both": APART}.items():
         trained(config(**changes), Arm.MIXED, real, generated, tmp_path / name)
@@ -112,7 +112,7 @@ def test_the_mixed_arm_is_published_as_a_plain_model(real: Path, tmp_path: Path)
 
 def test_the_ratio_search_has_soft_labels_in_its_own_order(real: Path, tmp_path: Path) -> None:
     """It reorders the set: shares must go with their images, and its kept answers must know of them."""
-    generated = write_set(tmp_path / "drawn", "synthetic", {"train": 10}, mislabelled=("train",), strength=0.2, seed=1)
+    generated = write_set(tmp_path / "sampled", "synthetic", {"train": 10}, mislabelled=("train",), strength=0.2, seed=1)
     hard = write_set(tmp_path / "hard", "synthetic", {"train": 10}, mislabelled=("train",), strength=1.0, seed=1)
 
     workspace = prepare(Recipe(stage="ratio", config={}), tmp_path / "out")

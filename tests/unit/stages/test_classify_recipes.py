@@ -57,7 +57,7 @@ def card_of(folder: Path) -> ClassifierCard:
     return read_document(folder / "classifier.json", ClassifierCard)
 
 
-def test_other_weights_are_trained_anew_and_the_same_elsewhere_are_not(real: Path, tmp_path: Path) -> None:
+def test_other_weights_are_trained_again_and_the_same_elsewhere_are_not(real: Path, tmp_path: Path) -> None:
     """The digest of the weights decides, not their path: a changed file under one name must not be passed over."""
     path, out = weights(tmp_path / "w.safetensors"), tmp_path / "real-0"
     first = classify.run(config(pretrained=str(path)), snapshot=real, arm=Arm.REAL, seed=0, out=out)
@@ -65,7 +65,7 @@ def test_other_weights_are_trained_anew_and_the_same_elsewhere_are_not(real: Pat
     path.rename(tmp_path / "moved.safetensors")
     assert classify.run(config(pretrained=str(tmp_path / "moved.safetensors")), snapshot=real, arm=Arm.REAL, seed=0, out=out).reused
     weights(path, seed=1)
-    with pytest.raises(UsageError, match=r"made otherwise \(inputs\.pretrained"):
+    with pytest.raises(UsageError, match=r"made with other settings \(inputs\.pretrained"):
         classify.run(config(pretrained=str(path)), snapshot=real, arm=Arm.REAL, seed=0, out=out)
     assert classify.run(config(pretrained=str(path)), snapshot=real, arm=Arm.REAL, seed=0, out=tmp_path / "b").digest != first.digest
     with pytest.raises(MissingError, match="is no safetensors file"):
@@ -108,7 +108,7 @@ def test_without_pretrained_weights_the_card_is_as_before(real: Path, tmp_path: 
 
 
 def test_the_reference_depends_on_the_weights_too(real: Path, tmp_path: Path) -> None:
-    """Its classifiers start from the same weights, so another file must make it anew."""
+    """Its classifiers start from the same weights, so another file must make it again."""
     snapshot = Snapshot.open(real)
     digests = {
         reference_recipe(config(pretrained=str(weights(tmp_path / f"{seed}.safetensors", seed))), snapshot).digest for seed in (0, 1)

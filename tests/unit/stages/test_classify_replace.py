@@ -1,4 +1,4 @@
-"""`gda classify --replace`: an arm's folder becomes what is asked for, trained no more than that takes; what is not ours stays."""
+"""`gda classify --replace`: an arm's folder becomes what is requested, trained no more than that takes; what is not ours stays."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def command(arm: str, seeds: list[int], *words: str, out: Path | None = None) ->
 
 
 def classify(arm: str, seeds: list[int], *words: str) -> list[int]:
-    """Make the arm's folder what is asked for; the seeds that were trained, by the weights that were written anew."""
+    """Make the arm's folder what is requested; the seeds that were trained, by the weights that were written again."""
     before = written(Path("c") / arm)
     assert command(arm, seeds, "--replace", *words) == 0
     after = written(Path("c") / arm)
@@ -53,13 +53,13 @@ def classify(arm: str, seeds: list[int], *words: str) -> list[int]:
 
 
 def written(folder: Path) -> dict[int, tuple[int, int]]:
-    """Inode and time of each seed's weights: neither renaming nor reading changes them, and training gives both anew."""
+    """Inode and time of each seed's weights: neither renaming nor reading changes them, and training gives both again."""
     found = {int(path.parent.name): path.stat() for path in folder.glob("[0-9]*/classifier.json")}
     return {seed: (stat.st_ino, stat.st_mtime_ns) for seed, stat in found.items()}
 
 
 def test_one_more_seed_trains_that_seed() -> None:
-    """Protects the hours of the others; asked for again, nothing is trained."""
+    """Protects the hours of the others; requested again, nothing is trained."""
     assert classify("real", [0, 1, 2, 3]) == [3]
     assert classify("real", [0, 1, 2, 3]) == []
 
@@ -75,8 +75,8 @@ def test_a_setting_of_other_arms_trains_none() -> None:
     assert classify("real", [0, 1, 2], "--set", "classify.ratio=2.0") == []
 
 
-def test_a_seed_that_is_not_asked_for_goes(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its folder is gone, which is said; without the flag it stays."""
+def test_a_seed_that_is_not_requested_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its folder is gone, which is reported; without the flag it stays."""
     assert command("real", [0, 2]) == 0
     assert sorted(written(REAL)) == [0, 1, 2]
     assert classify("real", [0, 2], "--json") == []
@@ -109,19 +109,19 @@ def test_a_refused_set_replaces_classifiers_by_its_reasons_and_back(world: Path)
 
 @pytest.mark.parametrize("name", ["notes.txt", "0/notes.txt", "1/.notes", "7/notes.txt", "other/classifier.json", "00/classifier.json"])
 def test_files_of_others_stay(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Protects what a user keeps in or beside classifiers: refused before anything is trained, in words, wherever it lies."""
+    """Protects what a user keeps in or next to classifiers: refused before anything is trained, in words, wherever it lies."""
     (REAL / name).parent.mkdir(exist_ok=True)
     (REAL / name).write_text("years of work")
     before = tree(REAL)
     assert command("real", [0, 3], "--replace", "--set", "classify.num_train_steps=5") == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert f"c/real/{name.split('/')[0]}" in said
-    assert "move it away, or choose another --out" in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert f"c/real/{name.split('/')[0]}" in message
+    assert "move it away, or choose another --out" in message
     assert tree(REAL) == before
 
 
-def test_hidden_files_beside_seeds_are_left(world: Path) -> None:
+def test_hidden_files_next_to_seeds_are_left(world: Path) -> None:
     """Protects what other tools keep there, which is neither in the way nor removed."""
     (REAL / ".DS_Store").write_text("x")
     assert classify("real", [1, 2]) == []

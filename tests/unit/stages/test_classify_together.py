@@ -55,15 +55,15 @@ def launched(folder: Path, *command: str) -> list[str]:
 
 
 def test_two_processes_publish_the_classifier_of_one(given: dict[str, Path], tmp_path: Path) -> None:
-    """Both parts of a last-layer arm: one line, the seed asked for alone, and what one process publishes but for rounding."""
+    """Both parts of a last-layer arm: one line, the seed requested alone, and what one process publishes but for rounding."""
     (tmp_path / "params.yaml").write_text(json.dumps({"classify": SETTINGS}))
     paths = [word for name, path in given.items() for word in (f"--{name}", str(path))]
     command = ["classify", "--arm", "last_layer", "--seed", "0", "--out", "together", "--json", "--all-seeds", *paths]
     (line,) = launched(tmp_path, *command)
     alone = classify.run(Config(classify=ClassifyConfig(**SETTINGS)), arm=Arm.LAST_LAYER, seed=0, out=tmp_path / "alone", **given)
-    said = json.loads(line)
-    assert said["metrics"]["loss"] == pytest.approx(alone.metrics["loss"], abs=1e-4)
-    assert said["output"] == "together"
+    message = json.loads(line)
+    assert message["metrics"]["loss"] == pytest.approx(alone.metrics["loss"], abs=1e-4)
+    assert message["output"] == "together"
     assert read_recipe(tmp_path / "together") == read_recipe(tmp_path / "alone")
     for name in ("model.safetensors", "val_predictions.safetensors"):
         found, expected = load_file(tmp_path / "together" / name), load_file(tmp_path / "alone" / name)

@@ -1,4 +1,4 @@
-"""compare: evaluations of several sizes and draws on one test split, from what they kept."""
+"""compare: evaluations of several sizes and samples on one test split, from what they kept."""
 
 import io
 import json
@@ -55,8 +55,8 @@ def compared(out: Path, *paths: Path, config: Config = CONFIG) -> tuple[Outcome,
     return outcome, read_document(out / "comparison.json", Comparison)
 
 
-def test_sizes_and_draws_are_put_together(tmp_path: Path) -> None:
-    """Protects the curve: a gain that shrinks with more real images, draws of one size in one point, every file written."""
+def test_sizes_and_choices_are_put_together(tmp_path: Path) -> None:
+    """Protects the curve: a gain that shrinks with more real images, samples of one size in one point, every file written."""
     paths = [evaluation(tmp_path, 10, real=0.6, gain=0.2, choice=choice) for choice in range(4)] + [
         evaluation(tmp_path, 80, real=0.9, gain=0.0)
     ]
@@ -109,10 +109,10 @@ def test_a_curve_that_falls_prices_nothing_and_says_why(tmp_path: Path) -> None:
 
 
 def test_one_seed_for_each_size_prices_nothing_and_says_why(tmp_path: Path) -> None:
-    """Protects against a price without anything to judge its spread by."""
+    """Protects against a price without anything to assess its spread by."""
     paths = [evaluation(tmp_path, size, real=real, gain=0.1, seeds=1) for size, real in ((10, 0.6), (20, 0.7), (40, 0.8))]
     _, found = compared(tmp_path / "out", *paths)
-    assert {(point.exchange, point.unpriced) for point in found.points} == {(None, "every size needs two draws, or two seeds in common")}
+    assert {(point.exchange, point.unpriced) for point in found.points} == {(None, "every size needs two choices, or two seeds in common")}
 
 
 def test_a_comparison_of_before_is_still_read() -> None:
@@ -120,8 +120,8 @@ def test_a_comparison_of_before_is_still_read() -> None:
     assert Exchange.model_validate({"rate": 0.3, "low": None, "high": 1.0, "num_synthetic": 10}).method == "power law"
 
 
-def test_draws_that_differ_widen_the_interval(tmp_path: Path) -> None:
-    """Protects against taking the seeds of one draw for independent: two draws that differ prove little, however many seeds."""
+def test_choices_that_differ_widen_the_interval(tmp_path: Path) -> None:
+    """Protects against taking the seeds of one sample for independent: two samples that differ prove little, however many seeds."""
     for choice, gain in enumerate((0.2, 0.02)):
         evaluation(tmp_path, 10, real=0.6, gain=gain, choice=choice, seeds=8)
     _, found = compared(tmp_path / "out", tmp_path / "10-0", tmp_path / "10-1")
@@ -154,7 +154,7 @@ def test_the_order_in_which_they_are_named_does_not_matter(tmp_path: Path) -> No
     assert first == second
 
 
-def test_an_arm_that_did_not_run_is_left_out_and_said(tmp_path: Path) -> None:
+def test_an_arm_that_did_not_run_is_left_out_and_reported(tmp_path: Path) -> None:
     """Protects sizes at which the synthetic set was refused: a missing point has its reason."""
     arms = dict(PASSED.arms)
     arms[Arm.MIXED] = arms[Arm.MIXED].model_copy(update={"skipped": "because the synthetic set was refused: FID is 9."})
@@ -168,7 +168,7 @@ def test_an_arm_that_did_not_run_is_left_out_and_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"test_digest": "u" * 64}, "another test split"),
         ({"classes": ("a", "b", "c")}, "another classes"),
@@ -176,11 +176,11 @@ def test_an_arm_that_did_not_run_is_left_out_and_said(tmp_path: Path) -> None:
         ({"num_train": None}, "does not say how many images"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     """Protects the plot from points that are not of one kind."""
     first = evaluation(tmp_path, 10, real=0.6, gain=0.1)
     other = evaluation(tmp_path, **{"num_train": 20, "real": 0.6, "gain": 0.1, **changes})  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         compared(tmp_path / "out", first, other)
 
 

@@ -57,9 +57,9 @@ def run(
     arms: tuple[Arm, ...] = COMPARED,
     **promote: object,
 ) -> Outcome:
-    asked = config(**promote)
+    request = config(**promote)
     return evaluate.run(
-        asked.model_copy(update={"classify": asked.classify.model_copy(update={"arms": arms})}),
+        request.model_copy(update={"classify": request.classify.model_copy(update={"arms": arms})}),
         runs=runs or [world.runs],
         snapshot=world.root / "real",
         synthetic=world.root / "synthetic",
@@ -147,7 +147,7 @@ def test_the_test_split_is_opened_once(world: ProcessGroup, monkeypatch: pytest.
 
 
 def test_another_gate_does_not_open_the_test_split_again(world: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protects the test split from every setting by which it is judged: those classifiers' predictions are there."""
+    """Protects the test split from every setting by which it is assessed: those classifiers' predictions are there."""
     first = metrics_of(run(world))
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "open_test", lambda *_, **__: 1 / 0)
@@ -191,14 +191,14 @@ def test_groups_of_test_images_go_with_their_predictions(world: ProcessGroup, mo
     found = read_predictions(run(world, alpha=0.001).output / "predictions.safetensors").groups
     np.testing.assert_array_equal(found, groups)
     shutil.rmtree(world.root.parent / "work/test-predictions")
-    found = read_predictions(run(world, out="anew", alpha=0.002).output / "predictions.safetensors").groups
+    found = read_predictions(run(world, out="again", alpha=0.002).output / "predictions.safetensors").groups
     np.testing.assert_array_equal(found, groups)
     (kept,) = (world.root.parent / "work/test-predictions").iterdir()
     np.testing.assert_array_equal(read_predictions(kept).groups, groups)
 
 
 def test_another_declaration_is_another_look(world: ProcessGroup) -> None:
-    """Protects the level of the gate: whoever declares another arm once all of them are known has a stricter one; again is no new look."""
+    """Protects the level of the gate: anyone who declares another arm once all of them are known has a stricter one; again is no new look."""
     assert metrics_of(run(world)).look == 1
     assert metrics_of(run(world, out="report", alpha=0.01)).look == 1
     assert metrics_of(run(world, out="arm", arm=Arm.SYNTHETIC)).look == 2
@@ -206,7 +206,7 @@ def test_another_declaration_is_another_look(world: ProcessGroup) -> None:
     assert metrics_of(run(world, out="again", alpha=0.02)).look == 1
 
 
-def test_images_of_a_group_are_judged_as_one(world: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_a_group_are_assessed_as_one(world: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects tests with several images of one patient: fewer, larger units are behind every number."""
     alone = metrics_of(run(world, out="plain")).gain[Arm.MIXED]
     groups = np.arange(4 * TEST_PER_CLASS, dtype=np.int32) // 3
@@ -273,7 +273,7 @@ def test_exchanged_weights_are_refused(world: ProcessGroup) -> None:
 
 @pytest.mark.parametrize("lost", ["real-4", "synthetic-1"])
 def test_a_missing_classifier_is_named(world: ProcessGroup, lost: str) -> None:
-    """Protects against evaluating fewer seeds than were asked for."""
+    """Protects against evaluating fewer seeds than were requested."""
     shutil.rmtree(world.runs / lost)
     with pytest.raises(DataError, match=f"expected a folder such as {lost.replace('-', '/')}"):
         run(world)
@@ -333,7 +333,7 @@ def test_predictions_agree_with_the_metrics(evaluated: Outcome, tmp_path: Path) 
 
 
 def test_confusions_and_calibration_are_those_of_the_predictions(evaluated: Outcome) -> None:
-    """Protects what is said of mistakes: arms that cannot see blue always take it for others, largest share first."""
+    """Protects what is reported of mistakes: arms that cannot see blue always take it for others, largest share first."""
     metrics, predictions = metrics_of(evaluated), read_predictions(evaluated.output / "predictions.safetensors")
     confusions = metrics.arms[Arm.REAL].most_confused
     assert {each.class_name for each in confusions} == {"blue"}
@@ -367,7 +367,7 @@ def test_mistakes_are_in_the_report(evaluated: Outcome) -> None:
 
 
 def test_predictions_of_before_probabilities_were_kept_can_be_read(evaluated: Outcome, tmp_path: Path) -> None:
-    """Protects the champions of earlier versions: their file says less, and what is said is the same."""
+    """Protects the champions of earlier versions: their file says less, and what is reported is the same."""
     whole = read_predictions(evaluated.output / "predictions.safetensors")
     write_predictions(tmp_path / "old.safetensors", replace(whole, probabilities={}))
     old = read_predictions(tmp_path / "old.safetensors")
@@ -379,6 +379,6 @@ def test_predictions_of_before_probabilities_were_kept_can_be_read(evaluated: Ou
 
 
 def test_the_report_links_to_the_validation_report(world: ProcessGroup) -> None:
-    """Protects the default place of the validation report: beside the verdict, as seen from the output."""
+    """Protects the default place of the validation report: next to the verdict, as seen from the output."""
     (world.root / "index.html").write_text("validation")
     assert '<a href="../index.html">' in (run(world).output / "report.html").read_text()

@@ -183,15 +183,15 @@ def test_the_recipe_holds_what_sets_contain_and_not_where_they_lie(world: Proces
     run(world, with_sets(sets={"s": "set"}))
     shutil.move(place / "set", place / "moved")
     assert run(world, with_sets(sets={"s": "moved"})).reused
-    with pytest.raises(UsageError, match=r"made otherwise \(inputs\.set s: "):
+    with pytest.raises(UsageError, match=r"made with other settings \(inputs\.set s: "):
         run(world, with_sets(sets={"s": "moved"}, restrict=["s"]))
     write_colours(place / "moved", {"red": ["red"]}, seed=1)
-    with pytest.raises(UsageError, match=r"made otherwise \(inputs\.set s: "):
+    with pytest.raises(UsageError, match=r"made with other settings \(inputs\.set s: "):
         run(world, with_sets(sets={"s": "moved"}))
 
 
 def test_errors_come_before_the_test_split_is_opened(world: ProcessGroup, place: Path) -> None:
-    """Protects the ledger and the user's time: a folder that no class is named by is told at once, and nothing is published."""
+    """Protects the ledger and the user's time: a folder that no class is named by is given at once, and nothing is published."""
     write_colours(place / "set", {"blue": ["blue"], "purple": ["red"]})
     with pytest.raises(DataError, match=r"evaluate\.sets\.s: set: 'purple' is none of the classes .* evaluate\.class_map is not set"):
         run(world, with_sets(sets={"s": "set"}))

@@ -1,4 +1,4 @@
-"""The finetune stage: every method ends in a directory that plain diffusers loads, evaluations choose, and --resume tells works apart."""
+"""The finetune stage: every method ends in a directory that plain diffusers loads, evaluations choose, and --resume shows works apart."""
 
 import json
 import os
@@ -42,7 +42,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two colours with a tiny cascade, and tiny pipelines beside them."""
+    """Two colours with a tiny cascade, and tiny pipelines next to them."""
     root = two_colours(tmp_path_factory.mktemp("colours"), per_class=30)
     for kind in ("sd1", "sdxl"):
         build_tiny_pipeline(kind, root / kind)
@@ -65,7 +65,7 @@ def _plain(folder):
     return pipeline
 
 
-def _draw(pipeline, prompts):
+def _generate(pipeline, prompts):
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
     return pipeline(
         list(prompts), guidance_scale=2.0, num_inference_steps=3, generator=generators, output_type="np", height=16, width=16
@@ -74,31 +74,31 @@ def _draw(pipeline, prompts):
 
 @pytest.mark.parametrize("base", ["sd1", "sdxl"])
 def test_lora_is_a_whole_pipeline_and_an_adapter_for_its_base(world, tmp_path, base):
-    """Plain diffusers draws the same from the exported pipeline and from the base with the adapter's file."""
+    """Plain diffusers samples the same from the exported pipeline and from the base with the adapter's file."""
     _finetune(world, tmp_path / "g", "finetune.method=lora", "finetune.lora_rank=2", base=base)
     prompts = ("blue", "red")
     merged, adapted, plain = _plain(tmp_path / "g"), _plain(world / base), _plain(world / base)
     adapted.load_lora_weights(tmp_path / "g", weight_name=LORA_FILE)
     # The file leaves out what lies beyond four times the rank, which is nothing in four steps.
-    assert np.abs(_draw(merged, prompts) - _draw(adapted, prompts)).max() < 2 / 255
-    assert np.abs(_draw(merged, prompts) - _draw(plain, prompts)).max() > 4 / 255
+    assert np.abs(_generate(merged, prompts) - _generate(adapted, prompts)).max() < 2 / 255
+    assert np.abs(_generate(merged, prompts) - _generate(plain, prompts)).max() > 4 / 255
     card = read_document(tmp_path / "g" / "generator.json", GeneratorCard)
     assert (card.training["method"], card.training["lora_rank"]) == ("lora", 2)
 
 
-def test_lora_of_a_cascade_lies_beside_each_stage(world, tmp_path):
-    """Both stages of a cascade get adapters and their merged weights; what is drawn is not what the base draws."""
+def test_lora_of_a_cascade_lies_next_to_each_stage(world, tmp_path):
+    """Both stages of a cascade get adapters and their merged weights; what is sampled is not what the base samples."""
     outcome = _finetune(world, tmp_path / "g", "finetune.method=lora", "finetune.lora_rank=2", base="generator")
     assert {p.parent.name for p in (tmp_path / "g").rglob(LORA_FILE)} == {"base", "super_resolution"}
     assert set(outcome.metrics) == {"base_loss", "super_resolution_loss"}
     settings = SamplingSettings(guidance_scale=1.0, num_inference_steps=2, sr_num_inference_steps=2)
-    drawn = [Sampler(load_model(str(g)), ["red"]).sample(["red"], [1], settings) for g in (tmp_path / "g", world / "generator")]
-    assert not torch.equal(*drawn)
+    sampled = [Sampler(load_model(str(g)), ["red"]).sample(["red"], [1], settings) for g in (tmp_path / "g", world / "generator")]
+    assert not torch.equal(*sampled)
 
 
 @pytest.mark.parametrize("base", ["sd1", "generator"])
 def test_an_adapter_of_each_class_is_used_for_its_images_alone(world, tmp_path, base):
-    """With lora_scope class the base's weights stay, each class is drawn with its own adapter, and the order of a batch does not matter."""
+    """With lora_scope class the base's weights stay, each class is sampled with its own adapter, and the order of a batch does not matter."""
     outcome = _finetune(world, tmp_path / "g", "finetune.method=lora", "finetune.lora_scope=class", "finetune.lora_rank=2", base=base)
     card = read_document(tmp_path / "g" / "generator.json", GeneratorCard)
     assert card.adapters == {"blue": "adapters/0000", "red": "adapters/0001"}
@@ -118,10 +118,10 @@ def test_an_adapter_of_each_class_is_used_for_its_images_alone(world, tmp_path, 
     assert not torch.equal(Sampler(load_model(str(swapped)), ("red",)).sample(["red"], [1], settings), mixed[[1]])
     if base == "sd1":
         pipeline = _plain(tmp_path / "g")
-        before = _draw(pipeline, ["red"])
+        before = _generate(pipeline, ["red"])
         pipeline.load_lora_weights(tmp_path / "g" / card.adapters["red"])
         ours = sampler.sample(["red"], [0], SamplingSettings(guidance_scale=2.0, num_inference_steps=3)).permute(0, 2, 3, 1).numpy() / 255
-        assert np.abs(ours - _draw(pipeline, ["red"])).max() < 2 / 255 < np.abs(ours - before).max()
+        assert np.abs(ours - _generate(pipeline, ["red"])).max() < 2 / 255 < np.abs(ours - before).max()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_an_adapter_of_each_class_is_used_for_its_images_alone(world, tmp_path, 
         (("finetune.optimizer=sgd",), "optimizer"),
     ],
 )
-def test_what_does_not_go_together_is_said(world, tmp_path, settings, message):
+def test_what_does_not_go_together_is_reported(world, tmp_path, settings, message):
     """Settings that contradict each other are one line that names the field, and nothing is published."""
     with pytest.raises(ConfigError, match=message):
         _finetune(world, tmp_path / "g", *settings)
@@ -144,7 +144,7 @@ def test_what_does_not_go_together_is_said(world, tmp_path, settings, message):
 
 
 def test_learned_tokens_are_words_of_the_export(world, tmp_path):
-    """Each class has a token of its own in its prompt, which the exported tokenizer knows as one word and plain diffusers draws."""
+    """Each class has a token of its own in its prompt, which the exported tokenizer knows as one word and plain diffusers samples."""
     _finetune(world, tmp_path / "g", "finetune.method=textual_inversion", "finetune.prompt_template=a photo of {class_name}")
     card = read_document(tmp_path / "g" / "generator.json", GeneratorCard)
     assert card.prompts == {"blue": "a photo of <blue>", "red": "a photo of <red>"}
@@ -152,8 +152,8 @@ def test_learned_tokens_are_words_of_the_export(world, tmp_path):
     assert len(pipeline.tokenizer("<red>", add_special_tokens=False).input_ids) == 1
     ours = Sampler(load_model(str(tmp_path / "g")), card.prompts.values())
     settings = SamplingSettings(guidance_scale=2.0, num_inference_steps=3)
-    drawn = ours.sample(list(card.prompts.values()), [0, 1], settings).permute(0, 2, 3, 1).numpy() / 255
-    assert np.abs(drawn - _draw(pipeline, card.prompts.values())).max() < 2 / 255
+    sampled = ours.sample(list(card.prompts.values()), [0, 1], settings).permute(0, 2, 3, 1).numpy() / 255
+    assert np.abs(sampled - _generate(pipeline, card.prompts.values())).max() < 2 / 255
 
 
 def test_evaluations_choose_the_weights_and_leave_their_pictures(world, tmp_path):
@@ -201,7 +201,7 @@ def _interrupt(monkeypatch, world, out, *settings, at=3):
 
     def stop(*_):
         ticks.append(1)
-        if len(ticks) == at + 1:  # the first tick tells of steps that were done before
+        if len(ticks) == at + 1:  # the first tick reports steps that were done before
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -313,5 +313,5 @@ def test_another_average_is_made_of_the_snapshots_of_a_run(world, tmp_path, meth
     assert len({outcome.digest, narrow.digest, read_document(tmp_path / "g" / "generator.json", GeneratorCard).digest}) == 3
     assert not (tmp_path / "wide" / LORA_FILE).exists()
     assert not (tmp_path / "wide" / "ema").exists()
-    images = [_draw(_plain(tmp_path / name), ["red"]) for name in ("wide", "narrow")]
+    images = [_generate(_plain(tmp_path / name), ["red"]) for name in ("wide", "narrow")]
     assert np.abs(images[0] - images[1]).max() > 0

@@ -103,7 +103,7 @@ def test_a_look_at_some_roles_keeps_the_digests_of_the_others(folder: Path, monk
 
 
 def test_a_damaged_memory_of_digests_is_done_without(folder: Path) -> None:
-    """The kept digests only save time: what is no JSON object, or of another form, is hashed anew."""
+    """The kept digests only save time: what is no JSON object, or of another form, is hashed again."""
     before = source_digest()
     for text in ("{", "[]", '{"x": 1}', json.dumps({str(folder / "source/cat/a.png"): ["x"]})):
         write(folder / "work/inputs.json", text.encode())

@@ -50,7 +50,7 @@ def test_finetune_tune_and_sample(tmp_path, monkeypatch, kind, family):
     tune.run(config, generator=str(generator), snapshot=real, out=tmp_path / "tuning")
     tuned = read_document(tmp_path / "tuning" / "settings.json", Settings)
     settings = tmp_path / "tuning" / "settings.json"
-    drawn = sample.run(config, generator=str(generator), snapshot=real, settings=settings, out=tmp_path / "synthetic")
+    sampled = sample.run(config, generator=str(generator), snapshot=real, settings=settings, out=tmp_path / "synthetic")
     synthetic = Snapshot.open(tmp_path / "synthetic")
     assert verify_snapshot(synthetic.path) == []
     assert load_images(synthetic, "train", size=16).images.shape == (8, 3, 16, 16)
@@ -62,4 +62,4 @@ def test_finetune_tune_and_sample(tmp_path, monkeypatch, kind, family):
     again = sample.run(
         config, generator=str(generator), snapshot=real, settings=tmp_path / "tuning" / "settings.json", out=tmp_path / "two"
     )
-    assert again.digest == drawn.digest
+    assert again.digest == sampled.digest

@@ -79,9 +79,9 @@ def candidate(world: ProcessGroup, evaluation: Path, *, seed: int, wrong_test_im
     top = dict(old.top)
     right = np.stack([(old.labels + shift) % 4 for shift in range(4)], axis=1).astype(np.int32)
     for number in range(6):
-        mine = right.copy()
-        mine[:wrong_test_images] = np.roll(mine[:wrong_test_images], 1, axis=1)
-        top[Arm.MIXED, number] = mine
+        own = right.copy()
+        own[:wrong_test_images] = np.roll(own[:wrong_test_images], 1, axis=1)
+        top[Arm.MIXED, number] = own
     write_predictions(evaluation / "predictions.safetensors", Predictions(labels=old.labels, top=top, test_digest=old.test_digest))
     card = json.loads((folder / "classifier.json").read_text())
     (folder / "classifier.json").write_text(json.dumps(card | {"seed": 0}))
@@ -114,10 +114,10 @@ def test_a_gain_makes_the_candidate_champion_once(evaluated: tuple[ProcessGroup,
 
 
 def test_promoting_says_how_often_the_test_split_was_opened(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
-    """Protects whoever promotes: the closing line, the decision and the tags count the looks, and promoting is none of them."""
-    said = run(evaluated, evaluation)
-    assert said.summary.endswith("no class harmed; this test split was opened once")
-    assert decision_of(said).test_openings == 1
+    """Protects anyone who promotes: the closing line, the decision and the tags count the looks, and promoting is none of them."""
+    message = run(evaluated, evaluation)
+    assert message.summary.endswith("no class harmed; this test split was opened once")
+    assert decision_of(message).test_openings == 1
     assert read_ledger() == []
     metrics = read_document(evaluation / "metrics.json", Metrics)
     for number in range(3):  # of other classifiers since
@@ -242,7 +242,7 @@ def test_a_candidate_that_changed_since_is_refused(evaluated: tuple[ProcessGroup
 
 
 def test_a_candidate_whose_weights_were_replaced_is_refused(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
-    """Protects the registry: a card with the right digest beside other weights is not the classifier that was evaluated."""
+    """Protects the registry: a card with the right digest next to other weights is not the classifier that was evaluated."""
     candidate(evaluated[0], evaluation, seed=25, wrong_test_images=0)
     metrics = read_document(evaluation / "metrics.json", Metrics)
     assert metrics.candidate is not None
@@ -262,7 +262,7 @@ def test_mlflow_away_promotes_nothing(evaluated: tuple[ProcessGroup, Path], eval
 
 
 def test_a_promotion_in_between_wins(evaluated: tuple[ProcessGroup, Path], evaluation: Path) -> None:
-    """Protects two promotions at once: whoever was judged against a champion that is gone must be judged again."""
+    """Protects two promotions at once: anyone who was assessed against a champion that is gone must be assessed again."""
     run(evaluated, evaluation)
     registry = Registry("tiny")
     champion = registry.champion()
@@ -301,7 +301,7 @@ def test_a_dry_run_leaves_the_real_decision(evaluated: tuple[ProcessGroup, Path]
 def test_the_same_decision_again_does_nothing(
     evaluated: tuple[ProcessGroup, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
 ) -> None:
-    """Protects a registry that is asked each time: no change where the decision stands, all of it in an empty registry."""
+    """Protects a registry that is requested each time: no change where the decision stands, all of it in an empty registry."""
     run(evaluated, evaluation)
     changes = []
     with monkeypatch.context() as patch:
@@ -335,7 +335,7 @@ def test_a_crash_before_the_decision_is_written_is_made_good(
 
 
 @pytest.mark.parametrize(
-    ("method", "after", "said"),
+    ("method", "after", "message"),
     [
         ("_create_model_version", False, "nothing was promoted"),
         ("set_model_version_tag", False, "champion is as it was"),
@@ -344,7 +344,7 @@ def test_a_crash_before_the_decision_is_written_is_made_good(
     ],
 )
 def test_a_failure_says_what_has_been_changed(
-    evaluated: tuple[ProcessGroup, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch, method: str, after: bool, said: str
+    evaluated: tuple[ProcessGroup, Path], evaluation: Path, monkeypatch: pytest.MonkeyPatch, method: str, after: bool, message: str
 ) -> None:
     """Protects the truth of messages: champion has moved, has not, or nobody knows; the same command completes it."""
     works = getattr(mlflow.MlflowClient, method)
@@ -358,7 +358,7 @@ def test_a_failure_says_what_has_been_changed(
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, method, failing)
-        with pytest.raises(TryAgainError, match=said) as raised:
+        with pytest.raises(TryAgainError, match=message) as raised:
             run(evaluated, evaluation)
     champion = Registry("tiny").champion()
     assert "nothing was promoted" not in str(raised.value) or champion is None

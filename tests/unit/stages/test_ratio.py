@@ -128,7 +128,7 @@ def test_a_refused_set_is_not_searched(tmp_path: Path, own_work_folder: Path) ->
     assert not search(tmp_path, out="passed").refused
 
 
-def test_too_few_images_for_any_ratio_are_said(tmp_path: Path) -> None:
+def test_too_few_images_for_any_ratio_are_reported(tmp_path: Path) -> None:
     """Protects against an empty curve."""
     write_set(tmp_path / "real", "real", {"train": 8, "val": 4, "test": 2}, hues=1)
     write_set(tmp_path / "synthetic", "synthetic", {"train": 1}, hues=3, seed=1)

@@ -37,12 +37,12 @@ def test_unseen_real_images_are_confirmed_where_colour_is_class(made: tuple[Path
     assert len(index.agreement_by_class) == len(CLASSES)
 
 
-def test_real_images_are_judged_by_the_classifier_that_has_not_seen_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_images_are_assessed_by_the_classifier_that_has_not_seen_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels that hold in one fold only: a classifier that saw an image confirms it, the other one never does."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
-    drawn = {split: items(count, seed) for seed, (split, count) in enumerate(COUNTS.items())}
-    keys = tuple(f"train-{i:04d}" for i in range(len(drawn["train"])))
-    labels = np.array([CLASSES.index(item.label) for item in drawn["train"]])
+    sampled = {split: items(count, seed) for seed, (split, count) in enumerate(COUNTS.items())}
+    keys = tuple(f"train-{i:04d}" for i in range(len(sampled["train"])))
+    labels = np.array([CLASSES.index(item.label) for item in sampled["train"]])
     folds = dict(zip(keys, assign_folds(keys, labels, 2, seed=0), strict=True))
     rng = np.random.default_rng(0)
 
@@ -50,7 +50,7 @@ def test_real_images_are_judged_by_the_classifier_that_has_not_seen_them(tmp_pat
         other = (CLASSES.index(item.label) + 1) % len(CLASSES)
         return with_pixels(item, render(CLASSES[other], rng)) if folds.get(f"{split}-{i:04d}") == 1 else item
 
-    splits = {split: [trade_colours(split, i, item) for i, item in enumerate(content)] for split, content in drawn.items()}
+    splits = {split: [trade_colours(split, i, item) for i, item in enumerate(content)] for split, content in sampled.items()}
     reference.run(tiny_config(), snapshot=write_set(tmp_path / "real", splits, kind="real"), out=tmp_path / "out")
     assert Reference.open(tmp_path / "out").index.agreement < 0.05
 
@@ -97,7 +97,7 @@ def test_classifiers_and_floors_of_labels_do_not_depend_on_validation_images(mad
 
 
 def test_a_reference_that_was_trained_on_validation_images_is_read_and_not_used(made: tuple[Path, Path]) -> None:
-    """Earlier versions wrote such ones, without a word of it: they open, and nothing is judged by them."""
+    """Earlier versions wrote such ones, without a word of it: they open, and nothing is assessed by them."""
     content = json.loads((made[1] / "reference.json").read_text("utf-8"))
     del content["cross_fitted"]
     old = replace(Reference.open(made[1]), index=ReferenceIndex.model_validate_json(json.dumps(content)))
@@ -113,7 +113,7 @@ def test_a_reference_of_another_snapshot_is_refused(made: tuple[Path, Path], tmp
 
 
 def test_folds_are_even_in_every_class_and_do_not_depend_on_order() -> None:
-    """A fold without a class could not judge it, and a re-ordered manifest must not move images between folds."""
+    """A fold without a class could not assess it, and a re-ordered manifest must not move images between folds."""
     keys, labels = tuple(f"k{i}" for i in range(60)), np.arange(60) % 3
     folds = assign_folds(keys, labels, 4, seed=0)
     assert all(np.bincount(folds[labels == c], minlength=4).tolist() == [5, 5, 5, 5] for c in range(3))

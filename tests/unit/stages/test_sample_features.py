@@ -1,4 +1,4 @@
-"""Features kept by `sample`: the same for any number of workers and after any kill, there with every drawn shard, in nobody's way."""
+"""Features kept by `sample`: the same for any number of workers and after any kill, there with every sampled shard, in nobody's way."""
 
 import os
 
@@ -37,7 +37,7 @@ GLYPH, SIZE = get_extractor("glyph"), comparison_size(ROWS, get_extractor("glyph
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A tiny cascade and a real snapshot of two classes told apart by colour."""
+    """A tiny cascade and a real snapshot of two classes distinguished by colour."""
     return two_colours(tmp_path_factory.mktemp("world"), per_class=12)
 
 
@@ -47,7 +47,7 @@ def work(tmp_path, monkeypatch):
     return tmp_path / "work"
 
 
-def draw(world, out, config=ROWS, **options):
+def generate(world, out, config=ROWS, **options):
     return sample.run(config, generator=str(world / "generator"), snapshot=world / "real", out=out, **options)
 
 
@@ -58,11 +58,11 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def whole(world, tmp_path_factory):
-    """The set with rows, drawn in one go. To be read only."""
+    """The set with rows, sampled in one go. To be read only."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GDA_WORK_DIR", str(folder / "work"))
-        draw(world, folder / "set")
+        generate(world, folder / "set")
     return folder / "set"
 
 
@@ -70,8 +70,8 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(sample, "run_parallel", lambda function, items, **_: [function(item) for item in items])
 
 
-def test_rows_are_features_of_the_drawn_images(world, whole):
-    """What is kept while drawing is, to the last bit, what a second pass over the finished set would give."""
+def test_rows_are_features_of_the_sampled_images(world, whole):
+    """What is kept while sampling is, to the last bit, what a second pass over the finished set would give."""
     snapshot = Snapshot.open(whole)
     audit = audit_images(snapshot, size=SIZE)
     assert SIZE == 32
@@ -83,7 +83,7 @@ def test_rows_are_features_of_the_drawn_images(world, whole):
 def test_any_number_of_workers_keeps_the_same_features(world, whole, tmp_path, workers):
     """Every file of the set is the same, features and their statistics among them."""
     for worker in reversed(range(workers)):
-        draw(world, tmp_path / "set", worker=worker, workers=workers)
+        generate(world, tmp_path / "set", worker=worker, workers=workers)
     assert files(tmp_path / "set") == files(whole)
     assert sum(name.startswith("features/") for name in files(whole)) == 5
 
@@ -107,43 +107,45 @@ def test_a_kill_leaves_nothing_half(world, whole, tmp_path, monkeypatch, where, 
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, killed)
         with pytest.raises(KeyboardInterrupt):
-            draw(world, tmp_path / "set")
+            generate(world, tmp_path / "set")
     assert not (tmp_path / "set").exists()
-    draw(world, tmp_path / "set")
+    generate(world, tmp_path / "set")
     assert files(tmp_path / "set") == files(whole)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
-def test_damaged_features_have_their_shard_drawn_again(world, whole, tmp_path, work, monkeypatch, damage):
-    """A committed shard always has its features; those that changed since do not count, and no other shard is drawn for them."""
+def test_damaged_features_have_their_shard_sampled_again(world, whole, tmp_path, work, monkeypatch, damage):
+    """A committed shard always has its features; those that changed since do not count, and no other shard is sampled for them."""
     in_this_process(monkeypatch)
-    draw(world, tmp_path / "set", worker=0, workers=2)
+    generate(world, tmp_path / "set", worker=0, workers=2)
     path = min(work.glob("work/*/out/features/*.safetensors"))
     data = path.read_bytes()
     path.unlink() if damage == "missing" else path.write_bytes(data[:-9] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
-    real, drawn = sample_shards.write_encoded_shard, []
-    monkeypatch.setattr(sample_shards, "write_encoded_shard", lambda *args, **kwargs: drawn.append(kwargs["name"]) or real(*args, **kwargs))
-    draw(world, tmp_path / "set")
-    assert sorted(drawn) == ["train-000000.tar", "train-000001.tar"]
+    real, sampled = sample_shards.write_encoded_shard, []
+    monkeypatch.setattr(
+        sample_shards, "write_encoded_shard", lambda *args, **kwargs: sampled.append(kwargs["name"]) or real(*args, **kwargs)
+    )
+    generate(world, tmp_path / "set")
+    assert sorted(sampled) == ["train-000000.tar", "train-000001.tar"]
     assert files(tmp_path / "set") == files(whole)
 
 
-def test_a_shard_that_is_drawn_again_gets_new_features(world, whole, tmp_path, work):
+def test_a_shard_that_is_sampled_again_gets_new_features(world, whole, tmp_path, work):
     """A damaged tar takes its features with it."""
-    draw(world, tmp_path / "set", worker=0, workers=2)
+    generate(world, tmp_path / "set", worker=0, workers=2)
     shard = min(work.glob("work/*/out/train-*.tar"))
     shard.write_bytes(shard.read_bytes()[:-512])
-    os.utime(features_path(shard), (0, 0))  # tells the old file from a new one, which may take its inode
-    draw(world, tmp_path / "set", worker=0, workers=2)
+    os.utime(features_path(shard), (0, 0))  # shows the old file from a new one, which may take its inode
+    generate(world, tmp_path / "set", worker=0, workers=2)
     assert features_path(shard).stat().st_mtime > 0
-    draw(world, tmp_path / "set")
+    generate(world, tmp_path / "set")
     assert files(tmp_path / "set") == files(whole)
 
 
 def test_statistics_alone_and_nothing_at_all(world, whole, tmp_path):
     """What is kept changes neither images nor statistics; without it there is no folder; the same name does not take another kind."""
-    draw(world, tmp_path / "statistics", load_config(None, (*SMALL, "sample.features=statistics")))
-    draw(world, tmp_path / "none", load_config(None, SMALL))
+    generate(world, tmp_path / "statistics", load_config(None, (*SMALL, "sample.features=statistics")))
+    generate(world, tmp_path / "none", load_config(None, SMALL))
     rows, none = files(whole), files(tmp_path / "none")
     kept = files(tmp_path / "statistics")
     assert {name for name in rows if not name.startswith("features/")} == set(none)
@@ -154,13 +156,13 @@ def test_statistics_alone_and_nothing_at_all(world, whole, tmp_path):
     with pytest.raises(DataError, match=r"features\.json: not found"):
         read_statistics(Snapshot.open(tmp_path / "none"), GLYPH, size=SIZE)
     with pytest.raises(UsageError, match=r"config\.features"):
-        draw(world, tmp_path / "none")
+        generate(world, tmp_path / "none")
     with pytest.raises(UsageError, match=r"config\.features\.kept: statistics -> rows"):
-        draw(world, tmp_path / "statistics")
+        generate(world, tmp_path / "statistics")
 
 
 def another(folder, classes):
-    """A set of one more image, which another program drew."""
+    """A set of one more image, which another program sampled."""
     folder.mkdir()
     record = ImageRecord(key="x", rgb=np.zeros((16, 16, 3), np.uint8), label=0, class_name=classes[0].name)
     rows = write_image_shard(folder, name="train-000000.tar", split="train", records=[record])
@@ -182,14 +184,14 @@ def test_features_are_in_nobodys_way(whole, tmp_path):
 
 
 def test_jpeg_does_not_keep_the_pixels_that_features_are_of(world, tmp_path):
-    """Before anything is drawn."""
+    """Before anything is sampled."""
     config = load_config(None, (*SMALL, "sample.features=rows", "sample.image_format=jpeg"))
     with pytest.raises(ConfigError, match=r"sample\.features: rows .* accepted: png, webp"):
-        draw(world, tmp_path / "set", config)
+        generate(world, tmp_path / "set", config)
 
 
 def test_a_single_image_has_no_statistics():
-    """Said before the drawing, not after it."""
+    """Reported before the sampling, not after it."""
     plan = make_plan({"a": 1}, seed=0, shard_size=1, batch_size=1)
     with pytest.raises(ConfigError, match="a single image have no covariance"):
         sample._observer(ROWS, plan)

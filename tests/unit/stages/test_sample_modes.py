@@ -1,4 +1,4 @@
-"""What a plan may ask besides equal quotas of prompts: real images to start from, unequal quotas, other formats, averages, precision."""
+"""What a plan may request in addition to equal quotas of prompts: real images to start from, unequal quotas, other formats, averages, precision."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def _work(tmp_path, monkeypatch):
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
 
 
-def _draw(world, out, *changes, **options):
+def _generate(world, out, *changes, **options):
     config = load_config(None, (*SMALL, *changes))
     return sample.run(config, generator=str(world / "generator"), snapshot=world / "real", out=out, **options)
 
@@ -55,7 +55,7 @@ def _records(out):
 
 def test_images_start_from_real_training_images(world, tmp_path):
     """Every record names the training image it came from and how far it was noised; sources and strengths take turns."""
-    out = _draw(world, tmp_path / "set", "sample.mode=image_to_image", "sample.strengths=[0.5, 1.0]").output
+    out = _generate(world, tmp_path / "set", "sample.mode=image_to_image", "sample.strengths=[0.5, 1.0]").output
     assert verify_snapshot(out) == []
     rows, real = Snapshot.open(out).manifest(), Snapshot.open(world / "real").manifest("train").set_index("key")
     assert rows["class"].value_counts().to_dict() == {"red": 6, "blue": 6}
@@ -65,19 +65,19 @@ def test_images_start_from_real_training_images(world, tmp_path):
     assert Snapshot.open(out).index.provenance["sources"] == Snapshot.open(world / "real").digest
 
 
-def test_what_is_drawn_depends_on_the_source(world, tmp_path):
+def test_what_is_sampled_depends_on_the_source(world, tmp_path):
     """Low strengths keep the colour of their source: red pictures stay redder than blue ones, whatever the untrained network thinks."""
-    out = _draw(world, tmp_path / "set", "sample.mode=image_to_image", "sample.strengths=[0.25]", "sample.guidance_scale=1").output
-    drawn = load_images(Snapshot.open(out), "train", size=16)
-    redness = (drawn.images[:, 0].float() - drawn.images[:, 2].float()).mean((1, 2))
+    out = _generate(world, tmp_path / "set", "sample.mode=image_to_image", "sample.strengths=[0.25]", "sample.guidance_scale=1").output
+    sampled = load_images(Snapshot.open(out), "train", size=16)
+    redness = (sampled.images[:, 0].float() - sampled.images[:, 2].float()).mean((1, 2))
     red = [info.name for info in Snapshot.open(out).classes].index("red")
-    assert redness[drawn.labels == red].min() > redness[drawn.labels != red].max()
+    assert redness[sampled.labels == red].min() > redness[sampled.labels != red].max()
 
 
 def test_images_towards_another_class_say_so(world, tmp_path):
     """Label and prompt are the target's; the source's class and the soft label by strength are on record, and that is what is trained."""
     changes = ("sample.mode=image_to_image", "sample.strengths=[0.75]", "sample.other_class_fraction=0.5")
-    out = _draw(world, tmp_path / "set", *changes).output
+    out = _generate(world, tmp_path / "set", *changes).output
     rows = Snapshot.open(out).manifest()
     other = rows[rows["class"] != rows["source_class"]]
     assert len(other) == 6
@@ -94,21 +94,21 @@ def test_images_towards_another_class_say_so(world, tmp_path):
         assert soft[key] == {loaded.classes[label]: float(share)} | rest
 
 
-def test_sources_are_part_of_what_is_asked(world, tmp_path):
+def test_sources_are_part_of_what_is_requested(world, tmp_path):
     """Another real snapshot of the same classes is another recipe in image-to-image, and none where images come from prompts alone."""
     other = snapshot.run(load_config(None, ("snapshot.split_key=other",)), source=str(world / "images"), out=tmp_path / "other").output
     config = load_config(None, (*SMALL, "sample.mode=image_to_image"))
     one = sample.run(config, generator=str(world / "generator"), snapshot=world / "real", out=tmp_path / "one")
     two = sample.run(config, generator=str(world / "generator"), snapshot=other, out=tmp_path / "two")
     assert one.digest != two.digest
-    with pytest.raises(UsageError, match="made otherwise"):
+    with pytest.raises(UsageError, match="made with other settings"):
         sample.run(config, generator=str(world / "generator"), snapshot=other, out=tmp_path / "one")
 
 
 @pytest.mark.parametrize(("name", "extension"), [("webp", "webp"), ("jpeg", "jpg")])
 def test_other_formats_verify_and_stay_marked(world, tmp_path, name, extension):
     """The manifest holds what a reader decodes, and a copy of the files is refused as a real set."""
-    out = _draw(world, tmp_path / "set", f"sample.image_format={name}").output
+    out = _generate(world, tmp_path / "set", f"sample.image_format={name}").output
     assert verify_snapshot(out) == []
     records = _records(out)
     assert {record.extension for record in records} == {extension}
@@ -122,21 +122,21 @@ def test_other_formats_verify_and_stay_marked(world, tmp_path, name, extension):
 
 def test_lossless_formats_hold_equal_pixels(world, tmp_path):
     """The content digest is that of the pixels, whatever they are stored in."""
-    assert _draw(world, tmp_path / "png").digest == _draw(world, tmp_path / "webp", "sample.image_format=webp").digest
+    assert _generate(world, tmp_path / "png").digest == _generate(world, tmp_path / "webp", "sample.image_format=webp").digest
 
 
 def test_features_of_lossy_images_are_refused(world, tmp_path):
-    """What is measured while drawing would not be what a reader measures."""
+    """What is measured while sampling would not be what a reader measures."""
     with pytest.raises(ConfigError, match=r"sample\.features.*accepted: png, webp"):
-        _draw(world, tmp_path / "set", "sample.image_format=jpeg", "sample.features=rows")
+        _generate(world, tmp_path / "set", "sample.image_format=jpeg", "sample.features=rows")
 
 
-def test_unequal_quotas_are_drawn_and_judged_by_their_plan(world, tmp_path):
+def test_unequal_quotas_are_sampled_and_assessed_by_their_plan(world, tmp_path):
     """A set as unbalanced as its plan is not refused for that; the same set against an equal plan is."""
     table = tmp_path / "quotas.yaml"
     table.write_text("red: 8\nblue: 2\n")
     changes = ("sample.quota=table", f"sample.quota_file={table}")
-    out = _draw(world, tmp_path / "set", *changes).output
+    out = _generate(world, tmp_path / "set", *changes).output
     assert Snapshot.open(out).manifest()["class"].value_counts().to_dict() == {"red": 8, "blue": 2}
     real = Snapshot.open(world / "real")
     planned = validate.original_plan(load_config(None, (*SMALL, *changes)), Snapshot.open(out), real)
@@ -145,7 +145,7 @@ def test_unequal_quotas_are_drawn_and_judged_by_their_plan(world, tmp_path):
     assert validate.original_plan(load_config(None, SMALL), Snapshot.open(out), real) is None
 
 
-def test_each_class_is_drawn_from_its_own_prompt(world):
+def test_each_class_is_sampled_from_its_own_prompt(world):
     """Prompts go with the class, whatever the order in which the card has them and however they sort."""
     card = read_card(str(world / "generator")).model_copy(update={"prompts": {"red": "a red one", "blue": "the blue one"}})
     classes = Snapshot.open(world / "real").classes
@@ -156,7 +156,7 @@ def test_each_class_is_drawn_from_its_own_prompt(world):
 
 
 def test_a_class_that_the_generator_was_not_taught_is_named(world, tmp_path):
-    """A fine-tuned generator's card lists its prompts: a class beyond them is refused, not drawn from its bare name."""
+    """A fine-tuned generator's card lists its prompts: a class beyond them is refused, not sampled from its bare name."""
     generator = tmp_path / "taught"
     shutil.copytree(world / "generator", generator)
     card = read_card(str(generator)).model_copy(update={"prompts": {"red": "a red one"}})
@@ -179,21 +179,21 @@ def test_tuned_settings_fill_what_is_null(world, tmp_path):
     out = sample.run(
         config, generator=str(world / "generator"), snapshot=world / "real", settings=tmp_path / "settings.json", out=tmp_path / "set"
     ).output
-    asked = json.loads((out / "recipe.json").read_text())["config"]["settings"]
-    assert asked == json.loads(chosen.model_copy(update={"sr_num_inference_steps": 2}).model_dump_json())
+    request = json.loads((out / "recipe.json").read_text())["config"]["settings"]
+    assert request == json.loads(chosen.model_copy(update={"sr_num_inference_steps": 2}).model_dump_json())
 
 
 def test_the_set_says_on_what_its_bits_depend(world, tmp_path):
     """Device, libraries, threads, precision and batch are on record: bits are claimed for equal ones alone."""
-    said = Snapshot.open(_draw(world, tmp_path / "set").output).index.provenance
-    assert {"torch", "diffusers", "numpy", "device", "threads", "precision", "compiled", "batch_size", "generator"} <= said.keys()
-    assert (said["device"], said["precision"], said["batch_size"]) == ("cpu", "fp32", "2")
+    message = Snapshot.open(_generate(world, tmp_path / "set").output).index.provenance
+    assert {"torch", "diffusers", "numpy", "device", "threads", "precision", "compiled", "batch_size", "generator"} <= message.keys()
+    assert (message["device"], message["precision"], message["batch_size"]) == ("cpu", "fp32", "2")
 
 
 def test_bf16_is_another_set(world, tmp_path):
-    """Precision is part of what was asked, and each record says it."""
-    exact = _draw(world, tmp_path / "exact")
-    close = _draw(world, tmp_path / "close", "sample.precision=bf16")
+    """Precision is part of what was requested, and each record says it."""
+    exact = _generate(world, tmp_path / "exact")
+    close = _generate(world, tmp_path / "close", "sample.precision=bf16")
     assert exact.digest != close.digest
     assert {record.meta["precision"] for record in _records(close.output)} == {"bf16"}
 
@@ -204,14 +204,14 @@ def test_a_worker_loads_its_generator_once(world, tmp_path, monkeypatch):
     monkeypatch.setattr(sample_shards, "load_model", lambda name: loaded.append(name) or real(name))
     monkeypatch.setattr(sample, "run_parallel", lambda function, items, **_: [function(item) for item in items])
     sample_shards._sampler.cache_clear()
-    outcome = _draw(world, tmp_path / "set")
+    outcome = _generate(world, tmp_path / "set")
     assert len(list(outcome.output.glob("*.tar"))) == 3
     assert len(loaded) == 1
 
 
 def test_too_little_memory_splits_the_batch_and_says_so(world, tmp_path, monkeypatch):
-    """Out of memory draws the batch in halves: same plan, same keys and seeds, equal images within rounding, and a word in the record."""
-    whole = _draw(world, tmp_path / "whole").output
+    """Out of memory samples the batch in halves: same plan, same keys and seeds, equal images within rounding, and a word in the record."""
+    whole = _generate(world, tmp_path / "whole").output
     real = sample_shards._pixels
 
     def little(sampler, shared, batch):
@@ -222,7 +222,7 @@ def test_too_little_memory_splits_the_batch_and_says_so(world, tmp_path, monkeyp
     monkeypatch.setattr(sample, "run_parallel", lambda function, items, **_: [function(item) for item in items])
     monkeypatch.setattr(sample_shards, "_pixels", little)
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "elsewhere"))
-    split = _draw(world, tmp_path / "split").output
+    split = _generate(world, tmp_path / "split").output
     assert Snapshot.open(split).index.plan_digest == Snapshot.open(whole).index.plan_digest
     assert {record.meta["batch_size"] for record in _records(split)} == {1}
     assert all("batch_size" not in record.meta for record in _records(whole))
@@ -232,14 +232,14 @@ def test_too_little_memory_splits_the_batch_and_says_so(world, tmp_path, monkeyp
 
 def test_runs_of_different_seeds_are_merged(world, tmp_path):
     """A set grows by a second run: keys tell the runs apart, so that the shards are joined as they are."""
-    one, two = (_draw(world, tmp_path / name, f"seed={seed}").output for seed, name in enumerate(("one", "two")))
+    one, two = (_generate(world, tmp_path / name, f"seed={seed}").output for seed, name in enumerate(("one", "two")))
     merged = merge_snapshots([one, two], tmp_path / "both").output
     assert verify_snapshot(merged) == []
     assert len(Snapshot.open(merged).manifest()) == 24
 
 
-def test_the_tuned_average_is_what_is_drawn_from(world, tmp_path):
-    """Where tuning chose a width, the set is drawn with that average, says so, passes as the generator's own, and can be drawn again."""
+def test_the_tuned_average_is_what_is_sampled_from(world, tmp_path):
+    """Where tuning chose a width, the set is sampled with that average, says so, passes as the generator's own, and can be sampled again."""
     settings = ("num_train_steps=6", "sr_num_train_steps=0", "batch_size=4", "jitter=0", "ema_snapshot_steps=2", "learning_rate=0.01")
     config = load_config(None, tuple(f"finetune.{item}" for item in settings))
     taught = finetune.run(config, snapshot=world / "real", base=str(world / "generator"), out=tmp_path / "models" / "taught").output
@@ -259,13 +259,13 @@ def test_the_tuned_average_is_what_is_drawn_from(world, tmp_path):
     out = sample.run(
         config, generator=str(taught), snapshot=world / "real", settings=tmp_path / "settings.json", out=tmp_path / "data" / "set"
     ).output
-    said = Snapshot.open(out).index.provenance
-    assert (said["generator_averaged_from"], said["ema_sigma_rel"]) == (digest, "0.1")
-    assert said["generator"] != digest
-    assert validate.expected_digest(Snapshot.open(out), str(taught)) == said["generator"]
+    message = Snapshot.open(out).index.provenance
+    assert (message["generator_averaged_from"], message["ema_sigma_rel"]) == (digest, "0.1")
+    assert message["generator"] != digest
+    assert validate.expected_digest(Snapshot.open(out), str(taught)) == message["generator"]
     recorded = Recorded.open(out)
     with pytest.raises(MissingError, match=r"gda ema --sigma-rel 0\.1"):
         find_generator(recorded, None, [])
     average = average_generator(taught, 0.1, tmp_path / "average").output
-    drawing_again = recorded.context(find_generator(recorded, str(average), []), None)
-    assert all(found.equal for found in compare(recorded, drawing_again, choose(recorded, 1)))
+    sampling_again = recorded.context(find_generator(recorded, str(average), []), None)
+    assert all(found.equal for found in compare(recorded, sampling_again, choose(recorded, 1)))

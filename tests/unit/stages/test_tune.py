@@ -1,4 +1,4 @@
-"""Tuning: ends on CAS, keeps what it drew and scored, repeats to the byte, and never opens the test split."""
+"""Tuning: ends on CAS, keeps what it sampled and scored, repeats to the byte, and never opens the test split."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ FORK = multiprocessing.get_context("fork")  # torch is imported already, and no 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A tiny cascade and a real snapshot of two classes told apart by colour."""
+    """A tiny cascade and a real snapshot of two classes distinguished by colour."""
     return two_colours(tmp_path_factory.mktemp("world"), per_class=30)
 
 
@@ -95,35 +95,35 @@ class Counter:
 
 
 def test_adding_a_point_costs_one_point(world, tmp_path, alone, monkeypatch):
-    """A wider sweep draws and scores its new point alone, trains for a new survivor alone, and the others keep their numbers."""
-    drawn, fids = Counter(monkeypatch, Sampler, "sample"), Counter(monkeypatch, scores, "fid_to")
+    """A wider sweep samples and scores its new point alone, trains for a new survivor alone, and the others keep their numbers."""
+    sampled, fids = Counter(monkeypatch, Sampler, "sample"), Counter(monkeypatch, scores, "fid_to")
     trained, loaded = Counter(monkeypatch, scores, "train_classifier"), Counter(monkeypatch, batches, "load_model")
     first = _tune(world, tmp_path / "first", TWO)
-    # 12 images a point in 2 batches of 6, and the survivor's 18 images in 3; the generator is loaded once a pass.
-    assert [drawn.take(), fids.take(), trained.take(), loaded.take()] == [2 * 2 + 1, 2, 1, 2]
+    # 12 images per point in 2 batches of 6, and the survivor's 18 images in 3; the generator is loaded once per pass.
+    assert [sampled.take(), fids.take(), trained.take(), loaded.take()] == [2 * 2 + 1, 2, 1, 2]
     second = _tune(world, tmp_path / "second", THREE)
     other = second.chosen != first.chosen  # then the survivor is the new point
-    assert [drawn.take(), fids.take(), trained.take(), loaded.take()] == [2 + other, 1, other, 1 + other]
+    assert [sampled.take(), fids.take(), trained.take(), loaded.take()] == [2 + other, 1, other, 1 + other]
     known = {point.settings: point for point in second.points}
     for point in first.points:
         assert (known[point.settings].fid, known[point.settings].fid_ci95) == (point.fid, point.fid_ci95)
     more = _tune(world, tmp_path / "more", THREE, "tune.survivors=3", "tune.cas_seeds=2")
     before = 1 + other  # points that have their third batch and first seed already
-    assert [drawn.take(), fids.take(), trained.take()] == [3 - before, 0, 3 * 2 - before]
+    assert [sampled.take(), fids.take(), trained.take()] == [3 - before, 0, 3 * 2 - before]
     assert {len(point.cas_by_seed) for point in more.points} == {2}
 
 
-def test_another_question_is_measured_anew(world, tmp_path, alone, monkeypatch):
+def test_another_question_is_measured_again(world, tmp_path, alone, monkeypatch):
     """Other classifiers do not take the scores of the old ones, nor another seed the images of this."""
     _tune(world, tmp_path / "first", TWO)
-    drawn, fids = Counter(monkeypatch, Sampler, "sample"), Counter(monkeypatch, scores, "fid_to")
+    sampled, fids = Counter(monkeypatch, Sampler, "sample"), Counter(monkeypatch, scores, "fid_to")
     trained = Counter(monkeypatch, scores, "train_classifier")
     _tune(world, tmp_path / "longer", TWO, "tune.cas_num_train_steps=4")
-    assert [drawn.take(), fids.take(), trained.take()] == [0, 0, 1]
+    assert [sampled.take(), fids.take(), trained.take()] == [0, 0, 1]
     _tune(world, tmp_path / "fewer", TWO, "tune.cas_images_per_class=7")
-    assert [drawn.take(), fids.take(), trained.take()] == [1, 0, 1], "its last batch holds 2 images instead of 6"
+    assert [sampled.take(), fids.take(), trained.take()] == [1, 0, 1], "its last batch holds 2 images instead of 6"
     _tune(world, tmp_path / "seed", TWO, "seed=1")
-    assert [drawn.take(), fids.take(), trained.take()] == [5, 2, 1]
+    assert [sampled.take(), fids.take(), trained.take()] == [5, 2, 1]
 
 
 @pytest.mark.parametrize("where", ["sample", "fid_to", "train_classifier"])
@@ -211,8 +211,8 @@ def test_fid_and_cas_are_what_other_means_give(world, tmp_path, alone):
     assert found.cas == scores.top1(scores.predict_logits(model, val.images, image_size=16), val.labels)
 
 
-def test_a_point_that_cannot_be_drawn_is_recorded_and_never_chosen(world, tmp_path, alone):
-    """A noise level that this cascade does not know costs its own points and no others; where nothing is left that is said."""
+def test_a_point_that_cannot_be_sampled_is_recorded_and_never_chosen(world, tmp_path, alone):
+    """A noise level that this cascade does not know costs its own points and no others; where nothing is left that is reported."""
     generator = shutil.copytree(world / "generator", tmp_path / "generator")
     config = generator / SUPER_RESOLUTION / "image_noising_scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_train_timesteps": 100}))
@@ -228,7 +228,7 @@ def test_a_point_that_cannot_be_drawn_is_recorded_and_never_chosen(world, tmp_pa
     assert found.chosen.sr_noise_level == 0
     assert "2 of 4 points failed, the first: sample.sr_noise_level" in outcome.summary
     assert outcome.metrics["failed_points"] == 2
-    with pytest.raises(DataError, match=r"none of 2 points could be drawn and measured; the first: sample\.sr_noise_level"):
+    with pytest.raises(DataError, match=r"none of 2 points could be sampled and measured; the first: sample\.sr_noise_level"):
         _run(world, tmp_path / "none", TWO, "tune.sr_noise_levels=[500]", generator=generator)
 
 
@@ -250,7 +250,7 @@ def test_a_fid_that_is_no_number_is_recorded_and_never_chosen(world, tmp_path, a
     assert found.guidance_scale == 2.0
 
 
-def test_a_damaged_batch_is_drawn_again(world, tmp_path, alone, monkeypatch):
+def test_a_damaged_batch_is_sampled_again(world, tmp_path, alone, monkeypatch):
     """A flipped bit or a cut file among the kept batches is found by its checksum and costs that batch."""
     whole = _tune(world, tmp_path / "a", TWO)
     kept = sorted((tmp_path / "work" / "points").glob("*.safetensors"))
@@ -260,29 +260,29 @@ def test_a_damaged_batch_is_drawn_again(world, tmp_path, alone, monkeypatch):
     kept[1].write_bytes(kept[1].read_bytes()[:-7])
     for path in (tmp_path / "work" / "points").glob("*.json"):
         path.write_text("{" if path.name.endswith(".fid.json") else '{"value": null}')
-    drawn = Counter(monkeypatch, Sampler, "sample")
+    sampled = Counter(monkeypatch, Sampler, "sample")
     shutil.rmtree(tmp_path / "a")
     assert _tune(world, tmp_path / "a", TWO) == whole
-    assert drawn.take() == 2
+    assert sampled.take() == 2
 
 
 def test_points_share_seeds_that_sampling_does_not_use(world, tmp_path, alone, monkeypatch):
     """Points differ in their settings alone, and settings are not chosen on the very images that are used."""
-    drawn = Counter(monkeypatch, Sampler, "sample")
+    sampled = Counter(monkeypatch, Sampler, "sample")
     _tune(world, tmp_path / "out", TWO)
-    by_guidance = {guidance: [call[2] for call in drawn.calls if call[3].guidance_scale == guidance] for guidance in (1.0, 2.0)}
+    by_guidance = {guidance: [call[2] for call in sampled.calls if call[3].guidance_scale == guidance] for guidance in (1.0, 2.0)}
     assert by_guidance[1.0][:2] == by_guidance[2.0][:2]
     used = {image_seed(0, name, index) for name in ("blue", "red") for index in range(100)}
-    assert not used & {seed for call in drawn.calls for seed in call[2]}
+    assert not used & {seed for call in sampled.calls for seed in call[2]}
 
 
-def test_a_large_grid_is_said_before_it_is_drawn(world, tmp_path, alone, capsys):
+def test_a_large_grid_is_reported_before_it_is_sampled(world, tmp_path, alone, capsys):
     """Points, images and passes are on stderr beforehand and in the metrics of `--json`; `--quiet` says nothing."""
     outcome = _run(world, tmp_path / "out", THREE, "tune.survivors=2", progress=True)
-    # 3 points of 12 images, and 6 more for each of 2; 3 + 5 + 5 passes an image
-    said = "3 points, 2 of them to CAS: 48 images, 156 network passes for FID alone"
-    assert capsys.readouterr().err.splitlines()[0] == f"tune: {said}"
-    assert said in outcome.summary
+    # 3 points of 12 images, and 6 more for each of 2; 3 + 5 + 5 passes per image
+    message = "3 points, 2 of them to CAS: 48 images, 156 network passes for FID alone"
+    assert capsys.readouterr().err.splitlines()[0] == f"tune: {message}"
+    assert message in outcome.summary
     assert (outcome.metrics["points"], outcome.metrics["images"]) == (3, 48)
     assert [name.name for name in outcome.files] == ["settings.json", "fid.png", "pareto.png"]
     assert all(path.is_file() for path in outcome.files)
@@ -293,7 +293,7 @@ def test_a_large_grid_is_said_before_it_is_drawn(world, tmp_path, alone, capsys)
 
 
 def test_the_bar_ends_where_the_sweep_does(world, tmp_path, alone, monkeypatch):
-    """What was drawn, what was read back and what was scored before all count, so that a resumed sweep does not end at half."""
+    """What was sampled, what was read back and what was scored before all count, so that a resumed sweep does not end at half."""
     counted = []
     for module in (batches, sweep):
         monkeypatch.setattr(module, "tick", counted.append)
@@ -328,7 +328,7 @@ def averaged_world(world, tmp_path_factory):
 
 
 def test_widths_of_the_average_are_an_axis(world, averaged_world, tmp_path, alone, monkeypatch):
-    """Each width is averaged once, loaded once a pass, drawn with its own weights, and the chosen one is recorded."""
+    """Each width is averaged once, loaded once a pass, sampled with its own weights, and the chosen one is recorded."""
     written, loaded = Counter(monkeypatch, reaverage, "_write_generator"), Counter(monkeypatch, batches, "load_model")
     axes = ("tune.guidance_scales=[1.0,2.0]", "tune.survivors=6", "tune.ema_sigma_rels=[null,0.05,0.1]")
     found = _tune(world, tmp_path / "out", *axes, generator=averaged_world)
@@ -341,13 +341,13 @@ def test_widths_of_the_average_are_an_axis(world, averaged_world, tmp_path, alon
     assert [point.fid for point in more.points] == [point.fid for point in found.points if point.ema_sigma_rel is not None]
 
 
-def test_a_width_that_cannot_be_had_is_refused_before_anything_is_drawn(world, averaged_world, tmp_path, alone, monkeypatch):
-    """Without snapshots, or with snapshots too sparse, one line names the field and nothing is drawn."""
-    drawn = Counter(monkeypatch, Sampler, "sample")
+def test_a_width_that_cannot_be_had_is_refused_before_anything_is_sampled(world, averaged_world, tmp_path, alone, monkeypatch):
+    """Without snapshots, or with snapshots too sparse, one line names the field and nothing is sampled."""
+    sampled = Counter(monkeypatch, Sampler, "sample")
     bare = shutil.copytree(averaged_world, tmp_path / "bare")
     shutil.rmtree(bare / "ema")
     with pytest.raises(DataError, match=r"tune\.ema_sigma_rels: .*finetune\.ema_snapshot_steps"):
         _tune(world, tmp_path / "out", "tune.ema_sigma_rels=[0.1]", generator=bare)
     with pytest.raises(ConfigError, match=r"tune\.ema_sigma_rels: "):
         _tune(world, tmp_path / "out", "tune.ema_sigma_rels=[0.5]", generator=averaged_world)
-    assert drawn.take() == 0
+    assert sampled.take() == 0

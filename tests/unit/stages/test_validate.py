@@ -43,17 +43,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def judged(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Item]], Verdict]:
+def assessed(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Item]], Verdict]:
     """Write items as a synthetic set, validate it, return the verdict."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
 
-    def judge(content: Sequence[Item]) -> Verdict:
+    def assess(content: Sequence[Item]) -> Verdict:
         outcome = validation(world, write_set(tmp_path / "synthetic", {"train": content}), tmp_path / "out")
         verdict = read_document(outcome.output / "verdict.json", Verdict)
         assert outcome.refused == (not verdict.passed)
         return verdict
 
-    return judge
+    return assess
 
 
 def validation(world: Path, synthetic: Path, out: Path, *, strict: bool = False) -> Outcome:
@@ -74,9 +74,9 @@ def failed(verdict: Verdict) -> set[str]:
     return {name for name, measure in verdict.metrics.items() if measure.passed is False}
 
 
-def test_a_sound_set_passes_and_says_what_it_was_measured_with(world: Path, judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_a_sound_set_passes_and_says_what_it_was_measured_with(world: Path, assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """New images from the same source must not be refused, or nothing ever could be used."""
-    verdict = judged(sound())
+    verdict = assessed(sound())
     assert verdict.passed, verdict.reasons
     assert verdict.reasons == ()
     fid = verdict.metrics["fid"]
@@ -87,30 +87,30 @@ def test_a_sound_set_passes_and_says_what_it_was_measured_with(world: Path, judg
     assert None not in (fid.value, fid.low, fid.high, fid.floor, fid.limit)
 
 
-def test_missing_class(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_missing_class(assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """A class without images is refused by name."""
-    verdict = judged([item for item in sound() if item.label != "blue"])
+    verdict = assessed([item for item in sound() if item.label != "blue"])
     assert not verdict.passed
     assert any("the classes of the images are not those of the real set: there are none of blue" in reason for reason in verdict.reasons)
 
 
-def test_unbalanced_classes(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_unbalanced_classes(assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """Half a class missing is beyond the largest accepted ratio."""
     content = sound()
-    verdict = judged([item for i, item in enumerate(content) if item.label != "blue" or i < len(content) // 2])
+    verdict = assessed([item for i, item in enumerate(content) if item.label != "blue" or i < len(content) // 2])
     assert "class_ratio" in failed(verdict)
     assert any("2.00 times the images of the smallest" in reason for reason in verdict.reasons)
 
 
-def test_repeated_images(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_repeated_images(assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """Exact duplicates are counted by their pixels, whatever their keys and seeds."""
     content = sound()
-    verdict = judged(changed(content, range(8, 20), lambda item, place: with_pixels(item, content[place % 4].rgb)))
+    verdict = assessed(changed(content, range(8, 20), lambda item, place: with_pixels(item, content[place % 4].rgb)))
     assert "duplicate_fraction" in failed(verdict)
     assert any("10.0% of the 120 images repeat another one exactly; at most 1.0% is accepted" in reason for reason in verdict.reasons)
 
 
-def test_copies_of_training_images(world: Path, judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_copies_of_training_images(world: Path, assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """A generator that returns its training images with a little noise is found, though no pixel hash matches."""
     train, rng = real_pixels(world, "train"), np.random.default_rng(0)
 
@@ -119,17 +119,17 @@ def test_copies_of_training_images(world: Path, judged: Callable[[Sequence[Item]
         noisy = np.clip(train[source] + rng.normal(0, 6, train[source].shape), 0, 255)
         return with_pixels(item, noisy.astype(np.uint8))
 
-    verdict = judged(changed(sound(), range(40), copy))
+    verdict = assessed(changed(sound(), range(40), copy))
     assert "copy_fraction" in failed(verdict)
     assert verdict.metrics["exact_train"].value == 0
     assert verdict.metrics["copy_fraction"].value >= 0.3  # 40 of 120 were planted
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_one_held_out_image_slipped_in(split: str, world: Path, tmp_path: Path, judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_one_held_out_image_slipped_in(split: str, world: Path, tmp_path: Path, assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """A single image of a held-out split refuses the set, and the page shows the pair."""
     leaked = real_pixels(world, split)[5]
-    verdict = judged(changed(sound(), [5], lambda item, place: with_pixels(item, leaked)))
+    verdict = assessed(changed(sound(), [5], lambda item, place: with_pixels(item, leaked)))
     assert f"exact_{split}" in failed(verdict)
     assert any(f"1 of 120 images are pixel for pixel images of the {split} split; none may be" in reason for reason in verdict.reasons)
     page = (tmp_path / "out" / "index.html").read_text()
@@ -138,71 +138,71 @@ def test_one_held_out_image_slipped_in(split: str, world: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("disguise", [as_jpeg, lambda rgb: rgb[:, ::-1].copy()], ids=["re-encoded", "mirrored"])
 def test_a_test_image_in_disguise(
-    disguise: Callable[[np.ndarray], np.ndarray], world: Path, judged: Callable[[Sequence[Item]], Verdict]
+    disguise: Callable[[np.ndarray], np.ndarray], world: Path, assessed: Callable[[Sequence[Item]], Verdict]
 ) -> None:
     """Re-encoding or mirroring does not hide a test image."""
     leaked = disguise(real_pixels(world, "test")[5])
-    verdict = judged(changed(sound(), [5], lambda item, place: with_pixels(item, leaked)))
+    verdict = assessed(changed(sound(), [5], lambda item, place: with_pixels(item, leaked)))
     assert verdict.metrics["exact_test"].value == 0
     assert "near_test" in failed(verdict)
 
 
-def test_swapped_labels_of_two_classes(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_swapped_labels_of_two_classes(assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """Two classes that trade names are refused, for the labels and not for the pictures."""
     other = {"red": "green", "green": "red", "blue": "blue", "grey": "grey"}
-    verdict = judged([replace(item, label=other[item.label]) for item in sound()])
+    verdict = assessed([replace(item, label=other[item.label]) for item in sound()])
     assert {"label_agreement", "label_agreement_worst_class"} <= failed(verdict)
     assert "fid" not in failed(verdict)
 
 
-def test_a_few_swapped_labels_are_listed(tmp_path: Path, judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_a_few_swapped_labels_are_listed(tmp_path: Path, assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """Five per cent of wrong labels need not refuse a set, but at least nine in ten of them are named."""
     wrong = list(range(0, 120, 20))
-    judged(changed(sound(), wrong, lambda item, place: replace(item, label=CLASSES[(CLASSES.index(item.label) + 1) % 4])))
+    assessed(changed(sound(), wrong, lambda item, place: replace(item, label=CLASSES[(CLASSES.index(item.label) + 1) % 4])))
     listed = (tmp_path / "out" / "suspects.csv").read_text()
     assert sum(f"train-{i:04d}," in listed for i in wrong) >= 0.9 * len(wrong)
 
 
-def test_wrong_size(judged: Callable[[Sequence[Item]], Verdict]) -> None:
-    """An image of another size than the rest of its set is refused: one generator draws one size."""
+def test_wrong_size(assessed: Callable[[Sequence[Item]], Verdict]) -> None:
+    """An image of another size than the rest of its set is refused: one generator samples one size."""
     odd = items(1, SYNTHETIC_SEED, size=24)[0]
-    verdict = judged(changed(sound(), [5], lambda item, place: replace(item, rgb=odd.rgb)))
+    verdict = assessed(changed(sound(), [5], lambda item, place: replace(item, rgb=odd.rgb)))
     assert not verdict.passed
     assert any("decoded_width" in reason for reason in verdict.reasons)
 
 
-def test_a_set_may_have_another_size_than_the_real_images(judged: Callable[[Sequence[Item]], Verdict]) -> None:
-    """A generator draws at its own size, and every later stage resizes both sets alike: real images may be 8 px and drawn ones 28."""
-    verdict = judged(items(PER_CLASS, SYNTHETIC_SEED, size=24))
+def test_a_set_may_have_another_size_than_the_real_images(assessed: Callable[[Sequence[Item]], Verdict]) -> None:
+    """A generator samples at its own size, and every later stage resizes both sets alike: real images may be 8 px and sampled ones 28."""
+    verdict = assessed(items(PER_CLASS, SYNTHETIC_SEED, size=24))
     assert not any("decoded" in reason for reason in verdict.reasons)
 
 
 def test_the_size_expected_is_the_generators(tmp_path: Path) -> None:
-    """With the generator at hand, what its last stage draws is expected of every image."""
+    """With the generator at hand, what its last stage samples is expected of every image."""
     generator = tmp_path / "generator"
     (generator / "base" / "unet").mkdir(parents=True)
     (generator / "base" / "unet" / "config.json").write_text('{"sample_size": 99}')
-    assert validate._drawn_size(generator) == (99, 99)
+    assert validate._generated_size(generator) == (99, 99)
     (generator / "super_resolution" / "unet").mkdir(parents=True)
     (generator / "super_resolution" / "unet" / "config.json").write_text('{"sample_size": 128}')
-    assert validate._drawn_size(generator) == (128, 128)
-    assert validate._drawn_size(tmp_path) is None
+    assert validate._generated_size(generator) == (128, 128)
+    assert validate._generated_size(tmp_path) is None
 
 
-def test_an_image_that_stops_half_way(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_an_image_that_stops_half_way(assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """A truncated image whose checksum is right (it was written so) is counted, not skipped."""
-    verdict = judged(changed(sound(), [3], lambda item, place: replace(item, encoded=encode_png(item.rgb)[:-40])))
+    verdict = assessed(changed(sound(), [3], lambda item, place: replace(item, encoded=encode_png(item.rgb)[:-40])))
     assert verdict.metrics["undecodable"].value == 1
     assert {"undecodable", "failed_expectations"} <= failed(verdict)
 
 
-def test_incomplete_and_mixed_provenance(judged: Callable[[Sequence[Item]], Verdict]) -> None:
+def test_incomplete_and_mixed_provenance(assessed: Callable[[Sequence[Item]], Verdict]) -> None:
     """A set whose images cannot be reproduced is refused: missing guidance, a repeated seed, two schedulers."""
 
     def spoil(item: Item, place: int) -> Item:
         return replace(item, meta=item.meta | [{"guidance_scale": None}, {"seed": 0}, {"scheduler": "ddpm"}][place])
 
-    reasons = judged(changed(sound(), [4, 5, 6], spoil)).reasons
+    reasons = assessed(changed(sound(), [4, 5, 6], spoil)).reasons
     assert "1 of 120 records have no guidance_scale" in reasons
     assert "2 of 120 records share their seed with another, such as 0" in reasons
     assert any("differ from the rest in their scheduler" in reason for reason in reasons)
@@ -237,7 +237,7 @@ def test_images_of_another_generator(world: Path, tmp_path: Path, monkeypatch: p
     assert any("120 of 120 images are of another generator than cdcd" in reason for reason in reasons)
 
 
-def test_every_check_breaking_down_refuses_the_set(judged: Callable[[Sequence[Item]], Verdict], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_check_breaking_down_refuses_the_set(assessed: Callable[[Sequence[Item]], Verdict], monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception inside the gate must never look like a pass, and each is named."""
 
     def broken(*args: object, **kwargs: object) -> None:
@@ -245,7 +245,7 @@ def test_every_check_breaking_down_refuses_the_set(judged: Callable[[Sequence[It
 
     for name in ("check_structure", "check_labels", "closeness", "duplicates", "find_leaks", "check_copies"):
         monkeypatch.setattr(inspection, name, broken)
-    verdict = judged(sound())
+    verdict = assessed(sound())
     assert not verdict.passed
     assert sum("ZeroDivisionError: planted" in reason for reason in verdict.reasons) == 6
 
@@ -332,7 +332,7 @@ def delivered(kind: str, content: Sequence[Item], root: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz", "tars"])
-def test_another_generators_set_is_judged_on_equal_terms(kind: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_generators_set_is_assessed_on_equal_terms(kind: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sound set without seeds or prompts passes from every kind of source, and one with swapped labels is refused for these alone."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     swapped = changed(sound(), range(0, 96, 4), lambda item, place: replace(item, label="blue" if item.label == "red" else item.label))
@@ -353,14 +353,14 @@ def test_a_union_of_runs_is_not_refused_for_having_several_settings(world: Path,
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     content = changed(sound(), range(60, 120), lambda item, place: replace(item, meta=item.meta | {"guidance_scale": 3.0}))
     path = write_set(tmp_path / "synthetic", {"train": content})
-    for name, provenance in (("drawn", {}), ("merged", {"merged": "a b", "guidance_scale": "1.5 | 3.0"})):
+    for name, provenance in (("sampled", {}), ("merged", {"merged": "a b", "guidance_scale": "1.5 | 3.0"})):
         index = json.loads((path / "snapshot.json").read_text())
         (path / "snapshot.json").write_text(json.dumps(index | {"provenance": provenance}))
         verdict = read_document(validation(world, path, tmp_path / f"{name}-out").output / "verdict.json", Verdict)
         assert verdict.passed == (name == "merged"), verdict.reasons
 
 
-def test_features_kept_while_drawing_give_the_same_verdict(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_kept_while_sampling_give_the_same_verdict(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every byte of the output is the same, whether features were kept or are extracted; rows of images of another size do not count."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     outputs = []
@@ -378,7 +378,7 @@ def test_features_kept_while_drawing_give_the_same_verdict(world: Path, tmp_path
 
 
 def test_kept_features_that_lie_are_an_error(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features that fit the images by every checksum, and are better than theirs, must not give a verdict, nor may damaged ones."""
+    """Features that fit the images by every checksum, and are better than its own, must not give a verdict, nor may damaged ones."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     synthetic = write_set(tmp_path / "synthetic", {"train": sound()})
     shard, real = synthetic / "train-000000.tar", reference.Reference.open(world / "reference").pooled
@@ -392,7 +392,7 @@ def test_kept_features_that_lie_are_an_error(world: Path, tmp_path: Path, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_images_that_changed_since_are_measured_anew(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_changed_since_are_measured_again(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept features say nothing of pixels other than the manifest's, nor of records that do not decode."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     spoilt = changed(sound(), [3], lambda item, place: replace(item, encoded=encode_png(item.rgb[::-1].copy())))

@@ -140,8 +140,8 @@ def toned(item: Item, other: str, share: float, **meta: object) -> Item:
     return replace(with_pixels(item, rgb), meta=item.meta | {"source_image": "train-0001", "source_class": other} | meta)
 
 
-def test_soft_labels_are_judged_as_such(world: Path, tmp_path: Path) -> None:
-    """Red images drawn from green ones that still look green: no wrong label where the label says so, and the gap to it is stated."""
+def test_soft_labels_are_assessed_as_such(world: Path, tmp_path: Path) -> None:
+    """Red images sampled from green ones that still look green: no wrong label where the label says so, and the gap to it is stated."""
     content = items(PER_CLASS, 77)
     reds = [i for i, item in enumerate(content) if item.label == "red"]
     soft = changed(content, reds[:20], lambda item, place: toned(item, "green", 1.0, strength=0.25))
@@ -194,12 +194,12 @@ def test_prompts_are_compared_with_images_where_the_extractor_has_texts(world: P
     assert right.floor == pytest.approx(expected.mean(), rel=1e-9)  # the two sets agree to seven digits by chance
     assert right.low < right.value < right.high  # type: ignore[operator]
     assert right.extractor == "colour-words@c0c0c0c0 with texts@7e7e7e7e"
-    # Real images are compared by the prompts that the set was drawn with, so the floor falls as well.
+    # Real images are compared by the prompts that the set was sampled with, so the floor falls as well.
     assert wrong.value < right.low - 0.2  # type: ignore[operator]
     assert "mean cosine of images and their prompts" in (tmp_path / "right-out" / "index.html").read_text()
     assert "text_alignment" not in measures(validation(world, tmp_path / "out"))
     assert json.loads((tmp_path / "right-out" / "recipe.json").read_text())["inputs"]["texts"] == "7e" * 32
-    # A set that does not say by which prompts it was drawn is not held against any.
+    # A set that does not say by which prompts it was sampled is not held against any.
     silent = read_document(prompted("silent", [None, *shifted(0)[1:]]).output / "verdict.json", Verdict)
     assert "text_alignment" not in silent.metrics
     assert not any("match with prompts" in reason for reason in silent.reasons)

@@ -1,4 +1,4 @@
-"""replace_rejected: images at fault go, the next ones of their classes come, and the set is judged as a whole again."""
+"""replace_rejected: images at fault go, the next ones of their classes come, and the set is assessed as a whole again."""
 
 import csv
 from dataclasses import replace
@@ -65,8 +65,8 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def judge(world, tmp_path, monkeypatch):
-    """Draw a set with a painter, validate it; the verdict. `name` keeps several apart."""
+def assess(world, tmp_path, monkeypatch):
+    """Sample one set with a painter, validate it; the verdict. `name` keeps several apart."""
     monkeypatch.setattr("gda.generator.sampling.replacements.run_parallel", lambda function, items, **_: [function(item) for item in items])
     monkeypatch.setattr(sample, "run_parallel", lambda function, items, **_: [function(item) for item in items])
 
@@ -85,82 +85,82 @@ def check(world, folder, config, **changes):
     return read_document(folder / "report" / "verdict.json", Verdict)
 
 
-def test_images_at_fault_are_replaced(judge, world, tmp_path):
+def test_images_at_fault_are_replaced(assess, world, tmp_path):
     """The set passes after it was refused; what was wrong is gone, the rest has its bytes, and new images go on in the plan's order."""
-    verdict = judge(another_colour, configured())
+    verdict = assess(another_colour, configured())
     assert verdict.passed, verdict.reasons
     filtering = verdict.filtering
     assert filtering.rounds >= 1
     assert any("confirm" in reason for reason in filtering.reasons)
     assert filtering.metrics["label_agreement"].value < 0.9 < verdict.metrics["label_agreement"].value
 
-    given, judged = Snapshot.open(tmp_path / "a" / "set"), Snapshot.open(tmp_path / "a" / "accepted")
-    assert verify_snapshot(judged.path) == []
-    assert (filtering.synthetic_digest, verdict.synthetic_digest) == (given.digest, judged.digest)
-    assert judged.index.counts == given.index.counts == {"train": dict.fromkeys(CLASSES, PER_CLASS)}
-    assert judged.index.provenance["replaced_from"] == given.digest
+    given, assessed = Snapshot.open(tmp_path / "a" / "set"), Snapshot.open(tmp_path / "a" / "accepted")
+    assert verify_snapshot(assessed.path) == []
+    assert (filtering.synthetic_digest, verdict.synthetic_digest) == (given.digest, assessed.digest)
+    assert assessed.index.counts == given.index.counts == {"train": dict.fromkeys(CLASSES, PER_CLASS)}
+    assert assessed.index.provenance["replaced_from"] == given.digest
 
     rows = {row["key"]: row for row in csv.DictReader((tmp_path / "a" / "report" / "dropped.csv").open())}
-    before, after = set(given.manifest()["key"]), set(judged.manifest()["key"])
+    before, after = set(given.manifest()["key"]), set(assessed.manifest()["key"])
     assert before - after == {key for key in rows if key in before}
-    assert len(rows) == sum(filtering.dropped.values()) == int(judged.index.provenance["replaced_images"])
+    assert len(rows) == sum(filtering.dropped.values()) == int(assessed.index.provenance["replaced_images"])
     assert filtering.dropped == {"label not confirmed": len(rows)}
     wrong = {row.key for row in given.manifest().itertuples() if row.seed % WRONG == 0}
     assert len(wrong & rows.keys()) >= 0.9 * len(wrong) > 10
     assert not wrong & after - {key for key in wrong if key not in rows}
     indices = {label: [] for label in range(4)}
-    for row in judged.manifest().itertuples():
+    for row in assessed.manifest().itertuples():
         indices[row.label].append(int(row.key.split("-")[1]))
     last = [max(numbers) for numbers in indices.values()]
     assert all(len(set(numbers)) == PER_CLASS for numbers in indices.values())
     assert sum(last) + 4 == 4 * PER_CLASS + len(rows)  # no image of the sequence was passed over
 
-    drawn = {record.key: record for path in sorted(given.path.glob("*.tar")) for record in read_shard(path)}
-    kept = [record for path in sorted(judged.path.glob("*.tar")) for record in read_shard(path) if record.key in drawn]
+    sampled = {record.key: record for path in sorted(given.path.glob("*.tar")) for record in read_shard(path)}
+    kept = [record for path in sorted(assessed.path.glob("*.tar")) for record in read_shard(path) if record.key in sampled]
     assert len(kept) > 3 * PER_CLASS
-    assert all(drawn[record.key] == record for record in kept)
+    assert all(sampled[record.key] == record for record in kept)
 
 
-def test_the_same_twice(judge, tmp_path):
+def test_the_same_twice(assess, tmp_path):
     """Equal input gives equal bytes, dropped images and their successors among them."""
-    judge(another_colour, configured(), "a")
-    judge(another_colour, configured(), "b")
+    assess(another_colour, configured(), "a")
+    assess(another_colour, configured(), "b")
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
-def test_a_generator_that_is_mostly_wrong_is_not_mended(judge, tmp_path):
-    """Beyond the accepted share the whole set is refused, says why, and nothing is drawn."""
-    verdict = judge(lambda prompt, seed: another_colour(prompt, seed, every=2), configured())
+def test_a_generator_that_is_mostly_wrong_is_not_mended(assess, tmp_path):
+    """Beyond the accepted share the whole set is refused, says why, and nothing is sampled."""
+    verdict = assess(lambda prompt, seed: another_colour(prompt, seed, every=2), configured())
     assert not verdict.passed
     assert verdict.filtering is None
     assert any("would have to be dropped; at most 20.0% is accepted" in reason for reason in verdict.reasons)
     assert Snapshot.open(tmp_path / "a" / "accepted").digest == Snapshot.open(tmp_path / "a" / "set").digest
 
 
-def test_rounds_end(judge):
-    """Redrawn images are as often wrong as those before: with a limit that one round cannot reach, one round refuses and more pass."""
+def test_rounds_end(assess):
+    """Replacements are as often wrong as those before: with a limit that one round cannot reach, one round refuses and more pass."""
     limits = {"min_class_agreement": 0.0, "max_replaced_fraction": 0.5, "min_label_agreement": 0.965}
     spoil = lambda prompt, seed: another_colour(prompt, seed, every=3)  # noqa: E731
-    one = judge(spoil, configured(**limits, replacement_rounds=1), "one")
+    one = assess(spoil, configured(**limits, replacement_rounds=1), "one")
     assert (one.passed, one.filtering.rounds) == (False, 1)
-    several = judge(spoil, configured(**limits, replacement_rounds=6), "several")
+    several = assess(spoil, configured(**limits, replacement_rounds=6), "several")
     assert several.passed, several.reasons
     assert 1 < several.filtering.rounds <= 6
 
 
-def test_the_test_split_mends_nothing(judge, world, tmp_path):
+def test_the_test_split_mends_nothing(assess, world, tmp_path):
     """An image of the test split refuses the set for good: choosing by that split would make it worthless as a test."""
     leak = to_array(decode(next(iter(read_shard(world / "real" / "test-000000.tar", of_test=True))).image, name="x"))
-    verdict = judge(lambda prompt, seed: leak if prompt == "red" and seed % 20 == 0 else another_colour(prompt, seed), configured())
+    verdict = assess(lambda prompt, seed: leak if prompt == "red" and seed % 20 == 0 else another_colour(prompt, seed), configured())
     assert not verdict.passed
     assert verdict.filtering is None
     assert any("images of the test split" in reason for reason in verdict.reasons)
     assert Snapshot.open(tmp_path / "a" / "accepted").digest == Snapshot.open(tmp_path / "a" / "set").digest
 
 
-def test_validation_images_do_not_choose_what_is_dropped(judge, world, tmp_path, monkeypatch):
+def test_validation_images_do_not_choose_what_is_dropped(assess, world, tmp_path, monkeypatch):
     """A real set with other validation images, all wrongly labelled: the same images are dropped, or training on the rest knows of val."""
-    assert judge(another_colour, configured(), "a").filtering is not None
+    assert assess(another_colour, configured(), "a").filtering is not None
     wrong = [replace(item, label=CLASSES[(CLASSES.index(item.label) + 1) % 4]) for item in items(COUNTS["val"], 77)]
     other = tmp_path / "other"
     write_set(other / "real", {"train": items(COUNTS["train"], 0), "val": wrong, "test": items(COUNTS["test"], 2)}, kind="real")
@@ -174,11 +174,11 @@ def test_validation_images_do_not_choose_what_is_dropped(judge, world, tmp_path,
     assert (other / "report" / "dropped.csv").read_text("utf-8") == dropped
 
 
-def test_copies_and_repeats_go_too(judge, world, tmp_path):
-    """Images of the train and val splits, and one picture that comes again and again, are taken out and said by kind."""
+def test_copies_and_repeats_go_too(assess, world, tmp_path):
+    """Images of the train and val splits, and one picture that comes again and again, are taken out and stated by kind."""
     train, val = (to_array(decode(next(iter(read_shard(world / "real" / f"{s}-000000.tar"))).image, name=s)) for s in ("train", "val"))
     spoilt = {0: train, 1: val, 2: render("red", np.random.default_rng(9))}
-    verdict = judge(
+    verdict = assess(
         lambda prompt, seed: spoilt.get(seed % 8) if prompt == "red" else None,
         configured(max_duplicate_fraction=0.0, replacement_rounds=10),
     )
@@ -190,7 +190,7 @@ def test_copies_and_repeats_go_too(judge, world, tmp_path):
     assert not set(hashes) & set(real)
 
 
-def test_disguised_copies_go_too(judge, world, tmp_path):
+def test_disguised_copies_go_too(assess, world, tmp_path):
     """Mirrored training images, which no pixel hash finds."""
     train = [to_array(decode(record.image, name=record.key)) for record in read_shard(world / "real" / "train-000000.tar")]
     reds = train[:: len(CLASSES)]
@@ -199,43 +199,43 @@ def test_disguised_copies_go_too(judge, world, tmp_path):
         return reds[seed % len(reds)][:, ::-1].copy() if prompt == "red" and seed % 4 == 0 else None
 
     limits = {"max_copy_fraction": 0.01, "max_duplicate_fraction": 1.0, "max_near_duplicate_fraction": 1.0, "limits": ()}
-    verdict = judge(mirrored, configured(**limits, replacement_rounds=10))
+    verdict = assess(mirrored, configured(**limits, replacement_rounds=10))
     assert any("training images but for encoding" in reason for reason in verdict.filtering.reasons)
     assert "is nearly a training image" in verdict.filtering.dropped
     assert verdict.metrics["near_train"].value < 0.25 * verdict.filtering.metrics["near_train"].value
 
 
-def test_a_set_that_passes_is_left_alone(judge, tmp_path):
-    """Nothing is dropped from a sound set, under either policy; the set that was judged is the given one, without a copy of its bytes."""
-    verdict = judge(lambda prompt, seed: None, configured())
+def test_a_set_that_passes_is_left_alone(assess, tmp_path):
+    """Nothing is dropped from a sound set, under either policy; the set that was assessed is the given one, without a copy of its bytes."""
+    verdict = assess(lambda prompt, seed: None, configured())
     assert (verdict.passed, verdict.filtering) == (True, None)
-    given, judged = tmp_path / "a" / "set", tmp_path / "a" / "accepted"
-    assert tree(judged, without=("recipe.json",)) == tree(given, without=("recipe.json",))
-    assert all((judged / path.name).samefile(path) for path in given.glob("*.tar"))
+    given, assessed = tmp_path / "a" / "set", tmp_path / "a" / "accepted"
+    assert tree(assessed, without=("recipe.json",)) == tree(given, without=("recipe.json",))
+    assert all((assessed / path.name).samefile(path) for path in given.glob("*.tar"))
 
 
-def test_what_redrawing_needs(judge, world, tmp_path):
+def test_what_replacing_needs(assess, world, tmp_path):
     """Missing flags and another configuration are named before anything is measured."""
-    judge(lambda prompt, seed: None, configured())
+    assess(lambda prompt, seed: None, configured())
     with pytest.raises(UsageError, match="replace_rejected: give --accepted"):
         check(world, tmp_path / "a", configured(), accepted=None)
     with pytest.raises(UsageError, match="replace_rejected: give --generator"):
         check(world, tmp_path / "a", configured(), generator=None)
     other = configured().model_copy(update={"seed": 5})
-    with pytest.raises(UsageError, match="was not drawn by this configuration"):
+    with pytest.raises(UsageError, match="was not generated by this configuration"):
         check(world, tmp_path / "a", other)
 
 
-def test_the_judged_set_comes_back(judge, world, tmp_path):
-    """Removed, the given set is put there again by the same command; a redrawn one is asked for by drawing anew, not passed over."""
+def test_the_assessed_set_comes_back(assess, world, tmp_path):
+    """Removed, the given set is put there again by the same command; a replaced one is requested by sampling again, not passed over."""
     from shutil import rmtree
 
     config = configured()
-    judge(lambda prompt, seed: None, config, "sound")
+    assess(lambda prompt, seed: None, config, "sound")
     rmtree(tmp_path / "sound" / "accepted")
     check(world, tmp_path / "sound", config)
     assert verify_snapshot(tmp_path / "sound" / "accepted") == []
-    judge(another_colour, config, "spoilt")
+    assess(another_colour, config, "spoilt")
     rmtree(tmp_path / "spoilt" / "accepted")
     with pytest.raises(UsageError, match="is gone; remove"):
         check(world, tmp_path / "spoilt", config)

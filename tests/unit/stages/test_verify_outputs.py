@@ -55,8 +55,8 @@ def generator(out: Path) -> Path:
 def verify(path: Path, capsys, code: int) -> str:
     """What `gda verify` says, given that it exits with `code`."""
     assert cli.main(["verify", str(path)]) == code
-    said = capsys.readouterr()
-    return said.out + said.err
+    message = capsys.readouterr()
+    return message.out + message.err
 
 
 def test_sound_outputs_are_whole(tmp_path, capsys):
@@ -102,7 +102,7 @@ def _edit_digest(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda path: flip(path / DENOISER), _edit_digest], ids=["weights flipped", "digest edited"])
-def test_generators_without_a_list_are_reckoned_anew(tmp_path, capsys, damage):
+def test_generators_without_a_list_are_reckoned_again(tmp_path, capsys, damage):
     """A generator that came from elsewhere is compared with the digest in its card, also when this process has read it before."""
     path = generator(tmp_path / "g")
     read_card(str(path))

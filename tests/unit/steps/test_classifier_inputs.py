@@ -10,7 +10,7 @@ SETS = {name: f"the {name}" for name in ("snapshot", "accepted", "verdict", "zer
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_is_given_its_own_set(arm: Arm) -> None:
-    """An arm gets the set that its data name, with the verdict on it where that is judged, and nothing that it does not read."""
+    """An arm gets the set that its data name, with the verdict on it where that is assessed, and nothing that it does not read."""
     given = classifier_inputs(str(arm), **SETS)
     expected = {
         "real": set(),

@@ -40,10 +40,10 @@ def test_more_pods_for_an_arm(tmp_path: Path) -> None:
     assert sum(len(pod["seeds"].split(",")) for pod in pods) == len(classifier_runs(Config()))
 
 
-@pytest.mark.parametrize(("seeds_per_pod", "said"), [(1, f"at most {MOST_PODS}"), (-1, "accepted: 0 for all seeds")])
-def test_a_loop_that_is_too_wide_is_refused(seeds_per_pod: int, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seeds_per_pod", "message"), [(1, f"at most {MOST_PODS}"), (-1, "accepted: 0 for all seeds")])
+def test_a_loop_that_is_too_wide_is_refused(seeds_per_pod: int, message: str, tmp_path: Path) -> None:
     """Before any is started: a workflow that outgrows what Argo takes loses the run in its last hours."""
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         _planned(tmp_path, seeds_per_pod)
 
 

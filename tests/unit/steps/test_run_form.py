@@ -1,4 +1,4 @@
-"""The run form: typed fields and one JSON text make the configuration, and every step is told its part."""
+"""The run form: typed fields and one JSON text make the configuration, and every step is given its part."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_numbers_may_arrive_as_floating_point() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "settings", "said"),
+    ("form", "settings", "message"),
     [
         ({"sede": 1}, "{}", "form: unknown field 'sede'; accepted: data"),
         ({"images_per_class": 5}, '{"sample": {"images_per_class": 7}}', "sample.images_per_class is the field images_per_class"),
@@ -64,11 +64,11 @@ def test_numbers_may_arrive_as_floating_point() -> None:
         ({}, '{"finetune": {"jiter": 1}}', "did you mean 'jitter'?"),
     ],
 )
-def test_a_wrong_form_is_one_line(form, settings, said) -> None:
+def test_a_wrong_form_is_one_line(form, settings, message) -> None:
     """Each wrong field is named, with what is accepted; a setting has one place."""
     with pytest.raises(ConfigError) as caught:
         filled_in(form, settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -78,16 +78,16 @@ def test_seeds_that_the_form_cannot_say_are_refused() -> None:
         split_up(parse_config({"classify": {"seeds": [3, 4]}}, where="t"))
 
 
-def test_every_node_is_told_its_sections() -> None:
+def test_every_node_gets_its_sections() -> None:
     """Settings by the names of the flow's nodes, each valid JSON."""
-    told = step_settings(Config())
-    assert list(told) == [node.name for node in (*GRAPH, *EXTRA_NODES)]
+    settings = step_settings(Config())
+    assert list(settings) == [node.name for node in (*GRAPH, *EXTRA_NODES)]
     for node in (*GRAPH, *EXTRA_NODES):
-        assert set(json.loads(told[node.name])) == {name.partition(".")[0] for name in node.sections}
+        assert set(json.loads(settings[node.name])) == {name.partition(".")[0] for name in node.sections}
 
 
 def test_every_compared_classifier_is_listed_once() -> None:
-    """Paired arms with the paired seeds, controls with theirs, arms that are not compared not at all; text alone."""
+    """Paired arms with the paired seeds, controls with their own, arms that are not compared not at all; text alone."""
     config = parse_config({"classify": {"arms": ["real", "real+synthetic", "zero_shot"], "seeds": [0, 1], "control_seeds": [4]}}, where="t")
     runs = classifier_runs(config)
     assert runs == [

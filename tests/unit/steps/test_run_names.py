@@ -1,4 +1,4 @@
-"""Runs are told apart by a name of their own, whatever their titles are, and found again by any name that means one of them."""
+"""Runs have a name of their own, whatever their titles are, and found again by any name that means one of them."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,30 +39,30 @@ def test_runs_of_one_title_have_records_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("named", ["augment-aaaaa", "5f1c-id", TITLE], ids=["name", "id", "title"])
 def test_a_run_is_found_by_each_of_its_names(named: str, tmp_path: Path) -> None:
     """Who has the id that `pipelines run` prints, or the title that the user interface shows, need not look for the name."""
-    said = _configured(tmp_path, "augment-aaaaa", run_id="5f1c-id")
+    message = _configured(tmp_path, "augment-aaaaa", run_id="5f1c-id")
     _configured(tmp_path, "augment-bbbbb", run_id="other-id", title="another")
     assert find_run(tmp_path, named).run == "augment-aaaaa"
-    assert "augment-aaaaa" in said
-    assert "5f1c-id" in said
-    assert TITLE in said
+    assert "augment-aaaaa" in message
+    assert "5f1c-id" in message
+    assert TITLE in message
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "message"),
     [
         (TITLE, "2 runs have this title; accepted: one of augment-aaaaa, augment-bbbbb"),
         ("nobody", "not found .* names: augment-aaaaa, augment-bbbbb"),
     ],
     ids=["ambiguous", "unknown"],
 )
-def test_a_name_that_means_no_single_run_is_refused(named: str, said: str, tmp_path: Path) -> None:
+def test_a_name_that_means_no_single_run_is_refused(named: str, message: str, tmp_path: Path) -> None:
     """A guess between two runs would promote the wrong one: exit code 3, and the names that there are."""
     _configured(tmp_path, "augment-aaaaa")
     _configured(tmp_path, "augment-bbbbb")
-    with pytest.raises(DataError, match=said) as refused:
+    with pytest.raises(DataError, match=message) as refused:
         find_run(tmp_path, named)
     assert refused.value.exit_code == 3
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         looked_up(named, "{}", accepted="", data_root=str(tmp_path), summary=SimpleNamespace(path=str(tmp_path / "page")))
 
 
@@ -77,7 +77,7 @@ def test_a_text_that_can_be_no_name_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", [{}, {"alpha": 2.0}], ids=["configured", "refused"])
 def test_the_last_step_says_how_the_run_is_named(field: dict[str, Any], tmp_path: Path) -> None:
-    """Whoever reads the report can go on from the run, and finds a refused one again: its name, and a command with it."""
+    """A reader of the report can go on from the run, and finds a refused one again: its name, and a command with it."""
     if field:
         with pytest.raises(ConfigError):
             _configured(tmp_path, "augment-aaaaa", run_id="5f1c-id", **field)
@@ -100,7 +100,7 @@ def _tasks(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"configure": _constants(inside["configure"]), "report": _constants(spec["root"]["dag"]["tasks"]["report"])}
 
 
-def test_servers_are_asked_for_the_unique_name() -> None:
+def test_servers_are_queried_for_the_unique_name() -> None:
     """The display name, with spaces in it and shared by runs, is no record's name; a run's first and last step know it by the same."""
     tasks = _tasks(read_compiled(COMPILED / "augment.yaml")[0])
     unique = "{{$.pipeline_job_resource_name}}"
@@ -109,7 +109,7 @@ def test_servers_are_asked_for_the_unique_name() -> None:
     assert tasks["configure"]["title"] == "{{$.pipeline_job_name}}"
 
 
-def test_the_local_runner_is_asked_for_the_name_that_it_knows() -> None:
+def test_the_local_runner_is_queried_for_the_name_that_it_knows() -> None:
     """The local runner leaves the placeholder of the unique name as it is, and makes its own name unique."""
     from kfp import dsl
     from kfp.local.placeholder_utils import resolve_individual_placeholder

@@ -66,7 +66,7 @@ def test_the_command_is_the_flows_but_for_the_paths() -> None:
 
 
 def test_files_within_an_output_are_found_there() -> None:
-    """The settings of drawing are a file in tune's output, the verdict one in validate's."""
+    """The settings of sampling are a file in tune's output, the verdict one in validate's."""
     assert "/vol/settings/settings.json" in argv(_request("sample"), Path("/out"))
     assert "/vol/verdict/verdict.json" in argv(_request("classify", arm="synthetic", seed="0"), Path("/out"))
 
@@ -115,13 +115,13 @@ def test_a_key_changes_with_what_its_fields_name_outside_the_job() -> None:
         "base": {"finetune.base": {"name": "/base", "digest": "b"}},
     }
     other = outside | {"source": {"snapshot.source": {"name": "/images", "digest": "c"}}}
-    told, changed = step_settings(Config(), outside), step_settings(Config(), other)
-    assert {name for name in told if told[name] != changed[name]} == {"snapshot"}
-    made = [make_request("snapshot", inputs={}, settings=settings["snapshot"], code="1", item={}) for settings in (told, changed)]
+    settings, changed = step_settings(Config(), outside), step_settings(Config(), other)
+    assert {name for name in settings if settings[name] != changed[name]} == {"snapshot"}
+    made = [make_request("snapshot", inputs={}, settings=settings["snapshot"], code="1", item={}) for settings in (settings, changed)]
     assert made[0].key != made[1].key
     assert argv(made[0], Path("/out")) == argv(made[1], Path("/out"))
-    assert config_of(told["snapshot"]) == config_of(step_settings(Config())["snapshot"])
-    based = [name for name, settings in told.items() if "finetune.base" in settings.split('"outside"')[-1]]
+    assert config_of(settings["snapshot"]) == config_of(step_settings(Config())["snapshot"])
+    based = [name for name, settings in settings.items() if "finetune.base" in settings.split('"outside"')[-1]]
     assert sorted(based) == ["finetune", "sample_zero_shot", "tune_zero_shot"]
 
 
@@ -136,39 +136,39 @@ def test_where_it_lies_is_not_in_the_key() -> None:
 
 
 def test_settings_hold_the_nodes_sections_alone() -> None:
-    """A step is told its own sections, whole or by the field, and reads from them what the whole says."""
+    """A step is given its own sections, whole or by the field, and reads from them what the whole says."""
     config = parse_config({"seed": 5, "validate": {"image_size": 32, "fid_max_ratio": 3}, "finetune": {"jitter": 0.1}}, where="t")
-    told = json.loads(settings_of(config, NODES["finetune"]))
-    assert set(told) == {"seed", "finetune", "validate"}
-    assert set(told["validate"]) == {"extractor", "extractor_weights"}
-    seen = config_of(json.dumps(told))
+    settings = json.loads(settings_of(config, NODES["finetune"]))
+    assert set(settings) == {"seed", "finetune", "validate"}
+    assert set(settings["validate"]) == {"extractor", "extractor_weights"}
+    seen = config_of(json.dumps(settings))
     assert (seen.seed, seen.finetune.jitter) == (5, 0.1)
     assert config_of(settings_of(config, NODES["validate"])).validate_ == config.validate_
 
 
 def test_arms_without_the_declared_one_are_read() -> None:
-    """A step that is told the arms but not the declared one reads its sections all the same."""
+    """A step that is given the arms but not the declared one reads its sections all the same."""
     config = parse_config({"classify": {"arms": ["real", "zero_shot"]}, "promote": {"arm": "zero_shot"}}, where="t")
     assert config_of(settings_of(config, node_of("classify", {"arm": "real", "seed": "0"}))).classify == config.classify
 
 
 def test_arms_are_read_without_how_they_are_trained() -> None:
-    """A step that only asks which arms are compared reads its sections all the same, and does not run again for another training."""
+    """A step that only requests which arms are compared reads its sections all the same, and does not run again for another training."""
     content = {"classify": {"arms": ["real", "real+synthetic", "real_vit"], "trainings": {"vit": {"model": "test_vit"}}}}
     config = parse_config(content, where="t")
-    told = step_settings(config)
+    settings = step_settings(config)
     for name in ("snapshot_pool", "sample_img2img", "evaluate"):
-        assert config_of(told[name]).classify.arms == config.classify.arms
-    assert config_of(told["classify"]).classify == config.classify
+        assert config_of(settings[name]).classify.arms == config.classify.arms
+    assert config_of(settings["classify"]).classify == config.classify
     content["classify"]["trainings"] = {"vit": {"model": "test_resnet"}}
     changed = step_settings(parse_config(content, where="t"))
-    again = {name for name in told if told[name] != changed[name]}
+    again = {name for name in settings if settings[name] != changed[name]}
     assert "classify" in again
     assert not again & {"snapshot_pool", "sample_img2img", "evaluate", "finetune"}
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: _request("fine"), "fine: no step of the job; accepted: snapshot"),
         (lambda: _request("classify", arm="rael", seed="0"), "no such arm 'rael'; accepted: real, retrieved"),
@@ -179,11 +179,11 @@ def test_arms_are_read_without_how_they_are_trained() -> None:
         (lambda: config_of("{"), "settings: not valid JSON"),
     ],
 )
-def test_what_is_no_step_is_refused(call, said) -> None:
+def test_what_is_no_step_is_refused(call, message) -> None:
     """One line names what was given and what is accepted."""
     with pytest.raises(UsageError) as caught:
         call()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/real", "data/real"])

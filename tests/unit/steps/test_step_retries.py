@@ -39,7 +39,7 @@ def _failing(times: int, error: Exception) -> tuple[Callable[[], str], list[int]
 
 @pytest.mark.parametrize("error", [TryAgainError("MLflow is away"), OtherError("a process was interrupted")], ids=["ours", "passed on"])
 def test_what_may_pass_is_tried_again(error: GdaError, slept: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    """A server that is away for a while costs a pause, not the run; each try is said with its reason."""
+    """A server that is away for a while costs a pause, not the run; each try is reported with its reason."""
     work, tries = _failing(2, error)
     assert retrying("promote", work) == "done"
     assert (len(tries), slept) == (3, [30.0, 60.0])

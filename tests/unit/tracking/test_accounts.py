@@ -22,9 +22,9 @@ def test_an_unknown_account_costs_a_note_and_then_nothing(place, mlflow_server, 
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-p4ssw0rd")
     assert main(["snapshot", str(small_images), "--out", "real", "--quiet"]) == 0
-    said = capsys.readouterr().err
-    assert "MLFLOW_TRACKING_PASSWORD" in said
-    assert "wrong-p4ssw0rd" not in said
+    message = capsys.readouterr().err
+    assert "MLFLOW_TRACKING_PASSWORD" in message
+    assert "wrong-p4ssw0rd" not in message
     mlflow_server.as_admin(monkeypatch)
     for _ in range(2):
         assert main(["doctor"]) == 0

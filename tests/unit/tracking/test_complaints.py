@@ -47,7 +47,7 @@ def _proxied(status, code, text):
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "said"),
+    ("error", "kind", "message"),
     [
         (_http(401, "You are not authenticated."), MissingError, "MLFLOW_TRACKING_USERNAME"),
         (_http(403, "Permission denied"), MissingError, "does not permit"),
@@ -97,12 +97,12 @@ def _proxied(status, code, text):
         (_cloud("EndpointConnectionError", "Could not connect to the endpoint"), TryAgainError, "could not be reached"),
     ],
 )
-def test_a_complaint_has_its_error_and_remedy(monkeypatch, error, kind, said):
+def test_a_complaint_has_its_error_and_remedy(monkeypatch, error, kind, message):
     """75 is for what may pass by itself alone; what stays until somebody acts is 5 or 2, in one line and without secrets."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     complaint = complaint_of(error)
     assert type(complaint) is kind, complaint
-    assert said in str(complaint)
+    assert message in str(complaint)
     assert "\n" not in str(complaint)
     assert not any(secret in str(complaint) for secret in ("alice", "s3cr3tpw", "t0k3n"))
 
@@ -120,31 +120,31 @@ _HUNG_UP = MlflowException("Caused by ProtocolError('Connection aborted.', Conne
 
 
 @pytest.mark.parametrize(
-    ("upload", "listing", "kind", "said"),
+    ("upload", "listing", "kind", "message"),
     [
         (_http(500, "x"), _proxied(404, "RESOURCE_DOES_NOT_EXIST", "The specified bucket does not exist."), MissingError, "no such bucket"),
         (_HUNG_UP, _proxied(404, "RESOURCE_DOES_NOT_EXIST", "The specified bucket does not exist."), MissingError, "no such bucket"),
         (_HUNG_UP, None, TryAgainError, "could not be reached"),
         (_http(500, "x"), _http(500, "y"), TryAgainError, "(500: y)"),
         (_http(500, "x"), None, TryAgainError, "(500: x)"),
-        (_http(403, "x"), AssertionError("not asked"), MissingError, "does not permit"),
-        (requests.Timeout("Read timed out."), AssertionError("not asked"), TryAgainError, "could not be reached"),
-        (KeyError("ours"), AssertionError("not asked"), KeyError, "ours"),
+        (_http(403, "x"), AssertionError("not called"), MissingError, "does not permit"),
+        (requests.Timeout("Read timed out."), AssertionError("not called"), TryAgainError, "could not be reached"),
+        (KeyError("ours"), AssertionError("not called"), KeyError, "ours"),
     ],
 )
-def test_an_upload_that_fails_is_explained_by_a_listing(upload, listing, kind, said):
-    """A server that passes artifacts on answers 500 to an upload, or hangs up, and the reason to a listing; only then it is asked."""
+def test_an_upload_that_fails_is_explained_by_a_listing(upload, listing, kind, message):
+    """A server that passes artifacts on answers 500 to an upload, or hangs up, and the reason to a listing; only then it is requested."""
 
-    def ask():
+    def probe():
         if listing is not None:
             raise listing
 
-    with pytest.raises(kind, match=re.escape(said)), named(), explained(ask):
+    with pytest.raises(kind, match=re.escape(message)), named(), explained(probe):
         raise upload
 
 
 @pytest.mark.parametrize(
-    ("uri", "kind", "said"),
+    ("uri", "kind", "message"),
     [
         ("./mlruns", ConfigError, "migrate-filestore"),
         ("foo://host", ConfigError, "accepted"),
@@ -156,7 +156,7 @@ def test_an_upload_that_fails_is_explained_by_a_listing(upload, listing, kind, s
         ("sqlite:////proc/none/x.db", MissingError, "/proc/none"),
     ],
 )
-def test_addresses_as_mlflow_itself_complains_of_them(tmp_path, monkeypatch, uri, kind, said):
+def test_addresses_as_mlflow_itself_complains_of_them(tmp_path, monkeypatch, uri, kind, message):
     """The words that are looked for are those that this MLflow says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -164,7 +164,7 @@ def test_addresses_as_mlflow_itself_complains_of_them(tmp_path, monkeypatch, uri
     with pytest.raises(kind) as raised, named():
         connect().get_experiment_by_name("x")
     assert type(raised.value) is kind
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "s3cr3tpw" not in str(raised.value)
 
 

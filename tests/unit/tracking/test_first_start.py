@@ -98,7 +98,7 @@ RUN = "insert into runs (run_uuid, name, status, lifecycle_stage, experiment_id)
 
 
 @pytest.mark.parametrize(
-    ("statements", "said"),
+    ("statements", "message"),
     [
         (["drop table alembic_version"], "remove the file"),
         (["drop table tags", "update alembic_version set version_num = 'cc1f77228345'"], "remove the file"),
@@ -107,11 +107,11 @@ RUN = "insert into runs (run_uuid, name, status, lifecycle_stage, experiment_id)
         ([RUN, "drop table tags"], "lacks tables"),
     ],
 )
-def test_a_broken_database_is_named_with_the_way_out(database, statements, said):
+def test_a_broken_database_is_named_with_the_way_out(database, statements, message):
     """Half made, of an older or a newer MLflow, or without a table: one line that names the file and the remedy, at once."""
     _edit(database, *statements)
     started = time.monotonic()
-    with pytest.raises(MissingError, match=said) as raised:
+    with pytest.raises(MissingError, match=message) as raised:
         connect()
     assert str(database) in str(raised.value)
     assert time.monotonic() - started < 20  # MLflow itself goes on trying for 100 s
@@ -163,7 +163,7 @@ def test_a_database_that_was_being_written_when_its_process_was_killed_is_whole(
 
 
 def test_one_that_may_not_be_written_says_what_to_do(database, monkeypatch):
-    """Where SQLite may not undo it, nothing is read, and nobody is told to move the database away."""
+    """Where SQLite may not undo it, nothing is read, and no message says to move the database away."""
     import gda.tracking.sqlite as module
 
     _edit(database, RUN)

@@ -97,7 +97,7 @@ def test_a_command_that_failed_leaves_no_note(place):
 
 
 def test_a_lost_reply_leaves_one_finished_run(place, small_images, monkeypatch):
-    """MLflow's client asks again when no reply came, and the server makes two runs: one is filled, the other goes."""
+    """MLflow's client retries when no reply came, and the server makes two runs: one is filled, the other goes."""
     works = MlflowClient.create_run
 
     def twice(self, *args, **kwargs):
@@ -125,8 +125,8 @@ def test_secrets_of_the_configuration_are_not_logged(place, small_images, monkey
     assert run.data.params["source"] == "https://host/x?token=***"
 
 
-def test_a_moved_project_is_said(place, small_images, monkeypatch, capsys):
-    """Artifacts would go to the folder's old place, which is made anew in silence: it is named instead, and results are kept."""
+def test_a_moved_project_is_reported(place, small_images, monkeypatch, capsys):
+    """Artifacts would go to the folder's old place, which is made again in silence: it is named instead, and results are kept."""
     assert _snapshot(small_images) == 0
     new = place.with_name(place.name + "-moved")
     place.rename(new)
@@ -145,7 +145,7 @@ def test_a_moved_project_is_said(place, small_images, monkeypatch, capsys):
         new.rename(place)
 
 
-def test_a_deleted_experiment_is_said(place, small_images, capsys):
+def test_a_deleted_experiment_is_reported(place, small_images, capsys):
     """The remedy is named; after it the run is logged."""
     client = connect()
     number = client.create_experiment("gda")
@@ -188,7 +188,7 @@ def _interrupted_registration(registered):
 
 @pytest.mark.parametrize(("registered", "status"), [(True, "FINISHED"), (False, "FAILED")])
 def test_a_run_that_failed_after_it_registered_a_model_is_finished(place, registered, status):
-    """An interruption between the version and the end of its run must not leave a model that comes of a run said to have failed."""
+    """An interruption between the version and the end of its run must not leave a model that comes of a run stated to have failed."""
     with pytest.raises(KeyboardInterrupt):
         _interrupted_registration(registered)
     assert _names() == [("candidate", "FAILED")]

@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch, empty_database):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
-    monkeypatch.chdir(tmp_path)  # the artifacts of a SQLite store go beside it
+    monkeypatch.chdir(tmp_path)  # the artifacts of a SQLite store go next to it
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     yield tmp_path / "unlogged"
     mlflow.set_tracking_uri(None)
@@ -103,9 +103,9 @@ def test_a_version_says_what_it_is_and_loads_with_diffusers_alone(folder, tmp_pa
     assert version.aliases == []
     assert run.data.tags["gda.model"] == f"models:/{NAME}/1"
     assert run.inputs.dataset_inputs[0].dataset.digest == SNAPSHOT[:36]
-    ours, theirs = (DiffusionPipeline.from_pretrained(path, local_files_only=True).unet.state_dict() for path in (weights, _downloaded()))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    ours, other = (DiffusionPipeline.from_pretrained(path, local_files_only=True).unet.state_dict() for path in (weights, _downloaded()))
+    assert ours.keys() == other.keys()
+    assert all(torch.equal(ours[key], other[key]) for key in ours)
 
 
 def test_one_content_is_registered_once_however_often_it_is_logged(folder, generator):
@@ -177,19 +177,19 @@ def test_an_upload_that_is_whole_needs_its_folder_no_more(folder, generator, mon
 
 
 def _steps(run) -> dict[str, int]:
-    """The images of `run` as MLflow's image grid tells them apart, with the number of their files."""
+    """The images of `run` as MLflow's image grid groups them, with the number of their files."""
     paths = [info.path.split("+timestamp+")[0] for info in connect().list_artifacts(run.info.run_id, "images")]
     return {path: paths.count(path) for path in sorted(paths)}
 
 
 def test_images_are_a_series_over_steps(folder, generator):
-    """MLflow shows a slider of images only for its own file names and tag; the picture is the one that was drawn."""
+    """MLflow shows a slider of images only for its own file names and tag; the picture is the one that was sampled."""
     assert _log(generator, folder) is None
     (run,) = _logged()
     assert run.data.tags["mlflow.loggedImages"] == "True"
     assert list(_steps(run)) == ["images/drawn_ 7_a+step+10", "images/drawn_ 7_a+step+20"]
-    (drawn,) = (i.path for i in connect().list_artifacts(run.info.run_id, "images") if "+step+20+" in i.path and i.path.endswith(".png"))
-    with Image.open(connect().download_artifacts(run.info.run_id, drawn)) as image:
+    (sampled,) = (i.path for i in connect().list_artifacts(run.info.run_id, "images") if "+step+20+" in i.path and i.path.endswith(".png"))
+    with Image.open(connect().download_artifacts(run.info.run_id, sampled)) as image:
         assert image.getpixel((0, 0)) == (20, 0, 0)
 
 
@@ -222,9 +222,9 @@ def test_a_generator_that_is_gone_costs_the_version_alone(folder, generator, tmp
         generator.rename(tmp_path / "moved")
     if loss == "replaced":
         write_generator(generator, "f" * 64)
-    said = flush(folder) or ""
-    assert f"{NAME}: not registered, {generator}{reason}" in said
-    assert ("2 images were gone" in said) == (loss == "deleted")
+    message = flush(folder) or ""
+    assert f"{NAME}: not registered, {generator}{reason}" in message
+    assert ("2 images were gone" in message) == (loss == "deleted")
     assert _versions() == []
     (run,) = _logged()
     assert run.info.status == "FINISHED"
@@ -252,12 +252,12 @@ def test_no_name_registers_nothing(folder, generator):
 
 
 def test_a_refused_name_keeps_its_own_record_alone(folder, generator, tmp_path):
-    """A name that MLflow does not take is said with its reason, uploads nothing, and does not hold up the runs after it."""
+    """A name that MLflow does not take is reported with its reason, uploads nothing, and does not hold up the runs after it."""
     keep(generator_run(generator, model="not/a/name"), folder)
     other = write_generator(tmp_path / "other", "f" * 64)
-    said = _log(other, folder, digest="f" * 64) or ""
-    assert "not/a/name" in said
-    assert str(folder) in said
+    message = _log(other, folder, digest="f" * 64) or ""
+    assert "not/a/name" in message
+    assert str(folder) in message
     assert [v.tags["gda.digest"] for v in _versions()] == ["f" * 64]
     assert len(list(folder.glob("*.json"))) == 1
     uploads = [i.path for run in _logged() for i in connect().list_artifacts(run.info.run_id) if i.is_dir and i.path == "generator"]
@@ -275,7 +275,7 @@ def test_records_of_earlier_versions_are_still_logged(folder, generator):
 
 
 def test_a_broken_record_does_not_hold_up_the_others(folder, generator):
-    """What is no record is named and left; the run beside it is logged."""
+    """What is no record is named and left; the run next to it is logged."""
     keep(generator_run(generator), folder)
     (folder / "broken.json").write_text("{")
     assert "broken.json: not a kept run" in (flush(folder) or "")

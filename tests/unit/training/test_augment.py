@@ -27,7 +27,7 @@ def test_standard_shifts_by_up_to_two_pixels_of_28_and_no_more() -> None:
     assert torch.equal((out == 1.0).sum(dim=(1, 2, 3)), torch.full((2000,), 3))
 
 
-def test_nothing_is_mirrored_unless_asked_for() -> None:
+def test_nothing_is_mirrored_unless_requested() -> None:
     """A left-right gradient keeps its direction under both strengths; with horizontal_flip about half are turned."""
     ramp = torch.arange(28, dtype=torch.uint8).mul(9).expand(200, 3, 28, 28).contiguous()
     for strength in ("standard", "strong"):
@@ -69,7 +69,7 @@ def area_seen(images: torch.Tensor) -> torch.Tensor:
 
 
 def test_strong_adds_to_a_recipe_and_takes_nothing_from_it() -> None:
-    """Protects the fairest rival: with a recipe of ImageNet the strong arm crops as the standard one does, and distorts besides."""
+    """Protects the fairest rival: with a recipe of ImageNet the strong arm crops as the standard one does, and distorts in addition to."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     ramps = torch.stack([4 * x, 4 * y, 0 * x]).to(torch.uint8)[None].repeat(400, 1, 1, 1)
     seen = {strength: area_seen(augment(ramps, strength, stream(0, "r"), crop_area=0.08)) for strength in ("standard", "strong")}

@@ -46,7 +46,7 @@ def test_colours_are_learned() -> None:
 
 
 def test_same_seed_same_bits_in_one_process_or_two() -> None:
-    """Weights depend on the seed alone: not on processes side by side, nor on what was drawn before."""
+    """Weights depend on the seed alone: not on processes side by side, nor on what was sampled before."""
     alone = [digest_for_seed(seed) for seed in (0, 1)]
     torch.manual_seed(1234)
     assert run_parallel(digest_for_seed, [0, 1], workers=2) == alone
@@ -134,7 +134,7 @@ def test_a_fixed_size_transformer_trains_and_loads(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_safetensors_are_never_opened(tmp_path: Path) -> None:
-    """A pickle beside the configuration, or under the safetensors name, is refused without being read as a pickle."""
+    """A pickle next to the configuration, or under the safetensors name, is refused without being read as a pickle."""
     export_classifier(train(replace(TINY, num_train_steps=1)), tmp_path, card())
     weights = tmp_path / "model.safetensors"
     torch.save(load_classifier(tmp_path).state_dict(), tmp_path / "pytorch_model.bin")

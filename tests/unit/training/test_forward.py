@@ -106,7 +106,7 @@ def test_forked_processes_train_after_a_compilation() -> None:
 
 @pytest.mark.usefixtures("no_compiler")
 def test_a_machine_without_a_compiler() -> None:
-    """Asked to compile where nothing can, training ends with one line that names the setting."""
+    """Configured to compile where nothing can, training ends with one line that names the setting."""
     with pytest.raises(
         MissingError, match=r"classify\.compile: the network cannot be compiled here \(.*; train with classify.compile=false"
     ):
@@ -118,9 +118,9 @@ def test_digests_change_only_where_a_setting_does() -> None:
     plain = ClassifyConfig()
     assert not {"mixed_precision", "compile"} & plain.decided().keys()
     assert not {"mixed_precision", "compile"} & TrainRecipe.from_config(plain, num_train_steps=1).identity().keys()
-    asked = ClassifyConfig(mixed_precision="bf16", compile=True)
-    assert (asked.decided()["mixed_precision"], asked.decided()["compile"]) == ("bf16", True)
-    assert {"mixed_precision": "bf16", "compile": True}.items() <= TrainRecipe.from_config(asked, num_train_steps=1).identity().items()
+    request = ClassifyConfig(mixed_precision="bf16", compile=True)
+    assert (request.decided()["mixed_precision"], request.decided()["compile"]) == ("bf16", True)
+    assert {"mixed_precision": "bf16", "compile": True}.items() <= TrainRecipe.from_config(request, num_train_steps=1).identity().items()
 
 
 def test_bf16_where_its_gradients_are_wrong_is_refused() -> None:

@@ -68,8 +68,8 @@ def test_batches_continue_from_a_state() -> None:
 
 def test_streams_differ_by_seed_and_name() -> None:
     """Two seeds, or two names, never share their random numbers."""
-    draws = {tuple(torch.rand(3, generator=stream(seed, name)).tolist()) for seed in (0, 1) for name in ("a", "b")}
-    assert len(draws) == 4
+    choices = {tuple(torch.rand(3, generator=stream(seed, name)).tolist()) for seed in (0, 1) for name in ("a", "b")}
+    assert len(choices) == 4
 
 
 def test_a_source_needs_uint8_images_and_as_many_labels() -> None:
@@ -81,7 +81,7 @@ def test_a_source_needs_uint8_images_and_as_many_labels() -> None:
 
 
 def test_shares_come_with_their_images() -> None:
-    """A soft label must stay with its image through reshuffled epochs; a source without any has whole labels beside it."""
+    """A soft label must stay with its image through reshuffled epochs; a source without any has whole labels next to it."""
     soft = replace(source(2, 8, 0.5), second=torch.arange(8), first_share=(torch.arange(8) + 1) / 10)
     batches = MixedBatches([source(1, 7, 0.5), soft], 6, seed=1)
     for _ in range(8):

@@ -54,7 +54,7 @@ def publish_classifier(folder: Path, architecture: Architecture, **card: object)
     """A classifier directory whose logits spread over units and classes.
 
     Freshly initialised networks answer the same class to anything, with logits near zero, and their residual branches are switched off;
-    so scales and shifts are drawn, batch statistics are collected, and the last layer's rows are made to spread.
+    so scales and shifts are sampled, batch statistics are collected, and the last layer's rows are made to spread.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(5)
@@ -100,7 +100,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.name)
 def test_timm_mlflow_and_onnx_runtime_agree(architecture: Architecture, tmp_path: Path) -> None:
-    """Protects whoever deploys: from one directory, three runtimes give equal outputs for batches of one, few and many."""
+    """Protects anyone who deploys: from one directory, three runtimes give equal outputs for batches of one, few and many."""
     folder = publish_classifier(tmp_path / "classifier", architecture)
     export_onnx(folder, tmp_path / "classifier.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "classifier.onnx", providers=["CPUExecutionProvider"])
@@ -213,7 +213,7 @@ def test_what_is_there_is_never_replaced(small: Path, small_file: Path, tmp_path
 
 
 def test_directories_without_a_classifier(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Protects users who mix up directories: skipped arms, classifiers as snapshots and snapshots as classifiers are told apart."""
+    """Protects users who mix up directories: skipped arms, classifiers as snapshots and snapshots as classifiers are distinguished."""
     skipped = card_of(small).model_copy(update={"skipped": "the set was refused"})
     (tmp_path / "skipped").mkdir()
     (tmp_path / "skipped" / "classifier.json").write_bytes(dump_document(skipped))
@@ -231,13 +231,13 @@ def test_directories_without_a_classifier(small: Path, tmp_path: Path, capsys: p
 def test_an_architecture_that_cannot_be_exported_is_named() -> None:
     """Protects from a page of the exporter's own: what torch cannot trace is one line that names the architecture."""
 
-    class Asks(torch.nn.Module):
+    class Requests(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean(dim=(2, 3)) if images.sum().item() > 0 else images.amax(dim=(2, 3))
 
-    card = ClassifierCard(arm=Arm.REAL, seed=0, model="asks", image_size=8, classes=("a", "b", "c"), snapshot_digest="0" * 64)
-    with pytest.raises(DataError, match=r"^asks cannot be exported to ONNX \(.*data-dependent.*\)$"):
-        build_onnx(Asks(), card)
+    card = ClassifierCard(arm=Arm.REAL, seed=0, model="branching", image_size=8, classes=("a", "b", "c"), snapshot_digest="0" * 64)
+    with pytest.raises(DataError, match=r"^branching cannot be exported to ONNX \(.*data-dependent.*\)$"):
+        build_onnx(Requests(), card)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])

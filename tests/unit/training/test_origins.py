@@ -116,10 +116,10 @@ def test_a_soft_label_is_the_blend_of_two_losses(loss: str, weight: float) -> No
     logits, total = model(inputs), torch.zeros(())
     for i in range(8):
         own, kept = logits[i : i + 1], float(batch.first_share[i])
-        said = kept * of_timm(own, batch.labels[i : i + 1])
+        message = kept * of_timm(own, batch.labels[i : i + 1])
         if kept < 1:
-            said = said + (1 - kept) * of_timm(own, batch.second[i : i + 1])
-        total = total + (weight if i >= 4 else 1.0) * said
+            message = message + (1 - kept) * of_timm(own, batch.second[i : i + 1])
+        total = total + (weight if i >= 4 else 1.0) * message
     assert_same_gradients(run, gradients_of(total / (4 + 4 * weight), model))
 
 
@@ -175,7 +175,7 @@ def test_the_blend_says_what_is_in_an_image(kind: dict[str, float]) -> None:
 
 
 def test_weights_and_soft_labels_are_mixed_like_the_images() -> None:
-    """With real images of class 0 and synthetic ones that keep a quarter of class 1, each target tells its weight."""
+    """With real images of class 0 and synthetic ones that keep a quarter of class 1, each target shows its weight."""
     real = replace(coloured(15, 0.5), labels=torch.zeros(15, dtype=torch.int64))
     generated = replace(
         synthetic(), labels=torch.ones(15, dtype=torch.int64), second=torch.full((15,), 2), first_share=torch.full((15,), 0.25)
@@ -233,7 +233,7 @@ def test_auxiliary_norms_see_synthetic_images_alone() -> None:
         assert not torch.equal(kept[name], run.model.get_buffer(name))
 
 
-def test_batch_norms_of_vectors_are_told_apart_too() -> None:
+def test_batch_norms_of_vectors_are_distinguished_too() -> None:
     """Some transformers have them, without scales or as BatchNorm1d: one that is passed over would mix the origins after all."""
     model = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Flatten(), nn.BatchNorm1d(12))
     norms = AuxiliaryNorms(model, "small", (2, 4))
@@ -262,8 +262,8 @@ def test_auxiliary_scales_are_trained() -> None:
     for name, value in run.norms.parameters.items():
         assert not torch.equal(value, before[name])
         assert not torch.equal(value, kept[name])
-    mine = {id(value) for value in run.norms.parameters.values()}
-    groups = [group for group in run.optimizer.param_groups if {id(value) for value in group["params"]} & mine]
+    own = {id(value) for value in run.norms.parameters.values()}
+    groups = [group for group in run.optimizer.param_groups if {id(value) for value in group["params"]} & own]
     assert [group["weight_decay"] for group in groups] == [0.0]
     assert groups[0]["lr"] == run.optimizer.param_groups[0]["lr"] > 0
 
@@ -290,11 +290,11 @@ def test_images_of_one_origin_are_trained_as_ever(sources: list[Source], tmp_pat
     train_classifier(sources, replace(NO_NORM, auxiliary_batch_norm=True, num_train_steps=1), num_classes=3, seed=0)
 
 
-def test_saying_that_images_are_synthetic_changes_no_bits() -> None:
+def test_stating_that_images_are_synthetic_changes_no_bits() -> None:
     """Weight 1 and no soft label: training is what it was before there were either."""
-    told = train_classifier(pair(), TINY, num_classes=3, seed=0)[0]
+    settings = train_classifier(pair(), TINY, num_classes=3, seed=0)[0]
     untold = train_classifier([replace(source, synthetic=False) for source in pair()], TINY, num_classes=3, seed=0)[0]
-    assert weights_digest(told) == weights_digest(untold)
+    assert weights_digest(settings) == weights_digest(untold)
 
 
 ALL = {
@@ -307,7 +307,7 @@ ALL = {
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, name: str) -> None:
-    """Auxiliary norms and their optimizer's state must be in the checkpoint, and mixing must draw as before."""
+    """Auxiliary norms and their optimizer's state must be in the checkpoint, and mixing must sample as before."""
     recipe = replace(TINY, **ALL[name])
 
     def train(recipe: TrainRecipe, **rest: Any) -> nn.Module:
@@ -361,7 +361,7 @@ def test_plain_timm_loads_what_auxiliary_norms_trained(tmp_path: Path, ema_decay
 
 
 def test_auxiliary_norms_need_norms_and_images() -> None:
-    """Without batch norms the setting would do nothing, and one image has no variance: both are said by name."""
+    """Without batch norms the setting would do nothing, and one image has no variance: both are reported by name."""
     apart = {"auxiliary_batch_norm": True}
     with pytest.raises(ConfigError, match=r"classify\.auxiliary_batch_norm: test_vit has no batch norm; leave it off"):
         train_classifier(pair(), replace(NO_NORM, **apart), num_classes=3, seed=0)

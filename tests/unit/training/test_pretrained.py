@@ -52,7 +52,7 @@ def trained(section: ClassifyConfig, *, num_train_steps: int = 6, **rest: Any) -
 
 
 def described(folder: Path, **preparation: Any) -> Path:
-    """A directory as timm writes it: weights beside their configuration."""
+    """A directory as timm writes it: weights next to their configuration."""
     weights_file(folder / "model.safetensors")
     prepared = {"mean": MEAN, "std": STD, "interpolation": "bilinear"} | preparation
     (folder / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 1000, "pretrained_cfg": prepared}))
@@ -90,7 +90,7 @@ def test_a_linear_probe_moves_the_head_alone(tmp_path: Path) -> None:
 
 @pytest.mark.learning
 def test_a_linear_probe_learns(tmp_path: Path) -> None:
-    """On random features colours are told apart well above chance, so the head is really trained, and on prepared images."""
+    """On random features colours are distinguished well above chance, so the head is really trained, and on prepared images."""
     section = config(weights_file(tmp_path / "w.safetensors"), tune="linear", learning_rate=0.05)
     model, unseen = trained(section, num_train_steps=80), coloured(60, seed=2)
     assert (predict_logits(model, unseen.images, image_size=16).argmax(1) == unseen.labels).float().mean() > 0.8

@@ -169,7 +169,7 @@ def test_a_threshold_makes_targets_binary() -> None:
 
 
 def test_global_generators_are_given_back() -> None:
-    """timm's parts draw from Python's, numpy's and torch's global generators: the caller's must not move, nor theirs matter."""
+    """timm's parts sample from Python's, numpy's and torch's global generators: the caller's must not move, nor its own matter."""
     inputs, labels, images = torch.rand(4, 3, 16, 16), torch.arange(4), coloured(4).images
     policy = RandAugmentPolicy("rand-m9-mstd0.5-inc1", image_size=16, mean=(0.5, 0.5, 0.5))
     mixing = Mixing(mixup=0.2, cutmix=1.0, label_smoothing=0.0, num_classes=4)

@@ -110,8 +110,8 @@ def test_shared_batch_norms_compute_what_torch_does(affine: bool) -> None:
 
 
 @pytest.mark.usefixtures("group")
-def test_what_is_dropped_is_drawn_by_update_and_process() -> None:
-    """Rows at the same place of two shares, and one row in two updates, lose other parts; the same ones whatever was drawn before."""
+def test_what_is_dropped_is_sampled_by_update_and_process() -> None:
+    """Rows at the same place of two shares, and one row in two updates, lose other parts; the same ones whatever was sampled before."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 64), nn.Dropout(0.5))
     passed: list[Tensor] = []
 

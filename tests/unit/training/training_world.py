@@ -7,7 +7,7 @@ import torch
 
 from gda.training.loop.classifier import Source, TrainRecipe
 
-# drop_path draws from torch's global generator while training: the hardest thing to resume.
+# drop_path samples from torch's global generator while training: the hardest thing to resume.
 TINY = TrainRecipe(
     model="test_resnet",
     model_args={"channels": [8, 8, 8, 16], "stem_width": 4, "drop_path_rate": 0.2},

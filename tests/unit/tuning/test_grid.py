@@ -36,8 +36,8 @@ def test_the_grid_of_the_paper_is_the_product_of_its_axes():
     assert [p.settings.guidance_scale for p in grid.points] == sorted(p.settings.guidance_scale for p in grid.points)
 
 
-def test_settings_that_draw_equal_images_are_one_point():
-    """Guidance 1 has no interval, so that it is drawn once, and a value that is given twice is one."""
+def test_settings_that_sample_equal_images_are_one_point():
+    """Guidance 1 has no interval, so that it is sampled once, and a value that is given twice is one."""
     grid = _grid(guidance_scales=[1, 2, 2], guidance_intervals=[[0, 1], [0.2, 0.8]])
     assert [(p.settings.guidance_scale, p.settings.guidance_interval) for p in grid.points] == [
         (1, (0, 1)),
@@ -69,8 +69,8 @@ def test_every_axis_reaches_the_settings():
     assert not grid.notes
 
 
-def test_axes_that_do_not_apply_are_left_out_and_said():
-    """A generator of one stage gets no points that differ in what it does not have; what was not asked for is not spoken of."""
+def test_axes_that_do_not_apply_are_left_out_and_reported():
+    """A generator of one stage gets no points that differ in what it does not have; what was not requested is not spoken of."""
     axes = {"sr_num_inference_steps": [2, 3], "sr_noise_levels": [0, 100], "ema_sigma_rels": [None, 0.05]}
     grid = _grid(ONE_STAGE, guidance_scales=[1, 2], **axes)
     assert len(grid.points) == 2
@@ -84,7 +84,7 @@ def test_axes_that_do_not_apply_are_left_out_and_said():
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"),
+    ("axes", "message"),
     [
         (
             {"log_variance_mixes": [None, 0.3]},
@@ -95,9 +95,9 @@ def test_axes_that_do_not_apply_are_left_out_and_said():
         ({"guidance_intervals": [[0.5, 0.5]]}, r"tune\.guidance_intervals"),
     ],
 )
-def test_axes_that_contradict_each_other_are_refused(axes, said):
+def test_axes_that_contradict_each_other_are_refused(axes, message):
     """One line names the axis, what was given and what is accepted."""
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         _grid(**axes)
 
 
@@ -118,11 +118,11 @@ def test_passes_count_guided_steps_twice(changes, parts, expected):
 
 
 def test_survivors_are_the_lowest_fids():
-    """In order of FID; points that failed are none; where all failed the first reason is said."""
+    """In order of FID; points that failed are none; where all failed the first reason is reported."""
     points = [_point(fid=3.0), _point(fid=None, failed="no such level"), _point(fid=1.0), _point(fid=2.0)]
     assert survivors(points, 2) == [2, 3]
     assert survivors(points, 9) == [2, 3, 0]
-    with pytest.raises(DataError, match=r"none of 1 points could be drawn and measured; the first: no such level"):
+    with pytest.raises(DataError, match=r"none of 1 points could be sampled and measured; the first: no such level"):
         survivors(points[1:2], 2)
 
 
@@ -149,7 +149,7 @@ def test_ties_fall_to_fid_then_guidance_then_passes():
 
 
 def test_one_seed_has_no_standard_error():
-    """With one classifier a survivor the best CAS is all there is to go by."""
+    """With one classifier per survivor the best CAS is all there is to go by."""
     points = [_point(1.0, 1.0, (0.89,)), _point(2.0, 2.0, (0.90,))]
     assert standard_error(points) == 0.0
     assert choose(points).guidance_scale == 2.0
@@ -159,7 +159,7 @@ def test_a_point_that_failed_is_never_chosen():
     """Neither with a CAS of an earlier look, nor when it is the only one."""
     failed = _point(1.0, None, (0.99,), failed="its FID is nan")
     assert choose([failed, _point(2.0, 2.0, (0.5,))]).guidance_scale == 2.0
-    with pytest.raises(DataError, match="no survivor could be drawn and scored; the first: its FID is nan"):
+    with pytest.raises(DataError, match="no survivor could be sampled and scored; the first: its FID is nan"):
         choose([failed])
 
 
@@ -172,14 +172,14 @@ def test_the_front_holds_what_nothing_beats():
         _point(4.0, 3.0, (0.8,), passes=5),  # worse, but cheaper
         _point(5.0, 1.0, passes=20),  # the lowest FID, its CAS not measured
         _point(6.0, 2.0, passes=10),  # as good as the first, its CAS not measured
-        _point(7.0, None, failed="cannot be drawn", passes=1),
+        _point(7.0, None, failed="cannot be sampled", passes=1),
         _point(8.0, 3.0, (0.8,), passes=6),
     ]
     assert pareto(points) == [True, True, False, True, True, False, False, False]
 
 
 def test_points_whose_intervals_overlap_the_best_are_alike():
-    """So few images do not tell them from the lowest FID; without intervals nothing is said."""
+    """So few images do not tell them from the lowest FID; without intervals nothing is reported."""
     points = [
         _point(1.0, 5.0, fid_ci95=(4.0, 6.0)),
         _point(2.0, 7.0, fid_ci95=(5.9, 8.0)),

@@ -52,12 +52,12 @@ def test_every_beginning_has_the_classes_in_proportion(counts: tuple[int, ...]) 
         seen = np.bincount(labels[order[:end]].numpy(), minlength=len(counts))
         assert np.abs(seen - end * np.array(counts) / sum(counts)).max() <= 1.0
     for label in range(len(counts)):
-        mine = order[labels[order] == label]
-        assert (mine.diff() > 0).all()
+        own = order[labels[order] == label]
+        assert (own.diff() > 0).all()
 
 
 def test_rounds_double_seeds_and_halve_ratios() -> None:
-    """Protects the cost that is told beforehand: real alone takes part in every round."""
+    """Protects the cost that is given beforehand: real alone takes part in every round."""
     config = RatioConfig(first_seeds=2, seeds=10)
     assert rungs(config, 6) == [(6, 2), (3, 4), (2, 8), (2, 10)]
     assert num_classifiers(config, 6) == 7 * 2 + 4 * 2 + 3 * 4 + 3 * 2
@@ -119,7 +119,7 @@ def test_the_share_of_a_batch_follows_the_number_or_the_configuration(tmp_path: 
     assert len({search._job(1.0, 0).keep for search in (by_number, configured)}) == 2
 
 
-def test_only_ratios_depend_on_what_tells_origins_apart(tmp_path: Path) -> None:
+def test_only_ratios_depend_on_what_distinguishes_origins(tmp_path: Path) -> None:
     """Protects kept answers: another weight retrains what has synthetic images, and not real alone."""
 
     def kept(recipe: TrainRecipe, ratio: float) -> Path:

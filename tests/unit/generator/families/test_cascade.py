@@ -1,4 +1,4 @@
-"""Loading, drawing and exporting a pixel cascade, with plain diffusers as the judge."""
+"""Loading, sampling and exporting a pixel cascade, with plain diffusers as the assess."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from gda.generator.weights.export import export_generator
 SETTINGS = SamplingSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=2)
 
 
-def _draw(cascade, seeds, settings=SETTINGS, prompts=None):
+def _generate(cascade, seeds, settings=SETTINGS, prompts=None):
     prompts = prompts or ["a"] * len(seeds)
     return Sampler(cascade, prompts).sample(prompts, seeds, settings)
 
@@ -28,7 +28,7 @@ def _draw(cascade, seeds, settings=SETTINGS, prompts=None):
 def test_a_batch_is_a_function_of_its_seeds(tiny):
     """The same prompts and seeds give the same bits, in any process and however often."""
     cascade = load_cascade(str(tiny))
-    one, two = _draw(cascade, [1, 2, 3]), _draw(load_cascade(str(tiny)), [1, 2, 3])
+    one, two = _generate(cascade, [1, 2, 3]), _generate(load_cascade(str(tiny)), [1, 2, 3])
     assert one.dtype == torch.uint8
     assert one.shape == (3, 3, 16, 16)
     assert torch.equal(one, two)
@@ -36,9 +36,9 @@ def test_a_batch_is_a_function_of_its_seeds(tiny):
 
 
 def test_an_image_does_not_depend_on_its_neighbours(tiny):
-    """Each image has its own generator: beside other seeds in an equal batch it is the same within rounding."""
+    """Each image has its own generator: next to other seeds in an equal batch it is the same within rounding."""
     cascade = load_cascade(str(tiny))
-    here, there = _draw(cascade, [7, 1, 2])[0], _draw(cascade, [3, 4, 7])[2]
+    here, there = _generate(cascade, [7, 1, 2])[0], _generate(cascade, [3, 4, 7])[2]
     assert (here.int() - there.int()).abs().max() <= 1
 
 
@@ -46,16 +46,16 @@ def test_guidance_and_prompt_change_the_image(tiny):
     """Guidance 1 is the unguided conditional pass, and another prompt is another image."""
     cascade = load_cascade(str(tiny))
     plain = SETTINGS.model_copy(update={"guidance_scale": 1.0})
-    assert not torch.equal(_draw(cascade, [1]), _draw(cascade, [1], plain))
-    assert not torch.equal(_draw(cascade, [1]), _draw(cascade, [1], prompts=["b"]))
+    assert not torch.equal(_generate(cascade, [1]), _generate(cascade, [1], plain))
+    assert not torch.equal(_generate(cascade, [1]), _generate(cascade, [1], prompts=["b"]))
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
-def test_other_schedulers_draw_reproducibly(tiny, scheduler):
+def test_other_schedulers_sample_reproducibly(tiny, scheduler):
     """Ancestral noise too comes from the image's own generator."""
     cascade = load_cascade(str(tiny))
     settings = SETTINGS.model_copy(update={"scheduler": scheduler})
-    assert torch.equal(_draw(cascade, [1, 2], settings), _draw(cascade, [1, 2], settings))
+    assert torch.equal(_generate(cascade, [1, 2], settings), _generate(cascade, [1, 2], settings))
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def _edited(folder, out, part, **fields):
     return out
 
 
-def _draw_by_diffusers(folder, seeds, settings):
-    """What the plain IF pipelines draw from a cascade for the prompt "a", each image's numbers taken from its generator as ours are."""
+def _sample_by_diffusers(folder, seeds, settings):
+    """What the plain IF pipelines sample from a cascade for the prompt "a", each image's numbers taken from its generator as ours are."""
     base = IFPipeline.from_pretrained(folder / "base")
     sr = IFSuperResolutionPipeline.from_pretrained(folder / "super_resolution")
     for pipe in (base, sr):
@@ -93,25 +93,25 @@ def _draw_by_diffusers(folder, seeds, settings):
 
     sr.prepare_intermediate_images = lambda *_: start
     sr.image_noising_scheduler.add_noise = add_noise_and_start
-    theirs = sr(
+    peer = sr(
         image=small.clamp(-1, 1),
         guidance_scale=settings.sr_guidance_scale,
         noise_level=settings.sr_noise_level,
         num_inference_steps=settings.sr_num_inference_steps,
         **given,
     ).images
-    return ((theirs.clamp(-1, 1) + 1) * 127.5).round()
+    return ((peer.clamp(-1, 1) + 1) * 127.5).round()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("scheduler", ["model", "ddpm"])
 @pytest.mark.parametrize("variance", ["fixed", "learned"])
-def test_plain_diffusers_draws_the_same_images(tiny, learned, variance, scheduler, guidance):
-    """What we draw from an export is what diffusers' own IF pipelines draw from it, given the same noise."""
+def test_plain_diffusers_samples_the_same_images(tiny, learned, variance, scheduler, guidance):
+    """What we sample from an export is what diffusers' own IF pipelines sample from it, given the same noise."""
     folder = {"fixed": tiny, "learned": learned}[variance]
     settings = SETTINGS.model_copy(update={"scheduler": scheduler, "sr_guidance_scale": guidance, "sr_num_inference_steps": 3})
-    ours = _draw(load_cascade(str(folder)), [5, 6], settings)
-    assert (ours.float() - _draw_by_diffusers(folder, [5, 6], settings)).abs().max() <= 1
+    ours = _generate(load_cascade(str(folder)), [5, 6], settings)
+    assert (ours.float() - _sample_by_diffusers(folder, [5, 6], settings)).abs().max() <= 1
 
 
 def test_the_small_images_noise_follows_its_own_scheduler(tiny, tmp_path):
@@ -119,21 +119,21 @@ def test_the_small_images_noise_follows_its_own_scheduler(tiny, tmp_path):
     part = "super_resolution/image_noising_scheduler"
     folder = _edited(tiny, tmp_path / "edited", part, beta_schedule="linear", num_train_timesteps=300)
     settings = SETTINGS.model_copy(update={"sr_noise_level": 250})
-    ours = _draw(load_cascade(str(folder)), [5, 6], settings)
-    assert (ours.float() - _draw_by_diffusers(folder, [5, 6], settings)).abs().max() <= 1
-    assert (ours.int() - _draw(load_cascade(str(tiny)), [5, 6], settings).int()).abs().max() > 5
+    ours = _generate(load_cascade(str(folder)), [5, 6], settings)
+    assert (ours.float() - _sample_by_diffusers(folder, [5, 6], settings)).abs().max() <= 1
+    assert (ours.int() - _generate(load_cascade(str(tiny)), [5, 6], settings).int()).abs().max() > 5
     with pytest.raises(ConfigError, match="sr_noise_level: must be below 300 for this cascade, got 300"):
-        _draw(load_cascade(str(folder)), [5], settings.model_copy(update={"sr_noise_level": 300}))
+        _generate(load_cascade(str(folder)), [5], settings.model_copy(update={"sr_noise_level": 300}))
 
 
-def test_only_ancestral_drawing_heeds_the_learned_variance(learned, tmp_path):
-    """DDPM samples other images with the learned variance than with the fixed one; the other schedulers draw the same to the bit."""
+def test_only_ancestral_sampling_heeds_the_learned_variance(learned, tmp_path):
+    """DDPM samples other images with the learned variance than with the fixed one; the other schedulers sample the same to the bit."""
     fixed = _edited(learned, tmp_path / "base", "base/scheduler", variance_type="fixed_small")
     fixed = _edited(fixed, tmp_path / "both", "super_resolution/scheduler", variance_type="fixed_small")
-    ours, theirs = load_cascade(str(learned)), load_cascade(str(fixed))
+    ours, peer = load_cascade(str(learned)), load_cascade(str(fixed))
     for scheduler, alike in (("ddpm", False), ("ddim", True), ("dpmsolver++", True)):
         settings = SETTINGS.model_copy(update={"scheduler": scheduler})
-        assert torch.equal(_draw(ours, [1, 2], settings), _draw(theirs, [1, 2], settings)) == alike, scheduler
+        assert torch.equal(_generate(ours, [1, 2], settings), _generate(peer, [1, 2], settings)) == alike, scheduler
 
 
 def test_export_keeps_what_was_not_trained(tiny, tmp_path):
@@ -171,7 +171,7 @@ def test_the_digest_is_of_content_not_of_files(tiny, tmp_path):
 
 
 def test_unusable_bases_are_one_clear_line(tiny, tmp_path):
-    """Missing folder, unknown family, pickled and damaged weights are each said, with what is accepted."""
+    """Missing folder, unknown family, pickled and damaged weights are each stated, with what is accepted."""
     with pytest.raises(MissingError, match="no such generator directory"):
         load_cascade(str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="not a generator"):
@@ -207,6 +207,6 @@ def test_prompts_mean_their_digit_to_the_shipped_base():
     """Zero-shot, the shipped base samples different things for different digits: its text conditioning works."""
     cascade = load_cascade(DEMO_BASE)
     settings = SamplingSettings(guidance_scale=3.0, num_inference_steps=8, sr_num_inference_steps=3)
-    one, zero = (_draw(cascade, [1, 2, 3, 4], settings, [p] * 4).float().mean((0, 1)) for p in ("1", "0"))
+    one, zero = (_generate(cascade, [1, 2, 3, 4], settings, [p] * 4).float().mean((0, 1)) for p in ("1", "0"))
     # The centre of a 1 is ink, the centre of a 0 is not.
     assert np.asarray(one[10:18, 12:16]).mean() > np.asarray(zero[10:18, 12:16]).mean() + 20

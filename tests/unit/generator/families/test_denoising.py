@@ -30,7 +30,7 @@ SETTINGS = SamplingSettings(guidance_scale=3.0, num_inference_steps=8, sr_num_in
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    """A folder that holds a tiny generator of every kind, built when it is first asked for."""
+    """A folder that holds a tiny generator of every kind, built when it is first requested."""
     root = tmp_path_factory.mktemp("kinds")
 
     def build(kind):
@@ -41,7 +41,7 @@ def worlds(tmp_path_factory):
     return build
 
 
-def _draw(model, settings=SETTINGS, start=None):
+def _generate(model, settings=SETTINGS, start=None):
     return Sampler(model, PROMPTS).sample(PROMPTS, SEEDS, settings, start)
 
 
@@ -55,13 +55,13 @@ def _pictures(side):
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl", "sd3"])
 def test_starting_from_images_is_diffusers_image_to_image(worlds, kind):
-    """At equal seeds, steps and strength the drawn images are those of diffusers' own image-to-image pipeline."""
+    """At equal seeds, steps and strength the sampled images are those of diffusers' own image-to-image pipeline."""
     model = load_model(worlds(kind))
     start = Start(images=_pictures(16), strength=0.5)
-    ours = _draw(model, start=start)
+    ours = _generate(model, start=start)
     pipeline = AutoPipelineForImage2Image.from_pipe(load_model(worlds(kind)).pipeline)
     pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
+    peer = pipeline(
         prompt=list(PROMPTS),
         image=start.images.float() / 255,
         strength=0.5,
@@ -70,7 +70,7 @@ def test_starting_from_images_is_diffusers_image_to_image(worlds, kind):
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         output_type="pt",
     ).images
-    assert (ours.float() - theirs * 255).abs().max() <= 1
+    assert (ours.float() - peer * 255).abs().max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["cascade", "sd1", "sd3"])
@@ -83,18 +83,18 @@ def test_a_lower_strength_stays_nearer_to_its_source(worlds, kind):
     counts = []
     for strength in (0.25, 0.5, 1.0):
         seen.clear()
-        _draw(model, _with(guidance_scale=1.0), Start(images=flat, strength=strength))
+        _generate(model, _with(guidance_scale=1.0), Start(images=flat, strength=strength))
         counts.append(len(seen))
     steps.remove()
     assert counts == [2, 4, 8]
-    if kind != "cascade":  # an untrained network is no judge of nearness; in latent space its decoder would be asked too
+    if kind != "cascade":  # an untrained network is no assess of nearness; in latent space its decoder would be requested too
         return
-    near, far = (_draw(model, start=Start(images=flat, strength=s)).float() for s in (0.25, 1.0))
+    near, far = (_generate(model, start=Start(images=flat, strength=s)).float() for s in (0.25, 1.0))
     assert (near - 128).abs().mean() < (far - 128).abs().mean()
 
 
 def test_each_image_starts_from_its_own_source(worlds):
-    """Sources are not mixed up in a batch: exchanging two of them exchanges what is drawn from them."""
+    """Sources are not mixed up in a batch: exchanging two of them exchanges what is sampled from them."""
     model = load_model(worlds("cascade"))
     pictures = _pictures(16)
     settings = _with(guidance_scale=1.0)
@@ -108,7 +108,7 @@ def test_each_image_starts_from_its_own_source(worlds):
 def test_a_strength_that_leaves_no_step_is_refused(worlds):
     """The refusal names both settings that could mend it."""
     with pytest.raises(ConfigError, match=r"sample\.strengths: 0\.1 of 8 steps.*num_inference_steps"):
-        _draw(load_model(worlds("sd1")), start=Start(images=_pictures(16), strength=0.1))
+        _generate(load_model(worlds("sd1")), start=Start(images=_pictures(16), strength=0.1))
 
 
 @pytest.mark.parametrize("kind", ["cascade", "sd1", "sd3"])
@@ -119,13 +119,13 @@ def test_guidance_holds_in_its_interval_alone(worlds, kind):
     hook = model.sampling_networks[0].register_forward_hook(
         lambda _m, args, kwargs, _o: rows.append(len(kwargs.get("hidden_states", args[0] if args else None))), with_kwargs=True
     )
-    whole, unguided = _draw(model), _draw(model, _with(guidance_scale=1.0))
+    whole, unguided = _generate(model), _generate(model, _with(guidance_scale=1.0))
     rows.clear()
-    middle = _draw(model, _with(guidance_interval=(0.3, 0.7)))
+    middle = _generate(model, _with(guidance_interval=(0.3, 0.7)))
     assert sorted(set(rows)) == [2, 4]
     assert rows[0] == rows[-1] == 2
     rows.clear()
-    assert torch.equal(_draw(model, _with(guidance_interval=(0.0, 0.0))), unguided)
+    assert torch.equal(_generate(model, _with(guidance_interval=(0.0, 0.0))), unguided)
     assert set(rows) == {2}
     hook.remove()
     assert not torch.equal(middle, whole)
@@ -162,10 +162,10 @@ def test_the_mix_changes_both_stages_of_a_cascade(worlds):
     """Each stage has its own, null leaves the variance to the model, and the images are functions of the seeds still."""
     model = load_model(worlds("cascade"))
     ddpm = _with(scheduler="ddpm")
-    plain = _draw(model, ddpm)
-    base = _draw(model, ddpm.model_copy(update={"log_variance_mix": 1.0}))
-    top = _draw(model, ddpm.model_copy(update={"sr_log_variance_mix": 1.0}))
-    assert torch.equal(base, _draw(model, ddpm.model_copy(update={"log_variance_mix": 1.0})))
+    plain = _generate(model, ddpm)
+    base = _generate(model, ddpm.model_copy(update={"log_variance_mix": 1.0}))
+    top = _generate(model, ddpm.model_copy(update={"sr_log_variance_mix": 1.0}))
+    assert torch.equal(base, _generate(model, ddpm.model_copy(update={"log_variance_mix": 1.0})))
     assert not torch.equal(plain, base)
     assert not torch.equal(plain, top)
     assert not torch.equal(base, top)
@@ -173,19 +173,19 @@ def test_the_mix_changes_both_stages_of_a_cascade(worlds):
 
 @pytest.mark.parametrize("scheduler", ["model", "ddim", "dpmsolver++", "unipc"])
 def test_a_mix_needs_ancestral_steps(worlds, scheduler):
-    """Solvers of the deterministic equation draw no noise that could be mixed: a configuration error, not a silent no-op."""
+    """Solvers of the deterministic equation sample no noise that could be mixed: a configuration error, not a silent no-op."""
     model = load_model(worlds("sd1"))
     with pytest.raises(ConfigError, match="log_variance_mix: needs the scheduler ddpm"):
-        _draw(model, _with(scheduler=scheduler, log_variance_mix=0.3))
+        _generate(model, _with(scheduler=scheduler, log_variance_mix=0.3))
 
 
 @pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
 @pytest.mark.parametrize("kind", ["cascade", "sd1", "sd2"])
-def test_every_scheduler_draws(worlds, kind, scheduler):
+def test_every_scheduler_samples(worlds, kind, scheduler):
     """All that the configuration accepts give images that are functions of their seeds."""
     model = load_model(worlds(kind))
-    images = _draw(model, _with(scheduler=scheduler))
-    assert torch.equal(images, _draw(model, _with(scheduler=scheduler)))
+    images = _generate(model, _with(scheduler=scheduler))
+    assert torch.equal(images, _generate(model, _with(scheduler=scheduler)))
     assert not torch.equal(images[0], images[1])
 
 
@@ -202,8 +202,8 @@ def test_images_that_are_not_finite_are_named(worlds, kind):
 
     target = getattr(network, "decoder", network)
     handle = target.register_forward_hook(poison)
-    with pytest.raises(NotFiniteError, match="1 of 2 drawn images") as caught:
-        _draw(model, _with(guidance_scale=1.0))
+    with pytest.raises(NotFiniteError, match="1 of 2 generated images") as caught:
+        _generate(model, _with(guidance_scale=1.0))
     handle.remove()
     assert caught.value.rows == (1,)
 
@@ -218,11 +218,11 @@ def test_timesteps_keep_the_tail():
 @pytest.mark.parametrize("kind", ["cascade", "sd1", "sdxl", "sd3"])
 def test_bf16_stays_close(worlds, kind):
     """Half the bytes a weight give nearly the same images: what is denoised stays float32 between the passes."""
-    exact = _draw(load_model(worlds(kind))).float()
+    exact = _generate(load_model(worlds(kind))).float()
     model = load_model(worlds(kind))
     speed_up(model, Speed(precision="bf16"))
     assert {p.dtype for network in model.sampling_networks for p in network.parameters()} == {torch.bfloat16}
-    close = _draw(model).float()
+    close = _generate(model).float()
     assert not torch.equal(exact, close)
     assert (exact - close).square().mean().sqrt() < 8
 
@@ -231,15 +231,15 @@ def test_bf16_stays_close(worlds, kind):
 @pytest.mark.parametrize("strength", [0.29, 0.5, 1.0])
 def test_image_to_image_begins_where_diffusers_begins(kind, strength):
     """The part of the steps that a strength leaves, also of schedulers that look at each step twice, as diffusers' own pipeline cuts it."""
-    ours, theirs = kind(), kind()
-    theirs.set_timesteps(7)
-    expected, _ = StableDiffusionImg2ImgPipeline.get_timesteps(SimpleNamespace(scheduler=theirs), 7, strength, torch.device("cpu"))
+    ours, peer = kind(), kind()
+    peer.set_timesteps(7)
+    expected, _ = StableDiffusionImg2ImgPipeline.get_timesteps(SimpleNamespace(scheduler=peer), 7, strength, torch.device("cpu"))
     assert timesteps_of(ours, 7, strength, torch.device("cpu")).tolist() == expected.tolist()
-    assert getattr(ours, "begin_index", None) == getattr(theirs, "begin_index", None)
+    assert getattr(ours, "begin_index", None) == getattr(peer, "begin_index", None)
 
 
-def test_compiling_reaches_every_network_that_draws(tmp_path):
-    """A network that is left out would be drawn with at its old speed, and nobody would know."""
+def test_compiling_reaches_every_network_that_samples(tmp_path):
+    """A network that is left out would be sampled with at its old speed, and nobody would know."""
     model = load_model(str(build_tiny_pipeline("sd1", tmp_path / "generator")))
     speed_up(model, Speed(compile=True))
     compiled = [module for network in model.sampling_networks for module in network.modules() if module._compiled_call_impl is not None]

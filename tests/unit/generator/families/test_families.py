@@ -83,7 +83,7 @@ def test_an_interrupted_run_ends_in_identical_weights(pipelines, tmp_path, monke
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_plain_diffusers_draws_the_same_from_an_export(pipelines, tmp_path, kind):
+def test_plain_diffusers_samples_the_same_from_an_export(pipelines, tmp_path, kind):
     """A fine-tuned export is a pipeline that diffusers loads by itself and that gives our images for our prompts and seeds."""
     path = pipelines[kind]
     out = _export(path, finetune_stage(_job(path, tmp_path / "work")), tmp_path / "generator")
@@ -91,12 +91,12 @@ def test_plain_diffusers_draws_the_same_from_an_export(pipelines, tmp_path, kind
     plain = DiffusionPipeline.from_pretrained(out)
     plain.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
-    theirs = plain(
+    peer = plain(
         list(PROMPTS[:2]), guidance_scale=2.0, num_inference_steps=3, generator=generators, output_type="pt", height=16, width=16
     ).images
     assert ours.dtype == torch.uint8
     assert ours.shape == (2, 3, 16, 16)
-    assert (ours.float() - (theirs * 255).round()).abs().max() <= 1
+    assert (ours.float() - (peer * 255).round()).abs().max() <= 1
     before = Sampler(load_model(str(path)), PROMPTS[:2]).sample(PROMPTS[:2], [5, 6], SETTINGS)
     assert not torch.equal(ours, before)
     card = read_card(str(out))
@@ -203,7 +203,7 @@ def test_rows_of_a_batch_belong_to_their_prompts(pipelines):
 
 
 @pytest.mark.parametrize("kind", DIFFUSION)
-def test_other_schedulers_draw_reproducibly(pipelines, kind):
+def test_other_schedulers_sample_reproducibly(pipelines, kind):
     """A named scheduler replaces the model's own, keeps its schedule and prediction type, as in plain diffusers with that scheduler."""
     sampler = Sampler(load_model(str(pipelines[kind])), PROMPTS)
     for name in SCHEDULERS:
@@ -214,14 +214,14 @@ def test_other_schedulers_draw_reproducibly(pipelines, kind):
         plain.set_progress_bar_config(disable=True)
         plain.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(plain.scheduler.config)
         assert plain.scheduler.config["prediction_type"] == ("v_prediction" if kind == "sd2" else "epsilon")
-        theirs = plain(
+        peer = plain(
             list(PROMPTS),
             guidance_scale=SETTINGS.guidance_scale,
             num_inference_steps=SETTINGS.num_inference_steps,
             generator=[torch.Generator().manual_seed(seed) for seed in (1, 2, 3, 4)],
             output_type="pt",
         ).images
-        assert (one.float() - theirs * 255).abs().max() <= 1
+        assert (one.float() - peer * 255).abs().max() <= 1
 
 
 def test_a_flow_refuses_what_only_diffusion_has(pipelines, tmp_path):
@@ -323,7 +323,7 @@ def test_a_flow_is_trained_on_the_straight_path(pipelines):
 
 
 def test_a_latent_unet_is_trained_on_scaled_noisy_latents(pipelines):
-    """Latents at the denoiser's scale, noised by the base's own schedule; XL is told size and crop."""
+    """Latents at the denoiser's scale, noised by the base's own schedule; XL is given size and crop."""
     model, network = load_model(str(pipelines["sdxl"])), _Recorder()
     moments, text = model.prepare(_images().float() / 127.5 - 1), model.encode(list(PROMPTS))
     loss = model.loss("unet", network, moments, text, RandomStreams(range(4)), snr_gamma=None)

@@ -1,4 +1,4 @@
-"""The frozen upscaler after a cascade, with plain diffusers as the judge."""
+"""The frozen upscaler after a cascade, with plain diffusers as the assess."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def upscaled(tiny, tmp_path_factory):
     return add_tiny_upscaler(tiny, tmp_path_factory.mktemp("upscaled") / "tiny")
 
 
-def _draw(folder, prompts, seeds, settings=SETTINGS):
+def _generate(folder, prompts, seeds, settings=SETTINGS):
     return Sampler(load_cascade(str(folder)), prompts).sample(prompts, seeds, settings)
 
 
@@ -39,15 +39,15 @@ def _generators_after_the_cascade(seeds):
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_plain_diffusers_enlarges_the_cascades_images_alike(tiny, upscaled, guidance):
-    """What comes out is what the plain pipeline makes of the two-stage cascade's images, prompts said as strings."""
+    """What comes out is what the plain pipeline makes of the two-stage cascade's images, prompts stated as strings."""
     prompts, seeds = ["Ab", "c"], [5, 6]
     settings = SETTINGS.model_copy(update={"sr_guidance_scale": guidance})
-    ours = _draw(upscaled, prompts, seeds, settings)
+    ours = _generate(upscaled, prompts, seeds, settings)
     plain = StableDiffusionUpscalePipeline.from_pretrained(upscaled / "upscaler")
     plain.set_progress_bar_config(disable=True)
-    theirs = plain(
+    peer = plain(
         prompt=prompts,
-        image=_draw(tiny, prompts, seeds, settings).float() / 255,
+        image=_generate(tiny, prompts, seeds, settings).float() / 255,
         num_inference_steps=2,
         guidance_scale=guidance,
         generator=_generators_after_the_cascade(seeds),
@@ -56,19 +56,19 @@ def test_plain_diffusers_enlarges_the_cascades_images_alike(tiny, upscaled, guid
     assert ours.shape == (2, 3, 16 * FACTOR, 16 * FACTOR)
     assert ours.dtype == torch.uint8
     assert ours.float().std() > 5
-    assert (ours.float() - (theirs * 255).round()).abs().max() <= 1
+    assert (ours.float() - (peer * 255).round()).abs().max() <= 1
 
 
 def test_an_enlarged_image_does_not_depend_on_its_neighbours(upscaled):
     """The upscaler's noise too comes from each image's own generator."""
-    here = _draw(upscaled, ["a"] * 3, [7, 1, 2])
-    there = _draw(upscaled, ["a"] * 3, [3, 4, 7])
+    here = _generate(upscaled, ["a"] * 3, [7, 1, 2])
+    there = _generate(upscaled, ["a"] * 3, [3, 4, 7])
     assert (here[0].int() - there[2].int()).abs().max() <= 1
     assert not torch.equal(here[0], here[1])
 
 
-def test_the_scheduler_that_is_asked_for_draws_this_stage_too(upscaled):
-    """`scheduler` is of every stage; a later drawing with the model's own is not touched by it."""
+def test_the_scheduler_that_is_requested_samples_this_stage_too(upscaled):
+    """`scheduler` is of every stage; a later sampling with the model's own is not touched by it."""
     cascade = load_cascade(str(upscaled))
     sampler = Sampler(cascade, ["a"])
     text = {"text": cascade.encode(["a"])["upscaler_states"], "empty": cascade.encode([""])["upscaler_states"]}
@@ -81,7 +81,7 @@ def test_the_scheduler_that_is_asked_for_draws_this_stage_too(upscaled):
     own = enlarge("model")
     assert not torch.equal(enlarge("ddpm"), own)
     assert torch.equal(enlarge("model"), own)
-    assert torch.equal(sampler.sample(["a"], [1], SETTINGS), _draw(upscaled, ["a"], [1]))
+    assert torch.equal(sampler.sample(["a"], [1], SETTINGS), _generate(upscaled, ["a"], [1]))
 
 
 def test_it_is_never_trained(tiny, upscaled):

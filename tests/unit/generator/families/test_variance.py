@@ -195,7 +195,7 @@ def _edited(folder, out, changes):
 
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_a_base_of_fixed_variance_has_the_plain_loss(tiny, gamma):
-    """Its loss is the squared error of v, drawn and weighed as written out here: the second half of the channels has no part in it."""
+    """Its loss is the squared error of v, sampled and weighed as written out here: the second half of the channels has no part in it."""
     cascade = load_cascade(str(tiny))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     text, seeds = cascade.encode(["a", "b", ""]), [3, 4, 5]
@@ -233,20 +233,20 @@ def test_super_resolution_learns_by_its_own_schedules(tiny, tmp_path):
 
 
 def test_the_variance_is_each_stages_own(learned, tmp_path):
-    """A stage whose scheduler has a fixed variance has the plain loss beside one that learns it."""
+    """A stage whose scheduler has a fixed variance has the plain loss next to one that learns it."""
     fixed = _edited(learned, tmp_path / "fixed", {"super_resolution/scheduler": {"variance_type": "fixed_small"}})
-    ours, theirs = load_cascade(str(learned)), load_cascade(str(fixed))
+    ours, peer = load_cascade(str(learned)), load_cascade(str(fixed))
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     def losses(cascade, stage):
         return cascade.loss(stage, cascade.network(stage), images, cascade.encode(["a", "b"]), RandomStreams([1, 2]), snr_gamma=None)
 
-    assert torch.equal(losses(ours, BASE), losses(theirs, BASE))
-    assert (losses(ours, SUPER_RESOLUTION) > losses(theirs, SUPER_RESOLUTION)).all()
+    assert torch.equal(losses(ours, BASE), losses(peer, BASE))
+    assert (losses(ours, SUPER_RESOLUTION) > losses(peer, SUPER_RESOLUTION)).all()
 
 
 def test_a_variance_that_we_do_not_know_is_refused(learned, tmp_path):
-    """`learned`, which libraries read differently, and a learned range without channels for it are said in one line, with the stage."""
+    """`learned`, which libraries read differently, and a learned range without channels for it are reported in one line, with the stage."""
     odd = _edited(learned, tmp_path / "odd", {"super_resolution/scheduler": {"variance_type": "learned"}})
     with pytest.raises(
         DataError, match=r"super_resolution/scheduler/scheduler_config\.json: variance_type must .*learned_range, found 'learned'"

@@ -18,8 +18,8 @@ from gda.generator.finetuning.train import EVALUATIONS, finetune_stage
 from gda.generator.weights.directory import BASE
 
 
-class _Told:
-    """A score that gives the numbers it was told to, in order, and keeps the images."""
+class _Stopped:
+    """A score that gives the numbers it was given to, in order, and keeps the images."""
 
     def __init__(self, scores):
         self.scores, self.seen = list(scores), []
@@ -31,7 +31,7 @@ class _Told:
 
 def _job(tiny, work, scores, **changes):
     images = (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
-    score = _Told(scores)
+    score = _Stopped(scores)
     evaluation = Evaluation(
         steps=2,
         prompts=("a", "a", "b", "b"),
@@ -58,7 +58,7 @@ def test_the_best_evaluated_weights_are_returned(tiny, tmp_path):
     assert not torch.equal(score.seen[0], score.seen[1])
 
 
-def test_a_restart_draws_the_same_and_keeps_the_same_best(tiny, tmp_path, monkeypatch):
+def test_a_restart_samples_the_same_and_keeps_the_same_best(tiny, tmp_path, monkeypatch):
     """Stopped after the best evaluation and continued, scores, pictures and chosen weights are those of the uninterrupted run."""
     whole, score = _job(tiny, tmp_path / "whole", [3.0, 1.0, 2.0])
     expected = finetune_stage(whole)
@@ -95,7 +95,7 @@ def test_only_weights_that_a_restart_may_need_are_kept(tiny, tmp_path):
 
 
 def test_evaluations_that_give_no_number_are_an_error(tiny, tmp_path):
-    """With no finite score there is no best: that is said, rather than any weights taken."""
+    """With no finite score there is no best: that is reported, rather than any weights taken."""
     job, _ = _job(tiny, tmp_path, [float("nan")] * 3)
     with pytest.raises(DataError, match="no evaluation gave a number"):
         finetune_stage(job)

@@ -14,7 +14,7 @@ def _rates(**changes):
 
 
 def test_every_course_warms_up_to_the_peak():
-    """The learning rate rises linearly, reaches its peak after the warm-up, and then takes the course asked for."""
+    """The learning rate rises linearly, reaches its peak after the warm-up, and then takes the course requested."""
     for course in ("cosine", "linear", "constant"):
         rates = _rates(lr_scheduler=course)
         assert rates[0] == pytest.approx(0.5 / 11)

@@ -1,4 +1,4 @@
-"""The order of training images: every epoch whole, balanced where asked, independent of batch size and process count."""
+"""The order of training images: every epoch whole, balanced where requested, independent of batch size and process count."""
 
 import torch
 from hypothesis import given
@@ -33,7 +33,7 @@ def test_balanced_order_shows_classes_equally_often():
 
 @given(first=st.integers(0, 100), cut=st.integers(0, 30), balanced=st.booleans())
 def test_a_batch_is_the_same_in_parts(first, cut, balanced):
-    """Whoever asks for whichever positions gets what the whole batch holds there."""
+    """A process that requests any positions gets what the whole batch holds there."""
     order = Order(LABELS, seed=3, balanced=balanced)
     whole = order.indices(first, 30)
     assert torch.equal(torch.cat([order.indices(first, cut), order.indices(first + cut, 30 - cut)]), whole)
@@ -49,7 +49,7 @@ def test_an_image_has_the_same_noise_in_any_part_of_a_batch():
         assert not torch.equal(step_streams(*other, slice(0, 4)).normal(3), step_streams(0, "unet", 5, slice(0, 4)).normal(3))
 
 
-def test_draws_are_standard():
+def test_random_streams_are_standard():
     """Uniform numbers fill [0, 1), integers their range, normal ones have mean 0 and deviation 1."""
     streams = RandomStreams([stream_seed("x", i) for i in range(500)])
     normal, uniform, integers = streams.normal(20), streams.uniform(20), streams.integers(4)

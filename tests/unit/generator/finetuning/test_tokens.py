@@ -75,11 +75,11 @@ def _images(count):
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
 
 
-def _backward(method, said, step=0):
+def _backward(method, message, step=0):
     """Backward of one step's loss, and the loss."""
     model, stage = method.model, method.model.stages[0]
-    rows, streams = model.prepare(_images(len(said))), step_streams(0, stage, step, slice(0, len(said)))
-    loss = model.loss(stage, method.network, rows, method.text(said), streams, snr_gamma=None).mean()
+    rows, streams = model.prepare(_images(len(message))), step_streams(0, stage, step, slice(0, len(message)))
+    loss = model.loss(stage, method.network, rows, method.text(message), streams, snr_gamma=None).mean()
     loss.backward()
     return float(loss.detach())
 
@@ -87,10 +87,10 @@ def _backward(method, said, step=0):
 def _trained(base, *, steps=3, **changed):
     """A method after some steps, and its averages."""
     method = _inversion(base, **{"learning_rate": 0.05} | changed)
-    said = list(token_prompts(TOKENS, _settings()).values())
+    message = list(token_prompts(TOKENS, _settings()).values())
     run = TrainingRun(method, _settings(learning_rate=0.05), steps, ALONE, None)
     for step in range(steps):
-        run.update(_backward(method, said, step))
+        run.update(_backward(method, message, step))
     return method, run.averaged()
 
 
@@ -155,8 +155,8 @@ def test_a_token_is_one_id_and_other_prompts_are_untouched(bases, kind):
         assert [i for i in ids if i >= first] == [first + 1, first]
         assert part.tokenizer("a cat <-> b").input_ids == before.tokenizer("a cat <-> b").input_ids
     assert _same(model.encode(["a cat", ""]), plain.encode(["a cat", ""]))
-    said = model.encode(["a <crane-bird>", "a <class-1>"])
-    assert all(not torch.equal(states[0], states[1]) for states in said.values())
+    message = model.encode(["a <crane-bird>", "a <class-1>"])
+    assert all(not torch.equal(states[0], states[1]) for states in message.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -214,7 +214,7 @@ def test_ids_that_t5s_longer_table_has_rows_for_are_looked_up_among_the_learned(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_reaches_the_rows_that_were_said_in_every_encoder_and_nothing_else(bases, kind):
+def test_gradient_reaches_the_rows_that_were_used_in_every_encoder_and_nothing_else(bases, kind):
     """Each encoder's row of a token in the batch gets a gradient, others zeros, and no other tensor of the model any."""
     method = _inversion(bases[kind])
     _backward(method, ["a <crane-bird>", "", "a <crane-bird>"])
@@ -224,7 +224,7 @@ def test_gradient_reaches_the_rows_that_were_said_in_every_encoder_and_nothing_e
         assert parameter.grad[0].abs().sum() > 0
         assert not parameter.grad[1].any()
     modules = [method.network, *(part.encoder for part in text_parts(method.model))]
-    others = [p for module in modules for p in module.parameters() if all(p is not mine for mine in parameters.values())]
+    others = [p for module in modules for p in module.parameters() if all(p is not own for own in parameters.values())]
     assert not any(p.requires_grad or p.grad is not None for p in others)
     assert method.network.training
 
@@ -279,14 +279,14 @@ def test_values_are_the_parameters_by_reference_in_one_order(bases):
 
 
 def test_text_is_float32_whatever_the_networks_precision(bases):
-    """Text states are those that drawing and other methods use; T5 does not survive half precision."""
-    method, said = _inversion(bases["sdxl"]), ["a <crane-bird>", "", "a <class-1>", "a <crane-bird>"]
-    plain = method.text(said)
+    """Text states are those that sampling and other methods use; T5 does not survive half precision."""
+    method, message = _inversion(bases["sdxl"]), ["a <crane-bird>", "", "a <class-1>", "a <crane-bird>"]
+    plain = method.text(message)
     with torch.autocast("cpu", torch.bfloat16):
-        reduced = method.text(said)
+        reduced = method.text(message)
     assert _same(plain, reduced)
     assert {states.dtype for states in plain.values()} == {torch.float32}
-    whole = method.model.encode(said)
+    whole = method.model.encode(message)
     for role, states in plain.items():
         torch.testing.assert_close(states, whole[role])
 
@@ -294,7 +294,7 @@ def test_text_is_float32_whatever_the_networks_precision(bases):
 def test_gradients_of_all_processes_are_averaged(bases):
     """With another process whose gradient is three times this one's, both go on with twice."""
 
-    class Beside(ProcessGroup):
+    class Neighbour(ProcessGroup):
         def average(self, tensors):
             for tensor in tensors:
                 tensor.mul_(2)
@@ -302,13 +302,13 @@ def test_gradients_of_all_processes_are_averaged(bases):
     method = _inversion(bases["sd3"])
     _backward(method, ["a <crane-bird>"])
     own = {role: parameter.grad.clone() for role, parameter in method.parameters().items()}
-    method.exchange(Beside(rank=0, size=2, device=torch.device("cpu")))
+    method.exchange(Neighbour(rank=0, size=2, device=torch.device("cpu")))
     assert len(own) == 3
     assert all(torch.equal(parameter.grad, 2 * own[role]) for role, parameter in method.parameters().items())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_averages_are_put_into_another_copy_of_the_model_as_often_as_asked(bases, kind):
+def test_averages_are_put_into_another_copy_of_the_model_as_often_as_configured(bases, kind):
     """An evaluation samples with the averages of its own step: the second copy says what the first one would say with them."""
     method, averaged = _trained(bases[kind])
     prompts, other = list(token_prompts(TOKENS, _settings()).values()), load_model(str(bases[kind]))
@@ -319,7 +319,7 @@ def test_averages_are_put_into_another_copy_of_the_model_as_often_as_asked(bases
     assert all(isinstance(part.encoder.get_input_embeddings(), TokenTable) for part in text_parts(other))
 
 
-def _drawn_by_diffusers(kind, folder, prompts, seeds, pipeline=None):
+def _sampled_by_diffusers(kind, folder, prompts, seeds, pipeline=None):
     """uint8-valued images by plain diffusers of prompts as text."""
     loader, folder = (IFPipeline, folder / "base") if kind == "cascade" else (DiffusionPipeline, folder)
     pipeline = pipeline or loader.from_pretrained(folder)
@@ -331,14 +331,14 @@ def _drawn_by_diffusers(kind, folder, prompts, seeds, pipeline=None):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_plain_diffusers_draws_from_an_export_what_we_draw(bases, tmp_path, kind):
+def test_plain_diffusers_samples_from_an_export_what_we_sample(bases, tmp_path, kind):
     """The tokens are ordinary words of the export: ours and plain diffusers' images agree, and are those of the trained rows."""
     prompts = list(token_prompts(TOKENS, _settings()).values())
     averaged = _trained(bases[kind], steps=8)[1]
     out, model = _exported(bases[kind], tmp_path / "out", averaged)
     ours = Sampler(load_model(str(out)), prompts).sample(prompts, [5, 6], SETTINGS)
     assert torch.equal(ours, Sampler(model, prompts).sample(prompts, [5, 6], SETTINGS))
-    assert (ours.float() - _drawn_by_diffusers(kind, out, prompts, [5, 6])).abs().max() <= 1
+    assert (ours.float() - _sampled_by_diffusers(kind, out, prompts, [5, 6])).abs().max() <= 1
     assert not torch.equal(ours, Sampler(load_model(str(bases[kind])), prompts).sample(prompts, [5, 6], SETTINGS))
     assert not list(out.rglob("*.bin"))
     assert not any(str(tmp_path) in p.read_text() or "_name_or_path" in p.read_text() for p in out.rglob("*.json"))
@@ -351,10 +351,10 @@ def test_the_tokens_alone_can_be_loaded_onto_the_base(bases, tmp_path):
     files = sorted((out / EMBEDS).iterdir())
     assert [file.name for file in files] == ["class-1.safetensors", "crane-bird.safetensors"]
     pipeline = StableDiffusionPipeline.from_pretrained(bases["sd1"])
-    before = _drawn_by_diffusers("sd1", bases["sd1"], prompts, [5, 6], pipeline)
+    before = _sampled_by_diffusers("sd1", bases["sd1"], prompts, [5, 6], pipeline)
     pipeline.load_textual_inversion([str(file) for file in files])
-    loaded = _drawn_by_diffusers("sd1", bases["sd1"], prompts, [5, 6], pipeline)
-    assert (loaded - _drawn_by_diffusers("sd1", out, prompts, [5, 6])).abs().max() <= 1
+    loaded = _sampled_by_diffusers("sd1", bases["sd1"], prompts, [5, 6], pipeline)
+    assert (loaded - _sampled_by_diffusers("sd1", out, prompts, [5, 6])).abs().max() <= 1
     assert (loaded - before).abs().max() > 5
     for kind in ("sdxl", "cascade"):
         assert not (_exported(bases[kind], tmp_path / kind)[0] / EMBEDS).exists()
@@ -372,7 +372,7 @@ def test_equal_rows_give_equal_bytes(bases, tmp_path, kind):
 
 
 def test_what_is_not_a_token_is_exported_as_the_base_has_it(bases, tmp_path):
-    """A base in half precision and in shards stays so: only the rows are added, and pickled and older files of it are not left beside."""
+    """A base in half precision and in shards stays so: only the rows are added, and pickled and older files of it are not left next to."""
     base = tmp_path / "base"
     StableDiffusion3Pipeline.from_pretrained(bases["sd3"], torch_dtype=torch.float16).save_pretrained(base, max_shard_size="20KB")
     assert len(list((base / "text_encoder_3").glob("*.safetensors"))) > 1
@@ -396,8 +396,8 @@ def test_what_is_not_a_token_is_exported_as_the_base_has_it(bases, tmp_path):
         for file in (out / role).glob("*.index.json"):
             assert json.loads(file.read_text())["metadata"]["total_size"] == sum(v.numel() * v.element_size() for v in after.values())
     prompts = list(token_prompts(TOKENS, _settings()).values())
-    theirs = StableDiffusion3Pipeline.from_pretrained(out, torch_dtype=torch.float32).encode_prompt(prompts, None, None)
-    torch.testing.assert_close(load_model(str(out)).encode(prompts)["states"], theirs[0].detach())
+    peer = StableDiffusion3Pipeline.from_pretrained(out, torch_dtype=torch.float32).encode_prompt(prompts, None, None)
+    torch.testing.assert_close(load_model(str(out)).encode(prompts)["states"], peer[0].detach())
 
 
 def test_an_encoder_without_a_known_table_is_refused(bases, tmp_path):
@@ -512,8 +512,8 @@ def test_two_classes_that_the_encoder_cannot_tell_apart_learn_their_own_colours(
             return sum(float(loss(model.encode(list(names) * 8), 1000 + step)) for step in range(8)) / 8
 
     def distances(names):
-        drawn = Sampler(model, names).sample(names, [1, 1], SamplingSettings(guidance_scale=1.0, num_inference_steps=12))
-        return torch.cdist(drawn.float().mean((2, 3)), wanted.float())
+        sampled = Sampler(model, names).sample(names, [1, 1], SamplingSettings(guidance_scale=1.0, num_inference_steps=12))
+        return torch.cdist(sampled.float().mean((2, 3)), wanted.float())
 
     collided, untrained = lasting(NAMELESS), lasting(prompts)
     for step in range(100):

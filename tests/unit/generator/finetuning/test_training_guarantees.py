@@ -70,7 +70,7 @@ def _stop_after(monkeypatch, steps):
 
     def tick(*_):
         ticks.append(1)
-        if len(ticks) == steps + 1:  # the first tick tells how far a restart has come already
+        if len(ticks) == steps + 1:  # the first tick shows how far a restart has come already
             raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "tick", tick)
@@ -91,7 +91,7 @@ def _evaluation(score):
 
 
 class _Scores:
-    """Gives the scores that it was told to, in order; `seen` keeps what it was shown."""
+    """Gives the scores that it was given to, in order; `seen` keeps what it was shown."""
 
     def __init__(self, *scores):
         self.scores, self.seen = scores, []
@@ -272,7 +272,7 @@ def test_falling_back_past_a_damaged_checkpoint_finds_its_best(sd1, tmp_path):
     assert result.step == 2
 
 
-def test_the_checkpoint_asked_for_is_where_it_continues(sd1, tmp_path, monkeypatch):
+def test_the_checkpoint_requested_is_where_it_continues(sd1, tmp_path, monkeypatch):
     """`resume_at` passes over later checkpoints, says nothing of them, and takes the steps in between again."""
     job = _job(sd1, tmp_path, checkpoints_total_limit=9)
     whole = finetune_stage(job)
@@ -318,15 +318,15 @@ def test_leftovers_of_a_killed_writer_are_cleared(tmp_path):
 
 
 def test_every_step_takes_the_rate_that_its_number_says(sd1, tmp_path, monkeypatch):
-    """Rates are asked for by the run's own step and length, restart or not."""
-    asked, rate_at = [], run.rate_at
-    monkeypatch.setattr(run, "rate_at", lambda step, total, config: asked.append((step, total)) or rate_at(step, total, config))
+    """Rates are requested by the run's own step and length, restart or not."""
+    request, rate_at = [], run.rate_at
+    monkeypatch.setattr(run, "rate_at", lambda step, total, config: request.append((step, total)) or rate_at(step, total, config))
     _interrupted(_job(sd1, tmp_path, steps=4), monkeypatch, after=3)
-    assert asked == [(0, 4), (1, 4), (2, 4), (2, 4), (3, 4)]
+    assert request == [(0, 4), (1, 4), (2, 4), (2, 4), (3, 4)]
 
 
 def test_averages_follow_the_weights_and_warm_up(sd1, tmp_path):
-    """The first average forgets its start almost wholly, later ones move by the decay that is asked for at most."""
+    """The first average forgets its start almost wholly, later ones move by the decay that is requested at most."""
     job = _job(sd1, tmp_path / "a", steps=2, ema_decay=0.0, checkpointing_steps=1, checkpoints_total_limit=9)
     finetune_stage(job)
     finetune_stage(replace(job, config=job.config.model_copy(update={"ema_decay": 0.99}), work=tmp_path / "b"))
@@ -388,10 +388,10 @@ def test_out_of_memory_says_what_to_set_and_loses_nothing(sd1, tmp_path, monkeyp
         patch.setattr(LatentUNet, "loss", no_room)
         with pytest.raises(MissingError) as raised:
             finetune_stage(_job(sd1, tmp_path / "cut"))
-    said = str(raised.value)
-    assert "out of memory in stage unet (CUDA out of memory. Tried to allocate 2.00 GiB.); " in said
+    message = str(raised.value)
+    assert "out of memory in stage unet (CUDA out of memory. Tried to allocate 2.00 GiB.); " in message
     for way in ("gradient_accumulation_steps (now 1)", "gradient_checkpointing: true", "mixed_precision: bf16", "batch_size (now 4)"):
-        assert f"finetune.{way}" in said
+        assert f"finetune.{way}" in message
     steps, advance = [], train._Loop.advance
     monkeypatch.setattr(train._Loop, "advance", lambda loop: steps.append(loop.run.step) or advance(loop))
     again = finetune_stage(_job(sd1, tmp_path / "cut"))
@@ -485,7 +485,7 @@ def test_a_second_run_encodes_nothing(sd1, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("part", ["latents", "text"])
 @pytest.mark.parametrize("left", [0, 4, -1])
-def test_a_damaged_cache_file_is_made_anew(sd1, tmp_path, part, left):
+def test_a_damaged_cache_file_is_made_again(sd1, tmp_path, part, left):
     """A file that ends early is noticed, replaced, and changes nothing."""
     plain = finetune_stage(_job(sd1, tmp_path / "a", cache=tmp_path / "cache"))
     (path,) = (p for p in (tmp_path / "cache").rglob("*.safetensors") if part in str(p.relative_to(tmp_path / "cache")))
@@ -565,7 +565,7 @@ def test_processes_share_the_files_that_are_missing(sd1, tmp_path, monkeypatch):
     assert torch.equal(both[0].take(every, RandomStreams(range(10))), both[1].take(every, RandomStreams(range(10))))
 
 
-def test_pixels_are_mirrored_where_their_draws_say(tiny):
+def test_pixels_are_mirrored_where_their_streams_say(tiny):
     """In pixel space too, the images that are mirrored are those whose samples say so, and none without the setting."""
     model, images = load_model(str(tiny)), _images()
     source, every = Source(images=images, digest="d"), torch.arange(6)
@@ -582,29 +582,29 @@ def test_a_batch_is_of_the_order_and_its_own_prompts(tiny, tmp_path, monkeypatch
     seen = []
     real = prepared.Prepared.take
     monkeypatch.setattr(prepared.Prepared, "take", lambda self, chosen, streams: seen.append(chosen) or real(self, chosen, streams))
-    said, text = [], Texts.take
-    monkeypatch.setattr(Texts, "take", lambda self, prompts: said.append(list(prompts)) or text(self, prompts))
+    message, text = [], Texts.take
+    monkeypatch.setattr(Texts, "take", lambda self, prompts: message.append(list(prompts)) or text(self, prompts))
     job = stage_job(tiny, tmp_path, _images(), ("a", "b", "b", "b", "b", "b"), stage=BASE, class_balanced=True, prompt_dropout=0.5)
     finetune_stage(job)
     order = Order(job.labels, seed=0, balanced=True)
     assert torch.equal(torch.cat(seen), order.indices(0, 24))
     assert torch.cat(seen).bincount(minlength=6)[0] == 12
     meant = [job.prompts[i] for i in torch.cat(seen).tolist()]
-    flat = [prompt for batch in said for prompt in batch]
+    flat = [prompt for batch in message for prompt in batch]
     assert {(m, s) for m, s in zip(meant, flat, strict=True)} == {("a", "a"), ("a", ""), ("b", "b"), ("b", "")}
     dropped = [float(train.step_streams(0, BASE, p // 4, slice(p % 4, p % 4 + 1)).uniform()) < 0.5 for p in range(24)]
     assert [s == "" for s in flat] == dropped
 
 
-def test_prompts_are_dropped_as_often_as_asked(tiny, tmp_path, monkeypatch):
+def test_prompts_are_dropped_as_often_as_configured(tiny, tmp_path, monkeypatch):
     """At 0 no prompt is replaced, at 1 every one is."""
-    said, text = [], Texts.take
-    monkeypatch.setattr(Texts, "take", lambda self, prompts: said.extend(prompts) or text(self, prompts))
+    message, text = [], Texts.take
+    monkeypatch.setattr(Texts, "take", lambda self, prompts: message.extend(prompts) or text(self, prompts))
     finetune_stage(_job(tiny, tmp_path / "a", stage=BASE, steps=3, prompt_dropout=0.0))
-    assert set(said) == {"a", "b"}
-    said.clear()
+    assert set(message) == {"a", "b"}
+    message.clear()
     finetune_stage(_job(tiny, tmp_path / "b", stage=BASE, steps=3, prompt_dropout=1.0))
-    assert set(said) == {""}
+    assert set(message) == {""}
 
 
 def test_stages_and_seeds_learn_from_other_noise(tiny, tmp_path):
@@ -621,14 +621,14 @@ def test_stages_and_seeds_learn_from_other_noise(tiny, tmp_path):
 def test_an_evaluation_does_not_disturb_the_training(sd1, tmp_path):
     """With and without evaluations a run has the same losses, checkpoints and last averages."""
     plain = finetune_stage(_job(sd1, tmp_path / "plain"))
-    judged = finetune_stage(replace(_job(sd1, tmp_path / "accepted"), evaluation=_evaluation(_Scores(3.0, 2.0, 1.0))))
-    assert judged.losses == plain.losses
-    assert _equal(judged.weights, plain.weights)
+    assessed = finetune_stage(replace(_job(sd1, tmp_path / "accepted"), evaluation=_evaluation(_Scores(3.0, 2.0, 1.0))))
+    assert assessed.losses == plain.losses
+    assert _equal(assessed.weights, plain.weights)
     paths = [tmp_path / name / "unet" / "checkpoint-00000006" / "state.safetensors" for name in ("plain", "accepted")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_kept_weights_that_are_damaged_are_said(sd1, tmp_path):
+def test_kept_weights_that_are_damaged_are_reported(sd1, tmp_path):
     """The best weights so far cannot be read: an error that names the file, rather than other weights."""
     job = replace(_job(sd1, tmp_path), evaluation=_evaluation(_Scores(1.0, 2.0, 3.0)))
     finetune_stage(job)
@@ -661,8 +661,8 @@ def test_each_class_holds_out_its_share_and_keeps_the_rest():
     assert torch.equal(smaller, held[:20])
 
 
-def test_the_score_is_of_the_metric_that_is_asked_for(monkeypatch):
-    """FID and KID both fall where the drawn images are the real ones, and are different numbers."""
+def test_the_score_is_of_the_metric_that_is_requested(monkeypatch):
+    """FID and KID both fall where the sampled images are the real ones, and are different numbers."""
     images = torch.randint(0, 256, (12, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     other = images // 4
     from gda.fidelity.held_out import held_out_score

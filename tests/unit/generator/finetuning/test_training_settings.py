@@ -49,7 +49,7 @@ def test_horizontal_flip_mirrors_some_of_the_rows(sd1, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_the_network_computes_in_the_precision_asked_for(sd1, tmp_path, monkeypatch, precision, kind):
+def test_the_network_computes_in_the_precision_requested(sd1, tmp_path, monkeypatch, precision, kind):
     """Passes of the network are in the type that is configured; weights stay float32."""
     _, kinds, result = _watched(sd1, tmp_path, monkeypatch, mixed_precision=precision)
     assert kinds == {kind}

@@ -1,4 +1,4 @@
-"""Cost and time of a plan: what is counted from configurations is what drawing computes, and the words say it."""
+"""Cost and time of a plan: what is counted from configurations is what sampling computes, and the words say it."""
 
 import json
 
@@ -68,15 +68,15 @@ def _image_plan(quota=6, strengths=(0.25, 0.5, 1.0)):
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_estimate_is_what_drawing_computes(generators, kind, guidance):
-    """FLOPs an image, counted from configurations, are to the last one those of an image that is drawn, whatever the family."""
+def test_the_estimate_is_what_sampling_computes(generators, kind, guidance):
+    """FLOPs an image, counted from configurations, are to the last one those of an image that is sampled, whatever the family."""
     settings = SamplingSettings(guidance_scale=guidance, num_inference_steps=3, sr_guidance_scale=guidance, sr_num_inference_steps=2)
     sampler = Sampler(load_model(str(generators[kind])), ["a"])
     for interval in ((0.0, 1.0), (0.2, 0.6)):
-        asked = settings.model_copy(update={"guidance_interval": interval})
+        request = settings.model_copy(update={"guidance_interval": interval})
         with FlopCounterMode(display=False) as counter:
-            sampler.sample(["a"], [0], asked)
-        cost = estimate_cost(str(generators[kind]), asked, PLAN)
+            sampler.sample(["a"], [0], request)
+        cost = estimate_cost(str(generators[kind]), request, PLAN)
         assert cost.flops_per_image == counter.get_total_flops()
         assert cost.total_flops == 12 * cost.flops_per_image
 
@@ -88,7 +88,7 @@ def test_known_networks_cost_what_is_known_of_them(tmp_path):
     cost = estimate_cost(str(tmp_path / "sd15"), SamplingSettings(guidance_scale=7.5, num_inference_steps=50), PLAN)
     assert [part.network.name for part in cost.parts] == ["unet", "decoder"]
     assert round(cost.parts[0].flops / 1e9) == 803
-    # Its own scheduler takes one step more than asked for.
+    # Its own scheduler takes one step more than requested.
     assert (cost.parts[0].passes, cost.parts[1].passes) == (102, 1)
     _write(tmp_path / "sd3", {"transformer": SD3M, "vae": SD15["vae"], "text_encoder": SD15["text_encoder"]})
     assert round(count_flops(networks_of(tmp_path / "sd3")[0]) / 1e9) == 8904
@@ -148,7 +148,7 @@ def test_image_to_image_skips_steps_and_encodes(generators):
 
 
 def test_a_strength_that_leaves_no_step_is_refused(generators):
-    """A plan that could not be drawn is refused before it is estimated."""
+    """A plan that could not be sampled is refused before it is estimated."""
     with pytest.raises(ConfigError, match=r"sample\.strengths: 0\.25 of 3 steps leaves none"):
         estimate_cost(str(generators["sd1"]), SamplingSettings(guidance_scale=1.0, num_inference_steps=3), _image_plan())
 
@@ -221,18 +221,18 @@ def test_a_short_plan_in_words():
         "train-000001.tar  4 images in 1 batch",
         "train-000002.tar  4 images in 1 batch",
         "12 images of 2 classes in 3 shards, 3 batches of at most 4",
-        "images a class: 6",
+        "images per class: 6",
         "an image costs 26.5 TFLOP: unet 800 GFLOP x 30, decoder 2.5 TFLOP x 1 passes",
         "the plan costs 318 TFLOP",
         "about 48 s on this machine with one worker, 4 s an image, encoding and writing aside",
         "about 32 s with 2 such workers, the busiest of which samples 8 images",
-        "compiling pays from 477 images a worker, if it takes 65 s a network and shape (2 here) and fp32 becomes 1.1 times as fast; "
+        "compiling pays from 477 images per worker, if it takes 65 s a network and shape (2 here) and fp32 becomes 1.1 times as fast; "
         "with 8 it does not pay here",
     ]
 
 
 def test_a_long_plan_in_few_words():
-    """Of many shards the first, the last and their number are said; of many classes the least, the most and the middle."""
+    """Of many shards the first, the last and their number are reported; of many classes the least, the most and the middle."""
     plan = make_plan({f"c{i}": 1000 * (i + 1) for i in range(11)}, seed=0, shard_size=100, batch_size=50)
     lines = describe_plan(plan, _cost(plan.num_images), RATE, precision="bf16")
     assert lines == [
@@ -240,11 +240,11 @@ def test_a_long_plan_in_few_words():
         "... 658 more shards ...",
         "train-000659.tar  100 images in 2 batches",
         "66,000 images of 11 classes in 660 shards, 1,320 batches of at most 50",
-        "images a class: 1,000 to 11,000, median 6,000",
+        "images per class: 1,000 to 11,000, median 6,000",
         "an image costs 26.5 TFLOP: unet 800 GFLOP x 30, decoder 2.5 TFLOP x 1 passes",
         "the plan costs 1.749 EFLOP",
         "about 3.1 days on this machine with one worker, 4 s an image, encoding and writing aside",
-        "compiling pays from 80 images a worker, if it takes 65 s a network and shape (2 here) and bf16 becomes 2.2 times as fast; "
+        "compiling pays from 80 images per worker, if it takes 65 s a network and shape (2 here) and bf16 becomes 2.2 times as fast; "
         "with 66,000 it pays here",
     ]
 
@@ -258,7 +258,7 @@ def test_an_image_plan_in_words():
         "train-000001.tar  1 image in 1 batch",
         "train-000002.tar  3 images in 1 batch",
         "8 images of 2 classes in 3 shards, 3 batches of at most 4",
-        "images a class: a 5, b 3",
+        "images per class: a 5, b 3",
         "images a strength: 0.5 5, 1 3",
         "from 3 real images; 3 towards another class than their source's",
     ]

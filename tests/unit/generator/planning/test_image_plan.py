@@ -54,16 +54,16 @@ def test_sources_strengths_and_their_pairs_take_turns(quota, sources, strengths)
     other=st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0]),
 )
 def test_other_classes_take_turns_as_sources(quota, num_sources, strengths, other):
-    """The share that was asked for, to the image, starts from other classes, each equally often; all strengths are as frequent."""
+    """The share that was requested, to the image, starts from other classes, each equally often; all strengths are as frequent."""
     world, grid = _world(num_sources), [0.1 + 0.1 * k for k in range(strengths)]
     images = _images(_plan(dict.fromkeys(world, quota), world, strengths=grid, other=other))
     for label in range(len(world)):
-        mine = [i for i in images if i.label == label]
-        foreign = [i for i in mine if i.source_label != label]
+        own = [i for i in images if i.label == label]
+        foreign = [i for i in own if i.source_label != label]
         assert len(foreign) == math.floor(quota * Fraction(str(other)) + Fraction(1, 2))
         assert _spread(Counter(i.source_label for i in foreign), [k for k in range(len(world)) if k != label]) <= 1
-        assert _spread(Counter(i.strength for i in mine), grid) <= 1
-        assert _spread(Counter(i.source for i in mine if i.source_label == label), world[f"k{label}"]) <= 1
+        assert _spread(Counter(i.strength for i in own), grid) <= 1
+        assert _spread(Counter(i.source for i in own if i.source_label == label), world[f"k{label}"]) <= 1
     assert all(i.source in world[f"k{i.source_label}"] for i in images)
 
 
@@ -85,7 +85,7 @@ def test_the_share_is_the_decimal_that_was_written():
 
 
 def test_small_quotas_use_all_strengths():
-    """With an image a class, the classes differ in strength, rather than all having the first of the grid."""
+    """With an image per class, the classes differ in strength, rather than all having the first of the grid."""
     world = _world([2] * 9)
     images = _images(_plan(dict.fromkeys(world, 1), world))
     assert Counter(i.strength for i in images) == {0.3: 3, 0.5: 3, 0.7: 3}
@@ -189,7 +189,7 @@ def test_what_cannot_be_planned_is_refused():
 
 
 def test_a_class_without_images_may_start_from_others_alone():
-    """With every image from another class, a class that has no training image of its own can be drawn beside one that has."""
+    """With every image from another class, a class that has no training image of its own can be sampled next to one that has."""
     world = {"cat": ["c0", "c1"], "dog": ["d0"], "new": []}
     images = _images(_plan(dict.fromkeys(world, 6), world, other=1.0))
     assert {i.source_label for i in images if i.label == 2} == {0, 1}

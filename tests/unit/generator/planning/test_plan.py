@@ -43,13 +43,13 @@ def test_every_prefix_is_balanced(counts):
 
 
 def test_many_small_classes_are_spread_over_the_shards():
-    """Beside one large class, a hundred classes of one image do not gather in one shard."""
+    """Next to one large class, a hundred classes of one image do not gather in one shard."""
     plan = make_plan({"large": 100} | {f"s{i}": 1 for i in range(100)}, seed=0, shard_size=20, batch_size=10)
     assert all(abs(sum(i.label == 0 for i in shard.images) - 10) <= 1 for shard in plan.shards)
 
 
 def test_equal_quotas_give_the_plan_of_old():
-    """Order, seeds, cuts and digest of sets that were drawn before quotas could differ: frozen then, but for the seed in the keys."""
+    """Order, seeds, cuts and digest of sets that were sampled before quotas could differ: frozen then, but for the seed in the keys."""
     plan = make_plan(equal_quotas(["cat", "dog", "eel"], 5), seed=7, shard_size=4, batch_size=2)
     assert plan.digest == "09e8e24452af66997bcd00514f4ddf199eb1f2e9174289757c7dbd7ca4a62f99"
     assert [shard.name for shard in plan.shards] == [f"train-00000{k}.tar" for k in range(4)]
@@ -59,12 +59,12 @@ def test_equal_quotas_give_the_plan_of_old():
     ]
     plan = make_plan(equal_quotas([f"c{i}" for i in range(10)], 100), seed=0, shard_size=250, batch_size=50)
     assert plan.digest == "01ae6796578d302d8b4480eb40d3f1c8febc7afb3d385c4915de357ee26900e3"
-    said = repr([[(i.key[:13], i.label, i.index, i.seed) for i in b] for shard in plan.shards for b in shard.batches])
-    assert hashlib.sha256(said.encode()).hexdigest() == "854297889e3b50c8a50bcc7eb8f756a102d1b657047b564344f06c75f78d283d"
+    message = repr([[(i.key[:13], i.label, i.index, i.seed) for i in b] for shard in plan.shards for b in shard.batches])
+    assert hashlib.sha256(message.encode()).hexdigest() == "854297889e3b50c8a50bcc7eb8f756a102d1b657047b564344f06c75f78d283d"
 
 
 def test_unequal_quotas_keep_their_order():
-    """The order decides which images share a batch, and so their last bits: frozen, for sets that are drawn over weeks."""
+    """The order decides which images share a batch, and so their last bits: frozen, for sets that are sampled over weeks."""
     order = interleave([1, 2, 4, 5])
     assert "".join("abcd"[kind] for kind, _ in order) == "cddbcdcdabcd"
     plan = make_plan({"a": 7, "b": 3, "c": 1}, seed=0, shard_size=4, batch_size=2)
@@ -73,7 +73,7 @@ def test_unequal_quotas_keep_their_order():
 
 @given(quotas=QUOTAS, more=QUOTAS)
 def test_a_larger_quota_keeps_the_first_images(quotas, more):
-    """Asking for more images of any classes later redraws none of the earlier ones."""
+    """A later request for more images of any classes replaces none of the earlier ones."""
     plans = [quotas, [n + extra for n, extra in zip(quotas, more + [0] * len(quotas), strict=False)]]
     few, many = (
         {i.key: i for i in _images(make_plan({f"c{k}": n for k, n in enumerate(counts)}, seed=0, shard_size=20, batch_size=10))}
@@ -82,7 +82,7 @@ def test_a_larger_quota_keeps_the_first_images(quotas, more):
     assert few.items() <= many.items()
 
 
-def test_the_digest_says_what_was_asked_not_how_it_is_cut():
+def test_the_digest_says_what_was_requested_not_how_it_is_cut():
     """Shard and batch size change no identity; quotas, their order, names and seed do."""
     assert _plan(shard=20).digest == _plan(shard=30).digest == _plan(batch=5).digest
     uneven = [make_plan(q, seed=0, shard_size=10, batch_size=5) for q in ({"a": 3, "b": 4}, {"a": 4, "b": 3}, {"b": 4, "a": 3})]
@@ -109,7 +109,7 @@ def test_bad_sizes_are_refused():
     with pytest.raises(ConfigError, match="shard_size: 15 is not a whole number of batches of 10"):
         _plan(shard=15, batch=10)
     for quotas in ({}, {"a": 3, "b": 0}, {"a": -1}):
-        with pytest.raises(ConfigError, match=r"sample\.quota: .*nothing to draw"):
+        with pytest.raises(ConfigError, match=r"sample\.quota: .*nothing to generate"):
             make_plan(quotas, seed=0, shard_size=20, batch_size=10)
     with pytest.raises(ConfigError, match="1 of 3 class names"):
         _plan(classes=("a", "b", "a"))

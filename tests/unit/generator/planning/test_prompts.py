@@ -27,15 +27,15 @@ def models(tiny, tmp_path_factory):
 
 
 @pytest.fixture
-def asked(tmp_path):
+def request(tmp_path):
     """Prompts of `classes` by a prompt file of that content."""
 
-    def ask(classes, content, *, name="prompts.yaml", template=PHOTO):
+    def query(classes, content, *, name="prompts.yaml", template=PHOTO):
         path = tmp_path / name
         path.write_text(content, "utf-8")
         return class_prompts(classes, FinetuneConfig(prompt_template=template, prompt_file=str(path)))
 
-    return ask
+    return query
 
 
 def _named(*names):
@@ -67,9 +67,9 @@ def test_prompts_that_differ_in_case_or_outer_spaces_are_refused():
             class_prompts(classes, FinetuneConfig())
 
 
-def test_names_from_narrow_to_broad_grow_only_where_classes_share_them(asked):
-    """Two cranes are told apart by their next name, a heron stays a heron, and further names stay unsaid."""
-    prompts = asked(BIRDS, "crane_bird: [crane, bird, animal]\ncrane_machine: [Crane, machine]\nheron: [heron, bird]\n")
+def test_names_from_narrow_to_broad_grow_only_where_classes_share_them(request):
+    """Two cranes are distinguished by their next name, a heron stays a heron, and further names stay unsaid."""
+    prompts = request(BIRDS, "crane_bird: [crane, bird, animal]\ncrane_machine: [Crane, machine]\nheron: [heron, bird]\n")
     assert prompts == {
         "crane_bird": "a photo of a crane, bird",
         "crane_machine": "a photo of a Crane, machine",
@@ -77,50 +77,50 @@ def test_names_from_narrow_to_broad_grow_only_where_classes_share_them(asked):
     }
 
 
-def test_three_classes_may_need_names_of_different_length(asked):
+def test_three_classes_may_need_names_of_different_length(request):
     """A name shared on two levels takes a third, only for the classes that share the second."""
     classes = make_classes(["a", "b", "c", "d"])
-    prompts = asked(classes, "a: [x, y, p]\nb: [x, y, q]\nc: [x, z, r]\n", template="{class_name}")
+    prompts = request(classes, "a: [x, y, p]\nb: [x, y, q]\nc: [x, z, r]\n", template="{class_name}")
     assert prompts == {"a": "x, y, p", "b": "x, y, q", "c": "x, z", "d": "d"}
 
 
-def test_a_class_that_the_file_leaves_out_counts_with_its_own_name(asked):
+def test_a_class_that_the_file_leaves_out_counts_with_its_own_name(request):
     """The class crane is called crane, so the bird of that name says more, though it stands alone in the file."""
-    prompts = asked(make_classes(["crane", "crane_bird", "crane_machine"]), "crane_bird: [crane, bird]\n", template="{class_name}")
+    prompts = request(make_classes(["crane", "crane_bird", "crane_machine"]), "crane_bird: [crane, bird]\n", template="{class_name}")
     assert prompts == {"crane": "crane", "crane_bird": "crane, bird", "crane_machine": "crane machine"}
 
 
-def test_a_whole_prompt_passes_the_template_by(asked):
-    """A string is said as it is, outer and repeated spaces and folded lines aside, and shares no names with others."""
-    prompts = asked(BIRDS, "crane_bird: >\n  a tall  grey bird\n  on a lake\ncrane_machine: [crane, machine]\n")
+def test_a_whole_prompt_passes_the_template_by(request):
+    """A string is reported as it is, outer and repeated spaces and folded lines aside, and shares no names with others."""
+    prompts = request(BIRDS, "crane_bird: >\n  a tall  grey bird\n  on a lake\ncrane_machine: [crane, machine]\n")
     assert prompts["crane_bird"] == "a tall grey bird on a lake"
     assert prompts["crane_machine"] == "a photo of a crane"
 
 
-def test_names_that_cannot_be_made_unique_are_refused(asked):
+def test_names_that_cannot_be_made_unique_are_refused(request):
     """A list that is the start of another's, in whatever case, would leave the reader guessing which is meant."""
     pattern = r"prompts\.yaml: class 'crane_bird': all its names, 'crane, bird', also begin those of class 'crane_machine'; accepted"
     with pytest.raises(ConfigError, match=pattern):
-        asked(BIRDS, "crane_bird: [crane, bird]\ncrane_machine: [crane, Bird, metal]\n")
+        request(BIRDS, "crane_bird: [crane, bird]\ncrane_machine: [crane, Bird, metal]\n")
     with pytest.raises(ConfigError, match=r"class 'crane_bird': all its names, 'heron', also begin those of class 'heron'"):
-        asked(BIRDS, "crane_bird: [heron]\n")
+        request(BIRDS, "crane_bird: [heron]\n")
 
 
-def test_whole_prompts_that_two_classes_share_are_refused(asked):
+def test_whole_prompts_that_two_classes_share_are_refused(request):
     """Between two entries, and between an entry and what the template makes; the file is named."""
     with pytest.raises(ConfigError, match=r"prompts\.yaml: classes 'crane_bird' and 'crane_machine' share the prompt 'A crane'"):
-        asked(BIRDS, "crane_bird: a crane\ncrane_machine: A crane\n")
+        request(BIRDS, "crane_bird: a crane\ncrane_machine: A crane\n")
     with pytest.raises(ConfigError, match=r"classes 'crane_bird' and 'heron' share the prompt 'a photo of a heron'"):
-        asked(BIRDS, "crane_bird: a photo of a Heron\n")
+        request(BIRDS, "crane_bird: a photo of a Heron\n")
 
 
-def test_a_key_that_is_no_class_is_refused_with_the_nearest_or_a_few_known(asked):
+def test_a_key_that_is_no_class_is_refused_with_the_nearest_or_a_few_known(request):
     """A typing error must not quietly leave a class as it was; a thousand classes do not fill the screen."""
     with pytest.raises(ConfigError, match=r"prompts\.yaml: 'crane_brid' is no class; did you mean 'crane_bird'\?"):
-        asked(BIRDS, "crane_brid: [crane, bird]\n")
+        request(BIRDS, "crane_brid: [crane, bird]\n")
     many = make_classes(f"c{number:03}" for number in range(1000))
     with pytest.raises(ConfigError, match=r"'submarine' is no class; the classes are 'c000', 'c001', .*'c009' and 990 more classes$"):
-        asked(many, "submarine: a boat\n")
+        request(many, "submarine: a boat\n")
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ def test_a_key_that_is_no_class_is_refused_with_the_nearest_or_a_few_known(asked
         (r'"\ud83e"', "half a character"),
     ],
 )
-def test_an_entry_that_says_nothing_or_is_no_text_is_refused(asked, entry, found):
-    """File, class and what is accepted are named; nothing is turned into text unasked."""
+def test_an_entry_that_says_nothing_or_is_no_text_is_refused(request, entry, found):
+    """File, class and what is accepted are named; nothing is turned into text by itself."""
     with pytest.raises(ConfigError, match=rf"prompts\.yaml: class 'heron': .*{found}.*accepted: a prompt, or a list of names"):
-        asked(BIRDS, f"heron: {entry}\n")
+        request(BIRDS, f"heron: {entry}\n")
 
 
 @pytest.mark.parametrize(
@@ -160,42 +160,42 @@ def test_an_entry_that_says_nothing_or_is_no_text_is_refused(asked, entry, found
         ("p.json", "[" * 100_000, "not valid JSON"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_one_clear_line(asked, name, content, reason):
+def test_a_file_that_cannot_be_understood_is_one_clear_line(request, name, content, reason):
     """Wrong syntax, repeated keys, several documents and another shape are named with the file."""
     with pytest.raises(ConfigError, match=rf"^finetune\.prompt_file .*{name}: {reason}") as caught:
-        asked(BIRDS, content, name=name)
+        request(BIRDS, content, name=name)
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path):
-    """A missing file, a folder and bytes that are no UTF-8 are told with the field and the path."""
+    """A missing file, a folder and bytes that are no UTF-8 are given with the field and the path."""
     (tmp_path / "latin.yaml").write_bytes("heron: réal\n".encode("latin-1"))
     for name, reason in (("none.yaml", "cannot be read"), ("", "cannot be read"), ("latin.yaml", "not valid YAML in UTF-8")):
         with pytest.raises(ConfigError, match=rf"finetune\.prompt_file .*{name}: {reason}"):
             class_prompts(BIRDS, FinetuneConfig(prompt_file=str(tmp_path / name)))
 
 
-def test_json_and_yaml_say_the_same(asked):
+def test_json_and_yaml_say_the_same(request):
     """JSON is read as JSON: its escapes of letters beyond the basic plane are two halves, which YAML would take for letters."""
     content = {"crane_bird": ["crane", "🦩"], "crane_machine": ["crane", "machine"], "heron": "réal"}
     text = json.dumps(content, indent="\t")
     assert "\\ud83e" in text
-    as_json = asked(BIRDS, "\ufeff" + text, name="prompts.json")
-    assert as_json == asked(BIRDS, json.dumps(content, ensure_ascii=False))
+    as_json = request(BIRDS, "\ufeff" + text, name="prompts.json")
+    assert as_json == request(BIRDS, json.dumps(content, ensure_ascii=False))
     assert as_json["crane_bird"] == "a photo of a crane, 🦩"
 
 
-def test_keys_are_text_as_it_is_written(asked):
+def test_keys_are_text_as_it_is_written(request):
     """Classes may be called 007, 1e3, null or 2020-01-01, and an accent may be typed in either unicode form."""
     names = ["007", "1e3", "null", "2020-01-01", "café"]
-    prompts = asked(make_classes(names), "007: a\n1e3: b\nnull: c\n2020-01-01: d\ncafe\u0301: e\n")
+    prompts = request(make_classes(names), "007: a\n1e3: b\nnull: c\n2020-01-01: d\ncafe\u0301: e\n")
     assert prompts == {"007": "a", "1e3": "b", "null": "c", "2020-01-01": "d", "café": "e"}
 
 
-def test_the_two_unicode_forms_of_one_class_are_named_twice(asked):
+def test_the_two_unicode_forms_of_one_class_are_named_twice(request):
     """The second must not quietly replace the first."""
     with pytest.raises(ConfigError, match="class 'café' is named twice"):
-        asked(make_classes(["café"]), "caf\u00e9: a\ncafe\u0301: b\n")
+        request(make_classes(["café"]), "caf\u00e9: a\ncafe\u0301: b\n")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -208,7 +208,7 @@ def test_words_that_the_encoder_does_not_know_collide(models, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_person_tells_apart_easily_is_not_reported(models, kind):
+def test_what_a_person_distinguishes_easily_is_not_reported(models, kind):
     """Padding, template and start tokens that all prompts share are no similarity, whatever the number of classes."""
     for names in (["heron", "crane"], ["ab", "ba", "abc"], [str(digit) for digit in range(10)]):
         prompts = {name: f"a photo of a {name}, outdoors" for name in names}
@@ -225,7 +225,7 @@ def test_shared_tokens_would_hide_the_difference_from_a_plain_cosine(models):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_cut_at_the_token_limit_collide_unless_another_encoder_reads_on(models, kind):
-    """What tells these two apart is beyond CLIP's and IF's 77 tokens; SD3's T5 reads 256 of them, and finds them nearly the same."""
+    """What shows these two apart is beyond CLIP's and IF's 77 tokens; SD3's T5 reads 256 of them, and finds them nearly the same."""
     prompts = {"a": "x" * 90 + "a", "b": "x" * 90 + "b", "other": "y"}
     (pair,) = find_collisions(models[kind], prompts, threshold=0.95)
     assert (pair.a, pair.b, pair.identical) == ("a", "b", kind != "sd3")
@@ -282,7 +282,7 @@ def _on_a_line(model, place):
 
 
 def test_prompts_are_encoded_a_few_at_a_time(models):
-    """A thousand prompts at once would not fit beside a large encoder; here more than 64 are more than memory holds."""
+    """A thousand prompts at once would not fit next to a large encoder; here more than 64 are more than memory holds."""
 
     def hold(prompts, states):
         if len(prompts) > 64:
@@ -304,7 +304,7 @@ def test_a_similarity_is_one_minus_the_distance_over_that_to_the_empty_prompt(mo
 
 
 def test_a_small_difference_is_found_in_large_and_wide_states(models):
-    """What all prompts share may be thousands of times what tells two apart, in any of a large encoder's hundred thousand features."""
+    """What all prompts share may be thousands of times what shows two apart, in any of a large encoder's hundred thousand features."""
     place = {"a": 0.0, "b": 1.0, " ": 50.0}
 
     def enlarge(prompts, states):
@@ -316,7 +316,7 @@ def test_a_small_difference_is_found_in_large_and_wide_states(models):
     assert pair.similarity == pytest.approx(0.98)
 
 
-def test_a_pair_is_told_apart_by_whichever_role_does(models):
+def test_a_pair_is_distinguished_by_whichever_role_does(models):
     """States that agree, or say nothing at all, do not outvote a pooled state that differs."""
     real = models["sdxl"]
 
@@ -329,7 +329,7 @@ def test_a_pair_is_told_apart_by_whichever_role_does(models):
 
 
 def test_states_that_are_not_finite_are_damage_not_difference(models):
-    """Comparisons with NaN are all false, so a broken encoder would otherwise pass as one that tells everything apart."""
+    """Comparisons with NaN are all false, so a broken encoder would otherwise pass as one that shows everything apart."""
     with pytest.raises(DataError, match=r"text encoder's states are not finite; its weights are damaged"):
         find_collisions(_Altered(models["sd1"], lambda prompts, states: states * math.nan), _named("a", "b"), threshold=0.9)
 
@@ -360,7 +360,7 @@ def test_identical_pairs_are_refused_with_the_way_out(models):
 
 
 def test_near_pairs_and_cut_prompts_are_notes(models):
-    """They are allowed, so they are said: SD3's T5 hears the difference of two long prompts, faintly; IF does not hear an end."""
+    """They are allowed, so they are reported: SD3's T5 hears the difference of two long prompts, faintly; IF does not hear an end."""
     (note,) = require_distinct(models["sd3"], {"a": "x" * 90 + "a", "b": "x" * 90 + "b", "other": "y"})
     assert note.startswith("prompts of 'a' and 'b' are nearly the same to the text encoder (0.0")
     assert note.endswith(" of the distance to the empty prompt)")

@@ -67,7 +67,7 @@ def test_a_class_too_small_for_a_share_takes_it_from_all_others():
 
 
 def test_the_zero_shot_control_keeps_the_proportions():
-    """The control has the set's quotas, or as many a class as it is told, shared as the set's are."""
+    """The control has the set's quotas, or as many a class as it is given, shared as the set's are."""
     table = {"quota": "multiple", "real_multiple": 2.0}
     assert _quotas(zero_shot=True, **table) == _quotas(**table) == {"cat": 100, "dog": 60, "eel": 2}
     assert _quotas(zero_shot=True, zero_shot_images_per_class=27, **table) == {"cat": 50, "dog": 30, "eel": 1}
@@ -85,7 +85,7 @@ def test_classes_without_training_images_are_an_error_not_zero():
 
 
 def test_more_than_can_be_meant_is_refused():
-    """A multiple that leads beyond ten million images a class is a slip, and is named before a plan fills the memory."""
+    """A multiple that leads beyond ten million images per class is a slip, and is named before a plan fills the memory."""
     with pytest.raises(ConfigError, match=r"class 'cat' would have 20,000,000 images; accepted: .* 10,000,000"):
         _quotas({"cat": 2000}, quota="multiple", real_multiple=10_000.0)
 

@@ -1,4 +1,4 @@
-"""Images that stand in for dropped ones are those that a larger plan would have drawn next."""
+"""Images that stand in for dropped ones are those that a larger plan would have sampled next."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def images(shards):
 
 @pytest.mark.parametrize("plan", [text, image])
 def test_later_images_are_those_of_the_larger_plan(plan):
-    """Together with what was drawn they are the larger plan, image by image, in whole shards numbered on."""
+    """Together with what was sampled they are the larger plan, image by image, in whole shards numbered on."""
     before, larger = plan(8, 5), plan(12, 13)
     later = later_shards(larger, [8, 5], number=7, **SIZES)
     assert images(before.shards) | images(later) == images(larger.shards)

@@ -69,7 +69,7 @@ def _finetune(snapshot, base, out, *more):
 
 
 @pytest.mark.parametrize(
-    ("kind", "file", "fields", "said"),
+    ("kind", "file", "fields", "message"),
     [
         ("sdxl", SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "_class_name must be one of: DDPMScheduler"),
         ("sd1", SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name must be one of: DDPMScheduler"),
@@ -119,13 +119,13 @@ def _finetune(snapshot, base, out, *more):
         ("cascade", "super_resolution/" + INDEX, {"_class_name": "IFPipeline"}, "_class_name must be IFSuperResolutionPipeline"),
     ],
 )  # fmt: skip
-def test_an_unsupported_field_is_refused_with_file_value_and_what_is_accepted(bases, tmp_path, kind, file, fields, said):
+def test_an_unsupported_field_is_refused_with_file_value_and_what_is_accepted(bases, tmp_path, kind, file, fields, message):
     """One line names the file and the field, before any weight is read."""
     base = _changed(bases[kind], tmp_path / "base", file, **fields)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         read_card(str(base))
     assert "\n" not in str(caught.value)
-    assert file in str(caught.value) or "missing" in said or file.startswith(INDEX)
+    assert file in str(caught.value) or "missing" in message or file.startswith(INDEX)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_hubs_hold_is_taken(bases, tmp_path, kind, file, fields):
 
 
 @pytest.mark.parametrize(
-    ("file", "fields", "said"),
+    ("file", "fields", "message"),
     [
         (UNET, {"norm_num_groups": "8"}, "norm_num_groups must be of type int"),
         (UNET, {"down_block_types": "DownBlock2D"}, "down_block_types must be of type"),
@@ -160,9 +160,9 @@ def test_what_hubs_hold_is_taken(bases, tmp_path, kind, file, fields):
         (SCHEDULER, {"dynamic_thresholding_ratio": [1]}, "dynamic_thresholding_ratio must be of type float"),
     ],
 )
-def test_a_field_of_another_json_type_is_named_before_loading(bases, tmp_path, file, fields, said):
+def test_a_field_of_another_json_type_is_named_before_loading(bases, tmp_path, file, fields, message):
     """Whatever field it is, its type is the one that its class declares."""
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load_model(str(_changed(bases["sd1"], tmp_path / "base", file, **fields)))
 
 
@@ -205,14 +205,14 @@ def test_latents_are_encoded_by_the_statistics_that_they_are_decoded_by(bases, t
         assert torch.allclose(decode_latents(vae, latents), (vae.decode(raw).sample * 0.5 + 0.5).clamp(0, 1), atol=1e-4)
         trained = encode_latents(vae, model.prepare(images), RandomStreams(range(2)))
     statistics = {name: torch.tensor(STATISTICS[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std")}
-    drawn = mean + torch.exp(0.5 * log_variance) * RandomStreams(range(2)).normal(*mean.shape[1:])
-    assert torch.allclose(trained, (drawn - statistics["latents_mean"]) * 0.5 / statistics["latents_std"], atol=1e-5)
+    sampled = mean + torch.exp(0.5 * log_variance) * RandomStreams(range(2)).normal(*mean.shape[1:])
+    assert torch.allclose(trained, (sampled - statistics["latents_mean"]) * 0.5 / statistics["latents_std"], atol=1e-5)
     plain = DiffusionPipeline.from_pretrained(base)
     plain.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(5)]
-    theirs = plain(["cat"], guidance_scale=2.0, num_inference_steps=2, generator=generators, output_type="pt", height=16, width=16).images
+    peer = plain(["cat"], guidance_scale=2.0, num_inference_steps=2, generator=generators, output_type="pt", height=16, width=16).images
     ours = Sampler(model, ["cat"]).sample(["cat"], [5], SamplingSettings(guidance_scale=2.0, num_inference_steps=2))
-    assert (ours.float() - (theirs * 255).round()).abs().max() <= 1
+    assert (ours.float() - (peer * 255).round()).abs().max() <= 1
 
 
 def test_the_command_line_refuses_before_training_and_takes_the_twin(bases, snapshot, tmp_path, capsys):
@@ -228,12 +228,12 @@ def test_the_command_line_refuses_before_training_and_takes_the_twin(bases, snap
 
 def test_bases_that_differ_in_the_empty_prompt_are_two_bases(bases, tmp_path):
     """The flag stands in the index alone: digest, fine-tuned recipe and kept text states tell the two apart."""
-    said = _changed(bases["sdxl"], tmp_path / "said", INDEX, force_zeros_for_empty_prompt=False)
-    assert read_card(str(said)).digest != read_card(str(bases["sdxl"])).digest
+    message = _changed(bases["sdxl"], tmp_path / "message", INDEX, force_zeros_for_empty_prompt=False)
+    assert read_card(str(message)).digest != read_card(str(bases["sdxl"])).digest
     cache, device = tmp_path / "cache", torch.device("cpu")
     zeros = Texts(load_model(str(bases["sdxl"])), ["cat"], cache=cache, device=device).take([""])
-    warm = Texts(load_model(str(said)), ["cat"], cache=cache, device=device).take([""])
-    cold = Texts(load_model(str(said)), ["cat"], cache=None, device=device).take([""])
+    warm = Texts(load_model(str(message)), ["cat"], cache=cache, device=device).take([""])
+    cold = Texts(load_model(str(message)), ["cat"], cache=None, device=device).take([""])
     assert not torch.equal(zeros["states"], cold["states"])
     assert torch.equal(warm["states"], cold["states"])
 

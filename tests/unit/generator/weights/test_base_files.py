@@ -164,7 +164,7 @@ def test_a_pickle_behind_a_cascades_decoy_is_refused_unopened(tmp_path):
 
 
 @pytest.mark.parametrize("shard", ["pytorch_model.bin", "../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", 3, ["x"]])
-def test_an_index_of_shards_names_safetensors_beside_it(base, shard):
+def test_an_index_of_shards_names_safetensors_next_to_it(base, shard):
     """A pickle, or a path out of the folder, is not followed."""
     unet = base / "unet"
     (unet / WEIGHTS).rename(unet / "diffusion_pytorch_model-00001-of-00001.safetensors")
@@ -207,7 +207,7 @@ def test_links_are_followed_and_come_out_as_files(base, plain, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "fields", "said"),
+    ("file", "fields", "message"),
     [
         (
             "tokenizer/tokenizer_config.json",
@@ -221,22 +221,22 @@ def test_links_are_followed_and_come_out_as_files(base, plain, tmp_path):
         ("text_encoder/adapter_config.json", {"base_model_name_or_path": "/elsewhere", "peft_type": "LORA"}, "merge the adapter"),
     ],
 )
-def test_code_of_a_base_is_not_run_and_nobody_is_asked(base, tmp_path, monkeypatch, file, fields, said):
+def test_code_of_a_base_is_not_run_and_nobody_is_prompted(base, tmp_path, monkeypatch, file, fields, message):
     """Whatever part names a module of the directory: it is refused, and no question waits on the terminal."""
-    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("asked a question"))
+    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("prompted the user"))
     for folder in ("tokenizer", "text_encoder", "unet", "."):
         (base / folder / "evil.py").write_text(f"open({str(tmp_path / MARK)!r}, 'w')\n")
     if not (base / file).exists():
         (base / file).write_text("{}")
     _edit(base / file, **fields)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load_model(str(base))
     assert not (tmp_path / MARK).exists()
 
 
 def test_a_cascades_tokenizer_runs_no_code(tmp_path, monkeypatch):
     """The same by the way that a cascade's tokenizer is loaded, whose class the library looks up by itself."""
-    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("asked a question"))
+    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("prompted the user"))
     cascade = build_tiny_cascade(tmp_path / "cascade")
     tokenizer = cascade / "base" / "tokenizer"
     (tokenizer / "evil.py").write_text(f"open({str(tmp_path / MARK)!r}, 'w')\n")

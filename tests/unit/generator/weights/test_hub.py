@@ -73,7 +73,7 @@ def cache(tmp_path, monkeypatch):
     """An empty hub cache, and no network."""
     for name in HUB_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv(hub._ASKED, raising=False)
+    monkeypatch.delenv(hub._DOWNLOADING, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path / "home" / "hub"
@@ -162,7 +162,7 @@ def _etag(path):
 
 
 def _add_variant(root):
-    """fp16 weights beside the plain ones of every network."""
+    """fp16 weights next to the plain ones of every network."""
     pipeline = DiffusionPipeline.from_pretrained(root, safety_checker=None).to(dtype=torch.float16)
     for part in ("unet", "vae", "text_encoder"):
         getattr(pipeline, part).save_pretrained(root / part, variant="fp16")
@@ -319,7 +319,7 @@ def test_a_base_without_its_checker_exports_what_plain_diffusers_loads(repositor
 
 
 def test_what_a_download_tool_leaves_behind_is_not_exported(cache, tmp_path):
-    """The records that `hf download --local-dir` keeps beside a cascade's stage stay there."""
+    """The records that `hf download --local-dir` keeps next to a cascade's stage stay there."""
     cascade = build_tiny_cascade(tmp_path / "cascade")
     (cascade / "base" / ".cache" / "huggingface").mkdir(parents=True)
     (cascade / "base" / ".cache" / "huggingface" / "x.metadata").write_text("x")
@@ -385,7 +385,7 @@ def test_offline_says_at_once_what_to_download_and_where_to(cache):
     assert "--local-dir DIR" in message
 
 
-def test_a_network_that_is_away_is_said_at_once(cache, monkeypatch):
+def test_a_network_that_is_away_is_reported_at_once(cache, monkeypatch):
     """No answer from the hub ends in seconds, not after minutes of retries."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -395,7 +395,7 @@ def test_a_network_that_is_away_is_said_at_once(cache, monkeypatch):
     assert time.monotonic() - started < 5
 
 
-def test_a_cache_that_cannot_be_written_is_said(server, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_reported(server, tmp_path, monkeypatch):
     """Trouble with the disk is something the environment lacks, with the system's reason, and not a defect."""
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
@@ -403,7 +403,7 @@ def test_a_cache_that_cannot_be_written_is_said(server, tmp_path, monkeypatch):
         resolve(REPO)
 
 
-def test_a_portal_in_place_of_the_hub_is_said(server):
+def test_a_portal_in_place_of_the_hub_is_reported(server):
     """A network that answers every address with a page of its own is a network that is missing, in one line."""
     server.page = b"<html>please log in</html>"
     with pytest.raises(MissingError, match="the download failed") as caught:
@@ -489,7 +489,7 @@ def test_the_command_that_is_advised_downloads_enough(server, cache, name, monke
 
 
 @pytest.mark.parametrize(
-    ("refusal", "files", "said"),
+    ("refusal", "files", "message"),
     [
         ((401, None), None, r"the hub shows none: check the name at {url}/{repo}; .* run `hf auth login`"),
         ((404, "RepoNotFound"), None, r"the hub shows none: check the name at {url}/{repo}"),
@@ -500,17 +500,17 @@ def test_the_command_that_is_advised_downloads_enough(server, cache, name, monke
         ((500, None), None, r"the hub answers 500"),
     ],
 )
-def test_a_refused_download_says_what_to_do(server, refusal, files, said):
-    """No such name, no log-in, a licence to accept, no such revision and a broken hub are told apart, in one line each."""
+def test_a_refused_download_says_what_to_do(server, refusal, files, message):
+    """No such name, no log-in, a licence to accept, no such revision and a broken hub are distinguished, in one line each."""
     server.refusal, server.refused_files = refusal, files
-    with pytest.raises(MissingError, match=said.format(url=re.escape(server.url), repo=re.escape(REPO))) as caught:
+    with pytest.raises(MissingError, match=message.format(url=re.escape(server.url), repo=re.escape(REPO))) as caught:
         resolve(REPO)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{REPO}: ")
 
 
 def test_a_repository_that_cannot_be_used_is_refused_before_its_weights(repository, cache, tmp_path, monkeypatch):
-    """Pickles alone, an unknown variant, an unknown family and no index are said without downloading a weight."""
+    """Pickles alone, an unknown variant, an unknown family and no index are reported without downloading a weight."""
     pickled = shutil.copytree(repository, tmp_path / "pickled")
     for file in (pickled / "unet").glob("*.safetensors"):
         file.unlink()
@@ -521,7 +521,7 @@ def test_a_repository_that_cannot_be_used_is_refused_before_its_weights(reposito
     single.mkdir()
     (single / "v1.safetensors").write_bytes(b"x")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    for number, (root, name, said) in enumerate([
+    for number, (root, name, message) in enumerate([
         (pickled, REPO, r"unet/ weights must be safetensors, found .*diffusion_pytorch_model\.bin"),
         (repository, f"{REPO}:bf16", r"has no variant 'bf16'; its variants: fp16"),
         (fancy, REPO, r"unknown family 'FancyPipeline'"),
@@ -530,7 +530,7 @@ def test_a_repository_that_cannot_be_used_is_refused_before_its_weights(reposito
         monkeypatch.setenv("HF_HOME", str(tmp_path / f"home{number}"))
         with Hub(root) as running:
             monkeypatch.setenv("HF_ENDPOINT", running.url)
-            with pytest.raises(DataError, match=said):
+            with pytest.raises(DataError, match=message):
                 resolve(name)
             assert not [file for file in running.downloaded if not file.endswith(("model_index.json", "README.md"))]
 
@@ -539,8 +539,8 @@ def test_one_stage_of_a_cascade_says_how_to_lay_out_both(cache, tmp_path):
     """An IF repository is half a cascade: the error has the commands that make a whole one, and nothing is downloaded for it."""
     cascade = build_tiny_cascade(tmp_path / "cascade")
     _put_in_cache(cache, cascade / "base", MAIN, ["main"])
-    said = rf"{REPO}: IFPipeline alone; .* folder of base/ and super_resolution/: `hf download {REPO} .*--local-dir CASCADE/base`"
-    with pytest.raises(DataError, match=said):
+    message = rf"{REPO}: IFPipeline alone; .* folder of base/ and super_resolution/: `hf download {REPO} .*--local-dir CASCADE/base`"
+    with pytest.raises(DataError, match=message):
         resolve(REPO)
     _put_in_cache(cache, cascade / "super_resolution", OLD, ["sr"])
     with pytest.raises(DataError, match=r"IFSuperResolutionPipeline alone; .*CASCADE/super_resolution, then give CASCADE"):
@@ -587,7 +587,7 @@ def test_flags_are_written_into_the_hub_id(base, revision, variant, expected):
 
 
 @pytest.mark.parametrize(
-    ("base", "revision", "variant", "said"),
+    ("base", "revision", "variant", "message"),
     [
         ("demo://glyphs", "v1", None, r"--revision v1: goes with a hub id .* got demo://glyphs"),
         ("{here}", None, "fp16", r"--variant fp16: goes with a hub id .* got"),
@@ -598,9 +598,9 @@ def test_flags_are_written_into_the_hub_id(base, revision, variant, expected):
         ("org/name", "", None, r"--revision '': not a revision"),
     ],
 )
-def test_flags_that_do_not_fit_are_usage_errors(base, revision, variant, said, tmp_path):
+def test_flags_that_do_not_fit_are_usage_errors(base, revision, variant, message, tmp_path):
     """A revision or variant of a directory or the demo, a contradiction or a malformed one is refused before anything is loaded."""
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         with_flags(base.format(here=tmp_path), revision, variant)
 
 
@@ -608,10 +608,10 @@ def test_the_command_line_hands_the_hub_id_on(cache, tmp_path, monkeypatch, caps
     """`gda finetune --base ... --revision ... --variant ...` is one hub id to the stage; the configured base is taken without --base."""
     from gda.stages import finetune
 
-    asked = []
+    request = []
 
     def record(config, *, base, **_):
-        asked.append(base)
+        request.append(base)
         raise MissingError("enough")
 
     monkeypatch.setattr(finetune, "run", record)
@@ -620,7 +620,7 @@ def test_the_command_line_hands_the_hub_id_on(cache, tmp_path, monkeypatch, caps
     assert main([*command, "--base", "org/name", "--revision", "v1", "--variant", "fp16"]) == 5
     assert main([*command, "--set", "finetune.base=org/other", "--variant", "fp16"]) == 5
     assert main(command) == 5
-    assert asked == ["org/name@v1:fp16", "org/other:fp16", Config().finetune.base]
+    assert request == ["org/name@v1:fp16", "org/other:fp16", Config().finetune.base]
     capsys.readouterr()
     assert main([*command, "--base", "demo://glyphs", "--revision", "v1"]) == 2
     assert capsys.readouterr().err == (
@@ -629,19 +629,19 @@ def test_the_command_line_hands_the_hub_id_on(cache, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize(
-    ("said", "downloads"),
+    ("message", "downloads"),
     [({}, True), ({"HF_HUB_OFFLINE": "1"}, False), ({"TRANSFORMERS_OFFLINE": "1"}, False), ({"HF_HUB_OFFLINE": "0"}, True)],
 )
-def test_only_a_hub_id_goes_to_the_network_and_not_against_the_users_word(server, monkeypatch, said, downloads):
-    """The command line keeps libraries offline, yet downloads a hub id that is asked for - unless the user's environment says offline."""
+def test_only_a_hub_id_goes_to_the_network_and_not_against_the_users_word(server, monkeypatch, message, downloads):
+    """The command line keeps libraries offline, yet downloads a hub id that is requested - unless the user's environment says offline."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in said.items():
+    for name, value in message.items():
         monkeypatch.setenv(name, value)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "environ", dict(os.environ))
         offline_by_default()
-        assert os.environ["HF_HUB_OFFLINE"] == said.get("HF_HUB_OFFLINE", "1")
+        assert os.environ["HF_HUB_OFFLINE"] == message.get("HF_HUB_OFFLINE", "1")
         if downloads:
             assert resolve(REPO).name == MAIN
         else:

@@ -238,7 +238,7 @@ def test_a_wrapped_network_trains_the_same_adapter(wrapper, request):
 
 
 @pytest.mark.parametrize(
-    ("kind", "targets", "said"),
+    ("kind", "targets", "message"),
     [
         ("sd1", ("to_q", "to_query"), r"'to_query' matches no layer of UNet2DConditionModel; its layers: .*to_out\.0, to_q, .* and 5 more"),
         ("sd3", ("conv1",), r"'conv1' matches no layer of SD3Transformer2DModel"),
@@ -248,10 +248,10 @@ def test_a_wrapped_network_trains_the_same_adapter(wrapper, request):
         ("sd1", ("to_out",), r"to_out, a ModuleList.*to_out\.0"),
     ],
 )
-def test_targets_that_cannot_be_adapted_are_refused_with_what_there_is(kind, targets, said):
-    """A misspelt or unsuitable target is an error that lists the layers, not a run that trains less than was asked for."""
+def test_targets_that_cannot_be_adapted_are_refused_with_what_there_is(kind, targets, message):
+    """A misspelt or unsuitable target is an error that lists the layers, not a run that trains less than was requested."""
     network = _network(kind)
-    with pytest.raises(ConfigError, match=r"finetune\.lora_target_modules: .*" + said):
+    with pytest.raises(ConfigError, match=r"finetune\.lora_target_modules: .*" + message):
         add_adapter(network, _settings(lora_target_modules=targets), seed=0)
     assert list(network.state_dict()) == list(_network(kind).state_dict())
 
@@ -294,7 +294,7 @@ def test_factors_keep_what_is_tolerated_at_the_smallest_rank(kind, tolerance):
     assert discarded(average, factors) == pytest.approx(max(shares), abs=1e-7)
 
 
-def test_the_cap_on_the_rank_holds_and_what_it_costs_is_told():
+def test_the_cap_on_the_rank_holds_and_what_it_costs_is_reported():
     """Capped factors are the best of that rank, and `discarded` gives the share that they leave out."""
     average = _average(_adapted("sd1", seed=1)[1], _adapted("sd1", seed=2)[1])
     factors = factor(average, rank=2)
@@ -330,18 +330,18 @@ def _loaded(path: Path):
     return pipeline
 
 
-def _drawn(pipeline, **given):
+def _sampled(pipeline, **given):
     generator = torch.Generator().manual_seed(7)
     images = pipeline("a cat", num_inference_steps=3, generator=generator, output_type="np", **given).images
     return np.round(np.asarray(images) * 255)
 
 
 @pytest.mark.parametrize("kind", LATENT)
-def test_plain_diffusers_draws_from_our_file_what_the_merged_pipeline_draws(pipelines, tmp_path, kind):
+def test_plain_diffusers_samples_from_our_file_what_the_merged_pipeline_samples(pipelines, tmp_path, kind):
     """Layers of different ranks, loaded onto the base by `load_lora_weights`: the image of the merged weights."""
     component = "transformer" if kind == "sd3" else "unet"
     pipeline, size = _loaded(pipelines[kind]), {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    base = _drawn(pipeline, **size)
+    base = _sampled(pipeline, **size)
     adapter = add_adapter(getattr(pipeline, component), _settings(), seed=0)
     _move(adapter, 0, size=0.3)
     for lost, layer in enumerate(adapter.layers[:2], start=1):
@@ -352,11 +352,11 @@ def test_plain_diffusers_draws_from_our_file_what_the_merged_pipeline_draws(pipe
     assert len({len(a) for a, _ in factors.values()}) == 3
     write_lora(tmp_path / "adapter", {component: factors})
     pipeline.load_lora_weights(tmp_path / "adapter")
-    theirs = _drawn(pipeline, **size)
+    peer = _sampled(pipeline, **size)
     merged = _loaded(pipelines[kind])
     getattr(merged, component).load_state_dict(_merge(merged, component, products))
-    ours = _drawn(merged, **size)
-    assert np.abs(ours - theirs).max() <= 1
+    ours = _sampled(merged, **size)
+    assert np.abs(ours - peer).max() <= 1
     assert np.abs(ours - base).max() > 5
 
 
@@ -367,7 +367,7 @@ def _merge(pipeline, component, products):
 
 @pytest.mark.parametrize("stage", CASCADE)
 def test_each_stage_of_a_cascade_loads_its_own_file(tiny, tmp_path, stage):
-    """A folder a stage: plain `IFPipeline` and `IFSuperResolutionPipeline` draw from it what the merged stage samples."""
+    """A folder a stage: plain `IFPipeline` and `IFSuperResolutionPipeline` sample from it what the merged stage samples."""
     base = IFPipeline.from_pretrained(tiny / "base")
     given: dict[str, object] = {"num_images_per_prompt": 1, "guidance_scale": 1.0}
     if stage == "super_resolution":
@@ -376,16 +376,16 @@ def test_each_stage_of_a_cascade_loads_its_own_file(tiny, tmp_path, stage):
         given |= {"prompt_embeds": states, "negative_prompt_embeds": empty, "image": small, "noise_level": 0}
     prompt = "a cat" if stage == "base" else None
 
-    def draw(pipeline):
+    def generate(pipeline):
         pipeline.set_progress_bar_config(disable=True)
-        drawn = pipeline(prompt, num_inference_steps=3, generator=torch.Generator().manual_seed(7), output_type="np", **given)
-        return np.round(np.asarray(drawn.images) * 255)
+        sampled = pipeline(prompt, num_inference_steps=3, generator=torch.Generator().manual_seed(7), output_type="np", **given)
+        return np.round(np.asarray(sampled.images) * 255)
 
     def load():
         return (IFPipeline if stage == "base" else IFSuperResolutionPipeline).from_pretrained(tiny / stage)
 
     pipeline = load()
-    plain = draw(pipeline)
+    plain = generate(pipeline)
     adapter = add_adapter(pipeline.unet, _settings(), seed=0)
     _move(adapter, 0, size=0.5)
     products = adapter.products()
@@ -394,8 +394,8 @@ def test_each_stage_of_a_cascade_loads_its_own_file(tiny, tmp_path, stage):
     pipeline.load_lora_weights(tmp_path / stage)
     merged = load()
     merged.unet.load_state_dict(_merge(merged, "unet", products))
-    assert np.abs(draw(merged) - draw(pipeline)).max() <= 1
-    assert np.abs(draw(merged) - plain).max() > 5
+    assert np.abs(generate(merged) - generate(pipeline)).max() <= 1
+    assert np.abs(generate(merged) - plain).max() > 5
 
 
 def test_several_adapters_lie_side_by_side_and_are_chosen_by_name(pipelines, tmp_path):
@@ -405,13 +405,13 @@ def test_several_adapters_lie_side_by_side_and_are_chosen_by_name(pipelines, tmp
         adapter = _adapted("sd1", seed=seed, lora_rank=1 + seed)[1]
         write_lora(tmp_path / name, {"unet": factor(adapter.products(), rank=64)})
         pipeline.load_lora_weights(tmp_path / name, adapter_name=name)
-    drawn: dict[str, list[np.ndarray]] = {}
+    sampled: dict[str, list[np.ndarray]] = {}
     for name in ("cat", "dog", "cat"):
         pipeline.set_adapters(name)
-        drawn.setdefault(name, []).append(_drawn(pipeline, **size))
-    first, again = drawn["cat"]
+        sampled.setdefault(name, []).append(_sampled(pipeline, **size))
+    first, again = sampled["cat"]
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, drawn["dog"][0])
+    assert not np.array_equal(first, sampled["dog"][0])
 
 
 def test_a_file_holds_several_components_and_the_same_bytes_each_time(tmp_path):

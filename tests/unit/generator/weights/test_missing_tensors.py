@@ -67,7 +67,7 @@ def test_the_names_of_older_autoencoders_are_known(bases: dict[str, Path], tmp_p
     tensors = load_file(path)
     renamed = {}
     for name, tensor in tensors.items():
-        new = next((name.replace(f".{ours}.", f".{theirs}.") for ours, theirs in older.items() if f".{ours}." in name), name)
+        new = next((name.replace(f".{ours}.", f".{peer}.") for ours, peer in older.items() if f".{ours}." in name), name)
         renamed[new] = tensor
     assert renamed.keys() != tensors.keys()
     save_file(renamed, path, metadata={"format": "pt"})

@@ -42,7 +42,7 @@ WIDTH = 200
 
 
 def _walk(offset: float = 0.0) -> np.ndarray:
-    """A random walk from `offset`, a row a step: float32 [STEPS, WIDTH]."""
+    """A random walk from `offset`, a row per step: float32 [STEPS, WIDTH]."""
     steps = np.random.default_rng(0).standard_normal((STEPS, WIDTH), dtype=np.float32)
     return np.float32(offset) + steps.cumsum(0, dtype=np.float32)
 
@@ -188,8 +188,8 @@ def test_the_residual_is_the_distance_of_the_profiles(walked):
         reach = max(s.step for s in fitted.stored)
         t = (np.arange(400_000) + 0.5) / 400_000 * reach
         made = sum(w * _density(t, s.sigma_rel, s.step) for w, s in zip(fitted.weights, fitted.stored, strict=True))
-        asked = _density(t, sigma_rel, step)
-        assert fitted.residual == pytest.approx(np.linalg.norm(made - asked) / np.linalg.norm(asked), rel=1e-3)
+        request = _density(t, sigma_rel, step)
+        assert fitted.residual == pytest.approx(np.linalg.norm(made - request) / np.linalg.norm(request), rel=1e-3)
 
 
 def _density(t: np.ndarray, sigma_rel: float, step: int) -> np.ndarray:
@@ -227,7 +227,7 @@ def test_a_snapshot_that_lies_there_twice_changes_nothing(walked, tmp_path):
 
 
 def test_a_stored_width_comes_back_bit_for_bit(walked):
-    """Asked for what is stored, no arithmetic touches it."""
+    """Where a stored snapshot is requested, no arithmetic touches it."""
     wanted = load_file(walked / "step-00000400-sigma_rel-0.05.safetensors")
     rebuilt = reconstruct(walked, 0.05)
     assert rebuilt.keys() == wanted.keys()
@@ -325,11 +325,11 @@ def _fine_tuned(generator: Path, family: Family, networks: dict[str, type], *, e
         network = kind.from_pretrained(generator / folder)
         averages = PowerAverages(dict(network.named_parameters()))
         stage = folder.split("/")[0]
-        draw = torch.Generator().manual_seed(1)
+        generate = torch.Generator().manual_seed(1)
         for step in range(1, steps + 1):
             with torch.no_grad():
                 for p in network.parameters():
-                    p.add_(0.02 * torch.randn(p.shape, generator=draw))
+                    p.add_(0.02 * torch.randn(p.shape, generator=generate))
             averages.update(dict(network.named_parameters()), step)
             if step % every == 0:
                 write_snapshot(generator / "ema" / stage, averages, step)
@@ -342,7 +342,7 @@ def _fine_tuned(generator: Path, family: Family, networks: dict[str, type], *, e
 
 @pytest.fixture(scope="module")
 def flow_generator(tmp_path_factory):
-    """A tiny SD3, whose transformer has a buffer beside its parameters."""
+    """A tiny SD3, whose transformer has a buffer next to its parameters."""
     path = build_tiny_pipeline("sd3", tmp_path_factory.mktemp("flow") / "generator")
     _fine_tuned(path, "flow_transformer", {"transformer": SD3Transformer2DModel})
     return path
@@ -388,14 +388,14 @@ def test_the_same_command_again_changes_nothing_and_another_is_refused(in_folder
     assert before == {p: p.stat().st_mtime_ns for p in Path("out").rglob("*")}
     with pytest.raises(UsageError, match=r"config\.sigma_rel"):
         average_generator(flow_generator, 0.09, Path("out"))
-    Path("mine").mkdir()
-    Path("mine/file").write_text("mine")
+    Path("own").mkdir()
+    Path("own/file").write_text("own")
     with pytest.raises(UsageError, match="was not made by this command"):
-        average_generator(flow_generator, 0.08, Path("mine"))
+        average_generator(flow_generator, 0.08, Path("own"))
     assert cli.main(["lineage", "out"]) == 0
-    said = capsys.readouterr().out
-    assert "made by ema" in said
-    assert read_card(str(flow_generator)).digest[:16] in said
+    message = capsys.readouterr().out
+    assert "made by ema" in message
+    assert read_card(str(flow_generator)).digest[:16] in message
 
 
 def test_other_snapshots_of_the_same_generator_are_another_recipe(in_folder, flow_generator):
@@ -409,13 +409,13 @@ def test_other_snapshots_of_the_same_generator_are_another_recipe(in_folder, flo
 
 
 def test_a_poor_fit_is_refused_unless_forced(in_folder, flow_generator, capsys):
-    """Snapshots too sparse for a width are said with the error and what would do; --force writes it and says the error."""
+    """Snapshots too sparse for a width are reported with the error and what would do; --force writes it and says the error."""
     arguments = ["ema", "--generator", str(flow_generator), "--sigma-rel", "0.28", "--out", "out"]
     assert cli.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "too sparse for sigma_rel 0.28 at step 8" in said
-    assert "--force" in said
-    assert "near it: 6, 8" in said
+    message = capsys.readouterr().err
+    assert "too sparse for sigma_rel 0.28 at step 8" in message
+    assert "--force" in message
+    assert "near it: 6, 8" in message
     assert not Path("out").exists()
     assert cli.main([*arguments, "--force"]) == 0
     error = residual(flow_generator / "ema/transformer", 0.28)
@@ -479,13 +479,13 @@ def test_a_generator_without_usable_snapshots_is_bad_data(in_folder, flow_genera
         data[-3] ^= 1
         path.write_bytes(data)
     assert cli.main(["ema", "--generator", str(copy), "--sigma-rel", "0.1" if harm in ("shape", "name") else "0.08", "--out", "out"]) == 3
-    said = capsys.readouterr().err
-    assert words in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert len(message.splitlines()) == 1
     assert not Path("out").exists()
 
 
-def test_what_cannot_be_asked_is_said_before_snapshots_are_looked_for(in_folder):
+def test_what_cannot_be_requested_is_reported_before_snapshots_are_looked_for(in_folder):
     """A width out of range is a usage error even where there are no snapshots, and a folder that is missing is never taken for a hub id."""
     (in_folder / "generator").mkdir()
     with pytest.raises(ConfigError, match="sigma_rel"):
@@ -512,7 +512,7 @@ def test_an_average_is_kept_under_what_it_was_made_from(in_folder, flow_generato
         averaged(str(flow_generator), 0.28, Path("cache"))
 
 
-def test_whoever_comes_while_an_average_is_made_waits_for_it(in_folder, flow_generator):
+def test_a_process_that_comes_while_an_average_is_made_waits_for_it(in_folder, flow_generator):
     """Workers that start together do not fail each other: the second gets what the first makes."""
     name = averaging_digest(str(flow_generator), 0.08)[:32]
     out, locks = Path("cache") / name, Path(".gda/locks")
