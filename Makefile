@@ -29,7 +29,7 @@ help:
 	@echo "make docs     build the manual as a site into build/site"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
 	@echo "make kfp-local run the job as the pipeline that a cluster runs, on this machine"
-	@echo "make manifests render what a cluster needs beside Kubeflow, with kustomize or kubectl"
+	@echo "make manifests render what a cluster needs in addition to Kubeflow, with kustomize or kubectl"
 	@echo "make clean    remove what the job wrote (not the virtual environment)"
 
 $(STAMP): requirements.lock pyproject.toml
@@ -82,7 +82,7 @@ check: $(STAMP)
 	@grep -h :: $(VENV)/collected-1.txt >$(VENV)/names-1.txt; grep -h :: $(VENV)/collected-2.txt | diff $(VENV)/names-1.txt - || { echo "the names of tests change from process to process"; exit 1; }
 	@if grep -q -i -E '^--(extra-)?index-url|^--find-links|@ http' requirements.lock; then echo "requirements.lock names an index address"; exit 1; fi
 
-# The whole job as the pipeline `augment`, a process a step, with the demo's parameters; pages go to kfp-local/pages.
+# The whole job as the pipeline `augment`, one process per step, with the demo's parameters; pages go to kfp-local/pages.
 kfp-local: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pipelines.local --data-root kfp-local
 

@@ -58,7 +58,7 @@ def at_work(args: argparse.Namespace, config: Config) -> AbstractContextManager[
 
 
 def note(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> str | None:
-    """Record the time and the run of a command that did work, and log recorded runs; returns a sentence about those that could not be logged.
+    """Record the time and the run of a command that did work, and log recorded runs; returns a sentence on those that could not be logged.
 
     Only stages with heavy imports import MLflow; runs of the others are logged with the next one.
     """
@@ -77,7 +77,7 @@ def note(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: fl
 
 
 def log_kept() -> str | None:
-    """Log the runs that earlier commands recorded, killed ones included; returns a sentence about those that could not be logged."""
+    """Log the runs that earlier commands recorded, killed ones included; returns a sentence on those that could not be logged."""
     folder = work_root() / tracking.UNLOGGED
     tracking.settle(folder)
     return tracking.flush(folder)

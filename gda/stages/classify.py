@@ -42,9 +42,9 @@ _DONE = "done.json"  # in the work folder, written last: what is in its `out` is
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Train one seed of a request in its work folder; `mine` when this is the seed that was asked for.
+    """Train one seed of a request in its work folder; `requested` when this is the seed of the command.
 
-    Classifiers that are published already lie in folders of `beside`.
+    Classifiers that are published already lie in folders of `siblings`.
     """
 
     request: Request
@@ -124,7 +124,7 @@ def remove(out: Path, arm: Arm, seeds: Sequence[int]) -> Outcome:
     for seed in seeds:
         _own(arm, seed).remove(out / str(seed))
     names = ", ".join(map(str, seeds))
-    return Outcome(output=out, digest="", summary=f"removed from {out} what is not asked for: seed {names}")
+    return Outcome(output=out, digest="", summary=f"removed from {out} what this command does not make: seed {names}")
 
 
 def _seed_of(name: str) -> int | None:
@@ -167,7 +167,7 @@ def _left_to_the_first(out: Path) -> Outcome:
 
 
 def _others(requested: Job, seeds: Sequence[int]) -> list[Job]:
-    """Jobs of the seeds to train alongside, without those that are published beside our output, finished already or kept."""
+    """Jobs of the seeds to train alongside, without those that are published next to our output, finished already or kept."""
     published = [recipe for folder in requested.siblings.glob("*/recipe.json") if (recipe := _recipe_in(folder.parent))]
     jobs = []
     for seed in sorted(set(seeds) - {requested.seed}):
@@ -265,7 +265,7 @@ def _train_head(job: Job, loaded: Loaded, world: "ProcessGroup") -> "tuple[nn.Mo
 
 
 def _finished_mixed(job: Job) -> Path | None:
-    """The classifier of real+synthetic of the same seed, published beside our output or waiting in its work folder."""
+    """The classifier of real+synthetic of the same seed, published next to our output or waiting in its work folder."""
     recipe = replace(job.request, arm=job.request.arm.with_data(Arm.MIXED.data.name)).recipe(job.seed)
     for folder in sorted(path.parent for path in job.siblings.glob("*/recipe.json")):
         if _recipe_in(folder) == recipe:
@@ -315,7 +315,7 @@ def _card(job: Job, *, weights: str | None = None, val_top1: float | None = None
 
 
 def _refused(card: ClassifierCard) -> bool:
-    """Whether the gate kept the arm from being trained, rather than that nobody asked for its images."""
+    """Whether the gate kept the arm from being trained, rather than that no arm needs its images."""
     return card.skipped is not None and card.synthetic_digest is not None
 
 

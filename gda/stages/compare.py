@@ -1,4 +1,4 @@
-"""compare: several evaluations on one test split side by side - few shots and many, each in several draws - as table and plot."""
+"""compare: several evaluations on one test split side by side - few shots and many, each in several choices - as table and plot."""
 
 import math
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class _Evaluation:
 def run(config: Config, *, evaluations: Sequence[Path], out: Path) -> Outcome:
     """Write `comparison.json`, a table and a plot of the gain of `promote.arm` over real alone by the number of real training images.
 
-    Evaluations of as many images are draws of one size. No image is read: predictions on the test split were kept when it was opened.
+    Evaluations of as many images are choices of one size. No image is read: predictions on the test split were kept when it was opened.
     Raises `DataError` for other test splits or classes, one real set given twice, or when the arm ran in none of them.
     """
     found = [_open(path) for path in evaluations]
@@ -92,16 +92,16 @@ def _open(path: Path) -> _Evaluation:
 def _require_comparable(found: Sequence[_Evaluation]) -> None:
     first, by_data = found[0], dict[str, Path]()
     for each in found:
-        for name, said in (
+        for name, value in (
             ("test split", each.metrics.test_digest == first.metrics.test_digest),
             ("classes", each.metrics.classes == first.metrics.classes),
         ):
-            if not said:
+            if not value:
                 raise DataError(
                     f"{each.path}: has another {name} than {first.path}; only evaluations on the same test images can be compared"
                 )
         if (other := by_data.setdefault(each.metrics.snapshot_digest, each.path)) is not each.path:
-            raise DataError(f"{each.path}: is of the same real images as {other}; give each draw once")
+            raise DataError(f"{each.path}: is of the same real images as {other}; give each choice once")
 
 
 def _compare(config: Config, found: Sequence[_Evaluation]) -> Comparison:
@@ -131,7 +131,7 @@ def _not_run(evaluation: _Evaluation, arm: Arm) -> str | None:
 def _point(config: Config, arm: Arm, choices: Sequence[_Evaluation]) -> SizePoint:
     ordered = _ordered(choices)
     tables = [each.difference(arm) for each in ordered]
-    # Choices are what could have come out otherwise; seeds of one draw share its images, so they count as one.
+    # Another choice could have come out differently; seeds of one choice share its images, so they count as one.
     rows = np.stack([table.mean(axis=0) for table in tables]) if len(tables) > 1 else tables[0]
     return SizePoint(
         num_train=ordered[0].num_train,
@@ -145,7 +145,7 @@ def _point(config: Config, arm: Arm, choices: Sequence[_Evaluation]) -> SizePoin
 
 
 def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) -> dict[int, Exchange | str]:
-    """By size, or why there is none; nothing with fewer than three sizes. A row is a draw, or a seed where some size has one draw."""
+    """By size, or why there is none; nothing with fewer than three sizes. A row is a choice, or a seed where some size has one choice."""
     choices = min(map(len, by_size.values()))
     if len(by_size) < 3:
         return {}
@@ -155,14 +155,14 @@ def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) 
         shared = sorted(set.intersection(*(set(found[0].seeds(arm)) for found in by_size.values())))
         rows = {size: [(_ordered(found)[0], (seed,)) for seed in shared] for size, found in by_size.items()}
     if len(next(iter(rows.values()))) < 2:
-        return dict.fromkeys(by_size, "every size needs two draws, or two seeds in common")
+        return dict.fromkeys(by_size, "every size needs two choices, or two seeds in common")
     sizes = np.array(list(by_size), dtype=np.int64)
     real, own = (np.array([[each.top1(which, seeds) for each, seeds in rows[size]] for size in by_size]).T for which in (Arm.REAL, arm))
     found: dict[int, Exchange | str] = {}
     for place, size in enumerate(by_size):
         counts = {each.metrics.num_synthetic for each, _ in rows[size]}
         if len(counts) != 1 or not (num_synthetic := next(iter(counts))):
-            found[size] = "its draws do not have one number of synthetic images"
+            found[size] = "its choices do not have one number of synthetic images"
             continue
         try:
             rate = exchange_rate(
@@ -182,7 +182,7 @@ def _ordered(choices: Sequence[_Evaluation]) -> list[_Evaluation]:
 
 def _table(comparison: Comparison) -> bytes:
     rows = [
-        {"num_train": point.num_train, "draw": choice, "real_top1": real, "top1": own, "gain": own - real}
+        {"num_train": point.num_train, "choice": choice, "real_top1": real, "top1": own, "gain": own - real}
         for point in comparison.points
         for choice, (real, own) in enumerate(zip(point.real_top1, point.top1, strict=True))
     ]

@@ -167,7 +167,7 @@ def _report_inputs(
 
 
 def _validation_page(verdict: Path | None, report: Path | None, out: Path) -> str | None:
-    """Where the validation report lies as seen from `out`; by default it is beside the verdict."""
+    """Where the validation report lies as seen from `out`; by default it is next to the verdict."""
     folder = report if report is not None else verdict.parent if verdict is not None else None
     if folder is None or not (folder / "index.html").is_file():
         return None
@@ -277,7 +277,7 @@ def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bo
 
 
 def _look(config: Config, real: Snapshot, work: str) -> int:
-    """Which look at the test split it is to judge these predictions for the arm declared now; each further one has a stricter level."""
+    """Number of the look at the test split that assesses these predictions for the declared arm; each further one has a stricter level."""
     declared = {"predictions": work, "arm": config.promote.arm, "rivals": sorted(config.promote.rivals)}
     return record_look(real, digest_of(declared))
 
@@ -287,7 +287,7 @@ def _openings(real: Snapshot, work: str) -> int:
 
 
 def _prediction_digest(trained: Runs, real: Snapshot, size: int, interpolation: Interpolation) -> str:
-    """Of all that the predictions hang on: these classifiers and images, and nothing of how they are judged."""
+    """Of all that decides the predictions: these classifiers and images, and nothing of how they are assessed."""
     return digest_of(
         {
             "test": real.split_digest("test"),
@@ -348,10 +348,10 @@ def _confusions(predictions: Predictions, classes: Sequence[str]) -> bytes:
 
 def _candidate(config: Config, chosen: Runs) -> Candidate | None:
     """The declared arm's classifier with the best *validation* accuracy, the lowest seed among equals; None when the arm was skipped."""
-    mine = [run_ for (arm, _), run_ in chosen.items() if arm is config.promote.arm and run_.card.val_top1 is not None]
-    if not mine:
+    own = [run_ for (arm, _), run_ in chosen.items() if arm is config.promote.arm and run_.card.val_top1 is not None]
+    if not own:
         return None
-    best = min(mine, key=lambda run_: (-(run_.card.val_top1 or 0.0), run_.card.seed))
+    best = min(own, key=lambda run_: (-(run_.card.val_top1 or 0.0), run_.card.seed))
     return Candidate(arm=best.card.arm, seed=best.card.seed, path=best.path.as_posix(), digest=best.card.digest)
 
 

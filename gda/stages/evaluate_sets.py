@@ -97,7 +97,7 @@ def measure_sets(
 ) -> dict[str, SetResult]:
     """Results a set and an arm of the classifiers in `folders`, which take images as `seen` says.
 
-    `parts` says in how many parts, one a seed, the images beside the real ones were given to each arm.
+    `parts` says in how many parts, one per seed, the images next to the real ones were given to each arm.
     Each opening is noted in the ledger. Decoded images are kept in `scratch` meanwhile. Raises as `decode_set` does.
     """
     results = {}
@@ -130,8 +130,8 @@ def set_result(config: Config, one: HeldOutSet, correct: Correct, parts: Mapping
 
 def _arm(config: Config, name: str, arm: Arm, seeds: Mapping[Arm, Sequence[int]], correct: Correct, parts: int) -> SetArm:
     confidence = config.evaluate.confidence
-    mine = np.stack([correct[arm, seed] for seed in seeds[arm]])
-    result = set_arm(mine, seeds=seeds[arm], confidence=confidence, sets=sets_of(parts, seeds[arm]))
+    own = np.stack([correct[arm, seed] for seed in seeds[arm]])
+    result = set_arm(own, seeds=seeds[arm], confidence=confidence, sets=sets_of(parts, seeds[arm]))
     if arm is Arm.REAL:
         return result
     shared = sorted(set(seeds[arm]) & set(seeds[Arm.REAL]))

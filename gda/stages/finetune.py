@@ -33,7 +33,7 @@ from gda.runtime.parallel import Bar, run_parallel
 from gda.runtime.process_group import ProcessGroup
 from gda.tracking.generator_versions import generator_model
 
-_GRID_ROWS = 10  # pictures a class in an evaluation's grid
+_GRID_ROWS = 10  # pictures per class in an evaluation's grid
 
 
 def run(
@@ -88,10 +88,10 @@ def _train(plan: _Plan, world: ProcessGroup, *, progress: bool) -> list[StageRes
 def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], tokens: Tokens | None, world: ProcessGroup) -> Recipe:
     settings = config.finetune
     scored_by = {"extractor": configured_extractor(config).digest} if settings.evaluation_steps else {}
-    said = {"prompts": prompts} | ({"initial": tokens.initial} if tokens is not None else {})
+    texts = {"prompts": prompts} | ({"initial": tokens.initial} if tokens is not None else {})
     return Recipe(
         stage="finetune",
-        config=settings.decided() | {"seed": config.seed} | said,
+        config=settings.decided() | {"seed": config.seed} | texts,
         inputs={"snapshot": real.digest, "base": read_card(base).digest} | scored_by,
         environment=bits_environment("diffusers", "peft") | {"device": world.device.type},
     )
@@ -104,24 +104,24 @@ def _agree(recipe: Recipe, out: Path, world: ProcessGroup) -> Workspace:
     return agreed
 
 
-def _resume(workspace: Workspace, asked: Path) -> dict[str, int]:
+def _resume(workspace: Workspace, checkpoint: Path) -> dict[str, int]:
     """Folder of a job -> step to continue at, from a work folder or a checkpoint in one. Raises `UsageError` for another recipe's."""
-    asked = asked.resolve()
-    root = next((folder for folder in (asked, *asked.parents) if (folder / RECIPE_FILE).is_file()), None)
+    checkpoint = checkpoint.resolve()
+    root = next((folder for folder in (checkpoint, *checkpoint.parents) if (folder / RECIPE_FILE).is_file()), None)
     if root is None:
-        raise UsageError(f"--resume {asked}: neither a work folder nor a checkpoint in one, or no longer there")
+        raise UsageError(f"--resume {checkpoint}: neither a work folder nor a checkpoint in one, or no longer there")
     changes = read_recipe(root).difference(workspace.recipe)
     if changes:
-        raise UsageError(f"--resume {asked}: made otherwise: {'; '.join(changes)}; undo that, or leave --resume out to start over")
+        raise UsageError(f"--resume {checkpoint}: made otherwise: {'; '.join(changes)}; undo that, or leave --resume out to start over")
     if root != workspace.work.resolve():  # the same work, brought here from another place
         shutil.copytree(root, workspace.work, dirs_exist_ok=True)
-    if asked.name.startswith("checkpoint-"):
-        return {asked.parent.relative_to(root).as_posix(): int(asked.name.removeprefix("checkpoint-"))}
+    if checkpoint.name.startswith("checkpoint-"):
+        return {checkpoint.parent.relative_to(root).as_posix(): int(checkpoint.name.removeprefix("checkpoint-"))}
     return {}
 
 
 def _tokens(config: Config, real: Snapshot, base: str) -> Tokens:
-    """A token a class, which starts from the words that its prompt would have held."""
+    """A token per class, which starts from the words that its prompt would have held."""
     return Tokens(names=class_tokens(real.classes, load_model(base)), initial={info.name: info.prompt_name for info in real.classes})
 
 

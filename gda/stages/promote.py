@@ -43,17 +43,17 @@ def run(
     register_only: bool = False,
     progress: bool = False,
 ) -> Outcome:
-    """Judge the candidate of `evaluation`, register it as `challenger`, promote it if the gate holds, and write `decision.json`.
+    """Decide on the candidate of `evaluation`, register it as `challenger`, promote it if the gate holds, and write `decision.json`.
 
-    Beside it lies the candidate's `MODEL_CARD.md`.
+    Next to it lies the candidate's `MODEL_CARD.md`.
 
-    Not cached: the registry is asked each time, and left alone where this decision has been carried out already. The candidate has to beat
+    Not cached: the registry is queried each time, and left alone where this decision has been carried out. The candidate has to beat
     real-only training, and the model behind `champion`. `dry_run` changes nothing in the registry and writes into the folder `dry-run` of
     `out`; `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on damaged input or a
     candidate that changed since, `TryAgainError` when MLflow is away, `MissingError` and `ConfigError` for what it complains of.
     """
     metrics = read_document(evaluation / "metrics.json", Metrics)
-    judged = read_document(verdict, Verdict) if verdict is not None else None
+    accepted_set = read_document(verdict, Verdict) if verdict is not None else None
     predictions = read_predictions(evaluation / PREDICTIONS_FILE)
     if predictions.test_digest != metrics.test_digest:
         raise DataError(f"{evaluation}: metrics.json and {PREDICTIONS_FILE} are about different test splits")
@@ -62,7 +62,7 @@ def run(
     incumbent = registry.champion()
     opponent = _opponent(registry, incumbent, card)
     champion = _champion(config, metrics, predictions, opponent, card)
-    gate = decide(metrics, judged, config.promote, licence=card.base_licence if card else "unknown", champion=champion)
+    gate = decide(metrics, accepted_set, config.promote, licence=card.base_licence if card else "unknown", champion=champion)
     openings = _openings(metrics, registry, card)
     version, decided, done = None, "", False
     if card is not None and metrics.candidate is not None and not dry_run:
@@ -79,7 +79,7 @@ def run(
         registry.describe(version, describe(card, metrics, decision))
         registry.settle(version, decided)
     place = out or DEFAULT_OUT
-    text = model_card(card, metrics, judged, decision) if card is not None else None
+    text = model_card(card, metrics, accepted_set, decision) if card is not None else None
     return _write(decision, place / DRY_RUN if dry_run else place, text, done=done)
 
 
@@ -103,7 +103,7 @@ def _opponent(registry: Registry, champion: Registered | None, card: ClassifierC
 def _champion(
     config: Config, metrics: Metrics, predictions: Predictions, opponent: Registered | None, card: ClassifierCard | None
 ) -> Rival | None:
-    """The champion as a rival, beside the real-only trainings; None where there is no other."""
+    """The champion as a rival, next to the real-only trainings; None where there is no other."""
     if opponent is None or card is None:
         return None
     name = f"champion version {opponent.version}"
@@ -111,18 +111,18 @@ def _champion(
         # Accuracies on different images are not paired: refuse rather than guess (docs/adr/0002-champion-on-another-test-split.md).
         problem = f"it was evaluated on test split {opponent.test_digest[:12] or 'unknown'}, the candidate on {metrics.test_digest[:12]}"
         return Rival(name=name, gain=None, problem=problem)
-    theirs = opponent.predictions()
-    if theirs.test_digest != metrics.test_digest or not np.array_equal(theirs.labels, predictions.labels):
+    opponents = opponent.predictions()
+    if opponents.test_digest != metrics.test_digest or not np.array_equal(opponents.labels, predictions.labels):
         return Rival(name=name, gain=None, problem="its recorded predictions are about other test images")
     arm = config.promote.arm
     seeds = predictions.seeds(arm)
     if not seeds:
         return Rival(name=name, gain=None, problem=f"there are no predictions of arm {arm}")
     correct = predictions.correct(arm, seeds)
-    ((their_arm, their_seed),) = theirs.top
+    ((their_arm, their_seed),) = opponents.top
     gain = compare(
         correct,
-        np.broadcast_to(theirs.correct(their_arm, [their_seed]), correct.shape),
+        np.broadcast_to(opponents.correct(their_arm, [their_seed]), correct.shape),
         predictions.labels.astype(np.int64),
         metrics.classes,
         named_generator(config.seed, "promote", opponent.digest),
@@ -186,7 +186,7 @@ def _write(decision: Decision, out: Path, card: str | None, *, done: bool) -> Ou
     content = dump_document(decision)
     with rewriting(out):
         with storage_errors(path):
-            said = path.is_file() and path.read_bytes() == content
+            unchanged = path.is_file() and path.read_bytes() == content
             card_path.unlink(missing_ok=True)  # an earlier candidate's
         if card is not None:
             write_bytes(card_path, card.encode())
@@ -198,7 +198,7 @@ def _write(decision: Decision, out: Path, card: str | None, *, done: bool) -> Ou
         metrics={"promoted": float(decision.promoted)},
         files=(path,) if card is None else (path, card_path),
         refused=not decision.promoted,
-        reused=done and said,  # else a process was killed before it could say what it had carried out
+        reused=done and unchanged,  # else a process was killed before it could say what it had carried out
     )
 
 

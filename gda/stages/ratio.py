@@ -40,9 +40,9 @@ def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: 
     Ratios for which the set has too few images are left out and noted. Under a verdict that refused the set nothing is trained, and the
     curve says why. Raises `DataError` when the parts do not belong together or no ratio can be tried.
     """
-    real, drawn = read_index(snapshot, "real"), read_index(synthetic, "synthetic")
-    require_same_classes(snapshot, real, synthetic, drawn)
-    skipped = refusal(Arm.MIXED, verdict, real, drawn)
+    real, generated = read_index(snapshot, "real"), read_index(synthetic, "synthetic")
+    require_same_classes(snapshot, real, synthetic, generated)
+    skipped = refusal(Arm.MIXED, verdict, real, generated)
     recipe = Recipe(
         stage="ratio",
         config={
@@ -54,7 +54,9 @@ def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: 
             "seed": config.seed,
             "skipped": skipped,
         },
-        inputs={"snapshot": real.digest, "synthetic": drawn.digest} | soft_labels_input(synthetic, drawn) | weights_inputs(config.classify),
+        inputs={"snapshot": real.digest, "synthetic": generated.digest}
+        | soft_labels_input(synthetic, generated)
+        | weights_inputs(config.classify),
         environment=bits_environment("timm", "torchvision"),
     )
     workspace = prepare(recipe, out)
@@ -62,9 +64,9 @@ def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: 
         return _outcome(out, read_document(out / CURVE, RatioCurve), reused=True)
     with exclusive(workspace):
         if skipped is not None:
-            curve = _curve(config, real, drawn, num_real=_total(real, "train"), num_val=_total(real, "val"), skipped=skipped)
+            curve = _curve(config, real, generated, num_real=_total(real, "train"), num_val=_total(real, "val"), skipped=skipped)
         else:
-            curve = _search(config, snapshot, synthetic, real, drawn, workspace, progress=progress)
+            curve = _search(config, snapshot, synthetic, real, generated, workspace, progress=progress)
             write_bytes(workspace.staging / PICTURE, ratio_figure(curve))
         write_bytes(workspace.staging / CURVE, dump_document(curve))
         publish(workspace)
@@ -76,17 +78,17 @@ def _training(config: Config) -> TrainRecipe:
 
 
 def _search(
-    config: Config, snapshot: Path, synthetic: Path, real: SnapshotIndex, drawn: SnapshotIndex, workspace: Workspace, *, progress: bool
+    config: Config, snapshot: Path, synthetic: Path, real: SnapshotIndex, generated: SnapshotIndex, workspace: Workspace, *, progress: bool
 ) -> RatioCurve:
-    num_real, num_drawn = _total(real, "train"), _total(drawn, "train")
-    ratios = [ratio for ratio in config.ratio.ratios if images_of(ratio, num_real) <= num_drawn]
+    num_real, num_generated = _total(real, "train"), _total(generated, "train")
+    ratios = [ratio for ratio in config.ratio.ratios if images_of(ratio, num_real) <= num_generated]
     if not ratios:
         raise DataError(
-            f"{synthetic}: has {num_drawn:,} images, too few for the smallest of ratio.ratios, {config.ratio.ratios[0]:g} to one of "
-            f"{num_real:,} real images; draw more or add a smaller ratio"
+            f"{synthetic}: has {num_generated:,} images, too few for the smallest of ratio.ratios, {config.ratio.ratios[0]:g} to one of "
+            f"{num_real:,} real images; sample more or add a smaller ratio"
         )
     left_out = [f"{ratio:g}" for ratio in config.ratio.ratios if ratio not in ratios]
-    notes = [f"the set has {num_drawn:,} images, too few for the ratio {', '.join(left_out)}"] if left_out else []
+    notes = [f"the set has {num_generated:,} images, too few for the ratio {', '.join(left_out)}"] if left_out else []
     training = _training(config)
     sets = _sets(training, snapshot, synthetic, workspace, most=images_of(ratios[-1], num_real))
     search = RatioSearch(sets, training, config.ratio, batch_share=_share(config), folder=work_root() / "ratios")
@@ -108,7 +110,7 @@ def _search(
     # Accuracies rather than gains: what real alone scores moves no peak.
     scores = {ratio: correct[ratio].astype(np.float64) for ratio in ratios}
     peak = find_peak(scores, rng, confidence=evaluate.confidence, num_resamples=evaluate.num_resamples)
-    curve = _curve(config, real, drawn, num_real=num_real, num_val=len(sets.val.labels))
+    curve = _curve(config, real, generated, num_real=num_real, num_val=len(sets.val.labels))
     return curve.model_copy(
         update={
             "points": points,
@@ -133,15 +135,15 @@ def _share(config: Config) -> float:
 
 
 def _sets(training: TrainRecipe, snapshot: Path, synthetic: Path, workspace: Workspace, *, most: int) -> Sets:
-    real, drawn = Snapshot.open(snapshot), Snapshot.open(synthetic)
+    real, generated = Snapshot.open(snapshot), Snapshot.open(synthetic)
     size, interpolation = training.image_size, LANCZOS if training.weights is None else training.weights.interpolation
     load = partial(load_images, scratch=workspace.work, interpolation=interpolation)
-    images = load(drawn, "train", size=size)
+    images = load(generated, "train", size=size)
     return Sets(
         real=load(real, "train", size=size),
         synthetic=images.take(nested_order(images.labels)[:most]),
         val=load(real, "val", size=training.test_image_size or size),
-        digests={"real": real.digest, "synthetic": drawn.digest} | soft_labels_input(synthetic, drawn.index),
+        digests={"real": real.digest, "synthetic": generated.digest} | soft_labels_input(synthetic, generated.index),
     )
 
 
@@ -155,7 +157,7 @@ def _by_seed(correct: Correct) -> tuple[float, ...]:
 
 
 def _curve(
-    config: Config, real: SnapshotIndex, drawn: SnapshotIndex, *, num_real: int, num_val: int, skipped: str | None = None
+    config: Config, real: SnapshotIndex, generated: SnapshotIndex, *, num_real: int, num_val: int, skipped: str | None = None
 ) -> RatioCurve:
     return RatioCurve(
         points=(),
@@ -164,15 +166,15 @@ def _curve(
         num_val=num_val,
         num_train_steps=0 if skipped else _training(config).num_train_steps,
         snapshot_digest=real.digest,
-        synthetic_digest=drawn.digest,
+        synthetic_digest=generated.digest,
     )
 
 
 def _outcome(out: Path, curve: RatioCurve, *, reused: bool = False) -> Outcome:
     digest = digest_of(curve.model_dump(mode="json"))
     if curve.skipped is not None:
-        said = f"{out} is up to date" if reused else f"wrote {out}: skipped, {curve.skipped}"
-        return Outcome(output=out, digest=digest, summary=said, files=(out / CURVE,), reused=reused, refused=True)
+        summary = f"{out} is up to date" if reused else f"wrote {out}: skipped, {curve.skipped}"
+        return Outcome(output=out, digest=digest, summary=summary, files=(out / CURVE,), reused=reused, refused=True)
     measured = {"peak_ratio": curve.peak, "best_ratio": curve.best, "enough_ratio": curve.enough}
     return Outcome(
         output=out,

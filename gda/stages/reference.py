@@ -51,7 +51,7 @@ def reference_recipe(config: Config, real: Snapshot) -> Recipe:
 def _outcome(out: Path, index: ReferenceIndex, *, reused: bool) -> Outcome:
     summary = (
         f"{'kept' if reused else 'wrote'} {out}: classifiers confirm {index.agreement:.1%} of unseen training labels, "
-        f"FID floor {index.fid_floor:.3g} at {index.fid_floor_n} images a side"
+        f"FID floor {index.fid_floor:.3g} at {index.fid_floor_n} images per side"
     )
     metrics = {"agreement": index.agreement, "fid_floor": index.fid_floor}
     return Outcome(output=out, digest=index.digest, summary=summary, metrics=metrics, reused=reused)

@@ -1,4 +1,4 @@
-"""sample: draw a synthetic snapshot from a generator, shard by shard; any worker count, order or kill gives the same set."""
+"""sample: generate a synthetic snapshot, shard by shard; any worker count, order or kill gives the same set."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -40,7 +40,7 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """A set under way: what was asked, and the jobs of all its shards."""
+    """A set under way: what was requested, and the jobs of all its shards."""
 
     request: SamplingRequest
     real: Snapshot
@@ -66,10 +66,10 @@ def run(
     workers: int = 1,
     progress: bool = False,
 ) -> Outcome:
-    """Draw the configured plan and publish it as a synthetic Snapshot at `out`.
+    """Sample the configured plan and publish it as a synthetic Snapshot at `out`.
 
-    With `workers` > 1 this process draws the shards of number `worker` modulo `workers`; whoever commits the last one publishes.
-    Raises `UsageError` when neither `sample.guidance_scale` nor tuned settings say the guidance, and when other workers are drawing
+    With `workers` > 1 this process samples the shards of number `worker` modulo `workers`; the one that commits the last shard publishes.
+    Raises `UsageError` when neither `sample.guidance_scale` nor tuned settings say the guidance, and when other workers are sampling
     another set for `out`; `DataError` for classes that the generator does not know and on NaN images; `TryAgainError` where another
     process is publishing the same set at this moment.
     """
@@ -78,7 +78,7 @@ def run(
     request = sampling_request(config, generator, settings, averages=work_root() / "averages")
     plan = plan_for(config, real, zero_shot=zero_shot)
     observer = _observer(config, plan)
-    context = _drawing(config, real, request, observer)
+    context = _context(config, real, request, observer)
     workspace = prepare(_recipe(config, plan, context, real, observer), out)
     if workspace.finished:
         metrics = {"images": float(plan.num_images), "guidance_scale": request.settings.guidance_scale}
@@ -89,9 +89,9 @@ def run(
     context = replace(context, folder=workspace.staging)
     jobs = [ShardJob(context=context, shard=shard) for shard in plan.shards]
     work = _Work(request=request, real=real, plan=plan, jobs=jobs, observer=observer, workspace=workspace)
-    mine = [job for job in jobs if job.shard.number % share.count == share.index]
+    own = [job for job in jobs if job.shard.number % share.count == share.index]
     try:
-        return _draw(work, mine, share, progress=progress)
+        return _sample_shards(work, own, share, progress=progress)
     except (OSError, ValueError, DataError) as error:  # as where the work folder is taken away under a process that slept
         if published_meanwhile(workspace):
             summary = f"another worker published {out} meanwhile"
@@ -101,18 +101,18 @@ def run(
         raise
 
 
-def _draw(work: _Work, mine: list[ShardJob], share: Workers, *, progress: bool) -> Outcome:
+def _sample_shards(work: _Work, own: list[ShardJob], share: Workers, *, progress: bool) -> Outcome:
     out = work.workspace.out
-    damaged = {job.shard.name for job in mine if job.sidecar.is_file() and job.rows() is None}
-    with Bar(sum(len(job.shard.images) for job in mine), f"sample {out.name}", unit="image", shown=progress):
-        run_parallel(sample_shard, mine, workers=workers_of(work.device))
+    damaged = {job.shard.name for job in own if job.sidecar.is_file() and job.rows() is None}
+    with Bar(sum(len(job.shard.images) for job in own), f"sample {out.name}", unit="image", shown=progress):
+        run_parallel(sample_shard, own, workers=workers_of(work.device))
     if share.count > 1 and not all(job.rows() is not None for job in work.jobs):
-        summary = f"drew {len(mine)} of {len(work.jobs)} shards; {out} is published when the other workers are done"
+        summary = f"sampled {len(own)} of {len(work.jobs)} shards; {out} is published when the other workers are done"
         return Outcome(output=out, digest="", summary=summary)
-    return _commit(work, sorted(damaged | set(_redraw_damaged(work))))
+    return _commit(work, sorted(damaged | set(_sample_damaged(work))))
 
 
-def _drawing(config: Config, real: Snapshot, request: SamplingRequest, observer: FeatureObserver | None) -> SamplingContext:
+def _context(config: Config, real: Snapshot, request: SamplingRequest, observer: FeatureObserver | None) -> SamplingContext:
     sample = config.sample
     return SamplingContext(
         generator=request.generator,
@@ -134,12 +134,12 @@ def _codec(config: Config) -> Codec:
 
 
 def _observer(config: Config, plan: Plan) -> FeatureObserver | None:
-    """What keeps features of the images while they are drawn, measured as `validate` under the same configuration would."""
+    """What keeps features of the images while they are sampled, measured as `validate` under the same configuration would."""
     kept = config.sample.features
     if kept == "none":
         return None
     if not _codec(config).lossless:
-        raise ConfigError(f"sample.features: {kept} are of the pixels as drawn, which jpeg does not keep; accepted: png, webp")
+        raise ConfigError(f"sample.features: {kept} are of the pixels as sampled, which jpeg does not keep; accepted: png, webp")
     if plan.num_images < 2:
         raise ConfigError(f"sample.features: {kept} of a single image have no covariance; accepted: none, or two images and more")
     extractor = configured_extractor(config)
@@ -165,8 +165,8 @@ def _recipe(config: Config, plan: Plan, context: SamplingContext, real: Snapshot
     return Recipe(stage="sample", config=request, inputs=inputs, environment=environment)
 
 
-def _redraw_damaged(work: _Work) -> list[str]:
-    """Shards whose bytes changed since they were drawn are drawn again; their names are returned."""
+def _sample_damaged(work: _Work) -> list[str]:
+    """Shards whose bytes changed since they were sampled are sampled again; their names are returned."""
     damaged = [job for job in work.jobs if job.rows(checked=True) is None]
     for job in damaged:
         job.discard()
@@ -189,7 +189,7 @@ def _commit(work: _Work, repaired: list[str]) -> Outcome:
     )
     out = publish(work.workspace)
     guidance = work.request.settings.guidance_scale
-    again = f"; damaged since they were drawn, and drawn again: {', '.join(repaired)}" if repaired else ""
+    again = f"; damaged since they were sampled, and sampled again: {', '.join(repaired)}" if repaired else ""
     return Outcome(
         output=out,
         digest=index.digest,
@@ -202,12 +202,12 @@ def _commit(work: _Work, repaired: list[str]) -> Outcome:
 def _provenance(work: _Work) -> Mapping[str, str]:
     """Where the set comes from, and on what its bits depend: they are claimed to repeat on equal device, libraries and batches."""
     context, recipe = work.jobs[0].context, work.workspace.recipe
-    said = {"generator": context.generator_digest, "classes_of": work.real.digest, "generator_source": work.request.card.source}
+    provenance = {"generator": context.generator_digest, "classes_of": work.real.digest, "generator_source": work.request.card.source}
     if work.request.averaged_from is not None:
-        said |= {"generator_averaged_from": work.request.averaged_from, "ema_sigma_rel": f"{work.request.ema_sigma_rel:g}"}
-    said |= {} if context.sources is None else {"sources": work.real.digest}
+        provenance |= {"generator_averaged_from": work.request.averaged_from, "ema_sigma_rel": f"{work.request.ema_sigma_rel:g}"}
+    provenance |= {} if context.sources is None else {"sources": work.real.digest}
     bits = {"precision": context.speed.precision, "compiled": str(context.speed.compile).lower()}
-    return said | recipe.environment | bits | {"batch_size": str(recipe.config["batch_size"])}
+    return provenance | recipe.environment | bits | {"batch_size": str(recipe.config["batch_size"])}
 
 
 def show_plan(
@@ -220,7 +220,7 @@ def show_plan(
     zero_shot: bool = False,
     workers: int = 1,
 ) -> Outcome:
-    """What `--plan-only` prints: shards, images, what they cost and how long that takes here; draws nothing.
+    """What `--plan-only` prints: shards, images, what they cost and how long that takes here; samples nothing.
 
     Without a guidance or settings the plan is shown without its cost.
     """
@@ -237,6 +237,6 @@ def show_plan(
     for line in describe_plan(plan, cost, rate, workers=workers, precision=config.sample.precision):
         print(line)
     summary = (
-        f"plan {plan.digest[:16]}: {plan.num_images} images of {len(real.classes)} classes in {len(plan.shards)} shards, nothing drawn"
+        f"plan {plan.digest[:16]}: {plan.num_images} images of {len(real.classes)} classes in {len(plan.shards)} shards, nothing sampled"
     )
     return Outcome(output=out, digest="", summary=summary, metrics={"images": float(plan.num_images)})

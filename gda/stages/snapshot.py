@@ -44,8 +44,8 @@ def run(
 ) -> Outcome:
     """Read `source`, split it, and publish it as a Snapshot at `out`.
 
-    `as_synthetic` imports a set drawn elsewhere: all of it goes to train, every image is marked as synthetic, and the columns of the
-    manifest that say how an image was drawn are null. Given `pool_of`, a real snapshot, the source is a pool of more real images for it:
+    `as_synthetic` imports a set sampled elsewhere: all of it goes to train, every image is marked as synthetic, and the columns of the
+    manifest that say how an image was sampled are null. Given `pool_of`, a real snapshot, the source is a pool of more real images for it:
     all of it goes to train but for images that the real set has already and near matches of its val and test, which are left out and
     listed; classes and labels are those of the real set, any of which may be empty. Raises `DataError` for images and labels that cannot
     be used, `UsageError` for a source that is not there or an `out` that holds something else.
@@ -79,16 +79,16 @@ def _recipe(
     # Where the source lies is left out: its content is what counts, and a path would differ between machines.
     if real is not None:
         used = {"image_size", "shard_size", "max_bad_fraction", *(name for name in _OPTIONAL if getattr(config, name) is not None)}
-        asked = config.model_dump(mode="json", include=used) | {"purpose": PURPOSE}
+        settings = config.model_dump(mode="json", include=used) | {"purpose": PURPOSE}
         inputs = {"source": source.fingerprint, "pool_of": real.digest}
-        return Recipe(stage="snapshot", config=asked, inputs=inputs, environment=_codecs())
+        return Recipe(stage="snapshot", config=settings, inputs=inputs, environment=_codecs())
     unused = {"shots", "few_shot_seed"} if config.shots is None else set()
     unused |= {name for name in _OPTIONAL if getattr(config, name) is None}
-    asked = config.model_dump(mode="json", exclude={"source", "pool", "class_names"} | unused)
-    asked |= {"as_synthetic": as_synthetic, "split_column": columns.split, "group_column": columns.group}
-    asked |= {} if columns.label is None else {"label_column": columns.label}
+    settings = config.model_dump(mode="json", exclude={"source", "pool", "class_names"} | unused)
+    settings |= {"as_synthetic": as_synthetic, "split_column": columns.split, "group_column": columns.group}
+    settings |= {} if columns.label is None else {"label_column": columns.label}
     words = {} if named is None else {"class_names": digest_of([info.prompt_name for info in named.classes])}
-    return Recipe(stage="snapshot", config=asked, inputs={"source": source.fingerprint} | words, environment=_codecs())
+    return Recipe(stage="snapshot", config=settings, inputs={"source": source.fingerprint} | words, environment=_codecs())
 
 
 def _codecs() -> dict[str, str]:
@@ -192,8 +192,8 @@ def _two_labels(pairs: Sequence[str]) -> str:
 
 def _warning(index: SnapshotIndex) -> str:
     """What the user should know of the images, after the closing line."""
-    said = (index.provenance.get(name) for name in ("class_names", "pixel_range", "two_labels"))
-    return "".join(f"; {text}" for text in said if text) + _warning_of_kind(index)
+    notes = (index.provenance.get(name) for name in ("class_names", "pixel_range", "two_labels"))
+    return "".join(f"; {text}" for text in notes if text) + _warning_of_kind(index)
 
 
 def _warning_of_kind(index: SnapshotIndex) -> str:

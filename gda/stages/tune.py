@@ -1,4 +1,4 @@
-"""tune: choose the settings of drawing - a cheap FID pass over every point of a grid, then CAS of the survivors on validation.
+"""tune: choose the sampling settings - a cheap FID pass over every point of a grid, then CAS of the survivors on validation.
 
 FID and CAS disagree as guidance grows, so the sweep ends on CAS. Each point is kept under its own digest: adding one costs one.
 """
@@ -29,7 +29,7 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: in
 
     With `workers` > 1 only the FID of the points of number `worker` modulo `workers` is measured, and kept for the command without them.
     Uses the training and validation splits only: FID is against validation images, its floor is train against validation. A point that
-    cannot be drawn or measured is recorded with the reason and never chosen. Raises `ConfigError` for axes that contradict each other
+    cannot be sampled or measured is recorded with the reason and never chosen. Raises `ConfigError` for axes that contradict each other
     or widths that no snapshots give, `DataError` where no point is left, `TryAgainError` while another process makes
     the same choice.
     """
@@ -72,7 +72,7 @@ def _parts(generator: str, card: GeneratorCard) -> Parts:
 
 
 def _averages(generator: str, grid: Grid) -> dict[str, str]:
-    """Digests of the averages that the grid asks for, so that widths which cannot be had are refused before anything is drawn."""
+    """Digests of the averages that the grid requests, so that widths which cannot be had are refused before anything is sampled."""
     widths = sorted({point.ema_sigma_rel for point in grid.points if point.ema_sigma_rel is not None})
     try:
         return {f"average {width:g}": averaging_digest(generator, width) for width in widths}

@@ -1,4 +1,4 @@
-"""`validate`: may a synthetic set be used for training? Measures it, judges it, and shows why."""
+"""`validate`: may a synthetic set be used for training? Measures it, assesses it, and shows why."""
 
 import json
 from functools import partial
@@ -48,10 +48,10 @@ def run(
 ) -> Outcome:
     """Write `verdict.json`, `index.html`, `expectations.json`, four tables (`*.csv`) and `data_docs/` into `out`.
 
-    `judged` is given the set that the verdict is of: the one at `synthetic`, or where `validate.on_fail` is replace_rejected what was made
+    `accepted` gets the set that the verdict is about: the one at `synthetic`, or where `validate.on_fail` is replace_rejected what was made
     of it. Without `reference` one is computed in the work folder. A refusal is a result: `Outcome.refused`; with `strict` it is a
     `RefusedError`, after the output is in place. Raises `DataError` for snapshots that are damaged or do not belong together,
-    `UsageError` where replace_rejected lacks `judged`, the generator or the configuration by which the set was drawn.
+    `UsageError` where replace_rejected lacks `accepted`, the generator or the configuration by which the set was sampled.
     """
     real, fake = Snapshot.open(snapshot), Snapshot.open(synthetic)
     replacement = Replacement.of(config, fake, real, generator, accepted)
@@ -60,44 +60,44 @@ def run(
     plan = plan_of(fake, real, generator, planned)
     given = Reference.open(reference) if reference is not None else None
     workspace = prepare(_recipe(config, fake, real, given, plan), out)
-    copy = _judged_workspace(workspace, fake, accepted)
+    copy = _accepted_workspace(workspace, fake, accepted)
     if not workspace.finished:
         with exclusive(workspace):
             found = given if given is not None else _computed_reference(config, real, workspace, progress=progress)
-            final = _judge(config, fake, real, found, plan, replacement, workspace)
-            _publish_judged(final.snapshot, copy)
+            final = _assess(config, fake, real, found, plan, replacement, workspace)
+            _publish_accepted(final.snapshot, copy)
             _write(workspace.fresh_staging(), real, found, final)
             publish(workspace)
     verdict = read_document(out / VERDICT, Verdict)
-    _require_judged(verdict, fake, copy, out)
+    _require_accepted(verdict, fake, copy, out)
     if strict and not verdict.passed:
         raise RefusedError(f"{synthetic}: refused: {'; '.join(verdict.reasons)} (see {out / PAGE})")
     return _outcome(out, verdict, reused=workspace.finished)
 
 
 def plan_of(fake: Snapshot, real: Snapshot, generator: str | Path | None, planned: Planned | None) -> Plan:
-    """What the set should be: the real set's classes, what its plan asked for, the generator it should come from, its size and prompts."""
+    """What the set should be: the real set's classes, its plan, the generator it should come from, its size and prompts."""
     return Plan(
         count=sum(planned.counts) if planned is not None else sum(shard.count for shard in fake.index.shards),
         classes=tuple(info.name for info in real.classes),
         counts=planned.counts if planned is not None else None,
         prompts=prompts_of(card_of(str(generator)), real.classes) if generator is not None else None,
         strengths=planned.strengths if planned is not None else None,
-        size=_drawn_size(generator) if generator is not None else None,
+        size=_generated_size(generator) if generator is not None else None,
         generator_digest=expected_digest(fake, str(generator)) if generator is not None else None,
     )
 
 
 def _with_planned_ratio(config: Config, planned: Planned | None) -> Config:
-    """The limit of class balance as a multiple of what the plan itself asked for: quotas need not be equal."""
+    """The limit of class balance as a multiple of the plan's own: quotas need not be equal."""
     if planned is None:
         return config
     limit = config.validate_.max_class_ratio * max(planned.counts) / min(planned.counts)
     return config.model_copy(update={"validate_": config.validate_.model_copy(update={"max_class_ratio": limit})})
 
 
-def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
-    """Width and height that the generator draws, whatever size the real images have: every later stage resizes both sets alike."""
+def _generated_size(generator: str | Path) -> tuple[int, int] | None:
+    """Width and height of the generator's images, whatever size the real images have: every later stage resizes both sets alike."""
     side = generated_size(resolve(str(generator)))
     return None if side is None else (side, side)
 
@@ -105,10 +105,12 @@ def _drawn_size(generator: str | Path) -> tuple[int, int] | None:
 def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference | None, plan: Plan) -> Recipe:
     # A reference that is computed here depends on how classifiers are trained; a given one is named by its digest.
     # Files are named by what is in them.
-    judging = config.validate_.model_dump(mode="json", exclude={"extractor_weights", "image_size", "reference_statistics", "sscd_weights"})
+    thresholds = config.validate_.model_dump(
+        mode="json", exclude={"extractor_weights", "image_size", "reference_statistics", "sscd_weights"}
+    )
     extractor = configured_extractor(config)
     section = {
-        "validate": judging,
+        "validate": thresholds,
         "seed": config.seed,
         "image_size": config.classify.image_size,
         "compared_at": comparison_size(config, extractor),
@@ -140,7 +142,7 @@ def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *,
     return Reference.open(folder)
 
 
-def _judge(
+def _assess(
     config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan, replacement: Replacement | None, workspace: Workspace
 ) -> Assessed:
     def assess(snapshot: Snapshot) -> tuple[Inspection, Verdict]:
@@ -154,29 +156,29 @@ def _judge(
     return replace_rejected(first, config.validate_, assess=assess, replace=partial(replacement.replace, work=workspace.work))
 
 
-def _judged_workspace(workspace: Workspace, fake: Snapshot, accepted: Path | None) -> Workspace | None:
+def _accepted_workspace(workspace: Workspace, fake: Snapshot, accepted: Path | None) -> Workspace | None:
     if accepted is None:
         return None
     inputs = {"synthetic": fake.digest, "validation": workspace.recipe.digest}
     return prepare(Recipe(stage="accepted", config={}, inputs=inputs), accepted)
 
 
-def _publish_judged(snapshot: Snapshot, copy: Workspace | None) -> None:
+def _publish_accepted(snapshot: Snapshot, copy: Workspace | None) -> None:
     if copy is not None and not copy.finished:
         with exclusive(copy):
             link_snapshot(snapshot, copy.fresh_staging())
             publish(copy)
 
 
-def _require_judged(verdict: Verdict, fake: Snapshot, copy: Workspace | None, out: Path) -> None:
-    """The set that was judged is where it was asked for, also when an earlier command wrote the verdict without it."""
+def _require_accepted(verdict: Verdict, fake: Snapshot, copy: Workspace | None, out: Path) -> None:
+    """The assessed set lies where the command wants it, also when an earlier command wrote the verdict without it."""
     if copy is None or copy.out.exists():
         return
     if verdict.synthetic_digest != fake.digest:
         raise UsageError(
-            f"{copy.out}: the set that {out} judges was drawn by an earlier command and is gone; remove {out} and run it again"
+            f"{copy.out}: the set of the verdict in {out} was sampled by an earlier command and is gone; remove {out} and run it again"
         )
-    _publish_judged(fake, copy)
+    _publish_accepted(fake, copy)
 
 
 def _write(folder: Path, real: Snapshot, reference: Reference, final: Assessed) -> None:
@@ -191,7 +193,7 @@ def _write(folder: Path, real: Snapshot, reference: Reference, final: Assessed) 
 
 
 def _dropped_table(final: Assessed) -> pd.DataFrame:
-    rows = [(number, key, why) for number, blamed in enumerate(final.dropped, start=1) for key, why in blamed.items()]
+    rows = [(number, key, why) for number, flagged in enumerate(final.dropped, start=1) for key, why in flagged.items()]
     return pd.DataFrame(rows, columns=["round", "key", "reason"])
 
 
@@ -215,17 +217,17 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def _outcome(out: Path, verdict: Verdict, *, reused: bool) -> Outcome:
-    said = (
+    summary = (
         "passed"
         if verdict.passed
         else f"refused: {verdict.reasons[0]}" + (f" (and {len(verdict.reasons) - 1} more reasons)" if len(verdict.reasons) > 1 else "")
     )
     if verdict.filtering is not None:
-        said += f", after {sum(verdict.filtering.dropped.values())} images were dropped and drawn anew"
+        summary += f", after {sum(verdict.filtering.dropped.values())} images were replaced"
     return Outcome(
         output=out,
         digest=digest_of(verdict.model_dump(mode="json")),
-        summary=f"{'kept' if reused else 'wrote'} {out}: {said}",
+        summary=f"{'kept' if reused else 'wrote'} {out}: {summary}",
         metrics={name: measure.value for name, measure in verdict.metrics.items() if measure.value is not None},
         files=(out / VERDICT, out / PAGE),
         reused=reused,

@@ -163,10 +163,10 @@ def _require_stated(expected: Mapping[str, str], found: Mapping[str, str], name:
 
 def _check_images(size: int) -> Tensor:
     """uint8 [7, 3, size, size]: noise, noise of low contrast, black and white."""
-    draw = partial(torch.randint, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    random_pixels = partial(torch.randint, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     shape = (3, size, size)
     flat = [torch.full((1, *shape), value, dtype=torch.uint8) for value in (0, 255)]
-    return torch.cat([draw(0, 256, (3, *shape)), draw(96, 160, (2, *shape)), *flat])
+    return torch.cat([random_pixels(0, 256, (3, *shape)), random_pixels(96, 160, (2, *shape)), *flat])
 
 
 def _require_packages() -> None:

@@ -1,4 +1,4 @@
-"""Named random streams: every draw comes from a generator whose seed is derived from a run's seed and the draw's name."""
+"""Named random streams: every random number comes from a generator whose seed is derived from a run's seed and the stream's name."""
 
 import hashlib
 import random
@@ -21,17 +21,17 @@ def stream(seed: int, name: str) -> torch.Generator:
 
 @contextmanager
 def seeded_globals(generator: torch.Generator) -> Iterator[None]:
-    """Python's, numpy's and torch's global generators, seeded by the next draw of `generator` and given back as they were.
+    """Python's, numpy's and torch's global generators, seeded by the next number of `generator` and given back as they were.
 
     For code that knows no other source of chance: the state of `generator` is then all that a resumed run needs.
     """
-    drawn = int(torch.randint(2**32, (), generator=generator))
+    seed = int(torch.randint(2**32, (), generator=generator))
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
-            random.seed(drawn)
-            np.random.seed(drawn)
-            torch.manual_seed(drawn)
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
             yield
     finally:
         random.setstate(python)

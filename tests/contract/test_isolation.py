@@ -39,4 +39,4 @@ def test_what_nothing_may_change_is_named(monkeypatch) -> None:
         builtins.print = lambda *_, **__: None
         torch.use_deterministic_algorithms(True)
     torch.use_deterministic_algorithms(False)
-    assert [said.split(":")[0] for said in changed] == ["print", "torch's deterministic algorithms"]
+    assert [text.split(":")[0] for text in changed] == ["print", "torch's deterministic algorithms"]

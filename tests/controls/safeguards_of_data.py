@@ -28,7 +28,7 @@ DATA: tuple[Control, ...] = (
     ),
     Control(
         row=12,
-        what="drawn pixels that need not be finite",
+        what="sampled pixels that need not be finite",
         file="gda/generator/families/denoising.py",
         edits=(("    if not bool(finite.all()):\n", "    if False:\n"),),
         tests=(_SAMPLE + "test_poisoned_weights",),
@@ -123,7 +123,7 @@ DATA: tuple[Control, ...] = (
     ),
     Control(
         row=14,
-        what="images told by their endings alone",
+        what="images recognised by their endings alone",
         file="gda/data/images/listing.py",
         edits=(("    return path.is_file() and image_format(read_head(path)) is not None\n", "    return False\n"),),
         tests=(_READERS + "test_images_are_chosen_by_content",),

@@ -244,7 +244,7 @@ GATE: tuple[Control, ...] = (
     ),
     Control(
         row=22,
-        what="a set judged where nothing can be nearer",
+        what="a set checked where nothing can be nearer",
         file="gda/gate/checks/copies.py",
         edits=(("        if not threshold > 0:\n", "        if False:\n"),),
         tests=(_COPIES + "test_what_cannot_be_compared_is_an_error",),

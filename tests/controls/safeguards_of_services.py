@@ -3,7 +3,7 @@
 from control import Control
 
 _PUBLISH, _PARALLEL = "gda/io/publish.py", "gda/runtime/parallel.py"
-_DRAWING = "gda/generator/sampling/sample_shards.py"
+_SAMPLING = "gda/generator/sampling/sample_shards.py"
 _API = "gda/cluster/api.py"
 _REPLAY, _REGISTRY = "gda/tracking/replay.py", "gda/registry/model_registry.py"
 
@@ -55,8 +55,8 @@ SERVICES: tuple[Control, ...] = (
     ),
     Control(
         row=9,
-        what="finished shards drawn again",
-        file=_DRAWING,
+        what="finished shards sampled again",
+        file=_SAMPLING,
         edits=(("    if job.rows() is not None:\n", "    if False:\n"),),
         tests=(f"{_SAMPLE_FAULTS}::test_a_full_or_failing_disk", f"{_SAMPLE_FAULTS}::test_a_target_that_cannot_be_written"),
     ),
@@ -83,7 +83,7 @@ SERVICES: tuple[Control, ...] = (
     ),
     Control(
         row=10,
-        what="a server in trouble asked once",
+        what="a server in trouble tried once",
         file=_API,
         edits=(("                if not left:\n                    raise\n", "                raise\n"),),
         tests=(f"{_TEST_WATCHING}::test_a_server_that_stumbles_is_tried_again",),
@@ -107,7 +107,7 @@ SERVICES: tuple[Control, ...] = (
     ),
     Control(
         row=10,
-        what="a hub asked without a limit of time",
+        what="a hub queried without a limit of time",
         file="gda/generator/weights/hub.py",
         edits=((", timeout=PROBE_SECONDS)", ")"),),
         tests=("tests/unit/generator/weights/test_hub.py::test_a_silent_network_is_given_up",),
@@ -115,7 +115,7 @@ SERVICES: tuple[Control, ...] = (
     Control(
         row=11,
         what="a batch that does not fit not halved",
-        file=_DRAWING,
+        file=_SAMPLING,
         edits=(("        if len(batch) == 1:\n", "        if True:\n"),),
         tests=(
             f"{_SAMPLE_FAULTS}::test_little_memory",
@@ -125,7 +125,7 @@ SERVICES: tuple[Control, ...] = (
     Control(
         row=11,
         what="the size of a part not recorded",
-        file=_DRAWING,
+        file=_SAMPLING,
         edits=((' | ({} if len(pixels) == len(batch) else {"batch_size": len(pixels)})', ""),),
         tests=(
             f"{_SAMPLE_FAULTS}::test_little_memory",
@@ -152,7 +152,7 @@ SERVICES: tuple[Control, ...] = (
         file=_REPLAY,
         edits=(
             ("        run = read_kept(path)\n", "        run = read_kept(path)\n        path.unlink()\n"),
-            ("    path.unlink()\n    return said\n", "    return said\n"),
+            ("    path.unlink()\n    return notes\n", "    return notes\n"),
         ),
         tests=(f"{_TEST_MODELS}::test_an_interrupted_logging_is_completed_by_the_next",),
     ),
@@ -220,7 +220,7 @@ SERVICES: tuple[Control, ...] = (
     ),
     Control(
         row=26,
-        what="a champion that is not asked for again before it is replaced",
+        what="a champion that is not looked up again before it is replaced",
         file=_REGISTRY,
         edits=(("        if (current and current.version) != (over and over.version):\n", "        if False:\n"),),
         tests=(f"{_TEST_PROMOTE}::test_a_promotion_in_between_wins",),

@@ -3,7 +3,7 @@
 from control import Control
 
 _PUBLISH, _SHARDS, _PARALLEL = "gda/io/publish.py", "gda/io/shards.py", "gda/runtime/parallel.py"
-_DRAWING, _SAMPLE = "gda/generator/sampling/sample_shards.py", "gda/stages/sample.py"
+_SAMPLING, _SAMPLE = "gda/generator/sampling/sample_shards.py", "gda/stages/sample.py"
 _SNAPSHOT, _VERIFY, _RESIDENT = "gda/data/store/snapshot.py", "gda/data/store/verify.py", "gda/data/store/resident.py"
 _WATCHING = "gda/cluster/watching.py"
 
@@ -30,8 +30,8 @@ STATE: tuple[Control, ...] = (
     ),
     Control(
         row=1,
-        what="finished shards drawn again",
-        file=_DRAWING,
+        what="finished shards sampled again",
+        file=_SAMPLING,
         edits=(("    if job.rows() is not None:\n", "    if False:\n"),),
         tests=(f"{_SAMPLE_KILL}::test_killed_at_every_call",),
     ),
@@ -188,7 +188,7 @@ STATE: tuple[Control, ...] = (
     ),
     Control(
         row=5,
-        what="drawn shards not read again before they are published",
+        what="sampled shards not read again before they are published",
         file=_SAMPLE,
         edits=(
             (
@@ -291,7 +291,7 @@ STATE: tuple[Control, ...] = (
     ),
     Control(
         row=8,
-        what="a drawn shard told by its time in place of its size",
+        what="a sampled shard recognised by its time in place of its size",
         file="gda/data/store/writer.py",
         edits=(
             ('"size": shard.stat().st_size, "rows"', '"size": shard.stat().st_mtime_ns, "rows"'),
@@ -301,7 +301,7 @@ STATE: tuple[Control, ...] = (
     ),
     Control(
         row=8,
-        what="a source told by the times of its files",
+        what="a source recognised by the times of its files",
         file="gda/data/sources/source.py",
         edits=(
             (

@@ -130,7 +130,7 @@ def test_a_damaged_shard_alone_is_sampled_again(world, log, tmp_path, work, dama
     outcome = sample_set(world, tmp_path / "set")
     assert len(sampled_batches(log)) == 2 * NUM_SHARDS // 2 + 2
     assert tree(tmp_path / "set") == tree(world / "whole")
-    assert outcome.summary.endswith("damaged since they were drawn, and drawn again: train-000002.tar")
+    assert outcome.summary.endswith("damaged since they were sampled, and sampled again: train-000002.tar")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -251,7 +251,7 @@ def test_poisoned_weights(world, tmp_path, capsys):
     message = _one_line(capsys)
     assert "train-00000" in message
     keys = r"s0000-0000000-[0-9a-f]{8}, s0001-0000000-[0-9a-f]{8}"
-    assert re.search(rf"2 of 2 drawn images hold NaN or infinity \({keys}\); the shard is not written", message)
+    assert re.search(rf"2 of 2 generated images hold NaN or infinity \({keys}\); the shard is not written", message)
     assert not (tmp_path / "set").exists()
 
 
@@ -273,7 +273,9 @@ def test_one_image_that_is_not_finite_fails_its_shard_alone(world, log, tmp_path
             raise NotFiniteError([1], 2)
 
     sample_numbers(monkeypatch, log, nan_in_third_shard)
-    with pytest.raises(DataError, match=r"train-000002\.tar: 1 of 2 drawn images hold NaN or infinity \(s000[01]-0000005-[0-9a-f]{8}\)"):
+    with pytest.raises(
+        DataError, match=r"train-000002\.tar: 1 of 2 generated images hold NaN or infinity \(s000[01]-0000005-[0-9a-f]{8}\)"
+    ):
         sample_set(world, tmp_path / "set")
     assert not (tmp_path / "set").exists()
     sampled_batches(log)

@@ -147,7 +147,7 @@ def test_an_input_that_changed_is_refused(world: tuple[Run, dict[str, Any]]) -> 
     """A reference whose content is not what was referred to stops the step before it computes anything."""
     run, have = world
     other = parse_reference(have["snapshot"], role="snapshot").model_copy(update={"digest": "0" * 64}).text()
-    with pytest.raises(DataError, match=r"snapshot: .* holds [0-9a-f]{12}, but 000000000000 was asked for"):
+    with pytest.raises(DataError, match=r"snapshot: .* holds [0-9a-f]{12}, but 000000000000 was requested"):
         run.validated(have["configured"], have | {"snapshot": other})
 
 

@@ -39,7 +39,7 @@ def generator_run(path: Path, digest: str = DIGEST, *, model: str | None = NAME,
         metrics={"loss": 0.5},
         curves={"base_loss": [(1, 2.0), (2, 1.0)]},
         files=(path / "generator.json",),
-        images={"drawn: 7/a": [(step, path / f"step-{step}.png") for step in STEPS]},
+        images={"sampled: 7/a": [(step, path / f"step-{step}.png") for step in STEPS]},
         model=generator_model(model, path, generator_card(digest), description="two classes"),
     )
     return record("finetune", name, outcome, params={"steps": 2}, datasets={"snapshot": ("data/real", SNAPSHOT)})

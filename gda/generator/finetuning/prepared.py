@@ -64,7 +64,7 @@ class Prepared:
 
 
 class _Latents:
-    """Moments of latents of all images, and of their mirror images where configured, in files of some rows each; in memory without a cache."""
+    """Moments of latents of all images, and of mirror images where configured, in files of some rows each; in memory without a cache."""
 
     def __init__(self, model: Model, source: Source, *, flip: bool, device: torch.device, share: slice) -> None:
         self._model, self._source, self._flip, self._device = model, source, flip, device

@@ -205,7 +205,7 @@ def _within_memory(
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise MissingError(
-                f"sample: one image does not fit in the memory of {context.device}; sample with sample.precision=bf16, or on a larger device"
+                f"sample: one image does not fit in the memory of {context.device}; set sample.precision=bf16 or take a larger device"
             ) from None
     torch.cuda.empty_cache()
     middle = len(batch) // 2

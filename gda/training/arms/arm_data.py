@@ -1,4 +1,4 @@
-"""What an arm is trained on, in memory: real images, and beside or instead of them synthetic ones or those of a pool."""
+"""What an arm is trained on, in memory: real images, and next to or instead of them synthetic ones or those of a pool."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Origin = Literal["synthetic", "pool"]
 
 @dataclass(frozen=True, kw_only=True)
 class Others:
-    """Images beside the real ones: their snapshot, the labels that are used, None for all, and of how many parts a seed gets one.
+    """Images next to the real ones: their snapshot, the labels that are used, None for all, and of how many parts a seed gets one.
 
     The digest is there so that two contents of one path are two keys.
     """
@@ -74,7 +74,7 @@ class Loaded:
         mixed = self.real is not None and self.others is not None
         shares = (1 / (1 + ratio), ratio / (1 + ratio)) if mixed else (1.0, 1.0)
         origins = ((self.real, shares[0], False), (self._others_of(seed), shares[1], self.synthetic))
-        return [Source.of(images, share=share, synthetic=drawn) for images, share, drawn in origins if images is not None]
+        return [Source.of(images, share=share, synthetic=generated) for images, share, generated in origins if images is not None]
 
     def _others_of(self, seed: int) -> "ImageSet | None":
         if self.others is None or self.part is None:
@@ -99,7 +99,7 @@ class Loaded:
 def load_data(data: TrainingData) -> Loaded:
     """Training images by origin, and the validation split; kept, so that forked processes find them in memory.
 
-    Raises `DataError` as `load_images` does, and where no image of the classes asked for is there.
+    Raises `DataError` as `load_images` does, and where no image of the wanted classes is there.
     """
     from gda.data.store.resident import load_images
     from gda.data.store.snapshot import Snapshot
@@ -127,8 +127,8 @@ def _parts(opened: "Snapshot", keys: Sequence[str], count: int) -> "Tensor":
     import torch
 
     rows = opened.manifest("train").set_index("key").loc[list(keys)]
-    drawn_by = rows["generator_digest"].fillna("").tolist() if "generator_digest" in rows else [""] * len(rows)
-    return torch.tensor(parts_of(keys, rows["label"].tolist(), drawn_by, count))
+    generators = rows["generator_digest"].fillna("").tolist() if "generator_digest" in rows else [""] * len(rows)
+    return torch.tensor(parts_of(keys, rows["label"].tolist(), generators, count))
 
 
 def parts_of(keys: Sequence[str], labels: Sequence[int], generators: Sequence[str], count: int) -> list[int]:
@@ -140,7 +140,7 @@ def parts_of(keys: Sequence[str], labels: Sequence[int], generators: Sequence[st
     if len(known) > 1:
         if len(known) != count:
             raise ConfigError(
-                f"classify.synthetic_parts: the set was drawn by {len(known)} generators and cannot be cut into {count} parts; accepted: 1 "
+                f"classify.synthetic_parts: the set was sampled by {len(known)} generators and cannot be cut into {count}; accepted: 1 "
                 f"or {len(known)}, a generator each"
             )
         return [known.index(generator) for generator in generators]

@@ -24,7 +24,7 @@ from gda.training.networks.pretrained import Weights, find_weights, weights_inpu
 class Request:
     """An arm on given snapshots, without a seed; `skipped` says why there is nothing to train.
 
-    `others` are the images beside the real ones or in their place, and `drawn` is the index of their snapshot.
+    `others` are the images next to the real ones or in their place, and `generated` is the index of their snapshot.
     """
 
     config: ClassifyConfig
@@ -67,7 +67,7 @@ class Request:
         )
 
     def recipe(self, seed: int) -> Recipe:
-        """What is asked for with `seed`: only what changes the outcome, so that a real arm does not depend on synthetic data."""
+        """What is trained with `seed`: only what changes the outcome, so that a real arm does not depend on synthetic data."""
         unused = {"num_train_steps", "mixed_num_train_steps"} | (set() if self.arm.data.mixes else {"ratio"})
         unused |= set() if self.arm.data.real and self.arm.data.synthetic else TWO_ORIGINS
         settings = self.config.decided(exclude=unused)
@@ -115,26 +115,26 @@ def make_request(
         raise UsageError(f"arm {arm}: classify.trainings names no {arm.training!r}; accepted: {', '.join((*TRAININGS, *config.trainings))}")
     config, augment = config.trained_as(arm), config.augment_of(arm)
     data, real, weights = arm.data, read_index(snapshot, "real"), find_weights(config)
-    asked = Request(
+    request = Request(
         config=config, arm=arm, augment=augment, snapshot=snapshot, real=real, others=None, generated=None, skipped=None, weights=weights
     )
     if data.others == "pool":
         if pool is None:
             raise UsageError(f"arm {arm} is trained on more real images: give --pool DIR, or leave it out of classify.arms")
         if (why := skipped_because(pool)) is not None:
-            return replace(asked, skipped=why)
+            return replace(request, skipped=why)
         more = read_index(pool, "real")
         require_pool_of(snapshot, real, pool, more)
-        return replace(asked, others=Others(path=pool, digest=more.digest, origin="pool"), generated=more)
+        return replace(request, others=Others(path=pool, digest=more.digest, origin="pool"), generated=more)
     if not data.synthetic:
-        return asked
+        return request
     if synthetic is None:
         raise UsageError(f"arm {arm} is trained on synthetic images: give --synthetic DIR")
     if not data.gated and (why := skipped_because(synthetic)) is not None:
-        return replace(asked, skipped=why)
+        return replace(request, skipped=why)
     generated = read_index(synthetic, "synthetic")
     require_same_classes(snapshot, real, synthetic, generated)
     skipped = refusal(arm, verdict, real, generated) if data.gated else None
     labels = target_labels(config, snapshot, real, reference) if data.targeted and skipped is None else None
     others = Others(path=synthetic, digest=generated.digest, origin="synthetic", labels=labels, parts=config.synthetic_parts)
-    return replace(asked, others=others, generated=generated, skipped=skipped)
+    return replace(request, others=others, generated=generated, skipped=skipped)

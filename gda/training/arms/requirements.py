@@ -22,9 +22,9 @@ def read_index(path: Path, kind: Literal["real", "synthetic"]) -> SnapshotIndex:
     return index
 
 
-def require_same_classes(snapshot: Path, real: SnapshotIndex, synthetic: Path, drawn: SnapshotIndex) -> None:
+def require_same_classes(snapshot: Path, real: SnapshotIndex, synthetic: Path, generated: SnapshotIndex) -> None:
     """Raises `DataError` unless both have the same classes in the same order, so that labels mean the same."""
-    expected, found = [info.name for info in real.classes], [info.name for info in drawn.classes]
+    expected, found = [info.name for info in real.classes], [info.name for info in generated.classes]
     if expected != found:
         odd = sorted(set(expected) ^ set(found))
         raise DataError(
@@ -56,7 +56,7 @@ def no_pool(config: Config) -> str | None:
     return "snapshot.pool is null" if config.snapshot.pool is None else None
 
 
-def refusal(arm: Arm, path: Path | None, real: SnapshotIndex, drawn: SnapshotIndex) -> str | None:
+def refusal(arm: Arm, path: Path | None, real: SnapshotIndex, generated: SnapshotIndex) -> str | None:
     """Why the gate keeps this arm from being trained; None when it passed.
 
     Fails closed: raises `UsageError` without a verdict, `DataError` when the verdict is about other data.
@@ -64,9 +64,9 @@ def refusal(arm: Arm, path: Path | None, real: SnapshotIndex, drawn: SnapshotInd
     if path is None:
         raise UsageError(f"arm {arm} needs the verdict on its synthetic images: give --verdict FILE")
     verdict = read_document(path, Verdict)
-    for name, said, is_ in (("synthetic", verdict.synthetic_digest, drawn.digest), ("real", verdict.real_digest, real.digest)):
-        if said != is_:
-            raise DataError(f"{path}: is about the {name} snapshot {said[:12]}, but the one given is {is_[:12]}; validate again")
+    for name, recorded, is_ in (("synthetic", verdict.synthetic_digest, generated.digest), ("real", verdict.real_digest, real.digest)):
+        if recorded != is_:
+            raise DataError(f"{path}: is about the {name} snapshot {recorded[:12]}, but the one given is {is_[:12]}; validate again")
     if verdict.passed:
         return None
     return f"because the synthetic set was refused: {' '.join(verdict.reasons) or 'no reason was recorded'}"

@@ -1,4 +1,4 @@
-"""The arm `targeted`: which classes need synthetic images most. Imports nothing heavy unless it is asked."""
+"""The arm `targeted`: which classes need synthetic images most. Imports nothing heavy unless it is used."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ def target_labels(config: ClassifyConfig, snapshot: Path, real: SnapshotIndex, r
 
 
 def cross_fitted_accuracy(snapshot: Path, real: SnapshotIndex, reference: Path) -> np.ndarray:
-    """Share in [0, 1] of each class's training images that a classifier tells which has not seen them, float64 [classes].
+    """Share in [0, 1] of each class's training images that a classifier recognises which has not seen them, float64 [classes].
 
     Validation images play no part: they are to tell what it was worth. Raises `DataError` where `reference` is of another snapshot, damaged
     or of an earlier version, whose classifiers have seen them.

@@ -33,7 +33,7 @@ __all__ = ["Source", "TrainRecipe", "export_classifier", "load_classifier", "pre
 
 Curve = list[tuple[int, float]]
 
-_CURVE_EVERY = 10  # updates a point
+_CURVE_EVERY = 10  # updates per point
 
 
 def train_classifier(
@@ -53,7 +53,7 @@ def train_classifier(
     The weights are the averaged ones where the recipe has an `ema_decay`. Training goes on from a copy of `start`, its head included, or
     from a new network. Each source fills its exact share of every batch. With
     `checkpoint` (a directory) the state is saved every `checkpoint_every` updates, and the same call after a kill ends in bit-identical
-    weights. `progress` is called with the number of updates done. What the recipe says of synthetic images holds beside real ones alone.
+    weights. `progress` is called with the number of updates done. The recipe's settings of synthetic images apply in mixed batches alone.
     `world` says on which device, by default the CPU, and with which other processes, all of which make the same call: each has its share
     of every batch, the first one alone saves, and all return the same model, on their device.
     Raises `ConfigError` for an unknown architecture or arguments it does not take, and for settings or processes that do not go together,

@@ -41,15 +41,15 @@ class Forward:
         `inputs` (float NCHW) and what they are trained `towards` are those of the whole batch, equal in all processes; where there are two
         of the latter, the second are weights of the images.
         """
-        mine = tuple(part[self._share] for part in towards)
+        own = tuple(part[self._share] for part in towards)
         images = inputs[self._share].contiguous(memory_format=torch.channels_last)
         self._seed_passes(update)
         with self._shared_statistics(), self._precision(), self._compiler_errors():
             logits = self._network(images) if self._norms is None else self._norms.logits(self._model, images)
-            value: Tensor = loss(logits.float(), *mine)
+            value: Tensor = loss(logits.float(), *own)
         if self._world.size > 1 and len(towards) == 2:
             # A weighted mean divides by the weights that it sees; the whole batch's are meant.
-            value = value * (self._world.size * mine[1].sum() / towards[1].sum())
+            value = value * (self._world.size * own[1].sum() / towards[1].sum())
         return value
 
     def mean(self, loss: Tensor) -> float:

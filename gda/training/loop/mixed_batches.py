@@ -81,7 +81,7 @@ class Batch:
 
 
 def batch_counts(shares: Sequence[float], batch_size: int) -> list[int]:
-    """Images a batch of each source: shares of the batch rounded by largest remainders, so that they add up to `batch_size`.
+    """Images per batch of each source: shares of the batch rounded by largest remainders, so that they add up to `batch_size`.
 
     Raises `ConfigError` when a source would get no image at all.
     """

@@ -41,7 +41,7 @@ def find_weights(config: ClassifyConfig) -> Weights | None:
     """What `classify.pretrained` names, or None where it is empty. Nothing is downloaded and no pickle is opened.
 
     Mean, deviation and interpolation are those of the directory's `config.json`, and else of timm's configuration of the architecture.
-    Raises `ConfigError` where the architecture has no weights or is not the directory's, `MissingError` saying what to download where,
+    Raises `ConfigError` where the architecture has no weights or is not the directory's, `MissingError` naming what to download where,
     `DataError` for a file that is not safetensors.
     """
     if not config.pretrained:
@@ -136,7 +136,7 @@ def _timm_preparation(model: str) -> dict[str, Any]:
 
 
 def _described(path: Path, model: str) -> dict[str, Any]:
-    """What a directory's `config.json` says of it, under `pretrained_cfg` or, in older ones of timm, beside `architecture`."""
+    """What a directory's `config.json` says of it, under `pretrained_cfg` or, in older ones of timm, next to `architecture`."""
     content = read_object(path, finite=False)
     architecture = str(content.get("architecture", model))
     preparation = content.get("pretrained_cfg", content)

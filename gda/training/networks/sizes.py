@@ -1,4 +1,4 @@
-"""Sizes that a network's arguments ask for, held against what there can be: absurd ones take minutes or all memory before timm refuses."""
+"""Sizes that a network's arguments request, held against what there can be: absurd ones take minutes or all memory before timm refuses."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ def require_sane_sizes(arguments: Mapping[str, Any], where: str) -> None:
 
 
 def require_sizes_of(arguments: Mapping[str, Any], shapes: Sequence[Sequence[int]], path: Path) -> None:
-    """Raises `DataError` that names `path` where arguments ask for more layers than there are tensors, or wider ones than the widest."""
+    """Raises `DataError` that names `path` where arguments request more layers than there are tensors, or wider ones than the widest."""
     widest = max((side for shape in shapes for side in shape), default=0)
     for name, value in _sizes(arguments):
         limit = max(len(shapes), 64) if _COUNTS_LAYERS.search(name) else max(widest, 4096)

@@ -1,6 +1,6 @@
 """Batched augmentation of resident images: a whole uint8 batch goes in, a normalised float batch comes out.
 
-Nothing is mirrored unless a recipe asks for it: a mirrored digit or letter is another sign.
+Nothing is mirrored unless a recipe has it: a mirrored digit or letter is another sign.
 """
 
 import math
@@ -57,7 +57,7 @@ def augment(
     `standard` is the pad-and-random-crop recipe (He et al. 2016, section 4.2), or with `crop_area` above 0 a random resized crop of that
     share of the area at least (Szegedy et al. 2015, section 6). `strong` adds a random affine map, whose shifts are wider than those of
     the padded crop and stand for them, and random erasing (Zhong et al. 2020); a resized crop stays. `policy` changes the uint8 images,
-    before the affine map and after a crop. `generator` lives on the CPU wherever the images are, so that draws do not depend on the device.
+    before the affine map and after a crop. `generator` lives on the CPU, so that random numbers do not depend on the device of the images.
     """
     if horizontal_flip:
         images = _flip_some(images, generator)

@@ -40,11 +40,11 @@ def soft_targets(labels: Tensor, second: Tensor | None, first_share: Tensor | No
 
     Without the two, the label has it all. Smoothing by e turns a target t into (1 - e) t + e / classes (Szegedy et al. 2016, section 7).
     """
-    said = F.one_hot(labels, num_classes).float()
+    targets = F.one_hot(labels, num_classes).float()
     if second is not None and first_share is not None:
-        said *= first_share[:, None]
-        said.scatter_add_(1, second.clamp(min=0)[:, None], (1.0 - first_share)[:, None])
-    return (1.0 - label_smoothing) * said + label_smoothing / num_classes
+        targets *= first_share[:, None]
+        targets.scatter_add_(1, second.clamp(min=0)[:, None], (1.0 - first_share)[:, None])
+    return (1.0 - label_smoothing) * targets + label_smoothing / num_classes
 
 
 class WeightedLoss(nn.Module):

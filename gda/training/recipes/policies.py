@@ -1,4 +1,4 @@
-"""timm's RandAugment and random erasing on batches; both draw from global generators, so they borrow them from a stream."""
+"""timm's RandAugment and random erasing on batches; both sample from global generators, so they borrow them from a stream."""
 
 import torch
 from timm.data.auto_augment import rand_augment_transform

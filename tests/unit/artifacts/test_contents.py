@@ -1,4 +1,4 @@
-"""A published folder lists its files, and whoever reads it, or calls it up to date, compares them."""
+"""A published folder lists its files, and all code that reads it, or reports it as up to date, compares them."""
 
 import json
 import os
@@ -17,7 +17,7 @@ RECIPE = Recipe(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
 
 
 def published(folder: Path) -> Path:
-    """An output of a card, weights in a folder of their own, and features that may be taken away."""
+    """An output of a card, weights in a separate folder, and features that may be removed."""
     workspace = prepare(RECIPE, folder / "out")
     for name in ("card.json", "part/model.safetensors", "features/a.safetensors"):
         (workspace.staging / name).parent.mkdir(exist_ok=True)
@@ -46,7 +46,7 @@ def _place(tmp_path, monkeypatch):
 
 
 def test_a_sound_output_is_up_to_date(tmp_path):
-    """The healthy twin: what nobody touched is finished; hidden files, notes and features taken away are nobody's damage."""
+    """The healthy twin: an untouched output is finished; hidden files, notes and removed features are no damage."""
     out = published(tmp_path)
     (out / ".DS_Store").write_bytes(b"x")
     (out / "notes.txt").write_bytes(b"x")
@@ -69,7 +69,7 @@ def test_a_sound_output_is_up_to_date(tmp_path):
     ids=["card flipped", "weights flipped", "weights cut", "weights gone", "weights added"],
 )
 def test_a_damaged_output_is_not_up_to_date(tmp_path, name, damage):
-    """Flipped, cut, removed and added files are found, named, and the way out is given."""
+    """Flipped, cut, removed and added files are found and named, with a remedy."""
     out = published(tmp_path)
     damage(out / name)
     with pytest.raises(DataError, match=f"{name}.*remove .*out and run the same command"):

@@ -18,7 +18,7 @@ def test_nan_has_no_digest():
 
 
 def test_difference_names_the_fields():
-    """A refused resume can say what changed."""
+    """A refused resume can state what changed."""
     one = Recipe(stage="s", config={"lr": 1, "steps": 5}, inputs={"data": "x"})
     two = Recipe(stage="s", config={"lr": 2, "steps": 5}, inputs={"data": "y"})
     assert one.difference(two) == ["config.lr: 1 -> 2", "inputs.data: x -> y"]

@@ -1,4 +1,4 @@
-"""What is requested of Kubernetes: pods of the restricted profile, workers that are retried by themselves, names that repeated work finds again."""
+"""Requests to Kubernetes: pods of the restricted profile, workers that are retried by themselves, names that repeated work finds."""
 
 import copy
 import re

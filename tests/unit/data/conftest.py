@@ -1,4 +1,4 @@
-"""Tiny real sources: colour images whose pixels say which they are."""
+"""Tiny real sources: colour images that can be identified by their pixels."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -70,7 +70,7 @@ def test_twins(twins: tuple[str, str]) -> None:
 
 
 def test_prompt_twins() -> None:
-    """Guards the generator: two classes with one prompt could not be told apart."""
+    """Guards the generator: two classes with one prompt could not be distinguished."""
     with pytest.raises(DataError, match="give the same prompt"):
         make_classes(["hot_dog", "hot-dog"])
 

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits: their range is said by the files, measured over the set or set, and always reported."""
+"""Images of more than 8 bits: their range is declared by the files, measured over the set or configured, and always reported."""
 
 import io
 import struct

@@ -67,7 +67,7 @@ def test_as_a_snapshot(take: Any) -> None:
 
 
 def test_names_and_columns() -> None:
-    """Guards against a misspelt name, and a column asked of arrays."""
+    """Guards against a misspelt name, and a column requested of arrays."""
     with pytest.raises(UsageError, match="accepted: demo://mnist, demo://digits"):
         read_demo("demo://digit", SnapshotConfig(), Columns())
     with pytest.raises(UsageError, match="demo://digits has no columns"):

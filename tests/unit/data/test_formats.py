@@ -1,4 +1,4 @@
-"""Codecs and marks: what is stored is what is read, and a synthetic image says so wherever its file goes."""
+"""Codecs and marks: reading returns what was stored, and a synthetic image stays marked wherever its file goes."""
 
 import io
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def smooth(number: int, side: int = 24) -> np.ndarray:
 
 
 def records(count: int = 6, start: int = 0) -> list[ImageRecord]:
-    """As `sample` draws them."""
+    """Records as `sample` makes them."""
     return [
         ImageRecord(
             key=f"s{number}",
@@ -75,7 +75,7 @@ def sampled(tmp_path: Path) -> Sampled:
 
 @codecs
 def test_equal_pixels_give_equal_bytes(codec: Codec) -> None:
-    """Guards redrawing: bytes depend on pixels, codec and text alone, not on the order of the texts or the array's layout."""
+    """Guards reproducible sampling: bytes depend on pixels, codec and text alone, not on the order of the texts or the array's layout."""
     text = {SYNTHETIC_MARK: DIGEST, "gda:b": "x=1"}
     data = encode(smooth(1), codec, text)
     assert data == encode(np.asfortranarray(smooth(1)), codec, dict(reversed(text.items())))
@@ -96,7 +96,7 @@ def test_a_reader_gets_the_stored_pixels(codec: Codec) -> None:
 
 
 def test_jpeg_keeps_colour_at_full_resolution() -> None:
-    """Guards drawn images against halved colour: a red and blue board of single columns stays one."""
+    """Guards sampled images against halved colour: a red and blue board of single columns stays one."""
     board = np.zeros((16, 16, 3), np.uint8)
     board[:, ::2, 0] = board[:, 1::2, 2] = 255
     found = to_array(decode(encode(board, Codec("jpeg", 95)), name="x"))
@@ -130,7 +130,7 @@ def encoded_by_pillow(rgb: np.ndarray, kind: str, **options: Any) -> bytes:
 
 @pytest.mark.parametrize(("codec", "quality"), [("gif", 90), ("jpeg", 0), ("jpeg", 101)])
 def test_no_such_codec(codec: Any, quality: int) -> None:
-    """Guards against codecs that would fail only after hours of drawing."""
+    """Guards against codecs that would fail only after hours of sampling."""
     with pytest.raises(ValueError, match="no codec"):
         Codec(codec, quality)
 
@@ -210,14 +210,14 @@ def test_a_hash_of_the_pixels_before_jpeg_is_refused(sampled: Sampled) -> None:
 
 @codecs
 def test_threads_encode_alike(codec: Codec) -> None:
-    """Guards encoding while drawing: four threads give what one gives."""
+    """Guards encoding during sampling: four threads give the same bytes as one."""
     many = records(40)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda record: encode_record(record, codec), many)) == [encode_record(record, codec) for record in many]
 
 
 def source_of(kind: str, snapshot: Snapshot, root: Path) -> Path | str:
-    """The images of a drawn set as another party may hand them in."""
+    """The images of a sampled set in the forms in which users may pass them back."""
     if kind == "tars":
         return str(snapshot.path / "*.tar")
     export_snapshot(snapshot.path, "hf" if kind == "hf" else "imagefolder", root / "exported")
@@ -227,7 +227,7 @@ def source_of(kind: str, snapshot: Snapshot, root: Path) -> Path | str:
 @codecs
 @pytest.mark.parametrize("kind", ["class folders", "split folders", "hf", "tars"])
 def test_marked_images_of_every_format_are_not_real(kind: str, codec: Codec, sampled: Sampled, take: Any, tmp_path: Path) -> None:
-    """Guards the real set against drawn images that come back, exported or as tars: refused, and named, whatever may be left out."""
+    """Guards the real set against sampled images that come back, exported or as tars: refused by name, for any max_bad_fraction."""
     with pytest.raises(DataError, match=r"is marked as synthetic .*--as synthetic"):
         take(source_of(kind, sampled(codec), tmp_path), max_bad_fraction=1.0)
     assert not (tmp_path / "out").exists()
@@ -236,7 +236,7 @@ def test_marked_images_of_every_format_are_not_real(kind: str, codec: Codec, sam
 @codecs
 @pytest.mark.parametrize("kind", ["class folders", "split folders", "hf", "tars"])
 def test_imported_images_keep_their_mark(kind: str, codec: Codec, sampled: Sampled, take: Any, tmp_path: Path) -> None:
-    """Guards the round trip: same pictures, same number a class, and each one still names the generator that drew it."""
+    """Guards the round trip: same pictures, same number per class, and each image still names its generator."""
     snapshot = sampled(codec)
     again = Snapshot.open(take(source_of(kind, snapshot, tmp_path), as_synthetic=True).output)
     assert verify_snapshot(again.path) == []
@@ -247,7 +247,7 @@ def test_imported_images_keep_their_mark(kind: str, codec: Codec, sampled: Sampl
 
 
 def test_arrays_carry_no_mark(sampled: Sampled, take: Any, tmp_path: Path) -> None:
-    """States the one way by which a mark is lost; imported as synthetic such images are marked again."""
+    """States the only way to lose a mark; images imported as synthetic are marked again."""
     export_snapshot(sampled(PNG).path, "npz", tmp_path / "exported")
     again = Snapshot.open(take(tmp_path / "exported" / "train.npz", as_synthetic=True).output)
     assert [info.name for info in again.classes] == ["a", "b"]

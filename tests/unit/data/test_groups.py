@@ -28,7 +28,7 @@ SPLITS = ("train", "train", "train", "val", "test", "test")
 
 @pytest.fixture
 def grouped(image_folder: Any) -> Callable[..., Path]:
-    """A folder with 36 images of cats and dogs, groups by a function of the image's number, and splits where they are asked for."""
+    """A folder with 36 images of cats and dogs, groups by a function of the image's number, and splits if requested."""
 
     def make(group: Callable[[int], str], *, name: str = "grouped", start: int = 0, splits: bool = True) -> Path:
         root: Path = image_folder({name: 36}, name, start)

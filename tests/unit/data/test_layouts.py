@@ -91,7 +91,7 @@ def test_class_folders_and_wrappers(folder: Any, counts: dict[str, int]) -> None
 
 
 def test_classes_that_sound_like_splits(folder: Any) -> None:
-    """Guards classes such as test_tube and train_station, and train beside car."""
+    """Guards classes such as test_tube and train_station, and train as a vehicle next to car."""
     assert set(read(folder({"test_tube": 1, "train_station": 1, "train": 1, "car": 1}))) == {
         (None, name) for name in ("test_tube", "train_station", "train", "car")
     }

@@ -133,7 +133,7 @@ def test_merge_of_runs_in_several_formats(run: Any, tmp_path: Path) -> None:
 
 
 def test_merge_of_equal_settings_says_them_once(run: Any, tmp_path: Path) -> None:
-    """Guards against noise: what all parts agree on is said once, and settings that do not differ are left to the manifest."""
+    """Guards against noise: values that all parts share are stated once, and settings that do not differ stay in the manifest."""
     merge_snapshots([run("one", 0), run("two", 6)], tmp_path / "all")
     provenance = Snapshot.open(tmp_path / "all").index.provenance
     assert provenance["generator"] == "a" * 64
@@ -141,7 +141,7 @@ def test_merge_of_equal_settings_says_them_once(run: Any, tmp_path: Path) -> Non
 
 
 def test_merge_of_sampled_and_imported(run: Any, image_folder: Any, take: Any, tmp_path: Path) -> None:
-    """Guards 63-bit seeds beside records that have none: not a digit is lost, and absent ones stay absent, in every layout."""
+    """Guards 63-bit seeds in a set where some records have none: no digit is lost, and absent ones stay absent, in every layout."""
     imported = take(image_folder({"cat": 2, "hot_dog": 2}, start=500), as_synthetic=True).output
     merge_snapshots([run("one", 0), imported], tmp_path / "all")
     merged = Snapshot.open(tmp_path / "all")

@@ -1,4 +1,4 @@
-"""One door to the test split: no other reader decodes its images, and openings are counted by what it holds, wherever that lies."""
+"""Access to the test split: only one reader decodes its images, and openings are counted by its content, whatever its path."""
 
 import ast
 import json
@@ -59,7 +59,7 @@ def snapshot(source: Path, take: Any) -> Snapshot:
 
 
 def test_every_other_reader_refuses_the_test_split(snapshot: Snapshot, tmp_path: Path) -> None:
-    """Guards the test split at run time, where a type says nothing: whoever reads records is told of the door, and no line is written."""
+    """Guards the test split at run time: the error of every other reader names `open_test`, and no line is written to the ledger."""
     shard, key = snapshot.path / "test-000000.tar", snapshot.manifest("test")["key"].iloc[0]
     (tmp_path / "replaced").mkdir()
     readers: dict[str, Callable[[], object]] = {
@@ -87,7 +87,7 @@ def test_training_images_are_read_as_before(snapshot: Snapshot) -> None:
 
 
 def _calls() -> Iterator[tuple[str, str, bool]]:
-    """Module, name and whether test images are asked for, of every use of a reader of records in the package."""
+    """Module, name and whether test images are requested, of every use of a reader of records in the package."""
     for path in sorted(SOURCES.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and (name := getattr(node.func, "attr", getattr(node.func, "id", ""))) in READERS:
@@ -95,14 +95,14 @@ def _calls() -> Iterator[tuple[str, str, bool]]:
 
 
 def test_no_new_reader_goes_by_unseen() -> None:
-    """Guards the list above: a module that reads records is named here, and few may ask for test images."""
+    """Guards the list above: a module that reads records is named here, and few may request test images."""
     calls = list(_calls())
     assert {module for module, _, _ in calls} == READING_MODULES
     assert {module for module, _, of_test in calls if of_test} == MAY_READ_TEST
 
 
 def test_other_places_that_open_archives_are_known() -> None:
-    """Guards against a reader beside the readers: tars are taken apart in one module for snapshots, for users' archives, and for fonts."""
+    """Guards against further readers: only one module each reads the tars of snapshots, of users' archives, and of fonts."""
     found = {
         path.relative_to(SOURCES.parent).as_posix()
         for path in SOURCES.rglob("*.py")
@@ -158,7 +158,7 @@ def test_openings_are_counted_across_work_folders(snapshot: Snapshot, tmp_path: 
 
 
 def test_the_ledger_is_in_the_home_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards where people look for it, and tells a user without a home what to set."""
+    """Guards the usual place of the ledger, and the message to a user without a home, which names the variable to set."""
     for name in ("GDA_LEDGER", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -196,7 +196,7 @@ def test_work_counts_that_the_ledger_has_not(snapshot: Snapshot) -> None:
 
 @pytest.mark.parametrize("line", ["", "[]", "{}", '{"digest": 1, "purpose": "evaluate"}', '{"digest": "d", "purp'])
 def test_damaged_lines_are_named(line: str) -> None:
-    """Guards against openings dropped in silence: a line that says none is named, and nothing is counted."""
+    """Guards against openings dropped in silence: a line that records none is named, and nothing is counted."""
     record_test_opening("d", "evaluate")
     with ledger_path().open("a") as file:
         file.write(f"{line}\n")

@@ -33,7 +33,7 @@ def write(path: Path, number: int) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """The real images: pictures 0 to 35, twelve a split, six of each of cat and dog."""
+    """The real images: pictures 0 to 35, twelve per split, six each of cat and dog."""
     for number in range(36):
         split, name = (("train", "val", "test")[number // 12], ("cat", "dog")[number // 6 % 2])
         write(tmp_path / "source" / split / name / f"{number}.png", number)
@@ -55,7 +55,7 @@ def found(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pool(take: Any, real: Path) -> Pool:
-    """pool(folder, ...) -> the outcome of taking it beside the real set."""
+    """pool(folder, ...) -> the outcome of importing it as a pool of the real set."""
 
     def make(folder: Path | str, out: str = "pool", **section: object) -> Outcome:
         return take(folder, out, pool_of=real, **section)
@@ -111,7 +111,7 @@ def test_disguised_pictures_of_val_and_test_are_left_out(pool: Pool, found: Path
 
 
 def test_pictures_are_recognised_however_either_set_was_resized(take: Any, found: Path, source: Path) -> None:
-    """Guards against a pool that keeps sizes beside a real set cut to squares: a test picture, before its cut, in full width."""
+    """Guards against a pool with original sizes where the real set is cropped to squares: a test picture, uncropped, in full width."""
     wide = Image.open(source / "test" / "cat" / "25.png").resize((128, 64))
     wide.paste(Image.open(source / "test" / "cat" / "25.png"), (32, 0))
     wide.save(source / "test" / "cat" / "25.png")
@@ -236,7 +236,7 @@ def test_the_test_split_is_opened_once_through_its_door(pool: Pool, found: Path,
 
 
 def test_equal_paths_are_different_images(pool: Pool, real: Path, tmp_path: Path) -> None:
-    """Guards what is told by keys: a file of the pool that is called as one of the real set has another key."""
+    """Guards uses of keys: a file of the pool with the same path as one of the real set has another key."""
     write(tmp_path / "found" / "train" / "cat" / "0.png", 40)
     (key,) = Snapshot.open(pool(tmp_path / "found").output).manifest()["key"]
     assert key.removeprefix("pool-") in set(Snapshot.open(real).manifest("train")["key"])

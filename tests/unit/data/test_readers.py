@@ -1,4 +1,4 @@
-"""A source is what it holds, whatever it is called: tars, parquet files, arrays and pictures are told by their content."""
+"""The content of a source decides, not its name: tars, parquet files, arrays and images are recognised by content."""
 
 import gzip
 import io
@@ -78,7 +78,7 @@ def test_a_folder_of_tars_is_read_with_the_splits_of_its_names(tmp_path: Path) -
 
 
 def test_img2dataset_tars(tmp_path: Path) -> None:
-    """Guards img2dataset: its lists beside the tars are no source, and the label is in a field of .json or an ending."""
+    """Guards img2dataset: its lists next to the tars are no source, and the label is in a field of .json or an ending."""
     rows = [
         {"jpg": png(n), "txt": b"a dog", "json": json.dumps({"caption": "x", "kind": ("cat", "dog")[n % 2]}).encode()} for n in range(4)
     ]
@@ -134,7 +134,7 @@ def test_what_is_not_read(tmp_path: Path, name: str, content: bytes, error: type
 
 
 def test_folders_of_two_kinds(tmp_path: Path) -> None:
-    """Guards folders with images beside archives, or two kinds of archives: refused rather than half read."""
+    """Guards folders with images and archives, or two kinds of archives: refused rather than half read."""
     write_tar(tmp_path / "in" / "a.tar", records())
     write_parquet(tmp_path / "in" / "b.parquet")
     with pytest.raises(DataError, match="holds parquet and tar files"):
@@ -299,7 +299,7 @@ def test_groups_are_kept_and_fields_name_columns(tmp_path: Path, image_folder: A
 
 
 def test_groups_are_part_of_the_digest(image_folder: Any, take: Any) -> None:
-    """Guards the digest against sets that differ in nothing but who is one group: it tells them apart."""
+    """Guards the digest against sets that differ only in their groups: it distinguishes them."""
     root = image_folder({"x": 24}, "in")
     splits = ("train", "train", "val", "test")
     rows = [f"x/{n}.png,{('cat', 'dog')[n // 4 % 2]},{splits[n % 4]},p{n},q{n}" for n in range(24)]

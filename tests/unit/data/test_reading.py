@@ -1,4 +1,4 @@
-"""Reading snapshots: the resident loader, the test door with its ledger, and what an index must not say."""
+"""Reading snapshots: the resident loader, opening the test split with its ledger, and invalid indexes."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_images_are_those_of_the_source(tmp_path: Path, image_folder: Any, take:
 
 
 def test_order_is_the_manifests(snapshot: Snapshot) -> None:
-    """Guards whoever joins predictions to the manifest by position."""
+    """Guards code that joins predictions to the manifest by position."""
     images, rows = load_images(snapshot, "train", size=8), snapshot.manifest("train")
     assert images.keys == tuple(rows["key"])
     assert images.labels.tolist() == rows["label"].tolist()
@@ -135,7 +135,7 @@ def test_synthetic_columns_survive(tmp_path: Path, picture: Any) -> None:
 
 
 def test_sampled_images_are_marked(tmp_path: Path, picture: Any, take: Any, image_folder: Any) -> None:
-    """Guards real sets against our own images: what a generator drew is refused as a real picture."""
+    """Guards real sets against our own images: a generator's image is refused as a real picture."""
     write_image_shard(tmp_path, name="train-000000.tar", split="train", records=synthetic_records(picture, 1))
     source = image_folder(TWO)
     (source / "cat" / "sampled.png").write_bytes(next(read_shard(tmp_path / "train-000000.tar")).image)

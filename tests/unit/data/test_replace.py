@@ -1,4 +1,4 @@
-"""A set some of whose images were exchanged: what is kept keeps its bytes, and damage is not covered up."""
+"""A set in which some images were replaced: kept images keep their bytes, and damage is not hidden."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ CLASSES = [ClassInfo(name=name, prompt_name=name) for name in ("a", "b")]
 
 
 def shard(folder: Path, number: int, keys: str) -> pd.DataFrame:
-    """A shard of one image a letter, of either class in turn."""
+    """A shard with an image for each letter, of either class in turn."""
     records = [
         ImageRecord(
             key=key,
@@ -44,7 +44,7 @@ def given(tmp_path: Path) -> Snapshot:
 
 
 def test_images_are_exchanged(given: Snapshot, tmp_path: Path) -> None:
-    """One shard stays as it is, one loses an image, one goes altogether, one comes; every record that stays keeps its bytes."""
+    """One shard stays as it is, one loses an image, one is removed, one is added; every kept record keeps its bytes."""
     (tmp_path / "new").mkdir()
     added = shard(tmp_path / "new", 3, "st")
     folder = tmp_path / "set"
@@ -71,7 +71,7 @@ def test_what_is_not_there_cannot_go(given: Snapshot, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dropped", ["w", "z"])
 def test_damage_is_not_covered_up(given: Snapshot, tmp_path: Path, dropped: str) -> None:
-    """A shard that was altered is refused, whether it would be linked or written anew."""
+    """A shard that was altered is refused, whether it would be linked or written again."""
     path = given.path / "train-000001.tar"
     data = bytearray(path.read_bytes())
     place = data.index(b"IDAT") + 10

@@ -85,7 +85,7 @@ def test_finished_output_is_reused(image_folder: Any, take: Any) -> None:
 
 
 def test_damaged_leftovers_are_not_used(image_folder: Any, take: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the run after a crash: what an unfinished run left in the work folder is made anew, not trusted."""
+    """Guards the run after a crash: files that an unfinished run left in the work folder are made again, not trusted."""
     source = image_folder(TWO)
 
     def interrupted(_: object) -> None:
@@ -103,7 +103,7 @@ def test_damaged_leftovers_are_not_used(image_folder: Any, take: Any, tmp_path: 
 
 
 def test_image_size_and_codec(image_folder: Any, take: Any) -> None:
-    """Guards what is stored: PNG, RGB, of the size asked for, the file's source name beside it."""
+    """Guards what is stored: PNG, RGB, of the configured size, with the name of the source file."""
     outcome = take(image_folder(TWO), image_size=8)
     shard = next(iter(outcome.output.glob("train-*.tar")))
     for record in read_shard(shard):
@@ -212,7 +212,7 @@ def test_marked_images_are_not_real(image_folder: Any, take: Any, picture: Any) 
 
 
 def test_import_as_synthetic(image_folder: Any, take: Any, picture: Any) -> None:
-    """Guards sets drawn elsewhere: all train, kind synthetic, every image marked from then on."""
+    """Guards sets sampled elsewhere: all train, kind synthetic, every image marked from then on."""
     source = image_folder(TWO)
     (source / "cat" / "0.png").write_bytes(encode_png(picture(0), {SYNTHETIC_MARK: "abc"}))
     snapshot = Snapshot.open(take(source, as_synthetic=True).output)
@@ -285,7 +285,7 @@ def train_keys(outcome: Outcome) -> set[str]:
 
 
 def test_shots_are_nested_and_leave_the_rest_alone(image_folder: Any, take: Any) -> None:
-    """Guards few-shot comparisons: equal numbers a class, fewer shots inside more of one draw, other draws other images, one test split."""
+    """Guards few-shot comparisons: equal numbers per class; fewer shots of a seed are a subset of more; seeds differ; one test split."""
     source = image_folder({"cat": 60, "dog": 60})
     whole, one, three, again = (
         take(source, f"out-{shots}-{seed}", shots=shots, few_shot_seed=seed) for shots, seed in ((None, 0), (1, 0), (3, 0), (3, 1))
@@ -303,7 +303,7 @@ def test_shots_are_nested_and_leave_the_rest_alone(image_folder: Any, take: Any)
 
 
 def test_val_and_test_do_not_move_with_the_shots(image_folder: Any, take: Any) -> None:
-    """Guards curves over 1 to 50 shots: where a hash makes the splits, all sizes and draws are tested on the very same images."""
+    """Guards curves over 1 to 50 shots: where a hash makes the splits, all sizes and seeds are tested on the same images."""
     source = image_folder({"cat": 110, "dog": 110})
     whole = Snapshot.open(take(source, "whole").output)
     held_out = {split: whole.split_digest(split) for split in ("val", "test")}
@@ -324,7 +324,7 @@ def test_too_few_images_for_the_shots_are_named(image_folder: Any, take: Any) ->
 
 
 def test_a_whole_snapshot_does_not_depend_on_shots(image_folder: Any, take: Any) -> None:
-    """Guards what is published already: the draw of no shots is no setting of a snapshot."""
+    """Guards what is published already: without shots, the few-shot seed is no setting of a snapshot."""
     source = image_folder(TWO)
     take(source)
     assert take(source, few_shot_seed=3).reused

@@ -17,14 +17,14 @@ from gda.errors import DataError
 CLASSES = ("ant", "bee", "cat")
 
 
-def rows(*said: tuple[int, str | None, float | None]) -> pd.DataFrame:
+def rows(*records: tuple[int, str | None, float | None]) -> pd.DataFrame:
     """A manifest of (label, source class, strength)."""
-    labels, sources, strengths = zip(*said, strict=True)
-    keys = [f"k{i}" for i in range(len(said))]
+    labels, sources, strengths = zip(*records, strict=True)
+    keys = [f"k{i}" for i in range(len(records))]
     return pd.DataFrame({"key": keys, "label": labels, "source_class": sources, "strength": strengths})
 
 
-def test_a_label_is_shared_by_strength_with_the_class_that_it_was_drawn_from() -> None:
+def test_a_label_is_shared_by_strength_with_the_class_of_the_source_image() -> None:
     """Protects targets: only another class, and only what the strength left of it; a source of the same class or none shares nothing."""
     found = soft_labels(rows((0, "cat", 0.3), (1, "bee", 0.3), (2, None, None), (2, "ant", 1.0), (1, "ant", 0.75)), CLASSES)
     assert found is not None
@@ -45,15 +45,15 @@ def test_a_share_for_no_class_is_refused(source: str, strength: float) -> None:
         soft_labels(rows((0, None, None), (1, source, strength)), CLASSES)
 
 
-def test_validation_judges_the_shares_that_are_trained() -> None:
+def test_validation_uses_the_shares_that_are_trained() -> None:
     """One rule for both; validation knows classes in the real set's order, where unknown ones are -1."""
-    said = rows((0, "cat", 0.3), (1, "dog", 0.5))
-    second, share = second_labels(said, np.array([2, -1]), ("cat", "bee", "ant"))
+    manifest = rows((0, "cat", 0.3), (1, "dog", 0.5))
+    second, share = second_labels(manifest, np.array([2, -1]), ("cat", "bee", "ant"))
     assert (second.tolist(), share.tolist()) == ([0, -1], [0.3, 1.0])
 
 
 def write(folder: Path, strengths: tuple[float, ...], *, sources: bool = True) -> Path:
-    """Six records in two shards, of classes 0 to 2 by turns, the last of each shard drawn from class `ant`; pixels number the records."""
+    """Six records in two shards, of classes 0 to 2 by turns, the last of each shard sampled from class `ant`; pixels number the records."""
     folder.mkdir()
     frames, classes = [], tuple(ClassInfo(name=name, prompt_name=name) for name in CLASSES)
     for shard in range(2):
@@ -90,14 +90,14 @@ def test_shares_stay_with_their_images(tmp_path: Path) -> None:
 
 
 def test_a_hard_set_is_loaded_without_shares(tmp_path: Path) -> None:
-    """What has no soft label takes the way, and gives the bits, that it always did."""
+    """A set without soft labels is loaded as before, with the same bits."""
     loaded = load_images(Snapshot.open(write(tmp_path / "s", (1.0, 1.0))), "train", size=4)
     assert (loaded.second, loaded.first_share) == (None, None)
     assert loaded.take(torch.tensor([1])).second is None
 
 
 def test_a_share_for_no_class_names_the_set(tmp_path: Path) -> None:
-    """The user is told which set and which record."""
+    """The message names the set and the record."""
     with pytest.raises(DataError, match=r"s: record '7': sampled from an image of class 'ant' at strength -1"):
         load_images(Snapshot.open(write(tmp_path / "s", (-1.0, 0.5))), "train", size=4)
 

@@ -1,4 +1,4 @@
-"""Every kind of source ends as the same kind of snapshot; bad ones are refused with one line that says where."""
+"""Every kind of source gives the same kind of snapshot; bad ones are refused with one line that names the place."""
 
 import csv
 import io
@@ -94,7 +94,7 @@ def test_missing_test_folder_is_carved(image_folder: Any, take: Any) -> None:
 
 
 def test_class_named_train_is_a_class(image_folder: Any, take: Any) -> None:
-    """Guards a data set of vehicles: `train` beside `car` is a class."""
+    """Guards a data set of vehicles: `train` next to `car` is a class."""
     assert {info.name for info in Snapshot.open(take(image_folder({"train": 14, "car": 14})).output).classes} == {"train", "car"}
 
 
@@ -378,7 +378,7 @@ def test_npz(tmp_path: Path, picture: Any, take: Any) -> None:
 @pytest.mark.parametrize(
     ("replaced", "message"),
     [
-        ({"arr_1": None}, "array 'arr_1' is missing, their labels, without which no classifier .*; it has arr_0"),
+        ({"arr_1": None}, "array 'arr_1' is missing, their labels, which training .* requires; it has arr_0"),
         ({"arr_0": np.zeros((3, 4, 4), np.uint8)}, "arr_0 is uint8"),
         ({"arr_0": np.zeros((30, 4, 4, 3), np.float32)}, "arr_0 is float32"),
         ({"arr_1": np.arange(29)}, r"arr_1 is int64 \[29\]; accepted: 30 whole numbers"),

@@ -1,4 +1,4 @@
-"""Pictures that two real splits share but for their bytes: listed, warned of, refused where that is asked for."""
+"""Pictures that two real splits share in different bytes: listed, reported as a warning, or refused if so configured."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Classes that are named by WordNet ids are called by words, each by its own, and keep their ids."""
+"""Classes named by WordNet ids get words as prompt names, different for each, and keep their ids."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_the_first_word_is_taken() -> None:
     ],
 )
 def test_shared_words_are_distinguished(wordnet_ids: tuple[str, ...], names: list[str]) -> None:
-    """Guards the pairs of ImageNet that share a word: told apart by more words or the meaning, and only where both are there."""
+    """Guards the pairs of ImageNet that share a word: distinguished by more words or the meaning, only where both are present."""
     assert names_of(*wordnet_ids) == names
     assert names_of(*reversed(wordnet_ids)) == names
 
@@ -72,7 +72,7 @@ def test_lists_are_those_of_timm() -> None:
 
 
 def test_unknown_ids_are_kept() -> None:
-    """Guards ids that timm does not know: they stay, and are said."""
+    """Guards ids that timm does not know: they stay as they are, and are reported."""
     found = wordnet_names(["n01440764", "n99999999"])
     assert found is not None
     assert [info.prompt_name for info in found.classes] == ["tench", "n99999999"]

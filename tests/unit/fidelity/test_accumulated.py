@@ -1,4 +1,4 @@
-"""Features kept while drawing: exact, bound to the pixels, and refused wherever they could mislead."""
+"""Features kept during sampling: exact, bound to the pixels, and refused wherever they could mislead."""
 
 import io
 import json
@@ -102,7 +102,7 @@ def test_rows_are_what_the_extractor_gives_for_the_stored_images(tmp_path, px, s
 
 
 def test_batches_start_again_with_each_shard(sets):
-    """So that a shard's features hang on its own images, however many wait, and however they are handed over."""
+    """So that a shard's features depend only on its own images, however many wait, and in whatever portions they are added."""
     found = read(sets / "rows")
     audit = audit_images(Snapshot.open(sets / "rows"), size=28)
     assert (found == accumulated.extract_by_shard(audit.images, audit.table["shard"].tolist(), GLYPH)).all()
@@ -207,7 +207,7 @@ def test_every_flipped_bit_and_every_cut_is_found(kept):
 
 
 def test_features_of_other_images_are_refused(kept, tmp_path):
-    """A shard that was drawn again with other pixels under the same keys has no right to the old features."""
+    """A shard that was sampled again with other pixels under the same keys must not use the old features."""
     rows = Snapshot.open(kept).manifest()
     rows.loc[2, "pixel_sha256"] = "0" * 64
     observer = observer_of("rows")
@@ -221,7 +221,7 @@ def test_features_of_other_images_are_refused(kept, tmp_path):
 
 
 def test_a_shard_is_held_with_and_without_a_look_at_its_numbers(kept):
-    """Resuming asks every shard, so it reads headers; before the set is committed every number is read."""
+    """Resuming checks every shard, so it reads only headers; before the set is committed every number is read."""
     rows, path, observer = Snapshot.open(kept).manifest()[6:], features_path(kept / "train-000001.tar"), observer_of("rows")
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -254,7 +254,7 @@ def test_rows_of_the_wrong_shape_are_refused(kept):
     ids=["other order", "moved a little", "one NaN"],
 )
 def test_forged_rows_are_found(kept, lie):
-    """Rows that fit the manifest in every checksum are held against the images."""
+    """Rows that fit the manifest in every checksum are compared with the images."""
     snapshot = Snapshot.open(kept)
     images = audit_images(snapshot, size=28).images
     require_honest(snapshot, read(kept), images, GLYPH)
@@ -263,8 +263,8 @@ def test_forged_rows_are_found(kept, lie):
         require_honest(snapshot, read(kept), images, GLYPH)
 
 
-def test_the_images_looked_at_hang_on_the_rows(sets):
-    """Who knew beforehand which rows are looked at could forge all others; honest rows pass whichever these are."""
+def test_the_rows_determine_which_images_are_checked(sets):
+    """If the checked rows were known beforehand, all others could be forged; correct rows always pass."""
     looked = []
     snapshot, found = Snapshot.open(sets / "rows"), read(sets / "rows")
     images = audit_images(snapshot, size=28).images

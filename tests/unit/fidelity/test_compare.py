@@ -1,4 +1,4 @@
-"""Comparison at equal N: floors cancel the bias, intervals cover, nothing is drawn twice."""
+"""Comparison at equal N: floors cancel the bias, intervals cover, no image is used twice."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_a_perfect_generator_scores_the_floor_at_any_size() -> None:
 
 
 def test_a_narrow_generator_is_detected() -> None:
-    """Half the spread: FID above the floor's interval, recall and coverage below theirs."""
+    """Half the spread: FID above the floor's interval, recall and coverage below their intervals."""
     found = compare(images(1, 300, scale=0.5), images(0, 400), seed=0)
     assert found["fid"].estimate.low > found["fid"].floor.high
     assert found["recall"].estimate.high < found["recall"].floor.low
@@ -71,7 +71,7 @@ def test_same_seed_same_numbers() -> None:
 
 
 def test_floor_of_the_reference_is_the_floor_of_the_comparison() -> None:
-    """The number that `reference` states and the one that `validate` judges by are the same."""
+    """`reference` states the same number that `validate` uses."""
     real = rows(0, 120)
     floor, n = fid_floor(real, seed=5)
     found = compare(images(1, 300), Images(features=real), seed=5)["fid"]
@@ -79,7 +79,7 @@ def test_floor_of_the_reference_is_the_floor_of_the_comparison() -> None:
 
 
 def test_too_few_images_are_refused() -> None:
-    """Three a side have no third neighbour."""
+    """Three images on each side have no third neighbour."""
     with pytest.raises(DataError, match="too few images"):
         equal_n(100, 7)
 
@@ -109,7 +109,7 @@ def test_repeats_give_mean_and_percentiles() -> None:
 
 
 def test_streams_differ_by_name_and_seed() -> None:
-    """Two uses of randomness must not share draws."""
+    """Two uses of randomness must not share random numbers."""
     first = {named_rng(seed, name).random() for seed in (0, 1) for name in ("a", "b")}
     assert len(first) == 4
     assert named_rng(0, "a").random() in first
@@ -117,9 +117,9 @@ def test_streams_differ_by_name_and_seed() -> None:
 
 @pytest.mark.parametrize(("synthetic", "real"), [(40, 160), (40, 80), (160, 80)], ids=["few synthetic", "half", "many synthetic"])
 def test_intervals_hold_what_new_sets_score_whatever_the_sizes(synthetic: int, real: int) -> None:
-    """Simulated: 95% intervals hold the mean over new sets at that n in nine cases of ten or more, and of FID and KID are not idle.
+    """Simulated: at least 90% of the 95% intervals hold the mean over new sets at that n, and those of FID and KID are not too wide.
 
-    Where every repeat holds all synthetic images, the spread of the repeats says nothing of which they are: it held 70%.
+    Where every repeat holds all synthetic images, the spread of the repeats does not show their variance: it held 70%.
     """
     n, rng = min(synthetic, real // 2), np.random.default_rng(0)
 
@@ -131,9 +131,9 @@ def test_intervals_hold_what_new_sets_score_whatever_the_sizes(synthetic: int, r
     true["coverage"] = [prdc(*pair).coverage for pair in fresh]
     found: dict[str, list[Estimate]] = {name: [] for name in true}
     for number in range(200):
-        ours, theirs = new(synthetic, 0.4), new(real)
-        found["fid"].append(fid_of_split(ours, theirs, n=n, seed=number, repeats=8))
-        of_class = compare_class(ours, theirs, seed=number, repeats=8)
+        synthetic_rows, real_rows = new(synthetic, 0.4), new(real)
+        found["fid"].append(fid_of_split(synthetic_rows, real_rows, n=n, seed=number, repeats=8))
+        of_class = compare_class(synthetic_rows, real_rows, seed=number, repeats=8)
         assert of_class is not None
         for name in ("kid", "coverage"):
             found[name].append(of_class[name].estimate)
@@ -191,7 +191,7 @@ def classes(scale: float = 1.0, each: int = 60, seed: int = 0) -> tuple[Images, 
 
 
 def test_a_set_of_one_class_scores_what_one_real_class_scores() -> None:
-    """The mark by which a collapsed set is seen: far from the floor in all that ask for more than plausible images."""
+    """Shows how a collapsed set is recognised: far from the floor in all metrics that need more than plausible images."""
     real, labels = classes()
     fresh, _ = classes(seed=1)
     collapsed = fresh.pick(np.flatnonzero(labels == 2))
@@ -216,14 +216,14 @@ def test_one_class_is_held_against_others_and_not_against_itself() -> None:
     assert found["coverage"].one_class.value < 0.5
 
 
-@pytest.mark.parametrize("labels", [np.zeros(80, int), np.arange(80)], ids=["one class", "one image a class"])
+@pytest.mark.parametrize("labels", [np.zeros(80, int), np.arange(80)], ids=["one class", "one image per class"])
 def test_without_classes_of_a_size_nothing_is_stated(labels: np.ndarray) -> None:
     """A mark that was measured on nothing would warn of anything."""
     assert compare_at_class_size(images(1, 50), images(0, 80), labels, seed=0) == {}
 
 
 def test_the_floor_of_a_split_is_the_other_split() -> None:
-    """Where val differs from train, so does the floor: a set is not blamed for it."""
+    """Where val differs from train, so does the floor: a set is not rejected for it."""
     train, val = images(0, 90), images(1, 120, scale=2.0)
     found = compare_with_split(images(2, 100), val, train, n=80, seed=0)
     assert all(each.n == 80 for each in found.values())
@@ -280,7 +280,7 @@ def test_distance_to_given_statistics_has_its_floor_at_equal_n() -> None:
 
 
 def test_the_narrowest_class_is_that_by_its_own_floor() -> None:
-    """A class of naturally similar images is not blamed; one whose images are half as far apart as its real ones is."""
+    """A class of naturally similar images is not flagged; one whose images are half as far apart as its real ones is."""
     (real, labels), (fresh, _) = classes(), classes(seed=1)
     scale = np.where(labels == 0, 0.05, 1.0)[:, None]
     centre = np.stack([real.features[labels == c].mean(0) for c in range(labels.max() + 1)])[labels]

@@ -88,7 +88,7 @@ def test_precision_and_recall_agree_with_torch_fidelity() -> None:
 
 
 def test_prdc_by_hand_for_a_collapsed_generator() -> None:
-    """One real point drawn over and over: all of it plausible, almost nothing of the real set covered."""
+    """One real point sampled again and again: every image plausible, almost nothing of the real set covered."""
     real = np.arange(10.0)[:, None]
     collapsed = prdc(np.full((8, 1), 4.0), real, k=2)
     # Inner points reach to distance 1, so the points 3, 4, 5 hold 4.0 in their balls; the ends 0 and 9 reach to 2.

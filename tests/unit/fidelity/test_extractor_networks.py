@@ -93,7 +93,7 @@ def test_inception_is_torch_fidelitys_own(inception_file):
 
 
 def test_inception_is_found_where_torch_hub_keeps_it(inception_file, tmp_path, monkeypatch):
-    """Who has used torch-fidelity before needs no path; who has not is told which file and where, and nothing is downloaded."""
+    """Users of torch-fidelity need no path; for others the message names file and place, and nothing is downloaded."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     name = URL_INCEPTION_V3.rsplit("/", 1)[1]
     with pytest.raises(MissingError, match=rf"validate.extractor_weights: .*{name} \(or that file at .*{tmp_path}"):
@@ -165,7 +165,7 @@ def test_clip_gives_the_projected_embedding(clip_folder):
 
 
 def with_tokenizer(clip_folder: Path, folder: Path) -> Path:
-    """The same network beside a tokenizer that spells."""
+    """The same network with a tokenizer that spells."""
     shutil.copytree(clip_folder, folder)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -192,7 +192,7 @@ def test_clip_embeds_texts_where_it_has_a_tokenizer(clip_folder, tmp_path):
 
 
 def test_texts_have_a_digest_of_their_own(clip_folder, tmp_path):
-    """Another tokenizer or another text tower leaves the features as they are, and is told apart all the same."""
+    """Another tokenizer or another text tower leaves the features as they are, and still has another digest."""
     path = with_tokenizer(clip_folder, tmp_path / "clip")
     first = load_clip(str(path), TINY_CLIP)
     (path / "merges.txt").write_text("#version: 0.2\na b\n")
@@ -239,7 +239,7 @@ def test_parts_of_a_clip_are_refused(clip_folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["dinov2-vit-l-14", "clip-vit-l-14"])
 def test_missing_weights_name_the_field_and_the_file(name, tmp_path):
-    """Nothing is downloaded: the message says what to fetch and where to say so."""
+    """Nothing is downloaded: the message names the file to fetch and the field for its path."""
     with pytest.raises(MissingError, match=rf"validate.extractor_weights: extractor {name} needs .*nothing is downloaded"):
         get_extractor(name)
     with pytest.raises(MissingError, match=rf"gone does not exist; extractor {name}"):
@@ -258,7 +258,7 @@ def test_digest_is_of_the_weights_and_not_of_the_file(vit_file, tmp_path):
 
 
 def test_features_do_not_depend_on_how_images_come(vit_file):
-    """Batches begin anew at every 25: the first 50 of 60 are what 50 alone give."""
+    """A new batch begins after every 25 images: the first 50 of 60 are what 50 alone give."""
     ours, images = load_dinov2(str(vit_file), TINY_VIT), noise(60)
     assert (ours.features(images)[:50] == ours.features(images[:50])).all()
 
@@ -343,10 +343,10 @@ def test_rows_of_another_width_than_promised_are_refused(own):
 
 
 def test_images_are_compared_at_the_larger_or_the_configured_size():
-    """Nothing that network or classifiers see is taken away, unless the images' own side is asked for."""
+    """Images lose nothing that network or classifiers see, unless their own side is configured."""
     glyph = get_extractor("glyph")
     sizes = {
-        settings: comparison_size(load_config(None, settings), glyph) for settings in ((), ("classify.image_size=64",), ("validate.image_size=40",))
+        keys: comparison_size(load_config(None, keys), glyph) for keys in ((), ("classify.image_size=64",), ("validate.image_size=40",))
     }
     assert list(sizes.values()) == [28, 64, 40]
     with pytest.raises(ConfigError, match=r"validate.image_size: 16 is less than classify.image_size, 28"):
@@ -382,7 +382,7 @@ def test_torch_fidelity_measures_the_same_fid_with_our_network(tmp_path):
 
 
 def test_recipes_name_what_is_in_the_file_and_not_where_it_lies(own, tmp_path):
-    """Weights that are moved measure nothing anew; other weights, and another size, do."""
+    """Moved weights cause no new measurement; other weights, and another size, do."""
     real = SimpleNamespace(digest="0" * 64)
 
     def recipe(*given):

@@ -17,7 +17,7 @@ def noise(n: int, px: int = 28) -> torch.Tensor:
 
 
 def test_features_are_those_of_the_network_batch_by_batch() -> None:
-    """One row an image in order, in fixed batches, so that the bits depend on the images alone."""
+    """One row per image in order, in fixed batches, so that the bits depend on the images alone."""
     glyph, images = get_extractor("glyph"), noise(BATCH + 7)
     found = glyph.features(images)
     assert (found.shape, found.dtype) == ((BATCH + 7, glyph.dim), np.float32)
@@ -33,7 +33,7 @@ def test_batches_are_of_one_fixed_size() -> None:
     assert size_of_batch.features(noise(BATCH + 7))[:, 0].tolist() == [BATCH] * BATCH + [7] * 7
 
 
-def test_features_do_not_hang_on_the_layout_in_memory() -> None:
+def test_features_do_not_depend_on_the_layout_in_memory() -> None:
     """Kernels for channels-last images round otherwise, and stacking decoded pictures makes such images."""
     glyph, images = get_extractor("glyph"), noise(20)
     assert (glyph.features(images) == glyph.features(images.to(memory_format=torch.channels_last))).all()

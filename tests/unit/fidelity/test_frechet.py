@@ -89,7 +89,7 @@ def test_the_short_ways_refuse_what_has_no_covariance(spoiled: np.ndarray) -> No
 
 
 def test_linear_algebra_uses_one_thread() -> None:
-    """And is allowed as many as before once it is done, for whoever else uses it in this process."""
+    """Afterwards the previous number is allowed again, for other code in this process."""
 
     def threads() -> set[int]:
         return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}

@@ -12,7 +12,7 @@ from gda.fidelity.extractors.sscd import INPUT_PX, load_sscd
 
 
 class Averages(torch.nn.Module):
-    """Stands for SSCD: a row of 48 averages an image."""
+    """Stands for SSCD: a row of 48 averages per image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         assert images.shape[2] == images.shape[3] == 288
@@ -20,7 +20,7 @@ class Averages(torch.nn.Module):
 
 
 class Flat(torch.nn.Module):
-    """No row an image."""
+    """Gives no row per image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean()

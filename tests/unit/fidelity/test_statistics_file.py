@@ -104,7 +104,7 @@ def test_what_cannot_serve_is_refused_by_name(tmp_path: Path, given: Statistics,
 
 
 class Trap:
-    """What a pickle can do to whoever reads it."""
+    """A pickle that runs code when it is read."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -31,7 +31,7 @@ def sets() -> tuple[np.ndarray, np.ndarray]:
 
 
 def torch_of(features: np.ndarray) -> torch.Tensor:
-    """As torch-fidelity takes them, in float64: its float32 sums are off by more than the 1e-5 asked for."""
+    """As torch-fidelity takes them, in float64: its float32 sums are off by more than the tolerance of 1e-5."""
     return torch.from_numpy(features).double()
 
 
@@ -54,7 +54,7 @@ def test_kid(sets: tuple[np.ndarray, np.ndarray], subsets: int, size: int) -> No
 
 
 def test_kid_over_subsets_approaches_the_kid_of_all(sets: tuple[np.ndarray, np.ndarray]) -> None:
-    """What the gate states has the expectation of what torch-fidelity states, without the noise of drawing."""
+    """What the gate states has the expectation of what torch-fidelity states, without sampling noise."""
     mean, spread = kernel_distance_over_subsets(*sets, subsets=400, size=60)
     assert abs(mean - kernel_distance(*sets)) < 4 * spread / 400**0.5
 

@@ -130,7 +130,7 @@ def test_lost_race_with_something_else(tmp_path: Path) -> None:
 
 
 def test_across_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards a work folder on another disk: copied beside the final name, then renamed, no copy left."""
+    """Guards a work folder on another disk: copied next to the final name, then renamed, no copy left."""
     real = os.rename
 
     def other_disk(source: str | Path, target: str | Path) -> None:

@@ -224,7 +224,7 @@ def test_a_defect_behind_the_boundary_is_not_hidden() -> None:
     with pytest.raises(KeyError):
         parse_json("{}", "x")["a defect"]
     with pytest.raises(UsageError), parser("x", "y"):
-        raise UsageError("said already")
+        raise UsageError("reported already")
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("007", 7), ("9" * 18, 10**18 - 1)])

@@ -1,4 +1,4 @@
-"""Results that give way: only this program's own, whole; replaced in one step, kept, and taken back."""
+"""Replaced results: only this program's own and unchanged ones; they are replaced in one step, kept, and restored."""
 
 import errno
 import os
@@ -44,7 +44,7 @@ def holds(out: Path, a: int) -> bool:
 
 
 def test_another_recipe_takes_the_place_and_the_first_is_taken_back(out: Path) -> None:
-    """Protects the way back: what gave way is made once, however often one goes to and fro."""
+    """Protects the way back: a replaced result is made only once, however often the two alternate."""
     assert [made(out, recipe(2)), holds(out, 2)] == [True, True]
     assert [made(out, recipe(2)), holds(out, 2)] == [False, True]
     assert [made(out, recipe(1)), holds(out, 1)] == [False, True]
@@ -66,7 +66,7 @@ def _text(name: str, text: str) -> Callable[[Path], object]:
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "said"),
+    ("change", "kind", "message"),
     [
         (_text("thesis.tex", "years"), UsageError, r"thesis\.tex: was not made by this command"),
         (_text(".notes", "years"), UsageError, r"\.notes: was not made by this command"),
@@ -85,13 +85,13 @@ def _text(name: str, text: str) -> Callable[[Path], object]:
         (lambda out: shutil.rmtree(out) or made(out, recipe(1, stage="finetune"), own=None), UsageError, "is of stage finetune, not test"),
     ],
 )
-def test_what_this_program_did_not_make_stays(out: Path, change: Callable[[Path], object], kind: type[GdaError], said: str) -> None:
-    """Protects everything else that a folder may hold: the command ends in words, before anything is made, and removes nothing."""
+def test_what_this_program_did_not_make_stays(out: Path, change: Callable[[Path], object], kind: type[GdaError], message: str) -> None:
+    """Protects everything else that a folder may hold: the command ends with a message, before anything is made, and removes nothing."""
     change(out)
     before = tree(out.parent)
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         begin(recipe(2), out, OWN)
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         OWN.remove(out)
     assert tree(out.parent) == before
     assert not (work_root() / "replaced").exists()
@@ -153,7 +153,7 @@ def test_a_failure_at_the_last_rename_puts_the_old_one_back(out: Path, monkeypat
 
 
 def test_removed_and_taken_back(out: Path) -> None:
-    """Protects a seed that is asked for no more and then again: it is not made twice."""
+    """Protects a seed that is dropped from the configuration and added again: it is not made twice."""
     OWN.remove(out)
     assert list(out.parent.iterdir()) == []
     OWN.remove(out)  # nothing there is fine

@@ -117,7 +117,7 @@ def test_shards_that_another_tool_packed_again(tmp_path: Path) -> None:
 
 
 def test_second_writer_of_equal_bytes_is_welcome(tmp_path: Path) -> None:
-    """Guards idempotence: two workers that draw one shard do not fail, and leave no temporary behind."""
+    """Guards idempotence: two workers that sample one shard do not fail, and leave no temporary file behind."""
     first = write_shard(tmp_path / "a.tar", make_records())
     assert write_shard(tmp_path / "a.tar", make_records()) == first
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]

@@ -102,9 +102,9 @@ def test_the_command_line_maps_it(
     monkeypatch.setattr("gda.lineage.read_recipe", fail)
     (tmp_path / "recipe.json").write_text("{}")
     assert main(["lineage", str(tmp_path)]) == code
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert ("internal error" in said) == (code == 1)
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert ("internal error" in message) == (code == 1)
 
 
 def test_numpy_on_a_disk_that_is_full(tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_numpy_on_a_disk_that_is_full(tmp_path: Path) -> None:
 
 
 class TestLocks:
-    """`locked` keeps the second out, and only while the first is there."""
+    """`locked` excludes a second process, and only while the first holds the lock."""
 
     def test_the_second_is_refused(self, tmp_path: Path) -> None:
-        """Guards two commands for one piece of work: the second ends with the sentence, and gets through once the first is done."""
+        """Guards two commands for one piece of work: the second ends with the message, and gets the lock once the first is done."""
         with locked(tmp_path / "deep/a.lock", busy="x: busy"):
             with pytest.raises(TryAgainError, match=r"^x: busy$"), locked(tmp_path / "deep/a.lock", busy="x: busy"):
                 pass

@@ -28,7 +28,7 @@ def write_set(
 ) -> Path:
     """A snapshot of noisy red, green and blue squares whose colour is their class, so that its accuracy is known to be 1.0.
 
-    In the splits named by `mislabelled` every colour is the next class's. Given a `strength`, the manifest says that every record was sampled
+    In the splits named by `mislabelled` every colour is the next class's. Given a `strength`, by the manifest every record was sampled
     at it from a real image of that next class; given `pool_of`, a snapshot, that it is a pool of more real images for that one.
     """
     rng = np.random.default_rng(seed)

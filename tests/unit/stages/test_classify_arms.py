@@ -266,7 +266,7 @@ def test_parts_are_disjoint_balanced_and_whole() -> None:
 def test_of_several_generators_each_is_a_part() -> None:
     """Seeds then know how much fine-tuning again would have changed; another number of parts would mix that up."""
     assert parts_of(["a", "b", "c"], [0, 0, 1], ["y", "x", "y"], 2) == [1, 0, 1]
-    with pytest.raises(ConfigError, match=r"sampled by 2 generators and cannot be cut into 3 parts; accepted: 1 or 2"):
+    with pytest.raises(ConfigError, match=r"sampled by 2 generators and cannot be cut into 3; accepted: 1 or 2"):
         parts_of(["a", "b", "c"], [0, 0, 1], ["y", "x", "y"], 3)
 
 

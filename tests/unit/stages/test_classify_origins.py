@@ -58,7 +58,9 @@ def test_soft_labels_of_the_set_are_trained(real: Path, tmp_path: Path) -> None:
     """Images that are wholly of the class they were sampled from, and keep 0.2 of the label's: soft, all is learned; hard, nothing."""
     top1 = {}
     for strength in (0.2, 1.0):
-        generated = write_set(tmp_path / f"sampled-{strength}", "synthetic", {"train": 10}, mislabelled=("train",), strength=strength, seed=1)
+        generated = write_set(
+            tmp_path / f"sampled-{strength}", "synthetic", {"train": 10}, mislabelled=("train",), strength=strength, seed=1
+        )
         load_data.cache_clear()  # pixels, and so the digest, are equal
         out = tmp_path / f"zero-{strength}"
         outcome = trained(config(), Arm.ZERO_SHOT, real, generated, out)

@@ -80,7 +80,7 @@ def test_a_seed_that_is_not_requested_goes(capsys: pytest.CaptureFixture[str]) -
     assert command("real", [0, 2]) == 0
     assert sorted(written(REAL)) == [0, 1, 2]
     assert classify("real", [0, 2], "--json") == []
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["summary"] == "removed from c/real what is not asked for: seed 1"
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["summary"] == "removed from c/real what this command does not make: seed 1"
 
 
 def test_what_gave_way_is_not_trained_again() -> None:

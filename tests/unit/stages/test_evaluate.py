@@ -198,7 +198,7 @@ def test_groups_of_test_images_go_with_their_predictions(world: ProcessGroup, mo
 
 
 def test_another_declaration_is_another_look(world: ProcessGroup) -> None:
-    """Protects the level of the gate: anyone who declares another arm once all of them are known has a stricter one; again is no new look."""
+    """Protects the level of the gate: another arm, declared when all are known, has a stricter one; the same again is no new look."""
     assert metrics_of(run(world)).look == 1
     assert metrics_of(run(world, out="report", alpha=0.01)).look == 1
     assert metrics_of(run(world, out="arm", arm=Arm.SYNTHETIC)).look == 2

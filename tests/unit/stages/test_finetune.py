@@ -98,7 +98,7 @@ def test_lora_of_a_cascade_lies_next_to_each_stage(world, tmp_path):
 
 @pytest.mark.parametrize("base", ["sd1", "generator"])
 def test_an_adapter_of_each_class_is_used_for_its_images_alone(world, tmp_path, base):
-    """With lora_scope class the base's weights stay, each class is sampled with its own adapter, and the order of a batch does not matter."""
+    """With lora_scope class the base's weights stay, each class is sampled with its own adapter, and a batch's order does not matter."""
     outcome = _finetune(world, tmp_path / "g", "finetune.method=lora", "finetune.lora_scope=class", "finetune.lora_rank=2", base=base)
     card = read_document(tmp_path / "g" / "generator.json", GeneratorCard)
     assert card.adapters == {"blue": "adapters/0000", "red": "adapters/0001"}

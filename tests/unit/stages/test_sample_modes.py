@@ -1,4 +1,4 @@
-"""What a plan may request in addition to equal quotas of prompts: real images to start from, unequal quotas, other formats, averages, precision."""
+"""Plans beyond equal quotas of prompts: real images to start from, unequal quotas, other formats, averages, precision."""
 
 import json
 import shutil
@@ -239,7 +239,7 @@ def test_runs_of_different_seeds_are_merged(world, tmp_path):
 
 
 def test_the_tuned_average_is_what_is_sampled_from(world, tmp_path):
-    """Where tuning chose a width, the set is sampled with that average, says so, passes as the generator's own, and can be sampled again."""
+    """Where tuning chose a width, the set is sampled with that average, records this, passes as the generator's own, and is reproducible."""
     settings = ("num_train_steps=6", "sr_num_train_steps=0", "batch_size=4", "jitter=0", "ema_snapshot_steps=2", "learning_rate=0.01")
     config = load_config(None, tuple(f"finetune.{item}" for item in settings))
     taught = finetune.run(config, snapshot=world / "real", base=str(world / "generator"), out=tmp_path / "models" / "taught").output

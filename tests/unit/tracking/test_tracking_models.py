@@ -158,7 +158,7 @@ def test_an_interrupted_logging_is_completed_by_the_next(folder, generator, monk
     assert run.data.params == {"steps": "2"}
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "base_loss")] == [(1, 2.0), (2, 1.0)]
     assert len(run.inputs.dataset_inputs) == 1
-    assert _steps(run) == {"images/drawn_ 7_a+step+10": 2, "images/drawn_ 7_a+step+20": 2}
+    assert _steps(run) == {"images/sampled_ 7_a+step+10": 2, "images/sampled_ 7_a+step+20": 2}
     assert (version.version, version.run_id) == (1, run.info.run_id)
     assert run.data.tags["gda.model"] == f"models:/{NAME}/1"
     assert (_downloaded() / "unet" / "weights").read_bytes().endswith(DIGEST.encode())
@@ -187,7 +187,7 @@ def test_images_are_a_series_over_steps(folder, generator):
     assert _log(generator, folder) is None
     (run,) = _logged()
     assert run.data.tags["mlflow.loggedImages"] == "True"
-    assert list(_steps(run)) == ["images/drawn_ 7_a+step+10", "images/drawn_ 7_a+step+20"]
+    assert list(_steps(run)) == ["images/sampled_ 7_a+step+10", "images/sampled_ 7_a+step+20"]
     (sampled,) = (i.path for i in connect().list_artifacts(run.info.run_id, "images") if "+step+20+" in i.path and i.path.endswith(".png"))
     with Image.open(connect().download_artifacts(run.info.run_id, sampled)) as image:
         assert image.getpixel((0, 0)) == (20, 0, 0)
