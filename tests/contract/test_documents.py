@@ -9,7 +9,13 @@ from gda.cli.stage_commands import build_parser
 from gda.config.load import Config
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted({ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")})
+PAGES = sorted(
+    {
+        *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("*/README.md"),
+    }
+)
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
 FIELD = re.compile(r"`([a-z]+)\.([a-z][a-z0-9_]*)[`:]")
 FILE_ENDINGS = {"md", "json", "csv", "yaml", "py", "html", "npz", "txt", "png", "db", "lock", "safetensors"}

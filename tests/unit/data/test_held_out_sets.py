@@ -142,7 +142,7 @@ def test_folders_that_are_no_set(tmp_path: Path) -> None:
     ("name", "content", "reason"),
     [
         ("m.csv", "n1,dog\n", "header folder,class"),
-        ("m.csv", "folder,class\nn1\n", "as many fields"),
+        ("m.csv", "folder,class\nn1\n", "two fields on each line"),
         ("m.csv", "folder,class\nn1,dog\nn1,cat\n", "names 'n1' twice"),
         ("m.json", '{"n1": "dog", "n1": "cat"}', "names 'n1' twice"),
         ("m.json", '{"n1": 3}', "'n1' is mapped to 3"),
