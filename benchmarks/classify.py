@@ -36,7 +36,7 @@ from torchvision import transforms
 from gda.config.load import Config
 from gda.config.sections import ClassifyConfig
 from gda.training.loop.classifier import TrainRecipe, predict_logits, top1, train_classifier
-from gda.training.loop.mixed_batches import MixedBatches, Source
+from gda.training.loop.mixed_batches import MixedBatches, TrainingSource
 from gda.training.recipes.augment import augment
 from gda.training.streams import stream
 
@@ -45,7 +45,7 @@ MEAN = (0.5, 0.5, 0.5)
 CONFIG = Config(classify=ClassifyConfig(image_size=SIDE, batch_size=64)).classify
 
 
-def pictures(count: int, seed: int) -> Source:
+def pictures(count: int, seed: int) -> TrainingSource:
     """Crops of two photographs; the class is which tenth of the brightness they fall into, so that there is something to learn."""
     rng, photographs = np.random.default_rng(seed), load_sample_images().images
     crops = []
@@ -56,10 +56,10 @@ def pictures(count: int, seed: int) -> Source:
     images = np.stack(crops)
     brightness = images.mean(axis=(1, 2, 3))
     labels = np.digitize(brightness, np.quantile(brightness, np.linspace(0, 1, CLASSES + 1)[1:-1]))
-    return Source(images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels=torch.from_numpy(labels))
+    return TrainingSource(images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels=torch.from_numpy(labels))
 
 
-def write_folder(source: Source, folder: Path) -> None:
+def write_folder(source: TrainingSource, folder: Path) -> None:
     """As class folders of PNG files."""
     for i, (image, label) in enumerate(zip(source.images, source.labels.tolist(), strict=True)):
         (folder / str(label)).mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def timm_loader(folder: Path, *, workers: int) -> DataLoader:
     return loader
 
 
-def load_ours(source: Source) -> int:
+def load_ours(source: TrainingSource) -> int:
     """One epoch of augmented, normalised batches."""
     batches, generator = MixedBatches([source], CONFIG.batch_size, 0), stream(0, "augment")
     count = 0
@@ -112,7 +112,7 @@ def recipe(updates: int) -> TrainRecipe:
     return TrainRecipe.from_config(CONFIG, num_train_steps=updates)
 
 
-def train_ours(source: Source, updates: int) -> torch.nn.Module:
+def train_ours(source: TrainingSource, updates: int) -> torch.nn.Module:
     model, _ = train_classifier([source], recipe(updates), num_classes=CLASSES, seed=0)
     return model
 
@@ -151,7 +151,7 @@ def train_timm(folder: Path, updates: int, *, channels_last: bool, workers: int)
     return model
 
 
-def stall_share(source: Source, updates: int) -> float:
+def stall_share(source: TrainingSource, updates: int) -> float:
     """Share of our training in which the network waits for data: batches and augmentation alone against the whole."""
     start = time.perf_counter()
     train_ours(source, updates)

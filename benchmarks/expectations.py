@@ -31,7 +31,7 @@ from gda.artifacts.document import dump_document
 from gda.artifacts.snapshot import ClassInfo, ShardInfo, SnapshotIndex
 from gda.data.store.snapshot import INDEX_FILE, Snapshot, count_rows
 from gda.gate import expectations
-from gda.gate.expectations import Plan, check_structure
+from gda.gate.expectations import ExpectedSet, check_structure
 from gda.io.manifest import write_manifest
 
 TARGET_SECONDS, TARGET_BYTES = 10.0, 2 * 2**30
@@ -98,7 +98,7 @@ def check(folder: Path, *, whole: bool) -> dict[str, float]:
     )
     table["decoded_pixel_sha256"] = table["pixel_sha256"]
     names = tuple(info.name for info in snapshot.classes)
-    plan = Plan(
+    plan = ExpectedSet(
         count=len(table),
         classes=names,
         counts=tuple(snapshot.index.counts["train"][name] for name in names),

@@ -37,7 +37,7 @@ from transformers.utils import logging as transformers_logging
 from gda.config.sections import FinetuneConfig
 from gda.generator.families.diffusers_pipeline import load_pipeline
 from gda.generator.finetuning.order import Order
-from gda.generator.finetuning.prepared import Prepared, Source, Texts, unit
+from gda.generator.finetuning.prepared import Prepared, PreparedSource, Texts, unit
 from gda.generator.finetuning.train import StageJob, _Loop, step_streams
 from gda.runtime.process_group import ProcessGroup
 
@@ -188,7 +188,7 @@ def make_job(base: Path, work: Path, setting: Setting) -> StageJob:
     return StageJob(
         stage=STAGE,
         base=str(base),
-        source=Source(images=images, digest="benchmark", cache=None),
+        source=PreparedSource(images=images, digest="benchmark", cache=None),
         labels=labels,
         prompts=tuple(_CLASSES[label] for label in labels.tolist()),
         keys=tuple(f"image-{i}" for i in range(setting.num_images)),

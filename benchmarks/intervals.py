@@ -9,7 +9,7 @@ import argparse
 
 import numpy as np
 
-from gda.fidelity.compare import Images, compare, measured_once
+from gda.fidelity.compare import FeatureSet, compare_sets, measured_once
 
 DIMENSIONS = 64
 # Synthetic and real images: a set much smaller than the real one, of half its size, of its size, and much larger.
@@ -17,11 +17,11 @@ SIZES = ((100, 800), (100, 200), (200, 200), (1000, 200), (350, 700))
 NAMES = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
 
 
-def sample(rng: np.random.Generator, n: int, *, shift: float = 0.0, scale: float = 1.0) -> Images:
+def sample(rng: np.random.Generator, n: int, *, shift: float = 0.0, scale: float = 1.0) -> FeatureSet:
     """Features float64 [n, 64]: gamma variables, dependent, the k-th with a standard deviation of k^-0.75."""
     factors = (rng.gamma(2.0, size=(n, DIMENSIONS)) - 2.0) / np.sqrt(2.0) * np.arange(1, DIMENSIONS + 1) ** -0.75
     mixing = np.linalg.qr(np.random.default_rng(0).normal(size=(DIMENSIONS, DIMENSIONS)))[0]
-    return Images(features=shift * mixing[0] + scale * factors @ mixing)
+    return FeatureSet(features=shift * mixing[0] + scale * factors @ mixing)
 
 
 def coverage(synthetic: int, real: int, *, shift: float, scale: float, sets: int, seed: int = 0) -> dict[str, float]:
@@ -31,7 +31,7 @@ def coverage(synthetic: int, real: int, *, shift: float, scale: float, sets: int
     truth = {name: np.mean([each[name] for each in fresh]) for name in NAMES}
     held = dict.fromkeys(NAMES, 0)
     for number in range(sets):
-        found = compare(sample(rng, synthetic, shift=shift, scale=scale), sample(rng, real), seed=number)
+        found = compare_sets(sample(rng, synthetic, shift=shift, scale=scale), sample(rng, real), seed=number)
         for name in NAMES:
             held[name] += found[name].estimate.low <= truth[name] <= found[name].estimate.high
     return {name: held[name] / sets for name in NAMES}

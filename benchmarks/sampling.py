@@ -35,7 +35,7 @@ from gda.artifacts.snapshot import ClassInfo
 from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import PNG, decode, to_array
 from gda.generator.planning.cost import estimate_cost
-from gda.generator.planning.plan import Plan, equal_quotas, make_plan
+from gda.generator.planning.plan import ImagePlan, equal_quotas, make_plan
 from gda.generator.sampling import sample_shards
 from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, resample_batch, sample_shard
 from gda.generator.sampling.speed import Speed
@@ -80,7 +80,7 @@ class ProcessGroup:
     """A model on disk, the plan, and what all shards share."""
 
     base: Path
-    plan: Plan
+    plan: ImagePlan
     context: SamplingContext
 
     def at(self, folder: Path, speed: Speed) -> list[ShardJob]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gda.config.arm import Arm
 
-STAGES = ("snapshot", "finetune", "tune", "sample", "validate", "classify", "evaluate", "promote")
+STAGE_NAMES = ("snapshot", "finetune", "tune", "sample", "validate", "classify", "evaluate", "promote")
 
 REAL = "data/real"
 SYNTHETIC = "data/synthetic"

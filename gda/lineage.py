@@ -45,13 +45,13 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class OutputOrigin:
     """An input of an output: its role and full digest, and, where it was found, that output and its own origins."""
 
     role: str
     digest: str
     output: Output | None
-    origins: tuple["Origin", ...] = ()
+    origins: tuple["OutputOrigin", ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -70,11 +70,11 @@ class Lineage:
         return cls(root=Output(path=path), _known=[Output(path=folder) for folder in _around(path)])
 
     @cached_property
-    def origins(self) -> tuple[Origin, ...]:
+    def origins(self) -> tuple[OutputOrigin, ...]:
         """The inputs of the root, each with its own inputs."""
         return self._origins(self.root, (self.root,))
 
-    def _origins(self, output: Output, path: tuple[Output, ...]) -> tuple[Origin, ...]:
+    def _origins(self, output: Output, path: tuple[Output, ...]) -> tuple[OutputOrigin, ...]:
         if output.recipe is None:
             return ()
         found = []
@@ -82,7 +82,7 @@ class Lineage:
             digest = recorded.rpartition("@")[2]
             source = self._find(digest, path)
             origins = self._origins(source, (*path, source)) if source is not None else ()
-            found.append(Origin(role=role, digest=digest, output=source, origins=origins))
+            found.append(OutputOrigin(role=role, digest=digest, output=source, origins=origins))
         return tuple(found)
 
     def _find(self, digest: str, path: tuple[Output, ...]) -> Output | None:
@@ -110,7 +110,7 @@ class Lineage:
         return any(held and all(self._comes_from(other, path, (*seen, output)) for other in held) for held in places)
 
 
-def describe(lineage: Lineage) -> list[str]:
+def describe_lineage(lineage: Lineage) -> list[str]:
     """The chain as lines: an output, the stage that made it, and below it each input with its full digest and path."""
     recipe = lineage.root.recipe
     assert recipe is not None, "read when it was opened"
@@ -124,7 +124,7 @@ def as_json(lineage: Lineage) -> dict[str, Any]:
     return dict(content) | {"lineage": [_entry(origin) for origin in lineage.origins]}
 
 
-def _lines(origins: tuple[Origin, ...], about: str, depth: int) -> Iterator[str]:
+def _lines(origins: tuple[OutputOrigin, ...], about: str, depth: int) -> Iterator[str]:
     for origin in origins:
         indent, place = "  " * depth, ""
         if origin.output is not None:
@@ -137,7 +137,7 @@ def _lines(origins: tuple[Origin, ...], about: str, depth: int) -> Iterator[str]
             yield from _lines(origin.origins, origin.output.about, depth + 1)
 
 
-def _entry(origin: Origin) -> dict[str, Any]:
+def _entry(origin: OutputOrigin) -> dict[str, Any]:
     output = origin.output
     where = {} if output is None else {"path": str(output.path), "stage": output.recipe.stage if output.recipe is not None else None}
     return {"role": origin.role, "digest": origin.digest, **where, "lineage": [_entry(one) for one in origin.origins]}

@@ -13,7 +13,7 @@ from gda.artifacts.tuning import Settings
 from gda.artifacts.verdict import Verdict
 from gda.errors import DataError
 
-Check = Callable[[Path], list[str]]
+_Check = Callable[[Path], list[str]]
 
 
 def verify_output(path: Path) -> tuple[str, list[str]]:
@@ -38,7 +38,7 @@ def _is_listed(path: Path) -> bool:
         return True  # damaged, which is listed among the problems
 
 
-def _outcome(check: Check, path: Path) -> list[str]:
+def _outcome(check: _Check, path: Path) -> list[str]:
     try:
         return check(path)
     except DataError as error:
@@ -112,7 +112,7 @@ def _promotion(path: Path) -> list[str]:
     return problems
 
 
-def _document(name: str, kind: type[Document]) -> Check:
+def _document(name: str, kind: type[Document]) -> _Check:
     def check(path: Path) -> list[str]:
         read_document(path / name, kind)
         return _unlisted(path, name)
@@ -124,7 +124,7 @@ def _unlisted(path: Path, name: str) -> list[str]:
     return [] if _is_listed(path) else [f"{path / name}: no {RECIPE_FILE} lists it, so that a change of it cannot be found; make it again"]
 
 
-_KINDS: tuple[tuple[str, str, Check], ...] = (
+_KINDS: tuple[tuple[str, str, _Check], ...] = (
     ("snapshot.json", "snapshot", _snapshot),
     ("generator.json", "generator", _generator),
     ("classifier.json", "classifier", _classifier),

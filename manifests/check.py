@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gda.errors import GdaError
-from manifests.documents import Document, Finding, read
+from manifests.documents import KubernetesObject, ManifestFinding, read
 from manifests.namespace_rules import check_namespaces
 from manifests.pod_rules import check_pod
 from manifests.pod_specs import pod_specs
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if found else 0
 
 
-def check(documents: Sequence[Document]) -> list[Finding]:
+def check(documents: Sequence[KubernetesObject]) -> list[ManifestFinding]:
     """Every finding of `documents`, which are one whole, sorted."""
     accounts = {document.name: document.data for document in documents if document.kind == "ServiceAccount"}
     found = [*check_namespaces(documents), *check_references(documents)]

@@ -11,7 +11,7 @@ from gda.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
+class KubernetesObject:
     """One object of a file; a compiled pipeline's two documents are one, of the kind `KfpPipeline`."""
 
     file: str
@@ -26,7 +26,7 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Finding:
+class ManifestFinding:
     """Something wrong: where, what, and what is accepted in its place."""
 
     file: str
@@ -39,19 +39,19 @@ class Finding:
         return f"{self.file}: {self.object}: {self.path}: {self.what}; accepted: {self.accepted}"
 
 
-def finding(document: Document, path: str, what: str, accepted: str) -> Finding:
+def finding(document: KubernetesObject, path: str, what: str, accepted: str) -> ManifestFinding:
     """A finding in `document`."""
-    return Finding(file=document.file, object=document.label, path=path, what=what, accepted=accepted)
+    return ManifestFinding(file=document.file, object=document.label, path=path, what=what, accepted=accepted)
 
 
-def read(paths: Iterable[Path]) -> list[Document]:
+def read(paths: Iterable[Path]) -> list[KubernetesObject]:
     """Every object of the files. Raises `DataError` for a file that is no YAML, or of which a document is no object."""
     return [document for path in paths for document in from_objects(str(path), _load(path))]
 
 
-def from_objects(file: str, objects: Sequence[Any]) -> list[Document]:
+def from_objects(file: str, objects: Sequence[Any]) -> list[KubernetesObject]:
     """The objects of one file, lists taken apart. Raises `DataError` where one is neither an object nor a compiled pipeline."""
-    found: list[Document] = []
+    found: list[KubernetesObject] = []
     platforms = [data for data in objects if isinstance(data, dict) and "platforms" in data]
     for data in _flat(objects):
         if not isinstance(data, dict):
@@ -85,12 +85,12 @@ def _flat(objects: Iterable[Any]) -> Iterator[Any]:
             yield data
 
 
-def _object(file: str, data: dict[str, Any]) -> Document:
+def _object(file: str, data: dict[str, Any]) -> KubernetesObject:
     metadata = data.get("metadata") or {}
     name = metadata.get("name") or metadata.get("generateName") or "?"
-    return Document(file=file, kind=str(data["kind"]), name=str(name), namespace=str(metadata.get("namespace") or ""), data=data)
+    return KubernetesObject(file=file, kind=str(data["kind"]), name=str(name), namespace=str(metadata.get("namespace") or ""), data=data)
 
 
-def _pipeline(file: str, spec: dict[str, Any], platform: dict[str, Any]) -> Document:
+def _pipeline(file: str, spec: dict[str, Any], platform: dict[str, Any]) -> KubernetesObject:
     name = str(spec["pipelineInfo"].get("name", "?"))
-    return Document(file=file, kind="KfpPipeline", name=name, namespace="", data={"spec": spec, "platform": platform})
+    return KubernetesObject(file=file, kind="KfpPipeline", name=name, namespace="", data={"spec": spec, "platform": platform})

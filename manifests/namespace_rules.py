@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from manifests.documents import Document, Finding, finding
+from manifests.documents import KubernetesObject, ManifestFinding, finding
 
 _PSA = "pod-security.kubernetes.io"
 _PINNED = re.compile(r"v1\.\d+")
@@ -12,7 +12,7 @@ _BY_NAME = "kubernetes.io/metadata.name"
 _EVERYWHERE = {"0.0.0.0/0", "::/0"}
 
 
-def check_namespaces(documents: Sequence[Document]) -> Iterator[Finding]:
+def check_namespaces(documents: Sequence[KubernetesObject]) -> Iterator[ManifestFinding]:
     """What is wrong with the namespaces of `documents`, their network policies and services."""
     yield from _guarded(documents)
     for document in documents:
@@ -29,7 +29,7 @@ def check_namespaces(documents: Sequence[Document]) -> Iterator[Finding]:
             yield finding(document, "spec.failurePolicy", f"is {_spec(document)['failurePolicy']}", "Fail")
 
 
-def _guarded(documents: Sequence[Document]) -> Iterator[Finding]:
+def _guarded(documents: Sequence[KubernetesObject]) -> Iterator[ManifestFinding]:
     """Admission is decided where the accounts are: a binding that names another namespace decides nothing, without a word."""
     spaces = sorted({d.namespace for d in documents if d.kind == "ServiceAccount" and d.namespace})
     path = "spec.matchResources.namespaceSelector"
@@ -41,11 +41,11 @@ def _guarded(documents: Sequence[Document]) -> Iterator[Finding]:
                 yield finding(document, f"{path}.matchLabels", f"is of {named}, which holds none of the accounts", ", ".join(spaces))
 
 
-def _spec(document: Document) -> dict[str, Any]:
+def _spec(document: KubernetesObject) -> dict[str, Any]:
     return document.data.get("spec") or {}
 
 
-def _pod_security(document: Document) -> Iterator[Finding]:
+def _pod_security(document: KubernetesObject) -> Iterator[ManifestFinding]:
     labels = (document.data.get("metadata") or {}).get("labels") or {}
     for mode in ("enforce", "audit", "warn"):
         level, version = labels.get(f"{_PSA}/{mode}"), str(labels.get(f"{_PSA}/{mode}-version"))
@@ -55,7 +55,7 @@ def _pod_security(document: Document) -> Iterator[Finding]:
             yield finding(document, f"metadata.labels.{_PSA}/{mode}-version", f"is {version}", "a version, such as v1.33")
 
 
-def _closed(namespace: Document, documents: Sequence[Document]) -> Iterator[Finding]:
+def _closed(namespace: KubernetesObject, documents: Sequence[KubernetesObject]) -> Iterator[ManifestFinding]:
     policies = [d for d in documents if d.kind == "NetworkPolicy" and d.namespace == namespace.name]
     for direction in ("Ingress", "Egress"):
         if not any(_denies(_spec(policy), direction) for policy in policies):
@@ -66,7 +66,7 @@ def _denies(spec: dict[str, Any], direction: str) -> bool:
     return spec.get("podSelector") == {} and direction in (spec.get("policyTypes") or []) and not spec.get(direction.lower())
 
 
-def _policy(document: Document) -> Iterator[Finding]:
+def _policy(document: KubernetesObject) -> Iterator[ManifestFinding]:
     for direction, key in (("ingress", "from"), ("egress", "to")):
         for i, rule in enumerate(_spec(document).get(direction) or []):
             path = f"spec.{direction}[{i}].{key}"

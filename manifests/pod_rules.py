@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from manifests.documents import Finding, finding
+from manifests.documents import ManifestFinding, finding
 from manifests.pod_specs import PodSpec
 from manifests.secret_values import in_environment, in_words
 
@@ -17,7 +17,7 @@ _SHARED_WITH_NODE = ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace
 _VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 
 
-def check_pod(pod: PodSpec, accounts: Mapping[str, Any]) -> list[Finding]:
+def check_pod(pod: PodSpec, accounts: Mapping[str, Any]) -> list[ManifestFinding]:
     """What is wrong with `pod`; `accounts` are the ServiceAccounts around it by name."""
     found = [*_whole_pod(pod, accounts)] if not pod.kfp else [*_kfp_pod(pod)]
     for path, container in pod.containers:
@@ -28,7 +28,7 @@ def check_pod(pod: PodSpec, accounts: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _whole_pod(pod: PodSpec, accounts: Mapping[str, Any]) -> Iterator[Finding]:
+def _whole_pod(pod: PodSpec, accounts: Mapping[str, Any]) -> Iterator[ManifestFinding]:
     for key in _SHARED_WITH_NODE:
         if pod.spec.get(key):
             yield finding(pod.document, f"{pod.path}.{key}", "is true", "absent")
@@ -40,7 +40,7 @@ def _whole_pod(pod: PodSpec, accounts: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _token(pod, accounts)
 
 
-def _token(pod: PodSpec, accounts: Mapping[str, Any]) -> Iterator[Finding]:
+def _token(pod: PodSpec, accounts: Mapping[str, Any]) -> Iterator[ManifestFinding]:
     account = pod.spec.get("serviceAccountName")
     if not account and not pod.partial:
         yield finding(pod.document, f"{pod.path}.serviceAccountName", "is missing", "an account of the pod's own")
@@ -53,7 +53,7 @@ def _token(pod: PodSpec, accounts: Mapping[str, Any]) -> Iterator[Finding]:
         yield finding(pod.document, f"{pod.path}.automountServiceAccountToken", f"is true for {account or 'default'}", accepted)
 
 
-def _kfp_pod(pod: PodSpec) -> Iterator[Finding]:
+def _kfp_pod(pod: PodSpec) -> Iterator[ManifestFinding]:
     context = pod.spec.get("securityContext") or {}
     where = f"platforms.kubernetes.{pod.path}.securityContext"
     if context.get("runAsNonRoot") is not True:
@@ -62,7 +62,7 @@ def _kfp_pod(pod: PodSpec) -> Iterator[Finding]:
         yield finding(pod.document, f"{where}.runAsUser", "is 0", "absent, or above 0")
 
 
-def _container(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[Finding]:
+def _container(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[ManifestFinding]:
     """What no container may do, of whatever kind."""
     image = container.get("image")
     if image is None and not pod.partial:
@@ -80,7 +80,7 @@ def _container(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterato
             yield finding(pod.document, f"{path}.ports", f"hostPort is {port['hostPort']}", "absent")
 
 
-def _security(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[Finding]:
+def _security(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[ManifestFinding]:
     """The security context, a container's before its pod's. Of a partial pod, only what is given and wrong."""
     own = container.get("securityContext") or {}
     whole = {**(pod.spec.get("securityContext") or {}), **own}
@@ -104,7 +104,7 @@ def _security(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator
         yield finding(pod.document, f"{path}.securityContext.procMount", _shown(whole["procMount"]), "absent, or Default")
 
 
-def _resources(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[Finding]:
+def _resources(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[ManifestFinding]:
     """Requests, by which a pod finds its node, and the limit that keeps its memory from the others'."""
     resources = container.get("resources") or {}
     if pod.partial and not resources:
@@ -115,7 +115,7 @@ def _resources(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterato
                 yield finding(pod.document, f"{path}.resources.{part}.{name}", "is missing", "a quantity")
 
 
-def _kfp_resources(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[Finding]:
+def _kfp_resources(pod: PodSpec, path: str, container: Mapping[str, Any]) -> Iterator[ManifestFinding]:
     resources = container.get("resources") or {}
     for name, old in (("CpuRequest", "cpuRequest"), ("MemoryRequest", "memoryRequest"), ("MemoryLimit", "memoryLimit")):
         if not (resources.get(f"resource{name}") or resources.get(old)):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from manifests.documents import Document
+from manifests.documents import KubernetesObject
 
 # Keys of a pod specification by which one is known that names no containers, in an object that changes another's pods.
 _POD_KEYS = {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName", "volumes", "initContainers", "automountServiceAccountToken"}
@@ -23,7 +23,7 @@ class PodSpec:
     account); the backend drops capabilities and sets the seccomp profile. `parameters` are those of its pipeline.
     """
 
-    document: Document
+    document: KubernetesObject
     path: str
     spec: Mapping[str, Any]
     containers: tuple[tuple[str, Mapping[str, Any]], ...]
@@ -32,7 +32,7 @@ class PodSpec:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def pod_specs(document: Document) -> list[PodSpec]:
+def pod_specs(document: KubernetesObject) -> list[PodSpec]:
     """Every pod specification in `document`."""
     if document.kind == "KfpPipeline":
         return list(_of_pipeline(document))
@@ -42,7 +42,7 @@ def pod_specs(document: Document) -> list[PodSpec]:
     return found + list(_walk(document, document.data, "", partial=document.kind in _PARTIAL_KINDS))
 
 
-def _walk(document: Document, data: Any, path: str, *, partial: bool) -> Iterator[PodSpec]:
+def _walk(document: KubernetesObject, data: Any, path: str, *, partial: bool) -> Iterator[PodSpec]:
     """Pod specifications by their look, at any depth: objects with a list of containers, and parts of such in partial kinds."""
     if isinstance(data, list):
         for i, item in enumerate(data):
@@ -72,7 +72,7 @@ def _name(item: Any, index: int) -> str:
     return str(item["name"]) if isinstance(item, Mapping) and isinstance(item.get("name"), str) else str(index)
 
 
-def _of_argo(document: Document) -> Iterator[PodSpec]:
+def _of_argo(document: KubernetesObject) -> Iterator[PodSpec]:
     """A pod for each template that runs something; what a template does not say, the workflow does."""
     spec = document.data.get("spec") or {}
     path = "spec"
@@ -90,7 +90,7 @@ def _of_argo(document: Document) -> Iterator[PodSpec]:
             yield PodSpec(document=document, path=where, spec=whole, containers=tuple(containers))
 
 
-def _of_trainer(document: Document) -> list[PodSpec]:
+def _of_trainer(document: KubernetesObject) -> list[PodSpec]:
     """The trainer's container of a TrainJob, which goes into the pods of its runtime."""
     trainer = (document.data.get("spec") or {}).get("trainer")
     if not isinstance(trainer, Mapping):
@@ -99,7 +99,7 @@ def _of_trainer(document: Document) -> list[PodSpec]:
     return [PodSpec(document=document, path="spec.trainer", spec={}, containers=(("spec.trainer", container),), partial=True)]
 
 
-def _of_pipeline(document: Document) -> Iterator[PodSpec]:
+def _of_pipeline(document: KubernetesObject) -> Iterator[PodSpec]:
     """A pod for each executor of a compiled pipeline, with its Kubernetes part as the specification."""
     spec, platform = document.data["spec"], document.data["platform"]
     kubernetes = _at(platform, "platforms", "kubernetes", "deploymentSpec", "executors")

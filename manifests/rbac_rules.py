@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from manifests.documents import Document, Finding, finding
+from manifests.documents import KubernetesObject, ManifestFinding, finding
 
 _WIDE_ROLES = {"cluster-admin", "admin", "edit"}
 # Verbs that make their holder somebody else.
@@ -11,7 +11,7 @@ _INTO_PODS = {"pods/exec", "pods/attach", "pods/portforward", "pods/ephemeralcon
 _ANYBODY = {"system:authenticated", "system:unauthenticated", "system:anonymous", "system:serviceaccounts", "system:masters"}
 
 
-def check_rbac(document: Document) -> Iterator[Finding]:
+def check_rbac(document: KubernetesObject) -> Iterator[ManifestFinding]:
     """What is wrong with a role or binding; nothing for other objects."""
     if document.kind in ("Role", "ClusterRole"):
         for i, rule in enumerate(document.data.get("rules") or []):
@@ -20,7 +20,7 @@ def check_rbac(document: Document) -> Iterator[Finding]:
         yield from _binding(document)
 
 
-def _rule(document: Document, path: str, rule: dict[str, list[str]]) -> Iterator[Finding]:
+def _rule(document: KubernetesObject, path: str, rule: dict[str, list[str]]) -> Iterator[ManifestFinding]:
     for key in ("apiGroups", "resources", "verbs", "nonResourceURLs"):
         if any("*" in word for word in rule.get(key) or []):
             yield finding(document, f"{path}.{key}", "holds a wildcard", "each by its name")
@@ -40,7 +40,7 @@ def _rule(document: Document, path: str, rule: dict[str, list[str]]) -> Iterator
         yield finding(document, f"{path}.verbs", "changes roles or bindings", "get, list, watch")
 
 
-def _binding(document: Document) -> Iterator[Finding]:
+def _binding(document: KubernetesObject) -> Iterator[ManifestFinding]:
     role = (document.data.get("roleRef") or {}).get("name")
     if role in _WIDE_ROLES:
         yield finding(document, "roleRef.name", f"is {role}", "a role that holds what is needed")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from manifests.documents import Document, Finding, finding
+from manifests.documents import KubernetesObject, ManifestFinding, finding
 from manifests.pod_specs import PodSpec, pod_specs
 
 # What no file here makes, and who does; README.md says how.
@@ -29,7 +29,7 @@ _WITH_PODS = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Pod", "Jo
 class Names:
     """What there is, by kind, namespace and name; an object without a namespace is found from every one."""
 
-    def __init__(self, documents: Sequence[Document]) -> None:
+    def __init__(self, documents: Sequence[KubernetesObject]) -> None:
         self.documents = documents
         self._known = {(d.kind, d.namespace, d.name) for d in documents}
 
@@ -40,7 +40,7 @@ class Names:
         return any((kind, space, name) in self._known for space in spaces)
 
 
-def check_references(documents: Sequence[Document]) -> Iterator[Finding]:
+def check_references(documents: Sequence[KubernetesObject]) -> Iterator[ManifestFinding]:
     """Every name of `documents` that none of them has and nobody brings; selectors that select no pod."""
     names = Names(documents)
     for document in documents:
@@ -56,7 +56,7 @@ def check_references(documents: Sequence[Document]) -> Iterator[Finding]:
 Named = tuple[str, str, str, str]
 
 
-def _named(document: Document) -> Iterator[Named]:
+def _named(document: KubernetesObject) -> Iterator[Named]:
     """(path, kind, name, namespace) of every object that `document` names."""
     for pod in pod_specs(document):
         yield from _of_pod(pod)
@@ -74,7 +74,7 @@ def _named(document: Document) -> Iterator[Named]:
         yield "metadata.namespace", "Namespace", document.namespace, ""
 
 
-def _of_role(document: Document) -> Iterator[Named]:
+def _of_role(document: KubernetesObject) -> Iterator[Named]:
     for i, rule in enumerate(document.data.get("rules") or []):
         for resource in rule.get("resources") or []:
             if resource in _BY_RESOURCE:
@@ -143,7 +143,7 @@ def _default(pod: PodSpec, parameter: Mapping[str, Any]) -> str:
     return str((pod.parameters.get(name) or {}).get("defaultValue") or "")
 
 
-def _selection(document: Document, documents: Sequence[Document]) -> Iterator[Finding]:
+def _selection(document: KubernetesObject, documents: Sequence[KubernetesObject]) -> Iterator[ManifestFinding]:
     selector = document.data["spec"].get("selector") or {}
     wanted = selector.get("matchLabels", {}) if document.kind == "PodDisruptionBudget" else selector
     labels = [_labels(d) for d in documents if d.kind in _WITH_PODS and d.namespace == document.namespace]
@@ -151,7 +151,7 @@ def _selection(document: Document, documents: Sequence[Document]) -> Iterator[Fi
         yield finding(document, "spec.selector", "selects no pod", "labels of a pod template of these files")
 
 
-def _labels(document: Document) -> dict[str, str]:
+def _labels(document: KubernetesObject) -> dict[str, str]:
     data = document.data
     if document.kind == "CronJob":
         data = data["spec"]["jobTemplate"]

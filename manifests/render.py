@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in TARGETS:
             path = RENDERED / f"{name}.yaml"
             path.parent.mkdir(exist_ok=True)
-            path.write_text(render(name), "utf-8")
+            path.write_text(render_manifests(name), "utf-8")
             print(f"wrote {path.relative_to(ROOT.parent)}")
     except GdaError as error:
         print(f"manifests: {error}", file=sys.stderr)
@@ -42,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check() -> int:
-    wrong = [line for name in TARGETS for line in differences(name)]
+    wrong = [line for name in TARGETS for line in rendering_differences(name)]
     print("\n".join(wrong) or f"{len(TARGETS)} rendered files are those of their sources")
     return 1 if wrong else 0
 
 
-def differences(name: str, root: Path = ROOT, *, command: Sequence[str] | None = None) -> list[str]:
+def rendering_differences(name: str, root: Path = ROOT, *, command: Sequence[str] | None = None) -> list[str]:
     """How the rendered file `name` is not what its sources render to, a line each; by digest, and by rendering where that can be done."""
     path = root / "rendered" / f"{name}.yaml"
     text = path.read_text("utf-8") if path.is_file() else ""
@@ -58,12 +58,12 @@ def differences(name: str, root: Path = ROOT, *, command: Sequence[str] | None =
     if f"text: {_digest(body.encode())}" not in head:
         return [f"{path.name}: was edited by hand; edit its sources and {again}"]
     command = command if command is not None else kustomize()
-    if command and render(name, root, command=command) != text:
+    if command and render_manifests(name, root, command=command) != text:
         return [f"{path.name}: is not what kustomize renders; {again}"]
     return []
 
 
-def render(name: str, root: Path = ROOT, *, command: Sequence[str] | None = None) -> str:
+def render_manifests(name: str, root: Path = ROOT, *, command: Sequence[str] | None = None) -> str:
     """The text of the rendered file `name`. Raises `MissingError` where there is no kustomize, or it refuses the sources."""
     command = command if command is not None else kustomize()
     if not command:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from manifests.documents import Document, Finding, finding
+from manifests.documents import KubernetesObject, ManifestFinding, finding
 
 _SECRET_NAME = re.compile(r"(?i)(passw|secret|token|api_?key|access_?key|private_?key|credential)")
 # Names that speak of a secret and hold none: where it is, what it is called, how long it lasts.
@@ -38,7 +38,7 @@ def in_environment(variables: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str
                 yield name, why
 
 
-def check_values(document: Document) -> Iterator[Finding]:
+def check_values(document: KubernetesObject) -> Iterator[ManifestFinding]:
     """Secrets with values, and settings that hold one."""
     for key in ("data", "stringData"):
         values = document.data.get(key) or {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from gda.errors import GdaError, TryAgainError, UsageError
 from pipelines.options import CompileOptions
 from pipelines.registry import PIPELINES
-from pipelines.server_commands import add_commands as add_server_commands
+from pipelines.server_commands import add_server_commands as add_server_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,7 +41,7 @@ def _whole(path: Path, spec: Any) -> dict[str, Any]:
     return spec
 
 
-def groups(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def node_groups(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every component that holds tasks, by name."""
     yield "root", spec["root"]
     for name, component in spec.get("components", {}).items():
@@ -70,14 +70,14 @@ def executors_of(platform: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]
     return found
 
 
-def named(node: Any, key: str) -> Iterator[Any]:
+def named_nodes(node: Any, key: str) -> Iterator[Any]:
     """Every value of `key` at any depth below `node`."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             if name == key:
                 yield value
             else:
-                yield from named(value, key)
+                yield from named_nodes(value, key)
     elif isinstance(node, list):
         for value in node:
-            yield from named(value, key)
+            yield from named_nodes(value, key)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.documents import component_of, executors_of, groups, named, tasks_of
+from pipelines.documents import component_of, executors_of, named_nodes, node_groups, tasks_of
 from pipelines.size import BUDGET, MOST_ITERATIONS, estimate
 from pipelines.step_lint import Finding, lint_steps
 
@@ -56,7 +56,7 @@ def lint(
 
 def _scopes(spec: Mapping[str, Any], settings: Mapping[str, Any], named_loops: frozenset[str]) -> Iterator[Finding]:
     inside = _inside_groups(spec)
-    for name, group in groups(spec):
+    for name, group in node_groups(spec):
         has = {kind: set(group.get("inputDefinitions", {}).get(kind, {})) for kind in _KINDS}
         tasks = tasks_of(group)
         if not tasks:
@@ -174,10 +174,10 @@ def _placement(
     where: str, spec: Mapping[str, Any], settings: Mapping[str, Any], tasks: Mapping[str, Any], has: Mapping[str, set[str]]
 ) -> Iterator[Finding]:
     """Names that the Kubernetes part reads, for volumes, secrets or nodes: they are looked up in the task's group."""
-    for name in named(settings, "componentInputParameter"):
+    for name in named_nodes(settings, "componentInputParameter"):
         if name not in has["parameters"]:
             yield Finding(where, f"its pod reads {name}, which its group does not have")
-    for reference in named(settings, "taskOutputParameter"):
+    for reference in named_nodes(settings, "taskOutputParameter"):
         yield from _producers(where, "its pod", spec, {"taskOutputParameter": reference}, tasks)
 
 
@@ -211,7 +211,7 @@ def _selectors(source: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _collected(name: str, group: Mapping[str, Any], named_loops: frozenset[str]) -> Iterator[Finding]:
     """Loops with a name whose outputs are read: servers look these up under that name (kubeflow/pipelines#13239)."""
     tasks = tasks_of(group)
-    read = {reference.get("producerTask") for task in tasks.values() for field, _, _ in _OUTPUTS for reference in named(task, field)}
+    read = {reference.get("producerTask") for task in tasks.values() for field, _, _ in _OUTPUTS for reference in named_nodes(task, field)}
     handed = group["dag"].get("outputs", {})
     read |= {producer for kind in _KINDS for source in handed.get(kind, {}).values() for producer, _ in _selectors(source)}
     for task_name, task in tasks.items():
@@ -222,6 +222,6 @@ def _collected(name: str, group: Mapping[str, Any], named_loops: frozenset[str])
 
 def _inside_groups(spec: Mapping[str, Any]) -> set[str]:
     """Groups that lie in another group than the root."""
-    return {task.get("componentRef", {}).get("name", "") for _, group in groups(spec) for task in tasks_of(group).values()} & {
-        name for name, _ in groups(spec)
+    return {task.get("componentRef", {}).get("name", "") for _, group in node_groups(spec) for task in tasks_of(group).values()} & {
+        name for name, _ in node_groups(spec)
     }

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gda.errors import MissingError, TryAgainError, UsageError
-from pipelines.documents import groups, read_compiled, tasks_of
+from pipelines.documents import node_groups, read_compiled, tasks_of
 
 _ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _BETWEEN_LOOKS = 5.0
@@ -222,7 +222,7 @@ class Server:
 def without_cache(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the pipeline in which no step, at any depth, is taken from the cache."""
     content: dict[str, Any] = json.loads(json.dumps(spec))
-    for _, group in groups(content):
+    for _, group in node_groups(content):
         for task in tasks_of(group).values():
             if "cachingOptions" in task:
                 task["cachingOptions"].clear()

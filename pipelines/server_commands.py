@@ -10,7 +10,7 @@ from gda.errors import UsageError
 Commands = Any
 
 
-def add_commands(commands: Commands) -> None:
+def add_server_commands(commands: Commands) -> None:
     """Add the three to the command line."""
     upload = _command(commands, "upload", "make a compiled pipeline a version on the server; twice the same is once", _upload)
     upload.add_argument("--version", help="name of the version (default: the commit that is checked out)")

@@ -22,7 +22,7 @@ _IN_LOOP, _OUTSIDE = 12.6 * KIB, 7.1 * KIB  # a step with its driver, or a group
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class WorkflowSize:
     """Estimated bytes of the specification, of steps and groups outside loops, and of the pods of loops, of which there are `num_pods`."""
 
     specification: int
@@ -44,14 +44,14 @@ class Size:
         return f"a workflow of about {self.total // KIB} KiB at its widest ({', '.join(parts)}); {accepted}"
 
 
-def estimate(spec: Mapping[str, Any], platform: Mapping[str, Any], widths: Mapping[str, int]) -> Size:
+def estimate(spec: Mapping[str, Any], platform: Mapping[str, Any], widths: Mapping[str, int]) -> WorkflowSize:
     """Size of the workflow of the pipeline `spec` with every loop at its widest.
 
     `widths` are the most items of loops, by the name of the task that plans them; of others, the items that are written out, or 50.
     """
     outside, pods = _counted(spec, spec["root"], dict(widths))
     compiled = len(json.dumps(spec)) + len(json.dumps(platform))
-    return Size(
+    return WorkflowSize(
         specification=round(compiled * _SPECIFICATION), outside=round(outside * _OUTSIDE), loops=round(pods * _IN_LOOP), num_pods=pods
     )
 

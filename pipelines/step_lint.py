@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from pipelines.documents import component_of, executors_of, groups, tasks_of
+from pipelines.documents import component_of, executors_of, node_groups, tasks_of
 
 # Parameters of these types are passed as protobuf structs, in which every number is floating point.
 _AS_STRUCT = "STRUCT"
@@ -70,7 +70,7 @@ def _settings(name: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _tasks(spec: Mapping[str, Any], uncached: frozenset[str] | None) -> Iterator[Finding]:
     chosen_from = _groups_chosen_from(spec)
-    for group_name, group in groups(spec):
+    for group_name, group in node_groups(spec):
         for task_name, task in tasks_of(group).items():
             component = component_of(spec, task)
             if "executorLabel" not in component:
@@ -92,8 +92,8 @@ def _groups_chosen_from(spec: Mapping[str, Any]) -> set[str]:
     Servers of 2.17 leave a group that holds a cached step in the state RUNNING, and a OneOf then finds none that succeeded.
     """
     found: set[str] = set()
-    waiting = [component_of(spec, tasks_of(group).get(name)) for _, group in groups(spec) for name in _chosen_from(group)]
-    names = {id(component): name for name, component in groups(spec)}
+    waiting = [component_of(spec, tasks_of(group).get(name)) for _, group in node_groups(spec) for name in _chosen_from(group)]
+    names = {id(component): name for name, component in node_groups(spec)}
     while waiting:
         component = waiting.pop()
         name = names.get(id(component))

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent
-ROOT = FOLDER.parents[1]
+_FOLDER = Path(__file__).parent
+ROOT = _FOLDER.parents[1]
 ENGINES = ("docker", "podman", "buildah")
 
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.requirements:
         print("\n".join(requirements()))
         return 0
-    gather(args.folder)
+    gather_files(args.folder)
     if args.gather_only:
         return 0
     engine = args.engine or find_engine()
@@ -55,11 +55,11 @@ def find_engine() -> str | None:
     return None
 
 
-def gather(folder: Path) -> None:
+def gather_files(folder: Path) -> None:
     """Put into `folder` what the build copies: the locked wheels, this package's, the lock, the bill of materials."""
     wheels = folder / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
-    lock = FOLDER / "requirements.lock"
+    lock = _FOLDER / "requirements.lock"
     for old in stale(wheels, lock.read_text("utf-8")):
         old.unlink()
     _pip("download", "--no-deps", "--require-hashes", "--prefer-binary", "-r", str(lock), "-d", str(wheels))
@@ -68,7 +68,7 @@ def gather(folder: Path) -> None:
         source.unlink()
     _pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(ROOT))
     (folder / "requirements.lock").write_text(lock_of(wheels), "utf-8")
-    shutil.copy(FOLDER / "Containerfile", folder / "Containerfile")
+    shutil.copy(_FOLDER / "Containerfile", folder / "Containerfile")
     bill = folder / "sbom.json"
     bill.write_text(json.dumps(bill_of_materials(lock.read_text("utf-8")), indent=1, sort_keys=True) + "\n", "utf-8")
     for file in (bill, folder / "requirements.lock"):

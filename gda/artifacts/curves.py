@@ -67,7 +67,7 @@ class SizePoint(Document):
     unpriced: str | None = Field(None, description="why no exchange rate is stated")
 
 
-class Comparison(Document):
+class SizeComparison(Document):
     """`comparison.json`: the gain of one arm over real alone by the number of real training images, on one test split."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

@@ -55,7 +55,7 @@ def _add_inputs(commands: Any) -> None:
 
 def _add_snapshot(commands: Any) -> None:
     def runner(config: Config, args: argparse.Namespace) -> Outcome:
-        from gda.data.sources.source import ACCEPTED
+        from gda.data.sources.source import ACCEPTED_SOURCES
         from gda.io.skipped_arms import publish_skipped
         from gda.stages import snapshot
         from gda.training.arms.requirements import no_pool
@@ -67,7 +67,7 @@ def _add_snapshot(commands: Any) -> None:
             return publish_skipped("snapshot", args.out, f"because {why}")
         if source is None:
             missing = "SOURCE is needed" if args.as_kind != "pool" else "snapshot.pool is null; give SOURCE, or the setting a source"
-            raise UsageError(f"{missing}; accepted: {ACCEPTED}")
+            raise UsageError(f"{missing}; accepted: {ACCEPTED_SOURCES}")
         return snapshot.run(
             config,
             source=source,

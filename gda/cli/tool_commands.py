@@ -89,9 +89,9 @@ def _reproduce(args: argparse.Namespace) -> None:
         limit = reproduce.TOLERANCES[context.speed.precision]
         print(f"verify: bits are not claimed here ({'; '.join(changed)}); accepted: {limit:g} grey levels rms an image")
     found = []
-    for compared in reproduce.compare(recorded, context, reproduce.choose(recorded, args.reproduce, seed=args.seed)):
+    for compared in reproduce.compare_batches(recorded, context, reproduce.choose_batches(recorded, args.reproduce, seed=args.seed)):
         found.append(compared)
-        print(f"verify: {reproduce.describe(compared)}", flush=True)
+        print(f"verify: {reproduce.describe_batch(compared)}", flush=True)
     differing = {key: largest for compared in found for key, largest in compared.differing.items()}
     if differing:
         named = ", ".join(f"{key} (by up to {largest} grey levels)" for key, largest in list(differing.items())[:3])
@@ -169,10 +169,10 @@ def _recipes(args: argparse.Namespace) -> int:
 def _lineage(args: argparse.Namespace) -> int:
     if not args.directory.is_dir():
         raise UsageError(f"{args.directory}: no such directory")
-    from gda.lineage import Lineage, as_json, describe
+    from gda.lineage import Lineage, as_json, describe_lineage
 
     lineage = Lineage.of(args.directory)
-    print(json.dumps(as_json(lineage), indent=2, sort_keys=True) if args.json else "\n".join(describe(lineage)))
+    print(json.dumps(as_json(lineage), indent=2, sort_keys=True) if args.json else "\n".join(describe_lineage(lineage)))
     return 0
 
 

@@ -167,7 +167,7 @@ class JobApi:
             raise TryAgainError(f"the API server is away ({type(error).__name__})") from None
 
 
-def named(body: Mapping[str, Any]) -> str:
+def name_of_job(body: Mapping[str, Any]) -> str:
     """Kind and name, as messages begin."""
     return f"{body['kind']} {_name(body)}"
 
@@ -178,12 +178,12 @@ def _as_ours(error: Any, action: str, body: Mapping[str, Any]) -> GdaError:
     if error.status == 404:
         return _AbsentError(kind)
     if error.status == 403 and "exceeded quota" in message:
-        return TryAgainError(f"{named(body)}: no room in the quota of {_space(body)}: {message}")
+        return TryAgainError(f"{name_of_job(body)}: no room in the quota of {_space(body)}: {message}")
     if error.status in (401, 403) and "denied the request" not in message:
         return MissingError(f"this account may not {action} in {_space(body)}")
     if error.status in (410, 429) or not error.status or error.status >= 500:
         return TryAgainError(f"the API server answered {error.status} {error.reason}")
-    return DataError(f"{named(body)}: refused by the API server: {error.status} {message}")
+    return DataError(f"{name_of_job(body)}: refused by the API server: {error.status} {message}")
 
 
 def _message(error: Any) -> tuple[str, str]:

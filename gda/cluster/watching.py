@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from gda.cluster.api import JobApi, named
+from gda.cluster.api import JobApi, name_of_job
 from gda.cluster.specs import CONTAINERS, differences, request_digest
 from gda.errors import DataError, GdaError, TryAgainError
 from gda.runtime.failed_processes import code_of_torchrun, error_of
@@ -28,7 +28,7 @@ class JobFailedError(GdaError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class JobState:
     """Where a job is: `ended` is None while it is under way, else Complete or Failed, with Kubernetes' reason."""
 
     ended: str | None
@@ -74,10 +74,10 @@ class Cluster:
         if state.ended == "Complete":
             return
         if state.reason == "DeadlineExceeded":
-            raise TryAgainError(f"{named(body)}: not done within its deadline; the next try goes on from the finished shards")
+            raise TryAgainError(f"{name_of_job(body)}: not done within its deadline; the next try goes on from the finished shards")
         workers = f" (workers {state.failed_indexes})" if state.failed_indexes else ""
         words, end = self._last_words(body, state)
-        message = f"{named(body)}: failed{workers}: {state.reason}; {words}"
+        message = f"{name_of_job(body)}: failed{workers}: {state.reason}; {words}"
         raise error_of(end.code, message, otherwise=JobFailedError, out_of_memory=end.out_of_memory)
 
     def delete(self, body: Mapping[str, Any]) -> bool:
@@ -91,48 +91,48 @@ class Cluster:
     def _create_or_adopt(self, body: Mapping[str, Any], say: Callable[[str], None]) -> None:
         for look in range(_LOOKS_AT_THE_LEAVING):
             if self._api.create(body):
-                say(f"{named(body)}: created")
+                say(f"{name_of_job(body)}: created")
                 return
             there = self._api.read(body)
             if there is not None and not there["metadata"].get("deletionTimestamp"):
                 if not self._is_over(there, body, say):
-                    say(f"{named(body)}: adopted")
+                    say(f"{name_of_job(body)}: adopted")
                     return
             elif there is not None and not look:
-                say(f"{named(body)}: waits until the one before is gone")
+                say(f"{name_of_job(body)}: waits until the one before is gone")
             self._pause(self._between)
-        raise TryAgainError(f"{named(body)}: the one before is still being deleted")
+        raise TryAgainError(f"{name_of_job(body)}: the one before is still being deleted")
 
     def _is_over(self, there: Mapping[str, Any], body: Mapping[str, Any], say: Callable[[str], None]) -> bool:
         """True for a job of ours that failed: it is deleted, to be made again. Raises `DataError` for one at other work."""
         if request_digest(there) and state_of(there).ended == "Failed":
-            say(f"{named(body)}: failed before; deleted, to be made again")
+            say(f"{name_of_job(body)}: failed before; deleted, to be made again")
             self._api.delete(there)
             return True
         if request_digest(there) != request_digest(body):
             other = "; ".join(differences(there, body)[:3]) or "it is not of this program, or requests more"
-            raise DataError(f"{named(body)}: is there already, for other work ({other}); wait for its end or delete it")
+            raise DataError(f"{name_of_job(body)}: is there already, for other work ({other}); wait for its end or delete it")
         return False
 
     def _take_back(self, body: Mapping[str, Any], say: Callable[[str], None]) -> None:
         """Delete the job without hiding that this step was cancelled."""
         try:
             if self.delete(body):
-                say(f"{named(body)}: deleted, as this step was cancelled")
+                say(f"{name_of_job(body)}: deleted, as this step was cancelled")
         except GdaError as error:
-            say(f"{named(body)}: could not be deleted, though this step was cancelled: {error}")
+            say(f"{name_of_job(body)}: could not be deleted, though this step was cancelled: {error}")
 
-    def _watch(self, body: Mapping[str, Any], say: Callable[[str], None]) -> State:
+    def _watch(self, body: Mapping[str, Any], say: Callable[[str], None]) -> JobState:
         """Follow the job to its end, printing each change once."""
         last = ""
         for there in self._looks(body):
             state = state_of(there)
             if state.text != last:
-                say(f"{named(body)}: {state.text}")
+                say(f"{name_of_job(body)}: {state.text}")
                 last = state.text
             if state.ended is not None:
                 return state
-        raise JobFailedError(f"{named(body)}: was deleted by somebody else")
+        raise JobFailedError(f"{name_of_job(body)}: was deleted by somebody else")
 
     def _looks(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The job as it is and at every change, until it is gone; a watch that ends, for any reason, begins again by reading."""
@@ -141,7 +141,7 @@ class Cluster:
             yield from self._api.changes(there)
             self._pause(self._between)
 
-    def _last_words(self, body: Mapping[str, Any], state: State) -> tuple[str, "_End"]:
+    def _last_words(self, body: Mapping[str, Any], state: JobState) -> tuple[str, "_End"]:
         """How a pod of a failed worker ended, in words with its last lines, and by its code; what may not be read hides no failure."""
         end = _End()
         try:
@@ -159,7 +159,7 @@ class Cluster:
             return f"why cannot be read: {error}", end
 
 
-def state_of(job: Mapping[str, Any]) -> State:
+def state_of(job: Mapping[str, Any]) -> JobState:
     """Read the status of a Job or a TrainJob."""
     status = job.get("status") or {}
     ended = [c for c in status.get("conditions") or () if c.get("type") in ("Complete", "Failed") and c.get("status") == "True"]
@@ -173,8 +173,8 @@ def state_of(job: Mapping[str, Any]) -> State:
         text = "; ".join(f"{one['name']}: {one.get('active', 0)} at work, {one.get('succeeded', 0)} done" for one in jobs) or "waits"
     if not ended:
         text = "waits for its queue" if job["spec"].get("suspend") else text
-        return State(ended=None, reason="", text=text, failed_indexes=indexes)
-    return State(ended=ended[0]["type"], reason=ended[0].get("reason") or "", text=text, failed_indexes=indexes)
+        return JobState(ended=None, reason="", text=text, failed_indexes=indexes)
+    return JobState(ended=ended[0]["type"], reason=ended[0].get("reason") or "", text=text, failed_indexes=indexes)
 
 
 def _last_line(log: str) -> str:

@@ -13,7 +13,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
 # Images that an arm adds to the real ones or uses in their place: the accepted synthetic set, a control set, or a pool of more real images.
-Others = Literal["", "synthetic", "zero_shot", "img2img", "pool"]
+OtherImages = Literal["", "synthetic", "zero_shot", "img2img", "pool"]
 TRAININGS = ("long", "strong")
 TRAINING_NAME = "[a-z][a-z0-9]*"
 
@@ -27,7 +27,7 @@ class Data:
 
     name: str
     real: bool = True
-    others: Others = ""
+    others: OtherImages = ""
     targeted: bool = False
     last_layer: bool = False
 

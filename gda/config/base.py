@@ -26,4 +26,4 @@ class Section(BaseModel):
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Guidance = Annotated[float, Field(ge=1.0, le=100.0)]
+GuidanceScale = Annotated[float, Field(ge=1.0, le=100.0)]

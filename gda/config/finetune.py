@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from gda.config.base import Fraction, Guidance, Section
+from gda.config.base import Fraction, GuidanceScale, Section
 
 # These change no weight, or enter the recipe as a digest of their content.
 _NOT_IN_RECIPE = frozenset({"base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"})
@@ -85,7 +85,7 @@ class FinetuneConfig(Section):
     evaluation_metric: Literal["fid", "kid"] = Field("fid", description="distance between sampled images and the held-out share of train")
     evaluation_fraction: float = Field(0.2, gt=0.0, lt=0.9, description="share of train held out for evaluations, class by class")
     evaluation_images_per_class: int = Field(20, ge=2, description="images per class sampled at each evaluation")
-    evaluation_guidance_scale: Guidance = Field(1.0, description="guidance scale of the images of an evaluation, 1 is off")
+    evaluation_guidance_scale: GuidanceScale = Field(1.0, description="guidance scale of the images of an evaluation, 1 is off")
     evaluation_num_inference_steps: int = Field(8, ge=1, le=1000, description="denoising steps of the images of an evaluation")
     checkpointing_steps: int = Field(50, ge=1, description="steps between resumable checkpoints")
     checkpoints_total_limit: int = Field(2, ge=1, le=100, description="number of checkpoints kept")

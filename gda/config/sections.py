@@ -7,16 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gda.config.arm import ARMS
 from gda.config.arm import Arm as Arm
-from gda.config.base import Fraction, Guidance, Section
+from gda.config.base import Fraction, GuidanceScale, Section
 from gda.config.classify import DEMO_CLASSIFIER as DEMO_CLASSIFIER
 from gda.config.classify import ClassifyConfig as ClassifyConfig
+from gda.config.decisions import EvaluateConfig as EvaluateConfig
+from gda.config.decisions import PromoteConfig as PromoteConfig
 from gda.config.finetune import FinetuneConfig as FinetuneConfig
 
-FilePath = Annotated[str, Field(min_length=1)]
 ValueRange = tuple[float, float]
-SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class SnapshotConfig(Section):
@@ -93,28 +92,32 @@ class ReferenceConfig(Section):
 
 
 Scheduler = Literal["model", "dpmsolver++", "unipc", "ddim", "ddpm"]
-Interval = tuple[Fraction, Fraction]
-Steps = Annotated[int, Field(ge=1, le=1000)]
+NoiseInterval = tuple[Fraction, Fraction]
+InferenceSteps = Annotated[int, Field(ge=1, le=1000)]
 NoiseLevel = Annotated[int, Field(ge=0, le=999)]
 
 
 class TuneConfig(Section):
-    guidance_scales: tuple[Guidance, ...] = Field((1.0, 1.5, 2.0, 3.0), min_length=1, description="guidance scales to try in the FID pass")
-    guidance_intervals: tuple[Interval, ...] = Field(
+    guidance_scales: tuple[GuidanceScale, ...] = Field(
+        (1.0, 1.5, 2.0, 3.0), min_length=1, description="guidance scales to try in the FID pass"
+    )
+    guidance_intervals: tuple[NoiseInterval, ...] = Field(
         ((0.0, 1.0),), min_length=1, description="guidance intervals to try, as in sample.guidance_interval"
     )
     log_variance_mixes: tuple[Fraction | None, ...] = Field(
         (None,), min_length=1, description="mixes of log-variances to try, as in sample.log_variance_mix"
     )
-    num_inference_steps: tuple[Steps, ...] = Field((16,), min_length=1, description="numbers of denoising steps of the base stage to try")
+    num_inference_steps: tuple[InferenceSteps, ...] = Field(
+        (16,), min_length=1, description="numbers of denoising steps of the base stage to try"
+    )
     ema_sigma_rels: tuple[float | None, ...] = Field(
         (None,), min_length=1, description="relative widths of weight averages to try, as made by gda ema; null is the generator as it is"
     )
     scheduler: Scheduler = Field("model", description="sampler of every stage; model is the one that the generator came with")
-    sr_guidance_scales: tuple[Guidance, ...] = Field(
+    sr_guidance_scales: tuple[GuidanceScale, ...] = Field(
         (1.0,), min_length=1, description="guidance scales of the super-resolution stage to try"
     )
-    sr_num_inference_steps: tuple[Steps, ...] = Field(
+    sr_num_inference_steps: tuple[InferenceSteps, ...] = Field(
         (6,), min_length=1, description="numbers of denoising steps of the super-resolution stage to try"
     )
     sr_noise_levels: tuple[NoiseLevel, ...] = Field(
@@ -155,13 +158,17 @@ class SampleConfig(Section):
         description="share of image_to_image records generated towards another class than their source's; their soft labels depend on the "
         "strength",
     )
-    guidance_scale: Guidance | None = Field(None, description="guidance scale of the base stage, 1 is off; null uses the tuned setting")
-    guidance_interval: Interval | None = Field(
+    guidance_scale: GuidanceScale | None = Field(
+        None, description="guidance scale of the base stage, 1 is off; null uses the tuned setting"
+    )
+    guidance_interval: NoiseInterval | None = Field(
         None,
         description="interval of noise levels with guidance, in shares of the training timesteps from 0 (an image) to 1 (noise); null uses "
         "the tuned setting, or all levels",
     )
-    num_inference_steps: Steps | None = Field(None, description="denoising steps of the base stage; null uses the tuned setting, or 16")
+    num_inference_steps: InferenceSteps | None = Field(
+        None, description="denoising steps of the base stage; null uses the tuned setting, or 16"
+    )
     scheduler: Scheduler | None = Field(
         None, description="sampler of every stage; model is the one that the generator came with; null uses the tuned setting, or model"
     )
@@ -170,10 +177,10 @@ class SampleConfig(Section):
         description="with scheduler ddpm: share of the largest step variance in the mix of log-variances; null uses the tuned setting, or "
         "the model's own",
     )
-    sr_guidance_scale: Guidance | None = Field(
+    sr_guidance_scale: GuidanceScale | None = Field(
         None, description="guidance scale of the super-resolution stage, 1 is off; null uses the tuned setting, or 1"
     )
-    sr_num_inference_steps: Steps | None = Field(
+    sr_num_inference_steps: InferenceSteps | None = Field(
         None, description="denoising steps of the super-resolution stage; null uses the tuned setting, or 6"
     )
     sr_noise_level: NoiseLevel | None = Field(
@@ -333,65 +340,4 @@ class RatioConfig(Section):
     def _grows(self) -> "RatioConfig":
         if self.seeds < self.first_seeds:
             raise ValueError(f"seeds must be at least first_seeds, got {self.seeds} and {self.first_seeds}")
-        return self
-
-
-class EvaluateConfig(Section):
-    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="confidence level of every interval")
-    num_resamples: int = Field(4000, ge=200, le=1_000_000, description="bootstrap resamples of the ratio curves")
-    shot_cuts: tuple[int, int] = Field(
-        (20, 100),
-        description="two numbers of real training images: classes with fewer than the first are reported as few-shot, with more than the "
-        "second as many-shot",
-    )
-    worst_share: float = Field(0.1, gt=0.0, lt=1.0, description="share of the classes that are reported together as the worst, rounded up")
-    sets: dict[SetName, FilePath] = Field(
-        default_factory=dict, description="robustness sets: name -> folder of class folders, or of images whose labels are in set_labels"
-    )
-    class_map: FilePath | None = Field(
-        None,
-        description="CSV (folder,class) or JSON object that maps the sets' folder names to our class names; an empty class or null leaves a"
-        " folder out",
-    )
-    set_labels: dict[SetName, FilePath] = Field(
-        default_factory=dict, description="set -> JSON list of several labels per image, ordered by file name, such as ReaL's"
-    )
-    restrict: tuple[str, ...] = Field(
-        (), description="sets on which predictions are limited to the set's own classes, as for ImageNet-R and ImageNet-A"
-    )
-
-    @field_validator("shot_cuts")
-    @classmethod
-    def _cuts_ascend(cls, cuts: tuple[int, int]) -> tuple[int, int]:
-        if not 1 <= cuts[0] <= cuts[1]:
-            raise ValueError(f"accepted: two numbers of images from 1 up, the smaller one first; not {list(cuts)}")
-        return cuts
-
-    @model_validator(mode="after")
-    def _sets_are_there(self) -> "EvaluateConfig":
-        for field, names in (("set_labels", self.set_labels), ("restrict", self.restrict)):
-            if unknown := [name for name in names if name not in self.sets]:
-                raise ValueError(f"{field} names {unknown[0]!r}, which is none of evaluate.sets ({', '.join(self.sets) or 'empty'})")
-        return self
-
-
-class PromoteConfig(Section):
-    arm: Arm = Field(Arm.MIXED, description="the one arm that may be promoted, declared before the run")
-    rivals: tuple[Arm, ...] = Field(
-        (),
-        description="arms that this one has to beat, trained without the validated synthetic set and declared before the run; empty uses "
-        "the real-only training that is strongest on validation; plain real-only training of equal length must always be beaten",
-    )
-    min_seeds: int = Field(6, ge=2, description="lowest number of paired seeds; with five the sign-flip test cannot reach 0.05")
-    alpha: float = Field(0.05, gt=0.0, lt=0.5, description="significance level of the gain and of per-class harm")
-    model_name: str = Field("gda-classifier", min_length=1, description="registered model name in MLflow")
-    allowed_licences: tuple[str, ...] = Field(
-        ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail++"),
-        description="licences of the generator's base under which a classifier may be promoted; an unknown licence is never accepted",
-    )
-
-    @model_validator(mode="after")
-    def _rivals_are_rivals(self) -> "PromoteConfig":
-        if wrong := [arm for arm in self.rivals if not arm.data.rival or arm == self.arm]:
-            raise ValueError(f"rivals names {wrong[0]}; accepted: {', '.join(arm for arm in ARMS if arm.data.rival and arm != self.arm)}")
         return self

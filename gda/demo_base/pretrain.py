@@ -45,14 +45,14 @@ from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
 from gda.generator.weights.loading import load_network
 
-LOW_SIZE, SIZE = 14, 28  # pixels
+LOW_SIZE, _SIZE = 14, 28  # pixels
 TEXT_WIDTH = 64
 PROMPT_DROPOUT = 0.1
 LICENCE = "Apache-2.0"
 _STYLE_WORDS = ("bold", "italic", "sans", "serif", "mono", "handwritten")
 
 
-def encode(tokenizer: T5Tokenizer, encoder: T5EncoderModel, prompts: list[str]) -> torch.Tensor:
+def encode_prompts(tokenizer: T5Tokenizer, encoder: T5EncoderModel, prompts: list[str]) -> torch.Tensor:
     """Text states float32 [n, 77, d], with gradients."""
     tokens = tokenizer(prompts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
     return encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
@@ -72,7 +72,7 @@ def pretrain_text(out: Path, bank: GlyphBank, steps: int) -> None:
     bar = tqdm(range(steps), desc="text", mininterval=10)
     for _ in bar:
         batch = bank.render(64, generator)
-        states = encode(tokenizer, encoder, batch.captions)
+        states = encode_prompts(tokenizer, encoder, batch.captions)
         logits = head(states.mean(1)).split(sizes, dim=1)
         loss = torch.stack([F.cross_entropy(p, t) for p, t in zip(logits, _caption_targets(batch, colours), strict=True)]).sum()
         optimizer.zero_grad()
@@ -108,7 +108,7 @@ class CaptionStates:
     def __call__(self, captions: list[str]) -> torch.Tensor:
         new = sorted(set(captions) - self._known.keys())
         if new:
-            self._known.update(zip(new, encode(self.tokenizer, self.encoder, new), strict=True))
+            self._known.update(zip(new, encode_prompts(self.tokenizer, self.encoder, new), strict=True))
         return torch.stack([self._known[c] for c in captions])
 
 
@@ -119,7 +119,7 @@ def pretrain_unet(out: Path, bank: GlyphBank, steps: int, *, stage: str, lr: flo
     generator = torch.Generator().manual_seed(22 if super_resolution else 21)
     states = CaptionStates(out / "text" if start is None else start / BASE)
     widths = (16, 32, 32) if super_resolution else (32, 64)
-    unet = build_unet(SIZE if super_resolution else LOW_SIZE, widths, super_resolution=super_resolution)
+    unet = build_unet(_SIZE if super_resolution else LOW_SIZE, widths, super_resolution=super_resolution)
     if start is not None:
         unet = load_network(start / (SUPER_RESOLUTION if super_resolution else BASE) / "unet", "diffusers", "UNet2DConditionModel").train()
     ema = copy.deepcopy(unet).requires_grad_(False)

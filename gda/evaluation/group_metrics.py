@@ -60,7 +60,7 @@ def _groups(config: Config, predictions: Predictions, real: Snapshot, seeds: Seq
     rival_seeds = predictions.seeds(Arm.REAL)
     rival = predictions.correct(Arm.REAL, rival_seeds)
     for number in sorted({1, groups.num_worst(evaluate.worst_share, len(names))}):
-        if (group := groups.worst_classes(rival, rival_seeds, labels, number, seeds, num_classes=len(names))) is not None:
+        if (group := groups.least_accurate_classes(rival, rival_seeds, labels, number, seeds, num_classes=len(names))) is not None:
             yield "worst class" if number == 1 else f"worst {number:,} classes", "worst", group
     yield from _given(real, len(labels), seeds)
 

@@ -16,7 +16,7 @@ from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.evaluation.group_metrics import group_results, top5_gains
 from gda.stats.arms import arm_result, real_alone_as_long, skipped_arm, with_confusions, with_probabilities
-from gda.stats.gain import compare
+from gda.stats.gain import paired_gain
 from gda.stats.multiplicity.holm import holm
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
@@ -24,7 +24,7 @@ from gda.stats.two_way import sets_of
 Cards = Mapping[tuple[Arm, int], ClassifierCard]
 
 
-def measure(
+def measure_arms(
     config: Config,
     cards: Cards,
     predictions: Predictions,
@@ -112,7 +112,7 @@ def _gain(config: Config, cards: Cards, predictions: Predictions, arm: Arm, riva
     seeds = sorted(set(predictions.seeds(arm)) & set(predictions.seeds(rival)))
     if not seeds:
         raise DataError(f"arms {arm} and {rival} share no seed; classify.seeds and classify.control_seeds need some in common")
-    return compare(
+    return paired_gain(
         predictions.correct(arm, seeds),
         predictions.correct(rival, seeds),
         predictions.labels.astype(np.int64),

@@ -34,11 +34,11 @@ from gda.io.publish import storage_errors, write_bytes, write_new
 from gda.io.tensors import read_tensors, tensors_digest
 from gda.runtime.reading import parse_json, parser
 
-FOLDER, INDEX_FILE, STATISTICS_FILE = "features", "features.json", "statistics.npz"
+FEATURES_FOLDER, FEATURES_INDEX, FEATURES_STATISTICS = "features", "features.json", "statistics.npz"
 CHECKED_IMAGES = 32
 _METADATA = "gda"  # one key, because safetensors writes several in random order
 _TOLERANCE = 1e-3  # of the root mean square feature; other batches and processors move features by about 1e-6 of it
-_ADVICE = f"remove the folder {FOLDER!r} to have features extracted from the images"
+_ADVICE = f"remove the folder {FEATURES_FOLDER!r} to have features extracted from the images"
 
 
 class FeaturesIndex(Document):
@@ -101,8 +101,8 @@ class FeatureObserver:
         `rows` are the manifest rows of the set in shard order. Raises `DataError` where a shard's features are missing or damaged.
         """
         found = reduce(merged, (_shard_moments(*part, self.index, self.extractor.dim) for part in _parts(folder, rows))).statistics()
-        write_bytes(folder / FOLDER / STATISTICS_FILE, statistics_bytes(found))
-        write_bytes(folder / FOLDER / INDEX_FILE, dump_document(self.index))
+        write_bytes(folder / FEATURES_FOLDER / FEATURES_STATISTICS, statistics_bytes(found))
+        write_bytes(folder / FEATURES_FOLDER / FEATURES_INDEX, dump_document(self.index))
 
 
 @dataclass(kw_only=True)
@@ -158,7 +158,7 @@ class ShardFeatures:
 
 def features_path(shard: Path) -> Path:
     """The file of the features of the shard at `shard`."""
-    return shard.parent / FOLDER / f"{shard.stem}.safetensors"
+    return shard.parent / FEATURES_FOLDER / f"{shard.stem}.safetensors"
 
 
 def read_statistics(snapshot: Snapshot, extractor: Extractor, *, size: int) -> Statistics:
@@ -176,14 +176,16 @@ def read_rows(snapshot: Snapshot, extractor: Extractor, *, size: int) -> np.ndar
     """float32 [n, d] in manifest order. Raises `DataError` as `read_statistics` does, and where only statistics were kept."""
     index = _require_index(snapshot, extractor, size)
     if index.kept != "rows":
-        raise DataError(f"{snapshot.path / FOLDER}: holds {index.kept}, no rows; sample the set with sample.features=rows to keep rows")
+        raise DataError(
+            f"{snapshot.path / FEATURES_FOLDER}: holds {index.kept}, no rows; sample the set with sample.features=rows to keep rows"
+        )
     parts = _parts(snapshot.path, snapshot.manifest())
     return np.concatenate([_shard_tensors(*part, index, extractor.dim)["features"] for part in parts])
 
 
 def has_rows(snapshot: Snapshot, extractor: Extractor, *, size: int) -> bool:
     """Whether the set has rows of this extractor and size. Raises `DataError` for a damaged `features.json`."""
-    path = snapshot.path / FOLDER / INDEX_FILE
+    path = snapshot.path / FEATURES_FOLDER / FEATURES_INDEX
     if not path.is_file():
         return False
     index = read_document(path, FeaturesIndex)
@@ -214,10 +216,12 @@ def _parts(folder: Path, rows: pd.DataFrame) -> Iterator[tuple[Path, pd.DataFram
 
 
 def _require_index(snapshot: Snapshot, extractor: Extractor, size: int) -> FeaturesIndex:
-    folder = snapshot.path / FOLDER
-    if not (folder / INDEX_FILE).is_file():
-        raise DataError(f"{folder / INDEX_FILE}: not found; only sets sampled with sample.features, and not merged since, carry features")
-    index = read_document(folder / INDEX_FILE, FeaturesIndex)
+    folder = snapshot.path / FEATURES_FOLDER
+    if not (folder / FEATURES_INDEX).is_file():
+        raise DataError(
+            f"{folder / FEATURES_INDEX}: not found; only sets sampled with sample.features, and not merged since, carry features"
+        )
+    index = read_document(folder / FEATURES_INDEX, FeaturesIndex)
     if not index.fits(extractor, size):
         found = f"{index.extractor}@{index.extractor_digest[:8]} at {index.image_size} px"
         raise DataError(f"{folder}: features are of {found}, not of {extractor.identity} at {size} px")

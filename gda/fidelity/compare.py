@@ -48,7 +48,7 @@ _MOST = {"precision": 1.0, "recall": 1.0, "coverage": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class FeatureSet:
     """A set's images: `features` [n, d], and `probabilities` [n, classes] from classifiers that were not trained on them."""
 
     features: np.ndarray
@@ -57,9 +57,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.features)
 
-    def pick(self, rows: np.ndarray) -> "Images":
+    def pick(self, rows: np.ndarray) -> "FeatureSet":
         """The images of these row numbers, in their order."""
-        return Images(features=self.features[rows], probabilities=None if self.probabilities is None else self.probabilities[rows])
+        return FeatureSet(features=self.features[rows], probabilities=None if self.probabilities is None else self.probabilities[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +72,11 @@ class Comparison:
     one_class: Estimate | None = None
 
 
-Pair = tuple[Images, Images]  # the measured images, the images they are compared with
-Metrics = Callable[[Images, Images], dict[str, float]]
+Pair = tuple[FeatureSet, FeatureSet]  # the measured images, the images they are compared with
+MeasureOnce = Callable[[FeatureSet, FeatureSet], dict[str, float]]
 
 
-def measured_once(images: Images, against: Images) -> dict[str, float]:
+def measured_once(images: FeatureSet, against: FeatureSet) -> dict[str, float]:
     """Every metric by name, without interval or floor, of all these images."""
     neighbours = prdc(images.features, against.features)
     found = {
@@ -91,7 +91,7 @@ def measured_once(images: Images, against: Images) -> dict[str, float]:
     return found if images.probabilities is None else found | {"inception_score": inception_score(images.probabilities)}
 
 
-def compare(synthetic: Images, real: Images, *, seed: int, repeats: int = REPEATS) -> dict[str, Comparison]:
+def compare_sets(synthetic: FeatureSet, real: FeatureSet, *, seed: int, repeats: int = REPEATS) -> dict[str, Comparison]:
     """Every metric by name. Raises `DataError` for too few images or values that are not finite."""
     n = equal_n(len(synthetic), len(real))
     floors = _collect(_halves(real, n, repeats, named_rng(seed, "floor")))
@@ -99,7 +99,7 @@ def compare(synthetic: Images, real: Images, *, seed: int, repeats: int = REPEAT
 
 
 def compare_with_split(
-    synthetic: Images, held: Images, other: Images, *, n: int, seed: int, repeats: int = REPEATS
+    synthetic: FeatureSet, held: FeatureSet, other: FeatureSet, *, n: int, seed: int, repeats: int = REPEATS
 ) -> dict[str, Comparison]:
     """Every metric of `n` synthetic against `n` images of one real split; the floor is the `other` split against it."""
     values = _measured(synthetic, held, n, repeats, named_rng(seed, "apart"))
@@ -107,7 +107,7 @@ def compare_with_split(
 
 
 def compare_at_class_size(
-    synthetic: Images, real: Images, labels: np.ndarray, *, seed: int, repeats: int = REPEATS
+    synthetic: FeatureSet, real: FeatureSet, labels: np.ndarray, *, seed: int, repeats: int = REPEATS
 ) -> dict[str, Comparison]:
     """Every metric at the number of images of the median class; empty with a single class, or if that class is too small.
 
@@ -132,7 +132,7 @@ def compare_class(synthetic: np.ndarray, real: np.ndarray, *, seed: int, repeats
     n = min(len(synthetic), len(real) // 2, LARGEST_SECOND_N)
     if n < SMALLEST_N:
         return None
-    rng, images, reference = named_rng(seed, "class"), Images(features=synthetic), Images(features=real)
+    rng, images, reference = named_rng(seed, "class"), FeatureSet(features=synthetic), FeatureSet(features=real)
     floors = _collect(_halves(reference, n, repeats, rng), _class_metrics)
     return _with_floors(_measured(images, reference, n, repeats, rng, _class_metrics), floors, n)
 
@@ -146,7 +146,7 @@ def fid_floor(real: np.ndarray, *, seed: int, n: int | None = None, repeats: int
 
 def fid_of_split(synthetic: np.ndarray, real: np.ndarray, *, n: int, seed: int, repeats: int = REPEATS) -> Estimate:
     """FID of `n` synthetic against `n` real images of one split."""
-    images, reference = Images(features=synthetic), Images(features=real)
+    images, reference = FeatureSet(features=synthetic), FeatureSet(features=real)
     rng = named_rng(seed, "apart")
     return _measured(images, reference, n, repeats, rng, lambda a, b: {"fid": fid(a.features, b.features)})["fid"]
 
@@ -187,24 +187,24 @@ def equal_n(synthetic: int, real: int) -> int:
     return n
 
 
-def _pairs(one: Images, other: Images, n: int, repeats: int, rng: np.random.Generator) -> Iterator[Pair]:
+def _pairs(one: FeatureSet, other: FeatureSet, n: int, repeats: int, rng: np.random.Generator) -> Iterator[Pair]:
     for rows, more in zip(subsets(len(one), n, repeats, rng), subsets(len(other), n, repeats, rng), strict=True):
         yield one.pick(rows), other.pick(more)
 
 
-def _halves(real: Images, n: int, repeats: int, rng: np.random.Generator) -> Iterator[Pair]:
+def _halves(real: FeatureSet, n: int, repeats: int, rng: np.random.Generator) -> Iterator[Pair]:
     for one, other in disjoint_halves(len(real), n, repeats, rng):
         yield real.pick(one), real.pick(other)
 
 
-def _one_class(real: Images, labels: np.ndarray, label: int, n: int, rng: np.random.Generator) -> Pair:
+def _one_class(real: FeatureSet, labels: np.ndarray, label: int, n: int, rng: np.random.Generator) -> Pair:
     """`n` real images of a class and `n` others of any class."""
     alike = rng.permutation(np.flatnonzero(labels == label))[:n]
     others = rng.permutation(np.setdiff1d(np.arange(len(real)), alike))[:n]
     return real.pick(alike), real.pick(others)
 
 
-def _class_metrics(images: Images, against: Images) -> dict[str, float]:
+def _class_metrics(images: FeatureSet, against: FeatureSet) -> dict[str, float]:
     neighbours = prdc(images.features, against.features)
     return {
         "kid": kernel_distance(images.features, against.features),
@@ -215,7 +215,7 @@ def _class_metrics(images: Images, against: Images) -> dict[str, float]:
 
 
 def _measured(
-    images: Images, against: Images, n: int, repeats: int, rng: np.random.Generator, metrics: Metrics = measured_once
+    images: FeatureSet, against: FeatureSet, n: int, repeats: int, rng: np.random.Generator, metrics: MeasureOnce = measured_once
 ) -> dict[str, Estimate]:
     """Every metric with its interval; groups are left out of the first pair, of one side and then of the other."""
     pairs = list(_pairs(images, against, n, repeats, rng))
@@ -235,7 +235,7 @@ def _with_floors(values: Mapping[str, Estimate], floors: Mapping[str, Estimate],
     return {name: Comparison(estimate=values[name], floor=floors[name], n=n) for name in values}
 
 
-def _collect(pairs: Iterable[Pair], metrics: Metrics = measured_once) -> dict[str, Estimate]:
+def _collect(pairs: Iterable[Pair], metrics: MeasureOnce = measured_once) -> dict[str, Estimate]:
     """Every metric's mean and spread over the pairs, for floors."""
     return {name: over_repeats(values) for name, values in _table(metrics(*pair) for pair in pairs).items()}
 

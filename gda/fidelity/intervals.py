@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from gda.errors import DataError
 
 CONFIDENCE = 0.95
-GROUPS = 10  # of each side's images; one group is left out at a time
+JACKKNIFE_GROUPS = 10  # of each side's images; one group is left out at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class LeftOut:
 
 def left_out(n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield the rows of range(n) without one of `GROUPS` random groups, ascending; every row is left out once. n must be at least 2."""
-    for group in np.array_split(rng.permutation(n), min(GROUPS, n)):
+    for group in np.array_split(rng.permutation(n), min(JACKKNIFE_GROUPS, n)):
         yield np.setdiff1d(np.arange(n), group, assume_unique=True)
 
 

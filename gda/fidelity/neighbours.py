@@ -6,7 +6,7 @@ import numpy as np
 
 from gda.fidelity.threads import one_thread
 
-BLOCK = 2048  # rows at a time at most; a block of distances to 50,000 references is 800 MiB
+ROW_BLOCK = 2048  # rows at a time at most; a block of distances to 50,000 references is 800 MiB
 _CACHED, _FEWEST = 2**19, 128  # numbers that stay in a processor's cache; fewer rows make matrix products slow
 _FEW = 8  # up to this many neighbours, repeated search for the minimum is faster than a partition
 
@@ -28,7 +28,7 @@ def squared_distance_blocks(queries: np.ndarray, references: np.ndarray) -> Iter
 
 def rows_at_a_time(columns: int) -> int:
     """Number of rows of a block with so many columns, such that it stays in the cache and products are still fast."""
-    return min(BLOCK, max(_FEWEST, _CACHED // max(columns, 1)))
+    return min(ROW_BLOCK, max(_FEWEST, _CACHED // max(columns, 1)))
 
 
 @one_thread

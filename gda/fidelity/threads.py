@@ -13,7 +13,7 @@ import scipy.linalg  # noqa: F401
 from threadpoolctl import ThreadpoolController
 
 P = ParamSpec("P")
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 
 @lru_cache(maxsize=1)
@@ -21,11 +21,11 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()  # finding them takes milliseconds, limiting them microseconds
 
 
-def one_thread(compute: Callable[P, R]) -> Callable[P, R]:
+def one_thread(compute: Callable[P, _R]) -> Callable[P, _R]:
     """Decorator: `compute` runs its linear algebra on one thread; afterwards the previous limits apply again."""
 
     @wraps(compute)
-    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+    def limited(*args: P.args, **kwargs: P.kwargs) -> _R:
         with _libraries().limit(limits=1, user_api="blas"):
             return compute(*args, **kwargs)
 

@@ -9,10 +9,10 @@ from gda.fidelity.compare import (
     LARGEST_SECOND_N,
     SMALLEST_N,
     Comparison,
-    Images,
-    compare,
+    FeatureSet,
     compare_at_class_size,
     compare_class,
+    compare_sets,
     compare_with_split,
     fid_floor_to,
     fid_of_split,
@@ -33,7 +33,13 @@ class Closeness:
 
 
 def closeness(
-    synthetic: Images, labels: np.ndarray, real: Mapping[str, Images], real_labels: Mapping[str, np.ndarray], *, classes: int, seed: int
+    synthetic: FeatureSet,
+    labels: np.ndarray,
+    real: Mapping[str, FeatureSet],
+    real_labels: Mapping[str, np.ndarray],
+    *,
+    classes: int,
+    seed: int,
 ) -> Closeness:
     """Compare a set whose labels are int64 [n], -1 for none of the real classes, with the `real` splits train and val.
 
@@ -44,7 +50,7 @@ def closeness(
     by_class = tuple(
         compare_class(synthetic.features[labels == label], pooled.features[pooled_labels == label], seed=seed) for label in range(classes)
     )
-    overall = compare(synthetic, pooled, seed=seed) | _apart(synthetic, real, seed)
+    overall = compare_sets(synthetic, pooled, seed=seed) | _apart(synthetic, real, seed)
     at_class_size = compare_at_class_size(synthetic, pooled, pooled_labels, seed=seed)
     overall |= {f"{name}_at_class_size": found for name, found in at_class_size.items()}
     return Closeness(overall=overall, by_class=by_class)
@@ -59,16 +65,16 @@ def to_statistics(synthetic: np.ndarray, real: np.ndarray, given: Statistics, *,
     return Comparison(estimate=found, floor=Estimate(value=floor, low=floor, high=floor), n=n)
 
 
-def _pooled(real: Mapping[str, Images]) -> Images:
+def _pooled(real: Mapping[str, FeatureSet]) -> FeatureSet:
     parts = list(real.values())
     known = [part.probabilities for part in parts if part.probabilities is not None]
-    return Images(
+    return FeatureSet(
         features=np.concatenate([part.features for part in parts]),
         probabilities=np.concatenate(known) if len(known) == len(parts) else None,
     )
 
 
-def _apart(synthetic: Images, real: Mapping[str, Images], seed: int) -> dict[str, Comparison]:
+def _apart(synthetic: FeatureSet, real: Mapping[str, FeatureSet], seed: int) -> dict[str, Comparison]:
     """Against val alone, and FID against train alone: being much nearer to train indicates memorisation. One floor, train against val."""
     train, val = real["train"], real["val"]
     n = min(len(synthetic), len(train), len(val), LARGEST_SECOND_N)

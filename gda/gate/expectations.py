@@ -20,9 +20,9 @@ from great_expectations.expectations.expectation import ColumnAggregateExpectati
 
 PROVENANCE = ("seed", "prompt", "guidance_scale", "num_inference_steps", "scheduler", "generator_digest")
 SETTINGS = ("guidance_scale", "num_inference_steps", "scheduler", "generator_digest")
-SIZE = ("decoded_width", "decoded_height")
+_SIZE = ("decoded_width", "decoded_height")
 _TEXTS = ("split", "class", "decoded_mode", "prompt", "negative_prompt", "scheduler", "generator_digest", "source_image")
-_NUMBERS = ("decoded", "as_recorded", "size_as_recorded", *SIZE, "guidance_scale", "num_inference_steps", "strength")
+_NUMBERS = ("decoded", "as_recorded", "size_as_recorded", *_SIZE, "guidance_scale", "num_inference_steps", "strength")
 _GAPS = "provenance_gaps"  # columns of PROVENANCE in which a record has no value
 _PROMPT = "prompt_of_its_class"  # 1 where the prompt is that of the record's class
 _NOISED = "noised"  # strength, 0 for images generated from noise alone; null where a record has a source without a strength or vice versa
@@ -31,7 +31,7 @@ _LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ExpectedSet:
     """The planned set, as far as it is known: images in all and per class, the prompt of each class, size, generator, strengths.
 
     `counts` and `prompts` follow `classes`. `strengths` are those of image-to-image records, 0 for records that start from noise. With
@@ -118,7 +118,7 @@ class ExpectValuesToBeExactly(_CountingExpectation):
 
 def check_structure(
     table: pd.DataFrame,
-    plan: Plan,
+    plan: ExpectedSet,
     measures: Mapping[str, Measure] | None = None,
     assessments: Sequence[Assessment] = (),
     *,
@@ -142,7 +142,7 @@ def check_structure(
     )
 
 
-def checked_table(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+def checked_table(table: pd.DataFrame, plan: ExpectedSet) -> pd.DataFrame:
     """The columns that are checked, and nothing else; repeated texts are categories, which are counted quickly in a million records."""
     # The library hashes the whole table: for a million records that took twice as long as all the expectations.
     whole = table.reindex(columns=["key", "seed", *_TEXTS, *_NUMBERS])  # an absent column is all null
@@ -156,7 +156,7 @@ def checked_table(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     return whole.drop(columns=["strength", "source_image"])
 
 
-def _has_its_prompt(table: pd.DataFrame, plan: Plan) -> pd.Series:
+def _has_its_prompt(table: pd.DataFrame, plan: ExpectedSet) -> pd.Series:
     """1 where a record has the planned prompt of its class, or where none is planned, the one that most records of its class have."""
     if plan.prompts is not None:
         planned = table["class"].map(dict(zip(plan.classes, plan.prompts, strict=True)))
@@ -176,7 +176,7 @@ def _noised(table: pd.DataFrame) -> pd.Series:
     return strength.where(strength.notna(), 0.0).where(strength.notna() == sourced)
 
 
-def expectations(plan: Plan) -> list[Expectation]:
+def expectations(plan: ExpectedSet) -> list[Expectation]:
     """Everything that is expected of a manifest by this plan."""
     expected: list[Expectation] = [
         gxe.ExpectTableRowCountToEqual(value=plan.count, meta=_meta(f"the set has {{found}} images; {plan.count} were planned")),
@@ -195,14 +195,14 @@ def expectations(plan: Plan) -> list[Expectation]:
         width, height = plan.size
         size = f"{width} x {height} pixels, as the generator produces"
         complaint = f"{{count}} of {{n}} images are not {size}: {{}} is {{some}} instead"
-        expected += [_every(name, side, complaint.replace("{}", name)) for name, side in zip(SIZE, plan.size, strict=True)]
+        expected += [_every(name, side, complaint.replace("{}", name)) for name, side in zip(_SIZE, plan.size, strict=True)]
     if plan.generator_digest is not None:
         complaint = f"{{count}} of {{n}} images are of another generator than {plan.generator_digest}: generator_digest is {{some}}"
         expected.append(_every("generator_digest", plan.generator_digest, complaint))
     return expected
 
 
-def _classes(plan: Plan) -> Expectation:
+def _classes(plan: ExpectedSet) -> Expectation:
     complaint = (
         "the classes of the images are not as planned: there are {found}"
         if plan.counts
@@ -212,7 +212,7 @@ def _classes(plan: Plan) -> Expectation:
     return ExpectValuesToBeExactly(column="class", value_set=list(plan.classes), counts=counts, meta=_meta(complaint))
 
 
-def _of_provenance(plan: Plan) -> list[Expectation]:
+def _of_provenance(plan: ExpectedSet) -> list[Expectation]:
     # Runs with different settings may share seeds; records without any are ignored.
     unique_with_settings = gxe.ExpectCompoundColumnsToBeUnique(
         column_list=["seed", *SETTINGS],
@@ -233,14 +233,14 @@ def _of_provenance(plan: Plan) -> list[Expectation]:
         _every(_PROMPT, 1, "{count} of {n} images were generated with another prompt than their class's"),
         *_of_strengths(plan),
     ]
-    uniform = [*SIZE] if plan.size is None else []
+    uniform = [*_SIZE] if plan.size is None else []
     if plan.origin == "generated":
         uniform += [name for name in (*SETTINGS, "negative_prompt") if name != "generator_digest" or plan.generator_digest is None]
     complaint = "{count} of {n} records differ from the rest in their {}, of which a set has one: {found}"
     return expected + [ExpectEveryValueToBeTheSame(column=name, meta=_meta(complaint.replace("{}", name))) for name in uniform]
 
 
-def _of_strengths(plan: Plan) -> list[Expectation]:
+def _of_strengths(plan: ExpectedSet) -> list[Expectation]:
     """Image-to-image sets vary the strength, over the planned grid; every such record names its source."""
     expected: list[Expectation] = [
         gxe.ExpectColumnValuesToNotBeNull(

@@ -13,14 +13,14 @@ from gda.artifacts.snapshot import SnapshotIndex
 from gda.artifacts.verdict import Measure, Verdict
 from gda.config.load import Config
 from gda.config.sections import ValidateConfig
-from gda.data.checks.perceptual import Sketches, distinct, groups, joined, near_matches
+from gda.data.checks.perceptual import Sketches, distinct, joined, near_groups, near_matches
 from gda.data.store.resident import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.soft_labels import names_to_labels, second_labels
 from gda.data.test_split.opening import open_test
 from gda.errors import MissingError, TryAgainError
 from gda.fidelity.accumulated import extract_by_shard, has_rows, read_rows, require_honest
-from gda.fidelity.compare import Images
+from gda.fidelity.compare import FeatureSet
 from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor
 from gda.fidelity.extractors.sscd import load_sscd
 from gda.fidelity.frechet import Statistics
@@ -29,21 +29,21 @@ from gda.fidelity.statistics_file import read_statistics_file, statistics_digest
 from gda.gate.checks.audit import Audit, audit_images
 from gda.gate.checks.copies import CopyCheck, aligned_space, check_copies, feature_space
 from gda.gate.checks.duplicates import duplicates
-from gda.gate.checks.labels import Labels
+from gda.gate.checks.labels import LabelCheckResult
 from gda.gate.checks.leaks import Leak, find_leaks, real_rate, sketches_of
 from gda.gate.checks.prompt_match import cosines, mean_of
 from gda.gate.closeness import Closeness, closeness, to_statistics
-from gda.gate.expectations import Plan, Structure, check_structure
+from gda.gate.expectations import ExpectedSet, Structure, check_structure
 from gda.gate.label_check import LabelCheck, check_labels
 from gda.gate.measures import MeasuredWith, compared, estimated, finite, measure
-from gda.gate.reference import Reference
+from gda.gate.reference import LabelReference
 from gda.gate.verdict import apply_limits, assess, assess_each
 from gda.gate.worst_class import worst_classes
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import require_not_stopped
 
-T = TypeVar("T")
-SPLITS = ("train", "val", "test")
+_T = TypeVar("_T")
+_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,10 @@ class Subjects:
         return self.audit.table["decoded_pixel_sha256"].iloc[self.audit.rows].tolist()
 
     @property
-    def stated_labels(self) -> Labels:
+    def stated_labels(self) -> LabelCheckResult:
         """The labels with their soft parts: an image made from a real one of another class keeps a share of that class, by its strength."""
         second, weights = second_labels(self.audit.table.iloc[self.audit.rows], self.labels, self.real["train"].classes)
-        return Labels(classes=self.labels, second=second, weights=weights)
+        return LabelCheckResult(classes=self.labels, second=second, weights=weights)
 
 
 @dataclass(kw_only=True)
@@ -84,7 +84,7 @@ class Inspection:
     measures: dict[str, Measure] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
-    def attempt(self, what: str, compute: Callable[[], T]) -> T | None:
+    def attempt(self, what: str, compute: Callable[[], _T]) -> _T | None:
         """The result, or None with the exception recorded: a check that fails to run counts as failed."""
         try:
             return compute()
@@ -113,7 +113,7 @@ class Inspection:
 
 
 def inspect_set(
-    config: Config, *, synthetic: Snapshot, real: Snapshot, reference: Reference, plan: Plan, scratch: Path | None = None
+    config: Config, *, synthetic: Snapshot, real: Snapshot, reference: LabelReference, plan: ExpectedSet, scratch: Path | None = None
 ) -> Inspection:
     """Measure everything about `synthetic`; given the folder `scratch`, decoded images are mapped from files there.
 
@@ -123,7 +123,7 @@ def inspect_set(
     size = comparison_size(config, extractor)
     reference.require(real, extractor, size=size)
     given = given_statistics(config, extractor)
-    found = Inspection(subjects=gather(synthetic, real, extractor, size=size, scratch=scratch))
+    found = Inspection(subjects=gather_subjects(synthetic, real, extractor, size=size, scratch=scratch))
     found.attempt("the counts of images", lambda: _counts(found, plan))
     found.attempt("agreement of labels", lambda: _labels(found, reference, config.validate_))
     found.attempt("fidelity", lambda: _fidelity(found, reference, extractor, config))
@@ -145,7 +145,7 @@ def given_statistics(config: Config, extractor: Extractor) -> Statistics | None:
     return None if path is None else read_statistics_file(Path(path), dim=extractor.dim, extractor=extractor.name)
 
 
-def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: int, scratch: Path | None = None) -> Subjects:
+def gather_subjects(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: int, scratch: Path | None = None) -> Subjects:
     """Decode everything. The test split is opened by `open_test`, for the leak check alone."""
     audit = audit_images(synthetic, size=size, scratch=scratch)
     sets = {
@@ -160,7 +160,7 @@ def gather(synthetic: Snapshot, real: Snapshot, extractor: Extractor, *, size: i
         sketches=sketches_of(audit.images),
         real=sets,
         real_sketches={split: sketches_of(images.images) for split, images in sets.items()},
-        real_hashes={split: real.manifest(split)["pixel_sha256"].tolist() for split in SPLITS},
+        real_hashes={split: real.manifest(split)["pixel_sha256"].tolist() for split in _SPLITS},
     )
 
 
@@ -185,7 +185,7 @@ def origin_of(index: SnapshotIndex) -> Literal["generated", "merged", "imported"
     return "merged" if "merged" in index.provenance else "generated"
 
 
-def _counts(found: Inspection, plan: Plan) -> None:
+def _counts(found: Inspection, plan: ExpectedSet) -> None:
     table = found.subjects.audit.table
     n, by_class = len(table), table["class"].value_counts()
     counts = [int(by_class.get(name, 0)) for name in plan.classes]
@@ -195,12 +195,12 @@ def _counts(found: Inspection, plan: Plan) -> None:
     found.measures["undecodable"] = measure(len(found.subjects.audit.failures), n=n)
 
 
-def _structure(found: Inspection, plan: Plan, config: ValidateConfig) -> None:
+def _structure(found: Inspection, plan: ExpectedSet, config: ValidateConfig) -> None:
     found.structure = check_structure(found.subjects.audit.table, plan, found.measures, assess_each(found.measures, config))
     found.measures["failed_expectations"] = measure(len(found.structure.failures), n=len(found.subjects.audit.table))
 
 
-def _labels(found: Inspection, reference: Reference, config: ValidateConfig) -> None:
+def _labels(found: Inspection, reference: LabelReference, config: ValidateConfig) -> None:
     subjects = found.subjects
     # Of train alone: images are dropped by the result, and val must stay independent to measure training on the rest.
     unseen, truth = reference.probabilities["train"], subjects.real["train"].labels.numpy()
@@ -211,10 +211,10 @@ def _labels(found: Inspection, reference: Reference, config: ValidateConfig) -> 
     found.measures |= found.labels.measures
 
 
-def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, config: Config) -> None:
+def _fidelity(found: Inspection, reference: LabelReference, extractor: Extractor, config: Config) -> None:
     subjects = found.subjects
-    synthetic = Images(features=subjects.features, probabilities=reference.predict_alone(subjects.audit.images))
-    real = {s: Images(features=reference.features[s], probabilities=reference.probabilities[s]) for s in reference.features}
+    synthetic = FeatureSet(features=subjects.features, probabilities=reference.predict_alone(subjects.audit.images))
+    real = {s: FeatureSet(features=reference.features[s], probabilities=reference.probabilities[s]) for s in reference.features}
     labels = {split: subjects.real[split].labels.numpy() for split in real}
     names = subjects.real["train"].classes
     found.closeness = closeness(synthetic, subjects.labels, real, labels, classes=len(names), seed=config.seed)
@@ -225,7 +225,7 @@ def _fidelity(found: Inspection, reference: Reference, extractor: Extractor, con
     found.measures |= worst_classes(found.closeness.by_class, names, config.validate_, measured=measured)
 
 
-def _prompts(found: Inspection, reference: Reference, extractor: Extractor) -> None:
+def _prompts(found: Inspection, reference: LabelReference, extractor: Extractor) -> None:
     """How well images match their prompts; the floor is that of real images with the prompts of their classes."""
     assert extractor.text is not None
     subjects = found.subjects
@@ -241,7 +241,7 @@ def _prompts(found: Inspection, reference: Reference, extractor: Extractor) -> N
     found.measures["text_alignment"] = estimated(matched, floor=float(floor.mean()), n=len(prompts), measured=measured)
 
 
-def _to_given(found: Inspection, reference: Reference, extractor: Extractor, given: Statistics, *, seed: int) -> None:
+def _to_given(found: Inspection, reference: LabelReference, extractor: Extractor, given: Statistics, *, seed: int) -> None:
     measured = MeasuredWith(extractor=extractor.identity, reference_digest=statistics_digest(given))
     found.measures["fid_reference"] = compared(to_statistics(found.subjects.features, reference.pooled, given, seed=seed), measured)
 
@@ -250,7 +250,7 @@ def _duplicates(found: Inspection) -> None:
     subjects, n = found.subjects, len(found.subjects.hashes)
     found.measures["duplicate_fraction"] = measure(share(len(duplicates(subjects.hashes)), n).value, n=n)
     real = joined(subjects.real_sketches["train"], subjects.real_sketches["val"])
-    found.repeated = groups(subjects.sketches)
+    found.repeated = near_groups(subjects.sketches)
     near, floor = (len(near_matches(one, one, same_set=True).queries) / len(one) for one in (subjects.sketches, real))
     found.measures["near_duplicate_fraction"] = measure(near, n=n).model_copy(update={"floor": finite(floor)})
 
@@ -260,7 +260,7 @@ def _leaks(found: Inspection) -> None:
     real = subjects.real_sketches
     # Real images of other splits lie no nearer to a split than any new image does.
     probes = {"train": real["val"], "val": real["train"], "test": joined(real["train"], real["val"])}
-    for split in SPLITS:
+    for split in _SPLITS:
         leaks = find_leaks(
             split,
             hashes=subjects.hashes,
@@ -273,7 +273,7 @@ def _leaks(found: Inspection) -> None:
         found.leaks += leaks
 
 
-def _copies(found: Inspection, reference: Reference, extractor: Extractor, config: ValidateConfig) -> None:
+def _copies(found: Inspection, reference: LabelReference, extractor: Extractor, config: ValidateConfig) -> None:
     subjects = found.subjects
     train, val = subjects.real["train"].images, subjects.real["val"].images
     # A picture that train holds several times would be its own neighbourhood; one that val holds too would count as new.

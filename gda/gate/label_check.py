@@ -7,7 +7,7 @@ import numpy as np
 
 from gda.artifacts.verdict import Measure
 from gda.config.sections import ValidateConfig
-from gda.gate.checks.labels import Agreement, Labels, agreement, class_thresholds
+from gda.gate.checks.labels import Agreement, LabelCheckResult, agreement, class_thresholds
 from gda.gate.measures import MeasuredWith, estimated
 from gda.gate.verdict import limit_of
 
@@ -32,7 +32,7 @@ class LabelCheck:
 
 def check_labels(
     seen: np.ndarray,
-    labels: Labels,
+    labels: LabelCheckResult,
     unseen: np.ndarray,
     truth: np.ndarray,
     config: ValidateConfig,
@@ -47,7 +47,7 @@ def check_labels(
     better than by chance is left out, unless all are. Raises `DataError` as `agreement` does.
     """
     thresholds = class_thresholds(unseen, truth)
-    real, own = agreement(unseen, Labels.hard(truth), thresholds), agreement(seen, labels, thresholds)
+    real, own = agreement(unseen, LabelCheckResult.hard(truth), thresholds), agreement(seen, labels, thresholds)
     chance = {"chance": 1.0 / unseen.shape[1]}
     overall = estimated(own.overall, floor=real.overall.value, n=len(labels), measured=measured)
     named = zip(names, _by_class(own, real, labels, measured), strict=True)
@@ -63,7 +63,7 @@ def check_labels(
     return LabelCheck(agreement=own, limits=limits, measures=measures)
 
 
-def _by_class(own: Agreement, real: Agreement, labels: Labels, measured: MeasuredWith) -> list[Measure]:
+def _by_class(own: Agreement, real: Agreement, labels: LabelCheckResult, measured: MeasuredWith) -> list[Measure]:
     """Each class with its unseen real images as the floor; null for a class without images."""
     counts = [int((labels.classes == label).sum()) for label in range(len(own.by_class))]
     return [

@@ -72,7 +72,7 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
+class PageSection:
     """A heading, an explanation, the figures shown and how many more there are."""
 
     title: str
@@ -142,7 +142,7 @@ def suspect_table(found: Inspection, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _disputed(found: Inspection) -> Section:
+def _disputed(found: Inspection) -> PageSection:
     names, suspects = found.subjects.real["train"].classes, found.labels.agreement.suspects if found.labels is not None else ()
     figures = [
         Figure(
@@ -155,7 +155,7 @@ def _disputed(found: Inspection) -> Section:
         "What the label says, and below it what classifiers trained on real images see: first where they are as sure of it as of real "
         "images of that class." + _confusions(found, names)
     )
-    return Section(title="Disputed labels", explanation=explanation, figures=figures, more=max(0, len(suspects) - SHOWN))
+    return PageSection(title="Disputed labels", explanation=explanation, figures=figures, more=max(0, len(suspects) - SHOWN))
 
 
 def _confusions(found: Inspection, names: Sequence[str]) -> str:
@@ -164,7 +164,7 @@ def _confusions(found: Inspection, names: Sequence[str]) -> str:
     return f" Most often: {', '.join(frequent)}." if frequent else ""
 
 
-def _nearest(found: Inspection) -> Section:
+def _nearest(found: Inspection) -> PageSection:
     explanation = (
         "Synthetic left, nearest training image right. Nearness below 1 is closer than held-out real images come, and counts as a copy. "
         "Tried on planted copies, this finds most that were re-encoded, mirrored, cropped to 80% of the side or more, turned by up to 12 "
@@ -172,7 +172,7 @@ def _nearest(found: Inspection) -> Section:
         "known. benchmarks/README.md has the figures."
     )
     if found.copies is None:
-        return Section(title="Nearest training images", explanation=explanation, figures=[])
+        return PageSection(title="Nearest training images", explanation=explanation, figures=[])
     order = np.argsort(found.copies.nearness, kind="stable")[:SHOWN]
     train = found.subjects.real["train"].images
     figures = [
@@ -182,15 +182,15 @@ def _nearest(found: Inspection) -> Section:
         )
         for i in order
     ]
-    return Section(title="Nearest training images", explanation=explanation, figures=figures)
+    return PageSection(title="Nearest training images", explanation=explanation, figures=figures)
 
 
-def _leaked(found: Inspection) -> Section:
+def _leaked(found: Inspection) -> PageSection:
     # Exact ones first, then held-out splits before train, because they decide.
     leaks = sorted(found.leaks, key=lambda leak: (not leak.exact, leak.split == "train", leak.split, leak.query))
     explanation = "Synthetic left, real right: the same picture pixel for pixel, or but for encoding, size, mirroring or light."
     figures = [_leak_figure(found, leak) for leak in leaks[:SHOWN]]
-    return Section(title="Images of real splits", explanation=explanation, figures=figures, more=max(0, len(leaks) - SHOWN))
+    return PageSection(title="Images of real splits", explanation=explanation, figures=figures, more=max(0, len(leaks) - SHOWN))
 
 
 def _leak_figure(found: Inspection, leak: Leak) -> Figure:
@@ -202,14 +202,14 @@ def _leak_figure(found: Inspection, leak: Leak) -> Figure:
     )
 
 
-def _repeated(found: Inspection) -> Section:
+def _repeated(found: Inspection) -> PageSection:
     images, keys = found.subjects.audit.images, _keys(found)
     figures = [
         Figure(pictures=[_picture(images[row]) for row in rows[:_GROUP_SHOWN]], caption=[f"{len(rows)} images", keys[rows[0]]])
         for rows in found.repeated[:SHOWN]
     ]
     explanation = "Synthetic images that show one picture, exactly or but for encoding, size, mirroring or light, largest group first."
-    return Section(title="Duplicates", explanation=explanation, figures=figures, more=max(0, len(found.repeated) - SHOWN))
+    return PageSection(title="Duplicates", explanation=explanation, figures=figures, more=max(0, len(found.repeated) - SHOWN))
 
 
 def _picture(image: torch.Tensor) -> str:

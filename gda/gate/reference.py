@@ -38,22 +38,22 @@ from gda.fidelity.compare import fid_floor
 from gda.fidelity.extractors import Extractor, comparison_size, configured_extractor
 from gda.fidelity.frechet import statistics
 from gda.fidelity.statistics_file import statistics_bytes
-from gda.gate.checks.labels import Labels, agreement, class_thresholds
+from gda.gate.checks.labels import LabelCheckResult, agreement, class_thresholds
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
 from gda.runtime.parallel import Bar, run_parallel, tick
-from gda.training.loop.classifier import Source, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
+from gda.training.loop.classifier import TrainingSource, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
 from gda.training.networks.pretrained import find_weights
 
 FEATURES_FILE = "features.safetensors"
-STATISTICS_FILE = "statistics.npz"
+REFERENCE_STATISTICS = "statistics.npz"
 _log = logging.getLogger(__name__)
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
+_Split = Literal["train", "val"]
+_SPLITS: tuple[_Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class LabelReference:
     """An opened reference; by split, in manifest order, `features` float32 [n, d] and `probabilities` float64 [n, classes].
 
     The probabilities are those of one classifier that has not seen the image.
@@ -65,7 +65,7 @@ class Reference:
     probabilities: dict[str, np.ndarray]
 
     @classmethod
-    def open(cls, path: Path) -> "Reference":
+    def open(cls, path: Path) -> "LabelReference":
         """Raises `DataError` when a file is missing, damaged or exchanged: classifiers and features must be those of the index."""
         require_whole(path, advice=f"remove {path} and compute it again")
         index = read_document(path / REFERENCE_FILE, ReferenceIndex)
@@ -77,7 +77,7 @@ class Reference:
     @property
     def pooled(self) -> np.ndarray:
         """Features of train, then val: what synthetic sets are compared with."""
-        return np.concatenate([self.features[split] for split in SPLITS])
+        return np.concatenate([self.features[split] for split in _SPLITS])
 
     @property
     def classifiers(self) -> str:
@@ -145,16 +145,16 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     with Bar(len(folds) * config.reference.num_train_steps, "reference", unit="step", shown=progress):
         digests = run_parallel(partial(_train_fold, work=work), folds)
     size = comparison_size(config, extractor)
-    sets: dict[str, ImageSet] = {split: load_images(snapshot, split, size=size) for split in SPLITS}
+    sets: dict[str, ImageSet] = {split: load_images(snapshot, split, size=size) for split in _SPLITS}
     features: dict[str, np.ndarray] = {split: extractor.features(images.images) for split, images in sets.items()}
     save_file(features, folder / FEATURES_FILE)
     pooled = np.concatenate(list(features.values()))
-    write_bytes(folder / STATISTICS_FILE, statistics_bytes(statistics(pooled)))
+    write_bytes(folder / REFERENCE_STATISTICS, statistics_bytes(statistics(pooled)))
     floor, n = fid_floor(pooled, seed=config.seed)
     probabilities = _held_out(folder, sets, config)
     save_file(probabilities, folder / REFERENCE_PROBABILITIES)
     labels, unseen = sets["train"].labels.numpy(), probabilities["train"]
-    confirmed = agreement(unseen, Labels.hard(labels), class_thresholds(unseen, labels))
+    confirmed = agreement(unseen, LabelCheckResult.hard(labels), class_thresholds(unseen, labels))
     index = ReferenceIndex(
         digest=_digest(snapshot.digest, extractor.digest, features, digests),
         snapshot_digest=snapshot.digest,
@@ -194,7 +194,7 @@ def _train_fold(fold: _Fold, *, work: Path) -> str:
         recipe = TrainRecipe.from_config(config.classify, num_train_steps=config.reference.num_train_steps)
         seen = torch.from_numpy(_folds_of(train, config) != fold.number)
         model, _ = train_classifier(
-            [Source(images=train.images[seen], labels=train.labels[seen])],
+            [TrainingSource(images=train.images[seen], labels=train.labels[seen])],
             recipe,
             num_classes=len(snapshot.classes),
             seed=_fold_seed(config.seed, fold.number),
@@ -256,7 +256,7 @@ def _held_out(folder: Path, sets: dict[str, ImageSet], config: Config) -> dict[s
 
 def _of_every_image(path: Path, index: ReferenceIndex) -> dict[str, np.ndarray]:
     found = read_tensors(path)
-    if set(found) != set(SPLITS) or any(len(found[split]) != index.counts[split] for split in SPLITS):
+    if set(found) != set(_SPLITS) or any(len(found[split]) != index.counts[split] for split in _SPLITS):
         raise DataError(f"{path}: does not hold a row for each of the images that {REFERENCE_FILE} speaks of")
     return found
 

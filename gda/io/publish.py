@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts import contents
+from gda.artifacts.contents import RECIPE_FILE as RECIPE_FILE
 from gda.artifacts.fingerprint import Recipe, parse_recipe
 from gda.errors import DataError, TryAgainError, UsageError
 from gda.io.locks import locked
 from gda.runtime.disks import FULL_OR_FAILING, storage_errors
 from gda.runtime.reading import read_object
 
-RECIPE_FILE = contents.RECIPE_FILE
 TEMPORARY_SUFFIX = ".gda-tmp"
 _WORK, _STAGING = "work", "out"
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}

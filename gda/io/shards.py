@@ -17,11 +17,11 @@ from gda.artifacts.fingerprint import canonical_json
 from gda.errors import DataError, UsageError
 from gda.io.publish import commit_new, storage_errors, temporary_name
 
-BLOCK = 512
+TAR_BLOCK = 512
 IMAGE_EXTENSIONS = ("png", "jpg", "webp")
 # The end mark is exactly two zero blocks (not padded to 10,240 bytes), so that a cut at any 512 bytes loses some of it.
-_END = bytes(2 * BLOCK)
-_ZERO = bytes(BLOCK)
+_END = bytes(2 * TAR_BLOCK)
+_ZERO = bytes(TAR_BLOCK)
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _OF_TEST = re.compile(r"test-[0-9]{6}\.tar\Z")  # the names in a snapshot, whose index ensures that no other shard holds test images
 _REGULAR = (b"0", b"\0")
@@ -142,14 +142,14 @@ def read_members(file: BinaryIO, shard: str, *, foreign: bool) -> Iterator[Membe
     override = _Override()
     offset, end = file.tell(), _length(file)
     while True:
-        header = file.read(BLOCK)
+        header = file.read(TAR_BLOCK)
         if header == _ZERO:
             return _require_end(file, shard)
         own = None if foreign else _parse_own(header)
         name, size, kind = own or _parse_header(header, shard, offset)
         size = size if override.size is None or kind in _EXTENDED else override.size
-        data = _read_data(file, shard, name, size, end - offset - BLOCK, strict=not foreign)
-        start, offset = offset, offset + BLOCK + size + -size % BLOCK
+        data = _read_data(file, shard, name, size, end - offset - TAR_BLOCK, strict=not foreign)
+        start, offset = offset, offset + TAR_BLOCK + size + -size % TAR_BLOCK
         if own is not None:
             yield Member(name, start, data)
             continue
@@ -198,7 +198,7 @@ def _pack(shard: str, record: ShardRecord) -> bytes:
 
 
 def _pack_member(name: str, data: bytes) -> bytes:
-    return b"%b%b%b" % (_header(name.encode("ascii"), len(data)), data, bytes(-len(data) % BLOCK))
+    return b"%b%b%b" % (_header(name.encode("ascii"), len(data)), data, bytes(-len(data) % TAR_BLOCK))
 
 
 def _header(name: bytes, size: int) -> bytes:
@@ -247,7 +247,7 @@ def _parse_meta(shard: str, member: Member) -> dict[str, Any]:
 
 def _parse_header(header: bytes, shard: str, offset: int) -> tuple[str, int, bytes]:
     """Name, size in bytes and type flag; the header's own checksum is verified first."""
-    if len(header) < BLOCK:
+    if len(header) < TAR_BLOCK:
         raise DataError(f"{shard}: truncated at byte {offset + len(header)}: the end mark is missing")
     try:
         if sum(header) - sum(header[148:156]) + 8 * ord(" ") != _number(header[148:156]):
@@ -275,7 +275,7 @@ def _text(field_bytes: bytes) -> str:
 
 def _read_data(file: BinaryIO, shard: str, name: str, size: int, left: int, *, strict: bool) -> bytes:
     """Content of a member, `left` bytes before the end of the file."""
-    padding = -size % BLOCK
+    padding = -size % TAR_BLOCK
     if size + padding > left:  # checked before reading, since a read of an absurd size would allocate its memory first
         raise DataError(f"{shard}: {name!r}: truncated ({left} of {size + padding} bytes)")
     data = file.read(size + padding)
@@ -287,7 +287,7 @@ def _read_data(file: BinaryIO, shard: str, name: str, size: int, left: int, *, s
 
 
 def _require_end(file: BinaryIO, shard: str) -> None:
-    if file.read(BLOCK) != _ZERO:
+    if file.read(TAR_BLOCK) != _ZERO:
         raise DataError(f"{shard}: truncated or damaged: the end mark is incomplete")
     while chunk := file.read(1 << 20):
         if any(chunk):

@@ -46,7 +46,7 @@ class Registered:
 
     def predictions(self) -> Predictions:
         """Its predictions on the test split it was evaluated on. Raises `DataError` when the version holds none."""
-        with tracking.named(), tracking.default_server():
+        with tracking.mlflow_errors(), tracking.default_server():
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{self.name}/{self.version}"))
         return read_predictions(folder / "artifacts" / PREDICTIONS_FILE)
 
@@ -69,7 +69,7 @@ class Registry:
     def _stating_changes(self) -> Iterator[None]:
         """Name the cause of an MLflow error, and state what has been changed in the registry."""
         try:
-            with tracking.named():
+            with tracking.mlflow_errors():
                 yield
         except GdaError as error:
             again = "run the same command again" if isinstance(error, TryAgainError) else "correct that and run the same command again"

@@ -9,7 +9,7 @@ from gda.data.images.codecs import Rgb, decode, encode_png, resize_and_crop, to_
 from gda.data.store.snapshot import Snapshot
 from gda.io.shards import read_record
 
-MAX_ROWS, COLUMNS = 12, 5
+MAX_ROWS, _COLUMNS = 12, 5
 _SMALLEST_TILE, _LARGEST_TILE = 48, 96  # pixels
 _GAP, _BLOCK_GAP, _HEADER, _MARGIN = 3, 24, 34, 8
 _INK = (32, 33, 36)
@@ -29,7 +29,7 @@ def image_grid(sets: Mapping[str, Snapshot], classes: Sequence[str]) -> bytes:
 def _tiles(snapshot: Snapshot, label: int) -> list[Rgb]:
     """The first images of a class, in key order; fewer where the class has fewer."""
     rows = snapshot.manifest("train")
-    rows = rows[rows["label"] == label].sort_values("key").head(COLUMNS)
+    rows = rows[rows["label"] == label].sort_values("key").head(_COLUMNS)
     images = []
     for row in rows.itertuples():
         path = snapshot.path / str(row.shard)
@@ -50,7 +50,7 @@ def _scaled(image: Image.Image) -> Image.Image:
 def _render(blocks: Mapping[str, list[list[Rgb]]], names: Sequence[str], tile: int) -> Rgb:
     font = ImageFont.load_default(size=17)
     label_width = max((int(font.getlength(_short(name))) for name in names), default=0) + 2 * _MARGIN
-    block_width = COLUMNS * (tile + _GAP) - _GAP
+    block_width = _COLUMNS * (tile + _GAP) - _GAP
     width = label_width + len(blocks) * (block_width + _BLOCK_GAP) - _BLOCK_GAP + _MARGIN
     height = _HEADER + len(names) * (tile + _GAP) + _MARGIN
     canvas = Image.new("RGB", (width, height), "white")

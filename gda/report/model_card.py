@@ -12,7 +12,7 @@ from gda.artifacts.verdict import Verdict
 from gda.config.arm import in_order
 from gda.report.wording import arm_name, count, gain_cells, interval, number, opened, p_value, percent, points
 
-CARD_FILE = "MODEL_CARD.md"
+MODEL_CARD_FILE = "MODEL_CARD.md"
 _MOST_CLASSES = 30  # named in full
 _MOST_DESCRIPTION = 1000  # characters
 
@@ -22,7 +22,7 @@ def model_card(card: ClassifierCard, metrics: Metrics, verdict: Verdict | None, 
     parts = [
         _front_matter(card, metrics, decision),
         f"# {_text(decision.model_name)}",
-        describe(card, metrics, decision),
+        describe_candidate(card, metrics, decision),
         "## Use",
         _use(card, decision),
         "## What it was trained on",
@@ -41,7 +41,7 @@ def model_card(card: ClassifierCard, metrics: Metrics, verdict: Verdict | None, 
     return "\n\n".join(parts) + "\n"
 
 
-def describe(card: ClassifierCard, metrics: Metrics, decision: Decision) -> str:
+def describe_candidate(card: ClassifierCard, metrics: Metrics, decision: Decision) -> str:
     """The card in a few sentences, at most 1,000 characters: the description of a version in the registry."""
     result = metrics.arms[card.arm]
     own = percent(result.top1[result.seeds.index(card.seed)])

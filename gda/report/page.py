@@ -59,11 +59,11 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     for name, data in pictures.items():
         write_bytes(folder / f"{name}.png", data)
     path = folder / REPORT_FILE
-    write_bytes(path, render(inputs, pictures).encode())
+    write_bytes(path, render_report(inputs, pictures).encode())
     return path
 
 
-def render(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> str:
+def render_report(inputs: ReportInputs, pictures: Mapping[str, bytes]) -> str:
     """The page as text, with `pictures` (name -> PNG) embedded."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),

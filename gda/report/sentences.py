@@ -14,7 +14,7 @@ Tone = Literal["good", "neutral", "bad"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class GainSentence:
     """What happened, for the top of the page: `headline` first, then one sentence per question."""
 
     tone: Tone
@@ -31,7 +31,7 @@ def outcome(
     num_train: int,
     num_synthetic: int | None,
     confidence: float,
-) -> Outcome:
+) -> GainSentence:
     """The top of the page. `gate_reasons` is empty when the gate holds; `confidence` is the level of every interval."""
     arm = promote.arm
     gain = metrics.gain.get(arm)
@@ -43,7 +43,7 @@ def outcome(
         headline = _gain_sentence(metrics, arm, gain, promote.alpha, level, num_train, num_synthetic)
         headline += _better_rivals(metrics, beaten_by)
         tone = "bad" if gain.ci95[1] < 0 else "neutral" if gate_reasons or beaten_by else "good"
-    return Outcome(
+    return GainSentence(
         tone=tone,  # type: ignore[arg-type]
         headline=headline,
         sentences=(

@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gda.artifacts.curves import Comparison, SizePoint
+from gda.artifacts.curves import SizeComparison, SizePoint
 from gda.config.arm import Arm
 from gda.report.figures import STYLE, WIDTH, to_png
 from gda.report.wording import arm_colour, arm_name, interval, percent, points
 
 
-def size_table(comparison: Comparison) -> list[str]:
+def size_table(comparison: SizeComparison) -> list[str]:
     """A heading and one line per size, in columns."""
     head = ("real images", "subsets", "real", comparison.arm, "gain, points", "95% interval", "a synthetic image is worth")
     lines = [_line(*head)]
@@ -39,7 +39,7 @@ def _worth(point: SizePoint) -> str:
     return f"about {rate} real ones ({ends})" if rate else f"{ends} real ones"
 
 
-def size_figure(comparison: Comparison, confidence: float) -> bytes:
+def size_figure(comparison: SizeComparison, confidence: float) -> bytes:
     """Above, accuracy of both arms against the number of real images, a dot per subset; below, the gain with its interval."""
     with matplotlib.rc_context(STYLE | {"axes.spines.left": True}):
         figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")

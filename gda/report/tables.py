@@ -35,7 +35,7 @@ _SIGNS = {"at_most": "at most", "at_least": "at least"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class CheckRow:
     """One line of the validation table."""
 
     name: str
@@ -47,7 +47,7 @@ class Check:
     measured_on: str
 
 
-def verdict_rows(verdict: Verdict) -> list[Check]:
+def verdict_rows(verdict: Verdict) -> list[CheckRow]:
     """One line per measure: those that failed first, then those that passed, then those only reported."""
     order = {False: 0, True: 1, None: 2}
     rank = {name: i for i, name in enumerate(RULES)}
@@ -55,14 +55,14 @@ def verdict_rows(verdict: Verdict) -> list[Check]:
     return [_check(name, measure) for name, measure in items]
 
 
-def _check(name: str, measure: Measure) -> Check:
+def _check(name: str, measure: Measure) -> CheckRow:
     def show(value: float | None) -> str:
         is_share = any(part in name for part in _SHARES) and "ratio" not in name
         return percent(value) if is_share else number(value)
 
     rule = RULES.get(name)
     extent = [count(measure.n, "image")] if measure.n is not None else []
-    return Check(
+    return CheckRow(
         name=_MEASURE_NAMES.get(name, name.replace("_", " ")),
         value="not measured" if measure.value is None else show(measure.value),
         interval=f"{show(measure.low)} to {show(measure.high)}" if measure.low is not None and measure.high is not None else "",

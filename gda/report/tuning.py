@@ -58,7 +58,7 @@ class Row:
     marks: tuple[str, ...]
 
 
-def describe(point: TuningPoint, points: Sequence[TuningPoint]) -> str:
+def describe_point(point: TuningPoint, points: Sequence[TuningPoint]) -> str:
     """A point by what differs among `points`, guidance always, e.g. `guidance 1.5, 16 steps`."""
     return _text_of(point, _varying(points))
 

@@ -20,8 +20,8 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 # One of them is there where torch can see a GPU: NVIDIA's, the same on boards that share its memory, in WSL, AMD's.
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 
-T = TypeVar("T")
-R = TypeVar("R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def single_threaded() -> None:
@@ -139,7 +139,7 @@ def tick(count: int = 1) -> None:
         os.write(_tick_pipe, b"." * min(count, 65536))
 
 
-def run_parallel(function: Callable[[T], R], items: Sequence[T], *, workers: int | None = None) -> list[R]:
+def run_parallel(function: Callable[[_T], _R], items: Sequence[_T], *, workers: int | None = None) -> list[_R]:
     """`[function(item) for item in items]` over processes, in order; a failure is raised as soon as it happens.
 
     `function` must be a module-level function. With one item or one CPU it runs in this process. Raises `MissingError` when a

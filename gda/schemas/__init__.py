@@ -11,7 +11,7 @@ from gda.artifacts.evaluation import Metrics
 from gda.artifacts.verdict import Verdict
 
 SCHEMAS: dict[str, type[Document]] = {"metrics": Metrics, "verdict": Verdict}
-FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 
 
 class _Written(GenerateJsonSchema):
@@ -31,4 +31,4 @@ def schema_text(name: str) -> str:
 
 def schema_path(name: str) -> Path:
     """Where the schema is checked in."""
-    return FOLDER / f"{name}.schema.json"
+    return _FOLDER / f"{name}.schema.json"

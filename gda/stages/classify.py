@@ -25,7 +25,7 @@ from gda.io.replacing import ADVICE, Own, begin, drop_unfinished, kept_result
 from gda.io.skipped_arms import publish_skipped
 from gda.runtime.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
 from gda.training.arms.arm_data import Loaded, load_data
-from gda.training.arms.arm_request import Request, make_request
+from gda.training.arms.arm_request import ArmRequest, make_arm_request
 from gda.training.arms.requirements import not_compared
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gda.runtime.process_group import ProcessGroup
     from gda.training.loop.classifier import Curve
 
-CARD, PREDICTIONS = "classifier.json", "val_predictions.safetensors"
+_CARD, VAL_PREDICTIONS = "classifier.json", "val_predictions.safetensors"
 _log = logging.getLogger(__name__)
 CHECKPOINT_EVERY = 100  # updates
 _DONE = "done.json"  # in the work folder, written last: what is in its `out` is complete
@@ -47,7 +47,7 @@ class Job:
     Classifiers that are published already lie in folders of `siblings`.
     """
 
-    request: Request
+    request: ArmRequest
     seed: int
     workspace: Workspace
     siblings: Path
@@ -87,7 +87,7 @@ def run(
     """
     if if_compared and arm not in config.classify.arms:
         return publish_skipped("classify", out, f"because {not_compared(arm)}") if is_first_process() else _left_to_the_first(out)
-    request = make_request(config.classify, arm, snapshot, synthetic, verdict, pool=pool, reference=reference)
+    request = make_arm_request(config.classify, arm, snapshot, synthetic, verdict, pool=pool, reference=reference)
     own = _own(arm, seed) if replacing else None
     if num_processes() > 1:
         return _run_together(request, seed, out, own, progress=progress)
@@ -138,7 +138,7 @@ def _own(arm: Arm, seed: int) -> Own:
     return Own(stage="classify", config={"arm": str(arm), "seed": seed})
 
 
-def _run_together(request: Request, seed: int, out: Path, own: Own | None, *, progress: bool) -> Outcome:
+def _run_together(request: ArmRequest, seed: int, out: Path, own: Own | None, *, progress: bool) -> Outcome:
     """What each of the processes that `torchrun` started does; the first one looks what is there, writes, and the others wait for that."""
     from gda.runtime.process_group import ProcessGroup
 
@@ -194,10 +194,10 @@ def _train_all(jobs: list[Job], *, progress: bool) -> None:
     request = jobs[0].request
     load_data(request.data)
     with Bar(jobs[0].num_train_steps * len(jobs), f"classify {request.arm}", unit="update", shown=progress):
-        run_parallel(train_job, jobs, workers=workers_of(training_device()))
+        run_parallel(train_seed, jobs, workers=workers_of(training_device()))
 
 
-def train_job(job: Job) -> None:
+def train_seed(job: Job) -> None:
     """Train one seed into its work folder and mark it done; a companion seed that another process works on is left to it."""
     if _is_done(job.workspace):
         tick(job.num_train_steps)
@@ -277,15 +277,15 @@ def _finished_mixed(job: Job) -> Path | None:
 def _write_classifier(job: Job, model: "nn.Module", logits: "Tensor", labels: "Tensor", *, val_top1: float) -> None:
     from safetensors.torch import save
 
-    from gda.training.networks.export import export_classifier, weights_digest
+    from gda.training.networks.export import export_classifier, model_digest
 
     folder = job.workspace.fresh_staging()
-    export_classifier(model, folder, _card(job, weights=weights_digest(model), val_top1=val_top1))
-    write_bytes(folder / PREDICTIONS, save({"logits": logits, "labels": labels}))
+    export_classifier(model, folder, _card(job, weights=model_digest(model), val_top1=val_top1))
+    write_bytes(folder / VAL_PREDICTIONS, save({"logits": logits, "labels": labels}))
 
 
 def _write_skipped(job: Job) -> None:
-    write_bytes(job.workspace.fresh_staging() / CARD, dump_document(_card(job)))
+    write_bytes(job.workspace.fresh_staging() / _CARD, dump_document(_card(job)))
     _mark_done(job.workspace, [])
 
 
@@ -343,7 +343,7 @@ def _result(workspace: Workspace, out: Path, own: Own | None) -> Outcome:
     """Of a recipe that is finished, or that is done and waits to be published."""
     if not workspace.finished:
         return _publish(workspace, own)
-    card = read_document(out / CARD, ClassifierCard)
+    card = read_document(out / _CARD, ClassifierCard)
     metrics = {} if card.val_top1 is None else {"val_top1": card.val_top1}
     return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", metrics=metrics, reused=True, refused=_refused(card))
 
@@ -351,13 +351,13 @@ def _result(workspace: Workspace, out: Path, own: Own | None) -> Outcome:
 def _publish(workspace: Workspace, own: Own | None) -> Outcome:
     curve = [(int(update), float(loss)) for update, loss in json.loads((workspace.work / _DONE).read_bytes())["curve"]]
     out = publish(workspace, room=None if own is None else own.moved_away(workspace.out))
-    card = read_document(out / CARD, ClassifierCard)
+    card = read_document(out / _CARD, ClassifierCard)
     if card.skipped is not None:
         return Outcome(
             output=out,
             digest=card.digest,
             summary=f"wrote {out}: skipped, {card.skipped}",
-            files=(out / CARD,),
+            files=(out / _CARD,),
             refused=_refused(card),
         )
     assert card.val_top1 is not None

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gda.artifacts.contents import require_whole
-from gda.artifacts.curves import Comparison, Exchange, SizePoint
+from gda.artifacts.curves import Exchange, SizeComparison, SizePoint
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.fingerprint import Recipe, digest_of
@@ -24,8 +24,8 @@ from gda.stats.exchange import exchange_rate
 from gda.stats.intervals import crossed_interval
 from gda.stats.paired import Floats, paired_differences
 
-PREDICTIONS = "predictions.safetensors"
-COMPARISON, TABLE, PICTURE = "comparison.json", "comparison.csv", "sizes.png"
+_PREDICTIONS = "predictions.safetensors"
+COMPARISON, TABLE, _PICTURE = "comparison.json", "comparison.csv", "sizes.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +71,19 @@ def run(config: Config, *, evaluations: Sequence[Path], out: Path) -> Outcome:
     )
     workspace = prepare(recipe, out)
     if workspace.finished:
-        return _outcome(out, read_document(out / COMPARISON, Comparison), reused=True)
+        return _outcome(out, read_document(out / COMPARISON, SizeComparison), reused=True)
     with exclusive(workspace):
         comparison = _compare(config, found)
         write_bytes(workspace.staging / COMPARISON, dump_document(comparison))
         write_bytes(workspace.staging / TABLE, _table(comparison))
-        write_bytes(workspace.staging / PICTURE, size_figure(comparison, config.evaluate.confidence))
+        write_bytes(workspace.staging / _PICTURE, size_figure(comparison, config.evaluate.confidence))
         publish(workspace)
     return _outcome(out, comparison)
 
 
 def _open(path: Path) -> _Evaluation:
-    require_whole(path, only=["metrics.json", PREDICTIONS], advice="run evaluate again")
-    metrics, predictions = read_document(path / "metrics.json", Metrics), read_predictions(path / PREDICTIONS)
+    require_whole(path, only=["metrics.json", _PREDICTIONS], advice="run evaluate again")
+    metrics, predictions = read_document(path / "metrics.json", Metrics), read_predictions(path / _PREDICTIONS)
     if predictions.test_digest != metrics.test_digest:
         raise DataError(f"{path}: its predictions are of another test split than its metrics")
     return _Evaluation(path=path, metrics=metrics, predictions=predictions)
@@ -104,7 +104,7 @@ def _require_comparable(found: Sequence[_Evaluation]) -> None:
             raise DataError(f"{each.path}: is of the same real images as {other}; give each choice once")
 
 
-def _compare(config: Config, found: Sequence[_Evaluation]) -> Comparison:
+def _compare(config: Config, found: Sequence[_Evaluation]) -> SizeComparison:
     arm = config.promote.arm
     skipped = {each.path.name: reason for each in found if (reason := _not_run(each, arm)) is not None}
     ran = [each for each in found if each.path.name not in skipped]
@@ -114,7 +114,7 @@ def _compare(config: Config, found: Sequence[_Evaluation]) -> Comparison:
     exchanged = _exchanges(config, arm, by_size)
     priced = {size: {"unpriced" if isinstance(found, str) else "exchange": found} for size, found in exchanged.items()}
     points = [_point(config, arm, choices) for choices in by_size.values()]
-    return Comparison(
+    return SizeComparison(
         arm=arm,
         points=tuple(point.model_copy(update=priced.get(point.num_train, {})) for point in points),
         num_test=ran[0].metrics.num_test,
@@ -180,7 +180,7 @@ def _ordered(choices: Sequence[_Evaluation]) -> list[_Evaluation]:
     return sorted(choices, key=lambda each: each.metrics.snapshot_digest)
 
 
-def _table(comparison: Comparison) -> bytes:
+def _table(comparison: SizeComparison) -> bytes:
     rows = [
         {"num_train": point.num_train, "choice": choice, "real_top1": real, "top1": own, "gain": own - real}
         for point in comparison.points
@@ -189,7 +189,7 @@ def _table(comparison: Comparison) -> bytes:
     return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode()
 
 
-def _outcome(out: Path, comparison: Comparison, *, reused: bool = False) -> Outcome:
+def _outcome(out: Path, comparison: SizeComparison, *, reused: bool = False) -> Outcome:
     notes = [f"left out {reason}" for reason in comparison.skipped]
     notes += [f"at {point.num_train:,} real images no exchange rate: {point.unpriced}" for point in comparison.points if point.unpriced]
     text = "\n".join([f"wrote {out}: {comparison.arm} against real", *size_table(comparison), *notes])
@@ -199,6 +199,6 @@ def _outcome(out: Path, comparison: Comparison, *, reused: bool = False) -> Outc
         summary=f"{out} is up to date" if reused else text,
         metrics={f"gain_at_{point.num_train}": point.gain for point in comparison.points},
         curves={"gain": [(point.num_train, point.gain) for point in comparison.points]},
-        files=(out / COMPARISON, out / TABLE, out / PICTURE),
+        files=(out / COMPARISON, out / TABLE, out / _PICTURE),
         reused=reused,
     )

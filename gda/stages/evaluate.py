@@ -25,7 +25,7 @@ from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import count_test_openings, record_look
 from gda.data.test_split.opening import open_test
 from gda.errors import DataError
-from gda.evaluation.metrics import measure, parts_of_arm
+from gda.evaluation.metrics import measure_arms, parts_of_arm
 from gda.io.checked import is_whole
 from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes
 from gda.registry.gate import decide
@@ -37,7 +37,7 @@ from gda.stats.confusion import confusion_counts
 from gda.training.loop.classifier import load_classifier, predict_logits
 from gda.training.networks.export import open_classifier
 
-CARD_FILE, METRICS_FILE, REPORT_FILE, PREDICTIONS_FILE = "classifier.json", "metrics.json", "report.html", "predictions.safetensors"
+CARD_FILE, METRICS_FILE, _REPORT_FILE, TEST_PREDICTIONS = "classifier.json", "metrics.json", "report.html", "predictions.safetensors"
 CONFUSION_FILE = "confusion.csv"
 _KEPT = "test-predictions"  # in the work root
 
@@ -104,7 +104,7 @@ def run(
 
     with exclusive(workspace):
         predictions, openings, work = _predict(workspace, chosen, given.real, progress=progress)
-        measured = measure(
+        measured = measure_arms(
             config,
             {key: run_.card for key, run_ in chosen.items()},
             predictions,
@@ -116,7 +116,7 @@ def run(
         )
         metrics = measured.model_copy(update={"test_openings": openings, "look": _look(config, given.real, work)})
         folder = workspace.fresh_staging()
-        write_predictions(folder / PREDICTIONS_FILE, predictions)
+        write_predictions(folder / TEST_PREDICTIONS, predictions)
         write_bytes(folder / METRICS_FILE, dump_document(metrics))
         page = _validation_page(verdict, validation_report, out)
         write_bytes(folder / CONFUSION_FILE, _confusions(predictions, metrics.classes))
@@ -371,7 +371,7 @@ def _outcome(out: Path, metrics: Metrics, *, reused: bool = False) -> Outcome:
     return Outcome(
         output=out,
         digest=digest_of(metrics.model_dump(mode="json")),
-        summary=f"{out} is up to date" if reused else f"wrote {out / REPORT_FILE}: {accuracies}{left_out}{again}",
+        summary=f"{out} is up to date" if reused else f"wrote {out / _REPORT_FILE}: {accuracies}{left_out}{again}",
         metrics=numbers,
         files=tuple(sorted(path for path in out.iterdir() if path.suffix in (".html", ".json", ".png", ".csv"))),
         reused=reused,

@@ -29,7 +29,7 @@ FIELDS = frozenset({"sets", "class_map", "set_labels", "restrict"})  # of sectio
 
 _PART = 256  # images decoded and predicted at a time
 
-Correct = Mapping[tuple[Arm, int], NDArray[np.bool_]]
+_CorrectByRun = Mapping[tuple[Arm, int], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def measure_sets(
     return results
 
 
-def set_result(config: Config, one: HeldOutSet, correct: Correct, parts: Mapping[Arm, int]) -> SetResult:
+def set_result(config: Config, one: HeldOutSet, correct: _CorrectByRun, parts: Mapping[Arm, int]) -> SetResult:
     """What is stated of a set from `correct`, bool [images], of every classifier that ran. Raises `DataError` where arms share no seed."""
     seeds = {arm: sorted(seed for name, seed in correct if name is arm) for arm in dict.fromkeys(arm for arm, _ in correct)}
     return SetResult(
@@ -128,7 +128,7 @@ def set_result(config: Config, one: HeldOutSet, correct: Correct, parts: Mapping
     )
 
 
-def _arm(config: Config, name: str, arm: Arm, seeds: Mapping[Arm, Sequence[int]], correct: Correct, parts: int) -> SetArm:
+def _arm(config: Config, name: str, arm: Arm, seeds: Mapping[Arm, Sequence[int]], correct: _CorrectByRun, parts: int) -> SetArm:
     confidence = config.evaluate.confidence
     own = np.stack([correct[arm, seed] for seed in seeds[arm]])
     result = set_arm(own, seeds=seeds[arm], confidence=confidence, sets=sets_of(parts, seeds[arm]))

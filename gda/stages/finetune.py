@@ -21,7 +21,7 @@ from gda.fidelity.extractors import configured_extractor
 from gda.fidelity.held_out import held_out_score
 from gda.generator.families.opening import load_model
 from gda.generator.finetuning.evaluation import Evaluation
-from gda.generator.finetuning.prepared import Source
+from gda.generator.finetuning.prepared import PreparedSource
 from gda.generator.finetuning.results import export_results
 from gda.generator.finetuning.tokens import Tokens, class_tokens, token_prompts
 from gda.generator.finetuning.train import EVALUATIONS, SNAPSHOTS, StageJob, StageResult, finetune_stage
@@ -143,7 +143,7 @@ def _plan(
     job = StageJob(
         stage="",
         base=base,
-        source=Source(images=images.images, digest="", cache=work_root() / "cache"),
+        source=PreparedSource(images=images.images, digest="", cache=work_root() / "cache"),
         labels=images.labels,
         prompts=tuple(prompts[names[label]] for label in images.labels.tolist()),
         keys=images.keys,

@@ -21,9 +21,9 @@ from gda.io.rewriting import rewriting
 from gda.registry.gate import GateResult, decide
 from gda.registry.model_registry import CHAMPION, PREDICTIONS_FILE, Registered, Registry
 from gda.registry.rivals import Rival
-from gda.report.model_card import CARD_FILE, describe, model_card
+from gda.report.model_card import MODEL_CARD_FILE, describe_candidate, model_card
 from gda.report.wording import opened
-from gda.stats.gain import compare
+from gda.stats.gain import paired_gain
 from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 from gda.training.networks.export import open_classifier
@@ -76,7 +76,7 @@ def run(
                 registry.promote(version, over=incumbent)
     decision = _decision(config, metrics, gate, version, registry.aliases(version) if version else (), openings, dry_run=dry_run)
     if version is not None and card is not None and not done:
-        registry.describe(version, describe(card, metrics, decision))
+        registry.describe(version, describe_candidate(card, metrics, decision))
         registry.settle(version, decided)
     place = out or DEFAULT_OUT
     text = model_card(card, metrics, accepted_set, decision) if card is not None else None
@@ -120,7 +120,7 @@ def _champion(
         return Rival(name=name, gain=None, problem=f"there are no predictions of arm {arm}")
     correct = predictions.correct(arm, seeds)
     ((their_arm, their_seed),) = opponents.top
-    gain = compare(
+    gain = paired_gain(
         correct,
         np.broadcast_to(opponents.correct(their_arm, [their_seed]), correct.shape),
         predictions.labels.astype(np.int64),
@@ -182,7 +182,7 @@ def _openings(metrics: Metrics, registry: Registry, card: ClassifierCard | None)
 
 
 def _write(decision: Decision, out: Path, card: str | None, *, done: bool) -> Outcome:
-    path, card_path = out / DECISION_FILE, out / CARD_FILE
+    path, card_path = out / DECISION_FILE, out / MODEL_CARD_FILE
     content = dump_document(decision)
     with rewriting(out):
         with storage_errors(path):

@@ -29,9 +29,9 @@ from gda.stats.streams import named_generator
 from gda.training.arms.requirements import read_index, refusal, require_same_classes
 from gda.training.loop.classifier import TrainRecipe
 from gda.training.networks.pretrained import weights_inputs
-from gda.tuning.ratio_search import REAL_ALONE, Correct, RatioSearch, Sets, images_of, nested_order, num_classifiers
+from gda.tuning.ratio_search import REAL_ALONE, RatioSearch, Sets, _Correct, images_of, nested_order, num_classifiers
 
-CURVE, PICTURE = "ratio.json", "ratio.png"
+CURVE, _PICTURE = "ratio.json", "ratio.png"
 
 
 def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: Path, progress: bool = False) -> Outcome:
@@ -67,7 +67,7 @@ def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: 
             curve = _curve(config, real, generated, num_real=_total(real, "train"), num_val=_total(real, "val"), skipped=skipped)
         else:
             curve = _search(config, snapshot, synthetic, real, generated, workspace, progress=progress)
-            write_bytes(workspace.staging / PICTURE, ratio_figure(curve))
+            write_bytes(workspace.staging / _PICTURE, ratio_figure(curve))
         write_bytes(workspace.staging / CURVE, dump_document(curve))
         publish(workspace)
     return _outcome(out, curve)
@@ -147,12 +147,12 @@ def _sets(training: TrainRecipe, snapshot: Path, synthetic: Path, workspace: Wor
     )
 
 
-def _gain(correct: dict[float, Correct], ratio: float) -> np.ndarray:
+def _gain(correct: dict[float, _Correct], ratio: float) -> np.ndarray:
     own = correct[ratio]
     return paired_differences(own, correct[REAL_ALONE][: len(own)])
 
 
-def _by_seed(correct: Correct) -> tuple[float, ...]:
+def _by_seed(correct: _Correct) -> tuple[float, ...]:
     return tuple(float(share) for share in correct.mean(axis=1))
 
 
@@ -182,6 +182,6 @@ def _outcome(out: Path, curve: RatioCurve, *, reused: bool = False) -> Outcome:
         summary=f"{out} is up to date" if reused else f"wrote {out}: on validation, {'; '.join([ratio_answer(curve), *curve.notes])}",
         metrics={name: value for name, value in measured.items() if value is not None},
         curves={"gain": [(point.num_images, point.gain) for point in curve.points]},
-        files=(out / CURVE, out / PICTURE),
+        files=(out / CURVE, out / _PICTURE),
         reused=reused,
     )

@@ -9,7 +9,7 @@ from gda.config.classify import TWO_ORIGINS
 from gda.config.load import Config
 from gda.data.store.snapshot import Snapshot
 from gda.fidelity.extractors import comparison_size, configured_extractor
-from gda.gate.reference import Reference, build_reference
+from gda.gate.reference import LabelReference, build_reference
 from gda.io.publish import exclusive, prepare, publish
 from gda.training.networks.pretrained import weights_inputs
 
@@ -22,7 +22,7 @@ def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) ->
     real = Snapshot.open(snapshot)
     workspace = prepare(reference_recipe(config, real), out)
     if workspace.finished:
-        return _outcome(out, Reference.open(out).index, reused=True)
+        return _outcome(out, LabelReference.open(out).index, reused=True)
     with exclusive(workspace):
         index = build_reference(config, real, workspace.staging, work=workspace.work / "folds", progress=progress)
         publish(workspace)

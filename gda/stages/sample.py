@@ -17,7 +17,7 @@ from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.generator.families.opening import load_model
 from gda.generator.planning.cost import estimate_cost
 from gda.generator.planning.duration import measure_rate
-from gda.generator.planning.plan import Plan
+from gda.generator.planning.plan import ImagePlan
 from gda.generator.planning.plan_text import describe_plan
 from gda.generator.sampling.request import SamplingRequest, plan_for, prompts_of, sampling_request
 from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, sample_shard
@@ -44,7 +44,7 @@ class _Work:
 
     request: SamplingRequest
     real: Snapshot
-    plan: Plan
+    plan: ImagePlan
     jobs: list[ShardJob]
     observer: FeatureObserver | None
     workspace: Workspace
@@ -133,7 +133,7 @@ def _codec(config: Config) -> Codec:
     return Codec(format=config.sample.image_format, quality=config.sample.jpeg_quality)
 
 
-def _observer(config: Config, plan: Plan) -> FeatureObserver | None:
+def _observer(config: Config, plan: ImagePlan) -> FeatureObserver | None:
     """What keeps features of the images while they are sampled, measured as `validate` under the same configuration would."""
     kept = config.sample.features
     if kept == "none":
@@ -148,7 +148,7 @@ def _observer(config: Config, plan: Plan) -> FeatureObserver | None:
     return FeatureObserver(index=index, source=config.validate_.extractor, weights=config.validate_.extractor_weights)
 
 
-def _recipe(config: Config, plan: Plan, context: SamplingContext, real: Snapshot, observer: FeatureObserver | None) -> Recipe:
+def _recipe(config: Config, plan: ImagePlan, context: SamplingContext, real: Snapshot, observer: FeatureObserver | None) -> Recipe:
     request = {
         "settings": context.settings.model_dump(mode="json"),
         "prompts": list(context.prompts),

@@ -18,7 +18,7 @@ from gda.data.images.codecs import LOSSY
 from gda.data.ingest.ingest import ingest, require_few_rejected
 from gda.data.ingest.pool import PURPOSE, Screen, as_pool, open_real, open_screen
 from gda.data.sources.readers import open_source
-from gda.data.sources.source import Columns, Source
+from gda.data.sources.source import Columns, ImageSource
 from gda.data.store.classes import make_classes, normalise
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.errors import DataError
@@ -74,7 +74,7 @@ def _columns(section: SnapshotConfig, split: str | None, group: str | None, labe
 
 
 def _recipe(
-    config: SnapshotConfig, source: Source, columns: Columns, as_synthetic: bool, real: Snapshot | None, named: WordNetNames | None
+    config: SnapshotConfig, source: ImageSource, columns: Columns, as_synthetic: bool, real: Snapshot | None, named: WordNetNames | None
 ) -> Recipe:
     # Where the source lies is left out: its content is what counts, and a path would differ between machines.
     if real is not None:
@@ -99,7 +99,7 @@ def _codecs() -> dict[str, str]:
 
 def _build(
     config: SnapshotConfig,
-    source: Source,
+    source: ImageSource,
     workspace: Workspace,
     as_synthetic: bool,
     real: Snapshot | None,

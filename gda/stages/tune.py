@@ -18,10 +18,10 @@ from gda.fidelity.extractors import configured_extractor
 from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve
 from gda.generator.weights.reaverage import averaging_digest
 from gda.io.publish import exclusive, prepare, publish, write_bytes
-from gda.report.tuning import describe, tuning_pictures
+from gda.report.tuning import describe_point, tuning_pictures
 from gda.runtime.parallel import Bar
-from gda.tuning.grid import Grid, Parts, make_grid
-from gda.tuning.sweep import Size, Sweep, cas_recipe
+from gda.tuning.grid import GeneratorParts, Grid, make_grid
+from gda.tuning.sweep import Sweep, SweepSize, cas_recipe
 
 
 def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: int = 0, workers: int = 1, progress: bool = False) -> Outcome:
@@ -64,9 +64,9 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: in
     return _outcome(out, settings, sweep.size, tuple(out / f"{name}.png" for name in pictures))
 
 
-def _parts(generator: str, card: GeneratorCard) -> Parts:
+def _parts(generator: str, card: GeneratorCard) -> GeneratorParts:
     path = resolve(generator)
-    return Parts(
+    return GeneratorParts(
         super_resolution=(path / SUPER_RESOLUTION).is_dir(), upscaler=(path / UPSCALER).is_dir(), averages=bool(card.num_train_steps)
     )
 
@@ -80,14 +80,14 @@ def _averages(generator: str, grid: Grid) -> dict[str, str]:
         raise type(error)(f"tune.ema_sigma_rels: {error}") from None
 
 
-def _outcome(out: Path, settings: Settings, size: Size, pictures: tuple[Path, ...]) -> Outcome:
+def _outcome(out: Path, settings: Settings, size: SweepSize, pictures: tuple[Path, ...]) -> Outcome:
     chosen, points = settings.chosen_point, settings.points
     failed = [point.failed for point in points if point.failed]
     notes = [*settings.notes, *([f"{len(failed)} of {len(points)} points failed, the first: {failed[0]}"] if failed else [])]
     return Outcome(
         output=out,
         digest=digest_of(settings.model_dump(mode="json")),
-        summary=f"wrote {out}: {describe(chosen, points)} chosen on validation, FID {chosen.fid:.2f} and CAS {chosen.cas:.1%}; {size}"
+        summary=f"wrote {out}: {describe_point(chosen, points)} chosen on validation, FID {chosen.fid:.2f} and CAS {chosen.cas:.1%}; {size}"
         + "".join(f"; {note}" for note in notes),
         metrics=_metrics(chosen, size, len(failed)),
         curves={
@@ -98,7 +98,7 @@ def _outcome(out: Path, settings: Settings, size: Size, pictures: tuple[Path, ..
     )
 
 
-def _metrics(chosen: TuningPoint, size: Size, failed: int) -> dict[str, float]:
+def _metrics(chosen: TuningPoint, size: SweepSize, failed: int) -> dict[str, float]:
     measured = {"fid": chosen.fid, "cas": chosen.cas, "guidance_scale": chosen.guidance_scale, "passes": float(chosen.passes)}
     counted = {"points": float(size.points), "failed_points": float(failed), "images": float(size.images)}
     return counted | {name: value for name, value in measured.items() if value is not None}

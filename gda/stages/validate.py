@@ -19,10 +19,10 @@ from gda.errors import RefusedError, UsageError
 from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.fidelity.extractors.sscd import sscd_digest
 from gda.fidelity.statistics_file import statistics_digest
-from gda.gate.expectations import Plan
+from gda.gate.expectations import ExpectedSet
 from gda.gate.inspection import Inspection, given_statistics, inspect_set
 from gda.gate.page import class_table, render_page, suspect_table
-from gda.gate.reference import Reference, build_reference
+from gda.gate.reference import LabelReference, build_reference
 from gda.gate.rounds import Assessed, replace_rejected
 from gda.generator.sampling.replace_rejected import Planned, Replacement, card_of, expected_digest, original_plan
 from gda.generator.sampling.request import prompts_of
@@ -31,7 +31,7 @@ from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 from gda.training.networks.pretrained import weights_inputs
 
-VERDICT, PAGE, EXPECTATIONS = "verdict.json", "index.html", "expectations.json"
+_VERDICT, PAGE, EXPECTATIONS = "verdict.json", "index.html", "expectations.json"
 
 
 def run(
@@ -58,7 +58,7 @@ def run(
     planned = original_plan(config, fake, real)
     config = _with_planned_ratio(config, planned)
     plan = plan_of(fake, real, generator, planned)
-    given = Reference.open(reference) if reference is not None else None
+    given = LabelReference.open(reference) if reference is not None else None
     workspace = prepare(_recipe(config, fake, real, given, plan), out)
     copy = _accepted_workspace(workspace, fake, accepted)
     if not workspace.finished:
@@ -68,16 +68,16 @@ def run(
             _publish_accepted(final.snapshot, copy)
             _write(workspace.fresh_staging(), real, found, final)
             publish(workspace)
-    verdict = read_document(out / VERDICT, Verdict)
+    verdict = read_document(out / _VERDICT, Verdict)
     _require_accepted(verdict, fake, copy, out)
     if strict and not verdict.passed:
         raise RefusedError(f"{synthetic}: refused: {'; '.join(verdict.reasons)} (see {out / PAGE})")
     return _outcome(out, verdict, reused=workspace.finished)
 
 
-def plan_of(fake: Snapshot, real: Snapshot, generator: str | Path | None, planned: Planned | None) -> Plan:
+def plan_of(fake: Snapshot, real: Snapshot, generator: str | Path | None, planned: Planned | None) -> ExpectedSet:
     """What the set should be: the real set's classes, its plan, the generator it should come from, its size and prompts."""
-    return Plan(
+    return ExpectedSet(
         count=sum(planned.counts) if planned is not None else sum(shard.count for shard in fake.index.shards),
         classes=tuple(info.name for info in real.classes),
         counts=planned.counts if planned is not None else None,
@@ -102,7 +102,7 @@ def _generated_size(generator: str | Path) -> tuple[int, int] | None:
     return None if side is None else (side, side)
 
 
-def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference | None, plan: Plan) -> Recipe:
+def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: LabelReference | None, plan: ExpectedSet) -> Recipe:
     # A reference that is computed here depends on how classifiers are trained; a given one is named by its digest.
     # Files are named by what is in them.
     thresholds = config.validate_.model_dump(
@@ -134,16 +134,22 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: Reference
     return Recipe(stage="validate", config=section | {"plan": planned}, inputs=inputs, environment=environment)
 
 
-def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *, progress: bool) -> Reference:
+def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *, progress: bool) -> LabelReference:
     folder, list_of = workspace.work / "reference", workspace.work / "reference-files.json"
     if read_checked_json(list_of) is None or read_checked_json(list_of) != with_files({}, folder):
         build_reference(config, real, folder, work=workspace.work / "folds", progress=progress)
         write_checked_json(list_of, with_files({}, folder))
-    return Reference.open(folder)
+    return LabelReference.open(folder)
 
 
 def _assess(
-    config: Config, fake: Snapshot, real: Snapshot, reference: Reference, plan: Plan, replacement: Replacement | None, workspace: Workspace
+    config: Config,
+    fake: Snapshot,
+    real: Snapshot,
+    reference: LabelReference,
+    plan: ExpectedSet,
+    replacement: Replacement | None,
+    workspace: Workspace,
 ) -> Assessed:
     def assess(snapshot: Snapshot) -> tuple[Inspection, Verdict]:
         found = inspect_set(config, synthetic=snapshot, real=real, reference=reference, plan=plan, scratch=workspace.work)
@@ -181,7 +187,7 @@ def _require_accepted(verdict: Verdict, fake: Snapshot, copy: Workspace | None, 
     _publish_accepted(fake, copy)
 
 
-def _write(folder: Path, real: Snapshot, reference: Reference, final: Assessed) -> None:
+def _write(folder: Path, real: Snapshot, reference: LabelReference, final: Assessed) -> None:
     found, names = final.found, [info.name for info in real.classes]
     classes = class_table(found, names, reference.index.agreement_by_class)
     write_bytes(folder / "classes.csv", _csv(classes))
@@ -189,7 +195,7 @@ def _write(folder: Path, real: Snapshot, reference: Reference, final: Assessed) 
     write_bytes(folder / "dropped.csv", _csv(_dropped_table(final)))
     _write_expectations(folder, found)
     write_bytes(folder / PAGE, render_page(final.verdict, found, classes).encode())
-    write_bytes(folder / VERDICT, dump_document(final.verdict))
+    write_bytes(folder / _VERDICT, dump_document(final.verdict))
 
 
 def _dropped_table(final: Assessed) -> pd.DataFrame:
@@ -229,7 +235,7 @@ def _outcome(out: Path, verdict: Verdict, *, reused: bool) -> Outcome:
         digest=digest_of(verdict.model_dump(mode="json")),
         summary=f"{'kept' if reused else 'wrote'} {out}: {summary}",
         metrics={name: measure.value for name, measure in verdict.metrics.items() if measure.value is not None},
-        files=(out / VERDICT, out / PAGE),
+        files=(out / _VERDICT, out / PAGE),
         reused=reused,
         refused=not verdict.passed,
     )

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 BINS = 15  # as in the papers that compare by it
 
-Floats = NDArray[np.floating]
+_Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,8 @@ class Reliability:
     """
 
     counts: NDArray[np.int64]
-    confidence: Floats
-    accuracy: Floats
+    confidence: _Floats
+    accuracy: _Floats
 
     @property
     def error(self) -> float:
@@ -29,7 +29,7 @@ class Reliability:
         return float(np.average(gaps, weights=self.counts[filled]))
 
 
-def reliability(confidence: Floats, correct: NDArray[np.bool_], *, bins: int = BINS) -> Reliability:
+def reliability(confidence: _Floats, correct: NDArray[np.bool_], *, bins: int = BINS) -> Reliability:
     """Bin images by `confidence` [n], the probability in [0, 1] of the class predicted, and compare with whether it is `correct` [n].
 
     A probability on the edge of two bins counts for the lower. Raises `ValueError` for none, other shapes or other numbers.
@@ -46,7 +46,7 @@ def reliability(confidence: Floats, correct: NDArray[np.bool_], *, bins: int = B
     return Reliability(counts=counts, confidence=means[0], accuracy=means[1])
 
 
-def negative_log_likelihood(probability_of_label: Floats) -> float:
+def negative_log_likelihood(probability_of_label: _Floats) -> float:
     """Mean of -log p over images, p in [0, 1] being the probability of the true class; a zero counts as the least positive float32."""
     least = float(np.finfo(np.float32).tiny)
     return float(-np.log(np.maximum(np.asarray(probability_of_label, np.float64), least)).mean())

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.integer]
+_Ints = NDArray[np.integer]
 
 
-def confusion_counts(predicted: Ints, labels: Ints, num_classes: int) -> NDArray[np.int64]:
+def confusion_counts(predicted: _Ints, labels: _Ints, num_classes: int) -> NDArray[np.int64]:
     """Images by class and by class predicted, int64 [classes, classes], summed over seeds: `predicted` [seeds, images], `labels` [images].
 
     Raises `ValueError` for shapes that do not pair or a class beyond `num_classes`.

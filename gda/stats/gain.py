@@ -14,7 +14,7 @@ from gda.stats.power import minimal_detectable_effect
 from gda.stats.two_way import FEWEST_FLIPPED, Ids, Interval, TwoWay, flipped, two_way
 
 
-def compare(
+def paired_gain(
     correct: NDArray[np.bool_],
     rival: NDArray[np.bool_],
     labels: NDArray[np.int64],

@@ -16,7 +16,7 @@ from gda.stats.intervals import crossed_interval
 from gda.stats.paired import Floats, sign_flip_test
 from gda.stats.two_way import Ids, flipped, sets_of
 
-Ints = NDArray[np.int64]
+_Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
@@ -24,7 +24,7 @@ Bools = NDArray[np.bool_]
 class Group:
     """`strata` int64 [images] numbers the strata from 0; `shares` [seeds, strata] are their weights for each of `seeds`, with sum 1."""
 
-    strata: Ints
+    strata: _Ints
     seeds: tuple[int, ...]
     shares: Floats
 
@@ -57,7 +57,7 @@ class Group:
         return found
 
 
-def of_classes(chosen: Sequence[int], labels: Ints, seeds: Sequence[int]) -> Group | None:
+def of_classes(chosen: Sequence[int], labels: _Ints, seeds: Sequence[int]) -> Group | None:
     """The mean accuracy of the classes `chosen`, each with equal weight; those without an image in `labels` are left out, None if all are.
 
     Where they have equally many images this is the mean over their images, as top-1 is over all, and has the interval of one.
@@ -77,7 +77,7 @@ def of_images(members: Bools, seeds: Sequence[int]) -> Group:
     return Group(strata=members.astype(np.int64), seeds=tuple(seeds), shares=np.tile([0.0, 1.0], (len(seeds), 1)))
 
 
-def by_frequency(counts: Sequence[int], cuts: tuple[int, int]) -> dict[str, Ints]:
+def by_frequency(counts: Sequence[int], cuts: tuple[int, int]) -> dict[str, _Ints]:
     """Classes of many, medium and few training images, from `counts` of each class; empty where all fall into one.
 
     Many is above the upper cut, few below the lower: above 100 and below 20 in Liu et al. (2019, OLTR).
@@ -93,8 +93,8 @@ def by_frequency(counts: Sequence[int], cuts: tuple[int, int]) -> dict[str, Ints
     return found if len(found) > 1 else {}
 
 
-def worst_classes(
-    rival: Bools, rival_seeds: Sequence[int], labels: Ints, num_worst: int, seeds: Sequence[int], *, num_classes: int
+def least_accurate_classes(
+    rival: Bools, rival_seeds: Sequence[int], labels: _Ints, num_worst: int, seeds: Sequence[int], *, num_classes: int
 ) -> Group | None:
     """The classes that the rival gets wrong most, chosen on other images and other seeds than they are measured on.
 
@@ -119,7 +119,7 @@ def worst_classes(
     return Group(strata=strata, seeds=tuple(seeds), shares=shares)
 
 
-def _halves(labels: Ints, num_classes: int) -> Ints:
+def _halves(labels: _Ints, num_classes: int) -> _Ints:
     """0 and 1 in turn within each class, [images]."""
     order = np.argsort(labels, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=num_classes))[:-1]])

@@ -17,7 +17,7 @@ from gda.runtime.reading import as_object, parse_json
 from gda.stages.inputs import contents_of
 from gda.steps.form import FORM, step_settings
 from gda.steps.graph import CLASSIFY, config_of, parse_reference
-from gda.steps.record import config_of_run, configure, find_run
+from gda.steps.record import config_of_run, configure_run, find_run
 from gda.steps.report import report_run
 from gda.steps.step import FileArtifact, Place
 from gda.steps.trace import trace
@@ -37,7 +37,7 @@ def configured(given: Mapping[str, Any], *, summary: FileArtifact) -> tuple[str,
     code = f"{given['code_version']} in {given['image']}"
     form = {name: given[name] for name in FORM}
     named = {name: given[name] for name in ("run", "run_id", "title")}
-    config, outside = configure(form, given["settings"], data_root=place.root, code=code, **named)
+    config, outside = configure_run(form, given["settings"], data_root=place.root, code=code, **named)
     if (arms := len(config.classify.arms)) > MOST_PODS:  # each has a pod at least; refused before anything is generated
         raise ConfigError(f"classify.arms: {arms} arms; a run of the pipeline compares at most {MOST_PODS}")
     by_step = step_settings(config, outside)

@@ -57,7 +57,7 @@ def parse_reference(text: str, *, role: str) -> Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class StepRequest:
     """One step to run: the node, the item of its matrix, its inputs by role, its settings, and flags in addition to the flow's own.
 
     `code` names program and image.
@@ -124,7 +124,7 @@ def _training_of(arm: object) -> str:
         return ""  # which parsing refuses by its field
 
 
-def make_request(
+def make_step_request(
     name: str,
     *,
     inputs: Mapping[str, tuple[Reference, ...]],
@@ -132,7 +132,7 @@ def make_request(
     code: str,
     item: Mapping[str, str],
     flags: tuple[str, ...] = (),
-) -> Request:
+) -> StepRequest:
     """Check that `inputs` are what the node reads, and leave out what this arm does not. Raises `UsageError`."""
     node = node_of(name, item)
     wanted = roles(node, item)
@@ -141,7 +141,9 @@ def make_request(
     if missing := [role for role in wanted if not inputs.get(role)]:
         raise UsageError(f"{name}: no reference for {', '.join(missing)}; given: {', '.join(inputs) or 'none'}")
     settings = json.dumps(json.loads(settings), sort_keys=True)
-    return Request(node=node, item=dict(item), inputs={role: inputs[role] for role in wanted}, settings=settings, code=code, flags=flags)
+    return StepRequest(
+        node=node, item=dict(item), inputs={role: inputs[role] for role in wanted}, settings=settings, code=code, flags=flags
+    )
 
 
 def node_of(name: str, item: Mapping[str, str]) -> Node:
@@ -175,7 +177,7 @@ def producer(path: str) -> tuple[str, str]:
     return CLASSIFY, CLASSIFIERS
 
 
-def argv(request: Request, folder: Path) -> list[str]:
+def argv(request: StepRequest, folder: Path) -> list[str]:
     """The flow's own command for `request`, with its paths: outputs below `folder`, inputs where they lie."""
     config = config_of(request.settings)
     paths = {flow: _places(flow, request.inputs[role]) for role, flow in roles(request.node, request.item).items()}
@@ -191,12 +193,12 @@ def argv(request: Request, folder: Path) -> list[str]:
     return [*words[1:], *request.flags]  # without `gda`
 
 
-def output_paths(request: Request) -> tuple[str, ...]:
+def output_paths(request: StepRequest) -> tuple[str, ...]:
     """The flow's paths of what the step writes, its own output first."""
     return tuple(_outputs(request).values())
 
 
-def _outputs(request: Request) -> dict[str, str]:
+def _outputs(request: StepRequest) -> dict[str, str]:
     named = f"{CLASSIFIERS}/{request.item['arm']}/{request.item['seed']}" if request.node.matrix else request.node.output
     return {path: path for path in (named, *request.node.more_outputs)}
 
@@ -208,7 +210,7 @@ def _places(flow: str, given: tuple[Reference, ...]) -> list[str]:
     return [str(reference.path / within) for reference in given]
 
 
-def _filled(request: Request, config: Config) -> str:
+def _filled(request: StepRequest, config: Config) -> str:
     """The node's command with what its templates stand for."""
     command = request.node.command
     if request.node.matrix:  # one classifier per step: its siblings are steps of their own

@@ -14,7 +14,7 @@ from gda.cluster.watching import Cluster
 from gda.errors import UsageError
 from gda.runtime.reading import as_object, parse_json
 from gda.steps.entry import require_workers
-from gda.steps.graph import Request
+from gda.steps.graph import StepRequest
 from gda.steps.step import Place, Step, run_step
 
 # Where a pod finds its namespace.
@@ -101,11 +101,11 @@ def train_by_job(
     return run_step(step, inputs=inputs, settings=settings, data_root=data_root, code=code, item=item, by=by)
 
 
-def _by_job(body: Body, *, image: str, task: TaskConfig, job: str, data_root: str) -> Callable[[Request, Sequence[str]], None]:
+def _by_job(body: Body, *, image: str, task: TaskConfig, job: str, data_root: str) -> Callable[[StepRequest, Sequence[str]], None]:
     """What has a job of this `body` do a step's work. Raises `UsageError` for settings that no job can have."""
     pods, how = pods_of(task, image=image, data_root=Place.at(data_root).root), read_job(job)
 
-    def work(request: Request, words: Sequence[str]) -> None:
+    def work(request: StepRequest, words: Sequence[str]) -> None:
         Cluster().run_to_end(body(job_name(f"gda-{request.name}", request.key), words, pods, how))
 
     return work

@@ -8,7 +8,7 @@ from typing import IO
 
 from gda.runtime.failed_processes import code_of_torchrun, error_of
 from gda.runtime.parallel import num_accelerators
-from gda.steps.graph import Request
+from gda.steps.graph import StepRequest
 from gda.steps.step import Step, run_step
 
 _TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -34,7 +34,7 @@ def train_here(
     """
     count = processes or max(1, num_accelerators())
 
-    def together(_request: Request, words: Sequence[str]) -> None:
+    def together(_request: StepRequest, words: Sequence[str]) -> None:
         _launch([sys.executable, *_TOGETHER, str(count), "-m", "gda", *words])
 
     by = together if count > 1 else None

@@ -22,7 +22,7 @@ _ACCEPTED = "accepted: letters, digits, dots, dashes and underscores"
 _MOST_LISTED = 20
 
 
-class RunRecord(Document):
+class PipelineRunRecord(Document):
     """`run.json`: the resolved configuration and the code of a run, or why it could not be configured.
 
     `run` is its unique name, `run_id` the id that the server lists it by, `title` what people call it, which other runs may share;
@@ -38,7 +38,7 @@ class RunRecord(Document):
     outside: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
-def configure(
+def configure_run(
     form: Mapping[str, Any], settings: str, *, data_root: Path, run: str, code: str, run_id: str = "", title: str = ""
 ) -> tuple[Config, Outside]:
     """Resolve and write down the configuration of a run, and the content of what it names outside the job.
@@ -51,18 +51,18 @@ def configure(
         config = filled_in(form, settings)
         outside = contents_of(config, WATCHED, hub_ids=False)
     except GdaError as error:
-        _write(path, RunRecord(**named, config=None, error=str(error)))
+        _write(path, PipelineRunRecord(**named, config=None, error=str(error)))
         raise
-    _write(path, RunRecord(**named, config=dump_config(config), outside=outside))
+    _write(path, PipelineRunRecord(**named, config=dump_config(config), outside=outside))
     return config, outside
 
 
-def read_run(data_root: Path, run: str) -> RunRecord:
+def read_run(data_root: Path, run: str) -> PipelineRunRecord:
     """What `configure` wrote for `run`. Raises `DataError` where the run did not get so far."""
-    return read_document(_file(data_root, run), RunRecord)
+    return read_document(_file(data_root, run), PipelineRunRecord)
 
 
-def find_run(data_root: Path, named: str) -> RunRecord:
+def find_run(data_root: Path, named: str) -> PipelineRunRecord:
     """The run that a person means: by its unique name, by the server's id, or by a title that one run alone has.
 
     Raises `DataError` that lists what there is where no run has that name, or several have that title, and `UsageError` for a text that
@@ -70,7 +70,7 @@ def find_run(data_root: Path, named: str) -> RunRecord:
     """
     if re.fullmatch(_NAME, named) and _file(data_root, named).is_file():
         return read_run(data_root, named)
-    records = [read_document(path, RunRecord) for path in sorted((data_root / "runs").glob(f"*/{RUN_FILE}"))]
+    records = [read_document(path, PipelineRunRecord) for path in sorted((data_root / "runs").glob(f"*/{RUN_FILE}"))]
     found = [record for record in records if named and named == record.run_id] or [
         record for record in records if named and named == record.title
     ]
@@ -84,7 +84,7 @@ def find_run(data_root: Path, named: str) -> RunRecord:
     raise DataError(f"run {named!r}: not found below {data_root}; accepted: a run's name, id or title, names: {there}")
 
 
-def config_of_run(record: RunRecord) -> Config | None:
+def config_of_run(record: PipelineRunRecord) -> Config | None:
     """The configuration of a run that was configured, else None."""
     return None if record.config is None else parse_config(record.config, where=record.run)
 
@@ -95,6 +95,6 @@ def _file(data_root: Path, run: str) -> Path:
     return data_root / "runs" / run / RUN_FILE
 
 
-def _write(path: Path, record: RunRecord) -> None:
+def _write(path: Path, record: PipelineRunRecord) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, (record.model_dump_json(indent=2) + "\n").encode())

@@ -10,7 +10,7 @@ from gda.artifacts.document import read_document
 from gda.artifacts.verdict import Verdict
 from gda.errors import DataError
 from gda.flow import EVALUATION, PROMOTION, VALIDATION
-from gda.steps.record import RunRecord, config_of_run, read_run
+from gda.steps.record import PipelineRunRecord, config_of_run, read_run
 from gda.steps.trace import Traced, trace
 
 REPORT = f"{EVALUATION}/report.html"
@@ -54,7 +54,7 @@ def report_run(run: str, *, data_root: Path, state: str, error: str) -> RunRepor
     return replace(_outcome(record, data_root=data_root, state=state, error=error), named=_named(record))
 
 
-def _named(record: RunRecord) -> tuple[str, ...]:
+def _named(record: PipelineRunRecord) -> tuple[str, ...]:
     also = [f"{what} {value}" for what, value in (("id", record.run_id), ("title", record.title)) if value and value != record.run]
     others = f" ({', '.join(also)})" if also else ""
     return (
@@ -64,7 +64,7 @@ def _named(record: RunRecord) -> tuple[str, ...]:
     )
 
 
-def _outcome(record: RunRecord, *, data_root: Path, state: str, error: str) -> RunReport:
+def _outcome(record: PipelineRunRecord, *, data_root: Path, state: str, error: str) -> RunReport:
     config = config_of_run(record)
     if config is None:
         return RunReport(headline="The run was refused: its configuration is wrong", sentences=_messages(record.error or error), steps=())

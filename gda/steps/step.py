@@ -25,7 +25,7 @@ from gda.io.publish import write_bytes, write_json
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import stop_requested
 from gda.runtime.reading import read_object
-from gda.steps.graph import Reference, Request, argv, config_of, make_request, output_paths, parse_reference
+from gda.steps.graph import Reference, StepRequest, argv, config_of, make_step_request, output_paths, parse_reference
 from gda.steps.retries import retrying
 
 STEP_FILE, FAILURE_FILE, SETTINGS_FILE = "step.json", "failure.json", "settings.json"
@@ -34,7 +34,7 @@ _WITH_DIGEST = ("snapshot.json", "generator.json", "classifier.json", "reference
 _WHOLE = ("verdict.json", "settings.json", "metrics.json", "decision.json", "skipped.json")
 _PAGES = ("reports/validation/index.html", "reports/evaluation/report.html")
 # Does a step's work elsewhere: called with the request, and the words that follow `gda` on its command line.
-Others = Callable[[Request, Sequence[str]], None]
+JobRunner = Callable[[StepRequest, Sequence[str]], None]
 # The registry is queried each time.
 _NEVER_REUSED = ("promote",)
 
@@ -116,7 +116,7 @@ class Place:
         root.mkdir(parents=True, exist_ok=True)
         return cls(root=root)
 
-    def folder(self, request: Request) -> Path:
+    def folder(self, request: StepRequest) -> Path:
         """Where the outputs of `request` go."""
         return self.root / "steps" / request.name / request.key[:16]
 
@@ -131,7 +131,7 @@ def run_step(
     item: Mapping[str, str] | None = None,
     flags: tuple[str, ...] = (),
     share: tuple[int, int] | None = None,
-    by: Others | None = None,
+    by: JobRunner | None = None,
     alongside: bool = False,
 ) -> Step:
     """Run the node `name` of the flow by the command line's own code, and say where its output is.
@@ -144,7 +144,7 @@ def run_step(
     """
     place = Place.at(data_root)
     given = {role: references(role, text) for role, text in inputs.items()}
-    request = make_request(name, inputs=given, settings=settings, code=code, item=item or {}, flags=flags)
+    request = make_step_request(name, inputs=given, settings=settings, code=code, item=item or {}, flags=flags)
     folder = place.folder(request)
     if (done := finished(folder)) is not None and request.node.stage not in _NEVER_REUSED:
         for path in done.outputs:
@@ -192,7 +192,7 @@ def references(role: str, text: str | Sequence[str]) -> tuple[Reference, ...]:
     return tuple(parse_reference(one, role=role) for one in texts if one)
 
 
-def _run(request: Request, folder: Path, share: tuple[int, int] | None, by: Others | None, alongside: bool) -> Step:
+def _run(request: StepRequest, folder: Path, share: tuple[int, int] | None, by: JobRunner | None, alongside: bool) -> Step:
     for role, references in request.inputs.items():
         for reference in references:
             _require(role, reference)
@@ -217,7 +217,7 @@ def _run(request: Request, folder: Path, share: tuple[int, int] | None, by: Othe
     return Step(record=record, folder=folder, reused=outcome.reused)
 
 
-def _record(request: Request, folder: Path, outcome: Outcome, seconds: float) -> StepRecord:
+def _record(request: StepRequest, folder: Path, outcome: Outcome, seconds: float) -> StepRecord:
     own, *more = output_paths(request)
     outputs = {own: Reference(uri=str(folder / own), digest=outcome.digest)}
     outputs |= {path: Reference(uri=str(folder / path), digest=content_digest(folder / path)) for path in more}

@@ -9,7 +9,7 @@ from gda.errors import DataError
 from gda.flow import CLASSIFIERS, GRAPH, Node
 from gda.runtime.reading import read_object
 from gda.steps.form import classifier_runs, step_settings
-from gda.steps.graph import CLASSIFY, REGISTER_FLAGS, Outside, Reference, Request, make_request, producer, roles
+from gda.steps.graph import CLASSIFY, REGISTER_FLAGS, Outside, Reference, StepRequest, make_step_request, producer, roles
 from gda.steps.step import FAILURE_FILE, StepRecord, finished
 
 
@@ -46,7 +46,7 @@ def _steps(config: Config) -> Iterator[tuple[Node, dict[str, str]]]:
             yield from ((node, run) for run in classifier_runs(config))
 
 
-def _request(node: Node, item: dict[str, str], settings: dict[str, str], code: str, found: dict[str, Traced]) -> Request | None:
+def _request(node: Node, item: dict[str, str], settings: dict[str, str], code: str, found: dict[str, Traced]) -> StepRequest | None:
     inputs: dict[str, tuple[Reference, ...]] = {}
     for role, path in roles(node, item).items():
         references = _found(path, found)
@@ -55,7 +55,7 @@ def _request(node: Node, item: dict[str, str], settings: dict[str, str], code: s
         inputs[role] = references
     name = CLASSIFY if node.matrix else node.name
     flags = REGISTER_FLAGS if node.name == "promote" else ()
-    return make_request(name, inputs=inputs, settings=settings[name], code=code, item=item, flags=flags)
+    return make_step_request(name, inputs=inputs, settings=settings[name], code=code, item=item, flags=flags)
 
 
 def _found(path: str, found: dict[str, Traced]) -> tuple[Reference, ...]:
@@ -68,7 +68,7 @@ def _found(path: str, found: dict[str, Traced]) -> tuple[Reference, ...]:
     return tuple(next(iter(record.outputs.values())) for record in runs if record is not None) if all(runs) else ()
 
 
-def _look(name: str, data_root: Path, request: Request | None) -> Traced:
+def _look(name: str, data_root: Path, request: StepRequest | None) -> Traced:
     if request is None:
         return Traced(name=name)
     folder = data_root / "steps" / request.name / request.key[:16]

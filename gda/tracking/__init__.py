@@ -4,7 +4,7 @@
 MLflow is imported only when something is logged. `docs/tracking.md` says what is recorded where, and every error with its remedy.
 """
 
-from gda.tracking.complaints import complaint_of, explained, named
+from gda.tracking.complaints import complaint_of, explained, mlflow_errors
 from gda.tracking.replay import flush
 from gda.tracking.runs import UNLOGGED, RunRecord, keep, record
 from gda.tracking.secrets import masked
@@ -33,7 +33,7 @@ __all__ = [
     "flush",
     "keep",
     "masked",
-    "named",
+    "mlflow_errors",
     "record",
     "settle",
     "shown_uri",

@@ -143,7 +143,7 @@ class _Heard:
 
 
 @contextmanager
-def named() -> Iterator[None]:
+def mlflow_errors() -> Iterator[None]:
     """Turn what MLflow or a store complains of inside into a `GdaError` without secrets; anything else passes through."""
     try:
         yield
@@ -169,7 +169,7 @@ def explained(probe: Callable[[], object]) -> Iterator[None]:
         heard = _hear(error)
         unsaid = heard.status in _FAILING or (heard.status is None and _HUNG_UP.search(heard.everything))
         if unsaid and isinstance(complaint_of(error), TryAgainError):
-            with named():
+            with mlflow_errors():
                 probe()
         raise
 

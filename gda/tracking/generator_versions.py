@@ -16,8 +16,8 @@ from gda.artifacts.document import read_document
 from gda.artifacts.outcome import RegisteredModel
 from gda.errors import DataError
 
-FOLDER = "generator"  # among the run's artifacts
-DIGEST = "gda.digest"
+_FOLDER = "generator"  # among the run's artifacts
+_DIGEST = "gda.digest"
 UPLOADED = "gda.uploaded"  # on the run: digest of the generator that is whole among its artifacts
 VERSION = "gda.model"  # on the run: the version that holds its generator
 _UPLOAD_TIMEOUT = 1800  # seconds
@@ -28,7 +28,7 @@ def generator_model(name: str | None, folder: Path, card: GeneratorCard, *, desc
     if name is None:
         return None
     tags = {
-        DIGEST: card.digest,
+        _DIGEST: card.digest,
         "gda.family": card.family,
         "gda.licence": card.licence,
         "gda.snapshot": card.snapshot_digest,
@@ -43,8 +43,8 @@ def ensure_version(client: Any, logged: Any, model: RegisteredModel) -> list[str
     The order makes each attempt go on where the last one ended: a name that MLflow refuses costs no upload, a tag says that the upload
     is whole, and the version is found by its digest.
     """
-    run_id, digest = logged.info.run_id, model.tags[DIGEST]
-    found = client.search_model_versions(f"name = '{model.name}' and tags.`{DIGEST}` = '{digest}'")
+    run_id, digest = logged.info.run_id, model.tags[_DIGEST]
+    found = client.search_model_versions(f"name = '{model.name}' and tags.`{_DIGEST}` = '{digest}'")
     if found:
         version = min(found, key=lambda v: int(v.version))
     else:
@@ -64,7 +64,7 @@ def only_version(client: Any, name: str, digest: str) -> Any | None:
     """The oldest version of this content; newer ones without an alias go: a lost reply makes MLflow's client request one twice."""
     from mlflow.exceptions import MlflowException
 
-    found = sorted(client.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{digest}'"), key=lambda v: int(v.version))
+    found = sorted(client.search_model_versions(f"name = '{name}' and tags.`{_DIGEST}` = '{digest}'"), key=lambda v: int(v.version))
     for other in found[1:]:
         with suppress(MlflowException):  # of an account that may not delete: a version too many misleads nobody, its digest is the same
             if not client.get_model_version(name, other.version).aliases:
@@ -81,7 +81,7 @@ def _lost(model: RegisteredModel) -> str | None:
         card = read_document(model.path / "generator.json", GeneratorCard)
     except DataError as error:
         return str(error)
-    return None if card.digest == model.tags[DIGEST] else f"{model.path} holds another generator by now"
+    return None if card.digest == model.tags[_DIGEST] else f"{model.path} holds another generator by now"
 
 
 def _ensure_registered_model(client: Any, name: str) -> None:
@@ -96,14 +96,14 @@ def _ensure_registered_model(client: Any, name: str) -> None:
 
 def _upload(client: Any, run_id: str, model: RegisteredModel) -> None:
     with _patience():
-        client.log_artifacts(run_id, str(model.path), FOLDER)
-    client.set_tag(run_id, UPLOADED, model.tags[DIGEST])
+        client.log_artifacts(run_id, str(model.path), _FOLDER)
+    client.set_tag(run_id, UPLOADED, model.tags[_DIGEST])
 
 
 def _create_version(client: Any, logged: Any, model: RegisteredModel) -> Any:
     from mlflow.utils.uri import append_to_uri_path
 
-    source = append_to_uri_path(logged.info.artifact_uri, FOLDER)
+    source = append_to_uri_path(logged.info.artifact_uri, _FOLDER)
     return client.create_model_version(
         model.name, source, run_id=logged.info.run_id, tags=dict(model.tags), description=model.description or None
     )

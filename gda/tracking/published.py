@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts.cards import ClassifierCard, GeneratorCard
-from gda.artifacts.curves import Comparison, RatioCurve
+from gda.artifacts.curves import RatioCurve, SizeComparison
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import Metrics
@@ -98,7 +98,7 @@ def _ratio(out: Path, _: dict[str, Any]) -> Outcome:
 
 
 def _compare(out: Path, _: dict[str, Any]) -> Outcome:
-    comparison = read_document(out / "comparison.json", Comparison)
+    comparison = read_document(out / "comparison.json", SizeComparison)
     measured = {f"gain_at_{point.num_train}": point.gain for point in comparison.points}
     return _outcome(out, digest_of(comparison.model_dump(mode="json")), measured, "comparison.json")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from gda.errors import GdaError, TryAgainError
 from gda.io.locks import locked
-from gda.tracking.complaints import complaint_of, explained, named
-from gda.tracking.generator_versions import DIGEST, ensure_version
+from gda.tracking.complaints import complaint_of, explained, mlflow_errors
+from gda.tracking.generator_versions import _DIGEST, ensure_version
 from gda.tracking.runs import RunRecord, read_kept
 from gda.tracking.secrets import masked
 from gda.tracking.server import connect, ensure_experiment
@@ -37,7 +37,7 @@ def flush(folder: Path) -> str | None:
 def _flush(folder: Path) -> list[str]:
     notes = []
     try:
-        with named():
+        with mlflow_errors():
             client = connect()
             experiment = ensure_experiment(client)
             _end_killed(client, experiment, folder / REGISTERING)
@@ -150,7 +150,7 @@ def _log_datasets(client: Any, run_id: str, datasets: Mapping[str, tuple[str, st
         # MLflow holds 36 characters of a digest; the whole one is in the tag.
         dataset = MetaDataset(source=HTTPDatasetSource(url=f"file:{path}"), name=Path(path).name, digest=digest[:36])
         inputs.append(
-            DatasetInput(dataset=dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", context), InputTag(DIGEST, digest)])
+            DatasetInput(dataset=dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", context), InputTag(_DIGEST, digest)])
         )
     if inputs:
         client.log_inputs(run_id, datasets=inputs)

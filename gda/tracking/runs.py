@@ -10,7 +10,7 @@ from typing import Any
 from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.outcome import Outcome, RegisteredModel
 from gda.io.publish import storage_errors, write_bytes
-from gda.tracking.generator_versions import DIGEST
+from gda.tracking.generator_versions import _DIGEST
 from gda.tracking.secrets import masked
 
 UNLOGGED = "unlogged"
@@ -48,7 +48,7 @@ def record(
     ended: float | None = None,
 ) -> RunRecord:
     """Describe a finished stage; parameters become strings without secrets, the full digest goes into a tag, paths become absolute."""
-    tags = {"gda.stage": stage, DIGEST: outcome.digest, "gda.refused": str(outcome.refused).lower()}
+    tags = {"gda.stage": stage, _DIGEST: outcome.digest, "gda.refused": str(outcome.refused).lower()}
     return RunRecord(
         stage=stage,
         name=name,

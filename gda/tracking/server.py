@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gda.errors import MissingError
-from gda.tracking.complaints import named
+from gda.tracking.complaints import mlflow_errors
 from gda.tracking.secrets import masked
 from gda.tracking.sqlite import database_file, ensure_database
 
@@ -47,7 +47,7 @@ def connect() -> Any:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    with named():
+    with mlflow_errors():
         for uri in {tracking_uri(), os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()}:
             ensure_database(uri)
         from mlflow import MlflowClient

@@ -21,7 +21,7 @@ _CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PointSource:
     """A generator to sample from: its name, the `digest` of its weights, and the prompt of each class by label."""
 
     generator: str
@@ -30,27 +30,27 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class SampledBatch:
     """Images that are sampled together, by their `labels` and `seeds`; kept at `path`, whose name says all that decides their bits."""
 
-    source: Source
+    source: PointSource
     settings: SamplingSettings
     labels: tuple[int, ...]
     seeds: tuple[int, ...]
     path: Path
 
 
-def batch_of(source: Source, settings: SamplingSettings, images: Sequence[PlannedImage], folder: Path) -> Batch:
+def batch_of(source: PointSource, settings: SamplingSettings, images: Sequence[PlannedImage], folder: Path) -> SampledBatch:
     """The batch of these images, to be kept in `folder`."""
     labels, seeds = tuple(image.label for image in images), tuple(image.seed for image in images)
     name = digest_of(
         {"generator": source.digest, "prompts": source.prompts, "settings": settings.model_dump(), "seeds": seeds, "labels": labels}
         | _environment()
     )
-    return Batch(source=source, settings=settings, labels=labels, seeds=seeds, path=folder / f"{name[:32]}.safetensors")
+    return SampledBatch(source=source, settings=settings, labels=labels, seeds=seeds, path=folder / f"{name[:32]}.safetensors")
 
 
-def sample_batch(batch: Batch) -> str | None:
+def sample_batch(batch: SampledBatch) -> str | None:
     """Sample one batch and keep it, unless it is there whole; returns why the generator cannot sample at these settings, if it cannot.
 
     Raises what loading the generator raises, and `MissingError` where the disk refuses.
@@ -111,7 +111,7 @@ def _environment() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _sampler(source: Source) -> Sampler:
+def _sampler(source: PointSource) -> Sampler:
     """One generator per process, loaded once for all its batches."""
     model = load_model(source.generator)
     model.to(own_device(sampling_device()))

@@ -15,7 +15,7 @@ _DEFAULTS = SamplingSettings(guidance_scale=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class GeneratorParts:
     """What of a generator decides which axes apply: the stages after its base, and whether there are weights to average again."""
 
     super_resolution: bool
@@ -44,7 +44,7 @@ class Grid:
     notes: tuple[str, ...]
 
 
-def make_grid(tune: TuneConfig, parts: Parts) -> Grid:
+def make_grid(tune: TuneConfig, parts: GeneratorParts) -> Grid:
     """The product of all axes of `tune`, without settings that would sample equal images.
 
     Guidance 1 has no interval, and an axis that does not apply to the generator counts as its default, with a note.
@@ -64,7 +64,7 @@ def make_grid(tune: TuneConfig, parts: Parts) -> Grid:
     return Grid(points=tuple(sorted(points, key=_order)), notes=tuple(f"tune.{axis}: {why}" for axis, why in unused.items() if why))
 
 
-def passes(settings: SamplingSettings, parts: Parts) -> int:
+def passes(settings: SamplingSettings, parts: GeneratorParts) -> int:
     """Network passes that an image takes: one per step, and one more where guidance acts.
 
     Steps are counted as evenly spread over the noise levels, which a scheduler's own spacing may miss by a step.
@@ -83,7 +83,7 @@ def survivors(points: Sequence[TuningPoint], count: int) -> list[int]:
     return [place for _, place in sorted(measured)[:count]]
 
 
-def choose(points: Sequence[TuningPoint]) -> TuningPoint:
+def choose_point(points: Sequence[TuningPoint]) -> TuningPoint:
     """The one-standard-error rule: of the points whose mean CAS is within one standard error of the best, the one of the lowest FID.
 
     A difference in CAS that other seeds could turn round does not decide. Among equal FIDs the higher CAS, then the lower guidance and
@@ -164,7 +164,7 @@ def _check(tune: TuneConfig) -> None:
             raise ConfigError(f"tune.{axis}: must be [null] unless tune.scheduler is ddpm, got {given[0]:g} with {tune.scheduler}")
 
 
-def _unused(tune: TuneConfig, parts: Parts) -> dict[str, str]:
+def _unused(tune: TuneConfig, parts: GeneratorParts) -> dict[str, str]:
     """Axes that do not apply to the generator, with what to say: nothing where the user left the axis as it was."""
     missing: dict[str, str] = {}
     if not parts.enlarging:

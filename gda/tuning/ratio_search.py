@@ -19,13 +19,13 @@ from gda.io.checked import is_whole, write_checked
 from gda.io.publish import storage_errors
 from gda.runtime.parallel import run_parallel, tick
 from gda.runtime.reading import parser
-from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, train_classifier
+from gda.training.loop.classifier import TrainingSource, TrainRecipe, predict_logits, train_classifier
 
 REAL_ALONE = 0.0  # the ratio of the rival
 # Seeds of their own: what is chosen here is later compared on those of the configuration.
 _FIRST_SEED = 1000
 
-Correct = NDArray[np.bool_]
+_Correct = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +85,9 @@ class RatioSearch:
         self._sets, self._recipe, self._config, self._folder = sets, recipe, config, folder
         self._batch_share = batch_share
 
-    def run(self, ratios: Sequence[float]) -> dict[float, Correct]:
+    def run(self, ratios: Sequence[float]) -> dict[float, _Correct]:
         """Whether each validation image is right, [seeds, images], by ratio; ratios that were left early have fewer seeds."""
-        found: dict[float, Correct] = {}
+        found: dict[float, _Correct] = {}
         alive = sorted(ratios)
         with storage_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class RatioSearch:
             found |= self._scored([REAL_ALONE, *alive], seeds)
         return found
 
-    def _scored(self, ratios: Sequence[float], seeds: int) -> dict[float, Correct]:
+    def _scored(self, ratios: Sequence[float], seeds: int) -> dict[float, _Correct]:
         jobs = {(ratio, seed): self._job(ratio, _FIRST_SEED + seed) for ratio in ratios for seed in range(seeds)}
         fresh = [job for job in jobs.values() if _read(job.keep, len(self._sets.val.labels)) is None]
         _sets.append((self._sets, self._recipe))
@@ -129,9 +129,9 @@ def images_of(ratio: float, num_real: int) -> int:
 
 def _train(job: _Job) -> None:
     sets, recipe = _sets[0]
-    sources = [Source.of(sets.real, share=1.0 - job.share)]
+    sources = [TrainingSource.of(sets.real, share=1.0 - job.share)]
     if job.count:
-        sources.append(Source.of(sets.synthetic.take(slice(job.count)), share=job.share, synthetic=True))
+        sources.append(TrainingSource.of(sets.synthetic.take(slice(job.count)), share=job.share, synthetic=True))
     model, _ = train_classifier(sources, recipe, num_classes=len(sets.val.classes), seed=job.seed)
     logits = predict_logits(model, sets.val.images, image_size=recipe.test_image_size or recipe.image_size)
     correct = (logits.argmax(dim=1) == sets.val.labels).numpy()
@@ -139,7 +139,7 @@ def _train(job: _Job) -> None:
     tick()
 
 
-def _read(path: Path, images: int) -> Correct | None:
+def _read(path: Path, images: int) -> _Correct | None:
     if not is_whole(path):
         return None
     with suppress(DataError), parser(path, "a whole safetensors file"):
@@ -148,7 +148,7 @@ def _read(path: Path, images: int) -> Correct | None:
     return None
 
 
-def _require(path: Path, val: ImageSet) -> Correct:
+def _require(path: Path, val: ImageSet) -> _Correct:
     correct = _read(path, len(val.labels))
     if correct is None:
         raise DataError(f"{path}: answers that were kept a moment ago are gone; run the same command, which trains that classifier again")

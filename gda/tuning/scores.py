@@ -17,12 +17,12 @@ from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import Statistics
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import storage_errors
-from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
-from gda.tuning.batches import Batch, read_batches
+from gda.training.loop.classifier import TrainingSource, TrainRecipe, predict_logits, top1, train_classifier
+from gda.tuning.batches import SampledBatch, read_batches
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class ScoredSplit:
     """The validation split of a snapshot as squares of `side` pixels."""
 
     path: Path
@@ -48,7 +48,7 @@ class CasJob:
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
-    val: Split
+    val: ScoredSplit
     recipe: TrainRecipe
     seed: int
     keep: Path
@@ -74,18 +74,18 @@ def score_cas(job: CasJob) -> None:
 
     val = validation_images(job.val)
     images = read_batches(job.paths)[: len(job.labels)]
-    source = Source(images=images, labels=torch.tensor(job.labels), share=1.0)
+    source = TrainingSource(images=images, labels=torch.tensor(job.labels), share=1.0)
     model, _ = train_classifier([source], job.recipe, num_classes=len(val.classes), seed=job.seed)
     write_score(job.keep, {"value": top1(predict_logits(model, val.images, image_size=job.recipe.image_size), val.labels)})
 
 
 @lru_cache(maxsize=1)
-def validation_images(split: Split) -> ImageSet:
+def validation_images(split: ScoredSplit) -> ImageSet:
     """The images of a split, decoded once a process; forked processes inherit them."""
     return load_images(Snapshot.open(split.path), "val", size=split.side)
 
 
-def score_file(folder: Path, kind: str, batches: Sequence[Batch], measured: Mapping[str, Any]) -> Path:
+def score_file(folder: Path, kind: str, batches: Sequence[SampledBatch], measured: Mapping[str, Any]) -> Path:
     """Where a score is kept: named by the sampled images and by what it is `measured` with."""
     name = digest_of({"batches": [batch.path.name for batch in batches], kind: measured, "environment": bits_environment("timm")})
     return folder / f"{name[:32]}.{kind}.json"

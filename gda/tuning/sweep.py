@@ -25,12 +25,12 @@ from gda.generator.weights.reaverage import averaged
 from gda.io.publish import work_root
 from gda.runtime.parallel import run_parallel, sampling_device, tick, workers_of
 from gda.training.loop.classifier import TrainRecipe
-from gda.tuning.batches import Batch, Source, batch_of, forget_generator, sample_batch
-from gda.tuning.grid import Grid, Parts, Point, choose, pareto, passes, survivors
+from gda.tuning.batches import PointSource, SampledBatch, batch_of, forget_generator, sample_batch
+from gda.tuning.grid import GeneratorParts, Grid, Point, choose_point, pareto, passes, survivors
 from gda.tuning.scores import (
     CasJob,
     FidJob,
-    Split,
+    ScoredSplit,
     read_score,
     require_score,
     score_cas,
@@ -40,11 +40,11 @@ from gda.tuning.scores import (
     write_score,
 )
 
-Images = Sequence[tuple[PlannedImage, ...]]  # what is sampled of a point, in batches
+PlannedBatches = Sequence[tuple[PlannedImage, ...]]  # what is sampled of a point, in batches
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class SweepSize:
     """How large a sweep is: `images` are sampled in all, `passes` of the networks for FID alone.
 
     `handled` counts those that the second pass reads back, too: what a progress bar goes through.
@@ -66,12 +66,12 @@ class Size:
 class Sweep:
     """The two passes over one generator. Raises `DataError` where its configuration does not say how large its images are."""
 
-    def __init__(self, config: Config, generator: str, real: Snapshot, grid: Grid, parts: Parts) -> None:
+    def __init__(self, config: Config, generator: str, real: Snapshot, grid: Grid, parts: GeneratorParts) -> None:
         side = generated_size(resolve(generator))
         if side is None:
             raise DataError(f"{generator}: its configuration does not say sample_size")
         self._config, self._generator, self._real, self._grid, self._parts = config, generator, real, grid, parts
-        self._val = Split(path=real.path, digest=real.digest, side=side)
+        self._val = ScoredSplit(path=real.path, digest=real.digest, side=side)
         self._folder = work_root() / "points"
         self._extractor = configured_extractor(config)
         self._card = read_card(generator)
@@ -82,12 +82,12 @@ class Sweep:
         self._fid_images, self._cas_images = self._images(tune.images_per_class), many[: -(-self._num_cas // tune.batch_size)]
 
     @property
-    def size(self) -> Size:
+    def size(self) -> SweepSize:
         """Known before anything is sampled."""
         points, kept = self._grid.points, min(self._config.tune.survivors, len(self._grid.points))
         known, first = set(self._fid_images), len(points) * self._num_fid
         again = sum(len(batch) for batch in self._cas_images)
-        return Size(
+        return SweepSize(
             points=len(points),
             survivors=kept,
             images=first + kept * sum(len(batch) for batch in self._cas_images if batch not in known),
@@ -103,7 +103,7 @@ class Sweep:
             floor = self._floor()
         finally:
             validation_images.cache_clear()
-        chosen = choose(points)
+        chosen = choose_point(points)
         marked = [point.model_copy(update={"pareto": front}) for point, front in zip(points, pareto(points), strict=True)]
         return Settings(
             chosen=chosen.settings,
@@ -160,7 +160,7 @@ class Sweep:
             found[place] = points[place].model_copy(update=update)
         return found
 
-    def _sample(self, batches: Mapping[int, Sequence[Batch]]) -> dict[int, str]:
+    def _sample(self, batches: Mapping[int, Sequence[SampledBatch]]) -> dict[int, str]:
         """Sample and keep what is not there yet; returns by place why a point cannot be sampled."""
         jobs = [(place, batch) for place, sampled in batches.items() for batch in sampled]
         jobs.sort(key=lambda job: job[1].source.digest)  # each process keeps one generator loaded, so one after the other
@@ -185,7 +185,7 @@ class Sweep:
             failed=failed,
         )
 
-    def _fid_job(self, batches: Sequence[Batch], keep: Path) -> FidJob:
+    def _fid_job(self, batches: Sequence[SampledBatch], keep: Path) -> FidJob:
         paths = tuple(batch.path for batch in batches)
         named = self._config.validate_
         return FidJob(
@@ -197,37 +197,37 @@ class Sweep:
             keep=keep,
         )
 
-    def _cas_job(self, batches: Sequence[Batch], seed: int, keep: Path) -> CasJob:
+    def _cas_job(self, batches: Sequence[SampledBatch], seed: int, keep: Path) -> CasJob:
         labels = tuple(label for batch in batches for label in batch.labels)[: self._num_cas]
         paths = tuple(batch.path for batch in batches)
         return CasJob(paths=paths, labels=labels, val=self._val, recipe=cas_recipe(self._config), seed=seed, keep=keep)
 
-    def _fid_file(self, batches: Sequence[Batch], **more: int) -> Path:
+    def _fid_file(self, batches: Sequence[SampledBatch], **more: int) -> Path:
         seed = self._config.seed
         measured = {"extractor": self._extractor.digest, "repeats": REPEATS, "seed": seed, "val": self._val.digest, "side": self._val.side}
         return score_file(self._folder, "fid", batches, measured | more)
 
-    def _cas_file(self, batches: Sequence[Batch], seed: int) -> Path:
+    def _cas_file(self, batches: Sequence[SampledBatch], seed: int) -> Path:
         measured = {"classifier": cas_recipe(self._config).identity(), "images": self._num_cas, "seed": seed, "side": self._val.side}
         return score_file(self._folder, "cas", batches, measured | {"val": self._val.digest})
 
-    def _batches(self, point: Point, images: Images) -> list[Batch]:
+    def _batches(self, point: Point, images: PlannedBatches) -> list[SampledBatch]:
         return [batch_of(self._sources[point.ema_sigma_rel], point.settings, batch, self._folder) for batch in images]
 
-    def _images(self, per_class: int) -> Images:
+    def _images(self, per_class: int) -> PlannedBatches:
         """Equal seeds for every point, of a stream of their own: settings are not chosen on the images that are used."""
         names, size = [info.name for info in self._real.classes], self._config.tune.batch_size
         plan = make_plan(equal_quotas(names, per_class), seed=self._config.seed + 1, shard_size=size, batch_size=size)
         return [shard.batches[0] for shard in plan.shards]
 
     @cached_property
-    def _sources(self) -> dict[float | None, Source]:
+    def _sources(self) -> dict[float | None, PointSource]:
         """The generator and its averages, each made once."""
         prompts = tuple(self._card.prompts.get(info.name, info.prompt_name) for info in self._real.classes)
-        found: dict[float | None, Source] = {}
+        found: dict[float | None, PointSource] = {}
         for width in {point.ema_sigma_rel for point in self._grid.points}:
             name = self._generator if width is None else str(averaged(self._generator, width, work_root() / "averages"))
-            found[width] = Source(generator=name, digest=read_card(name).digest, prompts=prompts)
+            found[width] = PointSource(generator=name, digest=read_card(name).digest, prompts=prompts)
         return found
 
     @cached_property

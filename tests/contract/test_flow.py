@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from gda.cli.stage_commands import build_parser
 from gda.config.arm import ARMS
 from gda.config.load import Config, load_config
-from gda.flow import GRAPH, STAGES, arm_inputs, dvc_text
+from gda.flow import GRAPH, STAGE_NAMES, arm_inputs, dvc_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,11 +29,11 @@ def test_dvc_yaml_is_the_graph():
 def test_every_stage_is_a_section_a_module_and_a_command():
     """A newcomer finds a stage by its name in all four places."""
     sections = {field.alias or name for name, field in Config.model_fields.items()}
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         assert stage in sections
         assert importlib.util.find_spec(f"gda.stages.{stage}")
         assert stage in _commands()
-    assert [node.stage for node in GRAPH if not node.helper and not node.variant] == list(STAGES)
+    assert [node.stage for node in GRAPH if not node.helper and not node.variant] == list(STAGE_NAMES)
 
 
 def test_params_yaml_is_valid_and_has_what_dvc_refers_to():

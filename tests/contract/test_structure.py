@@ -1,5 +1,6 @@
 """Modules and folders of the package stay small enough to be found and read."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,34 @@ def test_a_folder_has_few_modules(folder: Path) -> None:
     modules = [path.name for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
     assert len(modules) <= MOST_MODULES
     assert (folder / "__init__.py").read_text().startswith('"""') or folder == ROOT / "gda"
+
+
+# Public names of two modules: each with the reason.
+SHARED_NAMES = {
+    "run": "every stage has its entry under this name",
+    "main": "every command has its entry under this name",
+    "build": "every module of pipelines that defines one has it under this name",
+    "ROOT": "the folder of the checkout, in programs that are run from it",
+}
+
+
+def _public_names(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []:
+            found |= {each.id for each in ast.walk(target) if isinstance(each, ast.Name)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_one_public_name_has_one_meaning() -> None:
+    """Protects readers from a name that stands for several things: no two modules define the same one, but for those listed."""
+    modules: dict[str, list[str]] = {}
+    for path in MODULES:
+        for name in _public_names(path):
+            modules.setdefault(name, []).append(_name(path))
+    shared = {name: where for name, where in modules.items() if len(where) > 1}
+    assert len(modules) > 1000
+    assert not {name: where for name, where in shared.items() if name not in SHARED_NAMES}
+    assert shared.keys() == SHARED_NAMES.keys(), "an exception that nothing needs"

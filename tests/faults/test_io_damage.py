@@ -17,7 +17,7 @@ from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.data.store.writer import ImageRecord, shard_name, write_image_shard
 from gda.errors import DataError
-from gda.io.shards import BLOCK, read_shard, sha256_of
+from gda.io.shards import TAR_BLOCK, read_shard, sha256_of
 
 CLASSES = make_classes(["a", "b"])
 SHARD = "train-000000.tar"
@@ -47,7 +47,7 @@ def test_every_cut_at_a_block_is_found(snapshot: Path) -> None:
     """Guards readers against shards cut at a block boundary, which tar readers may accept with images missing: each is refused."""
     path = snapshot / SHARD
     whole = path.read_bytes()
-    for cut in range(0, len(whole), BLOCK):
+    for cut in range(0, len(whole), TAR_BLOCK):
         path.write_bytes(whole[:cut])
         with pytest.raises(DataError, match=r"train-000000\.tar"):
             list(read_shard(path))
@@ -93,7 +93,7 @@ def test_flipped_image_bit_names_the_record(snapshot: Path) -> None:
     rows = Snapshot.open(snapshot).manifest()
     row = rows[rows["key"] == "k02"].iloc[0]
     data = bytearray(path.read_bytes())
-    data[row["offset"] + BLOCK + 60] ^= 4
+    data[row["offset"] + TAR_BLOCK + 60] ^= 4
     path.write_bytes(data)
     problems = verify_snapshot(snapshot)
     assert any("'k02': checksum differs" in problem and SHARD in problem for problem in problems)

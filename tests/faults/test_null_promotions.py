@@ -11,7 +11,7 @@ from gda.artifacts.evaluation import Gain, Metrics
 from gda.artifacts.verdict import Verdict
 from gda.config.sections import Arm, PromoteConfig
 from gda.registry.gate import decide
-from gda.stats.gain import compare
+from gda.stats.gain import paired_gain
 
 FIXTURES = Path(__file__).parents[1] / "contract/fixtures"
 METRICS = read_document(FIXTURES / "metrics.passed.json", Metrics)
@@ -26,7 +26,7 @@ def experiment(rng: np.random.Generator, *, effect: float, seed_effect: float, i
         ease + shift + rng.normal(0, seed_effect, (seeds, 1)) + rng.normal(0, 0.6, (seeds, LABELS.size)) > 0
         for shift in (effect + twist, -twist)
     ]
-    return compare(arms[0], arms[1], LABELS, METRICS.classes, rng)
+    return paired_gain(arms[0], arms[1], LABELS, METRICS.classes, rng)
 
 
 def opens(gain: Gain) -> bool:

@@ -14,7 +14,7 @@ from gda.config.load import load_config
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.runtime.parallel import run_parallel
-from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, train_classifier
+from gda.training.loop.classifier import TrainingSource, TrainRecipe, predict_logits, train_classifier
 
 # Smaller than params.yaml only in how long things run, so that the test suite ends in time.
 pytestmark = pytest.mark.nightly
@@ -52,7 +52,7 @@ def _score(task) -> float:
     sampled = load_images(Snapshot.open(folder / "data" / name), "train", size=config.image_size)
     val = load_images(Snapshot.open(folder / "data" / "real"), "val", size=config.image_size)
     recipe = TrainRecipe.from_config(config, num_train_steps=200)
-    model, _ = train_classifier([Source(images=sampled.images, labels=sampled.labels)], recipe, num_classes=10, seed=seed)
+    model, _ = train_classifier([TrainingSource(images=sampled.images, labels=sampled.labels)], recipe, num_classes=10, seed=seed)
     return float((predict_logits(model, val.images, image_size=config.image_size).argmax(1) == val.labels).float().mean())
 
 

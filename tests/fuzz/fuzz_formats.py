@@ -259,7 +259,7 @@ def _tar(kind: int = tarfile.USTAR_FORMAT) -> bytes:
 
 def _sources() -> list[Format]:
     from gda.data.images.codecs import decode, to_array
-    from gda.data.sources.archives import read_npz, read_tars
+    from gda.data.sources.archives import read_npz_source, read_tars
     from gda.data.sources.source import Columns
     from gda.data.store.writer import ImageRecord, write_image_shard
     from gda.io.shards import read_shard
@@ -287,7 +287,7 @@ def _sources() -> list[Format]:
         ),
         Format(
             name="source npz", file="a.npz", seeds=(arrays.getvalue(),), harsh=m.BINARY, gentle=(m.same,),
-            read=lambda folder: read_npz(folder / "a.npz", Columns()),
+            read=lambda folder: read_npz_source(folder / "a.npz", Columns()),
         ),
     ]  # fmt: skip
 

@@ -8,7 +8,7 @@ import torch
 
 from gda.runtime.parallel import own_device, sampling_device
 from gda.runtime.process_group import ProcessGroup
-from gda.training.loop.classifier import Source, TrainRecipe, predict_logits, top1, train_classifier
+from gda.training.loop.classifier import TrainingSource, TrainRecipe, predict_logits, top1, train_classifier
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,16 +34,16 @@ class StoppedError(Exception):
     """Where a test ends a training."""
 
 
-def sources() -> list[Source]:
+def sources() -> list[TrainingSource]:
     """Noisy red, green and blue images whose colour is their class; the second half are synthetic, with soft labels."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(30) % 3
     images = torch.randint(0, 100, (30, 3, 16, 16), dtype=torch.uint8, generator=generator)
     images[torch.arange(30), labels] += 120
-    soft = Source(
+    soft = TrainingSource(
         images=images[15:], labels=labels[15:], share=0.5, second=(labels[15:] + 1) % 3, first_share=torch.full((15,), 0.9), synthetic=True
     )
-    return [Source(images=images[:15], labels=labels[:15], share=0.5), soft]
+    return [TrainingSource(images=images[:15], labels=labels[:15], share=0.5), soft]
 
 
 def train(recipe: TrainRecipe, **rest: object) -> torch.nn.Module:

@@ -17,14 +17,14 @@ from pathlib import Path
 from kill_chain import TRIED, Command, build_chain
 from kill_rounds import KILLS, MODES, Grounds, Round, hold, make_database, rounds, undisturbed
 
-from gda.flow import STAGES
+from gda.flow import STAGE_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 # What commands import on their way, so that a forked process has it already.
 _HEAVY = (
     "diffusers", "great_expectations", "matplotlib.pyplot", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "pyarrow.parquet",
     "scipy.stats", "timm", "torch_fidelity", "transformers", "gda.report.page", "gda.stages.reference",
-    *(f"gda.stages.{name}" for name in STAGES),
+    *(f"gda.stages.{name}" for name in STAGE_NAMES),
 )  # fmt: skip
 
 

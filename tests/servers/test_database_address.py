@@ -5,7 +5,7 @@ from killing import start, wait
 from real_servers import store_modules
 
 from gda.errors import TryAgainError
-from gda.tracking import connect, ensure_experiment, named
+from gda.tracking import connect, ensure_experiment, mlflow_errors
 
 pytestmark = pytest.mark.servers
 
@@ -22,7 +22,7 @@ def address(postgres, tmp_path, monkeypatch):
 
 
 def _use():
-    with named():
+    with mlflow_errors():
         ensure_experiment(connect())
 
 

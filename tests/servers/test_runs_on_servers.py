@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from gda.cli.main import main
 from gda.errors import MissingError, TryAgainError
-from gda.tracking import connect, ensure_experiment, flush, keep, named
+from gda.tracking import connect, ensure_experiment, flush, keep, mlflow_errors
 
 pytestmark = pytest.mark.servers
 SECRET = "a-passw0rd-of-loopback"
@@ -95,7 +95,7 @@ def test_a_wrong_password_costs_a_note_and_then_nothing(project, snapshot, capsy
     assert "MLFLOW_TRACKING_PASSWORD" in printed.err
     assert SECRET not in printed.err + printed.out
     assert len(project.kept()) == 1
-    with pytest.raises(MissingError) as refused, named():
+    with pytest.raises(MissingError) as refused, mlflow_errors():
         connect().search_experiments()
     assert refused.value.exit_code == 5
     project.server.as_admin(project.patch)
@@ -117,7 +117,7 @@ def test_an_account_without_the_permission_is_named(project, snapshot, capsys, p
     assert "does not permit this to the account (403" in printed.err
     assert SECRET not in printed.err + printed.out
     assert project.logged() == []
-    with pytest.raises(MissingError) as refused, named():
+    with pytest.raises(MissingError) as refused, mlflow_errors():
         connect().create_run(number)
     assert refused.value.exit_code == 5
     project.server.grant(user, number, "EDIT")
@@ -169,7 +169,7 @@ def test_a_database_that_is_down_may_be_tried_again(project, snapshot, postgres,
     with postgres.down():
         assert snapshot() == 0
         assert "fails to answer (50" in capsys.readouterr().err
-        with pytest.raises(TryAgainError), named():
+        with pytest.raises(TryAgainError), mlflow_errors():
             connect().search_registered_models()
     assert main(["doctor"]) == 0
     assert project.logged() == [("snapshot real", "FINISHED")]

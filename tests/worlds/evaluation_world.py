@@ -21,7 +21,7 @@ from gda.data.store.classes import make_classes
 from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard
-from gda.training.loop.classifier import Source, TrainRecipe, export_classifier, train_classifier
+from gda.training.loop.classifier import TrainingSource, TrainRecipe, export_classifier, train_classifier
 
 SIZE = 16
 COLOURS = {"blue": (40, 60, 210), "green": (40, 180, 60), "grey": (130, 130, 130), "red": (200, 40, 40)}
@@ -119,7 +119,7 @@ class ProcessGroup:
         self.runs = root / "classifiers"
         train = load_images(self.real, "train", size=SIZE)
         recipe = TrainRecipe.from_config(config().classify, num_train_steps=60)
-        source = Source(images=train.images, labels=train.labels, share=1.0)
+        source = TrainingSource(images=train.images, labels=train.labels, share=1.0)
         self._network, _ = train_classifier([source], recipe, num_classes=len(CLASSES), seed=0)
         for arm in COMPARED:
             for seed in range(6 if arm.data.compared_by_seed else 2):

@@ -6,7 +6,7 @@ import torch
 
 from gda.config.sections import FinetuneConfig
 from gda.generator.families.opening import load_model
-from gda.generator.finetuning.prepared import Source
+from gda.generator.finetuning.prepared import PreparedSource
 from gda.generator.finetuning.train import StageJob
 
 
@@ -18,7 +18,7 @@ def stage_job(base, work, images, prompts, *, stage=None, steps=6, cache=None, e
     return StageJob(
         stage=stage,
         base=str(base),
-        source=Source(images=images, digest=digest, cache=cache),
+        source=PreparedSource(images=images, digest=digest, cache=cache),
         labels=torch.tensor([sorted(set(prompts)).index(prompt) for prompt in prompts]),
         prompts=tuple(prompts),
         keys=tuple(f"image-{i}" for i in range(len(images))),

@@ -102,7 +102,7 @@ def distinct(sketches: Sketches) -> np.ndarray:
     return np.flatnonzero((first < 0) | (first > np.arange(len(sketches))))
 
 
-def groups(sketches: Sketches) -> list[list[int]]:
+def near_groups(sketches: Sketches) -> list[list[int]]:
     """Rows of each picture that occurs several times, largest group first."""
     first = near_matches(sketches, sketches, same_set=True).first
     members: dict[int, list[int]] = {}

@@ -34,7 +34,7 @@ _FIRST_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Labels:
+class ImageNetLabels:
     """The WordNet id of each image, and the files that it was read from."""
 
     labels: dict[Path, str]
@@ -62,7 +62,7 @@ class _Read:
     with_files: list[Path]  # that define the labels
 
 
-def labels_of(images: Sequence[Path], root: Folder, wordnet_ids: Sequence[str]) -> Labels | None:
+def labels_of(images: Sequence[Path], root: Folder, wordnet_ids: Sequence[str]) -> ImageNetLabels | None:
     """The labels of the `images` of one folder, from files below `root`; None where there are none. `wordnet_ids` are those of train.
 
     Raises `DataError` where a file does not name each image once, a label is none of `wordnet_ids` or is ambiguous, and where two files
@@ -83,7 +83,7 @@ def labels_of(images: Sequence[Path], root: Folder, wordnet_ids: Sequence[str]) 
             used += [path, *read.with_files]
     _require_agreement(found)
     labels = next(iter(found.values()), None)
-    return None if labels is None else Labels({by_name[name]: labels[name] for name in labels}, tuple(dict.fromkeys(used)))
+    return None if labels is None else ImageNetLabels({by_name[name]: labels[name] for name in labels}, tuple(dict.fromkeys(used)))
 
 
 def _candidates(root: Folder) -> list[Path]:

@@ -14,7 +14,7 @@ from gda.data.images.pillow import FORMATS, faults_of_the_file
 from gda.errors import DataError
 
 Range = tuple[float, float]  # the values that become 0 and 255
-Rgb = npt.NDArray[np.uint8]
+_Rgb = npt.NDArray[np.uint8]
 
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # The mode that reads the lower byte, by the mode that reads the higher one (N: native byte order).
@@ -123,7 +123,7 @@ def range_of(extents: Iterable[Extent], configured: Range | None) -> SetRange | 
     return SetRange((0.0, top) if top else (low, high), len(found), origin)
 
 
-def scale(values: npt.NDArray[Any], wanted: Range) -> Rgb:
+def scale(values: npt.NDArray[Any], wanted: Range) -> _Rgb:
     """uint8 [height, width, 3] of `read_deep`'s values; alpha is laid over white, values outside the range become 0 or 255."""
     low, high = wanted
     out = np.empty((*values.shape[:2], 3), np.uint8)

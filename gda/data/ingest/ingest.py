@@ -16,8 +16,8 @@ from gda.data.checks.leaks import NearLeak, near_leaks, require_disjoint_splits,
 from gda.data.checks.perceptual import sketch, stack_sketches
 from gda.data.images.codecs import SYNTHETIC_MARK, Rgb, compression, decode, extent_of, pixel_digest, resize_and_crop, to_array
 from gda.data.images.deep import Extent, Range, SetRange, may_be_deep, range_of
-from gda.data.ingest.pool import Candidate, Screen
-from gda.data.sources.source import Slice, Source, SourceRecord
+from gda.data.ingest.pool import PoolImage, Screen
+from gda.data.sources.source import ImageSource, Slice, SourceRecord
 from gda.data.sources.splits import Splitter, make_splitter
 from gda.data.store.classes import normalise
 from gda.data.store.writer import EncodedRecord, ImageRecord, encode_record, shard_name, write_encoded_shard
@@ -67,7 +67,7 @@ class _Encoded:
 
 
 def ingest(
-    source: Source,
+    source: ImageSource,
     folder: Path,
     *,
     config: SnapshotConfig,
@@ -260,9 +260,9 @@ def _encode(record: SourceRecord, chunk: _Chunk) -> _Encoded:
     return replace(encoded, compression=compression(data))
 
 
-def _candidates(records: Sequence[SourceRecord], images: Sequence[_Encoded]) -> list[Candidate]:
+def _candidates(records: Sequence[SourceRecord], images: Sequence[_Encoded]) -> list[PoolImage]:
     return [
-        Candidate(key=record.key, name=record.name, digests=(image.identity, image.record.pixel_sha256), sketch=image.sketch)
+        PoolImage(key=record.key, name=record.name, digests=(image.identity, image.record.pixel_sha256), sketch=image.sketch)
         for record, image in zip(records, images, strict=True)
         if image.record is not None and image.sketch is not None
     ]
@@ -286,7 +286,7 @@ def _encode_pixels(record: SourceRecord, rgb: Rgb, chunk: _Chunk, mark: str | No
     return _Encoded(record=encode_record(image), identity=identity, sketch=small)
 
 
-def _splitter(source: Source, config: SnapshotConfig, all_train: bool) -> Splitter:
+def _splitter(source: ImageSource, config: SnapshotConfig, all_train: bool) -> Splitter:
     given = {record.split for record in source.records}
     if not all_train:
         return make_splitter(config, given or {None})

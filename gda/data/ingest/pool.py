@@ -11,7 +11,7 @@ import pandas as pd
 
 from gda.artifacts.snapshot import ClassInfo
 from gda.data.checks.perceptual import SKETCH_PX, Sketches, near_matches, sketch, stack_sketches
-from gda.data.sources.source import Source
+from gda.data.sources.source import ImageSource
 from gda.data.store.classes import make_classes
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
@@ -25,7 +25,7 @@ Where = Literal["train", "val", "test", "pool"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOutImage:
     """An image of the pool that is left out, because `where` (a split of the real set, or the pool itself) already holds its picture.
 
     `other` is the image there: its key, or its name in the pool. `match` is `equal` for equal pixels and `near` for a near match;
@@ -40,7 +40,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class PoolImage:
     """An image of the pool: digests of its pixels as read and as they would be stored, and its sketch at the screen's size."""
 
     key: str
@@ -61,10 +61,10 @@ class Screen:
     known: dict[str, tuple[Where, str]]
     held_out: Sketches
     held_out_places: Sequence[tuple[Where, str]]
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOutImage] = field(default_factory=list)
     _taken: dict[bytes, str] = field(default_factory=dict)
 
-    def leave_out(self, candidates: Sequence[Candidate]) -> set[str]:
+    def leave_out(self, candidates: Sequence[PoolImage]) -> set[str]:
         """Keys of the rejected candidates; the others are remembered, so that later repeats of them are rejected."""
         near = near_matches(stack_sketches(candidate.sketch for candidate in candidates), self.held_out)
         keys = set()
@@ -73,7 +73,7 @@ class Screen:
             if found is None and near.reference[row] >= 0:
                 where, other = self.held_out_places[near.reference[row]]
                 distance = round(float(near.distance[row]), 4)
-                found = LeftOut(name=candidate.name, where=where, other=other, match="near", distance=distance)
+                found = LeftOutImage(name=candidate.name, where=where, other=other, match="near", distance=distance)
             found = found or self._repeated(candidate)
             if found is not None:
                 self.left_out.append(found)
@@ -93,18 +93,18 @@ class Screen:
         """One row per image: name, where, other, match, distance; in the order of names."""
         return pd.DataFrame([asdict(item) for item in sorted(self.left_out, key=lambda item: item.name)])
 
-    def _equal(self, candidate: Candidate) -> LeftOut | None:
+    def _equal(self, candidate: PoolImage) -> LeftOutImage | None:
         for digest in candidate.digests:
             if digest in self.known:
                 where, other = self.known[digest]
-                return LeftOut(name=candidate.name, where=where, other=other, match="equal")
+                return LeftOutImage(name=candidate.name, where=where, other=other, match="equal")
         return None
 
-    def _repeated(self, candidate: Candidate) -> LeftOut | None:
+    def _repeated(self, candidate: PoolImage) -> LeftOutImage | None:
         digests = [bytes.fromhex(digest) for digest in candidate.digests]
         for digest in digests:
             if digest in self._taken:
-                return LeftOut(name=candidate.name, where="pool", other=self._taken[digest], match="equal")
+                return LeftOutImage(name=candidate.name, where="pool", other=self._taken[digest], match="equal")
         self._taken |= dict.fromkeys(digests, candidate.name)
         return None
 
@@ -118,7 +118,7 @@ def open_real(path: Path) -> Snapshot:
     return real
 
 
-def as_pool(source: Source, classes: Sequence[ClassInfo]) -> Source:
+def as_pool(source: ImageSource, classes: Sequence[ClassInfo]) -> ImageSource:
     """The source as training images only: without its own splits and groups, and with keys that no image of the real set has.
 
     Raises `DataError` for class names that cannot be used and for a class that is not one of the real set's `classes`.

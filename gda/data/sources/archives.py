@@ -15,10 +15,10 @@ import numpy as np
 from gda.artifacts.fingerprint import digest_of
 from gda.data.images.listing import HEAD, IMAGE_ENDINGS, image_format
 from gda.data.sources.file_splits import splits_of_files
-from gda.data.sources.source import Columns, Slice, Source, SourceRecord, path_key, printable, require_split_column_used
+from gda.data.sources.source import Columns, ImageSource, Slice, SourceRecord, path_key, printable, require_split_column_used
 from gda.data.sources.splits import parse_split
 from gda.errors import DataError, UsageError
-from gda.io.shards import BLOCK, Member, read_members, sha256_of
+from gda.io.shards import TAR_BLOCK, Member, read_members, sha256_of
 from gda.runtime.parallel import Bar, run_parallel, tick
 from gda.runtime.reading import parser, read_text, whole_number
 
@@ -45,7 +45,7 @@ class _Listing:
     rejected: list[tuple[str, str]]
 
 
-def read_tars(paths: Sequence[Path], columns: Columns, *, strict: bool, progress: bool) -> Source:
+def read_tars(paths: Sequence[Path], columns: Columns, *, strict: bool, progress: bool) -> ImageSource:
     """List WebDataset tars; the class is in `.cls` (a number or a name), in a field of `.json`, or in the member `.{columns.label}`.
 
     A `classnames.txt` next to the tars, if present, names class numbers by line. Splits come from `columns.split` or the tars' names, see
@@ -62,7 +62,7 @@ def read_tars(paths: Sequence[Path], columns: Columns, *, strict: bool, progress
         common = set.intersection(*(set(fields) for fields in rows)) if rows else set()
         values = {name: [fields[name] for fields in rows] for name in sorted(common)}
         require_split_column_used(values, [record.split for record in records], str(paths[0]))
-    return Source(
+    return ImageSource(
         records=records,
         class_names=sorted({record.class_name for record in records}),
         fingerprint=digest_of([[path.name for path in paths], [listing.sha256 for listing in listings], columns.names, names]),
@@ -71,7 +71,7 @@ def read_tars(paths: Sequence[Path], columns: Columns, *, strict: bool, progress
     )
 
 
-def read_npz(path: Path, columns: Columns) -> Source:
+def read_npz_source(path: Path, columns: Columns) -> ImageSource:
     """Images `arr_0` (uint8 [n, height, width, 3]) and labels `arr_1` (whole numbers [n]); nothing is unpickled.
 
     A `classnames.txt` next to the file, if present, names the classes; else they are named by number. Arrays carry no marks, so synthetic
@@ -84,7 +84,7 @@ def read_npz(path: Path, columns: Columns) -> Source:
     for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         name = f"{index:08d}"
         records.append(_named(SourceRecord(name=name, key=f"npz-{name}", class_name=str(label), payload=image), names))
-    return Source(
+    return ImageSource(
         records=records,
         class_names=sorted({record.class_name for record in records}),
         fingerprint=digest_of([sha256_of(path), names]),
@@ -124,7 +124,7 @@ def _tar_record(tar: _Tar, name: str, members: dict[str, Member], fields: dict[s
         name=name,
         key=path_key(name),
         class_name=_label(members, fields, columns.label),
-        payload=Slice(path=tar.path, offset=image.offset + BLOCK, size=len(image.data)),
+        payload=Slice(path=tar.path, offset=image.offset + TAR_BLOCK, size=len(image.data)),
         split=tar.split if columns.split is None else parse_split(_field(fields, columns.split), name),
         group=None if columns.group is None else _field(fields, columns.group),
     )

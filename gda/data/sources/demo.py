@@ -16,7 +16,7 @@ from PIL import Image
 from gda.artifacts.fingerprint import digest_of
 from gda.config.sections import SnapshotConfig
 from gda.data.images.codecs import Rgb, pixel_digest
-from gda.data.sources.source import Columns, Source, SourceRecord
+from gda.data.sources.source import Columns, ImageSource, SourceRecord
 from gda.data.sources.splits import hash_fraction
 from gda.errors import MissingError, UsageError
 
@@ -27,7 +27,7 @@ _INK_SIDE = 20  # of the box that MNIST's digits were scaled to fit
 _TRAIN, _VAL = 100, 50  # of each class at most; the rest is the test split, which does not depend on `demo_train_per_class`
 
 
-def read_demo(name: str, config: SnapshotConfig, columns: Columns) -> Source:
+def read_demo(name: str, config: SnapshotConfig, columns: Columns) -> ImageSource:
     """A demo set. Raises `UsageError` for another name or with columns, `MissingError` without the package that holds it.
 
     `demo://mnist` has splits: each class is ordered by a keyed hash of the pixels; of the first 100 images, `demo_train_per_class` are
@@ -87,8 +87,8 @@ def _read_table(path: Traversable, missing: str) -> np.ndarray:
         raise MissingError(missing) from None
 
 
-def _source(name: str, records: list[SourceRecord], *, licence: str) -> Source:
-    return Source(
+def _source(name: str, records: list[SourceRecord], *, licence: str) -> ImageSource:
+    return ImageSource(
         records=records,
         class_names=[str(label) for label in range(10)],
         fingerprint=digest_of(sorted([record.key, record.class_name] for record in records)),

@@ -6,7 +6,7 @@ from pathlib import Path
 from gda.data.images.listing import Listing, list_folder
 from gda.data.sources.imagenet_folders import read_imagenet
 from gda.data.sources.layouts import Reading, read_layout, require_filled
-from gda.data.sources.source import ACCEPTED, Columns, Slice, Source, SourceRecord, fingerprint_files, path_key, printable
+from gda.data.sources.source import ACCEPTED_SOURCES, Columns, ImageSource, Slice, SourceRecord, fingerprint_files, path_key, printable
 from gda.data.sources.tables import METADATA_FILES, metadata_files, read_tables
 from gda.errors import DataError, UsageError
 
@@ -14,7 +14,7 @@ from gda.errors import DataError, UsageError
 def list_source(root: Path) -> Listing:
     """Lists the folder. Raises `UsageError` where it is missing or a snapshot, `DataError` where it cannot be read."""
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder; accepted sources: {ACCEPTED}")
+        raise UsageError(f"{root}: no such folder; accepted sources: {ACCEPTED_SOURCES}")
     if (root / "snapshot.json").exists():
         raise UsageError(f"{root}: is a snapshot already")
     try:
@@ -23,7 +23,7 @@ def list_source(root: Path) -> Listing:
         raise DataError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
 
 
-def read_folder(root: Path, columns: Columns, *, layout: str | None = None, listing: Listing | None = None, progress: bool) -> Source:
+def read_folder(root: Path, columns: Columns, *, layout: str | None = None, listing: Listing | None = None, progress: bool) -> ImageSource:
     """List an image folder; `layout` settles what its folders mean where that is ambiguous, see `gda.data.sources.layouts`.
 
     Raises `DataError` for a class without images, files outside the folder, malformed rows and ambiguous folders; `UsageError` when there
@@ -47,7 +47,7 @@ def read_folder(root: Path, columns: Columns, *, layout: str | None = None, list
         left_out += Counter({f"outside the layout {layout}": reading.outside} if reading.outside else {})
         class_names = {placed.class_name for placed in reading.placed}
         description = "image folder" if not reading.used else f"ImageNet, labels from {', '.join(path.name for path in reading.used)}"
-    return Source(
+    return ImageSource(
         records=records,
         class_names=sorted(class_names),
         fingerprint=fingerprint_files(records, progress=progress),

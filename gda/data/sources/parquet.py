@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from gda.artifacts.fingerprint import digest_of
 from gda.data.sources.file_splits import splits_of_files
-from gda.data.sources.source import Columns, Slice, Source, SourceRecord, path_key, printable, require_split_column_used
+from gda.data.sources.source import Columns, ImageSource, Slice, SourceRecord, path_key, printable, require_split_column_used
 from gda.data.sources.splits import parse_split
 from gda.data.sources.tables import filled
 from gda.errors import DataError, UsageError
@@ -24,7 +24,7 @@ _MOST_BYTES = 4 << 30  # of a row group's images, uncompressed
 _ROWS = 64  # at a time
 
 
-def read_parquet(paths: Sequence[Path], columns: Columns, *, strict: bool, progress: bool) -> Source:
+def read_parquet(paths: Sequence[Path], columns: Columns, *, strict: bool, progress: bool) -> ImageSource:
     """List parquet files with image bytes; splits come from `columns.split` or the files' names (train-00000-of-00001.parquet).
 
     The file's Hugging Face features name whole-number labels. The encoded images are copied to a scratch folder, which is deleted with
@@ -44,7 +44,7 @@ def read_parquet(paths: Sequence[Path], columns: Columns, *, strict: bool, progr
         common = set.intersection(*(set(row) for row in values))
         by_column = {name: [row[name] for row in values] for name in sorted(common)}
         require_split_column_used(by_column, [record.split for record in records], str(paths[0]))
-    return Source(
+    return ImageSource(
         records=records,
         class_names=sorted({record.class_name for record in records}),
         fingerprint=digest_of([[path.name for path in paths], [sha256_of(path) for path in paths], columns.names]),

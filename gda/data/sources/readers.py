@@ -8,11 +8,11 @@ from pathlib import Path
 
 from gda.config.sections import SnapshotConfig
 from gda.data.images.listing import Folder, read_head
-from gda.data.sources.archives import read_npz, read_tars
+from gda.data.sources.archives import read_npz_source, read_tars
 from gda.data.sources.demo import read_demo
 from gda.data.sources.folders import list_source, read_folder
 from gda.data.sources.parquet import read_parquet
-from gda.data.sources.source import ACCEPTED, Columns, Source
+from gda.data.sources.source import ACCEPTED_SOURCES, Columns, ImageSource
 from gda.errors import DataError, UsageError
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -20,7 +20,7 @@ _UNPACK = {"gzip": "gunzip -k", "bzip2": "bunzip2 -k", "xz": "unxz -k", "zstd": 
 _TAR, _PARQUET, _NPZ = "tar", "parquet", "npz"
 
 
-def open_source(source: str, config: SnapshotConfig, columns: Columns, *, progress: bool = False) -> Source:
+def open_source(source: str, config: SnapshotConfig, columns: Columns, *, progress: bool = False) -> ImageSource:
     """List the images of `source`: a folder, tars, parquet files, an .npz or a demo set.
 
     Raises `UsageError` for a source that is missing or not accepted, `DataError` for one that cannot be read or is ambiguous.
@@ -28,7 +28,7 @@ def open_source(source: str, config: SnapshotConfig, columns: Columns, *, progre
     if source.startswith("demo://"):
         return read_demo(source, config, columns)
     if "://" in source:
-        raise UsageError(f"{source}: remote sources are not read; accepted: {ACCEPTED}")
+        raise UsageError(f"{source}: remote sources are not read; accepted: {ACCEPTED_SOURCES}")
     path = Path(source)
     if path.is_dir():
         return _open_folder(path, config, columns, progress)
@@ -37,7 +37,7 @@ def open_source(source: str, config: SnapshotConfig, columns: Columns, *, progre
     if not is_pattern and not path.exists():
         if path.suffix in (".tar", ".npz", ".parquet", ".gz", ".tgz"):
             raise (DataError if ".tar" in path.suffixes else UsageError)(f"{source}: not found: no such file")
-        raise UsageError(f"{source}: no such folder; accepted sources: {ACCEPTED}")
+        raise UsageError(f"{source}: no such folder; accepted sources: {ACCEPTED_SOURCES}")
     return _open_files(paths, source, columns, progress, strict=False)
 
 
@@ -54,7 +54,7 @@ def expand(pattern: str) -> list[Path]:
     return [Path(name) for name in names]
 
 
-def _open_folder(folder: Path, config: SnapshotConfig, columns: Columns, progress: bool) -> Source:
+def _open_folder(folder: Path, config: SnapshotConfig, columns: Columns, progress: bool) -> ImageSource:
     listing = list_source(folder)
     files = _archives(listing.root)
     if not files:
@@ -77,7 +77,7 @@ def _archives(root: Folder) -> list[Path]:
     return sorted(path for path in found if path.suffix != ".parquet" or path.with_suffix("") not in tars)
 
 
-def _open_files(paths: Sequence[Path], source: str, columns: Columns, progress: bool, *, strict: bool) -> Source:
+def _open_files(paths: Sequence[Path], source: str, columns: Columns, progress: bool, *, strict: bool) -> ImageSource:
     kinds = {_kind(path) for path in paths}
     if len(kinds) > 1:
         raise DataError(f"{source}: holds {' and '.join(sorted(kinds))} files; select one kind by a pattern such as *.tar")
@@ -88,7 +88,7 @@ def _open_files(paths: Sequence[Path], source: str, columns: Columns, progress: 
         return read_parquet(paths, columns, strict=strict, progress=progress)
     if len(paths) > 1:
         raise UsageError(f"{source}: names {len(paths)} .npz files; one is read at a time")
-    return read_npz(paths[0], columns)
+    return read_npz_source(paths[0], columns)
 
 
 def _kind(path: Path) -> str:
@@ -107,7 +107,7 @@ def _kind(path: Path) -> str:
         return _TAR
     if path.suffix == ".parquet":
         raise DataError(f"{path}: not a parquet file")
-    raise UsageError(f"{path}: is none of the accepted sources: {ACCEPTED}")
+    raise UsageError(f"{path}: is none of the accepted sources: {ACCEPTED_SOURCES}")
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -16,7 +16,7 @@ from gda.errors import ConfigError, DataError, UsageError
 from gda.io.shards import sha256_of
 from gda.runtime.parallel import Bar, run_parallel, tick
 
-ACCEPTED = "an image folder, *.tar, *.parquet, *.npz or a folder of them, demo://mnist, demo://digits"
+ACCEPTED_SOURCES = "an image folder, *.tar, *.parquet, *.npz or a folder of them, demo://mnist, demo://digits"
 _HASH_CHUNK = 256
 
 
@@ -48,7 +48,7 @@ class SourceRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ImageSource:
     """A listed source. `fingerprint` digests its content; `rejected` are (name, reason) of the listing.
 
     `left_out` counts other files by the reason why they are not read. `scratch` is a folder with payloads, deleted with the source.

@@ -16,7 +16,7 @@ from gda.errors import DataError
 from gda.io.checked import checksum_of, write_checked
 from gda.runtime.reading import parser, read_bytes
 
-LABELS, GROUPS, PROBABILITIES = "labels", "groups", "probabilities/"
+LABELS, _GROUPS, PROBABILITIES = "labels", "groups", "probabilities/"
 TOP_K = 5
 LARGEST_FILE = 1 << 32
 
@@ -62,7 +62,7 @@ class Predictions:
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write as safetensors; equal predictions give equal bytes."""
     tensors: dict[str, NDArray[np.generic]] = {LABELS: predictions.labels}
-    tensors |= {} if predictions.groups is None else {GROUPS: predictions.groups}
+    tensors |= {} if predictions.groups is None else {_GROUPS: predictions.groups}
     tensors |= {f"{arm}/{seed}": np.ascontiguousarray(top) for (arm, seed), top in predictions.top.items()}
     tensors |= {f"{PROBABILITIES}{arm}/{seed}": np.ascontiguousarray(both) for (arm, seed), both in predictions.probabilities.items()}
     write_checked(path, save(tensors, metadata={"test_digest": predictions.test_digest}))
@@ -78,7 +78,7 @@ def read_predictions(path: Path) -> Predictions:
         metadata = file.metadata() or {}
     if LABELS not in tensors or not metadata.get("test_digest"):
         raise DataError(f"{path}: not {what} (it lacks {LABELS if LABELS not in tensors else 'test_digest'})")
-    labels, groups = tensors.pop(LABELS), tensors.pop(GROUPS, None)
+    labels, groups = tensors.pop(LABELS), tensors.pop(_GROUPS, None)
     top: dict[tuple[Arm, int], NDArray[np.int32]] = {}
     probabilities: dict[tuple[Arm, int], NDArray[np.float32]] = {}
     for name, tensor in tensors.items():

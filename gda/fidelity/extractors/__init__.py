@@ -10,7 +10,7 @@ from gda.errors import ConfigError
 from gda.fidelity.extractors.base import BATCH, Extractor
 from gda.fidelity.extractors.clip import load_clip
 from gda.fidelity.extractors.dinov2 import load_dinov2
-from gda.fidelity.extractors.glyph import FEATURES, INPUT_PX, folded, load_glyph_net
+from gda.fidelity.extractors.glyph import _INPUT_PX, FEATURES, folded, load_glyph_net
 from gda.fidelity.extractors.inception import load_inception
 from gda.fidelity.extractors.own import load_own
 from gda.fidelity.extractors.weights import state_digest
@@ -64,7 +64,7 @@ def _shipped() -> Extractor:
         name="glyph",
         digest=digest,
         dim=FEATURES,
-        input_px=INPUT_PX,
+        input_px=_INPUT_PX,
         forward=lambda images: fast.features(images.contiguous(memory_format=torch.channels_last)),
     )
 

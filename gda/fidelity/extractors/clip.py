@@ -12,14 +12,14 @@ import torch
 from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError, MissingError
 from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor, TextSide, normalised
-from gda.fidelity.extractors.weights import FIELD, require_weights, state_digest
+from gda.fidelity.extractors.weights import WEIGHTS_FIELD, require_weights, state_digest
 from gda.runtime.disks import storage_problem
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class Architecture:
+class ClipArchitecture:
     """The sizes that the directory's configuration must have, so that the name of the extractor is true."""
 
     name: str
@@ -30,10 +30,10 @@ class Architecture:
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
-VIT_L_14 = Architecture("clip-vit-l-14", hidden_size=1024, layers=24, patch_size=14)
+CLIP_VIT_L_14 = ClipArchitecture("clip-vit-l-14", hidden_size=1024, layers=24, patch_size=14)
 
 
-def load_clip(weights: str | None, architecture: Architecture = VIT_L_14) -> Extractor:
+def load_clip(weights: str | None, architecture: ClipArchitecture = CLIP_VIT_L_14) -> Extractor:
     """Projected image embeddings, not normalised, of images resized to 224 pixels (bicubic); texts too, if the directory has a tokenizer.
 
     Raises `MissingError` without the directory, `DataError` for another model.
@@ -42,7 +42,7 @@ def load_clip(weights: str | None, architecture: Architecture = VIT_L_14) -> Ext
     wanted = "a directory with config.json and model.safetensors of a CLIPModel"
     path = require_weights(weights, extractor=name, wanted=wanted, where_from="openai/clip-vit-large-patch14 at huggingface.co")
     if not (path / "config.json").is_file():
-        raise MissingError(f"{FIELD}: {path} has no config.json; extractor {name} needs {wanted}")
+        raise MissingError(f"{WEIGHTS_FIELD}: {path} has no config.json; extractor {name} needs {wanted}")
     network = _network(path)
     _require_architecture(network.config, architecture, path)
     state = {key: tensor for key, tensor in network.state_dict().items() if key.startswith(("vision_model.", "visual_projection."))}
@@ -77,7 +77,7 @@ def _text_side(network: Any, path: Path) -> TextSide | None:
     except Exception as error:  # the library raises bare ones as well
         if (problem := storage_problem(error)) is not None:
             raise problem from None
-        raise DataError(f"{FIELD}: {path} holds a tokenizer that cannot be read ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{WEIGHTS_FIELD}: {path} holds a tokenizer that cannot be read ({str(error).splitlines()[0]})") from None
     longest = network.config.text_config.max_position_embeddings
 
     @torch.inference_mode()
@@ -102,17 +102,17 @@ def _network(path: Path) -> Any:
             str(path), use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise DataError(f"{FIELD}: {path} is not a CLIPModel with its weights ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{WEIGHTS_FIELD}: {path} is not a CLIPModel with its weights ({str(error).splitlines()[0]})") from None
     wrong = sorted(info["missing_keys"]) or [str(key) for key in info["mismatched_keys"]]
     if wrong:  # they would stay random
-        raise DataError(f"{FIELD}: {path} is not the whole CLIPModel: it lacks {wrong[0]}")
+        raise DataError(f"{WEIGHTS_FIELD}: {path} is not the whole CLIPModel: it lacks {wrong[0]}")
     return network.requires_grad_(False).eval()
 
 
-def _require_architecture(config: Any, wanted: Architecture, path: Path) -> None:
+def _require_architecture(config: Any, wanted: ClipArchitecture, path: Path) -> None:
     vision = config.vision_config
     found = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
     expected = (wanted.hidden_size, wanted.layers, wanted.patch_size, wanted.image_size)
     if found != expected:
         sizes = "width {}, {} layers, patches of {}, images of {} pixels"
-        raise DataError(f"{FIELD}: {path} is not {wanted.name}: it has {sizes.format(*found)}; expected {sizes.format(*expected)}")
+        raise DataError(f"{WEIGHTS_FIELD}: {path} is not {wanted.name}: it has {sizes.format(*found)}; expected {sizes.format(*expected)}")

@@ -10,7 +10,7 @@ from gda.fidelity.extractors.base import Extractor
 LAYER = "features"
 
 
-def register(extractor: Extractor) -> str:
+def register_extractor(extractor: Extractor) -> str:
     """Register with torch-fidelity and return the name there, e.g. `gda-glyph-1f2e3d4c`; a second call finds it registered."""
     name = f"gda-{extractor.identity.replace('@', '-').replace('/', '-')}"
     if name not in FEATURE_EXTRACTORS_REGISTRY:

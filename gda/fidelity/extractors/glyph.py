@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gda.errors import DataError, MissingError
 
-INPUT_PX = 28
+_INPUT_PX = 28
 FEATURES = 64
 NUM_CHARACTERS = 62  # digits, lower case, upper case
 GLYPH_WEIGHTS = Path(str(files("gda") / "assets/glyph_features/model.safetensors"))

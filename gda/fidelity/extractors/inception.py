@@ -8,7 +8,7 @@ import torch
 from gda.artifacts.fingerprint import digest_of
 from gda.errors import MissingError
 from gda.fidelity.extractors.base import LARGE_NETWORK_BATCH, Extractor
-from gda.fidelity.extractors.weights import FIELD, load_exactly, read_state, require_weights, state_digest
+from gda.fidelity.extractors.weights import WEIGHTS_FIELD, load_exactly, read_state, require_weights, state_digest
 
 NAME = "inception-v3-compat"
 _LAYER = "2048"
@@ -21,7 +21,7 @@ def load_inception(weights: str | None) -> Extractor:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    path = find_weights(weights)
+    path = find_inception_weights(weights)
     state = read_state(path)
     load_exactly(_shape_of_network(), state, path)
     # torch-fidelity unpickles any file; these bytes hold only tensors, as checked above.
@@ -46,7 +46,7 @@ def load_inception(weights: str | None) -> Extractor:
     )
 
 
-def find_weights(given: str | None) -> Path:
+def find_inception_weights(given: str | None) -> Path:
     """The given file, or the one that torch-fidelity downloads to torch hub's cache. Raises `MissingError` naming both places."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
@@ -56,7 +56,7 @@ def find_weights(given: str | None) -> Path:
         return cached
     path = require_weights(given, extractor=NAME, wanted=f"{name} (or that file at {cached})", where_from=URL_INCEPTION_V3)
     if not path.is_file():
-        raise MissingError(f"{FIELD}: {path} is not a file; extractor {NAME} needs {name} from {URL_INCEPTION_V3}")
+        raise MissingError(f"{WEIGHTS_FIELD}: {path} is not a file; extractor {NAME} needs {name} from {URL_INCEPTION_V3}")
     return path
 
 

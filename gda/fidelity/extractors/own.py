@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from gda.errors import ConfigError, GdaError
 from gda.fidelity.extractors.base import BATCH, Extractor
 
-FIELD = "validate.extractor"
+EXTRACTOR_FIELD = "validate.extractor"
 
 
 def load_own(name: str, weights: str | None, *, taken: Collection[str]) -> Extractor:
@@ -22,9 +22,9 @@ def load_own(name: str, weights: str | None, *, taken: Collection[str]) -> Extra
     except GdaError:
         raise
     except Exception as error:
-        raise ConfigError(f"{FIELD}: {name}({weights!r}) failed ({type(error).__name__}: {error})") from error
+        raise ConfigError(f"{EXTRACTOR_FIELD}: {name}({weights!r}) failed ({type(error).__name__}: {error})") from error
     if not isinstance(found, Extractor):
-        raise ConfigError(f"{FIELD}: {name} returned {type(found).__name__}; expected a gda.fidelity.extractors.Extractor")
+        raise ConfigError(f"{EXTRACTOR_FIELD}: {name} returned {type(found).__name__}; expected a gda.fidelity.extractors.Extractor")
     for wrong, why in (
         (not found.name or found.name in taken, f"name {found.name!r}; expected one that no built-in extractor has"),
         (re.fullmatch("[0-9a-f]{64}", found.digest) is None, f"digest {found.digest!r}; expected 64 lower-case hex digits"),
@@ -33,7 +33,7 @@ def load_own(name: str, weights: str | None, *, taken: Collection[str]) -> Extra
         (found.batch < 1 or BATCH % found.batch != 0, f"batch {found.batch}; expected a divisor of {BATCH}"),
     ):
         if wrong:
-            raise ConfigError(f"{FIELD}: {name} returned an extractor with {why}")
+            raise ConfigError(f"{EXTRACTOR_FIELD}: {name} returned an extractor with {why}")
     return found
 
 
@@ -42,8 +42,10 @@ def _function(name: str) -> Callable[[str | None], object]:
     try:
         found = importlib.import_module(module)
     except Exception as error:
-        raise ConfigError(f"{FIELD}: {name!r}: cannot import {module!r} ({type(error).__name__}: {error}); is it on PYTHONPATH?") from error
+        raise ConfigError(
+            f"{EXTRACTOR_FIELD}: {name!r}: cannot import {module!r} ({type(error).__name__}: {error}); is it on PYTHONPATH?"
+        ) from error
     function = getattr(found, attribute, None)
     if not callable(function):
-        raise ConfigError(f"{FIELD}: {name!r}: {module} has no function {attribute!r}")
+        raise ConfigError(f"{EXTRACTOR_FIELD}: {name!r}: {module} has no function {attribute!r}")
     return function

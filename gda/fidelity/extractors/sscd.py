@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from gda.errors import DataError, MissingError
 from gda.io.shards import sha256_of
 
-INPUT_PX = 288
+_INPUT_PX = 288
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH = 32
 
@@ -57,5 +57,5 @@ def load_sscd(path: str) -> Sscd:
 
 
 def _normalised(images: torch.Tensor) -> torch.Tensor:
-    scaled = F.interpolate(images.float() / 255.0, (INPUT_PX, INPUT_PX), mode="bilinear", antialias=True)
+    scaled = F.interpolate(images.float() / 255.0, (_INPUT_PX, _INPUT_PX), mode="bilinear", antialias=True)
     return (scaled - torch.tensor(_MEAN).view(1, 3, 1, 1)) / torch.tensor(_STD).view(1, 3, 1, 1)

@@ -10,7 +10,7 @@ from gda.fidelity.intervals import Estimate, share
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labels:
+class LabelCheckResult:
     """The labels of n images: `classes` int64 [n], and `second` int64 [n], the other class of a soft label.
 
     `weights` float64 [n] in [0, 1] is what the soft label gives to `classes`; without a second class it is 1, and `second` is -1.
@@ -21,7 +21,7 @@ class Labels:
     weights: np.ndarray
 
     @classmethod
-    def hard(cls, classes: np.ndarray) -> "Labels":
+    def hard(cls, classes: np.ndarray) -> "LabelCheckResult":
         """One class per image; -1 for one that the classifiers do not know."""
         return cls(classes=classes, second=np.full(len(classes), NOBODY), weights=np.ones(len(classes)))
 
@@ -86,7 +86,7 @@ def class_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
     return np.array([own[labels == c].mean() if (labels == c).any() else np.inf for c in classes])
 
 
-def agreement(probabilities: np.ndarray, labels: Labels, thresholds: np.ndarray) -> Agreement:
+def agreement(probabilities: np.ndarray, labels: LabelCheckResult, thresholds: np.ndarray) -> Agreement:
     """Compare labels with class probabilities float [n, classes]; `thresholds` as of `class_thresholds`.
 
     A label is confirmed when the likeliest class is one that it names. It is disputed with confidence when, of the classes that reach
@@ -116,7 +116,7 @@ def _share_of(confirmed: np.ndarray) -> Estimate | None:
     return share(int(confirmed.sum()), len(confirmed)) if len(confirmed) else None
 
 
-def _soft_gap(seen: np.ndarray, labels: Labels) -> Estimate | None:
+def _soft_gap(seen: np.ndarray, labels: LabelCheckResult) -> Estimate | None:
     """Of soft-labelled images seen as one of their two classes: the share seen as the first, less the share that the weights give it."""
     counted = labels.soft & labels.named(seen)
     if not counted.any():
@@ -126,7 +126,7 @@ def _soft_gap(seen: np.ndarray, labels: Labels) -> Estimate | None:
     return Estimate(value=found.value - expected, low=found.low - expected, high=found.high - expected)
 
 
-def _suspect(position: int, row: np.ndarray, labels: Labels, seen: int, confident: bool, confirmed: bool) -> Suspect:
+def _suspect(position: int, row: np.ndarray, labels: LabelCheckResult, seen: int, confident: bool, confirmed: bool) -> Suspect:
     label, second = int(labels.classes[position]), int(labels.second[position])
     own = sum(float(row[c]) for c in (label, second) if c != NOBODY)
     return Suspect(

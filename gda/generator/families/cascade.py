@@ -20,7 +20,7 @@ from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError, DataError
 from gda.generator.families.denoising import (
-    Guidance,
+    GuidedSteps,
     denoise,
     doubled,
     first_noise,
@@ -35,7 +35,7 @@ from gda.generator.families.upscaler import Upscaler, load_upscaler
 from gda.generator.families.variance import check_variance, denoising_losses
 from gda.generator.randomness import RandomStreams
 from gda.generator.weights.config_types import check_types
-from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, UPSCALER, files_of, read_card, read_json
+from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, UPSCALER, files_of, read_base_json, read_card
 from gda.generator.weights.layout import Files
 from gda.generator.weights.loading import check_vocabularies, load_network, loading
 
@@ -150,7 +150,7 @@ class Cascade:
         generators = generators_of(seeds)
         states = (text["states"], empty["states"])
         low = _StageSampling(self.base, scheduler_of(settings, self.scheduler_config, settings.log_variance_mix), self.low_size)
-        guidance = Guidance(scale=settings.guidance_scale, interval=settings.guidance_interval)
+        guidance = GuidedSteps(scale=settings.guidance_scale, interval=settings.guidance_interval)
         images = low.run(states, settings.num_inference_steps, guidance, generators, start)
         if self.super_resolution is not None:
             # What leaves the base stage is an image, so the next stage is given one: clipped, as diffusers passes PIL between them.
@@ -172,7 +172,7 @@ class Cascade:
         up = self.image_noise_schedule.add_noise(up, noise(generators, 3, size, size).to(up.device), level)
         scheduler = scheduler_of(settings, self.sr_scheduler_config, settings.sr_log_variance_mix)
         sampling = _StageSampling(self.super_resolution, scheduler, size, condition=up, level=level)
-        guidance = Guidance(scale=settings.sr_guidance_scale)
+        guidance = GuidedSteps(scale=settings.sr_guidance_scale)
         return sampling.run(states, settings.sr_num_inference_steps, guidance, generators, start)
 
 
@@ -187,7 +187,7 @@ class _StageSampling:
     level: torch.Tensor | None = None
 
     def run(
-        self, states: _States, num_inference_steps: int, guidance: Guidance, generators: list[torch.Generator], start: Start | None
+        self, states: _States, num_inference_steps: int, guidance: GuidedSteps, generators: list[torch.Generator], start: Start | None
     ) -> torch.Tensor:
         """float32 NCHW of side `size`, not yet clipped."""
         device = states[0].device
@@ -232,11 +232,11 @@ def load_cascade(name: str) -> Cascade:
 def _load_parts(files: Files, card: GeneratorCard, folder: Path) -> Cascade:
     """The cascade from `folder`, which holds its files in use under their plain names."""
     base, sr, upscaler = folder / BASE, folder / SUPER_RESOLUTION, folder / UPSCALER
-    scheduler_config = read_json(base / "scheduler" / "scheduler_config.json")
+    scheduler_config = read_base_json(base / "scheduler" / "scheduler_config.json")
     sr_scheduler_config, image_config = scheduler_config, scheduler_config
     if sr.is_dir():
-        sr_scheduler_config = read_json(sr / "scheduler" / "scheduler_config.json")
-        image_config = read_json(sr / "image_noising_scheduler" / "scheduler_config.json")
+        sr_scheduler_config = read_base_json(sr / "scheduler" / "scheduler_config.json")
+        image_config = read_base_json(sr / "image_noising_scheduler" / "scheduler_config.json")
     encoder = load_network(base / "text_encoder", "transformers", "T5EncoderModel")
     return Cascade(
         path=files.folder,

@@ -19,7 +19,7 @@ _SMALLEST_VARIANCE = 1e-20  # as diffusers clamps it, for the logarithm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guidance:
+class GuidedSteps:
     """Classifier-free guidance (Ho & Salimans 2022): the scale w, 1 is off, and the part of the noise levels that is guided.
 
     `interval` is in shares of the training timesteps, from 0 (an image) to 1 (noise); after Kynkäänniemi et al. 2024, who state it
@@ -36,7 +36,7 @@ class Guidance:
 
 
 def denoise(
-    predict: Predict, scheduler: Any, x: torch.Tensor, timesteps: torch.Tensor, guidance: Guidance, generators: Sequence[torch.Generator]
+    predict: Predict, scheduler: Any, x: torch.Tensor, timesteps: torch.Tensor, guidance: GuidedSteps, generators: Sequence[torch.Generator]
 ) -> torch.Tensor:
     """Denoise float32 `x` over `timesteps`; guided and unguided passes share a batch, and outside the interval there is one pass.
 

@@ -11,7 +11,7 @@ from torch import nn
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.tuning import SamplingSettings
 from gda.errors import DataError
-from gda.generator.families.denoising import Guidance, Predict, denoise, first_noise, generators_of, noise, timesteps_of, to_uint8
+from gda.generator.families.denoising import GuidedSteps, Predict, denoise, first_noise, generators_of, noise, timesteps_of, to_uint8
 from gda.generator.families.protocol import Start
 from gda.generator.randomness import RandomStreams
 from gda.generator.weights.config_types import check_types
@@ -105,7 +105,7 @@ class PipelineModel:
         clean = None if start is None else sample_latents(self.pipeline.vae, start.as_floats(self.image_size, device), generators)
         channels = int(self.pipeline.vae.config.latent_channels)
         x = first_noise(scheduler, (channels, side, side), generators, clean, timesteps[:1])
-        guidance = Guidance(scale=settings.guidance_scale, interval=settings.guidance_interval)
+        guidance = GuidedSteps(scale=settings.guidance_scale, interval=settings.guidance_interval)
         latents = denoise(predict, scheduler, x, timesteps, guidance, generators)
         return to_uint8(decode_latents(self.pipeline.vae, latents) * 255)
 

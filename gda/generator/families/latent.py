@@ -13,7 +13,7 @@ from gda.generator.families.denoising import doubled, scheduler_of
 from gda.generator.families.diffusers_pipeline import PipelineModel, encode_latents, load_pipeline
 from gda.generator.families.protocol import Start, Text, denoising_error
 from gda.generator.randomness import RandomStreams
-from gda.generator.weights.directory import read_json
+from gda.generator.weights.directory import read_base_json
 
 
 @dataclass(kw_only=True)
@@ -80,6 +80,6 @@ class LatentUNet(PipelineModel):
 def load_latent_unet(name: str) -> LatentUNet:
     """Load Stable Diffusion 1.x, 2.x or XL from a directory. Raises `MissingError` and `DataError` as `load_model` does."""
     files, card, pipeline = load_pipeline(name)
-    config = read_json(files.path("scheduler/scheduler_config.json"))
+    config = read_base_json(files.path("scheduler/scheduler_config.json"))
     schedule = DDPMScheduler.from_config(config)
     return LatentUNet(path=files.folder, files=files, card=card, pipeline=pipeline, scheduler_config=config, noise_schedule=schedule)

@@ -12,7 +12,7 @@ from gda.generator.families.denoising import doubled, scheduler_of
 from gda.generator.families.diffusers_pipeline import PipelineModel, encode_latents, load_pipeline
 from gda.generator.families.protocol import Start, Text
 from gda.generator.randomness import RandomStreams
-from gda.generator.weights.directory import read_json
+from gda.generator.weights.directory import read_base_json
 
 
 @dataclass(kw_only=True)
@@ -71,5 +71,5 @@ class FlowTransformer(PipelineModel):
 def load_flow_transformer(name: str) -> FlowTransformer:
     """Load Stable Diffusion 3 from a directory. Raises `MissingError` and `DataError` as `load_model` does."""
     files, card, pipeline = load_pipeline(name)
-    config = read_json(files.path("scheduler/scheduler_config.json"))
+    config = read_base_json(files.path("scheduler/scheduler_config.json"))
     return FlowTransformer(path=files.folder, files=files, card=card, pipeline=pipeline, scheduler_config=config)

@@ -14,7 +14,7 @@ from gda.artifacts.tuning import SamplingSettings
 from gda.errors import DataError
 from gda.generator.families.denoising import to_uint8
 from gda.generator.families.protocol import make_scheduler
-from gda.generator.weights.directory import read_json
+from gda.generator.weights.directory import read_base_json
 from gda.generator.weights.loading import OWN_FILES_ALONE, load_networks
 
 _PIPELINE = "StableDiffusionUpscalePipeline"
@@ -69,7 +69,7 @@ def load_upscaler(folder: Path) -> Upscaler:
     import diffusers
 
     diffusers.utils.logging.disable_progress_bar()
-    kind = read_json(folder / "model_index.json").get("_class_name")
+    kind = read_base_json(folder / "model_index.json").get("_class_name")
     if kind != _PIPELINE:
         raise DataError(f"{folder}: cannot follow a cascade, {kind!r} is not known there; known: {_PIPELINE}")
     # A checker of finished images would black some out unseen.
@@ -82,4 +82,4 @@ def load_upscaler(folder: Path) -> Upscaler:
     # A batch of large images at once is what fills the memory, and decoding one at a time costs nothing.
     pipeline.vae.enable_slicing()
     pipeline.set_progress_bar_config(disable=True)
-    return Upscaler(pipeline=pipeline, scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json"))
+    return Upscaler(pipeline=pipeline, scheduler_config=read_base_json(folder / "scheduler" / "scheduler_config.json"))

@@ -27,7 +27,7 @@ _ROWS_A_FILE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PreparedSource:
     """Training images, uint8 NCHW at the size that is trained on; `digest` names them (order included), `cache` is a folder or None."""
 
     images: torch.Tensor
@@ -39,7 +39,7 @@ class Prepared:
     """Rows for the loss. Where neither jitter nor pixels demand it again each step, a row is prepared once per image and flip."""
 
     def __init__(
-        self, model: Model, source: Source, *, jitter: float, flip: bool, device: torch.device, share: slice = slice(None)
+        self, model: Model, source: PreparedSource, *, jitter: float, flip: bool, device: torch.device, share: slice = slice(None)
     ) -> None:
         """`share` is which of the files missing from the cache this process computes, as in `files[share]`; see `fill`."""
         self._model, self._images, self._device = model, source.images, device
@@ -66,7 +66,7 @@ class Prepared:
 class _Latents:
     """Moments of latents of all images, and of mirror images where configured, in files of some rows each; in memory without a cache."""
 
-    def __init__(self, model: Model, source: Source, *, flip: bool, device: torch.device, share: slice) -> None:
+    def __init__(self, model: Model, source: PreparedSource, *, flip: bool, device: torch.device, share: slice) -> None:
         self._model, self._source, self._flip, self._device = model, source, flip, device
         count = len(source.images)
         self._starts = range(0, count, _ROWS_A_FILE)
@@ -101,7 +101,7 @@ class _Latents:
         with torch.no_grad():
             return torch.cat([self._model.prepare(unit(part).to(self._device)).cpu() for part in images.split(_AT_ONCE)]).contiguous()
 
-    def _name(self, model: Model, source: Source) -> str:
+    def _name(self, model: Model, source: PreparedSource) -> str:
         what = {"images": source.digest, "encoder": _files_digest(model.files, "vae"), "flip": self._flip, "side": source.images.shape[-1]}
         return digest_of(what | bits_environment("diffusers") | {"device": self._device.type})
 

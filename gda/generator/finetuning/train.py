@@ -17,7 +17,7 @@ from gda.generator.finetuning.checkpoints import Checkpoints
 from gda.generator.finetuning.evaluation import Evaluation, Evaluator, best_step
 from gda.generator.finetuning.methods import make_method
 from gda.generator.finetuning.order import Order
-from gda.generator.finetuning.prepared import Prepared, Source, Texts
+from gda.generator.finetuning.prepared import Prepared, PreparedSource, Texts
 from gda.generator.finetuning.run import TrainingRun
 from gda.generator.finetuning.tokens import Tokens
 from gda.generator.randomness import RandomStreams, stream_seed
@@ -38,7 +38,7 @@ class StageJob:
 
     stage: str
     base: str
-    source: Source
+    source: PreparedSource
     labels: torch.Tensor
     prompts: tuple[str, ...]
     keys: tuple[str, ...]

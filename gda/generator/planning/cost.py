@@ -9,11 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gda.artifacts.tuning import SamplingSettings
-from gda.generator.families.denoising import Guidance, timesteps_of
+from gda.generator.families.denoising import GuidedSteps, timesteps_of
 from gda.generator.families.protocol import make_scheduler
 from gda.generator.planning.networks import Network, networks_of
-from gda.generator.planning.plan import Plan
-from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_json, resolve
+from gda.generator.planning.plan import ImagePlan
+from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_base_json, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Cost:
         return self.flops_per_image * self.num_images
 
 
-def estimate_cost(generator: str, settings: SamplingSettings, plan: Plan) -> Cost:
+def estimate_cost(generator: str, settings: SamplingSettings, plan: ImagePlan) -> Cost:
     """Count what sampling `plan` costs with `generator` (a directory, hub id or `demo://glyphs`); loads no weights.
 
     Left out are text encoders, which run once for every prompt, and low-rank adapters. Raises `MissingError` for a missing directory,
@@ -72,7 +72,7 @@ def count_flops(network: Network) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class StepCounts:
     """Denoising steps of a stage, with two passes (guided) and with one."""
 
     guided: int
@@ -83,16 +83,16 @@ class Steps:
         return 2 * self.guided + self.single
 
 
-def count_steps(scheduler: Any, steps: int, *, guidance: float, interval: tuple[float, float], strength: float = 1.0) -> Steps:
+def count_steps(scheduler: Any, steps: int, *, guidance: float, interval: tuple[float, float], strength: float = 1.0) -> StepCounts:
     """Steps of `scheduler` where `guidance` (1 is off) applies inside `interval`, in shares of the training timesteps.
 
     Multi-step schedulers keep what earlier steps gave, so a step is a pass; those that go back to look twice list more timesteps.
     An image noised by `strength` begins as late as in diffusers' image-to-image. Raises `ConfigError` where that leaves no step.
     """
     timesteps = timesteps_of(scheduler, steps, strength, torch.device("cpu"))
-    rule, known = Guidance(scale=guidance, interval=interval), int(scheduler.config["num_train_timesteps"])
+    rule, known = GuidedSteps(scale=guidance, interval=interval), int(scheduler.config["num_train_timesteps"])
     guided = sum(rule.applies(t, known) for t in timesteps)
-    return Steps(guided=guided, single=len(timesteps) - guided)
+    return StepCounts(guided=guided, single=len(timesteps) - guided)
 
 
 def _cost(network: Network, settings: SamplingSettings, strengths: Mapping[float, int]) -> PartCost:
@@ -102,7 +102,7 @@ def _cost(network: Network, settings: SamplingSettings, strengths: Mapping[float
     assert network.scheduler is not None
     is_first = network.name not in (SUPER_RESOLUTION, UPSCALER)
     steps = settings.num_inference_steps if is_first else settings.sr_num_inference_steps
-    config = read_json(network.scheduler / "scheduler_config.json")
+    config = read_base_json(network.scheduler / "scheduler_config.json")
     counted = {
         # The upscaler enlarges what was sampled, wherever that began.
         strength: count_steps(

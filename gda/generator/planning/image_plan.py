@@ -12,8 +12,8 @@ from itertools import pairwise
 from gda.artifacts.fingerprint import digest_of
 from gda.errors import ConfigError
 from gda.generator.planning.plan import (
-    Batch,
-    Plan,
+    ImagePlan,
+    PlannedBatch,
     PlannedImage,
     check_quotas,
     check_sizes,
@@ -35,7 +35,7 @@ def make_image_plan(
     seed: int,
     shard_size: int,
     batch_size: int,
-) -> Plan:
+) -> ImagePlan:
     """Plan `quotas` images of each class, in label order, that start from `sources`: keys of real training images by class.
 
     Within a class each source and each strength is used equally often or once more, and so is each pair of them. The share
@@ -65,7 +65,7 @@ def make_image_plan(
         "other_class_fraction": other_class_fraction,
         "sources": {name: sorted(sources.get(name, ())) for name in quotas},
     }
-    return Plan(
+    return ImagePlan(
         classes=tuple(quotas),
         shards=cut_shards(batches, shard_size // batch_size),
         digest=digest_of(request | counts_summary(list(quotas.values()))),
@@ -154,14 +154,14 @@ def _checked_grid(strengths: Sequence[float]) -> tuple[float, ...]:
     return grid
 
 
-def _batches_of(strength: float, images: Sequence[Sequence[PlannedImage]], batch_size: int) -> list[Batch]:
+def _batches_of(strength: float, images: Sequence[Sequence[PlannedImage]], batch_size: int) -> list[PlannedBatch]:
     """Batches of the images of one strength, classes interleaved; `images` by label."""
     chosen = [here for of_class in images if (here := [image for image in of_class if image.strength == strength])]
     ordered = [chosen[kind][place] for kind, place in interleave([len(here) for here in chosen])] if chosen else []
     return cut_batches(ordered, batch_size)
 
 
-def _mixed(lists: Sequence[list[Batch]]) -> list[Batch]:
+def _mixed(lists: Sequence[list[PlannedBatch]]) -> list[PlannedBatch]:
     """The batches of all strengths, interleaved."""
     used = [batches for batches in lists if batches]
     return [used[kind][place] for kind, place in interleave([len(batches) for batches in used])]

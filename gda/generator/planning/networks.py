@@ -10,7 +10,7 @@ from torch import nn
 from gda.errors import DataError
 from gda.generator.families.cascade import TOKENS
 from gda.generator.weights.base_checks import square_side
-from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, UPSCALER, read_json
+from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, UPSCALER, read_base_json
 
 _T5_TOKENS = 256  # that the pipeline of Stable Diffusion 3 puts behind CLIP's, with and without a T5 encoder
 
@@ -33,7 +33,7 @@ class Network:
         """The network without weights, on the meta device. Raises `DataError` for a configuration that diffusers does not know."""
         import diffusers
 
-        config = read_json(self.folder / "config.json")
+        config = read_base_json(self.folder / "config.json")
         try:
             with torch.device("meta"):
                 network: nn.Module = getattr(diffusers, str(config["_class_name"])).from_config(config)
@@ -67,7 +67,7 @@ def networks_of(path: Path, *, from_images: bool = False) -> tuple[Network, ...]
     )
     decoder = Network(name="decoder", role="decode", folder=path / "vae", side=side)
     # An autoencoder halves the side once a level but the last.
-    pixels = side * 2 ** (len(read_json(path / "vae" / "config.json")["block_out_channels"]) - 1)
+    pixels = side * 2 ** (len(read_base_json(path / "vae" / "config.json")["block_out_channels"]) - 1)
     encoder = Network(name="encoder", role="encode", folder=path / "vae", side=pixels)
     return (encoder, denoiser, decoder) if from_images else (denoiser, decoder)
 
@@ -140,4 +140,4 @@ def _side(folder: Path) -> int:
 
 def _clip_tokens(path: Path) -> int:
     config = path / "text_encoder" / "config.json"
-    return int(read_json(config).get("max_position_embeddings", TOKENS)) if config.is_file() else TOKENS
+    return int(read_base_json(config).get("max_position_embeddings", TOKENS)) if config.is_file() else TOKENS

@@ -39,7 +39,7 @@ class PlannedImage:
         return {self.label: self.strength, self.source_label: 1.0 - self.strength}
 
 
-Batch = tuple[PlannedImage, ...]
+PlannedBatch = tuple[PlannedImage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class PlannedShard:
     """Shard `number`; sampled in `batches`, which never cross shards, so that any worker samples the same bits."""
 
     number: int
-    batches: tuple[Batch, ...]
+    batches: tuple[PlannedBatch, ...]
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ class PlannedShard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ImagePlan:
     """Every shard of a synthetic set; `digest` names the request, not its pixels nor how it is cut into shards."""
 
     classes: tuple[str, ...]
@@ -71,7 +71,7 @@ class Plan:
         return sum(len(batch) for shard in self.shards for batch in shard.batches)
 
 
-def make_plan(quotas: Mapping[str, int], *, seed: int, shard_size: int, batch_size: int) -> Plan:
+def make_plan(quotas: Mapping[str, int], *, seed: int, shard_size: int, batch_size: int) -> ImagePlan:
     """Plan `quotas` images of each class, in label order, and cut into shards of whole batches.
 
     Classes are interleaved as evenly as whole images allow (see `interleave`), so that every shard is balanced as the set is. Image
@@ -85,7 +85,7 @@ def make_plan(quotas: Mapping[str, int], *, seed: int, shard_size: int, batch_si
     for label, index in interleave(counts):
         own = image_seed(seed, classes[label], index)
         images.append(PlannedImage(key=image_key("s", label, index, own), label=label, index=index, seed=own))
-    return Plan(
+    return ImagePlan(
         classes=classes,
         shards=cut_shards(cut_batches(images, batch_size), shard_size // batch_size),
         digest=digest_of({"classes": list(classes), "seed": seed} | counts_summary(counts)),
@@ -141,12 +141,12 @@ def _urgent_first(counts: Sequence[int]) -> list[tuple[int, int]]:
     return order
 
 
-def cut_batches(images: Sequence[PlannedImage], batch_size: int) -> list[Batch]:
+def cut_batches(images: Sequence[PlannedImage], batch_size: int) -> list[PlannedBatch]:
     """Batches of `batch_size`; the last one may be shorter."""
     return [tuple(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
 
 
-def cut_shards(batches: Sequence[Batch], size: int) -> tuple[PlannedShard, ...]:
+def cut_shards(batches: Sequence[PlannedBatch], size: int) -> tuple[PlannedShard, ...]:
     """Shards of `size` batches; the last one may have fewer."""
     cuts = range(0, len(batches), size)
     return tuple(PlannedShard(number=number, batches=tuple(batches[start : start + size])) for number, start in enumerate(cuts))

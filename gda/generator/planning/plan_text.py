@@ -6,14 +6,14 @@ from typing import Literal
 
 from gda.generator.planning.cost import Cost
 from gda.generator.planning.duration import COMPILE_GAINS, COMPILE_SECONDS, Rate, break_even
-from gda.generator.planning.plan import Plan, PlannedShard
+from gda.generator.planning.plan import ImagePlan, PlannedShard
 
 _LISTED_SHARDS, _LISTED_CLASSES = 20, 10
 _UNITS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP")
 
 
 def describe_plan(
-    plan: Plan, cost: Cost | None, rate: Rate | None, *, workers: int = 1, precision: Literal["fp32", "bf16"] = "fp32"
+    plan: ImagePlan, cost: Cost | None, rate: Rate | None, *, workers: int = 1, precision: Literal["fp32", "bf16"] = "fp32"
 ) -> list[str]:
     """Lines that say what `plan` holds, costs (without `cost`: not) and how long it takes (without `rate`: not).
 
@@ -28,7 +28,7 @@ def describe_plan(
     return lines
 
 
-def _shards(plan: Plan) -> list[str]:
+def _shards(plan: ImagePlan) -> list[str]:
     if len(plan.shards) <= _LISTED_SHARDS:
         return [_shard(shard) for shard in plan.shards]
     return [_shard(plan.shards[0]), f"... {len(plan.shards) - 2:,} more shards ...", _shard(plan.shards[-1])]
@@ -38,7 +38,7 @@ def _shard(shard: PlannedShard) -> str:
     return f"{shard.name}  {_counted(len(shard.images), 'image')} in {_counted(len(shard.batches), 'batch', 'batches')}"
 
 
-def _images(plan: Plan) -> list[str]:
+def _images(plan: ImagePlan) -> list[str]:
     images = [image for shard in plan.shards for batch in shard.batches for image in batch]
     batches = [len(batch) for shard in plan.shards for batch in shard.batches]
     by_class = Counter(image.label for image in images)
@@ -69,7 +69,7 @@ def _cost(cost: Cost) -> list[str]:
     ]
 
 
-def _time(plan: Plan, cost: Cost, rate: Rate, workers: int) -> list[str]:
+def _time(plan: ImagePlan, cost: Cost, rate: Rate, workers: int) -> list[str]:
     each = rate.seconds_per_image(cost)
     lines = [
         f"about {_duration(each * plan.num_images)} on this machine with one worker, {each:.3g} s an image, encoding and writing aside"
@@ -80,7 +80,7 @@ def _time(plan: Plan, cost: Cost, rate: Rate, workers: int) -> list[str]:
     return lines
 
 
-def _compile(plan: Plan, cost: Cost, rate: Rate, workers: int, precision: str) -> str:
+def _compile(plan: ImagePlan, cost: Cost, rate: Rate, workers: int, precision: str) -> str:
     gain = COMPILE_GAINS[precision]
     compiled = sum(part.shapes for part in cost.parts if part.network.role == "denoise")
     images, busiest = break_even(rate.seconds_per_image(cost, denoisers=True), compiled=compiled, gain=gain), _busiest(plan, workers)
@@ -91,7 +91,7 @@ def _compile(plan: Plan, cost: Cost, rate: Rate, workers: int, precision: str) -
     )
 
 
-def _busiest(plan: Plan, workers: int) -> int:
+def _busiest(plan: ImagePlan, workers: int) -> int:
     """Images of the worker that samples most; shards go to workers by their number."""
     assigned: Counter[int] = Counter()
     for shard in plan.shards:

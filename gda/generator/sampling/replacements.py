@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from gda.generator.planning.plan import Plan, PlannedImage, PlannedShard, cut_batches, cut_shards, interleave
+from gda.generator.planning.plan import ImagePlan, PlannedImage, PlannedShard, cut_batches, cut_shards, interleave
 from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, sample_shard
 from gda.io.publish import storage_errors
 from gda.runtime.parallel import run_parallel, workers_of
 
 
-def later_shards(plan: Plan, counts: Sequence[int], *, number: int, shard_size: int, batch_size: int) -> tuple[PlannedShard, ...]:
+def later_shards(plan: ImagePlan, counts: Sequence[int], *, number: int, shard_size: int, batch_size: int) -> tuple[PlannedShard, ...]:
     """Shards from `number` on with the images of `plan` that come after the first `counts` of their class, by label.
 
     `plan` is that of a larger set, whose first images are those sampled before. Classes are interleaved, and a batch has one strength.

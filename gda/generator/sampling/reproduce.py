@@ -20,7 +20,7 @@ from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import Codec, Rgb, decode, encode, stored_pixels, to_array
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, MissingError
-from gda.generator.planning.plan import Batch, PlannedImage
+from gda.generator.planning.plan import PlannedBatch, PlannedImage
 from gda.generator.sampling.sample_shards import SamplingContext, provenance, resample_batch
 from gda.generator.sampling.speed import Speed
 from gda.generator.weights import hub
@@ -38,7 +38,7 @@ class RecordedBatch:
 
     shard: str
     place: int
-    images: Batch
+    images: PlannedBatch
     offsets: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class RecordedBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class BatchComparison:
     """By image of a batch, how far the new pixels are from the stored ones in grey levels: the largest difference, the root mean square.
 
     `limit` is the highest root mean square that is accepted; None where bits are claimed.
@@ -166,14 +166,14 @@ class Recorded:
         return part[name]
 
 
-def choose(recorded: Recorded, count: int, *, seed: int = 0) -> list[RecordedBatch]:
+def choose_batches(recorded: Recorded, count: int, *, seed: int = 0) -> list[RecordedBatch]:
     """`count` batches of the set, or all where it has fewer, in shard order; which ones, its digest and `seed` decide alone."""
     batches = recorded.batches()
     picks = random.Random(digest_of([recorded.snapshot.digest, seed])).sample(range(len(batches)), min(count, len(batches)))
     return [batches[pick] for pick in sorted(picks)]
 
 
-def compare(recorded: Recorded, context: SamplingContext, batches: Sequence[RecordedBatch]) -> Iterator[Comparison]:
+def compare_batches(recorded: Recorded, context: SamplingContext, batches: Sequence[RecordedBatch]) -> Iterator[BatchComparison]:
     """Sample each batch again, in the parts that it was sampled in, and compare it with the stored pixels.
 
     After jpeg it is what a reader sees that is compared. Raises `DataError` where a record contradicts the manifest, `MissingError`
@@ -185,7 +185,7 @@ def compare(recorded: Recorded, context: SamplingContext, batches: Sequence[Reco
         stored, parts = _stored(context, batch)
         sampled = [rgb for part in parts for rgb in _sampled(context, batch.images[part])]
         distances = [_apart(old, new) for old, new in zip(stored, sampled, strict=True)]
-        yield Comparison(
+        yield BatchComparison(
             batch=batch,
             largest=tuple(int(difference.max()) for difference in distances),
             rms=tuple(float(np.sqrt((difference**2).mean())) for difference in distances),
@@ -193,7 +193,7 @@ def compare(recorded: Recorded, context: SamplingContext, batches: Sequence[Reco
         )
 
 
-def describe(compared: Comparison) -> str:
+def describe_batch(compared: BatchComparison) -> str:
     """One line of what a comparison found."""
     batch, count = compared.batch, len(compared.batch.images)
     keys = f"{batch.images[0].key} to {batch.images[-1].key}" if count > 1 else batch.images[0].key
@@ -280,7 +280,7 @@ def _require_agreement(context: SamplingContext, batch: RecordedBatch, image: Pl
             raise DataError(f"{context.folder / batch.shard}: record {image.key!r}: its JSON says {recorded_value}")
 
 
-def _sampled(context: SamplingContext, images: Batch) -> list[Rgb]:
+def _sampled(context: SamplingContext, images: PlannedBatch) -> list[Rgb]:
     """Pixels of one part, as a reader of the set sees them."""
     try:
         pixels = resample_batch(context, images).permute(0, 2, 3, 1).contiguous().numpy()

@@ -12,7 +12,7 @@ from gda.config.load import Config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, UsageError
 from gda.generator.planning.image_plan import make_image_plan
-from gda.generator.planning.plan import Plan, make_plan
+from gda.generator.planning.plan import ImagePlan, make_plan
 from gda.generator.planning.quotas import class_quotas
 from gda.generator.weights.directory import read_card
 from gda.generator.weights.reaverage import averaged
@@ -32,7 +32,7 @@ class SamplingRequest:
     ema_sigma_rel: float | None = None
 
 
-def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False, further: Sequence[int] | None = None) -> Plan:
+def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False, further: Sequence[int] | None = None) -> ImagePlan:
     """The plan of the synthetic set, or of the zero-shot control, with `further` images of each class by label.
 
     Raises `ConfigError` as quotas and plans do.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gda.generator.weights.config_fields import Fields
-from gda.generator.weights.json_files import read_object
+from gda.generator.weights.json_files import read_config_object
 from gda.generator.weights.layout import BASE, SUPER_RESOLUTION, UPSCALER, Files, null_parts, unused_parts
 from gda.generator.weights.schedule_checks import check_diffusion, check_flow
 
@@ -53,7 +53,7 @@ def check_base(files: Files) -> None:
 
 def square_side(config: Path) -> int:
     """`sample_size` of a denoiser's `config.json`: the side of its square input. Raises `DataError` for a pair or anything else."""
-    return _side(Fields(where=str(config), content=read_object(config)))
+    return _side(Fields(where=str(config), content=read_config_object(config)))
 
 
 class _Base:
@@ -69,7 +69,7 @@ class _Base:
         path = f"{self.prefix}{part}/{file}"
         if path not in self.files.used:
             raise self.index.refuse(part, f"a part with {file}, which {part}/ lacks")
-        return Fields(where=self.files.where(path), content=read_object(self.files.path(path)))
+        return Fields(where=self.files.where(path), content=read_config_object(self.files.path(path)))
 
     def check_index(self, expected: str | None) -> None:
         """Each part is null or of a class that we know how to work with."""
@@ -116,7 +116,7 @@ class _Base:
             if file == "adapter_config.json":
                 raise self.index.refuse(part, "whole weights: merge the adapter of its adapter_config.json into them")
             if file.endswith("config.json"):
-                config = Fields(where=self.files.where(plain), content=read_object(self.files.path(plain)))
+                config = Fields(where=self.files.where(plain), content=read_config_object(self.files.path(plain)))
                 config.require_absent("auto_map", reason="code that a directory brings is never run")
                 config.require_absent("quantization_config", reason="quantised weights cannot be fine-tuned")
                 config.require_absent("custom_pipelines", reason="code that a directory brings is never run")

@@ -6,7 +6,7 @@ import typing
 from typing import Any
 
 from gda.generator.weights.config_fields import Fields
-from gda.generator.weights.json_files import read_object
+from gda.generator.weights.json_files import read_config_object
 from gda.generator.weights.layout import Files
 
 _SCALARS = (bool, int, float, str)
@@ -22,7 +22,7 @@ def check_types(files: Files) -> None:
     for plain in sorted(files.used):
         if not plain.endswith(("/config.json", "/scheduler_config.json")):
             continue
-        content = read_object(files.path(plain))
+        content = read_config_object(files.path(plain))
         kind = getattr(diffusers, str(content.get("_class_name")), None)
         if inspect.isclass(kind):
             _check(Fields(where=files.where(plain), content=content), kind)

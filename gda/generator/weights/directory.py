@@ -10,9 +10,9 @@ from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError, MissingError
 from gda.generator.weights import hub
 from gda.generator.weights.base_checks import check_base, square_side
-from gda.generator.weights.json_files import read_object
+from gda.generator.weights.json_files import read_config_object
 from gda.generator.weights.layout import BASE as BASE
-from gda.generator.weights.layout import INDEX, STAGES, SUPER_RESOLUTION, Files, files_of_directory, lay_out
+from gda.generator.weights.layout import CASCADE_STAGES, INDEX, SUPER_RESOLUTION, Files, files_of_directory, lay_out
 from gda.generator.weights.layout import UPSCALER as UPSCALER
 from gda.generator.weights.verified import require_generator
 from gda.io.tensors import directory_digest
@@ -40,7 +40,7 @@ def resolve(name: str) -> Path:
     if path.is_file():
         raise DataError(_single_file(path))
     if not path.is_dir():
-        accepted = f"a directory that holds a diffusers pipeline or a pixel cascade, a hub id {hub.FORM}, or {DEMO_BASE}"
+        accepted = f"a directory that holds a diffusers pipeline or a pixel cascade, a hub id {hub.HUB_ID_FORM}, or {DEMO_BASE}"
         raise MissingError(f"{name}: no such generator directory" + ("" if name == DEMO_BASE else f"; give {accepted}"))
     return path
 
@@ -110,15 +110,15 @@ def copy_parts(name: str, out: Path) -> None:
 def parts(path: Path) -> list[Path]:
     """The directories that make up the generator: a cascade's stages, or the parts that `model_index.json` names."""
     if not (path / INDEX).is_file():
-        return [path / stage for stage in STAGES if (path / stage).is_dir()]
-    return [path / key for key in sorted(read_json(path / INDEX)) if (path / key).is_dir()]
+        return [path / stage for stage in CASCADE_STAGES if (path / stage).is_dir()]
+    return [path / key for key in sorted(read_base_json(path / INDEX)) if (path / key).is_dir()]
 
 
 def weights_digest(path: Path) -> str:
     """Content digest over the tensors and configurations of every part, not over cards or file framing."""
     content: dict[str, Any] = {part.name: directory_digest(part) for part in parts(path)}
     # The one field of the index itself that changes what is learned and sampled, where it is not diffusers' own default.
-    if (path / INDEX).is_file() and read_json(path / INDEX).get("force_zeros_for_empty_prompt") is False:
+    if (path / INDEX).is_file() and read_base_json(path / INDEX).get("force_zeros_for_empty_prompt") is False:
         content["force_zeros_for_empty_prompt"] = False
     return digest_of(content)
 
@@ -128,15 +128,15 @@ def generated_size(path: Path) -> int | None:
     for denoiser in (f"{SUPER_RESOLUTION}/unet", f"{BASE}/unet", "unet", "transformer"):
         config = path / denoiser / "config.json"
         if config.is_file():
-            if read_json(config).get("sample_size") is None:
+            if read_base_json(config).get("sample_size") is None:
                 return None
             return square_side(config) * _latent_factor(path) * _latent_factor(path / UPSCALER)
     return None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_base_json(path: Path) -> dict[str, Any]:
     """A JSON object without `_name_or_path`. Raises `DataError` naming the file."""
-    return {k: v for k, v in read_object(path).items() if k != "_name_or_path"}
+    return {k: v for k, v in read_config_object(path).items() if k != "_name_or_path"}
 
 
 def _hub_id(name: str) -> hub.HubId | None:
@@ -144,7 +144,7 @@ def _hub_id(name: str) -> hub.HubId | None:
     return None if Path(name).exists() else hub.parse(name)
 
 
-def _snapshot(name: str) -> hub.Snapshot | None:
+def _snapshot(name: str) -> hub.HubSnapshot | None:
     spec = _hub_id(name)
     return hub.locate(spec, lambda folder: _family(folder, spec)) if spec is not None else None
 
@@ -154,7 +154,7 @@ def _latent_factor(path: Path) -> int:
     config = path / "vae" / "config.json"
     if not config.is_file():
         return 1
-    levels = read_json(config).get("block_out_channels")
+    levels = read_base_json(config).get("block_out_channels")
     if not isinstance(levels, list) or not levels:
         raise DataError(f"{config}: block_out_channels must be a list of whole numbers, found {levels!r}")
     return 1 << (len(levels) - 1)
@@ -169,7 +169,7 @@ def _family(path: Path, spec: hub.HubId | None = None) -> Family:
         single = sorted(file for file in path.glob("*") if file.suffix in (".safetensors", ".ckpt") and file.is_file())
         hint = f"; {_single_file(single[0])}" if single else ""
         raise DataError(f"{named}: not a generator: neither {INDEX} nor {BASE}/{INDEX} is there{hint}")
-    name = read_json(index).get("_class_name")
+    name = read_base_json(index).get("_class_name")
     if not isinstance(name, str):
         raise DataError(
             f"{named}: {index.relative_to(path)}: _class_name must be the name of a pipeline of diffusers, found {name!r}; code that a "
@@ -197,7 +197,7 @@ def _how_to_lay_out(spec: hub.HubId | None) -> str:
 def _single_file(path: Path) -> str:
     """Why a file is no base, and what to do about it."""
     if not path.name.endswith(_CHECKPOINTS):
-        return f"{path}: is a file; a base is a directory that holds a diffusers pipeline, a hub id {hub.FORM}, or {DEMO_BASE}"
+        return f"{path}: is a file; a base is a directory that holds a diffusers pipeline, a hub id {hub.HUB_ID_FORM}, or {DEMO_BASE}"
     code = f"from diffusers import StableDiffusionPipeline as P; P.from_single_file({str(path)!r}).save_pretrained('DIRECTORY')"
     return (
         f"{path}: is a single-file checkpoint; a base is a directory of a diffusers pipeline, so convert it once where there is a network, "

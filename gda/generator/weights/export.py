@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from gda.artifacts.cards import Family, GeneratorCard
 from gda.artifacts.document import dump_document
-from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, copy_parts, read_card, read_json, source_of, weights_digest
+from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, copy_parts, read_base_json, read_card, source_of, weights_digest
 from gda.generator.weights.layout import INDEX, null_parts
 from gda.generator.weights.verified import with_adapters
 from gda.io.publish import write_bytes
@@ -85,7 +85,7 @@ def _replace_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 
 def _without(out: Path) -> list[str]:
     """Parts that plain diffusers must be given as None, for it does not take them so from the index."""
-    index = read_json(out / INDEX) if (out / INDEX).is_file() else {}
+    index = read_base_json(out / INDEX) if (out / INDEX).is_file() else {}
     return [part for part in null_parts(index) if part.startswith(("text_encoder", "tokenizer"))]
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from gda.errors import DataError, MissingError, UsageError
-from gda.generator.weights.json_files import read_object
+from gda.generator.weights.json_files import read_config_object
 from gda.generator.weights.layout import INDEX, UNUSED, Files, index_paths, missing_files, used_files
 from gda.io.hub_cache import cache_dir as cache_dir
 
-FORM = "ORG/NAME[@REVISION][:VARIANT]"
+HUB_ID_FORM = "ORG/NAME[@REVISION][:VARIANT]"
 PROBE_SECONDS = 10.0
 _DOWNLOADING = "GDA_HUB_DOWNLOAD"  # stands next to an HF_HUB_OFFLINE that is ours and not the user's
 _TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for true
@@ -26,7 +26,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What is small and says what the rest is; the weights are chosen after reading it.
 _CARDS = (INDEX, f"*/{INDEX}", "generator.json", "README*", "LICENSE*", "LICENCE*")
 
-Check = Callable[[Path], object]
+CheckFile = Callable[[Path], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class HubId:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot(Files):
+class HubSnapshot(Files):
     """A whole revision in the local cache; `pinned` names the commit."""
 
     pinned: HubId
@@ -66,13 +66,13 @@ def with_flags(base: str, revision: str | None, variant: str | None) -> str:
         return base
     spec = None if Path(base).is_dir() else parse(base)
     if spec is None:
-        raise UsageError(f"--{next(iter(given))} {next(iter(given.values()))}: goes with a hub id {FORM} as base, got {base}")
+        raise UsageError(f"--{next(iter(given))} {next(iter(given.values()))}: goes with a hub id {HUB_ID_FORM} as base, got {base}")
     for field, value in given.items():
         if getattr(spec, field) not in (None, value):
             raise UsageError(f"--{field} {value}: contradicts the base {base}; give it once")
         one = replace(HubId(repo=spec.repo), **{field: value})
         if not value or parse(str(one)) != one:
-            raise UsageError(f"--{field} {value!r}: not a {field} of a hub id {FORM}")
+            raise UsageError(f"--{field} {value!r}: not a {field} of a hub id {HUB_ID_FORM}")
     return str(replace(spec, **given))
 
 
@@ -85,7 +85,7 @@ def offline_by_default() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def locate(spec: HubId, check: Check) -> Snapshot:
+def locate(spec: HubId, check: CheckFile) -> HubSnapshot:
     """The snapshot of `spec` in the local hub cache, downloaded first where it is not whole there.
 
     `check` sees the folder when only its `model_index.json` need be there and raises `DataError` to spare the rest. Only what
@@ -101,7 +101,7 @@ def locate(spec: HubId, check: Check) -> Snapshot:
     return found
 
 
-def in_cache(spec: HubId, check: Check) -> bool:
+def in_cache(spec: HubId, check: CheckFile) -> bool:
     """Whether `locate` finds `spec` whole in the local hub cache."""
     return _find(spec, check) is not None
 
@@ -118,7 +118,7 @@ def download_command(spec: HubId) -> str:
     return shlex.join(words)
 
 
-def _find(spec: HubId, check: Check) -> Snapshot | None:
+def _find(spec: HubId, check: CheckFile) -> HubSnapshot | None:
     """What the cache holds, or None where a file is missing. What a cached listing of the repository rules out is a `DataError`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -143,17 +143,17 @@ def _find(spec: HubId, check: Check) -> Snapshot | None:
         raise
     if missing_files(folder, used):
         return None
-    return Snapshot(name=str(spec), folder=folder, used=used, pinned=replace(spec, revision=folder.name))
+    return HubSnapshot(name=str(spec), folder=folder, used=used, pinned=replace(spec, revision=folder.name))
 
 
-def _indexes(folder: Path, files: Collection[str], check: Check) -> dict[str, dict[str, Any]] | None:
+def _indexes(folder: Path, files: Collection[str], check: CheckFile) -> dict[str, dict[str, Any]] | None:
     """Every `model_index.json` by its path, once `check` has passed the folder; None while one is not on disk."""
     names = index_paths(files)
     if not all((folder / name).is_file() for name in names):
         return None
     if names:
         check(folder)
-    return {name: read_object(folder / name) for name in names}
+    return {name: read_config_object(folder / name) for name in names}
 
 
 def _cached_listing(spec: HubId, commit: str) -> dict[str, int] | None:
@@ -167,7 +167,7 @@ def _cached_listing(spec: HubId, commit: str) -> dict[str, int] | None:
         return None
 
 
-def _download(spec: HubId, check: Check) -> None:
+def _download(spec: HubId, check: CheckFile) -> None:
     if not _may_download():
         raise MissingError(f"{_not_here(spec)}, and HF_HUB_OFFLINE forbids downloading it; {_advice(spec)}")
     from huggingface_hub import HfApi

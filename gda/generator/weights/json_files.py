@@ -7,7 +7,7 @@ from typing import Any
 from gda.errors import DataError
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_config_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises `DataError` naming the file where it holds anything else or cannot be read."""
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gda.errors import DataError
-from gda.generator.weights.json_files import read_object, write_object
+from gda.generator.weights.json_files import read_config_object, write_object
 from gda.io.tensors import VOCABULARIES
 
 INDEX = "model_index.json"
 BASE, SUPER_RESOLUTION, UPSCALER = "base", "super_resolution", "upscaler"
-STAGES = (BASE, SUPER_RESOLUTION, UPSCALER)
+CASCADE_STAGES = (BASE, SUPER_RESOLUTION, UPSCALER)
 NETWORKS = frozenset({"unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"})
 # A checker of finished images would black some out unseen; a synthetic set is assessed by the gate, which says what it refuses.
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder", "watermarker"})
@@ -68,7 +68,7 @@ class Files:
 
     def indexes(self) -> dict[str, dict[str, Any]]:
         """Content of each `model_index.json` by its path."""
-        return {plain: read_object(self.path(plain)) for plain in sorted(self.used) if os.path.basename(plain) == INDEX}
+        return {plain: read_config_object(self.path(plain)) for plain in sorted(self.used) if os.path.basename(plain) == INDEX}
 
     def where(self, plain: str) -> str:
         """The file as messages name it: its path, or hub id and path."""
@@ -87,7 +87,7 @@ class Files:
 
 def index_paths(files: Collection[str]) -> list[str]:
     """The `model_index.json` at the top, or else those of a cascade's stages."""
-    return [INDEX] if INDEX in files else [path for stage in STAGES if (path := f"{stage}/{INDEX}") in files]
+    return [INDEX] if INDEX in files else [path for stage in CASCADE_STAGES if (path := f"{stage}/{INDEX}") in files]
 
 
 def files_of_directory(folder: Path) -> Files:
@@ -95,10 +95,10 @@ def files_of_directory(folder: Path) -> Files:
 
     Raises `DataError` as `used_files` does, for shards that are missing, and where several variants could be meant.
     """
-    tops = [folder] if (folder / INDEX).is_file() else [folder / stage for stage in STAGES]
+    tops = [folder] if (folder / INDEX).is_file() else [folder / stage for stage in CASCADE_STAGES]
     found = [p for top in tops if top.is_dir() for p in (*top.iterdir(), *(q for d in top.iterdir() if d.is_dir() for q in d.iterdir()))]
     listing = {p.relative_to(folder).as_posix() for p in found if p.is_file()}
-    indexes = {path: read_object(folder / path) for path in index_paths(listing)}
+    indexes = {path: read_config_object(folder / path) for path in index_paths(listing)}
     used = used_files(str(folder), listing, indexes, _lone_variant(listing, indexes), plain_first=True)
     if missing := missing_files(folder, used):
         raise DataError(f"{folder / missing[0]}: is missing, which the part's index of shards names")
@@ -158,7 +158,7 @@ def lay_out(folder: Path, used: Mapping[str, str], out: Path, copy: Callable[[Pa
         if _SHARD_INDEX.fullmatch(os.path.basename(plain)):
             near = os.path.dirname(file)
             renamed = {tensor: names[f"{near}/{shard}"] for tensor, shard in _weight_map(folder / file).items()}
-            write_object(target, read_object(folder / file) | {"weight_map": renamed})
+            write_object(target, read_config_object(folder / file) | {"weight_map": renamed})
         else:
             copy(folder / file, target)
     for index in indexes:
@@ -177,7 +177,7 @@ def unused_parts(index: Mapping[str, Any]) -> frozenset[str]:
 
 def _copy_index(source: Path, target: Path) -> None:
     """Write a `model_index.json` to where its parts lie already; unused parts that are not there are named as done without."""
-    index = read_object(source)
+    index = read_config_object(source)
     absent = {part for part in unused_parts(index) & index.keys() if not (target.parent / part).is_dir()}
     write_object(target, {key: [None, None] if key in absent else value for key, value in index.items()})
 
@@ -245,7 +245,7 @@ def _listed(variants: Collection[str | None]) -> str:
 
 def _weight_map(path: Path) -> dict[str, str]:
     """Tensor -> shard. Raises `DataError` for anything but the name of a safetensors file in the same folder."""
-    content = read_object(path).get("weight_map")
+    content = read_config_object(path).get("weight_map")
     if not isinstance(content, dict):
         raise DataError(f"{path}: not an index of shards: weight_map must be an object, found {content!r}")
     for shard in content.values():

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from gda.errors import DataError
-from gda.generator.weights.json_files import read_object
+from gda.generator.weights.json_files import read_config_object
 from gda.generator.weights.layout import INDEX, NETWORKS, Files
 
 OWN_FILES_ALONE: dict[str, Any] = {
@@ -53,7 +53,7 @@ def load_networks(folder: Path) -> dict[str, Any]:
     Raises `DataError` where the weights of one lack tensors, which the libraries would leave random without an error, and the libraries'
     own errors as they come.
     """
-    named = {part: entry for part, entry in read_object(folder / INDEX).items() if part in NETWORKS and (folder / part).is_dir()}
+    named = {part: entry for part, entry in read_config_object(folder / INDEX).items() if part in NETWORKS and (folder / part).is_dir()}
     return {part: load_network(folder / part, library, kind) for part, (library, kind) in named.items()}
 
 

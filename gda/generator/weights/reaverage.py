@@ -23,7 +23,7 @@ from gda.io.publish import RECIPE_FILE, exclusive, prepare, publish, write_bytes
 # a sweep over widths could no longer tell its points apart.
 RESIDUAL_LIMIT = 0.10
 _WAIT = 0.5  # seconds between looks at what another process is making
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def average_generator(generator: Path, sigma_rel: float, out: Path, *, step: int | None = None, force: bool = False) -> Outcome:
@@ -122,7 +122,7 @@ def _write_generator(generator: Path, card: GeneratorCard, fits: Mapping[str, Fi
         else:
             shutil.copy(item, out / item.name)
     for stage, fitted in fits.items():
-        _replace_parameters(generator / EMA_FOLDER / stage, out / network_folder(card.family, stage) / WEIGHTS, combine(fitted))
+        _replace_parameters(generator / EMA_FOLDER / stage, out / network_folder(card.family, stage) / _WEIGHTS, combine(fitted))
     steps = {stage: f.step for stage, f in fits.items()}
     width = next(iter(fits.values())).sigma_rel
     averaging = f"power, sigma_rel {width:g} at step {', '.join(f'{step} of {stage}' for stage, step in steps.items())}"

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from gda.data.store.resident import ImageSet
     from gda.data.store.snapshot import Snapshot
-    from gda.training.loop.mixed_batches import Source
+    from gda.training.loop.mixed_batches import TrainingSource
 
-Origin = Literal["synthetic", "pool"]
+_Origin = Literal["synthetic", "pool"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Others:
+class LoadedOthers:
     """Images next to the real ones: their snapshot, the labels that are used, None for all, and of how many parts a seed gets one.
 
     The digest is there so that two contents of one path are two keys.
@@ -29,7 +29,7 @@ class Others:
 
     path: Path
     digest: str
-    origin: Origin
+    origin: _Origin
     labels: tuple[int, ...] | None = None
     parts: int = 1
 
@@ -40,7 +40,7 @@ class TrainingData:
 
     snapshot: Path
     snapshot_digest: str
-    others: Others | None
+    others: LoadedOthers | None
     use_real: bool
     image_size: int
     test_image_size: int
@@ -62,19 +62,19 @@ class Loaded:
     part: "Tensor | None" = None
     num_parts: int = 1
 
-    def sources(self, ratio: float, *, seed: int = 0) -> "list[Source]":
+    def sources(self, ratio: float, *, seed: int = 0) -> "list[TrainingSource]":
         """What batches are made of: a lone set fills them; two share them as `ratio` of all other images to one real.
 
         Where only some classes' others are used their share is smaller by as much, so that no image is seen more often for that; of parts,
         that of number `seed` modulo their number is taken. Raises `DataError` for a part without images.
         """
-        from gda.training.loop.mixed_batches import Source
+        from gda.training.loop.mixed_batches import TrainingSource
 
         ratio *= self.kept
         mixed = self.real is not None and self.others is not None
         shares = (1 / (1 + ratio), ratio / (1 + ratio)) if mixed else (1.0, 1.0)
         origins = ((self.real, shares[0], False), (self._others_of(seed), shares[1], self.synthetic))
-        return [Source.of(images, share=share, synthetic=generated) for images, share, generated in origins if images is not None]
+        return [TrainingSource.of(images, share=share, synthetic=generated) for images, share, generated in origins if images is not None]
 
     def _others_of(self, seed: int) -> "ImageSet | None":
         if self.others is None or self.part is None:
@@ -87,12 +87,12 @@ class Loaded:
         return self.others.take(places)
 
     @property
-    def real_source(self) -> "Source":
+    def real_source(self) -> "TrainingSource":
         """The real images alone."""
-        from gda.training.loop.mixed_batches import Source
+        from gda.training.loop.mixed_batches import TrainingSource
 
         assert self.real is not None
-        return Source.of(self.real)
+        return TrainingSource.of(self.real)
 
 
 @lru_cache(maxsize=1)
@@ -128,10 +128,10 @@ def _parts(opened: "Snapshot", keys: Sequence[str], count: int) -> "Tensor":
 
     rows = opened.manifest("train").set_index("key").loc[list(keys)]
     generators = rows["generator_digest"].fillna("").tolist() if "generator_digest" in rows else [""] * len(rows)
-    return torch.tensor(parts_of(keys, rows["label"].tolist(), generators, count))
+    return torch.tensor(parts_by_label(keys, rows["label"].tolist(), generators, count))
 
 
-def parts_of(keys: Sequence[str], labels: Sequence[int], generators: Sequence[str], count: int) -> list[int]:
+def parts_by_label(keys: Sequence[str], labels: Sequence[int], generators: Sequence[str], count: int) -> list[int]:
     """The part, 0 to `count` - 1, of each image: that of its generator, or where there is but one the images of a class dealt out.
 
     They are dealt in an order that depends on the keys alone. Raises `ConfigError` for another number of parts than of generators.
@@ -161,7 +161,7 @@ def _relabelled(images: "ImageSet", classes: tuple[str, ...]) -> "ImageSet":
     return replace(images, labels=labels[images.labels], classes=classes)
 
 
-def _chosen(images: "ImageSet", others: Others) -> "ImageSet":
+def _chosen(images: "ImageSet", others: LoadedOthers) -> "ImageSet":
     import torch
 
     if others.labels is None:

@@ -14,14 +14,14 @@ from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import UsageError
 from gda.io.skipped_arms import skipped_because
 from gda.runtime.parallel import device_name, training_device
-from gda.training.arms.arm_data import Others, TrainingData
+from gda.training.arms.arm_data import LoadedOthers, TrainingData
 from gda.training.arms.requirements import read_index, refusal, require_pool_of, require_same_classes
 from gda.training.arms.targets import target_labels
 from gda.training.networks.pretrained import Weights, find_weights, weights_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ArmRequest:
     """An arm on given snapshots, without a seed; `skipped` says why there is nothing to train.
 
     `others` are the images next to the real ones or in their place, and `generated` is the index of their snapshot.
@@ -32,7 +32,7 @@ class Request:
     augment: Literal["standard", "strong"]
     snapshot: Path
     real: SnapshotIndex
-    others: Others | None
+    others: LoadedOthers | None
     generated: SnapshotIndex | None
     skipped: str | None
     weights: Weights | None
@@ -97,7 +97,7 @@ class Request:
         return Recipe(stage="classify", config=settings | decided, inputs=inputs, environment=environment)
 
 
-def make_request(
+def make_arm_request(
     config: ClassifyConfig,
     arm: Arm,
     snapshot: Path,
@@ -106,7 +106,7 @@ def make_request(
     *,
     pool: Path | None = None,
     reference: Path | None = None,
-) -> Request:
+) -> ArmRequest:
     """Check what was given against what `arm` needs, and read the small files that say what the snapshots are.
 
     Raises as `run` does, and as `find_weights` for pretrained weights that cannot be used.
@@ -115,7 +115,7 @@ def make_request(
         raise UsageError(f"arm {arm}: classify.trainings names no {arm.training!r}; accepted: {', '.join((*TRAININGS, *config.trainings))}")
     config, augment = config.trained_as(arm), config.augment_of(arm)
     data, real, weights = arm.data, read_index(snapshot, "real"), find_weights(config)
-    request = Request(
+    request = ArmRequest(
         config=config, arm=arm, augment=augment, snapshot=snapshot, real=real, others=None, generated=None, skipped=None, weights=weights
     )
     if data.others == "pool":
@@ -125,7 +125,7 @@ def make_request(
             return replace(request, skipped=why)
         more = read_index(pool, "real")
         require_pool_of(snapshot, real, pool, more)
-        return replace(request, others=Others(path=pool, digest=more.digest, origin="pool"), generated=more)
+        return replace(request, others=LoadedOthers(path=pool, digest=more.digest, origin="pool"), generated=more)
     if not data.synthetic:
         return request
     if synthetic is None:
@@ -136,5 +136,5 @@ def make_request(
     require_same_classes(snapshot, real, synthetic, generated)
     skipped = refusal(arm, verdict, real, generated) if data.gated else None
     labels = target_labels(config, snapshot, real, reference) if data.targeted and skipped is None else None
-    others = Others(path=synthetic, digest=generated.digest, origin="synthetic", labels=labels, parts=config.synthetic_parts)
+    others = LoadedOthers(path=synthetic, digest=generated.digest, origin="synthetic", labels=labels, parts=config.synthetic_parts)
     return replace(request, others=others, generated=generated, skipped=skipped)

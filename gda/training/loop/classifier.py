@@ -19,17 +19,17 @@ from gda.runtime.process_group import ProcessGroup
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.checkpoint import load_checkpoint, save_checkpoint
 from gda.training.loop.forward import Forward, exact_convolutions
-from gda.training.loop.mixed_batches import Batch, MixedBatches, Source
-from gda.training.networks.export import export_classifier, load_classifier, preparation, weights_digest
+from gda.training.loop.mixed_batches import MixedBatch, MixedBatches, TrainingSource
+from gda.training.networks.export import export_classifier, load_classifier, model_digest, preparation
 from gda.training.networks.models import build_model, freeze_backbone
-from gda.training.recipes.augment import augment, normalise
+from gda.training.recipes.augment import augment, normalise_pixels
 from gda.training.recipes.mixup_and_loss import Mixing, WeightedLoss, make_loss, soft_targets
-from gda.training.recipes.optimizing import make_optimizer, make_schedule, optimizer_tensors, restore_optimizer
+from gda.training.recipes.optimizing import make_classifier_optimizer, make_schedule, optimizer_tensors, restore_optimizer
 from gda.training.recipes.policies import ErasingPolicy, RandAugmentPolicy
 from gda.training.recipes.train_recipe import TrainRecipe
-from gda.training.streams import stream, stream_seed
+from gda.training.streams import stream, training_seed
 
-__all__ = ["Source", "TrainRecipe", "export_classifier", "load_classifier", "predict_logits", "top1", "train_classifier"]
+__all__ = ["TrainingSource", "TrainRecipe", "export_classifier", "load_classifier", "predict_logits", "top1", "train_classifier"]
 
 Curve = list[tuple[int, float]]
 
@@ -37,7 +37,7 @@ _CURVE_EVERY = 10  # updates per point
 
 
 def train_classifier(
-    sources: Sequence[Source],
+    sources: Sequence[TrainingSource],
     recipe: TrainRecipe,
     *,
     num_classes: int,
@@ -65,7 +65,7 @@ def train_classifier(
         recipe = recipe.of_one_origin()
     # timm initialises weights and drops paths from the global generator: it is borrowed, seeded by name, and given back.
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []), exact_convolutions(world.device):
-        torch.manual_seed(stream_seed(seed, "model"))
+        torch.manual_seed(training_seed(seed, "model"))
         model = copy.deepcopy(start) if start is not None else _new(recipe, num_classes)
         run = _Run(model, [_resized(source, recipe.image_size) for source in sources], recipe, num_classes, seed, world)
         identity = _identity(sources, recipe, num_classes, seed, start) if checkpoint is not None and world.is_first else ""
@@ -98,7 +98,7 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        sources: Sequence[Source],
+        sources: Sequence[TrainingSource],
         recipe: TrainRecipe,
         num_classes: int,
         seed: int,
@@ -136,7 +136,7 @@ class _Run:
         if recipe.ema_decay:
             self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
         rate = recipe.learning_rate
-        self.optimizer = make_optimizer(
+        self.optimizer = make_classifier_optimizer(
             model, recipe.optimizer, learning_rate=rate, weight_decay=recipe.weight_decay, momentum=recipe.momentum
         )
         self.norms: AuxiliaryNorms | None = None
@@ -205,7 +205,7 @@ class _Run:
         mixed, targets = self.mix(inputs, batch.labels, self.streams["mixing"])
         return mixed, (targets,)
 
-    def _weighted(self, inputs: Tensor, batch: Batch, weights: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _weighted(self, inputs: Tensor, batch: MixedBatch, weights: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         smoothing = self.recipe.label_smoothing
         targets = soft_targets(batch.labels, batch.second, batch.first_share, num_classes=self.num_classes, label_smoothing=smoothing)
         if self.mix is None:
@@ -256,7 +256,7 @@ class _Run:
         self.pending = state["pending"].tolist()
 
 
-def _resized(source: Source, size: int) -> Source:
+def _resized(source: TrainingSource, size: int) -> TrainingSource:
     return replace(source, images=_resize(source.images, size))
 
 
@@ -264,15 +264,15 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _identity(sources: Sequence[Source], recipe: TrainRecipe, num_classes: int, seed: int, start: nn.Module | None) -> str:
+def _identity(sources: Sequence[TrainingSource], recipe: TrainRecipe, num_classes: int, seed: int, start: nn.Module | None) -> str:
     """What a checkpoint must agree on to be continued: recipe, seed, start, and every training image with its label."""
     apart = recipe != recipe.of_one_origin()
     data = [[_content(source), source.share, *(["synthetic"] if apart and source.synthetic else [])] for source in sources]
-    begun = {} if start is None else {"start": weights_digest(start)}
+    begun = {} if start is None else {"start": model_digest(start)}
     return digest_of({"recipe": recipe.identity(), "num_classes": num_classes, "seed": seed, "sources": data} | begun)
 
 
-def _content(source: Source) -> str:
+def _content(source: TrainingSource) -> str:
     soft = {"second": source.second, "first_share": source.first_share}
     tensors = {"images": source.images, "labels": source.labels} | {name: value for name, value in soft.items() if value is not None}
     return tensors_digest({name: value.numpy() for name, value in tensors.items()})
@@ -289,7 +289,9 @@ def predict_logits(model: nn.Module, images: Tensor, *, image_size: int, batch_s
     device = next(model.parameters()).device
     mean, std = preparation(model)
     with exact_convolutions(device):
-        parts = [model(normalise(_resize(part.to(device), image_size), mean, std)).float().cpu() for part in images.split(batch_size)]
+        parts = [
+            model(normalise_pixels(_resize(part.to(device), image_size), mean, std)).float().cpu() for part in images.split(batch_size)
+        ]
     return torch.cat(parts)
 
 

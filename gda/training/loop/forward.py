@@ -13,7 +13,7 @@ from gda.runtime.process_group import ProcessGroup
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.shared_norms import SharedStatistics
 from gda.training.recipes.train_recipe import TrainRecipe
-from gda.training.streams import stream_seed
+from gda.training.streams import training_seed
 
 
 class Forward:
@@ -61,7 +61,7 @@ class Forward:
     def _seed_passes(self, update: int) -> None:
         """What is dropped by chance comes from torch's global generator, whose state only one process on a CPU keeps between updates."""
         if self._world.size > 1 or self._world.device.type != "cpu":
-            torch.manual_seed(stream_seed(self._seed, f"pass/{update}/{self._world.rank}"))
+            torch.manual_seed(training_seed(self._seed, f"pass/{update}/{self._world.rank}"))
 
     def _shared_statistics(self) -> contextlib.AbstractContextManager[object]:
         shared = self._world.size > 1 and _trains_batch_norms(self._model)

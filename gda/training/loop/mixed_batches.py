@@ -13,7 +13,7 @@ from gda.training.streams import stream
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class TrainingSource:
     """Images of one origin: uint8 NCHW, their int64 labels, and their share of every batch (shares of all sources add up to 1).
 
     Where labels are soft, `second` int64 [n] is the class that shares an image's label (-1 for none) and `first_share` float32 [n] in
@@ -29,7 +29,7 @@ class Source:
     synthetic: bool = False
 
     @classmethod
-    def of(cls, images: ImageSet, *, share: float = 1.0, synthetic: bool = False) -> "Source":
+    def of(cls, images: ImageSet, *, share: float = 1.0, synthetic: bool = False) -> "TrainingSource":
         """A loaded split as a source, soft labels included."""
         return cls(
             images=images.images,
@@ -66,7 +66,7 @@ def _require_soft(second: Tensor, first_share: Tensor, count: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class MixedBatch:
     """Images (uint8 NCHW) and labels (int64 [n]), and where any source has soft labels those of all, as in `Source`."""
 
     images: Tensor
@@ -74,10 +74,10 @@ class Batch:
     second: Tensor | None = None
     first_share: Tensor | None = None
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> "MixedBatch":
         """The same on `device`."""
         second, first_share = (None if value is None else value.to(device) for value in (self.second, self.first_share))
-        return Batch(images=self.images.to(device), labels=self.labels.to(device), second=second, first_share=first_share)
+        return MixedBatch(images=self.images.to(device), labels=self.labels.to(device), second=second, first_share=first_share)
 
 
 def batch_counts(shares: Sequence[float], batch_size: int) -> list[int]:
@@ -133,7 +133,7 @@ class Epochs:
 class MixedBatches:
     """Endless batches in which every source has its exact number of images."""
 
-    def __init__(self, sources: Sequence[Source], batch_size: int, seed: int) -> None:
+    def __init__(self, sources: Sequence[TrainingSource], batch_size: int, seed: int) -> None:
         self._sources = sources
         self.counts = batch_counts([source.share for source in sources], batch_size)
         self._epochs = [Epochs(len(source.images), stream(seed, f"order/{i}")) for i, source in enumerate(sources)]
@@ -147,16 +147,16 @@ class MixedBatches:
         """A number of each source as one of each place in a batch, float [n]; places belong to the same source in every batch."""
         return torch.cat([torch.full((count,), value) for value, count in zip(values, self.counts, strict=True)])
 
-    def next(self) -> Batch:
+    def next(self) -> MixedBatch:
         """The next images, the sources one after the other."""
         taken = [epochs.take(count) for epochs, count in zip(self._epochs, self.counts, strict=True)]
         pairs = list(zip(self._sources, taken, strict=True))
         images = torch.cat([source.images[index] for source, index in pairs])
         labels = torch.cat([source.labels[index] for source, index in pairs])
         if not self.soft:
-            return Batch(images=images, labels=labels)
+            return MixedBatch(images=images, labels=labels)
         soft = [_soft_of(source, index) for source, index in pairs]
-        return Batch(
+        return MixedBatch(
             images=images, labels=labels, second=torch.cat([part[0] for part in soft]), first_share=torch.cat([part[1] for part in soft])
         )
 
@@ -170,7 +170,7 @@ class MixedBatches:
             epochs.restore({name: state[f"{i}/{name}"] for name in ("order", "position", "generator")})
 
 
-def _soft_of(source: Source, index: Tensor) -> tuple[Tensor, Tensor]:
+def _soft_of(source: TrainingSource, index: Tensor) -> tuple[Tensor, Tensor]:
     if source.second is None or source.first_share is None:
         return torch.full((len(index),), -1), torch.ones(len(index))
     return source.second[index], source.first_share[index].float()

@@ -22,10 +22,10 @@ from gda.runtime.reading import parser, read_object
 from gda.training.networks.pretrained import Channels
 from gda.training.networks.sizes import require_sizes_of
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "classifier.json"
+CONFIG, CLASSIFIER_WEIGHTS, CARD_NAME = "config.json", "model.safetensors", "classifier.json"
 
 
-def weights_digest(model: nn.Module) -> str:
+def model_digest(model: nn.Module) -> str:
     """sha256 (64 hex digits) over the names, types, shapes and bytes of all weights and buffers."""
     return tensors_digest({name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
 
@@ -34,11 +34,11 @@ def export_classifier(model: nn.Module, folder: Path, card: ClassifierCard) -> N
     """Write `model` and its card into `folder`, so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back."""
     folder.mkdir(parents=True, exist_ok=True)
     mean, std = preparation(model)
-    card = card.model_copy(update={"mean": mean, "std": std, "weights": weights_digest(model)})
+    card = card.model_copy(update={"mean": mean, "std": std, "weights": model_digest(model)})
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    write_bytes(folder / WEIGHTS, save(tensors))
+    write_bytes(folder / CLASSIFIER_WEIGHTS, save(tensors))
     write_bytes(folder / CONFIG, (json.dumps(_timm_config(model, card), indent=2, sort_keys=True) + "\n").encode())
-    write_bytes(folder / CARD, dump_document(card))
+    write_bytes(folder / CARD_NAME, dump_document(card))
 
 
 def preparation(model: nn.Module) -> tuple[Channels, Channels]:
@@ -54,12 +54,14 @@ def open_classifier(folder: Path) -> ClassifierCard:
     Raises `DataError` naming the file that is not. The card of a skipped arm has no weights.
     """
     require_whole(folder, advice=f"remove {folder} and train it again")
-    card = read_document(folder / CARD, ClassifierCard)
+    card = read_document(folder / CARD_NAME, ClassifierCard)
     if card.skipped is not None or card.weights is None:
         return card
-    found = tensors_digest({name: value.numpy() for name, value in _read_weights(folder / WEIGHTS).items()})
+    found = tensors_digest({name: value.numpy() for name, value in _read_weights(folder / CLASSIFIER_WEIGHTS).items()})
     if found != card.weights:
-        raise DataError(f"{folder / WEIGHTS}: holds weights {found[:12]}, but {CARD} is the card of {card.weights[:12]}; train it again")
+        raise DataError(
+            f"{folder / CLASSIFIER_WEIGHTS}: holds weights {found[:12]}, but {CARD_NAME} is the card of {card.weights[:12]}; train it again"
+        )
     return card
 
 
@@ -68,9 +70,9 @@ def load_classifier(folder: Path) -> nn.Module:
 
     Raises `DataError` when its files are missing, damaged, exchanged for others than its card names, or anything but safetensors.
     """
-    if (folder / CARD).is_file():
+    if (folder / CARD_NAME).is_file():
         open_classifier(folder)
-    config, tensors = _read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
+    config, tensors = _read_config(folder / CONFIG), _read_weights(folder / CLASSIFIER_WEIGHTS)
     require_sizes_of(
         {"num_classes": config["num_classes"], **config["model_args"]}, [value.shape for value in tensors.values()], folder / CONFIG
     )

@@ -30,7 +30,7 @@ _ERASE_ASPECT = (0.3, 1 / 0.3)
 _CROP_ASPECT = (3 / 4, 4 / 3)
 
 
-def normalise(images: Tensor, mean: Channels = _HALF, std: Channels = _HALF) -> Tensor:
+def normalise_pixels(images: Tensor, mean: Channels = _HALF, std: Channels = _HALF) -> Tensor:
     """uint8 NCHW -> float32 NCHW, each channel less its mean and divided by its deviation; without them, in [-1, 1]."""
     scale, shift = (_per_channel(v, images.device) for v in ([255 * s for s in std], [m / s for m, s in zip(mean, std, strict=True)]))
     return images.to(torch.float32).div_(scale).sub_(shift)
@@ -67,7 +67,7 @@ def augment(
         images = _random_crop(images, generator)
     if policy is not None:
         images = policy(images, generator)
-    inputs = normalise(images, mean, std)
+    inputs = normalise_pixels(images, mean, std)
     return inputs if strength == "standard" else _erase_some(_random_affine(inputs, generator), generator)
 
 

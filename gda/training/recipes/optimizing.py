@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 _WARMUP_START = 1e-2  # of the peak
 
 
-def make_optimizer(model: nn.Module, name: str, *, learning_rate: float, weight_decay: float, momentum: float) -> Optimizer:
+def make_classifier_optimizer(model: nn.Module, name: str, *, learning_rate: float, weight_decay: float, momentum: float) -> Optimizer:
     """timm's optimizer `name` over the parameters that are trained; vectors and biases have no weight decay."""
     # The fused kernel is 5 times faster than the plain one on a CPU.
     options = {"fused": True} if name == "adamw" else {}

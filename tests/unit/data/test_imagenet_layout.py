@@ -14,7 +14,7 @@ from gda.cli.main import main
 from gda.data.imagenet import devkit
 from gda.data.imagenet.matlab import read_struct
 from gda.data.sources.folders import read_folder
-from gda.data.sources.source import Columns, Source
+from gda.data.sources.source import Columns, ImageSource
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 
@@ -65,11 +65,11 @@ def imagenet(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def read(root: Path) -> Source:
+def read(root: Path) -> ImageSource:
     return read_folder(root, Columns(), progress=False)
 
 
-def labels_of_val(source: Source) -> list[str]:
+def labels_of_val(source: ImageSource) -> list[str]:
     """Labels in the order of the images' names."""
     return [record.class_name for record in sorted(source.records, key=lambda record: record.name) if record.split == "val"]
 

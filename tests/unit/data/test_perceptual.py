@@ -7,7 +7,7 @@ from pictures import CHANGES, changed, digits, patches
 from PIL import Image
 
 from gda.data.checks import perceptual
-from gda.data.checks.perceptual import Sketches, distinct, groups, joined, near_matches, perceptual_hashes, sketch, stack_sketches
+from gda.data.checks.perceptual import Sketches, distinct, joined, near_groups, near_matches, perceptual_hashes, sketch, stack_sketches
 
 COUNT = 60
 # Images that must be matched of 60 after each change, a little below what was measured; changes not named are beyond near matches.
@@ -66,7 +66,7 @@ def test_the_nearest_and_the_first_match_are_named(monkeypatch: pytest.MonkeyPat
         inside = near_matches(whole, whole, same_set=True)
         assert inside.queries.tolist() == [3, 7, 20, 40, 45]
         assert inside.reference[[3, 45]].tolist() == [45, 3]
-        assert groups(whole) == [[3, 40, 45], [7, 20]]
+        assert near_groups(whole) == [[3, 40, 45], [7, 20]]
         assert distinct(whole).tolist() == [i for i in range(50) if i not in (20, 40, 45)]
 
 
@@ -96,5 +96,5 @@ def test_any_size_gives_a_sketch_and_no_images_give_none() -> None:
     assert parts.grey.shape == (2, 16, 16)
     empty = stack_sketches([])
     assert len(near_matches(empty, parts).queries) == len(near_matches(parts, empty).queries) == 0
-    assert groups(empty) == []
+    assert near_groups(empty) == []
     assert len(joined(parts, empty, parts)) == 4

@@ -20,16 +20,16 @@ from gda.data.images.listing import image_format
 from gda.data.sources import parquet
 from gda.data.sources.folders import read_folder
 from gda.data.sources.readers import open_source
-from gda.data.sources.source import Columns, Slice, Source
+from gda.data.sources.source import Columns, ImageSource, Slice
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, GdaError, UsageError
 
 
-def opened(source: Path | str, **columns: Any) -> Source:
+def opened(source: Path | str, **columns: Any) -> ImageSource:
     return open_source(str(source), SnapshotConfig(), Columns(**columns))
 
 
-def found(source: Source) -> list[tuple[str | None, str]]:
+def found(source: ImageSource) -> list[tuple[str | None, str]]:
     return sorted({(record.split, record.class_name) for record in source.records}, key=str)
 
 

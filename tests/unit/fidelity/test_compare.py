@@ -7,10 +7,10 @@ from scipy.stats import t as student
 from gda.config.sections import ValidateConfig
 from gda.errors import DataError
 from gda.fidelity.compare import (
-    Images,
-    compare,
+    FeatureSet,
     compare_at_class_size,
     compare_class,
+    compare_sets,
     compare_with_split,
     equal_n,
     fid,
@@ -21,7 +21,7 @@ from gda.fidelity.compare import (
 )
 from gda.fidelity.frechet import statistics
 from gda.fidelity.intervals import (
-    GROUPS,
+    JACKKNIFE_GROUPS,
     Estimate,
     LeftOut,
     disjoint_halves,
@@ -43,15 +43,15 @@ def rows(seed: int, n: int, scale: float = 1.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, scale, (n, 12))
 
 
-def images(seed: int, n: int, scale: float = 1.0) -> Images:
-    return Images(features=rows(seed, n, scale))
+def images(seed: int, n: int, scale: float = 1.0) -> FeatureSet:
+    return FeatureSet(features=rows(seed, n, scale))
 
 
 def test_a_perfect_generator_scores_the_floor_at_any_size() -> None:
     """FID falls with the number of images; measured at equal N, new real images must look real whatever N is."""
     real = rows(0, 400)
     for size in (40, 100, 1000):
-        result = compare(images(1, size), Images(features=real), seed=0)["fid"]
+        result = compare_sets(images(1, size), FeatureSet(features=real), seed=0)["fid"]
         assert result.n == min(size, 200)
         assert result.estimate.value == pytest.approx(result.floor.value, rel=0.35)
     assert fid(rows(1, 40), real) > 1.5 * fid(rows(1, 1000), real)  # what would have happened without
@@ -59,7 +59,7 @@ def test_a_perfect_generator_scores_the_floor_at_any_size() -> None:
 
 def test_a_narrow_generator_is_detected() -> None:
     """Half the spread: FID above the floor's interval, recall and coverage below their intervals."""
-    found = compare(images(1, 300, scale=0.5), images(0, 400), seed=0)
+    found = compare_sets(images(1, 300, scale=0.5), images(0, 400), seed=0)
     assert found["fid"].estimate.low > found["fid"].floor.high
     assert found["recall"].estimate.high < found["recall"].floor.low
     assert found["precision"].estimate.value > found["precision"].floor.value
@@ -67,14 +67,14 @@ def test_a_narrow_generator_is_detected() -> None:
 
 def test_same_seed_same_numbers() -> None:
     """The verdict of one set must not change from run to run."""
-    assert compare(images(1, 50), images(0, 90), seed=3) == compare(images(1, 50), images(0, 90), seed=3)
+    assert compare_sets(images(1, 50), images(0, 90), seed=3) == compare_sets(images(1, 50), images(0, 90), seed=3)
 
 
 def test_floor_of_the_reference_is_the_floor_of_the_comparison() -> None:
     """`reference` states the same number that `validate` uses."""
     real = rows(0, 120)
     floor, n = fid_floor(real, seed=5)
-    found = compare(images(1, 300), Images(features=real), seed=5)["fid"]
+    found = compare_sets(images(1, 300), FeatureSet(features=real), seed=5)["fid"]
     assert (floor, n) == (found.floor, found.n)
 
 
@@ -147,7 +147,7 @@ def test_intervals_hold_what_new_sets_score_whatever_the_sizes(synthetic: int, r
 def test_a_group_is_left_out_once_and_leaves_the_bias_in_n_out() -> None:
     """Each row is missing once; the jackknife of a mean is its standard error; a part of n that all repeats hold counts in full."""
     kept = list(left_out(25, np.random.default_rng(0)))
-    assert len(kept) == GROUPS
+    assert len(kept) == JACKKNIFE_GROUPS
     assert np.sort(np.concatenate([np.setdiff1d(np.arange(25), rows) for rows in kept])).tolist() == list(range(25))
     data = np.random.default_rng(1).normal(size=10)
     means = np.array([(data.sum() - one) / 9 for one in data])
@@ -182,12 +182,12 @@ def test_the_floor_of_a_sweep_is_at_its_number_of_images() -> None:
     assert fid_floor_to(reference, real[:30], n=50, seed=0) == pytest.approx(fid(real[:30], rows(0, 2000)))
 
 
-def classes(scale: float = 1.0, each: int = 60, seed: int = 0) -> tuple[Images, np.ndarray]:
+def classes(scale: float = 1.0, each: int = 60, seed: int = 0) -> tuple[FeatureSet, np.ndarray]:
     """Four classes, far apart, with classifiers that are sure of them."""
     rng, labels = np.random.default_rng(seed), np.repeat(np.arange(4), each)
     centres = 6 * np.eye(4, 12)
     probabilities = 0.88 * np.eye(4)[labels] + 0.03
-    return Images(features=centres[labels] + rng.normal(0, scale, (len(labels), 12)), probabilities=probabilities), labels
+    return FeatureSet(features=centres[labels] + rng.normal(0, scale, (len(labels), 12)), probabilities=probabilities), labels
 
 
 def test_a_set_of_one_class_scores_what_one_real_class_scores() -> None:
@@ -228,7 +228,7 @@ def test_the_floor_of_a_split_is_the_other_split() -> None:
     found = compare_with_split(images(2, 100), val, train, n=80, seed=0)
     assert all(each.n == 80 for each in found.values())
     assert found["fid"].estimate.value == pytest.approx(found["fid"].floor.value, rel=0.2)
-    assert found["fid"].floor.value > 3 * compare(images(2, 160), images(0, 160), seed=0)["fid"].floor.value
+    assert found["fid"].floor.value > 3 * compare_sets(images(2, 160), images(0, 160), seed=0)["fid"].floor.value
 
 
 def test_val_is_what_stands_in_the_name() -> None:
@@ -246,7 +246,7 @@ def test_a_class_that_went_wrong_is_found_by_its_own_floor() -> None:
     spoiled[labels == 3] = classes(seed=2)[0].features[labels == 1]
     splits = {"train": real.pick(np.arange(0, 240, 2)), "val": real.pick(np.arange(1, 240, 2))}
     split_labels = {"train": labels[::2], "val": labels[1::2]}
-    found = closeness(Images(features=spoiled), labels, splits, split_labels, classes=5, seed=0)
+    found = closeness(FeatureSet(features=spoiled), labels, splits, split_labels, classes=5, seed=0)
     *measured, absent = found.by_class
     assert absent is None
     assert measured[3]["kid"].estimate.low > measured[3]["kid"].floor.high
@@ -285,8 +285,8 @@ def test_the_narrowest_class_is_that_by_its_own_floor() -> None:
     scale = np.where(labels == 0, 0.05, 1.0)[:, None]
     centre = np.stack([real.features[labels == c].mean(0) for c in range(labels.max() + 1)])[labels]
     narrowed = np.where((labels == 2)[:, None], 0.5, 1.0) * scale
-    given = Images(features=centre + narrowed * (fresh.features - centre))
-    held = Images(features=centre + scale * (real.features - centre))
+    given = FeatureSet(features=centre + narrowed * (fresh.features - centre))
+    held = FeatureSet(features=centre + scale * (real.features - centre))
     splits = {"train": held.pick(np.arange(0, 240, 2)), "val": held.pick(np.arange(1, 240, 2))}
     found = closeness(given, labels, splits, {"train": labels[::2], "val": labels[1::2]}, classes=4, seed=0)
     worst = worst_classes(found.by_class, list("abcd"), ValidateConfig(), measured=MeasuredWith())["mean_distance_worst_class"]

@@ -23,14 +23,14 @@ from gda.fidelity.accumulated import FeatureObserver, FeaturesIndex
 from gda.fidelity.compare import fid
 from gda.fidelity.extractors import comparison_size, configured_extractor, get_extractor
 from gda.fidelity.extractors.base import to_input
-from gda.fidelity.extractors.clip import Architecture as ClipArchitecture
+from gda.fidelity.extractors.clip import ClipArchitecture as ClipArchitecture
 from gda.fidelity.extractors.clip import load_clip
-from gda.fidelity.extractors.dinov2 import IMAGENET_MEAN, IMAGENET_STD, Architecture, load_dinov2, resample_positions
-from gda.fidelity.extractors.fidelity_bridge import register
+from gda.fidelity.extractors.dinov2 import IMAGENET_MEAN, IMAGENET_STD, Dinov2Architecture, load_dinov2, resample_positions
+from gda.fidelity.extractors.fidelity_bridge import register_extractor
 from gda.fidelity.extractors.inception import load_inception
 from gda.stages.reference import reference_recipe
 
-TINY_VIT = Architecture("tiny", "vit_small_patch14_dinov2", {"embed_dim": 32, "depth": 2, "num_heads": 2})
+TINY_VIT = Dinov2Architecture("tiny", "vit_small_patch14_dinov2", {"embed_dim": 32, "depth": 2, "num_heads": 2})
 TOKENS = [*"abcdef", *(letter + "</w>" for letter in "abcdef"), "<|startoftext|>", "<|endoftext|>"]
 TINY_CLIP = ClipArchitecture("tiny", hidden_size=16, layers=2, patch_size=32)
 
@@ -364,8 +364,8 @@ def test_torch_fidelity_measures_the_same_fid_with_our_network(tmp_path):
         for i, image in enumerate(images):
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name / f"{i:04d}.png")
     glyph = get_extractor("glyph")
-    name = register(glyph)
-    assert register(glyph) == name
+    name = register_extractor(glyph)
+    assert register_extractor(glyph) == name
     reference = torch_fidelity.calculate_metrics(
         input1=str(tmp_path / "one"),
         input2=str(tmp_path / "two"),

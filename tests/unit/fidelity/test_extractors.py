@@ -51,7 +51,8 @@ def test_other_sizes_are_resized_and_show_the_same_picture() -> None:
 def test_unknown_names_list_the_known() -> None:
     """A typo is answered with what there is."""
     with pytest.raises(
-        ConfigError, match="no extractor 'inception'; known: clip-vit-l-14, dinov2-vit-l-14, glyph, inception-v3-compat, or your own function"
+        ConfigError,
+        match="no extractor 'inception'; known: clip-vit-l-14, dinov2-vit-l-14, glyph, inception-v3-compat, or your own function",
     ):
         get_extractor("inception")
 

@@ -8,7 +8,7 @@ import torch
 from pictures import digits
 
 from gda.errors import DataError, MissingError
-from gda.fidelity.extractors.sscd import INPUT_PX, load_sscd
+from gda.fidelity.extractors.sscd import _INPUT_PX, load_sscd
 
 
 class Averages(torch.nn.Module):
@@ -27,7 +27,7 @@ class Flat(torch.nn.Module):
 
 
 def saved(network: torch.nn.Module, path: Path) -> str:
-    torch.jit.trace(network, torch.zeros(2, 3, INPUT_PX, INPUT_PX), check_trace=False).save(path)
+    torch.jit.trace(network, torch.zeros(2, 3, _INPUT_PX, _INPUT_PX), check_trace=False).save(path)
     return str(path)
 
 

@@ -16,10 +16,10 @@ from gda.config.sections import ValidateConfig
 from gda.gate import suites
 from gda.gate.expectations import (
     PROVENANCE,
+    ExpectedSet,
     ExpectEveryValueToBe,
     ExpectEveryValueToBeTheSame,
     ExpectValuesToBeExactly,
-    Plan,
     check_structure,
     expectations,
     metric_suite,
@@ -27,8 +27,10 @@ from gda.gate.expectations import (
 from gda.gate.suites import Found, Suite, run_suites
 from gda.gate.verdict import assess_each
 
-PLAN = Plan(count=40, classes=("a", "b"), counts=(20, 20), prompts=("an a", "a b"), size=(28, 28), generator_digest="ab", strengths=(0.0,))
-UNKNOWN = Plan(count=40, classes=("a", "b"))
+PLAN = ExpectedSet(
+    count=40, classes=("a", "b"), counts=(20, 20), prompts=("an a", "a b"), size=(28, 28), generator_digest="ab", strengths=(0.0,)
+)
+UNKNOWN = ExpectedSet(count=40, classes=("a", "b"))
 
 
 def table(n: int = 40) -> pd.DataFrame:
@@ -71,7 +73,7 @@ def run(checks: list[Expectation], content: pd.DataFrame) -> Found:
 
 
 @pytest.mark.parametrize("plan", [PLAN, UNKNOWN], ids=["planned", "unknown plan"])
-def test_a_set_as_planned_meets_every_expectation(plan: Plan) -> None:
+def test_a_set_as_planned_meets_every_expectation(plan: ExpectedSet) -> None:
     """The base of the tests below, and no result is lost."""
     found = check_structure(table(), plan)
     assert found.failures == ()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gda.config.sections import ValidateConfig
-from gda.gate.checks.labels import Labels
+from gda.gate.checks.labels import LabelCheckResult
 from gda.gate.label_check import LabelCheck, check_labels
 from gda.gate.measures import MeasuredWith
 
@@ -22,7 +22,7 @@ def seen_as(shares: list[float], each: int) -> tuple[np.ndarray, np.ndarray]:
 def check(synthetic: list[float], real: list[float], *, each: int = 200, **config: float) -> LabelCheck:
     seen, classes = seen_as(synthetic, each)
     unseen, truth = seen_as(real, each)
-    return check_labels(seen, Labels.hard(classes), unseen, truth, ValidateConfig(**config), names=list("abcd"), measured=WITH)  # type: ignore[arg-type]
+    return check_labels(seen, LabelCheckResult.hard(classes), unseen, truth, ValidateConfig(**config), names=list("abcd"), measured=WITH)  # type: ignore[arg-type]
 
 
 def test_the_worst_class_is_the_one_furthest_below_its_own_limit() -> None:

@@ -6,7 +6,7 @@ import pytest
 from gda.data.store.soft_labels import names_to_labels
 from gda.errors import DataError
 from gda.fidelity.intervals import share
-from gda.gate.checks.labels import Labels, agreement, class_thresholds
+from gda.gate.checks.labels import LabelCheckResult, agreement, class_thresholds
 
 # Three classes; of the second these classifiers are never very sure, of the third always.
 THRESHOLDS = np.array([0.7, 0.4, 0.9])
@@ -33,7 +33,7 @@ CLASSES = np.array([0, 1, 0, 1, 2, -1])
 
 def test_labels_are_confirmed_by_the_likeliest_class_and_disputed_where_another_reaches_its_threshold() -> None:
     """The off-diagonal of the confident joint, worked out by hand for each row."""
-    found = agreement(ROWS, Labels.hard(CLASSES), THRESHOLDS)
+    found = agreement(ROWS, LabelCheckResult.hard(CLASSES), THRESHOLDS)
     assert found.overall == share(3, 6)
     assert found.confident == share(3, 6)
     assert found.by_class == (share(2, 2), share(0, 2), share(1, 1))
@@ -46,14 +46,14 @@ def test_labels_are_confirmed_by_the_likeliest_class_and_disputed_where_another_
 
 def test_the_commonest_confusions_come_first() -> None:
     """(label, seen as, images): what to look at before single pictures."""
-    found = agreement(ROWS, Labels.hard(CLASSES), THRESHOLDS)
+    found = agreement(ROWS, LabelCheckResult.hard(CLASSES), THRESHOLDS)
     assert found.confusions(1) == [(1, 0, 2)]
     assert sorted(found.confusions(9)) == [(-1, 0, 1), (0, 1, 1), (1, 0, 2)]
-    assert agreement(ROWS[:1], Labels.hard(CLASSES[:1]), THRESHOLDS).confusions(9) == []
+    assert agreement(ROWS[:1], LabelCheckResult.hard(CLASSES[:1]), THRESHOLDS).confusions(9) == []
 
 
-def soft(classes: list[int], second: list[int], weights: list[float]) -> Labels:
-    return Labels(classes=np.array(classes), second=np.array(second), weights=np.array(weights))
+def soft(classes: list[int], second: list[int], weights: list[float]) -> LabelCheckResult:
+    return LabelCheckResult(classes=np.array(classes), second=np.array(second), weights=np.array(weights))
 
 
 def test_a_soft_label_is_confirmed_by_either_of_its_classes() -> None:
@@ -86,7 +86,7 @@ def test_a_second_class_that_is_unknown_confirms_nothing() -> None:
 def test_nothing_and_nan_are_refused(rows: np.ndarray) -> None:
     """Neither confirms nor disputes."""
     with pytest.raises(DataError, match="finite probabilities"):
-        agreement(rows, Labels.hard(np.zeros(len(rows), int)), THRESHOLDS)
+        agreement(rows, LabelCheckResult.hard(np.zeros(len(rows), int)), THRESHOLDS)
 
 
 def test_names_become_labels() -> None:

@@ -9,7 +9,7 @@ from pictures import CHANGES, changed, digits
 
 from gda.errors import DataError
 from gda.fidelity.intervals import share
-from gda.fidelity.neighbours import BLOCK, nearest
+from gda.fidelity.neighbours import ROW_BLOCK, nearest
 from gda.gate.checks.duplicates import duplicates, exact_matches
 from gda.gate.checks.leaks import Leak, find_leaks, real_rate, sketches_of
 
@@ -51,7 +51,7 @@ def test_exact_duplicates_and_matches_by_hash() -> None:
 def test_nearest_agrees_with_brute_force_across_blocks() -> None:
     """Blocking must not change the answer, at a block's edge above all."""
     rng = np.random.default_rng(0)
-    queries, references = rng.normal(size=(BLOCK + 3, 4)), rng.normal(size=(50, 4))
+    queries, references = rng.normal(size=(ROW_BLOCK + 3, 4)), rng.normal(size=(50, 4))
     brute = np.linalg.norm(queries[:, None] - references, axis=2)
     distances, indices = nearest(queries, references, k=3)
     assert (indices == np.argsort(brute, axis=1)[:, :3]).all()

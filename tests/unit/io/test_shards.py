@@ -13,7 +13,7 @@ import pytest
 import webdataset
 
 from gda.errors import DataError
-from gda.io.shards import BLOCK, ShardRecord, iterate_shard, read_members, read_record, read_shard, write_shard
+from gda.io.shards import TAR_BLOCK, ShardRecord, iterate_shard, read_members, read_record, read_shard, write_shard
 
 
 def make_records(count: int = 3) -> list[ShardRecord]:
@@ -95,7 +95,7 @@ def test_any_changed_header_byte_gives_the_same_result(tmp_path: Path) -> None:
     """Guards the quick parser of our own headers: what it does not know byte for byte goes to the full one."""
     write_shard(tmp_path / "a.tar", make_records(1))
     whole = (tmp_path / "a.tar").read_bytes()
-    for position in (*range(148), *range(156, BLOCK)):  # all but the checksum's own field
+    for position in (*range(148), *range(156, TAR_BLOCK)):  # all but the checksum's own field
         damaged = bytearray(whole)
         damaged[position] ^= 0x11
         (tmp_path / "a.tar").write_bytes(damaged)

@@ -10,7 +10,7 @@ import yaml
 
 from manifests.check import check
 from manifests.documents import from_objects
-from manifests.render import ROOT, TARGETS, _digest, differences, kustomize, main, render
+from manifests.render import ROOT, TARGETS, _digest, kustomize, main, render_manifests, rendering_differences
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def copy(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_is_checked_in_is_rendered_from_its_sources(name: str) -> None:
     """What is read, checked and reviewed is what would be applied; by kustomize where it is there, by digest everywhere."""
-    assert differences(name) == []
+    assert rendering_differences(name) == []
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -32,7 +32,9 @@ def test_a_changed_source_is_seen_without_kustomize(name: str, source: str, copy
     """A source edited and not rendered fails where there is only Python."""
     path = copy / source
     path.write_text(path.read_text().replace("get", "list") + "#\n")
-    assert differences(name, copy, command=[]) == [f"{name}.yaml: its sources have changed since it was rendered; run make manifests"]
+    assert rendering_differences(name, copy, command=[]) == [
+        f"{name}.yaml: its sources have changed since it was rendered; run make manifests"
+    ]
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -40,27 +42,27 @@ def test_an_edited_rendering_is_seen_without_kustomize(name: str, copy: Path) ->
     """The rendering is not edited by hand past its sources."""
     path = copy / "rendered" / f"{name}.yaml"
     path.write_text(path.read_text().replace("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"))
-    assert differences(name, copy, command=[]) == [f"{name}.yaml: was edited by hand; edit its sources and run make manifests"]
+    assert rendering_differences(name, copy, command=[]) == [f"{name}.yaml: was edited by hand; edit its sources and run make manifests"]
 
 
 def test_a_missing_rendering_is_seen(copy: Path) -> None:
     """A deleted file is a difference, not nothing to compare."""
     (copy / "rendered" / "local.yaml").unlink()
-    assert differences("local", copy, command=[])
+    assert rendering_differences("local", copy, command=[])
 
 
 @pytest.mark.skipif(not kustomize(), reason="no kustomize on this machine")
 def test_a_forged_rendering_is_seen_with_kustomize(copy: Path) -> None:
     """Both digests made to fit an edited text do not deceive kustomize."""
-    forged = render("local", copy).replace("replicas: 1", "replicas: 3")
+    forged = render_manifests("local", copy).replace("replicas: 1", "replicas: 3")
     path = copy / "rendered" / "local.yaml"
     honest = path.read_text()
     path.write_text(forged)
-    assert differences("local", copy, command=[]) == ["local.yaml: was edited by hand; edit its sources and run make manifests"]
+    assert rendering_differences("local", copy, command=[]) == ["local.yaml: was edited by hand; edit its sources and run make manifests"]
 
     old, body = honest.partition("---\n")[2], forged.partition("---\n")[2]
     path.write_text(forged.replace(_digest(old.encode()), _digest(body.encode())))
-    assert differences("local", copy) == ["local.yaml: is not what kustomize renders; run make manifests"]
+    assert rendering_differences("local", copy) == ["local.yaml: is not what kustomize renders; run make manifests"]
 
 
 def test_rendering_without_kustomize_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

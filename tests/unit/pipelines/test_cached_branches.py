@@ -9,7 +9,7 @@ from kfp import dsl
 from kfp.compiler import Compiler
 
 from pipelines.compiling import COMPILED
-from pipelines.documents import component_of, groups, read_compiled, tasks_of
+from pipelines.documents import component_of, node_groups, read_compiled, tasks_of
 from pipelines.registry import PIPELINES
 from pipelines.scope_lint import lint
 from pipelines.steps import EXEMPT
@@ -19,7 +19,7 @@ MESSAGE = "is cached in a branch that a OneOf reads; set_caching_options(False)"
 
 def _steps(spec: dict[str, Any]) -> list[tuple[str, str]]:
     """Group and name of every task that is a step."""
-    tasks = [(name, task) for name, group in groups(spec) for task in tasks_of(group).items()]
+    tasks = [(name, task) for name, group in node_groups(spec) for task in tasks_of(group).items()]
     return [(group, name) for group, (name, task) in tasks if "executorLabel" in component_of(spec, task)]
 
 

@@ -9,7 +9,7 @@ import pytest
 from kfp import dsl, kubernetes
 from kfp.compiler import Compiler
 
-from pipelines.documents import groups, read_compiled, tasks_of
+from pipelines.documents import node_groups, read_compiled, tasks_of
 from pipelines.scope_lint import lint
 
 IMAGE = "registry.test/image@sha256:" + 64 * "a"
@@ -115,8 +115,8 @@ def _survivors(damaged: Iterator[Damaged]) -> tuple[int, list[str]]:
 def test_the_whole_pipeline_is_sound(sound: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """No finding where nothing is wrong, with every rule on."""
     assert lint(*sound, image=IMAGE, uncached=frozenset()) == []
-    assert len(list(groups(sound[0]))) == 6
-    assert all(tasks_of(group) for _, group in groups(sound[0]))
+    assert len(list(node_groups(sound[0]))) == 6
+    assert all(tasks_of(group) for _, group in node_groups(sound[0]))
 
 
 def test_every_reference_is_followed(sound: tuple[dict[str, Any], dict[str, Any]]) -> None:
@@ -146,7 +146,7 @@ def test_every_definition_is_needed(sound: tuple[dict[str, Any], dict[str, Any]]
 
 def _read_outputs(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Component and name of every output that a task reads or a group hands out."""
-    for name, group in groups(spec):
+    for name, group in node_groups(spec):
         tasks = tasks_of(group)
         for task in tasks.values():
             for sources in task.get("inputs", {}).values():

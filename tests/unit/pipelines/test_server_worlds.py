@@ -14,7 +14,7 @@ from fake_kfp import FakeKfp
 
 from pipelines.cli import main
 from pipelines.compiling import COMPILED
-from pipelines.documents import groups, read_compiled, tasks_of
+from pipelines.documents import node_groups, read_compiled, tasks_of
 
 AUGMENT = COMPILED / "augment.yaml"
 PROMOTE = ["--param", "run=first"]
@@ -60,10 +60,10 @@ def test_a_run_without_the_cache(kfp: FakeKfp) -> None:
     (run,) = kfp.runs.values()
     spec, platform = read_compiled(AUGMENT)
     sent = run["pipeline_spec"]["pipeline_spec"]
-    cached = [task.get("cachingOptions") for _, group in groups(sent) for task in tasks_of(group).values()]
+    cached = [task.get("cachingOptions") for _, group in node_groups(sent) for task in tasks_of(group).values()]
     assert len([options for options in cached if options is not None]) > 10
     assert not any(options for options in cached)
-    for _, group in (*groups(sent), *groups(spec)):
+    for _, group in (*node_groups(sent), *node_groups(spec)):
         for task in tasks_of(group).values():
             task.pop("cachingOptions", None)  # type: ignore[attr-defined]
     assert sent == spec

@@ -13,7 +13,7 @@ from gda.steps.entry import MOST_PODS, MOST_WORKERS, planned, planned_points
 from gda.steps.form import classifier_runs
 from pipelines.cli import main
 from pipelines.compiling import COMPILED
-from pipelines.documents import groups, read_compiled, tasks_of
+from pipelines.documents import node_groups, read_compiled, tasks_of
 from pipelines.registry import PIPELINES
 from pipelines.scope_lint import lint
 from pipelines.size import BUDGET, KIB, LIMIT, estimate
@@ -60,7 +60,7 @@ def test_widths_are_those_that_plans_hold_to() -> None:
     lists = {
         task["parameterIterator"]["items"]["inputParameter"]
         for name in PIPELINES
-        for _, group in groups(read_compiled(COMPILED / f"{name}.yaml")[0])
+        for _, group in node_groups(read_compiled(COMPILED / f"{name}.yaml")[0])
         for task in tasks_of(group).values()
         if "parameterIterator" in task
     }
@@ -70,7 +70,7 @@ def test_widths_are_those_that_plans_hold_to() -> None:
 def _wider(spec: dict[str, Any], count: int) -> dict[str, Any]:
     """Every loop over `count` items that are written out."""
     changed = copy.deepcopy(spec)
-    for _, group in groups(changed):
+    for _, group in node_groups(changed):
         for task in tasks_of(group).values():
             if "parameterIterator" in task:
                 task["parameterIterator"]["items"] = {"raw": str(["x"] * count).replace("'", '"')}

@@ -12,7 +12,7 @@ from gda.artifacts.document import read_document
 from gda.artifacts.evaluation import ClassHarm, Confusion, Metrics
 from gda.artifacts.verdict import Verdict
 from gda.config.sections import Arm
-from gda.report.model_card import describe, model_card
+from gda.report.model_card import describe_candidate, model_card
 
 FIXTURES = Path(__file__).resolve().parents[2] / "contract" / "fixtures"
 HOSTILE = 'a|b`c*\n# "quoted": {x} <b> [y](z) _u_'
@@ -122,10 +122,10 @@ def test_the_verdict_is_stated() -> None:
 def test_the_description_fits_a_registry() -> None:
     """A registry's list shows it whole: one paragraph, at most 1,000 characters, with the gain and the gate's word."""
     metrics = metrics_with()
-    short = describe(card_of(metrics), metrics, decision())
+    short = describe_candidate(card_of(metrics), metrics, decision())
     assert "Gain over real images alone" in short
     assert "did not pass the promotion gate: the gain is not clear." in short
-    long = describe(card_of(metrics), metrics, decision(reasons=("x" * 3000,)))
+    long = describe_candidate(card_of(metrics), metrics, decision(reasons=("x" * 3000,)))
     assert len(long) == 1000
     assert "\n" not in long
 

@@ -19,7 +19,7 @@ from gda.config.sections import Arm, PromoteConfig
 from gda.data.store.classes import make_classes
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard
-from gda.report.gallery import COLUMNS, image_grid
+from gda.report.gallery import _COLUMNS, image_grid
 from gda.report.page import ReportInputs, write_report
 from gda.report.sentences import judgement
 
@@ -300,7 +300,7 @@ def test_the_grid_shows_each_set_in_its_block(sets: dict[str, Snapshot]) -> None
     png = image_grid({"real": sets["real"], "fine-tuned": sets["synthetic"]}, CLASSES)
     pixels = np.asarray(Image.open(io.BytesIO(png)))[:, :, 0]
     rows, columns = np.nonzero(pixels == 50)
-    assert len(rows) == 2 * COLUMNS * 48 * 48  # two classes, 8-pixel images enlarged six times
+    assert len(rows) == 2 * _COLUMNS * 48 * 48  # two classes, 8-pixel images enlarged six times
     assert columns.max() < np.nonzero((pixels == 200).sum(axis=0) > 40)[0].min()
 
 

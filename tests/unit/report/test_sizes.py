@@ -2,7 +2,7 @@
 
 import pytest
 
-from gda.artifacts.curves import Comparison, Exchange, SizePoint
+from gda.artifacts.curves import Exchange, SizeComparison, SizePoint
 from gda.config.sections import Arm
 from gda.report.sizes import size_table
 
@@ -10,7 +10,7 @@ from gda.report.sizes import size_table
 def line(**changes: object) -> str:
     fields = {"num_train": 400, "choices": 1, "seeds": 3, "real_top1": (0.7,), "top1": (0.8,), "gain": 0.1, "ci95": (0.05, 0.15)}
     point = SizePoint.model_validate(fields | changes)
-    return size_table(Comparison(arm=Arm.MIXED, points=(point,), num_test=10, test_digest="t"))[1]
+    return size_table(SizeComparison(arm=Arm.MIXED, points=(point,), num_test=10, test_digest="t"))[1]
 
 
 @pytest.mark.parametrize(

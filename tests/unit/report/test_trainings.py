@@ -17,7 +17,7 @@ from gda.config.arm import Arm
 from gda.config.load import parse_config
 from gda.config.sections import PromoteConfig
 from gda.data.store.predictions import Predictions
-from gda.evaluation.metrics import measure
+from gda.evaluation.metrics import measure_arms
 from gda.report import page
 from gda.report.training_table import TrainingRow, training_rows
 from gda.stats.arms import real_alone_as_long
@@ -67,7 +67,7 @@ def measured(
         digest="s",
     )
     predictions = Predictions(labels=LABELS, top=top, test_digest="t")
-    return measure(config, cards, predictions, real, candidate=None, synthetic=None, verdict=None)
+    return measure_arms(config, cards, predictions, real, candidate=None, synthetic=None, verdict=None)
 
 
 def test_each_architecture_is_compared_with_itself() -> None:
@@ -234,7 +234,7 @@ def rendered(metrics: Metrics) -> str:
         real=SimpleNamespace(index=SimpleNamespace(counts={"train": {"apple": 6, "pear": 6}})),  # type: ignore[arg-type]
     )
     names = ("images", "accuracy", "per_class", "gain")
-    return page.render(inputs, dict.fromkeys(names, b""))
+    return page.render_report(inputs, dict.fromkeys(names, b""))
 
 
 def test_the_page_shows_two_trainings_and_is_unchanged_by_one() -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gda.artifacts.tuning import SamplingSettings, Settings, TuningPoint
-from gda.report.tuning import SHOWN_POINTS, _scale_fid, describe, guidance_figure, pareto_figure, tuning_pictures, tuning_rows
+from gda.report.tuning import SHOWN_POINTS, _scale_fid, describe_point, guidance_figure, pareto_figure, tuning_pictures, tuning_rows
 
 
 def point(guidance: float, fid: float | None, cas: tuple[float, ...] = (), *, average: float | None = None, **more: object) -> TuningPoint:
@@ -62,7 +62,7 @@ def sweep(*points: TuningPoint, chosen: int = 0, **more: object) -> Settings:
 )
 def test_a_point_is_named_by_what_differs(points: tuple[TuningPoint, ...], expected: str) -> None:
     """Protects the reader from settings that are the same everywhere."""
-    assert describe(points[0], points) == expected
+    assert describe_point(points[0], points) == expected
 
 
 def test_the_table_starts_with_the_chosen_and_says_what_failed() -> None:

@@ -15,7 +15,7 @@ from gda.config.load import Config
 from gda.config.sections import ClassifyConfig
 from gda.io.skipped_arms import publish_skipped
 from gda.stages import classify
-from gda.training.arms.arm_request import make_request
+from gda.training.arms.arm_request import make_arm_request
 
 SETTINGS = {
     "model": "resnetv2_18",
@@ -99,7 +99,7 @@ def test_pairs_differ_in_what_their_names_say_alone(world: Path) -> None:
 
     def recipe(arm: Arm) -> dict:
         own = {"zero_shot": "zero_shot"}.get(arm.data.others, "synthetic")
-        return dict(make_request(config, arm, world / "real", world / own, world / "verdict.json", **sets).recipe(0).config)
+        return dict(make_arm_request(config, arm, world / "real", world / own, world / "verdict.json", **sets).recipe(0).config)
 
     strong, mixed = recipe(Arm.REAL_STRONG), recipe(Arm.MIXED_STRONG)
     images_alone = {"arm", "ratio"}

@@ -27,7 +27,7 @@ from gda.errors import ConfigError, DataError, UsageError
 from gda.io.publish import work_root
 from gda.stages import classify
 from gda.training.arms.arm_data import Loaded, load_data
-from gda.training.arms.arm_request import make_request
+from gda.training.arms.arm_request import make_arm_request
 from gda.training.loop.classifier import predict_logits
 
 CONFIG = Config(
@@ -263,7 +263,7 @@ def test_the_recipe_holds_only_what_matters(real: Path, synthetic: Path, tmp_pat
 
     def digest(arm: Arm, **changes: object) -> str:
         config = CONFIG.classify.model_copy(update={"target_classes": ("red",)} | changes)
-        return make_request(config, arm, real, synthetic, verdict, pool=pool).recipe(0).digest
+        return make_arm_request(config, arm, real, synthetic, verdict, pool=pool).recipe(0).digest
 
     assert digest(Arm.REAL) == digest(Arm.REAL, ratio=2.0, mixed_num_train_steps=7, seeds=(1, 2))
     assert digest(Arm.MIXED) == digest(Arm.MIXED, num_train_steps=7)

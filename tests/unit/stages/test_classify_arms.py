@@ -20,8 +20,8 @@ from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.skipped_arms import publish_skipped
 from gda.stages import classify
-from gda.training.arms.arm_data import load_data, parts_of
-from gda.training.arms.arm_request import Request, make_request
+from gda.training.arms.arm_data import load_data, parts_by_label
+from gda.training.arms.arm_request import ArmRequest, make_arm_request
 from gda.training.arms.targets import cross_fitted_accuracy
 
 BASE = {
@@ -140,7 +140,9 @@ def test_hard_classes_alone_get_synthetic_images(given: dict[str, Path], tmp_pat
     reference = write_reference(tmp_path / "reference", given["snapshot"], wrong=(1,))
     outcome = classify.run(config(target_fraction=0.3), arm=Arm.TARGETED, seed=0, out=tmp_path / "a", reference=reference, **given)
     assert card_of(outcome).targets == ("green",)
-    request = make_request(config().classify, Arm.TARGETED, given["snapshot"], given["synthetic"], given["verdict"], reference=reference)
+    request = make_arm_request(
+        config().classify, Arm.TARGETED, given["snapshot"], given["synthetic"], given["verdict"], reference=reference
+    )
     loaded = load_data(request.data)
     assert loaded.others is not None
     assert set(loaded.others.labels.tolist()) == {1}
@@ -254,26 +256,26 @@ def test_epochs_that_come_to_the_same_updates_are_the_same_training(given: dict[
 def test_parts_are_disjoint_balanced_and_whole() -> None:
     """Every image is in one part, classes are dealt evenly whatever order the keys have, and a part does not follow the images' order."""
     keys, labels = [f"k{i}" for i in range(90)], [i % 3 for i in range(90)]
-    found = parts_of(keys, labels, ["g"] * 90, 4)
+    found = parts_by_label(keys, labels, ["g"] * 90, 4)
     counts = Counter(zip(labels, found, strict=True))
     assert {(label, part) for label in range(3) for part in range(4)} == counts.keys()
     assert set(counts.values()) == {7, 8}
-    turned = parts_of(keys[::-1], labels[::-1], ["g"] * 90, 4)
+    turned = parts_by_label(keys[::-1], labels[::-1], ["g"] * 90, 4)
     assert turned[::-1] == found
     assert found[:12] != [(i // 3) % 4 for i in range(12)]
 
 
 def test_of_several_generators_each_is_a_part() -> None:
     """Seeds then know how much fine-tuning again would have changed; another number of parts would mix that up."""
-    assert parts_of(["a", "b", "c"], [0, 0, 1], ["y", "x", "y"], 2) == [1, 0, 1]
+    assert parts_by_label(["a", "b", "c"], [0, 0, 1], ["y", "x", "y"], 2) == [1, 0, 1]
     with pytest.raises(ConfigError, match=r"sampled by 2 generators and cannot be cut into 3; accepted: 1 or 2"):
-        parts_of(["a", "b", "c"], [0, 0, 1], ["y", "x", "y"], 3)
+        parts_by_label(["a", "b", "c"], [0, 0, 1], ["y", "x", "y"], 3)
 
 
 def test_a_seed_is_trained_on_its_own_part(given: dict[str, Path], tmp_path: Path) -> None:
     """30 images in three parts are ten a seed, none of them twice; without parts all are used; the fourth seed has the first one's."""
     parts = config(synthetic_parts=3)
-    request = make_request(parts.classify, Arm.SYNTHETIC, given["snapshot"], given["synthetic"], given["verdict"])
+    request = make_arm_request(parts.classify, Arm.SYNTHETIC, given["snapshot"], given["synthetic"], given["verdict"])
     loaded = load_data(request.data)
     images = [loaded.sources(1.0, seed=seed)[0].images for seed in range(4)]
     assert [len(part) for part in images] == [12, 9, 9, 12]
@@ -295,8 +297,8 @@ def test_what_parts_concern(given: dict[str, Path]) -> None:
         many.sources(1.0, seed=39)
 
 
-def make(given: dict[str, Path], request: Config, arm: Arm = Arm.SYNTHETIC) -> Request:
-    return make_request(request.classify, arm, given["snapshot"], given["synthetic"], given["verdict"])
+def make(given: dict[str, Path], request: Config, arm: Arm = Arm.SYNTHETIC) -> ArmRequest:
+    return make_arm_request(request.classify, arm, given["snapshot"], given["synthetic"], given["verdict"])
 
 
 def test_arms_nobody_compares_are_skipped_where_a_flow_needs_them(given: dict[str, Path], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from gda.stages import classify
 from gda.stages.ratio import _sets, _training
 from gda.stages.reference import reference_recipe
 from gda.training.arms.arm_data import load_data
-from gda.training.arms.arm_request import make_request
+from gda.training.arms.arm_request import make_arm_request
 from gda.training.loop.classifier import predict_logits
 from gda.tuning.sweep import cas_recipe
 
@@ -87,7 +87,7 @@ def test_only_the_mixed_arm_depends_on_what_distinguishes_origins(real: Path, tm
     depends = {}
     for arm in (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG, Arm.SYNTHETIC, Arm.ZERO_SHOT, Arm.MIXED):
         found = {
-            make_request(config(**changes).classify, arm, real, generated, verdict).recipe(0).digest
+            make_arm_request(config(**changes).classify, arm, real, generated, verdict).recipe(0).digest
             for changes in ({}, {"synthetic_weight": 0.5}, {"auxiliary_batch_norm": True})
         }
         depends[arm] = len(found)

@@ -22,7 +22,7 @@ from gda.io.publish import prepare
 from gda.io.shards import sha256_of
 from gda.stages import classify, evaluate, reference
 from gda.stages.reference import reference_recipe
-from gda.training.arms.arm_request import make_request
+from gda.training.arms.arm_request import make_arm_request
 from gda.training.loop.classifier import load_classifier, predict_logits
 
 SMALL = '{"channels": [8, 8, 8, 16], "stem_width": 4}'
@@ -173,7 +173,7 @@ def test_images_are_classified_at_their_own_size(real: Path, tmp_path: Path) -> 
 def test_another_preparation_is_another_training(real: Path, tmp_path: Path, changed: dict[str, object]) -> None:
     """The same weights with images prepared otherwise are another classifier, which must not pass as up to date."""
     recipes = [
-        make_request(config(pretrained=str(folder)).classify, Arm.REAL, real, None, None).recipe(0).digest
+        make_arm_request(config(pretrained=str(folder)).classify, Arm.REAL, real, None, None).recipe(0).digest
         for folder in (prepared(tmp_path / "a"), prepared(tmp_path / "b", **changed))
     ]
     assert recipes[0] != recipes[1]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gda.artifacts.curves import Comparison, Exchange
+from gda.artifacts.curves import Exchange, SizeComparison
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.evaluation import Metrics
 from gda.artifacts.outcome import Outcome
@@ -50,9 +50,9 @@ def evaluation(
     return path
 
 
-def compared(out: Path, *paths: Path, config: Config = CONFIG) -> tuple[Outcome, Comparison]:
+def compared(out: Path, *paths: Path, config: Config = CONFIG) -> tuple[Outcome, SizeComparison]:
     outcome = compare.run(config, evaluations=paths, out=out)
-    return outcome, read_document(out / "comparison.json", Comparison)
+    return outcome, read_document(out / "comparison.json", SizeComparison)
 
 
 def test_sizes_and_choices_are_put_together(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gda.artifacts.reference import ReferenceIndex
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.extractors import get_extractor
-from gda.gate.reference import Reference, assign_folds
+from gda.gate.reference import LabelReference, assign_folds
 from gda.stages import reference
 
 
@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_unseen_real_images_are_confirmed_where_colour_is_class(made: tuple[Path, Path]) -> None:
     """Labels that are obvious must be confirmed by classifiers that have not seen the images, or the gate would refuse everything."""
-    index = Reference.open(made[1]).index
+    index = LabelReference.open(made[1]).index
     assert index.agreement > 0.95
     assert len(index.agreement_by_class) == len(CLASSES)
 
@@ -52,12 +52,12 @@ def test_real_images_are_assessed_by_the_classifier_that_has_not_seen_them(tmp_p
 
     splits = {split: [trade_colours(split, i, item) for i, item in enumerate(content)] for split, content in sampled.items()}
     reference.run(tiny_config(), snapshot=write_set(tmp_path / "real", splits, kind="real"), out=tmp_path / "out")
-    assert Reference.open(tmp_path / "out").index.agreement < 0.05
+    assert LabelReference.open(tmp_path / "out").index.agreement < 0.05
 
 
 def test_features_are_those_of_train_and_val_and_never_of_test(made: tuple[Path, Path]) -> None:
     """The reference must not let the test split into anything that is compared or chosen."""
-    opened = Reference.open(made[1])
+    opened = LabelReference.open(made[1])
     assert {split: len(rows) for split, rows in opened.features.items()} == {s: 4 * COUNTS[s] for s in ("train", "val")}
     assert not (made[1].parent / "ledger.jsonl").exists()
 
@@ -90,7 +90,7 @@ def test_classifiers_and_floors_of_labels_do_not_depend_on_validation_images(mad
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
         reference.run(tiny_config(), snapshot=write_set(tmp_path / "real", splits, kind="real"), out=tmp_path / "out")
-    before, after = Reference.open(made[1]), Reference.open(tmp_path / "out")
+    before, after = LabelReference.open(made[1]), LabelReference.open(tmp_path / "out")
     assert np.array_equal(after.probabilities["train"], before.probabilities["train"])
     assert (after.index.agreement, after.index.agreement_by_class) == (before.index.agreement, before.index.agreement_by_class)
     assert not np.array_equal(after.features["val"], before.features["val"])
@@ -100,7 +100,7 @@ def test_a_reference_that_was_trained_on_validation_images_is_read_and_not_used(
     """Earlier versions wrote such ones, without a word of it: they open, and nothing is assessed by them."""
     content = json.loads((made[1] / "reference.json").read_text("utf-8"))
     del content["cross_fitted"]
-    old = replace(Reference.open(made[1]), index=ReferenceIndex.model_validate_json(json.dumps(content)))
+    old = replace(LabelReference.open(made[1]), index=ReferenceIndex.model_validate_json(json.dumps(content)))
     with pytest.raises(DataError, match="its classifiers have seen validation images"):
         old.require(Snapshot.open(made[0]), get_extractor("glyph"), size=28)
 
@@ -109,7 +109,7 @@ def test_a_reference_of_another_snapshot_is_refused(made: tuple[Path, Path], tmp
     """Numbers measured against the wrong real set must not pass for a comparison."""
     other = Snapshot.open(write_set(tmp_path / "other", {"train": items(2, 9)}, kind="real"))
     with pytest.raises(DataError, match="is the reference of snapshot"):
-        Reference.open(made[1]).require(other, get_extractor("glyph"), size=28)
+        LabelReference.open(made[1]).require(other, get_extractor("glyph"), size=28)
 
 
 def test_folds_are_even_in_every_class_and_do_not_depend_on_order() -> None:

@@ -16,7 +16,7 @@ from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.errors import ConfigError, DataError, MissingError, UsageError
 from gda.generator.sampling import sample_shards
-from gda.generator.sampling.reproduce import Recorded, choose, compare, find_generator
+from gda.generator.sampling.reproduce import Recorded, choose_batches, compare_batches, find_generator
 from gda.generator.sampling.request import prompts_of
 from gda.generator.weights.directory import read_card
 from gda.generator.weights.reaverage import average_generator
@@ -239,7 +239,7 @@ def test_runs_of_different_seeds_are_merged(world, tmp_path):
 
 
 def test_the_tuned_average_is_what_is_sampled_from(world, tmp_path):
-    """Where tuning chose a width, the set is sampled with that average, records this, passes as the generator's own, and is reproducible."""
+    """Where tuning chose a width, the set is sampled with that average, records this, passes as the generator's, and is reproducible."""
     settings = ("num_train_steps=6", "sr_num_train_steps=0", "batch_size=4", "jitter=0", "ema_snapshot_steps=2", "learning_rate=0.01")
     config = load_config(None, tuple(f"finetune.{item}" for item in settings))
     taught = finetune.run(config, snapshot=world / "real", base=str(world / "generator"), out=tmp_path / "models" / "taught").output
@@ -268,4 +268,4 @@ def test_the_tuned_average_is_what_is_sampled_from(world, tmp_path):
         find_generator(recorded, None, [])
     average = average_generator(taught, 0.1, tmp_path / "average").output
     sampling_again = recorded.context(find_generator(recorded, str(average), []), None)
-    assert all(found.equal for found in compare(recorded, sampling_again, choose(recorded, 1)))
+    assert all(found.equal for found in compare_batches(recorded, sampling_again, choose_batches(recorded, 1)))

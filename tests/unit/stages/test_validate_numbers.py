@@ -18,7 +18,7 @@ from gda.artifacts.outcome import Outcome
 from gda.artifacts.verdict import Measure, Verdict
 from gda.errors import ConfigError, DataError
 from gda.gate.checks.prompt_match import cosines
-from gda.gate.reference import Reference
+from gda.gate.reference import LabelReference
 from gda.stages import reference, validate
 
 
@@ -119,7 +119,7 @@ def test_statistics_that_cannot_serve_stop_the_stage(world: Path, tmp_path: Path
 
 def test_the_reference_keeps_what_looking_at_real_images_costs(world: Path) -> None:
     """Statistics that other tools read, and the probabilities from which its own agreement follows."""
-    opened = Reference.open(world / "reference")
+    opened = LabelReference.open(world / "reference")
     with np.load(world / "reference" / "statistics.npz") as file:
         assert np.allclose(file["mu"], opened.pooled.astype(np.float64).mean(0))
         assert np.allclose(file["sigma"], np.cov(opened.pooled, rowvar=False))
@@ -129,7 +129,7 @@ def test_the_reference_keeps_what_looking_at_real_images_costs(world: Path) -> N
     assert all(np.allclose(rows.sum(1), 1.0) for rows in opened.probabilities.values())
     (damaged := world / "reference" / "probabilities.safetensors").rename(world / "kept")
     with pytest.raises(DataError, match=r"probabilities\.safetensors: not found"):
-        Reference.open(world / "reference")
+        LabelReference.open(world / "reference")
     (world / "kept").rename(damaged)
 
 

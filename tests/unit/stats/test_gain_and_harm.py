@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gda.stats.gain import compare
+from gda.stats.gain import paired_gain
 from gda.stats.multiplicity import harm
 from gda.stats.multiplicity.harm import harm_p_values, harmed_classes, per_class_change, smallest_visible_harm
 
@@ -28,7 +28,7 @@ def test_a_planted_gain_is_measured() -> None:
     correct = rival.copy()
     correct[:, :50] = True
     correct[0, 50:60] = True
-    gain = compare(correct, rival, LABELS, CLASSES, np.random.default_rng(0))
+    gain = paired_gain(correct, rival, LABELS, CLASSES, np.random.default_rng(0))
     assert gain.mean == pytest.approx((5 * 50 + 60) / 3000)
     assert gain.differences == pytest.approx((0.12, 0.1, 0.1, 0.1, 0.1, 0.1))
     assert gain.p_value == 0.03125
@@ -42,8 +42,8 @@ def test_a_planted_gain_is_measured() -> None:
 def test_exchanging_the_arms_negates_the_gain() -> None:
     """Protects antisymmetry of the whole comparison."""
     correct, rival = sample(np.random.default_rng(1), gain=0.3)
-    forth = compare(correct, rival, LABELS, CLASSES, np.random.default_rng(2))
-    back = compare(rival, correct, LABELS, CLASSES, np.random.default_rng(2))
+    forth = paired_gain(correct, rival, LABELS, CLASSES, np.random.default_rng(2))
+    back = paired_gain(rival, correct, LABELS, CLASSES, np.random.default_rng(2))
     assert back.mean == -forth.mean
     assert back.ci95 == pytest.approx((-forth.ci95[1], -forth.ci95[0]))
     assert (back.p_value, back.mcnemar_p) == (forth.p_value, forth.mcnemar_p)

@@ -88,7 +88,7 @@ def test_worst_classes_are_chosen_on_other_images_and_seeds() -> None:
     labels = np.repeat(np.arange(3), 4)
     # Halves alternate within a class. Of seed 1, class 2 is lowest in the even half (0 of 2) and class 0 in the odd half (0 of 2).
     rival = np.array([[1] * 12, [1, 0, 1, 0, 1, 1, 1, 1, 0, 1, 0, 1]], dtype=bool)
-    worst = groups.worst_classes(rival, (0, 1), labels, 1, (0, 1), num_classes=3)
+    worst = groups.least_accurate_classes(rival, (0, 1), labels, 1, (0, 1), num_classes=3)
     assert worst is not None
     # Chosen in even images, counted in odd ones, and the other way round.
     assert np.flatnonzero(worst.shares[0][worst.strata]).tolist() == [0, 2, 9, 11]
@@ -102,9 +102,9 @@ def test_worst_classes_need_images_to_halve_and_another_seed() -> None:
     """Protects against a worst class of one image, a group of the worst that is every class, and a seed that chooses for itself."""
     rival = np.ones((2, 5), dtype=bool)
     labels = np.array([0, 0, 1, 1, 2])
-    assert groups.worst_classes(rival, (0, 1), labels, 2, (0, 1), num_classes=3) is None
-    assert groups.worst_classes(rival[:1], (0,), labels, 1, (0, 1), num_classes=3) is None
-    worst = groups.worst_classes(rival, (0, 1), labels, 1, (0, 1), num_classes=3)
+    assert groups.least_accurate_classes(rival, (0, 1), labels, 2, (0, 1), num_classes=3) is None
+    assert groups.least_accurate_classes(rival[:1], (0,), labels, 1, (0, 1), num_classes=3) is None
+    worst = groups.least_accurate_classes(rival, (0, 1), labels, 1, (0, 1), num_classes=3)
     assert worst is not None
     assert 2 not in labels[worst.members]
 
@@ -123,7 +123,7 @@ def test_two_arms_that_are_alike_gain_nothing_on_the_worst_class() -> None:
     for _ in range(repeats):
         # Each seed has classes that it happens to be bad at; images and classes are alike otherwise.
         arm, rival = (generator.random((3, 400)) < np.clip(generator.normal(0.8, 0.1, (3, 10)), 0, 1)[:, labels] for _ in range(2))
-        worst = groups.worst_classes(rival, seeds, labels, 1, seeds, num_classes=10)
+        worst = groups.least_accurate_classes(rival, seeds, labels, 1, seeds, num_classes=10)
         assert worst is not None
         gain = groups.group_gain(worst, dict(enumerate(arm)), dict(enumerate(rival)), generator)
         cross.append(gain.mean)

@@ -15,10 +15,10 @@ from gda.steps.form import step_settings
 from gda.steps.graph import (
     NODES,
     Reference,
-    Request,
+    StepRequest,
     argv,
     config_of,
-    make_request,
+    make_step_request,
     node_of,
     output_paths,
     parse_reference,
@@ -32,19 +32,19 @@ def _ref(name: str, digest: str = "d") -> Reference:
     return Reference(uri=f"/vol/{name}", digest=digest)
 
 
-def _request(name: str, config: Config | None = None, *, code: str = "1", digest: str = "d", **item: str) -> Request:
+def _request(name: str, config: Config | None = None, *, code: str = "1", digest: str = "d", **item: str) -> StepRequest:
     node = node_of(name, item)
     inputs = {role: (_ref(role, digest),) for role in roles(node, item)}
-    return make_request(name, inputs=inputs, settings=settings_of(config or Config(), node), code=code, item=item)
+    return make_step_request(name, inputs=inputs, settings=settings_of(config or Config(), node), code=code, item=item)
 
 
-def _requests() -> list[Request]:
+def _requests() -> list[StepRequest]:
     named = [_request(node.name) for node in GRAPH if not node.matrix]
     return named + [_request("classify", arm=str(arm), seed="3") for arm in ARMS]
 
 
 @pytest.mark.parametrize("request_", _requests(), ids=lambda request: request.name)
-def test_every_step_has_a_command_that_parses(request_: Request) -> None:
+def test_every_step_has_a_command_that_parses(request_: StepRequest) -> None:
     """Each node's own command, with a step's paths in it, is one that the command line accepts; no template and no flow path is left."""
     words = argv(request_, Path("/out"))
     args = build_parser().parse_args(words)
@@ -86,7 +86,7 @@ def test_several_classifiers_are_named_one_by_one() -> None:
     """`--runs` is repeated for each, in the order given."""
     node = NODES["evaluate"]
     inputs = {role: (_ref(role),) for role in roles(node, {})} | {"runs": (_ref("a"), _ref("b"))}
-    request = make_request("evaluate", inputs=inputs, settings=settings_of(Config(), node), code="1", item={})
+    request = make_step_request("evaluate", inputs=inputs, settings=settings_of(Config(), node), code="1", item={})
     words = argv(request, Path("/out"))
     assert [words[i + 1] for i, word in enumerate(words) if word == "--runs"] == ["/vol/a", "/vol/b"]
 
@@ -101,7 +101,7 @@ def test_a_key_changes_with_what_decides_the_output_and_with_nothing_else() -> N
     node = NODES["evaluate"]
     rest = {role: (_ref(role),) for role in roles(node, {})}
     one, two = (
-        make_request("evaluate", inputs=rest | {"runs": runs}, settings=settings_of(Config(), node), code="1", item={}).key
+        make_step_request("evaluate", inputs=rest | {"runs": runs}, settings=settings_of(Config(), node), code="1", item={}).key
         for runs in ((_ref("a", "x"), _ref("b", "y")), (_ref("b", "y"), _ref("a", "x")))
     )
     assert one == two
@@ -117,7 +117,7 @@ def test_a_key_changes_with_what_its_fields_name_outside_the_job() -> None:
     other = outside | {"source": {"snapshot.source": {"name": "/images", "digest": "c"}}}
     settings, changed = step_settings(Config(), outside), step_settings(Config(), other)
     assert {name for name in settings if settings[name] != changed[name]} == {"snapshot"}
-    made = [make_request("snapshot", inputs={}, settings=settings["snapshot"], code="1", item={}) for settings in (settings, changed)]
+    made = [make_step_request("snapshot", inputs={}, settings=settings["snapshot"], code="1", item={}) for settings in (settings, changed)]
     assert made[0].key != made[1].key
     assert argv(made[0], Path("/out")) == argv(made[1], Path("/out"))
     assert config_of(settings["snapshot"]) == config_of(step_settings(Config())["snapshot"])
@@ -129,7 +129,7 @@ def test_where_it_lies_is_not_in_the_key() -> None:
     """The same content at another path is the same work."""
     node = NODES["finetune"]
     here, there = (
-        make_request("finetune", inputs={"snapshot": (ref,)}, settings=settings_of(Config(), node), code="1", item={})
+        make_step_request("finetune", inputs={"snapshot": (ref,)}, settings=settings_of(Config(), node), code="1", item={})
         for ref in (Reference(uri="/a", digest="d"), Reference(uri="/b", digest="d"))
     )
     assert here.key == there.key
@@ -174,7 +174,10 @@ def test_arms_are_read_without_how_they_are_trained() -> None:
         (lambda: _request("classify", arm="rael", seed="0"), "no such arm 'rael'; accepted: real, retrieved"),
         (lambda: _request("classify", arm="real", seed="x"), "seed 'x'"),
         (lambda: _request("classify", arm="real", seed="²"), "seed '²'"),
-        (lambda: make_request("finetune", inputs={}, settings="{}", code="1", item={}), "finetune: no reference for snapshot; given: none"),
+        (
+            lambda: make_step_request("finetune", inputs={}, settings="{}", code="1", item={}),
+            "finetune: no reference for snapshot; given: none",
+        ),
         (lambda: parse_reference("1/2", role="snapshot"), "snapshot: '1/2' is no reference"),
         (lambda: config_of("{"), "settings: not valid JSON"),
     ],

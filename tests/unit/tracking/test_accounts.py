@@ -4,7 +4,7 @@ import pytest
 
 from gda.cli.main import main
 from gda.errors import ConfigError, MissingError
-from gda.tracking import connect, ensure_experiment, named
+from gda.tracking import connect, ensure_experiment, mlflow_errors
 
 
 @pytest.fixture
@@ -50,12 +50,12 @@ def test_what_is_no_mlflow_server_is_a_wrong_address(place, mlflow_server, monke
     """Another path of the same host answers 404: exit code 2."""
     mlflow_server.as_admin(monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{mlflow_server.uri}/elsewhere")
-    with pytest.raises(ConfigError, match="no MLflow server"), named():
+    with pytest.raises(ConfigError, match="no MLflow server"), mlflow_errors():
         connect().get_experiment_by_name("x")
 
 
 def test_tls_where_the_server_has_none_is_named(place, mlflow_server, monkeypatch):
     """https to a server of http passes never: exit code 5 with the remedy, not try again."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri.replace("http:", "https:"))
-    with pytest.raises(MissingError, match="TLS"), named():
+    with pytest.raises(MissingError, match="TLS"), mlflow_errors():
         connect().get_experiment_by_name("x")

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException, RestException
 
 from gda.cli.main import main
 from gda.errors import ConfigError, MissingError, TryAgainError
-from gda.tracking import connect, masked, named
+from gda.tracking import connect, masked, mlflow_errors
 from gda.tracking.complaints import complaint_of, explained
 
 SERVER = "https://alice:s3cr3tpw@mlflow.example/?token=t0k3n"
@@ -112,7 +112,7 @@ def test_a_complaint_has_its_error_and_remedy(monkeypatch, error, kind, message)
 )
 def test_a_defect_of_ours_passes_through(error):
     """Errors of our own code are no complaints, whatever their words: they are exit code 1."""
-    with pytest.raises(type(error)), named():
+    with pytest.raises(type(error)), mlflow_errors():
         raise error
 
 
@@ -139,7 +139,7 @@ def test_an_upload_that_fails_is_explained_by_a_listing(upload, listing, kind, m
         if listing is not None:
             raise listing
 
-    with pytest.raises(kind, match=re.escape(message)), named(), explained(probe):
+    with pytest.raises(kind, match=re.escape(message)), mlflow_errors(), explained(probe):
         raise upload
 
 
@@ -161,7 +161,7 @@ def test_addresses_as_mlflow_itself_complains_of_them(tmp_path, monkeypatch, uri
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(kind) as raised, named():
+    with pytest.raises(kind) as raised, mlflow_errors():
         connect().get_experiment_by_name("x")
     assert type(raised.value) is kind
     assert message in str(raised.value)

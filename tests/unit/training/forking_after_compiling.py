@@ -8,11 +8,11 @@ from training_world import TINY, coloured
 
 from gda.runtime.parallel import run_parallel
 from gda.training.loop.classifier import train_classifier
-from gda.training.networks.export import weights_digest
+from gda.training.networks.export import model_digest
 
 
 def digest_of_seed(seed: int) -> str:
-    return weights_digest(train_classifier([coloured(30)], TINY, num_classes=3, seed=seed)[0])
+    return model_digest(train_classifier([coloured(30)], TINY, num_classes=3, seed=seed)[0])
 
 
 if __name__ == "__main__":

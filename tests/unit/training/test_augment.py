@@ -2,7 +2,7 @@
 
 import torch
 
-from gda.training.recipes.augment import augment, normalise
+from gda.training.recipes.augment import augment, normalise_pixels
 from gda.training.streams import stream
 
 
@@ -16,7 +16,7 @@ def dots(count: int, side: int = 28) -> torch.Tensor:
 def test_normalise_maps_black_and_white_to_the_ends() -> None:
     """0 becomes -1 and 255 becomes 1: what mean and std 0.5 of an exported classifier mean."""
     images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
-    assert normalise(images).flatten().tolist() == [-1.0, 1.0]
+    assert normalise_pixels(images).flatten().tolist() == [-1.0, 1.0]
 
 
 def test_standard_shifts_by_up_to_two_pixels_of_28_and_no_more() -> None:

@@ -16,7 +16,7 @@ from gda.config.sections import Arm, ClassifyConfig
 from gda.errors import ConfigError, DataError, UsageError
 from gda.runtime.parallel import run_parallel
 from gda.training.loop.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, top1, train_classifier
-from gda.training.networks.export import weights_digest
+from gda.training.networks.export import model_digest
 from gda.training.recipes.augment import Strength
 
 
@@ -25,7 +25,7 @@ def train(recipe: TrainRecipe = TINY, *, seed: int = 0, **rest: object) -> torch
 
 
 def digest_for_seed(seed: int) -> str:
-    return weights_digest(train(seed=seed))
+    return model_digest(train(seed=seed))
 
 
 def card() -> ClassifierCard:
@@ -73,7 +73,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, strength: Stren
     )
     whole, whole_curve = train_classifier(sources, recipe, num_classes=3, seed=0)
     assert seen == [7, 8, 9, 10, 11, 12]
-    assert weights_digest(resumed) == weights_digest(whole)
+    assert model_digest(resumed) == model_digest(whole)
     assert curve == whole_curve
 
 
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: P
     seen: list[int] = []
     again = train(checkpoint=tmp_path / "c", checkpoint_every=5, progress=seen.append)
     assert seen[0] == 6
-    assert weights_digest(again) == weights_digest(whole)
+    assert model_digest(again) == model_digest(whole)
     assert newest.name in caplog.text
     assert "not a whole checkpoint" in caplog.text
 

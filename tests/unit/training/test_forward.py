@@ -15,7 +15,7 @@ from training_world import TINY, coloured
 from gda.config.sections import ClassifyConfig
 from gda.errors import ConfigError, MissingError
 from gda.training.loop.classifier import TrainRecipe, predict_logits, top1, train_classifier
-from gda.training.networks.export import weights_digest
+from gda.training.networks.export import model_digest
 
 BF16 = replace(TINY, image_size=32, mixed_precision="bf16", ema_decay=0.9)
 COMPILED = replace(TINY, compile=True)
@@ -56,7 +56,7 @@ def test_passes_in_bf16_leave_weights_and_predictions_in_fp32() -> None:
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}
     assert logits.dtype == torch.float32
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32, torch.int64}
-    assert weights_digest(model) != weights_digest(plain)
+    assert model_digest(model) != model_digest(plain)
     assert [loss for _, loss in rounded] == pytest.approx([loss for _, loss in losses], abs=0.05)
 
 
@@ -82,7 +82,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, traced: lis
     resumed, curve = train(recipe, checkpoint=tmp_path / "c", checkpoint_every=3, progress=seen.append)
     whole, whole_curve = train(recipe)
     assert seen == [7, 8, 9, 10, 11, 12]
-    assert weights_digest(resumed) == weights_digest(whole)
+    assert model_digest(resumed) == model_digest(whole)
     assert curve == whole_curve
 
 

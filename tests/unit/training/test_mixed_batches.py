@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from gda.errors import ConfigError, DataError
-from gda.training.loop.mixed_batches import Epochs, MixedBatches, Source, batch_counts
+from gda.training.loop.mixed_batches import Epochs, MixedBatches, TrainingSource, batch_counts
 from gda.training.streams import stream
 
 
-def source(value: int, count: int, share: float) -> Source:
+def source(value: int, count: int, share: float) -> TrainingSource:
     """A source whose every pixel is `value` and whose labels number its images from 100 * value."""
-    return Source(images=torch.full((count, 3, 2, 2), value, dtype=torch.uint8), labels=100 * value + torch.arange(count), share=share)
+    return TrainingSource(
+        images=torch.full((count, 3, 2, 2), value, dtype=torch.uint8), labels=100 * value + torch.arange(count), share=share
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,9 +77,9 @@ def test_streams_differ_by_seed_and_name() -> None:
 def test_a_source_needs_uint8_images_and_as_many_labels() -> None:
     """Float images (already normalised) or missing labels are refused before anything is trained."""
     with pytest.raises(DataError, match="uint8 NCHW"):
-        Source(images=torch.zeros(2, 3, 4, 4), labels=torch.zeros(2, dtype=torch.int64))
+        TrainingSource(images=torch.zeros(2, 3, 4, 4), labels=torch.zeros(2, dtype=torch.int64))
     with pytest.raises(DataError, match="2 images with 3 labels"):
-        Source(images=torch.zeros(2, 3, 4, 4, dtype=torch.uint8), labels=torch.zeros(3, dtype=torch.int64))
+        TrainingSource(images=torch.zeros(2, 3, 4, 4, dtype=torch.uint8), labels=torch.zeros(3, dtype=torch.int64))
 
 
 def test_shares_come_with_their_images() -> None:

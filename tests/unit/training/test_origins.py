@@ -24,8 +24,16 @@ from gda.artifacts.cards import ClassifierCard
 from gda.config.sections import Arm, ClassifyConfig
 from gda.errors import ConfigError, DataError, UsageError
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
-from gda.training.loop.classifier import Source, TrainRecipe, _Run, export_classifier, load_classifier, predict_logits, train_classifier
-from gda.training.networks.export import weights_digest
+from gda.training.loop.classifier import (
+    TrainingSource,
+    TrainRecipe,
+    _Run,
+    export_classifier,
+    load_classifier,
+    predict_logits,
+    train_classifier,
+)
+from gda.training.networks.export import model_digest
 from gda.training.networks.models import build_model
 from gda.training.recipes.mixup_and_loss import Mixing, WeightedLoss, soft_targets
 from gda.training.streams import seeded_globals
@@ -36,7 +44,7 @@ BATCH_NORM_ACT = replace(TINY, model="test_efficientnet", model_args={})
 NO_NORM = replace(TINY, model="test_vit", model_args={"patch_size": 8})
 
 
-def synthetic(count: int = 15, *, soft: bool = False, seed: int = 1) -> Source:
+def synthetic(count: int = 15, *, soft: bool = False, seed: int = 1) -> TrainingSource:
     """Coloured images; where `soft`, every other one shares its label with the next class, keeping 0.3, 0.5 or 0.7 of it."""
     source = replace(coloured(count, 0.5, seed=seed), synthetic=True)
     if not soft:
@@ -48,12 +56,12 @@ def synthetic(count: int = 15, *, soft: bool = False, seed: int = 1) -> Source:
     )
 
 
-def pair(*, soft: bool = False, seed: int = 1) -> list[Source]:
+def pair(*, soft: bool = False, seed: int = 1) -> list[TrainingSource]:
     """Half a batch each of real and synthetic images."""
     return [coloured(15, 0.5), synthetic(soft=soft, seed=seed)]
 
 
-def a_run(sources: Sequence[Source], recipe: TrainRecipe = STILL, **changes: Any) -> _Run:
+def a_run(sources: Sequence[TrainingSource], recipe: TrainRecipe = STILL, **changes: Any) -> _Run:
     recipe = replace(recipe, **changes)
     torch.manual_seed(0)
     model = build_model(recipe.model, recipe.model_args, num_classes=3, image_size=16)
@@ -74,7 +82,7 @@ def assert_same_gradients(run: _Run, by_hand: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
 
-def seen_first(sources: Sequence[Source], **changes: Any) -> tuple[nn.Module, Tensor, Any]:
+def seen_first(sources: Sequence[TrainingSource], **changes: Any) -> tuple[nn.Module, Tensor, Any]:
     """An untrained model, and inputs and records of the first batch."""
     run = a_run(sources, **changes)
     batch = copy.deepcopy(run.batches).next()
@@ -279,14 +287,14 @@ def test_clipping_counts_auxiliary_scales() -> None:
 
 
 @pytest.mark.parametrize("sources", [[coloured(30)], [synthetic(30)], [coloured(15, 0.5), coloured(15, 0.5, seed=1)]])
-def test_images_of_one_origin_are_trained_as_ever(sources: list[Source], tmp_path: Path) -> None:
+def test_images_of_one_origin_are_trained_as_ever(sources: list[TrainingSource], tmp_path: Path) -> None:
     """Real arms must not depend on settings about synthetic images: the same bits, and checkpoints that fit."""
     plain, _ = train_classifier(sources, TINY, num_classes=3, seed=0, checkpoint=tmp_path, checkpoint_every=5)
     apart = replace(TINY, synthetic_weight=3.0, auxiliary_batch_norm=True)
     seen: list[int] = []
     again, _ = train_classifier(sources, apart, num_classes=3, seed=0, checkpoint=tmp_path, checkpoint_every=5, progress=seen.append)
     assert seen == [11, 12]
-    assert weights_digest(again) == weights_digest(plain) == weights_digest(train_classifier(sources, apart, num_classes=3, seed=0)[0])
+    assert model_digest(again) == model_digest(plain) == model_digest(train_classifier(sources, apart, num_classes=3, seed=0)[0])
     train_classifier(sources, replace(NO_NORM, auxiliary_batch_norm=True, num_train_steps=1), num_classes=3, seed=0)
 
 
@@ -294,7 +302,7 @@ def test_stating_that_images_are_synthetic_changes_no_bits() -> None:
     """Weight 1 and no soft label: training is what it was before there were either."""
     settings = train_classifier(pair(), TINY, num_classes=3, seed=0)[0]
     untold = train_classifier([replace(source, synthetic=False) for source in pair()], TINY, num_classes=3, seed=0)[0]
-    assert weights_digest(settings) == weights_digest(untold)
+    assert model_digest(settings) == model_digest(untold)
 
 
 ALL = {
@@ -318,16 +326,16 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, name: str) -> N
     seen: list[int] = []
     resumed, whole = train(recipe, **kept, progress=seen.append), train(recipe)
     assert seen[0] == 7
-    assert weights_digest(resumed) == weights_digest(whole)
+    assert model_digest(resumed) == model_digest(whole)
     off = replace(recipe, synthetic_weight=1.0, auxiliary_batch_norm=False)
-    assert weights_digest(whole) != weights_digest(train(off))
+    assert model_digest(whole) != model_digest(train(off))
 
 
 def test_a_checkpoint_knows_shares_and_origins(tmp_path: Path) -> None:
     """Going on with other soft labels, or with other images as the synthetic ones, would give weights that no recipe names."""
     recipe = replace(TINY, synthetic_weight=2.0)
 
-    def go_on(sources: list[Source]) -> None:
+    def go_on(sources: list[TrainingSource]) -> None:
         train_classifier(sources, recipe, num_classes=3, seed=0, checkpoint=tmp_path, checkpoint_every=5)
 
     go_on(pair(soft=True))

@@ -19,7 +19,7 @@ from gda.artifacts.cards import ClassifierCard
 from gda.config.sections import Arm, ClassifyConfig
 from gda.errors import ConfigError, DataError, MissingError
 from gda.training.loop.classifier import TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
-from gda.training.networks.export import weights_digest
+from gda.training.networks.export import model_digest
 from gda.training.networks.models import build_model, in_head
 from gda.training.networks.pretrained import Weights, find_weights
 
@@ -115,7 +115,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, tune: str) -> N
 
     kept = {"checkpoint": tmp_path / "c", "checkpoint_every": 3}
     assert in_child(lambda: run(**kept, progress=kill_at)) == -signal.SIGKILL
-    assert weights_digest(run(**kept)) == weights_digest(run())
+    assert model_digest(run(**kept)) == model_digest(run())
 
 
 def test_position_embeddings_are_resampled_to_the_images(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_training_sees_prepared_images(tmp_path: Path) -> None:
     section = config(described(tmp_path / "a"))
     other = config(described(tmp_path / "b", mean=(0.1, 0.1, 0.1)))
     assert find_weights(section).digest == find_weights(other).digest  # type: ignore[union-attr]
-    assert weights_digest(trained(section)) != weights_digest(trained(other))
+    assert model_digest(trained(section)) != model_digest(trained(other))
 
 
 def test_a_trained_classifier_can_be_continued(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from training_world import TINY, coloured, kill_at
 from gda.config.classifier_recipes import RECIPES
 from gda.config.sections import ClassifyConfig
 from gda.errors import ConfigError
-from gda.training.loop.classifier import Source, TrainRecipe, _Run, train_classifier
-from gda.training.networks.export import weights_digest
+from gda.training.loop.classifier import TrainingSource, TrainRecipe, _Run, train_classifier
+from gda.training.networks.export import model_digest
 from gda.training.networks.models import build_model
 from gda.training.recipes.augment import augment
 from gda.training.recipes.mixup_and_loss import Mixing, make_loss
-from gda.training.recipes.optimizing import make_optimizer, make_schedule
+from gda.training.recipes.optimizing import make_classifier_optimizer, make_schedule
 from gda.training.recipes.policies import ErasingPolicy, RandAugmentPolicy
 
 ADDITIONS: dict[str, dict[str, Any]] = {
@@ -59,8 +59,8 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, name: str) -> N
     seen: list[int] = []
     resumed, whole = train(**kept, progress=seen.append), train()
     assert seen[0] == 7
-    assert weights_digest(resumed) == weights_digest(whole)
-    assert weights_digest(whole) != weights_digest(train_classifier(sources, TINY, num_classes=3, seed=0)[0])
+    assert model_digest(resumed) == model_digest(whole)
+    assert model_digest(whole) != model_digest(train_classifier(sources, TINY, num_classes=3, seed=0)[0])
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -71,7 +71,7 @@ def test_every_recipe_can_be_trained(name: str) -> None:
     fixed = timm.get_pretrained_cfg(recipe.model).fixed_input_size
     with torch.device("meta"):
         model = timm.create_model(recipe.model, num_classes=7, **recipe.model_args, **({"img_size": recipe.image_size} if fixed else {}))
-    optimizer = make_optimizer(
+    optimizer = make_classifier_optimizer(
         model, recipe.optimizer, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, momentum=recipe.momentum
     )
     schedule = make_schedule(
@@ -247,5 +247,5 @@ def test_dropping_reaches_the_model_unless_its_arguments_say_otherwise() -> None
 
 def test_sources_are_needed_in_even_batches_only_for_mixing() -> None:
     """Without mixing an odd batch is trained as before."""
-    source = Source(images=coloured(9).images, labels=coloured(9).labels)
+    source = TrainingSource(images=coloured(9).images, labels=coloured(9).labels)
     train_classifier([source], replace(TINY, batch_size=5, num_train_steps=2), num_classes=3, seed=0)

@@ -10,7 +10,7 @@ from torch import nn
 from training_world import TINY, coloured
 
 from gda.runtime.process_group import ProcessGroup
-from gda.training.loop.classifier import Source, TrainRecipe, train_classifier
+from gda.training.loop.classifier import TrainingSource, TrainRecipe, train_classifier
 
 # Nothing is dropped by chance, and plain gradients, which a rounding does not magnify. Ten images: the shares of two processes differ.
 _STILL = replace(TINY, batch_size=10, optimizer="sgd", learning_rate=0.02, weight_decay=1e-3)
@@ -79,7 +79,7 @@ def train(
     )
 
 
-def _synthetic(*, soft: bool) -> Source:
+def _synthetic(*, soft: bool) -> TrainingSource:
     source = replace(coloured(15, 0.5, seed=1), synthetic=True)
     if not soft:
         return source

@@ -5,7 +5,7 @@ import signal
 
 import torch
 
-from gda.training.loop.classifier import Source, TrainRecipe
+from gda.training.loop.classifier import TrainingSource, TrainRecipe
 
 # drop_path samples from torch's global generator while training: the hardest thing to resume.
 TINY = TrainRecipe(
@@ -21,13 +21,13 @@ TINY = TrainRecipe(
 )
 
 
-def coloured(count: int, share: float = 1.0, *, seed: int = 0) -> Source:
+def coloured(count: int, share: float = 1.0, *, seed: int = 0) -> TrainingSource:
     """Noisy red, green and blue images whose colour is their class: any classifier that works reaches 1.0."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     images = torch.randint(0, 100, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
     images[torch.arange(count), labels] += 120
-    return Source(images=images, labels=labels, share=share)
+    return TrainingSource(images=images, labels=labels, share=share)
 
 
 def kill_at(update: int) -> None:

@@ -7,11 +7,11 @@ import pytest
 from gda.artifacts.tuning import SamplingSettings, TuningPoint
 from gda.config.sections import TuneConfig
 from gda.errors import ConfigError, DataError
-from gda.tuning.grid import Parts, choose, like_the_best, make_grid, pareto, passes, standard_error, survivors
+from gda.tuning.grid import GeneratorParts, choose_point, like_the_best, make_grid, pareto, passes, standard_error, survivors
 
-CASCADE = Parts(super_resolution=True, upscaler=False, averages=True)
-ONE_STAGE = Parts(super_resolution=False, upscaler=False, averages=False)
-UPSCALED = Parts(super_resolution=False, upscaler=True, averages=True)
+CASCADE = GeneratorParts(super_resolution=True, upscaler=False, averages=True)
+ONE_STAGE = GeneratorParts(super_resolution=False, upscaler=False, averages=False)
+UPSCALED = GeneratorParts(super_resolution=False, upscaler=True, averages=True)
 
 
 def _grid(parts=CASCADE, **axes):
@@ -109,7 +109,7 @@ def test_axes_that_contradict_each_other_are_refused(axes, message):
         ({"guidance_scale": 2.0, "guidance_interval": (0.25, 0.75)}, ONE_STAGE, 24),
         ({"guidance_scale": 2.0, "guidance_interval": (0.25, 0.75)}, CASCADE, 30),
         ({"sr_guidance_scale": 3.0}, CASCADE, 28),
-        ({"sr_guidance_scale": 3.0}, Parts(super_resolution=True, upscaler=True, averages=False), 40),
+        ({"sr_guidance_scale": 3.0}, GeneratorParts(super_resolution=True, upscaler=True, averages=False), 40),
     ],
 )
 def test_passes_count_guided_steps_twice(changes, parts, expected):
@@ -129,38 +129,38 @@ def test_survivors_are_the_lowest_fids():
 def test_cas_decides_where_seeds_agree():
     """The best FID does not win against a clearly better CAS, nor does a point that was not scored."""
     points = [_point(1.0, 1.0, (0.80, 0.80)), _point(2.0, 2.0, (0.90, 0.90)), _point(3.0, 0.5)]
-    assert choose(points).guidance_scale == 2.0
+    assert choose_point(points).guidance_scale == 2.0
 
 
 def test_within_one_standard_error_the_lower_fid_is_chosen():
     """A CAS that other seeds could turn round does not decide; one that is more than a standard error lower is out."""
     noisy = [_point(1.0, 1.0, (0.86, 0.90)), _point(2.0, 2.0, (0.87, 0.91))]
     assert standard_error(noisy) == pytest.approx(0.02)
-    assert choose(noisy).guidance_scale == 1.0
+    assert choose_point(noisy).guidance_scale == 1.0
     apart = [_point(1.0, 1.0, (0.845, 0.885)), _point(2.0, 2.0, (0.87, 0.91))]
-    assert choose(apart).guidance_scale == 2.0
+    assert choose_point(apart).guidance_scale == 2.0
 
 
 def test_ties_fall_to_fid_then_guidance_then_passes():
     """Among points of equal CAS the lower FID is chosen, then the lower guidance, then the cheaper."""
-    assert choose([_point(1.0, 3.0, (0.9,)), _point(2.0, 2.0, (0.9,))]).guidance_scale == 2.0
-    assert choose([_point(2.0, 2.0, (0.9,)), _point(1.0, 2.0, (0.9,))]).guidance_scale == 1.0
-    assert choose([_point(2.0, 2.0, (0.9,), passes=20), _point(2.0, 2.0, (0.9,), passes=10)]).passes == 10
+    assert choose_point([_point(1.0, 3.0, (0.9,)), _point(2.0, 2.0, (0.9,))]).guidance_scale == 2.0
+    assert choose_point([_point(2.0, 2.0, (0.9,)), _point(1.0, 2.0, (0.9,))]).guidance_scale == 1.0
+    assert choose_point([_point(2.0, 2.0, (0.9,), passes=20), _point(2.0, 2.0, (0.9,), passes=10)]).passes == 10
 
 
 def test_one_seed_has_no_standard_error():
     """With one classifier per survivor the best CAS is all there is to go by."""
     points = [_point(1.0, 1.0, (0.89,)), _point(2.0, 2.0, (0.90,))]
     assert standard_error(points) == 0.0
-    assert choose(points).guidance_scale == 2.0
+    assert choose_point(points).guidance_scale == 2.0
 
 
 def test_a_point_that_failed_is_never_chosen():
     """Neither with a CAS of an earlier look, nor when it is the only one."""
     failed = _point(1.0, None, (0.99,), failed="its FID is nan")
-    assert choose([failed, _point(2.0, 2.0, (0.5,))]).guidance_scale == 2.0
+    assert choose_point([failed, _point(2.0, 2.0, (0.5,))]).guidance_scale == 2.0
     with pytest.raises(DataError, match="no survivor could be sampled and scored; the first: its FID is nan"):
-        choose([failed])
+        choose_point([failed])
 
 
 def test_the_front_holds_what_nothing_beats():

@@ -17,7 +17,7 @@ from tiny_pipelines import build_tiny_pipeline
 from gda.artifacts.tuning import SamplingSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, NotFiniteError
-from gda.generator.families.denoising import Guidance, MixedVariance, timesteps_of, to_uint8
+from gda.generator.families.denoising import GuidedSteps, MixedVariance, timesteps_of, to_uint8
 from gda.generator.families.opening import load_model
 from gda.generator.families.protocol import SCHEDULERS, Start
 from gda.generator.sampling.sampler import Sampler
@@ -134,9 +134,9 @@ def test_guidance_holds_in_its_interval_alone(worlds, kind):
 
 def test_the_interval_is_in_shares_of_the_timesteps():
     """Both ends count, and a scale of one is never guided."""
-    guidance = Guidance(scale=2.0, interval=(0.25, 0.5))
+    guidance = GuidedSteps(scale=2.0, interval=(0.25, 0.5))
     assert [guidance.applies(torch.tensor(t), 1000) for t in (249, 250, 500, 501)] == [False, True, True, False]
-    assert not Guidance(scale=1.0).applies(torch.tensor(300), 1000)
+    assert not GuidedSteps(scale=1.0).applies(torch.tensor(300), 1000)
 
 
 @pytest.mark.parametrize(("mix", "variance_type"), [(0.0, "fixed_small"), (1.0, "fixed_large")])

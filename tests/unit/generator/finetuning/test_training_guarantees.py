@@ -28,7 +28,7 @@ from gda.generator.finetuning.evaluation import Evaluation
 from gda.generator.finetuning.methods import make_method, prepare_network
 from gda.generator.finetuning.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 from gda.generator.finetuning.order import Order
-from gda.generator.finetuning.prepared import Prepared, Source, Texts, unit
+from gda.generator.finetuning.prepared import Prepared, PreparedSource, Texts, unit
 from gda.generator.finetuning.run import TrainingRun
 from gda.generator.finetuning.tokens import Tokens
 from gda.generator.finetuning.train import finetune_stage
@@ -503,7 +503,7 @@ def test_what_changes_latents_or_text_has_a_file_of_its_own(sd1, tmp_path):
     def kept(base, prompts=("a", "b"), *, images=None, flip=False):
         images = _images() if images is None else images
         model = load_model(str(base))
-        source = Source(images=images, digest=str(stream_seed(images.numpy().tobytes())), cache=cache)
+        source = PreparedSource(images=images, digest=str(stream_seed(images.numpy().tobytes())), cache=cache)
         Prepared(model, source, jitter=0.0, flip=flip, device=CPU)
         Texts(model, prompts, cache=cache, device=CPU)
         return {path.name for path in cache.iterdir() if path.name.startswith("latents")}, {path.name for path in cache.glob("text*")}
@@ -530,7 +530,7 @@ def test_what_changes_latents_or_text_has_a_file_of_its_own(sd1, tmp_path):
         (other / file).write_text(json.dumps(content | change))
         assert counts(other) == expected, file
     small = torch.nn.functional.interpolate(_images().float(), 8).to(torch.uint8)
-    model, source = load_model(str(sd1)), Source(images=small, digest=str(stream_seed(_images().numpy().tobytes())), cache=cache)
+    model, source = load_model(str(sd1)), PreparedSource(images=small, digest=str(stream_seed(_images().numpy().tobytes())), cache=cache)
     Prepared(model, source, jitter=0.0, flip=False, device=CPU)
     assert len(list(cache.glob("latents*"))) == 5
 
@@ -541,7 +541,7 @@ def test_latents_of_many_files_are_those_of_their_images(sd1, tmp_path, monkeypa
     monkeypatch.setattr(prepared, "_ROWS_A_FILE", 4)
     monkeypatch.setattr(prepared, "_AT_ONCE", 3)
     images, model = _images(10), load_model(str(sd1))
-    rows = Prepared(model, Source(images=images, digest="d", cache=tmp_path if cached else None), jitter=0.0, flip=True, device=CPU)
+    rows = Prepared(model, PreparedSource(images=images, digest="d", cache=tmp_path if cached else None), jitter=0.0, flip=True, device=CPU)
     chosen = torch.tensor([9, 3, 4, 0, 8, 7, 3])
     found = rows.take(chosen, RandomStreams(range(7)))
     mirrored = RandomStreams(range(7)).uniform() < 0.5
@@ -558,7 +558,7 @@ def test_processes_share_the_files_that_are_missing(sd1, tmp_path, monkeypatch):
     monkeypatch.setattr(prepared, "_ROWS_A_FILE", 4)
     encoded, real = [], diffusers_pipeline.latent_moments
     monkeypatch.setattr(diffusers_pipeline, "latent_moments", lambda vae, images: encoded.append(len(images)) or real(vae, images))
-    model, source = load_model(str(sd1)), Source(images=_images(10), digest="d", cache=tmp_path)
+    model, source = load_model(str(sd1)), PreparedSource(images=_images(10), digest="d", cache=tmp_path)
     both = [Prepared(model, source, jitter=0.0, flip=False, device=CPU, share=slice(rank, None, 2)) for rank in (0, 1)]
     assert encoded == [4, 2, 4]
     every = torch.arange(10)
@@ -568,7 +568,7 @@ def test_processes_share_the_files_that_are_missing(sd1, tmp_path, monkeypatch):
 def test_pixels_are_mirrored_where_their_streams_say(tiny):
     """In pixel space too, the images that are mirrored are those whose samples say so, and none without the setting."""
     model, images = load_model(str(tiny)), _images()
-    source, every = Source(images=images, digest="d"), torch.arange(6)
+    source, every = PreparedSource(images=images, digest="d"), torch.arange(6)
     found = Prepared(model, source, jitter=0.0, flip=True, device=CPU).take(every, RandomStreams(range(6)))
     mirrored = RandomStreams(range(6)).uniform() < 0.5
     assert mirrored.any()

@@ -27,7 +27,7 @@ def models(tiny, tmp_path_factory):
 
 
 @pytest.fixture
-def request(tmp_path):
+def prompts_of(tmp_path):
     """Prompts of `classes` by a prompt file of that content."""
 
     def query(classes, content, *, name="prompts.yaml", template=PHOTO):
@@ -67,9 +67,9 @@ def test_prompts_that_differ_in_case_or_outer_spaces_are_refused():
             class_prompts(classes, FinetuneConfig())
 
 
-def test_names_from_narrow_to_broad_grow_only_where_classes_share_them(request):
+def test_names_from_narrow_to_broad_grow_only_where_classes_share_them(prompts_of):
     """Two cranes are distinguished by their next name, a heron stays a heron, and further names stay unsaid."""
-    prompts = request(BIRDS, "crane_bird: [crane, bird, animal]\ncrane_machine: [Crane, machine]\nheron: [heron, bird]\n")
+    prompts = prompts_of(BIRDS, "crane_bird: [crane, bird, animal]\ncrane_machine: [Crane, machine]\nheron: [heron, bird]\n")
     assert prompts == {
         "crane_bird": "a photo of a crane, bird",
         "crane_machine": "a photo of a Crane, machine",
@@ -77,50 +77,50 @@ def test_names_from_narrow_to_broad_grow_only_where_classes_share_them(request):
     }
 
 
-def test_three_classes_may_need_names_of_different_length(request):
+def test_three_classes_may_need_names_of_different_length(prompts_of):
     """A name shared on two levels takes a third, only for the classes that share the second."""
     classes = make_classes(["a", "b", "c", "d"])
-    prompts = request(classes, "a: [x, y, p]\nb: [x, y, q]\nc: [x, z, r]\n", template="{class_name}")
+    prompts = prompts_of(classes, "a: [x, y, p]\nb: [x, y, q]\nc: [x, z, r]\n", template="{class_name}")
     assert prompts == {"a": "x, y, p", "b": "x, y, q", "c": "x, z", "d": "d"}
 
 
-def test_a_class_that_the_file_leaves_out_counts_with_its_own_name(request):
+def test_a_class_that_the_file_leaves_out_counts_with_its_own_name(prompts_of):
     """The class crane is called crane, so the bird of that name says more, though it stands alone in the file."""
-    prompts = request(make_classes(["crane", "crane_bird", "crane_machine"]), "crane_bird: [crane, bird]\n", template="{class_name}")
+    prompts = prompts_of(make_classes(["crane", "crane_bird", "crane_machine"]), "crane_bird: [crane, bird]\n", template="{class_name}")
     assert prompts == {"crane": "crane", "crane_bird": "crane, bird", "crane_machine": "crane machine"}
 
 
-def test_a_whole_prompt_passes_the_template_by(request):
+def test_a_whole_prompt_passes_the_template_by(prompts_of):
     """A string is reported as it is, outer and repeated spaces and folded lines aside, and shares no names with others."""
-    prompts = request(BIRDS, "crane_bird: >\n  a tall  grey bird\n  on a lake\ncrane_machine: [crane, machine]\n")
+    prompts = prompts_of(BIRDS, "crane_bird: >\n  a tall  grey bird\n  on a lake\ncrane_machine: [crane, machine]\n")
     assert prompts["crane_bird"] == "a tall grey bird on a lake"
     assert prompts["crane_machine"] == "a photo of a crane"
 
 
-def test_names_that_cannot_be_made_unique_are_refused(request):
+def test_names_that_cannot_be_made_unique_are_refused(prompts_of):
     """A list that is the start of another's, in whatever case, would leave the reader guessing which is meant."""
     pattern = r"prompts\.yaml: class 'crane_bird': all its names, 'crane, bird', also begin those of class 'crane_machine'; accepted"
     with pytest.raises(ConfigError, match=pattern):
-        request(BIRDS, "crane_bird: [crane, bird]\ncrane_machine: [crane, Bird, metal]\n")
+        prompts_of(BIRDS, "crane_bird: [crane, bird]\ncrane_machine: [crane, Bird, metal]\n")
     with pytest.raises(ConfigError, match=r"class 'crane_bird': all its names, 'heron', also begin those of class 'heron'"):
-        request(BIRDS, "crane_bird: [heron]\n")
+        prompts_of(BIRDS, "crane_bird: [heron]\n")
 
 
-def test_whole_prompts_that_two_classes_share_are_refused(request):
+def test_whole_prompts_that_two_classes_share_are_refused(prompts_of):
     """Between two entries, and between an entry and what the template makes; the file is named."""
     with pytest.raises(ConfigError, match=r"prompts\.yaml: classes 'crane_bird' and 'crane_machine' share the prompt 'A crane'"):
-        request(BIRDS, "crane_bird: a crane\ncrane_machine: A crane\n")
+        prompts_of(BIRDS, "crane_bird: a crane\ncrane_machine: A crane\n")
     with pytest.raises(ConfigError, match=r"classes 'crane_bird' and 'heron' share the prompt 'a photo of a heron'"):
-        request(BIRDS, "crane_bird: a photo of a Heron\n")
+        prompts_of(BIRDS, "crane_bird: a photo of a Heron\n")
 
 
-def test_a_key_that_is_no_class_is_refused_with_the_nearest_or_a_few_known(request):
+def test_a_key_that_is_no_class_is_refused_with_the_nearest_or_a_few_known(prompts_of):
     """A typing error must not quietly leave a class as it was; a thousand classes do not fill the screen."""
     with pytest.raises(ConfigError, match=r"prompts\.yaml: 'crane_brid' is no class; did you mean 'crane_bird'\?"):
-        request(BIRDS, "crane_brid: [crane, bird]\n")
+        prompts_of(BIRDS, "crane_brid: [crane, bird]\n")
     many = make_classes(f"c{number:03}" for number in range(1000))
     with pytest.raises(ConfigError, match=r"'submarine' is no class; the classes are 'c000', 'c001', .*'c009' and 990 more classes$"):
-        request(many, "submarine: a boat\n")
+        prompts_of(many, "submarine: a boat\n")
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ def test_a_key_that_is_no_class_is_refused_with_the_nearest_or_a_few_known(reque
         (r'"\ud83e"', "half a character"),
     ],
 )
-def test_an_entry_that_says_nothing_or_is_no_text_is_refused(request, entry, found):
+def test_an_entry_that_says_nothing_or_is_no_text_is_refused(prompts_of, entry, found):
     """File, class and what is accepted are named; nothing is turned into text by itself."""
     with pytest.raises(ConfigError, match=rf"prompts\.yaml: class 'heron': .*{found}.*accepted: a prompt, or a list of names"):
-        request(BIRDS, f"heron: {entry}\n")
+        prompts_of(BIRDS, f"heron: {entry}\n")
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_an_entry_that_says_nothing_or_is_no_text_is_refused(request, entry, fou
         ("p.json", "[" * 100_000, "not valid JSON"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_one_clear_line(request, name, content, reason):
+def test_a_file_that_cannot_be_understood_is_one_clear_line(prompts_of, name, content, reason):
     """Wrong syntax, repeated keys, several documents and another shape are named with the file."""
     with pytest.raises(ConfigError, match=rf"^finetune\.prompt_file .*{name}: {reason}") as caught:
-        request(BIRDS, content, name=name)
+        prompts_of(BIRDS, content, name=name)
     assert "\n" not in str(caught.value)
 
 
@@ -175,27 +175,27 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path):
             class_prompts(BIRDS, FinetuneConfig(prompt_file=str(tmp_path / name)))
 
 
-def test_json_and_yaml_say_the_same(request):
+def test_json_and_yaml_say_the_same(prompts_of):
     """JSON is read as JSON: its escapes of letters beyond the basic plane are two halves, which YAML would take for letters."""
     content = {"crane_bird": ["crane", "🦩"], "crane_machine": ["crane", "machine"], "heron": "réal"}
     text = json.dumps(content, indent="\t")
     assert "\\ud83e" in text
-    as_json = request(BIRDS, "\ufeff" + text, name="prompts.json")
-    assert as_json == request(BIRDS, json.dumps(content, ensure_ascii=False))
+    as_json = prompts_of(BIRDS, "\ufeff" + text, name="prompts.json")
+    assert as_json == prompts_of(BIRDS, json.dumps(content, ensure_ascii=False))
     assert as_json["crane_bird"] == "a photo of a crane, 🦩"
 
 
-def test_keys_are_text_as_it_is_written(request):
+def test_keys_are_text_as_it_is_written(prompts_of):
     """Classes may be called 007, 1e3, null or 2020-01-01, and an accent may be typed in either unicode form."""
     names = ["007", "1e3", "null", "2020-01-01", "café"]
-    prompts = request(make_classes(names), "007: a\n1e3: b\nnull: c\n2020-01-01: d\ncafe\u0301: e\n")
+    prompts = prompts_of(make_classes(names), "007: a\n1e3: b\nnull: c\n2020-01-01: d\ncafe\u0301: e\n")
     assert prompts == {"007": "a", "1e3": "b", "null": "c", "2020-01-01": "d", "café": "e"}
 
 
-def test_the_two_unicode_forms_of_one_class_are_named_twice(request):
+def test_the_two_unicode_forms_of_one_class_are_named_twice(prompts_of):
     """The second must not quietly replace the first."""
     with pytest.raises(ConfigError, match="class 'café' is named twice"):
-        request(make_classes(["café"]), "caf\u00e9: a\ncafe\u0301: b\n")
+        prompts_of(make_classes(["café"]), "caf\u00e9: a\ncafe\u0301: b\n")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,18 +3,18 @@
 import pytest
 
 from gda.generator.planning.image_plan import make_image_plan
-from gda.generator.planning.plan import Plan, make_plan
+from gda.generator.planning.plan import ImagePlan, make_plan
 from gda.generator.sampling.replacements import later_shards
 
 SIZES = {"shard_size": 6, "batch_size": 3}
 SOURCES = {"a": [f"a{i}" for i in range(5)], "b": [f"b{i}" for i in range(4)]}
 
 
-def text(a: int, b: int) -> Plan:
+def text(a: int, b: int) -> ImagePlan:
     return make_plan({"a": a, "b": b}, seed=3, **SIZES)
 
 
-def image(a: int, b: int) -> Plan:
+def image(a: int, b: int) -> ImagePlan:
     return make_image_plan({"a": a, "b": b}, SOURCES, strengths=[0.25, 0.5], other_class_fraction=0.25, seed=3, **SIZES)
 
 

@@ -22,7 +22,7 @@ from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError, MissingError
 from gda.generator.planning.plan import image_key, image_seed
 from gda.generator.sampling import sample_shards
-from gda.generator.sampling.reproduce import Comparison, Recorded, choose, compare, find_generator, find_sources
+from gda.generator.sampling.reproduce import BatchComparison, Recorded, choose_batches, compare_batches, find_generator, find_sources
 from gda.generator.weights.directory import DEMO_BASE
 from gda.io.shards import read_shard
 from gda.stages import finetune, sample
@@ -72,7 +72,7 @@ def _key(label, index):
 def _compare(recorded, world, *, generator=None, count=99, seed=0):
     sources = find_sources(recorded, world / "real", []) if recorded.sources else None
     context = recorded.context(str(generator or world / "generator"), sources)
-    return list(compare(recorded, context, choose(recorded, count, seed=seed)))
+    return list(compare_batches(recorded, context, choose_batches(recorded, count, seed=seed)))
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,9 @@ def test_on_another_environment_rounding_is_accepted_and_another_image_is_not(wo
 def test_what_is_sampled_again_follows_from_digest_and_seed(world, tmp_path):
     """The same command chooses the same batches, another seed others in the end, and never one twice."""
     recorded = _generate(world, tmp_path / "set")
-    assert choose(recorded, 2) == choose(recorded, 2)
-    assert len({str(batch) for seed in range(20) for batch in choose(recorded, 2, seed=seed)}) == 5
-    assert all(len({str(b) for b in choose(recorded, 4, seed=seed)}) == 4 for seed in range(9))
+    assert choose_batches(recorded, 2) == choose_batches(recorded, 2)
+    assert len({str(batch) for seed in range(20) for batch in choose_batches(recorded, 2, seed=seed)}) == 5
+    assert all(len({str(b) for b in choose_batches(recorded, 4, seed=seed)}) == 4 for seed in range(9))
 
 
 def test_another_generator_is_refused(world, tmp_path):
@@ -289,5 +289,5 @@ def test_a_limit_is_of_the_root_mean_square():
     """With a limit, the largest difference alone says nothing; without one, a single level is too much."""
     batch = type("B", (), {"images": (type("I", (), {"key": "a"}), type("I", (), {"key": "b"}))})()
     common = {"batch": batch, "largest": (90, 9), "rms": (1.9, 2.1)}
-    assert Comparison(**common, limit=2.0).differing == {"b": 9}
-    assert Comparison(**common, limit=None).differing == {"a": 90, "b": 9}
+    assert BatchComparison(**common, limit=2.0).differing == {"b": 9}
+    assert BatchComparison(**common, limit=None).differing == {"a": 90, "b": 9}
