@@ -75,6 +75,7 @@ check: $(STAMP)
 	$(BIN)/python -m pipelines compile --check
 	$(BIN)/python -m pipelines lint pipelines/compiled/*.yaml
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/contract/test_words.py tests/contract/test_structure.py
 	$(BIN)/python -m manifests.render --check
 	for whole in base local; do $(BIN)/python -m manifests.check manifests/rendered/$$whole.yaml pipelines/compiled/*.manifest.yaml || exit 1; done
 	$(BIN)/python -m manifests.check manifests/rendered/standalone.yaml

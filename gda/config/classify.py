@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
@@ -51,33 +51,10 @@ TWO_ORIGINS = frozenset({"synthetic_weight", "auxiliary_batch_norm"})  # no effe
 
 
 class ClassifyConfig(Section):
-    LATER: ClassVar[tuple[str, ...]] = (
-        "test_image_size",
-        "optimizer",
-        "momentum",
-        "max_grad_norm",
-        "loss",
-        "bce_threshold",
-        "mixup",
-        "cutmix",
-        "drop_path",
-        "dropout",
-        "crop_area",
-        "rand_augment",
-        "random_erasing",
-        "ema_decay",
-        "tune",
-        "synthetic_weight",
-        "auxiliary_batch_norm",
-        "mixed_precision",
-        "compile",
-        "augment",
-    )
-
     recipe: str = Field(
         "",
-        description="name of a training recipe, as listed by gda recipes; it sets every field that it names, except those given a value "
-        "other than their default; empty uses the fields as they are",
+        description="name of a training recipe, as listed by gda recipes; it sets every field that it names, except those given in "
+        "params.yaml or by --set; empty uses the fields as they are",
     )
     model: str = Field(DEMO_CLASSIFIER, description="name of a timm architecture")
     model_args_json: str = Field(
@@ -214,7 +191,7 @@ class ClassifyConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _follow_recipe(cls, given: Any) -> Any:
-        """Set the fields that the recipe names, except those given a value other than their default."""
+        """Set the fields that the recipe names and that are not given; a given value wins, also one equal to the default."""
         if not isinstance(given, dict):
             return given
         # A JSON array arrives here as a list, which a strict tuple does not accept.
@@ -222,13 +199,14 @@ class ClassifyConfig(Section):
         recipe = RECIPES.get(str(given.get("recipe")))
         if recipe is None:
             return given
-        own = {key: value for key, value in given.items() if key not in cls.model_fields or value != cls.model_fields[key].default}
         num_train_steps = given.get("num_train_steps", cls.model_fields["num_train_steps"].default)
         try:
-            filled = fill_in(recipe, image_size=own.get("image_size"), batch_size=own.get("batch_size"), num_train_steps=num_train_steps)
+            filled = fill_in(
+                recipe, image_size=given.get("image_size"), batch_size=given.get("batch_size"), num_train_steps=num_train_steps
+            )
         except (TypeError, ZeroDivisionError, ValueError):
             return given  # a field of the wrong type, which validation refuses next by its name
-        return filled | own
+        return filled | given
 
     @field_validator("recipe")
     @classmethod
@@ -313,6 +291,6 @@ class ClassifyConfig(Section):
     def decided(self, *, exclude: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
         """What a stage's recipe records of this section, as plain JSON types: how a classifier is trained, not what it is compared with.
 
-        It leaves out the recipe's name, paths, and settings that are switched off.
+        It leaves out the recipe's name and paths.
         """
         return self.recorded({"recipe", "pretrained", *_COMPARISON, *exclude})

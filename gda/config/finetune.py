@@ -1,6 +1,6 @@
 """Section `finetune` of the configuration, and the part of it that a recipe records."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -11,8 +11,6 @@ _NOT_IN_RECIPE = frozenset({"base", "prompt_file", "checkpointing_steps", "check
 
 
 class FinetuneConfig(Section):
-    LATER: ClassVar[tuple[str, ...]] = ("weight_interpolation",)
-
     base: str = Field(
         "demo://glyphs", description="base weights: demo://glyphs, a local directory or a hub id, ORG/NAME[@REVISION][:VARIANT]"
     )

@@ -9,8 +9,6 @@ from gda.training.networks.models import parse_model_args
 from gda.training.networks.pretrained import Channels, Weights, find_weights
 from gda.training.recipes.augment import Strength
 
-_FIRST = ("augment", "horizontal_flip")  # have a default, but were there before digests had to be kept
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
@@ -82,9 +80,5 @@ class TrainRecipe:
         return replace(self, synthetic_weight=1.0, auxiliary_batch_norm=False)
 
     def identity(self) -> dict[str, Any]:
-        """What a digest of it is taken over, as plain types: no path, and no setting that is switched off."""
-        content = asdict(self)
-        if self.weights is not None:
-            content["weights"] = self.weights.identity()
-        later = {field.name: field.default for field in fields(self) if field.name not in _FIRST}
-        return {name: value for name, value in content.items() if name not in later or value != later[name]}
+        """What a digest of it is taken over, as plain types: no path."""
+        return asdict(self) | {"weights": None if self.weights is None else self.weights.identity()}

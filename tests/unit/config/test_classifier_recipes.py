@@ -27,11 +27,13 @@ def test_every_recipe_is_a_valid_section(name: str) -> None:
 
 
 def test_given_settings_win_over_the_recipe() -> None:
-    """A recipe must not silently replace what a user writes; a value equal to the default counts as not written."""
+    """A recipe must not silently replace what a user writes, also where it equals the default."""
     config = ClassifyConfig(recipe="a2", drop_path=0.2, label_smoothing=0.1, num_train_steps=600, horizontal_flip=True)
-    assert (config.drop_path, config.label_smoothing) == (0.2, 0.0)
+    assert (config.drop_path, config.label_smoothing) == (0.2, 0.1)
     assert (config.model, config.optimizer, config.loss, config.bce_threshold) == ("resnet50", "lamb", "bce", 0.2)
     assert (config.num_train_steps, config.warmup_steps, config.horizontal_flip) == (600, 10, True)
+    assert load_config(None, ("classify.recipe=a3", "classify.optimizer=adamw")).classify.optimizer == "adamw"
+    assert ClassifyConfig(recipe="a3", image_size=28, batch_size=64).image_size == 28
 
 
 def test_a3_is_tested_larger_than_it_is_trained() -> None:
@@ -74,16 +76,14 @@ def test_settings_that_do_not_agree_are_refused(settings: tuple[str, ...], messa
         load_config(None, tuple(f"classify.{setting}" for setting in settings))
 
 
-def test_what_is_switched_off_is_not_in_a_stages_recipe() -> None:
-    """Finished outputs stay up to date when settings are added; with a recipe's name or a path, equal trainings would differ."""
-    first = {
-        "model", "model_args_json", "image_size", "num_train_steps", "mixed_num_train_steps", "batch_size", "ratio", "learning_rate",
-        "weight_decay", "warmup_steps", "label_smoothing", "horizontal_flip",
-    }  # fmt: skip
-    assert ClassifyConfig().decided().keys() == first
-    assert ClassifyConfig(recipe="demo", pretrained="w.safetensors").decided() == ClassifyConfig().decided()
-    changed = ClassifyConfig(pretrained="w.safetensors", tune="linear", ema_decay=0.9).decided(exclude={"seeds"})
-    assert changed.keys() == first - {"seeds"} | {"tune", "ema_decay"}
+def test_a_fingerprint_has_how_a_classifier_is_trained_and_no_more() -> None:
+    """A recipe's name, a path or what is compared would make equal trainings two; any setting makes another training."""
+    plain = ClassifyConfig().decided()
+    assert ClassifyConfig(recipe="demo", pretrained="w.safetensors").decided() == plain
+    assert not {"recipe", "pretrained", "seeds", "arms", "trainings"} & plain.keys()
+    changed = ClassifyConfig(pretrained="w.safetensors", tune="linear", ema_decay=0.9, seeds=(1,)).decided()
+    assert changed == plain | {"tune": "linear", "ema_decay": 0.9}
+    assert ClassifyConfig().decided(exclude={"ratio"}).keys() == plain.keys() - {"ratio"}
 
 
 def test_recipes_are_printed_without_torch() -> None:

@@ -114,10 +114,7 @@ def test_a_machine_without_a_compiler() -> None:
 
 
 def test_digests_change_only_where_a_setting_does() -> None:
-    """Finished classifiers stay up to date at the defaults; another precision or compilation is another training."""
-    plain = ClassifyConfig()
-    assert not {"mixed_precision", "compile"} & plain.decided().keys()
-    assert not {"mixed_precision", "compile"} & TrainRecipe.from_config(plain, num_train_steps=1).identity().keys()
+    """Another precision or compilation is another training."""
     request = ClassifyConfig(mixed_precision="bf16", compile=True)
     assert (request.decided()["mixed_precision"], request.decided()["compile"]) == ("bf16", True)
     assert {"mixed_precision": "bf16", "compile": True}.items() <= TrainRecipe.from_config(request, num_train_steps=1).identity().items()
