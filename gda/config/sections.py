@@ -190,7 +190,7 @@ class SampleConfig(Section):
     sr_log_variance_mix: Fraction | None = Field(None, description="log_variance_mix of the super-resolution stage")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="precision of the denoisers and the decoder")
     compile: bool = Field(
-        False, description="compile the denoisers with torch.compile; --plan-only shows from how many images on this saves time"
+        False, description="compile the denoisers with torch.compile; the first batch of each size takes a minute or more"
     )
     image_format: Literal["png", "webp", "jpeg"] = Field("png", description="codec of the images; png and webp are lossless")
     jpeg_quality: int = Field(95, ge=1, le=100, description="quality of jpeg images")

@@ -234,7 +234,7 @@ def show_plan(
         model.to(own_device(sampling_device()))
         speed_up(model, Speed(precision=config.sample.precision))
         rate = measure_rate(model, cost, batch_size=config.sample.batch_size)
-    for line in describe_plan(plan, cost, rate, workers=workers, precision=config.sample.precision):
+    for line in describe_plan(plan, cost, rate, workers=workers):
         print(line)
     summary = (
         f"plan {plan.digest[:16]}: {plan.num_images} images of {len(real.classes)} classes in {len(plan.shards)} shards, nothing sampled"

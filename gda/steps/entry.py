@@ -65,7 +65,7 @@ def planned(*, snapshot: str, settings: str, num_workers: int, data_root: str, c
     config = config_of(settings)
     plan = plan_for(config, Snapshot.open(parse_reference(snapshot, role="snapshot").path))
     count = min(num_workers, len(plan.shards))
-    lines = describe_plan(plan, None, None, workers=count, precision=config.sample.precision)
+    lines = describe_plan(plan, None, None, workers=count)
     write_bytes(
         Path(summary.path), "\n".join(["# The synthetic set", "", *[f"- {line}" for line in lines], "", f"Code {code}.", ""]).encode()
     )

@@ -2,20 +2,17 @@
 
 import statistics
 from collections import Counter
-from typing import Literal
 
 from gda.generator.planning.cost import Cost
-from gda.generator.planning.duration import COMPILE_GAINS, COMPILE_SECONDS, Rate, break_even
+from gda.generator.planning.duration import Rate
 from gda.generator.planning.plan import ImagePlan, PlannedShard
 
 _LISTED_SHARDS, _LISTED_CLASSES = 20, 10
 _UNITS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP")
 
 
-def describe_plan(
-    plan: ImagePlan, cost: Cost | None, rate: Rate | None, *, workers: int = 1, precision: Literal["fp32", "bf16"] = "fp32"
-) -> list[str]:
-    """Lines that say what `plan` holds, costs (without `cost`: not) and how long it takes (without `rate`: not).
+def describe_plan(plan: ImagePlan, cost: Cost | None, rate: Rate | None, *, workers: int = 1) -> list[str]:
+    """Lines with the content of `plan`, its cost if `cost` is given, and its time if `rate` is given as well.
 
     Time is that of the networks: `rate` on one worker like this machine, and with `workers` of them, which sample whole shards.
     """
@@ -24,7 +21,6 @@ def describe_plan(
         lines += _cost(cost)
     if cost is not None and rate is not None:
         lines += _time(plan, cost, rate, workers)
-        lines.append(_compile(plan, cost, rate, workers, precision))
     return lines
 
 
@@ -78,17 +74,6 @@ def _time(plan: ImagePlan, cost: Cost, rate: Rate, workers: int) -> list[str]:
         busiest = _busiest(plan, workers)
         lines.append(f"about {_duration(each * busiest)} with {workers} such workers, the busiest of which samples {busiest:,} images")
     return lines
-
-
-def _compile(plan: ImagePlan, cost: Cost, rate: Rate, workers: int, precision: str) -> str:
-    gain = COMPILE_GAINS[precision]
-    compiled = sum(part.shapes for part in cost.parts if part.network.role == "denoise")
-    images, busiest = break_even(rate.seconds_per_image(cost, denoisers=True), compiled=compiled, gain=gain), _busiest(plan, workers)
-    says = "pays here" if busiest >= images else "does not pay here"
-    return (
-        f"compiling pays from {images:,} images per worker, if it takes {COMPILE_SECONDS:g} s a network and shape ({compiled} here) "
-        f"and {precision} becomes {gain:g} times as fast; with {busiest:,} it {says}"
-    )
 
 
 def _busiest(plan: ImagePlan, workers: int) -> int:

@@ -13,7 +13,7 @@ from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError, DataError, MissingError
 from gda.generator.families.opening import load_model
 from gda.generator.planning.cost import Cost, PartCost, count_flops, count_steps, estimate_cost
-from gda.generator.planning.duration import COMPILE_GAINS, COMPILE_SECONDS, Rate, break_even, measure_rate
+from gda.generator.planning.duration import Rate, measure_rate
 from gda.generator.planning.image_plan import make_image_plan
 from gda.generator.planning.networks import Network, networks_of
 from gda.generator.planning.plan import equal_quotas, make_plan
@@ -193,15 +193,6 @@ def test_the_precision_of_the_model_is_what_is_timed(generators):
     assert measure_rate(model, cost, batch_size=2).rows == {"transformer": 2, "decoder": 2}
 
 
-def test_compiling_pays_from_where_it_has_saved_its_time():
-    """At the break-even the seconds saved are those of compiling; the defaults are the documented ones."""
-    assert break_even(2.0, compiled=1, compile_seconds=60.0, gain=2.0) == 60
-    assert break_even(2.0, compiled=3, compile_seconds=60.0, gain=2.0) == 180
-    assert break_even(1.0, compile_seconds=10.0, gain=1.25) == 50
-    assert break_even(1.0) == 715  # 65 s over 1 - 1 / 1.1 of a second
-    assert (COMPILE_GAINS, COMPILE_SECONDS) == ({"fp32": 1.1, "bf16": 2.2}, 65.0)
-
-
 def _part(name, role, flops, passes, **more):
     return PartCost(network=Network(name=name, role=role, folder=None, side=8), flops=flops, passes=passes, **more)
 
@@ -226,15 +217,13 @@ def test_a_short_plan_in_words():
         "the plan costs 318 TFLOP",
         "about 48 s on this machine with one worker, 4 s an image, encoding and writing aside",
         "about 32 s with 2 such workers, the busiest of which samples 8 images",
-        "compiling pays from 477 images per worker, if it takes 65 s a network and shape (2 here) and fp32 becomes 1.1 times as fast; "
-        "with 8 it does not pay here",
     ]
 
 
 def test_a_long_plan_in_few_words():
     """Of many shards the first, the last and their number are reported; of many classes the least, the most and the middle."""
     plan = make_plan({f"c{i}": 1000 * (i + 1) for i in range(11)}, seed=0, shard_size=100, batch_size=50)
-    lines = describe_plan(plan, _cost(plan.num_images), RATE, precision="bf16")
+    lines = describe_plan(plan, _cost(plan.num_images), RATE)
     assert lines == [
         "train-000000.tar  100 images in 2 batches",
         "... 658 more shards ...",
@@ -244,8 +233,6 @@ def test_a_long_plan_in_few_words():
         "an image costs 26.5 TFLOP: unet 800 GFLOP x 30, decoder 2.5 TFLOP x 1 passes",
         "the plan costs 1.749 EFLOP",
         "about 3.1 days on this machine with one worker, 4 s an image, encoding and writing aside",
-        "compiling pays from 80 images per worker, if it takes 65 s a network and shape (2 here) and bf16 becomes 2.2 times as fast; "
-        "with 66,000 it pays here",
     ]
 
 
