@@ -24,7 +24,7 @@ def add_arms(commands: Any) -> None:
 
     parser = stage_parser(commands, "arms", "write digests of what each arm is trained on, so that dvc repro sees a change", runner)
     _add_arm_sets(parser)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
 
 
 def add_classify(commands: Any) -> None:
@@ -72,7 +72,7 @@ def add_classify(commands: Any) -> None:
 
     parser = stage_parser(commands, "classify", "train the classifiers of one arm, or the one of a seed", runner)
     parser.set_defaults(each=each)
-    parser.add_argument("--snapshot", type=Path, required=True)
+    parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot, output of gda snapshot")
     _add_arm_sets(parser)
     parser.add_argument("--if-compared", action="store_true", help="skip an arm that classify.arms does not name")
     parser.add_argument("--arm", type=_arm, required=True, metavar="ARM", help=f"{', '.join(DATA)}; {HOW}")
@@ -87,7 +87,7 @@ def add_classify(commands: Any) -> None:
         action="store_true",
         help="leave only this command's classifiers in --out: those of the arm with other settings or seeds move to .gda/replaced",
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
 
 
 def _other_seeds(args: argparse.Namespace, seeds: tuple[int, ...]) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ def _add_inputs(commands: Any) -> None:
     parser = stage_parser(
         commands, "inputs", "write content digests of what fields name outside the job, so that dvc repro sees a change", runner
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
 
 
 def _add_snapshot(commands: Any) -> None:
@@ -86,7 +86,7 @@ def _add_snapshot(commands: Any) -> None:
         nargs="?",
         help="image folder; tars, parquet files, .npz (folder, file, pattern); demo://mnist, demo://digits (a pool: snapshot.pool)",
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
     parser.add_argument("--as", dest="as_kind", choices=("real", "synthetic", "pool"), default="real", help="what the images are")
     parser.add_argument(
         "--snapshot",
@@ -109,8 +109,8 @@ def _add_reference(commands: Any) -> None:
         return reference.run(config, snapshot=args.snapshot, out=args.out, progress=args.progress)
 
     parser = stage_parser(commands, "reference", "cross-fitted classifiers and statistics of the real set, used by validate", runner)
-    parser.add_argument("--snapshot", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot, output of gda snapshot")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
 
 
 def _add_finetune(commands: Any) -> None:
@@ -123,11 +123,11 @@ def _add_finetune(commands: Any) -> None:
         return finetune.run(config, snapshot=args.snapshot, base=base, out=args.out, resume=resume, progress=args.progress)
 
     parser = stage_parser(commands, "finetune", "fine-tune a text-to-image diffusion model on the training images", runner)
-    parser.add_argument("--snapshot", type=Path, required=True)
+    parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot, output of gda snapshot")
     parser.add_argument("--base", help=f"base weights: {_WEIGHTS} (default: finetune.base)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id, as @REVISION in it")
     parser.add_argument("--variant", help="variant of a hub id's weights such as fp16, as :VARIANT in it")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
     parser.add_argument(
         "--resume",
         metavar="latest|PATH",
@@ -156,8 +156,8 @@ def _add_tune(commands: Any) -> None:
         commands, "tune", "choose the sampling settings: FID over a grid, then CAS of the survivors on validation", runner
     )
     parser.add_argument("--generator", required=True, help=_WEIGHTS)
-    parser.add_argument("--snapshot", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot, output of gda snapshot")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
     parser.add_argument("--worker", type=int, default=0, metavar="I", help="this worker's number, from 0")
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="how many share the FID of the points; the command without it then chooses"
@@ -202,7 +202,7 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument("--generator", required=True, help=_WEIGHTS)
     parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot whose classes are sampled")
     parser.add_argument("--settings", type=Path, help="settings.json of tune; needed while sample.guidance_scale is null")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
     parser.add_argument("--zero-shot", action="store_true", help="generate the control set of a base that was not fine-tuned")
     parser.add_argument("--if-compared", action="store_true", help="skip the image-to-image set where classify.arms does not name its arm")
     parser.add_argument("--image-to-image", action="store_true", help="the control set: real training images, noised and denoised again")
@@ -238,11 +238,11 @@ def _add_validate(commands: Any) -> None:
         )
 
     parser = stage_parser(commands, "validate", "decide whether a synthetic set may be used, and say why", runner)
-    parser.add_argument("--synthetic", type=Path, required=True)
-    parser.add_argument("--snapshot", type=Path, required=True)
+    parser.add_argument("--synthetic", type=Path, required=True, help="the synthetic snapshot")
+    parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot, output of gda snapshot")
     parser.add_argument("--generator", help=_WEIGHTS)
     parser.add_argument("--reference", type=Path, help="output of gda reference (default: computed)")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
     parser.add_argument("--accepted", type=Path, help="where to put the set that the verdict is about, after replacements")
     parser.add_argument("--strict", action="store_true", help="a refusal exits with 4")
 
@@ -256,10 +256,10 @@ def _add_ratio(commands: Any) -> None:
         )
 
     parser = stage_parser(commands, "ratio", "find how many synthetic images help: accuracy on validation by ratio, and its peak", runner)
-    parser.add_argument("--snapshot", type=Path, required=True)
-    parser.add_argument("--synthetic", type=Path, required=True)
-    parser.add_argument("--verdict", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot, output of gda snapshot")
+    parser.add_argument("--synthetic", type=Path, required=True, help="the synthetic snapshot")
+    parser.add_argument("--verdict", type=Path, required=True, help="verdict.json of gda validate")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -281,12 +281,12 @@ def _add_evaluate(commands: Any) -> None:
 
     parser = stage_parser(commands, "evaluate", "test every classifier once, measure CAS and the paired gain, write the report", runner)
     parser.add_argument("--runs", type=Path, action="append", required=True, help="a classifier, or a folder of them; may be repeated")
-    parser.add_argument("--snapshot", type=Path, required=True)
-    parser.add_argument("--synthetic", type=Path)
-    parser.add_argument("--zero-shot", type=Path)
-    parser.add_argument("--tuning", type=Path)
-    parser.add_argument("--verdict", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--snapshot", type=Path, required=True, help="the real snapshot, output of gda snapshot")
+    parser.add_argument("--synthetic", type=Path, help="the synthetic snapshot")
+    parser.add_argument("--zero-shot", type=Path, help="the zero-shot control set")
+    parser.add_argument("--tuning", type=Path, help="output of gda tune")
+    parser.add_argument("--verdict", type=Path, help="verdict.json of gda validate")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
 
 
 def _add_compare(commands: Any) -> None:
@@ -297,7 +297,7 @@ def _add_compare(commands: Any) -> None:
 
     parser = stage_parser(commands, "compare", "gain by the number of real images, of several evaluations on one test split", runner)
     parser.add_argument("evaluations", type=Path, nargs="+", metavar="EVALUATION", help="output of gda evaluate")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
 
 
 def _add_promote(commands: Any) -> None:
@@ -315,8 +315,8 @@ def _add_promote(commands: Any) -> None:
         )
 
     parser = stage_parser(commands, "promote", "register the candidate; make it champion if the gate holds", runner)
-    parser.add_argument("--evaluation", type=Path, required=True)
-    parser.add_argument("--verdict", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True, help="output of gda evaluate")
+    parser.add_argument("--verdict", type=Path, required=True, help="verdict.json of gda validate")
     parser.add_argument("--out", type=Path, help="where decision.json goes")
     parser.add_argument("--dry-run", action="store_true", help="decide and record, but leave the registry alone")
     parser.add_argument("--register-only", action="store_true", help="decide, and register the candidate as challenger, but leave champion")

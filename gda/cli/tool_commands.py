@@ -16,45 +16,65 @@ from gda.runtime.reading import YAML_LIMIT, parse_yaml, read_json, read_text
 
 def add_commands(commands: Any) -> None:
     """Add the tools' parsers to `commands`."""
-    verify = _add(commands, "verify", "re-hash an output of any kind and name what is wrong", _verify, ("directory", Path, None))
+    verify = _add(
+        commands,
+        "verify",
+        "re-hash an output of any kind and name what is wrong",
+        _verify,
+        ("directory", Path, None, "the output to check"),
+    )
     verify.add_argument("--reproduce", type=int, metavar="N", help="sample N random batches of a set again and compare the pixels")
     verify.add_argument("--generator", help="the generator of the set (default: search next to the set)")
     verify.add_argument("--snapshot", type=Path, help="of an image-to-image set, the real snapshot (default: search next to the set)")
     verify.add_argument("--seed", type=int, default=0, help="another seed chooses other batches")
-    merge = _add(commands, "merge", "join synthetic snapshots without rewriting bytes", _merge, ("directories", Path, "+"))
-    merge.add_argument("--out", type=Path, required=True)
+    merge = _add(
+        commands, "merge", "join synthetic snapshots without rewriting bytes", _merge, ("directories", Path, "+", "the snapshots to join")
+    )
+    merge.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
     export = _add(
-        commands, "export", "write a snapshot, or with --to onnx a classifier, for other tools", _export, ("directory", Path, None)
+        commands,
+        "export",
+        "write a snapshot, or with --to onnx a classifier, for other tools",
+        _export,
+        ("directory", Path, None, "a snapshot or a classifier"),
     )
     export.add_argument("--to", choices=("imagefolder", "npz", "hf", "onnx"), required=True, help="onnx is for classifiers")
     export.add_argument("--out", type=Path, required=True, help="a folder, or the .onnx file")
     ema = _add(commands, "ema", "average a generator's weights again, at any width, from the snapshots that finetune kept", _ema)
     ema.add_argument("--generator", type=Path, required=True, help="output of a finetune with finetune.ema_snapshot_steps")
     ema.add_argument("--sigma-rel", type=float, required=True, metavar="X", help="width of the average relative to training, below 0.288")
-    ema.add_argument("--out", type=Path, required=True)
+    ema.add_argument("--out", type=Path, required=True, help="folder to write; finished work in it is kept")
     ema.add_argument("--step", type=int, metavar="N", help="as after this optimizer step (default: the last snapshot)")
     ema.add_argument("--force", action="store_true", help="write it even where the snapshots are too sparse for this width and step")
-    lineage = _add(commands, "lineage", "what an output was made from, back to the images", _lineage, ("directory", Path, None))
-    lineage.add_argument("--json", action="store_true")
-    config = _add(commands, "config", "show the configuration, or convert an old params.yaml", _config, ("action", str, None))
-    config.add_argument("--params", type=Path, metavar="FILE")
-    config.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    lineage = _add(
+        commands, "lineage", "what an output was made from, back to the images", _lineage, ("directory", Path, None, "any output")
+    )
+    lineage.add_argument("--json", action="store_true", help="as one JSON object")
+    config = _add(
+        commands,
+        "config",
+        "show the configuration, or convert an old params.yaml",
+        _config,
+        ("action", str, None, "show: print the whole; convert: rewrite a params.yaml with old names"),
+    )
+    config.add_argument("--params", type=Path, metavar="FILE", help="configuration (default: params.yaml where there is one)")
+    config.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field; may be repeated")
     _add(commands, "recipes", "the training recipes that classify.recipe takes, with their sources", _recipes)
     _add(commands, "summary", "the result table of the last run in this folder", _summary)
     _add(commands, "doctor", "check that this machine has what the job needs", _doctor)
 
 
 def _add(
-    commands: Any, name: str, help_text: str, tool: Any, positional: tuple[str, type, str | None] | None = None
+    commands: Any, name: str, help_text: str, tool: Any, positional: tuple[str, type, str | None, str] | None = None
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
     parser.set_defaults(tool=tool)
     if positional is not None:
-        argument, kind, count = positional
+        argument, kind, count, meaning = positional
         if argument == "action":
-            parser.add_argument(argument, choices=("show", "convert"))
+            parser.add_argument(argument, choices=("show", "convert"), help=meaning)
         else:
-            parser.add_argument(argument, type=kind, nargs=count)
+            parser.add_argument(argument, type=kind, nargs=count, help=meaning)
     return parser
 
 

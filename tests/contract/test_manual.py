@@ -50,6 +50,7 @@ def test_every_command_and_flag_is_listed(pages):
     for name, parser in commands.items():
         part = page.split(f"## gda {name}\n")[1].split("\n## ")[0] + page.split("## Every stage\n")[1].split("\n## ")[0]
         for action in parser._actions:
+            assert action.help, f"gda {name}: {action.dest} has no help"
             for flag in action.option_strings:
                 assert f"`{flag}`" in part or f"`{flag} " in part or flag in ("-h", "--help")
     assert "| `--snapshot SNAPSHOT` | yes |" in page
