@@ -118,7 +118,7 @@ format: $(STAMP)
 # Reference pages are made from the code; a dead link ends the build.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html; its search needs a server: python -m http.server -d build/site"
 
 ui: $(STAMP)
 	mlflow ui --backend-store-uri sqlite:///mlflow.db

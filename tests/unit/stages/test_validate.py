@@ -82,7 +82,7 @@ def test_a_sound_set_passes_and_says_what_it_was_measured_with(world: Path, asse
     fid = verdict.metrics["fid"]
     assert fid.extractor is not None
     assert fid.extractor.startswith("glyph@")
-    assert fid.reference_digest == reference.Reference.open(world / "reference").index.digest
+    assert fid.reference_digest == reference.LabelReference.open(world / "reference").index.digest
     assert fid.n == 54  # half of 108 real train and val images, on both sides
     assert None not in (fid.value, fid.low, fid.high, fid.floor, fid.limit)
 
@@ -381,7 +381,7 @@ def test_kept_features_that_lie_are_an_error(world: Path, tmp_path: Path, monkey
     """Features that fit the images by every checksum, and are better than its own, must not give a verdict, nor may damaged ones."""
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     synthetic = write_set(tmp_path / "synthetic", {"train": sound()})
-    shard, real = synthetic / "train-000000.tar", reference.Reference.open(world / "reference").pooled
+    shard, real = synthetic / "train-000000.tar", reference.LabelReference.open(world / "reference").pooled
     keep_features(synthetic, "rows")
     forge(shard, lambda features: np.resize(real, features.shape))
     with pytest.raises(DataError, match=r"train-000000\.safetensors: the features of 'train-\d+' are not those of its image"):

@@ -88,7 +88,7 @@ def test_every_step_of_a_run_does_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(step.Place, "at", classmethod(lambda cls, data_root: cls(root=Path(data_root))))
     tries: list[str] = []
 
-    def run(request: step.Request, *_: object) -> step.Step:
+    def run(request: step.StepRequest, *_: object) -> step.Step:
         tries.append(request.name)
         raise TryAgainError("the store is away")
 
