@@ -95,8 +95,8 @@ def build_evaluate(options: CompileOptions) -> Callable[..., Any]:
         )
         place(found, LIGHT, title="look the run up", cached=False)
         made = {name: found.outputs[name] for name in ("runs", "snapshot", "zero_shot", "tuning", "verdict", "code")}
-        settings = found.outputs["evaluate_settings"]
-        compared = evaluate_step(synthetic=found.outputs["accepted"], settings=settings, data_root=data_root, **made)
+        own_settings = found.outputs["evaluate_settings"]
+        compared = evaluate_step(synthetic=found.outputs["accepted"], settings=own_settings, data_root=data_root, **made)
         place(compared, GPU, title="evaluate")
         version = register(
             evaluation=compared.outputs["Output"],

@@ -15,7 +15,7 @@ from gda.report.wording import arm_colour, arm_name, interval, percent, points
 
 def size_table(comparison: SizeComparison) -> list[str]:
     """A heading and one line per size, in columns."""
-    head = ("real images", "subsets", "real", comparison.arm, "gain, points", "95% interval", "a synthetic image is worth")
+    head = ("real images", "choices", "real", comparison.arm, "gain, points", "95% interval", "a synthetic image is worth")
     lines = [_line(*head)]
     for point in comparison.points:
         real, own = (percent(float(np.mean(values))) for values in (point.real_top1, point.top1))
@@ -40,7 +40,7 @@ def _worth(point: SizePoint) -> str:
 
 
 def size_figure(comparison: SizeComparison, confidence: float) -> bytes:
-    """Above, accuracy of both arms against the number of real images, a dot per subset; below, the gain with its interval."""
+    """Above, accuracy of both arms against the number of real images, a dot per choice; below, the gain with its interval."""
     with matplotlib.rc_context(STYLE | {"axes.spines.left": True}):
         figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))

@@ -130,8 +130,8 @@ def set_result(config: Config, one: HeldOutSet, correct: _CorrectByRun, parts: M
 
 def _arm(config: Config, name: str, arm: Arm, seeds: Mapping[Arm, Sequence[int]], correct: _CorrectByRun, parts: int) -> SetArm:
     confidence = config.evaluate.confidence
-    own = np.stack([correct[arm, seed] for seed in seeds[arm]])
-    result = set_arm(own, seeds=seeds[arm], confidence=confidence, sets=sets_of(parts, seeds[arm]))
+    hits = np.stack([correct[arm, seed] for seed in seeds[arm]])
+    result = set_arm(hits, seeds=seeds[arm], confidence=confidence, sets=sets_of(parts, seeds[arm]))
     if arm is Arm.REAL:
         return result
     shared = sorted(set(seeds[arm]) & set(seeds[Arm.REAL]))

@@ -30,11 +30,11 @@ class Sampler:
         if not self._adapters:
             return self._sample(prompts, seeds, settings, start)
         images: dict[int, torch.Tensor] = {}
-        for prompt in dict.fromkeys(prompts):  # each class with its own weights
-            places = [i for i, prompt in enumerate(prompts) if prompt == prompt]
+        for class_prompt in dict.fromkeys(prompts):  # each class with its own weights
+            places = [i for i, prompt in enumerate(prompts) if prompt == class_prompt]
             part = None if start is None else Start(images=start.images[places], strength=start.strength)
-            with self._adapters.of(prompt), _rows_of(places, len(prompts)):
-                sampled = self._sample([prompt] * len(places), [seeds[i] for i in places], settings, part)
+            with self._adapters.of(class_prompt), _rows_of(places, len(prompts)):
+                sampled = self._sample([class_prompt] * len(places), [seeds[i] for i in places], settings, part)
             images |= dict(zip(places, sampled, strict=True))
         return torch.stack([images[i] for i in range(len(prompts))])
 

@@ -11,6 +11,7 @@ from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import read_document
 from gda.cli import main as cli
 from gda.config.arm import ARMS, Arm
+from gda.config.classify import TWO_ORIGINS
 from gda.config.load import Config
 from gda.config.sections import ClassifyConfig
 from gda.io.skipped_arms import publish_skipped
@@ -102,7 +103,7 @@ def test_pairs_differ_in_what_their_names_say_alone(world: Path) -> None:
         return dict(make_arm_request(config, arm, world / "real", world / own, world / "verdict.json", **sets).recipe(0).config)
 
     strong, mixed = recipe(Arm.REAL_STRONG), recipe(Arm.MIXED_STRONG)
-    images_alone = {"arm", "ratio"}
+    images_alone = {"arm", "ratio", *TWO_ORIGINS}
     assert {name for name in strong.keys() | mixed.keys() if strong.get(name) != mixed.get(name)} == images_alone
     plain, both = recipe(Arm.MIXED), recipe(Arm.MIXED_STRONG)
     assert {name for name in plain.keys() | both.keys() if plain.get(name) != both.get(name)} == {"arm", "augment"}

@@ -70,7 +70,7 @@ def test_sizes_and_choices_are_put_together(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "out/comparison.csv")
     assert table.groupby("num_train")["gain"].mean().to_dict() == pytest.approx({10: few.gain, 80: 0.0})
     assert Image.open(io.BytesIO((tmp_path / "out/sizes.png").read_bytes())).width > 600
-    assert "         10      4" in outcome.summary
+    assert "         10        4" in outcome.summary
     assert compare.run(CONFIG, evaluations=paths, out=tmp_path / "out").reused
 
 

@@ -206,7 +206,7 @@ def test_fid_and_cas_are_what_other_means_give(world, tmp_path, alone):
     kept = np.concatenate([features(part) for part in images[:2]])
     assert found.fid == pytest.approx(fid(kept, features(val.images)), rel=1e-4)
     recipe = sweep.cas_recipe(load_config(None, (*SMALL, TWO)))
-    source = scores.Source(images=torch.cat(images), labels=torch.tensor([0, 1] * 9), share=1.0)
+    source = scores.TrainingSource(images=torch.cat(images), labels=torch.tensor([0, 1] * 9), share=1.0)
     model, _ = scores.train_classifier([source], recipe, num_classes=2, seed=0)
     assert found.cas == scores.top1(scores.predict_logits(model, val.images, image_size=16), val.labels)
 

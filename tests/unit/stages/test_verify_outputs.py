@@ -141,7 +141,7 @@ def test_verdicts_are_verified(tmp_path, capsys):
 def test_a_folder_of_nothing_known_is_not_called_whole(tmp_path, capsys):
     """verify never says more than it looked at."""
     (tmp_path / "x").mkdir()
-    assert "nothing says what they should be" in verify(tmp_path / "x", capsys, 3)
+    assert "nothing states what they should be" in verify(tmp_path / "x", capsys, 3)
 
 
 @pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
