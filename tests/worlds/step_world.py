@@ -156,7 +156,7 @@ class Run:
             "img2img": self.call(sample, step="sample_img2img", settings=configured["sample_img2img"], shards=[], **source),
         }
 
-    def accepted(self, configured: dict[str, str], have: dict[str, str]) -> Any:
+    def validated(self, configured: dict[str, str], have: dict[str, str]) -> Any:
         """The verdict, the set it is of, and whether that passed."""
         given = {role: have[role] for role in ("synthetic", "snapshot", "reference", "generator")}
         return self.call(validate, settings=configured["validate"], code=configured["code"], **given)
