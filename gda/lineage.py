@@ -9,9 +9,9 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from gda.artifacts.fingerprint import Recipe, digest_of
+from gda.artifacts.fingerprint import Fingerprint, digest_of
 from gda.errors import DataError
-from gda.io.publish import RECIPE_FILE, read_recipe, work_root
+from gda.io.publish import FINGERPRINT_FILE, read_fingerprint, work_root
 
 _CARDS = ("snapshot.json", "generator.json", "classifier.json", "reference.json")  # with a field `digest`
 _DOCUMENTS = ("verdict.json", "settings.json", "metrics.json", "comparison.json", "ratio.json")  # identified by a digest of their content
@@ -24,10 +24,10 @@ class Output:
     path: Path
 
     @cached_property
-    def recipe(self) -> Recipe | None:
-        """None for weights from elsewhere, and for a damaged recipe."""
+    def fingerprint(self) -> Fingerprint | None:
+        """None for weights from elsewhere, and for a damaged fingerprint."""
         try:
-            return read_recipe(self.path)
+            return read_fingerprint(self.path)
         except DataError:
             return None
 
@@ -35,7 +35,7 @@ class Output:
     def digests(self) -> frozenset[str]:
         found = {str(card["digest"]) for name in _CARDS if "digest" in (card := _json(self.path / name))}
         found |= {digest_of(content) for name in _DOCUMENTS if (content := _json(self.path / name))}
-        return frozenset(found | ({self.recipe.digest} if self.recipe is not None else set()))
+        return frozenset(found | ({self.fingerprint.digest} if self.fingerprint is not None else set()))
 
     @property
     def about(self) -> str:
@@ -63,10 +63,10 @@ class Lineage:
 
     @classmethod
     def of(cls, path: Path) -> "Lineage":
-        """Raises `DataError` where the folder holds no `recipe.json`, or a damaged one."""
-        if not (path / RECIPE_FILE).is_file():
-            raise DataError(f"{path}: holds no {RECIPE_FILE}, so nothing is known of its origin")
-        read_recipe(path)
+        """Raises `DataError` where the folder holds no `fingerprint.json`, or a damaged one."""
+        if not (path / FINGERPRINT_FILE).is_file():
+            raise DataError(f"{path}: holds no {FINGERPRINT_FILE}, so nothing is known of its origin")
+        read_fingerprint(path)
         return cls(root=Output(path=path), _known=[Output(path=folder) for folder in _around(path)])
 
     @cached_property
@@ -75,10 +75,10 @@ class Lineage:
         return self._origins(self.root, (self.root,))
 
     def _origins(self, output: Output, path: tuple[Output, ...]) -> tuple[OutputOrigin, ...]:
-        if output.recipe is None:
+        if output.fingerprint is None:
             return ()
         found = []
-        for role, recorded in output.recipe.inputs.items():
+        for role, recorded in output.fingerprint.inputs.items():
             digest = recorded.rpartition("@")[2]
             source = self._find(digest, path)
             origins = self._origins(source, (*path, source)) if source is not None else ()
@@ -94,15 +94,15 @@ class Lineage:
     def _preference(self, output: Output) -> tuple[int, bool, str]:
         """Lowest for the output nearest to the root; a copy in another project comes after one in this project."""
         away = Path(os.path.relpath(output.path.resolve(), self.root.path.resolve())).parts.count(os.pardir)
-        return away, output.recipe is None or output.recipe.stage != "accepted", str(output.path)
+        return away, output.fingerprint is None or output.fingerprint.stage != "accepted", str(output.path)
 
     def _comes_from(self, output: Output, path: tuple[Output, ...], seen: tuple[Output, ...]) -> bool:
         if any(output.path.resolve() == other.path.resolve() for other in path):
             return True
-        if output.recipe is None or output in seen:
+        if output.fingerprint is None or output in seen:
             return False
-        wanted = {recorded.rpartition("@")[2] for recorded in output.recipe.inputs.values()}
-        makers = {other.recipe.digest for other in path if other.recipe is not None}
+        wanted = {recorded.rpartition("@")[2] for recorded in output.fingerprint.inputs.values()}
+        makers = {other.fingerprint.digest for other in path if other.fingerprint is not None}
         if wanted & makers:
             return True
         # An input found in several places may be any of them: the sampled set or its accepted copy.
@@ -112,15 +112,15 @@ class Lineage:
 
 def describe_lineage(lineage: Lineage) -> list[str]:
     """The chain as lines: an output, the stage that made it, and below it each input with its full digest and path."""
-    recipe = lineage.root.recipe
-    assert recipe is not None, "read when it was opened"
-    lines = [f"{lineage.root.path}: made by {recipe.stage}", *_lines(lineage.origins, lineage.root.about, 1)]
-    return lines + [f"  with {name:<12} {version}" for name, version in recipe.environment.items()]
+    fingerprint = lineage.root.fingerprint
+    assert fingerprint is not None, "read when it was opened"
+    lines = [f"{lineage.root.path}: made by {fingerprint.stage}", *_lines(lineage.origins, lineage.root.about, 1)]
+    return lines + [f"  with {name:<12} {version}" for name, version in fingerprint.environment.items()]
 
 
 def as_json(lineage: Lineage) -> dict[str, Any]:
-    """The recipe of the root, and its `lineage`: role, digest, path, stage and lineage of every input."""
-    content = json.loads((lineage.root.path / RECIPE_FILE).read_bytes())
+    """The fingerprint of the root, and its `lineage`: role, digest, path, stage and lineage of every input."""
+    content = json.loads((lineage.root.path / FINGERPRINT_FILE).read_bytes())
     return dict(content) | {"lineage": [_entry(origin) for origin in lineage.origins]}
 
 
@@ -128,7 +128,7 @@ def _lines(origins: tuple[OutputOrigin, ...], about: str, depth: int) -> Iterato
     for origin in origins:
         indent, place = "  " * depth, ""
         if origin.output is not None:
-            stage = f", made by {origin.output.recipe.stage}" if origin.output.recipe is not None else ""
+            stage = f", made by {origin.output.fingerprint.stage}" if origin.output.fingerprint is not None else ""
             place = f"  {os.path.relpath(origin.output.path)}{stage}"
         elif origin.role in ("source", "base") and about:
             place = f"  {about}"
@@ -139,7 +139,9 @@ def _lines(origins: tuple[OutputOrigin, ...], about: str, depth: int) -> Iterato
 
 def _entry(origin: OutputOrigin) -> dict[str, Any]:
     output = origin.output
-    where = {} if output is None else {"path": str(output.path), "stage": output.recipe.stage if output.recipe is not None else None}
+    where = (
+        {} if output is None else {"path": str(output.path), "stage": output.fingerprint.stage if output.fingerprint is not None else None}
+    )
     return {"role": origin.role, "digest": origin.digest, **where, "lineage": [_entry(one) for one in origin.origins]}
 
 
@@ -152,7 +154,7 @@ def _around(path: Path) -> list[Path]:
     places += [(steps, range(4, 6))] if steps is not None else []
     found: set[Path] = set()
     for root, depths in places:
-        for name in (RECIPE_FILE, "generator.json"):
+        for name in (FINGERPRINT_FILE, "generator.json"):
             for depth in depths:
                 # Unlike pathlib's, this glob tolerates folders that disappear meanwhile, such as those of other programs.
                 cards = glob(f"{'*/' * depth}{name}", root_dir=root, include_hidden=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gda.artifacts.cards import ClassifierCard, GeneratorCard
-from gda.artifacts.contents import RECIPE_FILE, damaged_files, recorded_files
+from gda.artifacts.contents import FINGERPRINT_FILE, damaged_files, recorded_files
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import Document, read_document
 from gda.artifacts.evaluation import Metrics
@@ -25,7 +25,7 @@ def verify_output(path: Path) -> tuple[str, list[str]]:
     problems = damaged_files(path)
     listed = _is_listed(path)
     if not problems and not listed and check is _only_listed:
-        raise DataError(f"{path}: no {RECIPE_FILE} lists its files and no card has a digest, so nothing states what they should be")
+        raise DataError(f"{path}: no {FINGERPRINT_FILE} lists its files and no card has a digest, so nothing states what they should be")
     if kind == "snapshot" or not problems:
         problems += [problem for problem in _outcome(check, path) if problem not in problems]
     return kind if listed or check is not _only_listed else "output", problems
@@ -74,7 +74,7 @@ def _classifier(path: Path) -> list[str]:
     if card.skipped is not None:
         return []
     if card.weights is None:
-        return [] if _is_listed(path) else [f"{path}: neither {RECIPE_FILE} nor classifier.json states what its weights should be"]
+        return [] if _is_listed(path) else [f"{path}: neither {FINGERPRINT_FILE} nor classifier.json states what its weights should be"]
     found = tensors_digest(read_tensors(path / "model.safetensors"))
     return [] if found == card.weights else [f"{path / 'model.safetensors'}: is not the weights that classifier.json names"]
 
@@ -121,7 +121,11 @@ def _document(name: str, kind: type[Document]) -> _Check:
 
 
 def _unlisted(path: Path, name: str) -> list[str]:
-    return [] if _is_listed(path) else [f"{path / name}: no {RECIPE_FILE} lists it, so that a change of it cannot be found; make it again"]
+    return (
+        []
+        if _is_listed(path)
+        else [f"{path / name}: no {FINGERPRINT_FILE} lists it, so that a change of it cannot be found; make it again"]
+    )
 
 
 _KINDS: tuple[tuple[str, str, _Check], ...] = (

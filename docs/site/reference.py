@@ -66,7 +66,7 @@ def documents() -> str:
     """Every JSON document that the stages write, with its fields."""
     parts = [
         "# Documents\n\nThe JSON files that the stages write. Each is strict: no field is missing and none is unknown. Every output has a "
-        "`recipe.json`, which names what it was made from, and lists the SHA-256 of its other files."
+        "`fingerprint.json`, which names what it was made from, and lists the SHA-256 of its other files."
     ]
     for kind in _documents():
         rows = [f"| `{key}` | {_accepted(kind, key)} | {_cell(item.description or '')} |" for key, item in kind.model_fields.items()]

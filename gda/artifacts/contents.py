@@ -1,4 +1,4 @@
-"""What a published folder holds: `recipe.json` lists every file with its sha256, and every reader of the folder compares.
+"""What a published folder holds: `fingerprint.json` lists every file with its sha256, and every reader of the folder compares.
 
 Hashing reads a file once, about 1 GB/s; a process does not read an unchanged file again.
 """
@@ -14,8 +14,8 @@ from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError
 from gda.runtime.reading import read_json
 
-RECIPE_FILE = "recipe.json"
-FILES, SEAL = "files", "sha256"  # in recipe.json: sha256 by name of every other file, and that of recipe.json's own content
+FINGERPRINT_FILE = "fingerprint.json"
+FILES, SEAL = "files", "sha256"  # in fingerprint.json: sha256 by name of every other file, and that of fingerprint.json's own content
 # Users may remove these folders: features of a set are then extracted again, and a generator can no longer be averaged again.
 _OPTIONAL = ("features/", "ema/")
 _READ_BY_LOADERS = {".safetensors", ".json", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".npy", ".tar", ".parquet"}
@@ -37,21 +37,21 @@ def file_digest(path: Path) -> str:
     return digest
 
 
-def with_files(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The content of `recipe.json` for `folder` as it is now: the recipe, every other file's sha256, and the sha256 of all this.
+def with_files(fingerprint: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The content of `fingerprint.json` for `folder` as it is now: the fingerprint, every other file's sha256, and the sha256 of all this.
 
     Raises `OSError` where the folder cannot be read or is removed meanwhile.
     """
-    content = dict(recipe) | {FILES: {name: file_digest(folder / name) for name in _names(folder)}}
+    content = dict(fingerprint) | {FILES: {name: file_digest(folder / name) for name in _names(folder)}}
     return content | {SEAL: digest_of(content)}
 
 
 def recorded_files(folder: Path) -> dict[str, str] | None:
-    """sha256 by name, from `recipe.json` in `folder`; None without that file, or where it is of a version that listed no files.
+    """sha256 by name, from `fingerprint.json` in `folder`; None without that file, or where it is of a version that listed no files.
 
-    Raises `DataError` where `recipe.json` is damaged or was edited.
+    Raises `DataError` where `fingerprint.json` is damaged or was edited.
     """
-    path = folder / RECIPE_FILE
+    path = folder / FINGERPRINT_FILE
     if not path.exists():
         return None
     content = read_json(path, finite=False)
@@ -65,7 +65,7 @@ def recorded_files(folder: Path) -> dict[str, str] | None:
 
 
 def damaged_files(folder: Path, *, only: Iterable[str] | None = None) -> list[str]:
-    """Differences between the folder and the list in `recipe.json`, a line for each file; of all files, or of those named `only`.
+    """Differences between the folder and the list in `fingerprint.json`, a line for each file; of all files, or of those named `only`.
 
     Empty where nothing is listed. An added file counts if a loader could read it.
     """
@@ -84,14 +84,14 @@ def damaged_files(folder: Path, *, only: Iterable[str] | None = None) -> list[st
 
 
 def require_whole(folder: Path, *, only: Iterable[str] | None = None, advice: str = "make it again, or restore it from a copy") -> None:
-    """Raises `DataError` naming the first file that differs from what `recipe.json` in `folder` lists, as `damaged_files` does."""
+    """Raises `DataError` naming the first file that differs from what `fingerprint.json` in `folder` lists, as `damaged_files` does."""
     if problems := damaged_files(folder, only=only):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0]}{more}; {advice}")
 
 
 def require_recorded(path: Path, data: bytes) -> None:
-    """Raises `DataError` where `data`, what was read from `path`, is not what `recipe.json` of its folder lists."""
+    """Raises `DataError` where `data`, what was read from `path`, is not what `fingerprint.json` of its folder lists."""
     files = recorded_files(path.parent)
     if files is not None and path.name in files and hashlib.sha256(data).hexdigest() != files[path.name]:
         raise DataError(f"{_changed(path)}; make it again, or restore it from a copy")
@@ -102,7 +102,7 @@ def _problem(folder: Path, name: str, expected: str) -> str | None:
     if not path.is_file():
         if name.startswith(_OPTIONAL) and not path.parent.exists():
             return None
-        return f"{path}: not found, though {RECIPE_FILE} lists it"
+        return f"{path}: not found, though {FINGERPRINT_FILE} lists it"
     try:
         return None if file_digest(path) == expected else _changed(path)
     except OSError as error:
@@ -110,7 +110,7 @@ def _problem(folder: Path, name: str, expected: str) -> str | None:
 
 
 def _changed(path: Path) -> str:
-    return f"{path}: damaged or exchanged, its sha256 is not the one in {RECIPE_FILE}"
+    return f"{path}: damaged or exchanged, its sha256 is not the one in {FINGERPRINT_FILE}"
 
 
 def _digest_or_none(content: Mapping[str, Any]) -> str | None:
@@ -121,9 +121,9 @@ def _digest_or_none(content: Mapping[str, Any]) -> str | None:
 
 
 def _names(folder: Path) -> list[str]:
-    """Every file in the folder but its own `recipe.json`, as POSIX paths, sorted; hidden ones belong to other tools."""
+    """Every file in the folder but its own `fingerprint.json`, as POSIX paths, sorted; hidden ones belong to other tools."""
     found = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
         found += [Path(root, name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
-    return sorted(name for name in found if name != RECIPE_FILE)
+    return sorted(name for name in found if name != FINGERPRINT_FILE)

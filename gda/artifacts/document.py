@@ -24,7 +24,7 @@ D = TypeVar("D", bound=Document)
 
 
 def read_document(path: Path, kind: type[D]) -> D:
-    """Read and validate a JSON document, and compare it with the `recipe.json` in the same folder.
+    """Read and validate a JSON document, and compare it with the `fingerprint.json` in the same folder.
 
     Raises `DataError` naming the file when it is missing, cut short, changed since it was written or not of this kind.
     """

@@ -20,7 +20,7 @@ def digest_of(value: Any) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Fingerprint:
     """What a stage has to do. `inputs` are content digests by role; `environment` fixes the bits (versions, device, threads)."""
 
     stage: str
@@ -30,26 +30,26 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """sha256 (64 hex digits) of the whole recipe."""
+        """sha256 (64 hex digits) of the whole fingerprint."""
         return digest_of(asdict(self))
 
-    def difference(self, other: "Recipe") -> list[str]:
+    def difference(self, other: "Fingerprint") -> list[str]:
         """One line for each field that differs, e.g. `config.learning_rate: 0.0005 -> 0.001`."""
         old, new = _flatten(asdict(self)), _flatten(asdict(other))
         return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
 
-def parse_recipe(content: Any, where: object) -> Recipe:
-    """The recipe that JSON content holds. Raises `DataError` that names `where` and the field where it holds none."""
+def parse_fingerprint(content: Any, where: object) -> Fingerprint:
+    """The fingerprint that JSON content holds. Raises `DataError` that names `where` and the field where it holds none."""
     accepted = {"stage": str, "config": dict, "inputs": dict, "environment": dict}
     if not isinstance(content, dict) or not {"stage", "config"} <= content.keys() <= accepted.keys():
-        raise DataError(f"{where}: not a recipe; accepted: an object of {', '.join(accepted)}")
+        raise DataError(f"{where}: not a fingerprint; accepted: an object of {', '.join(accepted)}")
     for name, value in content.items():
         if not isinstance(value, accepted[name]):
-            raise DataError(f"{where}: not a recipe ({name} is {type(value).__name__}; accepted: {accepted[name].__name__})")
+            raise DataError(f"{where}: not a fingerprint ({name} is {type(value).__name__}; accepted: {accepted[name].__name__})")
         if name in ("inputs", "environment") and (wrong := [key for key, text in value.items() if not isinstance(text, str)]):
-            raise DataError(f"{where}: not a recipe ({name}.{wrong[0]} is no text)")
-    return Recipe(**content)
+            raise DataError(f"{where}: not a fingerprint ({name}.{wrong[0]} is no text)")
+    return Fingerprint(**content)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _add_finetune(commands: Any) -> None:
         "--resume",
         metavar="latest|PATH",
         default="latest",
-        help="continue from the newest checkpoint of the same recipe (always done), or from this checkpoint or work folder of it",
+        help="continue from the newest checkpoint of the same work (always done), or from this checkpoint or work folder of it",
     )
 
 

@@ -116,7 +116,7 @@ def _reproduce(args: argparse.Namespace) -> None:
     if differing:
         named = ", ".join(f"{key} (by up to {largest} grey levels)" for key, largest in list(differing.items())[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise DataError(f"{args.directory}: {len(differing)} images differ from those of its recipe: {named}{more}")
+        raise DataError(f"{args.directory}: {len(differing)} images differ from those of its plan: {named}{more}")
 
 
 def _merge(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     def recorded(self, exclude: Collection[str]) -> dict[str, Any]:
-        """The fields that a recipe records, without `exclude`, as plain JSON types."""
+        """The fields that a fingerprint records, without `exclude`, as plain JSON types."""
         return self.model_dump(mode="json", exclude=set(exclude))
 
 

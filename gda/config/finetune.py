@@ -1,4 +1,4 @@
-"""Section `finetune` of the configuration, and the part of it that a recipe records."""
+"""Section `finetune` of the configuration, and the part of it that a fingerprint records."""
 
 from typing import Any, Literal
 
@@ -6,8 +6,8 @@ from pydantic import Field
 
 from gda.config.base import Fraction, GuidanceScale, Section
 
-# These change no weight, or enter the recipe as a digest of their content.
-_NOT_IN_RECIPE = frozenset({"base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"})
+# These change no weight, or enter the fingerprint as a digest of their content.
+_NOT_IN_FINGERPRINT = frozenset({"base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"})
 
 
 class FinetuneConfig(Section):
@@ -90,5 +90,5 @@ class FinetuneConfig(Section):
     model_name: str | None = Field("gda-generator", min_length=1, description="registered model name in MLflow; null registers nothing")
 
     def decided(self) -> dict[str, Any]:
-        """What a recipe and a generator's card record of this section, as plain JSON types."""
-        return self.recorded(_NOT_IN_RECIPE)
+        """What a fingerprint and a generator's card record of this section, as plain JSON types."""
+        return self.recorded(_NOT_IN_FINGERPRINT)

@@ -12,7 +12,7 @@ from typing import IO, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from gda.artifacts.fingerprint import Recipe
+from gda.artifacts.fingerprint import Fingerprint
 from gda.artifacts.outcome import Outcome
 from gda.data.images.codecs import decode, to_array
 from gda.data.store.snapshot import Snapshot
@@ -37,11 +37,11 @@ def export_snapshot(snapshot_path: Path, to: Layout, out: Path) -> Outcome:
     if to not in writers:
         raise UsageError(f"--to {to!r}: accepted are {', '.join(get_args(Layout))}")
     snapshot = Snapshot.open(snapshot_path)
-    workspace = prepare(Recipe(stage="export", config={"to": to}, inputs={"snapshot": snapshot.digest}), out)
+    workspace = prepare(Fingerprint(stage="export", config={"to": to}, inputs={"snapshot": snapshot.digest}), out)
     if workspace.finished:
         return Outcome(output=out, digest=snapshot.digest, summary=f"{out} is up to date", reused=True)
     if "test" in snapshot.splits:
-        record_test_split(snapshot, "export", work=workspace.recipe.digest)
+        record_test_split(snapshot, "export", work=workspace.fingerprint.digest)
     with exclusive(workspace):
         folder = workspace.fresh_staging()
         with storage_errors(folder):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts import contents
-from gda.artifacts.contents import RECIPE_FILE as RECIPE_FILE
-from gda.artifacts.fingerprint import Recipe, parse_recipe
+from gda.artifacts.contents import FINGERPRINT_FILE as FINGERPRINT_FILE
+from gda.artifacts.fingerprint import Fingerprint, parse_fingerprint
 from gda.errors import DataError, TryAgainError, UsageError
 from gda.io.locks import locked
 from gda.runtime.disks import FULL_OR_FAILING, storage_errors
@@ -28,9 +28,9 @@ _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, err
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """The work folder of a recipe (`work`, resumable) and the place of its result (`out`); `finished` if the result is there already."""
+    """The work folder of a fingerprint (`work`, resumable) and the place of its result (`out`); `finished` if that is there already."""
 
-    recipe: Recipe
+    fingerprint: Fingerprint
     work: Path
     out: Path
     finished: bool
@@ -54,57 +54,57 @@ def work_root() -> Path:
     return Path(os.environ.get("GDA_WORK_DIR") or ".gda")
 
 
-def _work_folder(recipe: Recipe) -> Path:
-    return work_root() / _WORK / recipe.digest[:32]
+def _work_folder(fingerprint: Fingerprint) -> Path:
+    return work_root() / _WORK / fingerprint.digest[:32]
 
 
-def prepare(recipe: Recipe, out: Path, *, may_replace: Callable[[Path], None] | None = None) -> Workspace:
-    """Check whether `out` holds this recipe's result already, with every file unchanged, and make the work folder when it does not.
+def prepare(fingerprint: Fingerprint, out: Path, *, may_replace: Callable[[Path], None] | None = None) -> Workspace:
+    """Check whether `out` holds this fingerprint's result already, with every file unchanged, and make the work folder when it does not.
 
-    `may_replace` raises unless another recipe's result may replace what `out` holds; without it nothing may be replaced.
+    `may_replace` raises unless another fingerprint's result may replace what `out` holds; without it nothing may be replaced.
 
     Raises `UsageError` when `out` holds something else, `DataError` naming a file of it that changed since, `MissingError` when the work
     folder cannot be written, `TryAgainError` when another process removes it at that moment.
     """
     target = out.resolve() if out.is_symlink() else out
-    work = _work_folder(recipe)
-    if _is_taken(target) and may_replace is not None and not _holds(recipe, target):
+    work = _work_folder(fingerprint)
+    if _is_taken(target) and may_replace is not None and not _holds(fingerprint, target):
         may_replace(target)
     elif _is_taken(target):
-        _require_same(recipe, target)
+        _require_same(fingerprint, target)
         contents.require_whole(target, advice=f"remove {target} and run the same command")
-        return Workspace(recipe=recipe, work=work, out=target, finished=True)
+        return Workspace(fingerprint=fingerprint, work=work, out=target, finished=True)
     try:
         with storage_errors(work):
             _make_folder(work)
-        write_json(work / RECIPE_FILE, asdict(recipe))
+        write_json(work / FINGERPRINT_FILE, asdict(fingerprint))
     except FileNotFoundError:  # another process published this meanwhile, and removed the work folder
         if _is_taken(target):
-            return prepare(recipe, out, may_replace=may_replace)
+            return prepare(fingerprint, out, may_replace=may_replace)
         raise TryAgainError(f"{work}: was removed; run the same command again") from None
-    return Workspace(recipe=recipe, work=work, out=target, finished=False)
+    return Workspace(fingerprint=fingerprint, work=work, out=target, finished=False)
 
 
 def publish(workspace: Workspace, *, keep_work: bool = False, room: AbstractContextManager[None] | None = None) -> Path:
     """Rename the content of `staging` to its final name in one step, and remove the work folder unless `keep_work`.
 
-    Where another recipe's result has the name, the context `room` moves it away; it is entered only once the new result is complete.
-    If another process published the same recipe first, its result is accepted. Raises `TryAgainError` when something else took the
+    Where another fingerprint's result has the name, the context `room` moves it away; it is entered only once the new result is complete.
+    If another process published the same fingerprint first, its result is accepted. Raises `TryAgainError` when something else took the
     name meanwhile, `MissingError` when the disk is full, read-only or failing; then nothing is under the final name.
     """
     staging, out = workspace.work / _STAGING, workspace.out
     try:
         _sweep(staging)
         with storage_errors(staging):
-            listed = contents.with_files(asdict(workspace.recipe), staging)
-        write_json(staging / RECIPE_FILE, listed)
+            listed = contents.with_files(asdict(workspace.fingerprint), staging)
+        write_json(staging / FINGERPRINT_FILE, listed)
         with storage_errors(out):
             _sweep(staging)
             _settle(staging)
             out.parent.mkdir(parents=True, exist_ok=True)
             _move_new(workspace, staging, room)
             sync(out.parent)
-    except FileNotFoundError:  # a worker of the same recipe has published this very folder
+    except FileNotFoundError:  # a worker of the same fingerprint has published this very folder
         _accept_winner(workspace)
     if not keep_work:
         shutil.rmtree(workspace.work, ignore_errors=True)
@@ -113,27 +113,27 @@ def publish(workspace: Workspace, *, keep_work: bool = False, room: AbstractCont
 
 def published_meanwhile(workspace: Workspace) -> bool:
     """Whether another process has published this result and removed the work folder; removes anything written to that folder since."""
-    if not _holds(workspace.recipe, workspace.out):
+    if not _holds(workspace.fingerprint, workspace.out):
         return False
     shutil.rmtree(workspace.work, ignore_errors=True)
     return True
 
 
 def claim(workspace: Workspace) -> None:
-    """Record that workers make `out` by this recipe, so that a worker with other settings does not sample another set meanwhile.
+    """Record that workers make `out` by this fingerprint, so that a worker with other settings does not sample another set meanwhile.
 
-    Raises `UsageError` with the difference where the work folder holds part of another recipe's result for `out`.
+    Raises `UsageError` with the difference where the work folder holds part of another fingerprint's result for `out`.
     """
     place = work_root() / "claims" / f"{hashlib.sha256(str(workspace.out.absolute()).encode()).hexdigest()[:32]}.json"
     with suppress(DataError):  # none yet, or a damaged one
-        earlier = parse_recipe(read_object(place), place)
+        earlier = parse_fingerprint(read_object(place), place)
         folder = _work_folder(earlier)
-        if earlier != workspace.recipe and any((folder / _STAGING).glob("*")):
-            changes = "; ".join(earlier.difference(workspace.recipe)[:3])
+        if earlier != workspace.fingerprint and any((folder / _STAGING).glob("*")):
+            changes = "; ".join(earlier.difference(workspace.fingerprint)[:3])
             raise UsageError(f"{workspace.out}: is half made with other settings ({changes}); give --out another name, or remove {folder}")
     with storage_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-    write_json(place, asdict(workspace.recipe))
+    write_json(place, asdict(workspace.fingerprint))
 
 
 @contextmanager
@@ -144,8 +144,8 @@ def exclusive(workspace: Workspace, *, wait: float = 0.0) -> Iterator[None]:
     """
     busy = f"{workspace.out}: another process is working on exactly this; wait for it, then run the same command"
     # Not in the work folder: the process that finishes removes it, and a lock on a deleted file excludes no one.
-    with locked(work_root() / "locks" / f"{workspace.recipe.digest[:32]}.lock", busy=busy, wait=wait):
-        if not (workspace.work / RECIPE_FILE).is_file():  # it finished and cleaned up between our `prepare` and now
+    with locked(work_root() / "locks" / f"{workspace.fingerprint.digest[:32]}.lock", busy=busy, wait=wait):
+        if not (workspace.work / FINGERPRINT_FILE).is_file():  # it finished and cleaned up between our `prepare` and now
             raise TryAgainError(busy)
         yield
 
@@ -212,14 +212,14 @@ def temporary_name(path: Path) -> Path:
 
 
 def _is_staging(folder: Path) -> bool:
-    return folder.name == _STAGING and (folder.parent / RECIPE_FILE).is_file() and folder.parent.parent.name == _WORK
+    return folder.name == _STAGING and (folder.parent / FINGERPRINT_FILE).is_file() and folder.parent.parent.name == _WORK
 
 
-def read_recipe(folder: Path) -> Recipe:
-    """The recipe of a published folder. Raises `DataError` when it is missing or not one."""
-    path = folder / RECIPE_FILE
+def read_fingerprint(folder: Path) -> Fingerprint:
+    """The fingerprint of a published folder. Raises `DataError` when it is missing or not one."""
+    path = folder / FINGERPRINT_FILE
     content = read_object(path)
-    return parse_recipe({name: value for name, value in content.items() if name not in (contents.FILES, contents.SEAL)}, path)
+    return parse_fingerprint({name: value for name, value in content.items() if name not in (contents.FILES, contents.SEAL)}, path)
 
 
 def _make_folder(path: Path) -> None:
@@ -237,18 +237,18 @@ def _is_taken(out: Path) -> bool:
     return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
-def _holds(recipe: Recipe, out: Path) -> bool:
+def _holds(fingerprint: Fingerprint, out: Path) -> bool:
     with suppress(DataError):
-        return read_recipe(out) == recipe
+        return read_fingerprint(out) == fingerprint
     return False
 
 
-def _require_same(recipe: Recipe, out: Path) -> None:
+def _require_same(fingerprint: Fingerprint, out: Path) -> None:
     advice = "remove it or choose another --out"
-    if not (out / RECIPE_FILE).is_file():
+    if not (out / FINGERPRINT_FILE).is_file():
         raise UsageError(f"{out}: exists and was not made by this command; {advice}")
     try:
-        changes = read_recipe(out).difference(recipe)
+        changes = read_fingerprint(out).difference(fingerprint)
     except DataError as error:
         raise UsageError(f"{error}; {advice}") from None
     if changes:
@@ -315,7 +315,7 @@ def _copy_new(workspace: Workspace, staging: Path, room: AbstractContextManager[
 
 def _take_place(workspace: Workspace, complete: Path, room: AbstractContextManager[None] | None) -> None:
     """The name is taken: by the same result, which is accepted, or by one that `room` moves away."""
-    if room is None or _holds(workspace.recipe, workspace.out):
+    if room is None or _holds(workspace.fingerprint, workspace.out):
         _accept_winner(workspace)
         return
     with room:
@@ -331,7 +331,7 @@ def _unwrap(error: OSError) -> OSError:
 
 
 def _accept_winner(workspace: Workspace) -> None:
-    if not _holds(workspace.recipe, workspace.out):
+    if not _holds(workspace.fingerprint, workspace.out):
         raise TryAgainError(f"{workspace.out}: appeared while this ran and holds something else; remove it and run the same command")
 
 

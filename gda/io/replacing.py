@@ -1,6 +1,6 @@
-"""Replaces a result by that of a later recipe: only results that this program made and nobody changed, and only by a complete one.
+"""Replaces a result by that of a later fingerprint: only results that this program made and nobody changed, and only by a complete one.
 
-A replaced result is kept in the work folder, and restored when its recipe is requested again.
+A replaced result is kept in the work folder, and restored when its fingerprint is requested again.
 """
 
 import errno
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts import contents
-from gda.artifacts.fingerprint import Recipe
+from gda.artifacts.fingerprint import Fingerprint
 from gda.errors import DataError, UsageError
 from gda.io.locks import locked
-from gda.io.publish import RECIPE_FILE, TEMPORARY_SUFFIX, Workspace, prepare, read_recipe, sync, temporary_name, work_root
+from gda.io.publish import FINGERPRINT_FILE, TEMPORARY_SUFFIX, Workspace, prepare, read_fingerprint, sync, temporary_name, work_root
 from gda.runtime.disks import storage_errors
 
 _WAIT = 30.0  # seconds for another process, which only renames a folder
@@ -26,17 +26,17 @@ ADVICE = "move it away, or choose another --out"
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
-    """The results that may be replaced: those of `stage` whose recipe has these fields of `config`."""
+    """The results that may be replaced: those of `stage` whose fingerprint has these fields of `config`."""
 
     stage: str
     config: Mapping[str, Any]
 
     def require(self, folder: Path) -> None:
         """Raises `UsageError` or `DataError` where `folder` holds anything but such a result with every file unchanged."""
-        if not (folder / RECIPE_FILE).is_file():
+        if not (folder / FINGERPRINT_FILE).is_file():
             raise UsageError(f"{folder}: exists and was not made by this command; {ADVICE}")
-        recipe = read_recipe(folder)
-        found = {"stage": recipe.stage} | recipe.config
+        fingerprint = read_fingerprint(folder)
+        found = {"stage": fingerprint.stage} | fingerprint.config
         for name, value in {"stage": self.stage, **self.config}.items():
             if found.get(name) != value:
                 raise UsageError(f"{folder}: exists and is of {name} {found.get(name)}, not {value}; {ADVICE}")
@@ -44,7 +44,7 @@ class Own:
         if listed is None:
             raise UsageError(f"{folder}: was made by an earlier version, which did not list its files; {ADVICE}")
         contents.require_whole(folder, advice=f"remove {folder} and run the same command")
-        if added := sorted(_every_file(folder) - listed.keys() - {RECIPE_FILE}):
+        if added := sorted(_every_file(folder) - listed.keys() - {FINGERPRINT_FILE}):
             raise UsageError(f"{folder / added[0]}: was not made by this command; {ADVICE}")
 
     @contextmanager
@@ -59,7 +59,7 @@ class Own:
                 yield
                 return
             self.require(folder)
-            kept, sibling = _kept_folder(read_recipe(folder)), temporary_name(folder)
+            kept, sibling = _kept_folder(read_fingerprint(folder)), temporary_name(folder)
             try:
                 with storage_errors(folder):
                     _set_aside(folder, kept, sibling)
@@ -78,25 +78,25 @@ class Own:
             pass
 
 
-def begin(recipe: Recipe, out: Path, own: Own | None) -> Workspace:
-    """As `prepare`, but results described by `own` may be replaced; an earlier result of `recipe` that was replaced is restored.
+def begin(fingerprint: Fingerprint, out: Path, own: Own | None) -> Workspace:
+    """As `prepare`, but results described by `own` may be replaced; an earlier result of `fingerprint` that was replaced is restored.
 
     Raises as `prepare` and `Own.moved_away` do.
     """
     if own is None:
-        return prepare(recipe, out)
-    workspace = prepare(recipe, out, may_replace=own.require)
+        return prepare(fingerprint, out)
+    workspace = prepare(fingerprint, out, may_replace=own.require)
     if workspace.finished or not _take_back(workspace, own):
         return workspace
     shutil.rmtree(workspace.work, ignore_errors=True)
-    return prepare(recipe, out)
+    return prepare(fingerprint, out)
 
 
-def kept_result(recipe: Recipe) -> Path | None:
-    """The earlier result of `recipe` that was replaced by another, with every file unchanged; None where there is none."""
-    folder = _kept_folder(recipe)
+def kept_result(fingerprint: Fingerprint) -> Path | None:
+    """The earlier result of `fingerprint` that was replaced by another, with every file unchanged; None where there is none."""
+    folder = _kept_folder(fingerprint)
     with suppress(DataError):
-        if read_recipe(folder) == recipe and not contents.damaged_files(folder):
+        if read_fingerprint(folder) == fingerprint and not contents.damaged_files(folder):
             return folder
     return None
 
@@ -108,8 +108,8 @@ def drop_unfinished(folder: Path) -> None:
 
 
 def _take_back(workspace: Workspace, own: Own) -> bool:
-    """Restore the result of this recipe at `out`, if it was kept; returns whether it was."""
-    kept, out = kept_result(workspace.recipe), workspace.out
+    """Restore the result of this fingerprint at `out`, if it was kept; returns whether it was."""
+    kept, out = kept_result(workspace.fingerprint), workspace.out
     if kept is None:
         return False
     try:
@@ -124,8 +124,8 @@ def _take_back(workspace: Workspace, own: Own) -> bool:
     return True
 
 
-def _kept_folder(recipe: Recipe) -> Path:
-    return work_root() / "replaced" / recipe.digest[:32]
+def _kept_folder(fingerprint: Fingerprint) -> Path:
+    return work_root() / "replaced" / fingerprint.digest[:32]
 
 
 def _set_aside(folder: Path, kept: Path, sibling: Path) -> None:

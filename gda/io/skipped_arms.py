@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gda.artifacts.fingerprint import Recipe, digest_of
+from gda.artifacts.fingerprint import Fingerprint, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.errors import DataError
 from gda.io.publish import prepare, publish, write_json
@@ -13,7 +13,7 @@ SKIPPED_FILE = "skipped.json"
 
 def publish_skipped(stage: str, out: Path, why: str) -> Outcome:
     """Publish `out` with nothing but `skipped.json` in it; `why` begins with "because". Raises as `prepare` does."""
-    workspace = prepare(Recipe(stage=stage, config={"skipped": why}, inputs={}, environment={}), out)
+    workspace = prepare(Fingerprint(stage=stage, config={"skipped": why}, inputs={}, environment={}), out)
     if not workspace.finished:
         write_json(workspace.fresh_staging() / SKIPPED_FILE, {"skipped": why})
         publish(workspace)

@@ -71,7 +71,7 @@ def is_first_process() -> bool:
 
 
 def device_name(kind: str) -> str:
-    """What a device is, for a recipe: `cpu`, or the GPU's model, since two models round differently."""
+    """What a device is, for a fingerprint: `cpu`, or the GPU's model, since two models round differently."""
     if kind != "cuda":
         return kind
     import torch

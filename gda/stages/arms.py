@@ -17,7 +17,7 @@ from gda.io.rewriting import rewriting
 from gda.io.shards import sha256_of
 from gda.io.skipped_arms import skipped_because
 
-_INDEX, _RECIPE = "snapshot.json", "recipe.json"
+_INDEX, _FINGERPRINT = "snapshot.json", "fingerprint.json"
 
 
 def run(config: Config, *, sets: Mapping[str, Path | None], needs: Mapping[Arm, tuple[str, ...]], out: Path) -> Outcome:
@@ -54,6 +54,6 @@ def _identity(role: str, path: Path) -> dict[str, str]:
     if (path / _INDEX).is_file():
         index = read_document(path / _INDEX, SnapshotIndex)
         return {"digest": index.digest, **soft_labels_input(path, index)}
-    if (path / _RECIPE).is_file():
-        return {"recipe": sha256_of(path / _RECIPE)}
+    if (path / _FINGERPRINT).is_file():
+        return {"fingerprint": sha256_of(path / _FINGERPRINT)}
     raise DataError(f"{role}: {path} is not there")

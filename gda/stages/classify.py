@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.contents import FILES, with_files
 from gda.artifacts.document import dump_document, read_document
-from gda.artifacts.fingerprint import Recipe, digest_of
+from gda.artifacts.fingerprint import Fingerprint, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.config.arm import Arm
 from gda.config.load import Config
 from gda.errors import DataError, TryAgainError, UsageError
 from gda.io.checked import read_checked_json, write_checked_json
-from gda.io.publish import Workspace, exclusive, prepare, publish, read_recipe, work_root, write_bytes
+from gda.io.publish import Workspace, exclusive, prepare, publish, read_fingerprint, work_root, write_bytes
 from gda.io.replacing import ADVICE, Own, begin, drop_unfinished, kept_result
 from gda.io.skipped_arms import publish_skipped
 from gda.runtime.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
@@ -91,7 +91,7 @@ def run(
     own = _own(arm, seed) if replacing else None
     if num_processes() > 1:
         return _run_together(request, seed, out, own, progress=progress)
-    workspace = begin(request.recipe(seed), out, own)
+    workspace = begin(request.fingerprint(seed), out, own)
     if not workspace.finished and not _is_done(workspace):
         requested = Job(request=request, seed=seed, workspace=workspace, siblings=workspace.out.parent, requested=True)
         if request.skipped is not None:
@@ -144,7 +144,7 @@ def _run_together(request: ArmRequest, seed: int, out: Path, own: Own | None, *,
 
     world = ProcessGroup.init()
     try:
-        begun = begin(request.recipe(seed), out, own) if world.is_first else None
+        begun = begin(request.fingerprint(seed), out, own) if world.is_first else None
         workspace, done = world.broadcast(None if begun is None else (begun, begun.finished or _is_done(begun)))
         job = Job(request=request, seed=seed, workspace=workspace, siblings=workspace.out.parent, requested=True)
         if not done and request.skipped is None:
@@ -168,22 +168,22 @@ def _left_to_the_first(out: Path) -> Outcome:
 
 def _others(requested: Job, seeds: Sequence[int]) -> list[Job]:
     """Jobs of the seeds to train alongside, without those that are published next to our output, finished already or kept."""
-    published = [recipe for folder in requested.siblings.glob("*/recipe.json") if (recipe := _recipe_in(folder.parent))]
+    published = [fingerprint for folder in requested.siblings.glob("*/fingerprint.json") if (fingerprint := _fingerprint_in(folder.parent))]
     jobs = []
     for seed in sorted(set(seeds) - {requested.seed}):
-        recipe = requested.request.recipe(seed)
-        work = work_root() / "work" / recipe.digest[:32]
-        if recipe in published or (work / _DONE).exists() or kept_result(recipe) is not None:
+        fingerprint = requested.request.fingerprint(seed)
+        work = work_root() / "work" / fingerprint.digest[:32]
+        if fingerprint in published or (work / _DONE).exists() or kept_result(fingerprint) is not None:
             continue
         # Its final name is not ours to know: `out` is where its own command will publish from.
-        workspace = prepare(recipe, work / "published")
+        workspace = prepare(fingerprint, work / "published")
         jobs.append(Job(request=requested.request, seed=seed, workspace=workspace, siblings=requested.siblings, requested=False))
     return jobs
 
 
-def _recipe_in(folder: Path) -> Recipe | None:
+def _fingerprint_in(folder: Path) -> Fingerprint | None:
     with suppress(DataError):
-        return read_recipe(folder)
+        return read_fingerprint(folder)
     return None
 
 
@@ -266,11 +266,11 @@ def _train_head(job: Job, loaded: Loaded, world: "ProcessGroup") -> "tuple[nn.Mo
 
 def _finished_mixed(job: Job) -> Path | None:
     """The classifier of real+synthetic of the same seed, published next to our output or waiting in its work folder."""
-    recipe = replace(job.request, arm=job.request.arm.with_data(Arm.MIXED.data.name)).recipe(job.seed)
-    for folder in sorted(path.parent for path in job.siblings.glob("*/recipe.json")):
-        if _recipe_in(folder) == recipe:
+    fingerprint = replace(job.request, arm=job.request.arm.with_data(Arm.MIXED.data.name)).fingerprint(job.seed)
+    for folder in sorted(path.parent for path in job.siblings.glob("*/fingerprint.json")):
+        if _fingerprint_in(folder) == fingerprint:
             return folder  # compared with what was written when it is loaded
-    waiting = Workspace(recipe=recipe, work=work_root() / "work" / recipe.digest[:32], out=job.siblings, finished=False)
+    waiting = Workspace(fingerprint=fingerprint, work=work_root() / "work" / fingerprint.digest[:32], out=job.siblings, finished=False)
     return waiting.staging if _is_done(waiting) else None
 
 
@@ -290,7 +290,7 @@ def _write_skipped(job: Job) -> None:
 
 
 def _card(job: Job, *, weights: str | None = None, val_top1: float | None = None) -> ClassifierCard:
-    request, recipe = job.request, job.workspace.recipe
+    request, fingerprint = job.request, job.workspace.fingerprint
     synthetic = request.generated if request.arm.data.synthetic else None
     targets = None if request.others is None else request.others.labels
     return ClassifierCard(
@@ -302,7 +302,7 @@ def _card(job: Job, *, weights: str | None = None, val_top1: float | None = None
         classes=request.classes,
         num_train_steps=0 if request.skipped else request.num_train_steps + request.head_train_steps,
         val_top1=val_top1,
-        digest=digest_of({"weights": weights, "config": recipe.config, "inputs": recipe.inputs}),
+        digest=digest_of({"weights": weights, "config": fingerprint.config, "inputs": fingerprint.inputs}),
         snapshot_digest=request.real.digest,
         synthetic_digest=synthetic.digest if synthetic else None,
         pool_digest=request.generated.digest if request.generated and request.arm.data.others == "pool" else None,
@@ -340,7 +340,7 @@ def _listed(workspace: Workspace) -> dict[str, str]:
 
 
 def _result(workspace: Workspace, out: Path, own: Own | None) -> Outcome:
-    """Of a recipe that is finished, or that is done and waits to be published."""
+    """Of a fingerprint that is finished, or that is done and waits to be published."""
     if not workspace.finished:
         return _publish(workspace, own)
     card = read_document(out / _CARD, ClassifierCard)

@@ -12,7 +12,7 @@ from gda.artifacts.contents import require_whole
 from gda.artifacts.curves import Exchange, SizeComparison, SizePoint
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.evaluation import Metrics
-from gda.artifacts.fingerprint import Recipe, digest_of
+from gda.artifacts.fingerprint import Fingerprint, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.config.arm import Arm
 from gda.config.load import Config
@@ -64,12 +64,12 @@ def run(config: Config, *, evaluations: Sequence[Path], out: Path) -> Outcome:
     """
     found = [_open(path) for path in evaluations]
     _require_comparable(found)
-    recipe = Recipe(
+    fingerprint = Fingerprint(
         stage="compare",
         config={"arm": str(config.promote.arm), "evaluate": config.evaluate.model_dump(mode="json"), "seed": config.seed},
         inputs={f"evaluation {each.metrics.snapshot_digest}": digest_of(each.metrics.model_dump(mode="json")) for each in found},
     )
-    workspace = prepare(recipe, out)
+    workspace = prepare(fingerprint, out)
     if workspace.finished:
         return _outcome(out, read_document(out / COMPARISON, SizeComparison), reused=True)
     with exclusive(workspace):

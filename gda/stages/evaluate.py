@@ -12,7 +12,7 @@ import torch
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.evaluation import Candidate, Metrics, SetResult
-from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
+from gda.artifacts.fingerprint import Fingerprint, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.tuning import Settings
 from gda.artifacts.verdict import Verdict
@@ -98,7 +98,7 @@ def run(
     given = _open_inputs(config, snapshot, synthetic, zero_shot, tuning, verdict, progress=progress)
     chosen = select_runs(config, runs)
     _require_consistent(chosen, given.real, snapshot)
-    workspace = prepare(_recipe(config, chosen, given), out)
+    workspace = prepare(_fingerprint(config, chosen, given), out)
     if workspace.finished:
         return _outcome(out, read_document(out / METRICS_FILE, Metrics), reused=True)
 
@@ -223,10 +223,10 @@ def _require_consistent(chosen: Runs, real: Snapshot, snapshot: Path) -> None:
         raise DataError(f"{chosen_real.path}: the arm real was skipped, so there is nothing to compare with")
 
 
-def _recipe(config: Config, chosen: Runs, given: Inputs) -> Recipe:
+def _fingerprint(config: Config, chosen: Runs, given: Inputs) -> Fingerprint:
     snapshots = {"snapshot": given.real, "synthetic": given.synthetic, "zero_shot": given.zero_shot}
     documents = {"verdict": given.verdict, "settings": given.settings}
-    return Recipe(
+    return Fingerprint(
         stage="evaluate",
         config={
             "seed": config.seed,

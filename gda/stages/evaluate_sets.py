@@ -25,7 +25,7 @@ from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 from gda.training.loop.classifier import load_classifier, predict_logits
 
-FIELDS = frozenset({"sets", "class_map", "set_labels", "restrict"})  # of section evaluate; `identities` stands for them in a recipe
+FIELDS = frozenset({"sets", "class_map", "set_labels", "restrict"})  # of section evaluate; `identities` stands for them in a fingerprint
 
 _PART = 256  # images decoded and predicted at a time
 
@@ -80,7 +80,7 @@ def open_sets(config: Config, classes: Sequence[str], *, progress: bool = False)
 
 
 def identities(config: Config, sets: Sequence[HeldOutSet]) -> dict[str, str]:
-    """Inputs of a recipe, by role: what each set holds and how it is measured, wherever it lies."""
+    """Inputs of a fingerprint, by role: what each set holds and how it is measured, wherever it lies."""
     return {f"set {one.name}": digest_of([one.digest, _is_restricted(config, one)]) for one in sets}
 
 

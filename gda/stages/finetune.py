@@ -9,7 +9,7 @@ import torch
 
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import read_document
-from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
+from gda.artifacts.fingerprint import Fingerprint, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.tuning import SamplingSettings
 from gda.config.load import Config
@@ -28,7 +28,7 @@ from gda.generator.finetuning.train import EVALUATIONS, SNAPSHOTS, StageJob, Sta
 from gda.generator.planning.prompts import class_prompts, require_distinct
 from gda.generator.randomness import stream_seed
 from gda.generator.weights.directory import SUPER_RESOLUTION, read_card
-from gda.io.publish import RECIPE_FILE, Workspace, exclusive, prepare, publish, read_recipe, work_root
+from gda.io.publish import FINGERPRINT_FILE, Workspace, exclusive, prepare, publish, read_fingerprint, work_root
 from gda.runtime.parallel import Bar, run_parallel
 from gda.runtime.process_group import ProcessGroup
 from gda.tracking.generator_versions import generator_model
@@ -43,7 +43,7 @@ def run(
 
     Continues from its own checkpoints after an interruption; `resume` names a checkpoint or work folder to continue from instead.
     Under `torchrun` every process calls this, and the first one writes. Raises `DataError` on a diverging loss or unusable weights,
-    `MissingError` where the base is not there, `UsageError` when `resume` is of another recipe, naming every
+    `MissingError` where the base is not there, `UsageError` when `resume` is of another fingerprint, naming every
     difference, `TryAgainError` while another process trains the same.
     """
     name, world = base or config.finetune.base, ProcessGroup.init()
@@ -51,8 +51,8 @@ def run(
         real = Snapshot.open(snapshot)
         tokens = _tokens(config, real, name) if config.finetune.method == "textual_inversion" else None
         prompts = class_prompts(real.classes, config.finetune) if tokens is None else token_prompts(tokens.names, config.finetune)
-        recipe = _recipe(config, real, name, prompts, tokens, world)
-        workspace = _agree(recipe, out, world)
+        fingerprint = _fingerprint(config, real, name, prompts, tokens, world)
+        workspace = _agree(fingerprint, out, world)
         if workspace.finished:
             card = read_document(out / "generator.json", GeneratorCard)
             return Outcome(output=out, digest=card.digest, summary=f"{out} is up to date", metrics=card.metrics, reused=True)
@@ -85,11 +85,13 @@ def _train(plan: _Plan, world: ProcessGroup, *, progress: bool) -> list[StageRes
         return [finetune_stage(job) for job in plan.jobs] if alone else run_parallel(finetune_stage, plan.jobs)
 
 
-def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], tokens: Tokens | None, world: ProcessGroup) -> Recipe:
+def _fingerprint(
+    config: Config, real: Snapshot, base: str, prompts: dict[str, str], tokens: Tokens | None, world: ProcessGroup
+) -> Fingerprint:
     settings = config.finetune
     scored_by = {"extractor": configured_extractor(config).digest} if settings.evaluation_steps else {}
     texts = {"prompts": prompts} | ({"initial": tokens.initial} if tokens is not None else {})
-    return Recipe(
+    return Fingerprint(
         stage="finetune",
         config=settings.decided() | {"seed": config.seed} | texts,
         inputs={"snapshot": real.digest, "base": read_card(base).digest} | scored_by,
@@ -97,20 +99,20 @@ def _recipe(config: Config, real: Snapshot, base: str, prompts: dict[str, str], 
     )
 
 
-def _agree(recipe: Recipe, out: Path, world: ProcessGroup) -> Workspace:
+def _agree(fingerprint: Fingerprint, out: Path, world: ProcessGroup) -> Workspace:
     """The first process looks whether the result is there and makes the work folder; the others take its word."""
-    workspace = prepare(recipe, out) if world.is_first else None
+    workspace = prepare(fingerprint, out) if world.is_first else None
     agreed: Workspace = world.broadcast(workspace)
     return agreed
 
 
 def _resume(workspace: Workspace, checkpoint: Path) -> dict[str, int]:
-    """Folder of a job -> step to continue at, from a work folder or a checkpoint in one. Raises `UsageError` for another recipe's."""
+    """Folder of a job -> step to continue at, from a work folder or a checkpoint in one. Raises `UsageError` for another fingerprint's."""
     checkpoint = checkpoint.resolve()
-    root = next((folder for folder in (checkpoint, *checkpoint.parents) if (folder / RECIPE_FILE).is_file()), None)
+    root = next((folder for folder in (checkpoint, *checkpoint.parents) if (folder / FINGERPRINT_FILE).is_file()), None)
     if root is None:
         raise UsageError(f"--resume {checkpoint}: neither a work folder nor a checkpoint in one, or no longer there")
-    changes = read_recipe(root).difference(workspace.recipe)
+    changes = read_fingerprint(root).difference(workspace.fingerprint)
     if changes:
         raise UsageError(f"--resume {checkpoint}: made otherwise: {'; '.join(changes)}; undo that, or leave --resume out to start over")
     if root != workspace.work.resolve():  # the same work, brought here from another place

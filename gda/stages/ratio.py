@@ -10,7 +10,7 @@ import numpy as np
 
 from gda.artifacts.curves import RatioCurve, RatioPoint
 from gda.artifacts.document import dump_document, read_document
-from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
+from gda.artifacts.fingerprint import Fingerprint, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.config.arm import Arm
@@ -43,7 +43,7 @@ def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: 
     real, generated = read_index(snapshot, "real"), read_index(synthetic, "synthetic")
     require_same_classes(snapshot, real, synthetic, generated)
     skipped = refusal(Arm.MIXED, verdict, real, generated)
-    recipe = Recipe(
+    fingerprint = Fingerprint(
         stage="ratio",
         config={
             "ratio": config.ratio.model_dump(mode="json"),
@@ -59,7 +59,7 @@ def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: 
         | weights_inputs(config.classify),
         environment=bits_environment("timm", "torchvision"),
     )
-    workspace = prepare(recipe, out)
+    workspace = prepare(fingerprint, out)
     if workspace.finished:
         return _outcome(out, read_document(out / CURVE, RatioCurve), reused=True)
     with exclusive(workspace):

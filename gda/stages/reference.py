@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gda.artifacts.fingerprint import Recipe, bits_environment
+from gda.artifacts.fingerprint import Fingerprint, bits_environment
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.reference import ReferenceIndex
 from gda.config.classify import TWO_ORIGINS
@@ -20,7 +20,7 @@ def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) ->
     Raises `DataError` when the snapshot lacks train or val images, `MissingError` without the extractor's weights.
     """
     real = Snapshot.open(snapshot)
-    workspace = prepare(reference_recipe(config, real), out)
+    workspace = prepare(reference_fingerprint(config, real), out)
     if workspace.finished:
         return _outcome(out, LabelReference.open(out).index, reused=True)
     with exclusive(workspace):
@@ -29,12 +29,12 @@ def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) ->
     return _outcome(out, index, reused=False)
 
 
-def reference_recipe(config: Config, real: Snapshot) -> Recipe:
+def reference_fingerprint(config: Config, real: Snapshot) -> Fingerprint:
     """What the reference depends on: of the classifier's section, only how one is trained."""
     extractor = configured_extractor(config)
     size = comparison_size(config, extractor)
     classify = config.classify.decided(exclude={"ratio", "num_train_steps", "mixed_num_train_steps", *TWO_ORIGINS})
-    return Recipe(
+    return Fingerprint(
         stage="reference",
         config={
             "kept": 3,

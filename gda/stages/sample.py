@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts.fingerprint import Recipe, bits_environment
+from gda.artifacts.fingerprint import Fingerprint, bits_environment
 from gda.artifacts.outcome import Outcome
 from gda.config.load import Config
 from gda.data.images.codecs import Codec
@@ -79,7 +79,7 @@ def run(
     plan = plan_for(config, real, zero_shot=zero_shot)
     observer = _observer(config, plan)
     context = _context(config, real, request, observer)
-    workspace = prepare(_recipe(config, plan, context, real, observer), out)
+    workspace = prepare(_fingerprint(config, plan, context, real, observer), out)
     if workspace.finished:
         metrics = {"images": float(plan.num_images), "guidance_scale": request.settings.guidance_scale}
         return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", metrics=metrics, reused=True)
@@ -148,7 +148,9 @@ def _observer(config: Config, plan: ImagePlan) -> FeatureObserver | None:
     return FeatureObserver(index=index, source=config.validate_.extractor, weights=config.validate_.extractor_weights)
 
 
-def _recipe(config: Config, plan: ImagePlan, context: SamplingContext, real: Snapshot, observer: FeatureObserver | None) -> Recipe:
+def _fingerprint(
+    config: Config, plan: ImagePlan, context: SamplingContext, real: Snapshot, observer: FeatureObserver | None
+) -> Fingerprint:
     request = {
         "settings": context.settings.model_dump(mode="json"),
         "prompts": list(context.prompts),
@@ -162,7 +164,7 @@ def _recipe(config: Config, plan: ImagePlan, context: SamplingContext, real: Sna
     inputs = {"generator": context.generator_digest} | ({} if context.sources is None else {"snapshot": real.digest})
     measured_with = () if observer is None else observer.extractor.packages
     environment = bits_environment("diffusers", "transformers", "pillow", *measured_with, device=device_name(context.device))
-    return Recipe(stage="sample", config=request, inputs=inputs, environment=environment)
+    return Fingerprint(stage="sample", config=request, inputs=inputs, environment=environment)
 
 
 def _sample_damaged(work: _Work) -> list[str]:
@@ -201,13 +203,13 @@ def _commit(work: _Work, repaired: list[str]) -> Outcome:
 
 def _provenance(work: _Work) -> Mapping[str, str]:
     """Where the set comes from, and on what its bits depend: they are claimed to repeat on equal device, libraries and batches."""
-    context, recipe = work.jobs[0].context, work.workspace.recipe
+    context, fingerprint = work.jobs[0].context, work.workspace.fingerprint
     provenance = {"generator": context.generator_digest, "classes_of": work.real.digest, "generator_source": work.request.card.source}
     if work.request.averaged_from is not None:
         provenance |= {"generator_averaged_from": work.request.averaged_from, "ema_sigma_rel": f"{work.request.ema_sigma_rel:g}"}
     provenance |= {} if context.sources is None else {"sources": work.real.digest}
     bits = {"precision": context.speed.precision, "compiled": str(context.speed.compile).lower()}
-    return provenance | recipe.environment | bits | {"batch_size": str(recipe.config["batch_size"])}
+    return provenance | fingerprint.environment | bits | {"batch_size": str(fingerprint.config["batch_size"])}
 
 
 def show_plan(

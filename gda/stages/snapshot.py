@@ -7,7 +7,7 @@ from pathlib import Path
 import PIL
 from PIL import features
 
-from gda.artifacts.fingerprint import Recipe, digest_of
+from gda.artifacts.fingerprint import Fingerprint, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.config.load import Config
@@ -26,7 +26,7 @@ from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
 
 LEAKS_FILE = "leaks.csv"
 LEFT_OUT_FILE = "left_out.csv"
-_OPTIONAL = ("label_column", "layout", "pixel_range")  # of no account in a recipe while they are null
+_OPTIONAL = ("label_column", "layout", "pixel_range")  # of no account in a fingerprint while they are null
 _SHOWN = 3
 
 
@@ -57,7 +57,7 @@ def run(
     if real is not None:
         found = as_pool(found, real.classes)
     named = None if real is not None or config.snapshot.class_names == "source" else wordnet_names(found.class_names)
-    workspace = prepare(_recipe(config.snapshot, found, columns, as_synthetic, real, named), out)
+    workspace = prepare(_fingerprint(config.snapshot, found, columns, as_synthetic, real, named), out)
     if workspace.finished:
         return _reused(out)
     with exclusive(workspace):
@@ -73,22 +73,22 @@ def _columns(section: SnapshotConfig, split: str | None, group: str | None, labe
     return Columns(split=split or section.split_column, group=group or section.group_column, label=label or section.label_column)
 
 
-def _recipe(
+def _fingerprint(
     config: SnapshotConfig, source: ImageSource, columns: Columns, as_synthetic: bool, real: Snapshot | None, named: WordNetNames | None
-) -> Recipe:
+) -> Fingerprint:
     # Where the source lies is left out: its content is what counts, and a path would differ between machines.
     if real is not None:
         used = {"image_size", "shard_size", "max_bad_fraction", *(name for name in _OPTIONAL if getattr(config, name) is not None)}
         settings = config.model_dump(mode="json", include=used) | {"purpose": PURPOSE}
-        inputs = {"source": source.fingerprint, "pool_of": real.digest}
-        return Recipe(stage="snapshot", config=settings, inputs=inputs, environment=_codecs())
+        inputs = {"source": source.content_digest, "pool_of": real.digest}
+        return Fingerprint(stage="snapshot", config=settings, inputs=inputs, environment=_codecs())
     unused = {"shots", "few_shot_seed"} if config.shots is None else set()
     unused |= {name for name in _OPTIONAL if getattr(config, name) is None}
     settings = config.model_dump(mode="json", exclude={"source", "pool", "class_names"} | unused)
     settings |= {"as_synthetic": as_synthetic, "split_column": columns.split, "group_column": columns.group}
     settings |= {} if columns.label is None else {"label_column": columns.label}
     words = {} if named is None else {"class_names": digest_of([info.prompt_name for info in named.classes])}
-    return Recipe(stage="snapshot", config=settings, inputs={"source": source.fingerprint} | words, environment=_codecs())
+    return Fingerprint(stage="snapshot", config=settings, inputs={"source": source.content_digest} | words, environment=_codecs())
 
 
 def _codecs() -> dict[str, str]:
@@ -121,7 +121,7 @@ def _build(
     _report_leaks(folder, result.near_leaks, config)
     provenance = {
         "source": source.description,
-        "source_digest": source.fingerprint,
+        "source_digest": source.content_digest,
         "source_compression": ", ".join(f"{name} {count}" for name, count in result.compressions.items()),
         "ignored_files": str(sum(source.left_out.values())),
     }

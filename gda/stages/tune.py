@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import dump_document, read_document
-from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
+from gda.artifacts.fingerprint import Fingerprint, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.tuning import Settings, TuningPoint
 from gda.config.load import Config
@@ -36,13 +36,13 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: in
     real, card = Snapshot.open(snapshot), read_card(generator)
     parts = _parts(generator, card)
     grid, extractor = make_grid(config.tune, parts), configured_extractor(config)
-    recipe = Recipe(
+    fingerprint = Fingerprint(
         stage="tune",
         config=config.tune.model_dump(mode="json") | {"seed": config.seed, "classifier": cas_recipe(config).identity()},
         inputs={"generator": card.digest, "snapshot": real.digest, "extractor": extractor.digest} | _averages(generator, grid),
         environment=bits_environment("diffusers", "timm", *extractor.packages),
     )
-    workspace = prepare(recipe, out)
+    workspace = prepare(fingerprint, out)
     if workspace.finished:
         settings = read_document(out / "settings.json", Settings)
         return Outcome(output=out, digest=digest_of(settings.model_dump(mode="json")), summary=f"{out} is up to date", reused=True)

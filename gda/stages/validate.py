@@ -8,7 +8,7 @@ import pandas as pd
 
 from gda.artifacts.contents import with_files
 from gda.artifacts.document import dump_document, read_document
-from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
+from gda.artifacts.fingerprint import Fingerprint, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.verdict import Verdict
 from gda.config.classify import TWO_ORIGINS
@@ -59,7 +59,7 @@ def run(
     config = _with_planned_ratio(config, planned)
     plan = plan_of(fake, real, generator, planned)
     given = LabelReference.open(reference) if reference is not None else None
-    workspace = prepare(_recipe(config, fake, real, given, plan), out)
+    workspace = prepare(_fingerprint(config, fake, real, given, plan), out)
     copy = _accepted_workspace(workspace, fake, accepted)
     if not workspace.finished:
         with exclusive(workspace):
@@ -102,7 +102,7 @@ def _generated_size(generator: str | Path) -> tuple[int, int] | None:
     return None if side is None else (side, side)
 
 
-def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: LabelReference | None, plan: ExpectedSet) -> Recipe:
+def _fingerprint(config: Config, fake: Snapshot, real: Snapshot, reference: LabelReference | None, plan: ExpectedSet) -> Fingerprint:
     # A reference that is computed here depends on how classifiers are trained; a given one is named by its digest.
     # Files are named by what is in them.
     thresholds = config.validate_.model_dump(
@@ -117,7 +117,7 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: LabelRefe
     }
     if reference is None:
         section |= {"reference": config.reference.model_dump(mode="json"), "classify": config.classify.decided(exclude=TWO_ORIGINS)}
-    # Lists, as a recipe has them when it is read again.
+    # Lists, as a fingerprint has them when it is read again.
     lists = {name: None if getattr(plan, name) is None else list(getattr(plan, name)) for name in ("counts", "strengths", "prompts")}
     planned = {"count": plan.count, "generator": plan.generator_digest} | lists
     inputs = {"synthetic": fake.digest, "snapshot": real.digest, "extractor": extractor.digest}
@@ -131,7 +131,7 @@ def _recipe(config: Config, fake: Snapshot, real: Snapshot, reference: LabelRefe
     # The manifest holds what the content digest leaves out (seeds, settings), and the expectations read it.
     inputs["manifest"] = fake.index.manifest_sha256
     environment = bits_environment("timm", "great_expectations", *extractor.packages)
-    return Recipe(stage="validate", config=section | {"plan": planned}, inputs=inputs, environment=environment)
+    return Fingerprint(stage="validate", config=section | {"plan": planned}, inputs=inputs, environment=environment)
 
 
 def _computed_reference(config: Config, real: Snapshot, workspace: Workspace, *, progress: bool) -> LabelReference:
@@ -165,8 +165,8 @@ def _assess(
 def _accepted_workspace(workspace: Workspace, fake: Snapshot, accepted: Path | None) -> Workspace | None:
     if accepted is None:
         return None
-    inputs = {"synthetic": fake.digest, "validation": workspace.recipe.digest}
-    return prepare(Recipe(stage="accepted", config={}, inputs=inputs), accepted)
+    inputs = {"synthetic": fake.digest, "validation": workspace.fingerprint.digest}
+    return prepare(Fingerprint(stage="accepted", config={}, inputs=inputs), accepted)
 
 
 def _publish_accepted(snapshot: Snapshot, copy: Workspace | None) -> None:

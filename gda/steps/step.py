@@ -1,7 +1,7 @@
 """One step of the job run by itself, as a pipeline's pod runs it: references in, references out, the data on a volume that all share.
 
 `data_root` holds `steps/<step>/<key>/` (what a step wrote, under the flow's own names, with `step.json` written last), and `.gda`
-(everything resumable). A step that finds its `step.json` is done; one that was killed goes on where the stage's own recipe left it.
+(everything resumable). A step that finds its `step.json` is done; one that was killed goes on where the stage's own fingerprint left it.
 """
 
 import json

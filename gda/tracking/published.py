@@ -21,7 +21,7 @@ from gda.tracking.generator_versions import generator_model
 
 # The file of an output that is there when it is published, by the stage that made it.
 MARKERS = {"promote": "decision.json"}
-PUBLISHED = "recipe.json"
+PUBLISHED = "fingerprint.json"
 
 
 def published_outcome(stage: str, out: Path, params: dict[str, Any]) -> Outcome:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gda.artifacts.fingerprint import Recipe
+from gda.artifacts.fingerprint import Fingerprint
 from gda.config.load import Config
 from gda.config.sections import SnapshotConfig
 from gda.data.store.verify import verify_snapshot
@@ -87,7 +87,7 @@ def test_snapshot_on_a_full_disk(source: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_copy_across_disks_fills_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards publishing to another file system that is full: the copy is taken away again, the work stays for the next try."""
-    workspace = prepare(Recipe(stage="x", config={}), tmp_path / "here" / "out")
+    workspace = prepare(Fingerprint(stage="x", config={}), tmp_path / "here" / "out")
     (workspace.staging / "file").write_text("x")
 
     def no_space(*_: Any, **__: Any) -> None:
@@ -109,7 +109,7 @@ def test_work_folder_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "file" / "work"))
     with pytest.raises(MissingError, match="cannot be written"):
-        prepare(Recipe(stage="x", config={}), tmp_path / "out")
+        prepare(Fingerprint(stage="x", config={}), tmp_path / "out")
 
 
 def test_really_full_disk(tmp_path: Path) -> None:

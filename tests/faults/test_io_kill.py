@@ -10,7 +10,7 @@ from killing import KILLED, in_child, killed_at, start, wait
 from PIL import Image
 from trees import tree
 
-from gda.artifacts.fingerprint import Recipe
+from gda.artifacts.fingerprint import Fingerprint
 from gda.config.load import Config
 from gda.config.sections import SnapshotConfig
 from gda.data.store.snapshot import Snapshot
@@ -82,7 +82,7 @@ def test_merge_killed_before_its_rename(source: Path, tmp_path: Path) -> None:
 
 def test_lock_dies_with_its_process(source: Path, tmp_path: Path) -> None:
     """Guards the re-run after a kill: a dead process keeps nobody out, a living one does."""
-    workspace = prepare(Recipe(stage="x", config={}), tmp_path / "x")
+    workspace = prepare(Fingerprint(stage="x", config={}), tmp_path / "x")
 
     def hold_and_die() -> None:
         with exclusive(workspace):

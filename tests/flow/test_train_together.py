@@ -23,7 +23,7 @@ from components.classify import classify, classify_job
 from components.finetune import finetune, finetune_job
 from gda.cluster.watching import JobFailedError
 from gda.errors import GdaError, UsageError
-from gda.io.publish import read_recipe
+from gda.io.publish import read_fingerprint
 from gda.steps import processes
 from gda.steps.graph import parse_reference
 from gda.steps.processes import train_here
@@ -85,7 +85,7 @@ def test_processes_of_one_pod(world: tuple[Run, dict[str, str], str], alone: str
     monkeypatch.setattr(processes, "num_accelerators", lambda: 2)
     together = run.call(finetune, snapshot=real, settings=configured["finetune"], code="in one pod", resources="")
     _the_same_but_for_rounding(_folder(together), _folder(alone))
-    assert read_recipe(_folder(together)) == read_recipe(_folder(alone))
+    assert read_fingerprint(_folder(together)) == read_fingerprint(_folder(alone))
     assert _record(together).metrics == pytest.approx(_record(alone).metrics, abs=1e-4)
     assert "base_loss" in _record(together).metrics
     assert _record(together).seconds > 2, "two processes that import torch take that long"

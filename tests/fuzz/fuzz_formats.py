@@ -55,23 +55,28 @@ def _documents() -> list[Format]:
     from gda.artifacts.cards import ClassifierCard, GeneratorCard
     from gda.artifacts.document import dump_document, read_document
     from gda.artifacts.evaluation import Metrics
-    from gda.artifacts.fingerprint import Recipe
+    from gda.artifacts.fingerprint import Fingerprint
     from gda.artifacts.snapshot import SnapshotIndex
     from gda.artifacts.verdict import Verdict
-    from gda.io.publish import read_recipe
+    from gda.io.publish import read_fingerprint
 
     def document(kind: Any, file: str) -> Callable[[Path], Any]:
         return lambda folder: dump_document(read_document(folder / file, kind))
 
-    recipe = {"stage": "snapshot", "config": {"seed": 0, "size": None, "codec": {"name": "png"}}, "inputs": {"a": "0"}, "environment": {}}
+    fingerprint = {
+        "stage": "snapshot",
+        "config": {"seed": 0, "size": None, "codec": {"name": "png"}},
+        "inputs": {"a": "0"},
+        "environment": {},
+    }
 
-    def recipe_of(folder: Path) -> Any:
-        found = read_recipe(folder)
-        return found.digest, found.difference(Recipe(**recipe))
+    def fingerprint_of(folder: Path) -> Any:
+        found = read_fingerprint(folder)
+        return found.digest, found.difference(Fingerprint(**fingerprint))
 
     fixtures = {kind: tuple(path.read_bytes() for path in sorted(_FIXTURES.glob(f"{kind}.*.json"))) for kind in ("verdict", "metrics")}
     return [
-        _document("recipe", "recipe.json", (_dump(recipe),), recipe_of),
+        _document("fingerprint", "fingerprint.json", (_dump(fingerprint),), fingerprint_of),
         _document("classifier card", "classifier.json", (_dump(_classifier_card()),), document(ClassifierCard, "classifier.json")),
         _document(
             "generator card",

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fuzz
 
 INPUTS = 60
 NAMES = (
-    "recipe", "classifier card", "generator card", "verdict", "metrics", "snapshot.json", "params YAML", "prompts YAML", "class map JSON",
+    "fingerprint", "classifier card", "generator card", "verdict", "metrics", "snapshot.json", "params YAML", "prompts YAML", "class map JSON",
     "class map CSV", "quota CSV", "manifest parquet", "predictions", "statistics npz", "own shards", "image files", "foreign tars",
     "source npz", "ImageNet val.txt", "ImageNet ground truth", "ImageNet meta.mat", "ImageNet map file", "ImageNet synsets", "timm config",
 )  # fmt: skip
@@ -42,7 +42,7 @@ def test_nothing_escapes_a_reader(name: str) -> None:
 
 def test_a_defect_behind_the_boundary_is_no_fault_of_the_file() -> None:
     """Negative control: the boundary is no blanket, so that a defect of ours in what reads a file's content is still seen."""
-    form = by_name()["recipe"]
+    form = by_name()["fingerprint"]
 
     def defect(folder: Path) -> object:
         form.read(folder)
@@ -55,13 +55,13 @@ def test_a_defect_behind_the_boundary_is_no_fault_of_the_file() -> None:
 
 def test_a_defect_behind_the_boundary_exits_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """The command line says so too: a valid file and a defect in what is made of it is exit 1, a file that is none exit 3."""
-    (tmp_path / "recipe.json").write_text('{"stage": "snapshot", "config": {}}')
+    (tmp_path / "fingerprint.json").write_text('{"stage": "snapshot", "config": {}}')
     assert main(["lineage", str(tmp_path)]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("gda.io.publish.parse_recipe", lambda *_: {}["a defect"])
+        patch.setattr("gda.io.publish.parse_fingerprint", lambda *_: {}["a defect"])
         assert main(["lineage", str(tmp_path)]) == 1
         assert "internal error: KeyError" in capsys.readouterr().err
-    (tmp_path / "recipe.json").write_text('{"stage": 1, "config": {}}')
+    (tmp_path / "fingerprint.json").write_text('{"stage": 1, "config": {}}')
     assert main(["lineage", str(tmp_path)]) == 3
 
 

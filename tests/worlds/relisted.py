@@ -8,8 +8,8 @@ from gda.generator.weights.directory import weights_digest
 
 
 def relist(folder: Path) -> None:
-    """Make `recipe.json` of `folder` list the files that are there now, where there is one."""
-    path = folder / "recipe.json"
+    """Make `fingerprint.json` of `folder` list the files that are there now, where there is one."""
+    path = folder / "fingerprint.json"
     if path.is_file():
         content = {name: value for name, value in json.loads(path.read_text()).items() if name not in (FILES, SEAL)}
         path.write_text(json.dumps(with_files(content, folder)))

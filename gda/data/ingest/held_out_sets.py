@@ -20,7 +20,7 @@ from gda.data.images.codecs import LANCZOS, Interpolation, decode, resize_and_cr
 from gda.data.images.deep import Range
 from gda.data.ingest.ingest import measure_range
 from gda.data.sources.folders import images_below, read_folder
-from gda.data.sources.source import Columns, Slice, SourceRecord, fingerprint_files, path_key, printable
+from gda.data.sources.source import Columns, Slice, SourceRecord, digest_files, path_key, printable
 from gda.data.store.classes import normalise
 from gda.errors import DataError
 from gda.runtime.reading import parse_json, parser, read_bytes, read_json, read_text
@@ -97,7 +97,7 @@ def open_held_out(
     kept = [(record, own) for record, own in labelled if own]
     if not kept:
         raise DataError(f"{where}: holds no image of our classes")
-    content = fingerprint_files([record for record, _ in kept], progress=progress)
+    content = digest_files([record for record, _ in kept], progress=progress)
     found = measure_range([record for record, _ in kept], pixel_range)
     return HeldOutSet(
         name=name,

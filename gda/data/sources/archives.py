@@ -65,7 +65,7 @@ def read_tars(paths: Sequence[Path], columns: Columns, *, strict: bool, progress
     return ImageSource(
         records=records,
         class_names=sorted({record.class_name for record in records}),
-        fingerprint=digest_of([[path.name for path in paths], [listing.sha256 for listing in listings], columns.names, names]),
+        content_digest=digest_of([[path.name for path in paths], [listing.sha256 for listing in listings], columns.names, names]),
         description="WebDataset tars",
         rejected=[item for listing in listings for item in listing.rejected],
     )
@@ -87,7 +87,7 @@ def read_npz_source(path: Path, columns: Columns) -> ImageSource:
     return ImageSource(
         records=records,
         class_names=sorted({record.class_name for record in records}),
-        fingerprint=digest_of([sha256_of(path), names]),
+        content_digest=digest_of([sha256_of(path), names]),
         description=".npz arrays",
     )
 

@@ -91,7 +91,7 @@ def _source(name: str, records: list[SourceRecord], *, licence: str) -> ImageSou
     return ImageSource(
         records=records,
         class_names=[str(label) for label in range(10)],
-        fingerprint=digest_of(sorted([record.key, record.class_name] for record in records)),
+        content_digest=digest_of(sorted([record.key, record.class_name] for record in records)),
         description=name,
         licence=licence,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from gda.data.images.listing import Listing, list_folder
 from gda.data.sources.imagenet_folders import read_imagenet
 from gda.data.sources.layouts import Reading, read_layout, require_filled
-from gda.data.sources.source import ACCEPTED_SOURCES, Columns, ImageSource, Slice, SourceRecord, fingerprint_files, path_key, printable
+from gda.data.sources.source import ACCEPTED_SOURCES, Columns, ImageSource, Slice, SourceRecord, digest_files, path_key, printable
 from gda.data.sources.tables import METADATA_FILES, metadata_files, read_tables
 from gda.errors import DataError, UsageError
 
@@ -50,7 +50,7 @@ def read_folder(root: Path, columns: Columns, *, layout: str | None = None, list
     return ImageSource(
         records=records,
         class_names=sorted(class_names),
-        fingerprint=fingerprint_files(records, progress=progress),
+        content_digest=digest_files(records, progress=progress),
         description=description,
         rejected=rejected,
         left_out=left_out,

@@ -47,7 +47,7 @@ def read_parquet(paths: Sequence[Path], columns: Columns, *, strict: bool, progr
     return ImageSource(
         records=records,
         class_names=sorted({record.class_name for record in records}),
-        fingerprint=digest_of([[path.name for path in paths], [sha256_of(path) for path in paths], columns.names]),
+        content_digest=digest_of([[path.name for path in paths], [sha256_of(path) for path in paths], columns.names]),
         description="parquet files",
         scratch=scratch,
     )

@@ -49,14 +49,14 @@ class SourceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """A listed source. `fingerprint` digests its content; `rejected` are (name, reason) of the listing.
+    """A listed source. `content_digest` is the digest of its content; `rejected` are (name, reason) of the listing.
 
     `left_out` counts other files by the reason why they are not read. `scratch` is a folder with payloads, deleted with the source.
     """
 
     records: Sequence[SourceRecord]
     class_names: Sequence[str]
-    fingerprint: str
+    content_digest: str
     description: str
     licence: str = "unknown"
     rejected: Sequence[tuple[str, str]] = ()
@@ -123,7 +123,7 @@ def printable(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", name.encode("utf-8", "backslashreplace").decode())
 
 
-def fingerprint_files(records: Sequence[SourceRecord], *, progress: bool) -> str:
+def digest_files(records: Sequence[SourceRecord], *, progress: bool) -> str:
     """Digest of every record's name, class, split, group and file content. Unreadable files count as such."""
     chunks = [records[start : start + _HASH_CHUNK] for start in range(0, len(records), _HASH_CHUNK)]
     with Bar(len(records), "hash source", unit="image", shown=progress):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gda.artifacts.fingerprint import Recipe, digest_of
+from gda.artifacts.fingerprint import Fingerprint, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.data.checks.leaks import require_disjoint_splits, require_whole_groups
@@ -27,8 +27,10 @@ def merge_snapshots(paths: Sequence[Path], out: Path) -> Outcome:
     """
     snapshots = [Snapshot.open(path) for path in paths]
     _require_mergeable(snapshots)
-    recipe = Recipe(stage="merge", config={}, inputs={f"part{number:04d}": snapshot.digest for number, snapshot in enumerate(snapshots)})
-    workspace = prepare(recipe, out)
+    fingerprint = Fingerprint(
+        stage="merge", config={}, inputs={f"part{number:04d}": snapshot.digest for number, snapshot in enumerate(snapshots)}
+    )
+    workspace = prepare(fingerprint, out)
     if workspace.finished:
         return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", reused=True)
     with exclusive(workspace):

@@ -59,7 +59,7 @@ def soft_labels(rows: "pd.DataFrame", known: Sequence[str]) -> Shared | None:
 
 
 def soft_labels_input(path: Path, index: SnapshotIndex) -> dict[str, str]:
-    """Recipe input for the soft labels of the set at `path`, whose content digest covers only the first labels.
+    """Fingerprint input for the soft labels of the set at `path`, whose content digest covers only the first labels.
 
     Empty for a set without soft labels. Only sets whose provenance names sources are opened, so that all others cost nothing.
     """

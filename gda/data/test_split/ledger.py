@@ -44,7 +44,7 @@ def record_test_opening(digest: str, purpose: str, *, work: str | None = None, p
     """Append a line to the ledger in one write, flushed to disk before any test image is read. Raises `MissingError`.
 
     `digest` is that of the test split alone, `pictures` that of its pixels regardless of names and labels. `work` is the digest of the
-    recipe that the images are opened for; it stays the same when a killed process resumes and opens them again.
+    fingerprint that the images are opened for; it stays the same when a killed process resumes and opens them again.
     """
     path = ledger_path()
     fields = {"digest": digest, "purpose": purpose, "work": work, "pictures": pictures}

@@ -21,7 +21,7 @@ def open_test(
     interpolation: Interpolation = LANCZOS,
     work: str | None = None,
 ) -> ImageSet:
-    """Decode the test split for one of two purposes, after recording purpose and `work`, the digest of the recipe, in the ledger.
+    """Decode the test split for one of two purposes, after recording purpose and `work`, the digest of the fingerprint, in the ledger.
 
     Raises as `load_images` does.
     """

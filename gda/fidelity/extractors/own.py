@@ -2,7 +2,7 @@
 
 The attribute is a function of one argument, `validate.extractor_weights` (a path or None), that returns an `Extractor`.
 Its `name` must be none of the built-in ones, and its `digest`, 64 hex digits, must change whenever weights or preprocessing do: it
-distinguishes recipes, references and kept features. Equal images must give equal features, in every process.
+distinguishes fingerprints, references and kept features. Equal images must give equal features, in every process.
 """
 
 import importlib

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gda.artifacts.fingerprint import Recipe, digest_of
+from gda.artifacts.fingerprint import Fingerprint, digest_of
 from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import Codec, Rgb, decode, encode, stored_pixels, to_array
 from gda.data.store.snapshot import Snapshot
@@ -25,7 +25,7 @@ from gda.generator.sampling.sample_shards import SamplingContext, provenance, re
 from gda.generator.sampling.speed import Speed
 from gda.generator.weights import hub
 from gda.generator.weights.directory import DEMO_BASE, is_here, read_card
-from gda.io.publish import RECIPE_FILE, read_recipe
+from gda.io.publish import FINGERPRINT_FILE, read_fingerprint
 from gda.io.shards import read_record
 from gda.runtime.parallel import device_name, sampling_device, single_threaded
 
@@ -72,20 +72,20 @@ class BatchComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A set that `gda sample` published, with the recipe that it carries."""
+    """A set that `gda sample` published, with the fingerprint that it carries."""
 
     snapshot: Snapshot
-    recipe: Recipe
+    fingerprint: Fingerprint
 
     @classmethod
     def open(cls, path: Path) -> "Recorded":
         """Raises `DataError` for a set that was not sampled by `gda sample`, which says nothing of how to sample it again."""
-        snapshot, file = Snapshot.open(path), path / RECIPE_FILE
-        stage = read_recipe(path).stage if file.is_file() else None
+        snapshot, file = Snapshot.open(path), path / FINGERPRINT_FILE
+        stage = read_fingerprint(path).stage if file.is_file() else None
         if stage != "sample":
-            made = f"was made by {stage}" if stage else f"has no {RECIPE_FILE}"
+            made = f"was made by {stage}" if stage else f"has no {FINGERPRINT_FILE}"
             raise DataError(f"{path}: {made}; only a set of gda sample can be reproduced, of a merged one its parts")
-        return cls(snapshot=snapshot, recipe=read_recipe(path))
+        return cls(snapshot=snapshot, fingerprint=read_fingerprint(path))
 
     @property
     def generator(self) -> str:
@@ -95,16 +95,16 @@ class Recorded:
     @property
     def sources(self) -> str | None:
         """Digest of the real snapshot whose images sampling started from; None where it started from noise."""
-        return self._input("snapshot") if "snapshot" in self.recipe.inputs else None
+        return self._input("snapshot") if "snapshot" in self.fingerprint.inputs else None
 
     @property
     def device(self) -> str:
         """The kind of device to sample on: the recorded one where this machine has it."""
-        return "cpu" if self.recipe.environment.get("device") == "cpu" else sampling_device()
+        return "cpu" if self.fingerprint.environment.get("device") == "cpu" else sampling_device()
 
     def differences(self) -> list[str]:
         """What of the environment that fixes bits is not as it was, a phrase each; empty where bits are claimed."""
-        recorded_value = self.recipe.environment
+        recorded_value = self.fingerprint.environment
         here = {"device": device_name(self.device), "threads": "1"}
         here |= {name: _installed(name) for name in recorded_value if name not in here}
         return [
@@ -141,7 +141,7 @@ class Recorded:
                 folder=self.snapshot.path,
             )
         except (TypeError, ValueError) as error:
-            raise DataError(f"{self.snapshot.path / RECIPE_FILE}: says no usable settings ({str(error).splitlines()[0]})") from None
+            raise DataError(f"{self.snapshot.path / FINGERPRINT_FILE}: says no usable settings ({str(error).splitlines()[0]})") from None
 
     def _image(self, row: Mapping[str, Any]) -> PlannedImage:
         labels = {info.name: label for label, info in enumerate(self.snapshot.classes)}
@@ -155,14 +155,14 @@ class Recorded:
             raise DataError(f"{self.snapshot.path}: record {row['key']!r}: the manifest does not record how it was sampled") from None
 
     def _config(self, name: str) -> Any:
-        return self._recorded(self.recipe.config, "config", name)
+        return self._recorded(self.fingerprint.config, "config", name)
 
     def _input(self, role: str) -> str:
-        return str(self._recorded(self.recipe.inputs, "inputs", role))
+        return str(self._recorded(self.fingerprint.inputs, "inputs", role))
 
     def _recorded(self, part: Mapping[str, Any], part_name: str, name: str) -> Any:
         if name not in part:
-            raise DataError(f"{self.snapshot.path / RECIPE_FILE}: {part_name}.{name} is missing, so that nothing can be reproduced")
+            raise DataError(f"{self.snapshot.path / FINGERPRINT_FILE}: {part_name}.{name} is missing, so that nothing can be reproduced")
         return part[name]
 
 
@@ -273,10 +273,10 @@ def _stored(context: SamplingContext, batch: RecordedBatch) -> tuple[list[Rgb], 
 
 
 def _require_agreement(context: SamplingContext, batch: RecordedBatch, image: PlannedImage, meta: Mapping[str, Any]) -> None:
-    """A record's own JSON must say what manifest and recipe say."""
+    """A record's own JSON must say what manifest and fingerprint say."""
     for name, expected in provenance(context, image).items():
         if name in meta and meta[name] != expected:
-            recorded_value = f"{name} {meta[name]!r}, manifest and recipe {expected!r}"
+            recorded_value = f"{name} {meta[name]!r}, manifest and fingerprint {expected!r}"
             raise DataError(f"{context.folder / batch.shard}: record {image.key!r}: its JSON says {recorded_value}")
 
 

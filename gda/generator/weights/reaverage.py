@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save
 
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import dump_document, read_document
-from gda.artifacts.fingerprint import Recipe, bits_environment, digest_of
+from gda.artifacts.fingerprint import Fingerprint, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.errors import ConfigError, DataError, MissingError, TryAgainError
 from gda.generator.weights.directory import read_card, weights_digest
 from gda.generator.weights.export import network_folder
 from gda.generator.weights.lora import LORA_FILE
 from gda.generator.weights.posthoc import EMA_FOLDER, Fit, combine, fit, sigma_rel_to_gamma, stored_averages, whole_file
-from gda.io.publish import RECIPE_FILE, exclusive, prepare, publish, write_bytes
+from gda.io.publish import FINGERPRINT_FILE, exclusive, prepare, publish, write_bytes
 
 # A profile this far off, relative L2, is as far from the one requested as a width 10 to 15% next to it is (sigma_rel 0.04 to 0.15):
 # a sweep over widths could no longer tell its points apart.
@@ -33,8 +33,8 @@ def average_generator(generator: Path, sigma_rel: float, out: Path, *, step: int
     snapshots cannot give (`force` takes a poor fit), `DataError` for missing or damaged snapshots, `MissingError` for a missing generator.
     """
     card, fits = _plan(generator, sigma_rel, step=step, force=force)
-    recipe = _recipe(card, fits, sigma_rel)
-    workspace = prepare(recipe, out)
+    fingerprint = _fingerprint(card, fits, sigma_rel)
+    workspace = prepare(fingerprint, out)
     if workspace.finished:
         done = read_document(out / "generator.json", GeneratorCard)
         return Outcome(output=out, digest=done.digest, summary=f"{out} is up to date", reused=True)
@@ -50,11 +50,11 @@ def averaging_digest(generator: str, sigma_rel: float) -> str:
     Raises as `average_generator` does.
     """
     card, fits = _plan(Path(generator), sigma_rel)
-    return _recipe(card, fits, sigma_rel).digest
+    return _fingerprint(card, fits, sigma_rel).digest
 
 
 def averaged(generator: str, sigma_rel: float, cache: Path) -> Path:
-    """The generator with weights averaged at width `sigma_rel`, made once and kept in `cache` under the digest of its recipe.
+    """The generator with weights averaged at width `sigma_rel`, made once and kept in `cache` under the digest of its fingerprint.
 
     A process that comes while another makes it waits for it. Raises as `average_generator` does.
     """
@@ -78,9 +78,9 @@ def _plan(generator: Path, sigma_rel: float, *, step: int | None = None, force: 
     return card, fits
 
 
-def _recipe(card: GeneratorCard, fits: Mapping[str, Fit], sigma_rel: float) -> Recipe:
+def _fingerprint(card: GeneratorCard, fits: Mapping[str, Fit], sigma_rel: float) -> Fingerprint:
     snapshots = digest_of({stage: [[s.step, s.sigma_rel, s.digests] for s in f.stored] for stage, f in fits.items()})
-    return Recipe(
+    return Fingerprint(
         stage="ema",
         config={"sigma_rel": sigma_rel, "step": {stage: f.step for stage, f in fits.items()}},
         inputs={"generator": card.digest, "snapshots": snapshots},
@@ -113,9 +113,9 @@ def _errors(fits: Mapping[str, Fit]) -> str:
 
 
 def _write_generator(generator: Path, card: GeneratorCard, fits: Mapping[str, Fit], out: Path) -> GeneratorCard:
-    """Copy everything but snapshots, recipe and adapters' files, put the new weights in place, and write the card last."""
+    """Copy everything but snapshots, fingerprint and adapters' files, put the new weights in place, and write the card last."""
     for item in sorted(generator.iterdir()):
-        if item.name in (EMA_FOLDER, RECIPE_FILE, LORA_FILE):  # an adapter's file holds the old average, not this one
+        if item.name in (EMA_FOLDER, FINGERPRINT_FILE, LORA_FILE):  # an adapter's file holds the old average, not this one
             continue
         if item.is_dir():
             shutil.copytree(item, out / item.name, ignore=shutil.ignore_patterns(LORA_FILE))

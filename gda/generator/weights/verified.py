@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gda.artifacts.cards import GeneratorCard
-from gda.artifacts.contents import RECIPE_FILE, recorded_files, require_whole
+from gda.artifacts.contents import FINGERPRINT_FILE, recorded_files, require_whole
 from gda.artifacts.fingerprint import digest_of
 from gda.errors import DataError
 from gda.io.tensors import directory_digest
@@ -21,7 +21,7 @@ def with_adapters(weights: str, path: Path, adapters: Mapping[str, str]) -> str:
 
 
 def require_generator(path: Path, card: GeneratorCard, weights: Callable[[], str], *, listed: bool = True) -> GeneratorCard:
-    """`card`, once the files of the generator at `path` are those that `recipe.json` lists; without a list, once they have its digest.
+    """`card`, once the files of the generator at `path` are those that `fingerprint.json` lists; without a list, once they have its digest.
 
     `weights` reckons the digest of its parts. A folder that holds the files in use alone, as of a hub, is not compared with the list
     (`listed`), and adapters that are not in it are not looked for. Raises `DataError` naming a file that differs, or the directory.
@@ -42,6 +42,6 @@ def require_generator(path: Path, card: GeneratorCard, weights: Callable[[], str
 
 def _identity(path: Path) -> tuple[object, ...]:
     """Changes with every file that plays a part in the digest."""
-    files = sorted(file for pattern in ("*.safetensors", "*.json") for file in path.rglob(pattern) if file.name != RECIPE_FILE)
+    files = sorted(file for pattern in ("*.safetensors", "*.json") for file in path.rglob(pattern) if file.name != FINGERPRINT_FILE)
     stats = ((file, file.stat()) for file in files)
     return (path.resolve(), *((str(file), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file, s in stats))

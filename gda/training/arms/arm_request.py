@@ -1,10 +1,10 @@
-"""An arm on given snapshots: what it is trained on and how long, checked, and the recipe that this makes. Imports nothing heavy."""
+"""An arm on given snapshots: what it is trained on and how long, checked, and the fingerprint that this makes. Imports nothing heavy."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from gda.artifacts.fingerprint import Recipe, bits_environment
+from gda.artifacts.fingerprint import Fingerprint, bits_environment
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.config.arm import TRAININGS, Arm
 from gda.config.classify import TWO_ORIGINS
@@ -66,7 +66,7 @@ class ArmRequest:
             interpolation=LANCZOS if self.weights is None else self.weights.interpolation,
         )
 
-    def recipe(self, seed: int) -> Recipe:
+    def fingerprint(self, seed: int) -> Fingerprint:
         """What is trained with `seed`: only what changes the outcome, so that a real arm does not depend on synthetic data."""
         unused = {"num_train_steps", "mixed_num_train_steps"} | (set() if self.arm.data.mixes else {"ratio"})
         unused |= set() if self.arm.data.real and self.arm.data.synthetic else TWO_ORIGINS
@@ -94,7 +94,7 @@ class ArmRequest:
             inputs |= soft_labels_input(self.others.path, self.generated)
         inputs |= weights_inputs(self.config)
         environment = bits_environment("timm", "torchvision", device=device_name(training_device()))
-        return Recipe(stage="classify", config=settings | decided, inputs=inputs, environment=environment)
+        return Fingerprint(stage="classify", config=settings | decided, inputs=inputs, environment=environment)
 
 
 def make_arm_request(

@@ -58,7 +58,7 @@ def find_weights(config: ClassifyConfig) -> Weights | None:
 
 
 def weights_inputs(config: ClassifyConfig) -> dict[str, str]:
-    """The entry of the pretrained weights among a recipe's inputs: empty without any. Raises as `find_weights` does."""
+    """The entry of the pretrained weights among a fingerprint's inputs: empty without any. Raises as `find_weights` does."""
     weights = find_weights(config)
     return {} if weights is None else {"pretrained": digest_of(weights.identity())}
 

@@ -9,11 +9,11 @@ import pytest
 from gda.artifacts.contents import damaged_files, file_digest, require_whole
 from gda.artifacts.decision import Decision
 from gda.artifacts.document import dump_document, read_document
-from gda.artifacts.fingerprint import Recipe
+from gda.artifacts.fingerprint import Fingerprint
 from gda.errors import DataError
 from gda.io.publish import prepare, publish, write_bytes
 
-RECIPE = Recipe(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
+RECIPE = Fingerprint(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
 
 
 def published(folder: Path) -> Path:
@@ -34,8 +34,8 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def edit_recipe(path: Path) -> None:
-    """An input of another digest in `recipe.json`."""
+def edit_fingerprint(path: Path) -> None:
+    """An input of another digest in `fingerprint.json`."""
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"config": {"a": 1}, "environment": {"torch": "9"}}))
 
@@ -76,11 +76,11 @@ def test_a_damaged_output_is_not_up_to_date(tmp_path, name, damage):
         prepare(RECIPE, out)
 
 
-def test_an_edited_recipe_is_found(tmp_path):
+def test_an_edited_fingerprint_is_found(tmp_path):
     """What an output was made from cannot be rewritten unseen."""
     out = published(tmp_path)
-    edit_recipe(out / "recipe.json")
-    with pytest.raises(DataError, match=r"recipe\.json: damaged or edited"):
+    edit_fingerprint(out / "fingerprint.json")
+    with pytest.raises(DataError, match=r"fingerprint\.json: damaged or edited"):
         require_whole(out)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gda.artifacts.fingerprint import Recipe, canonical_json, digest_of
+from gda.artifacts.fingerprint import Fingerprint, canonical_json, digest_of
 
 
 def test_digest_ignores_key_order_and_sees_values():
@@ -19,7 +19,7 @@ def test_nan_has_no_digest():
 
 def test_difference_names_the_fields():
     """A refused resume can state what changed."""
-    one = Recipe(stage="s", config={"lr": 1, "steps": 5}, inputs={"data": "x"})
-    two = Recipe(stage="s", config={"lr": 2, "steps": 5}, inputs={"data": "y"})
+    one = Fingerprint(stage="s", config={"lr": 1, "steps": 5}, inputs={"data": "x"})
+    two = Fingerprint(stage="s", config={"lr": 2, "steps": 5}, inputs={"data": "y"})
     assert one.difference(two) == ["config.lr: 1 -> 2", "inputs.data: x -> y"]
     assert one.digest != two.digest

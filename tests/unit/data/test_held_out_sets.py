@@ -160,7 +160,7 @@ def test_class_maps_that_cannot_be_meant(name: str, content: str, reason: str, t
 
 
 def test_the_digest_is_of_content_and_labels(tmp_path: Path) -> None:
-    """Protects recipes: another pixel or label is another set, another place on disk is not."""
+    """Protects fingerprints: another pixel or label is another set, another place on disk is not."""
     first = write_images(tmp_path / "one", {"cat": 2, "dog": 1})
     second = write_images(tmp_path / "two", {"cat": 2, "dog": 1})
     digest = open_held_out("x", first, CLASSES).digest

@@ -244,7 +244,7 @@ def test_equal_paths_are_different_images(pool: Pool, real: Path, tmp_path: Path
 
 
 def test_a_pool_is_made_again_for_another_real_set_alone(take: Any, pool: Pool, found: Path, source: Path) -> None:
-    """Guards the recipe: it holds the real set's digest, and no setting that a pool does not follow."""
+    """Guards the fingerprint: it holds the real set's digest, and no setting that a pool does not follow."""
     pool(found)
     assert pool(found, shots=2, val_fraction=0.3, split_key="other", few_shot_seed=5).reused
     (source / "test" / "cat" / "25.png").unlink()

@@ -248,7 +248,7 @@ def test_nfd_folder_names(image_folder: Any, take: Any) -> None:
     assert set(snapshot.manifest()["class"]) == {"b", "\u00e9"}
 
 
-def test_recipe_holds_no_path(image_folder: Any, take: Any, tmp_path: Path) -> None:
+def test_fingerprint_holds_no_path(image_folder: Any, take: Any, tmp_path: Path) -> None:
     """Guards reproducibility: no file of the output names where it was made."""
     outcome = take(image_folder(TWO))
     files = [path for path in outcome.output.rglob("*") if path.is_file()]

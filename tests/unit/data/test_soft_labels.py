@@ -102,7 +102,7 @@ def test_a_share_for_no_class_names_the_set(tmp_path: Path) -> None:
         load_images(Snapshot.open(write(tmp_path / "s", (-1.0, 0.5))), "train", size=4)
 
 
-def test_recipes_know_of_soft_labels(tmp_path: Path) -> None:
+def test_fingerprints_know_of_soft_labels(tmp_path: Path) -> None:
     """The content digest has first labels alone, so that classifiers of other shares would pass for up to date."""
 
     def inputs(name: str, strengths: tuple[float, ...], *, sources: bool = True) -> dict[str, str]:

@@ -28,7 +28,7 @@ from gda.fidelity.extractors.clip import load_clip
 from gda.fidelity.extractors.dinov2 import IMAGENET_MEAN, IMAGENET_STD, Dinov2Architecture, load_dinov2, resample_positions
 from gda.fidelity.extractors.fidelity_bridge import register_extractor
 from gda.fidelity.extractors.inception import load_inception
-from gda.stages.reference import reference_recipe
+from gda.stages.reference import reference_fingerprint
 
 TINY_VIT = Dinov2Architecture("tiny", "vit_small_patch14_dinov2", {"embed_dim": 32, "depth": 2, "num_heads": 2})
 TOKENS = [*"abcdef", *(letter + "</w>" for letter in "abcdef"), "<|startoftext|>", "<|endoftext|>"]
@@ -385,12 +385,12 @@ def test_recipes_name_what_is_in_the_file_and_not_where_it_lies(own, tmp_path):
     """Moved weights cause no new measurement; other weights, and another size, do."""
     real = SimpleNamespace(digest="0" * 64)
 
-    def recipe(*given):
-        return reference_recipe(load_config(None, (f"validate.extractor={own}:means", *given)), real)
+    def fingerprint(*given):
+        return reference_fingerprint(load_config(None, (f"validate.extractor={own}:means", *given)), real)
 
     for name in ("here", "there"):
         (tmp_path / name).write_text("2.0")
-    here, there = (recipe(f"validate.extractor_weights={tmp_path / name}") for name in ("here", "there"))
-    assert here.digest == there.digest != recipe().digest
+    here, there = (fingerprint(f"validate.extractor_weights={tmp_path / name}") for name in ("here", "there"))
+    assert here.digest == there.digest != fingerprint().digest
     assert str(tmp_path) not in str(here)
-    assert recipe("validate.image_size=40").difference(recipe()) == ["config.compared_at: 40 -> 28"]
+    assert fingerprint("validate.image_size=40").difference(fingerprint()) == ["config.compared_at: 40 -> 28"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from trees import tree
 
-from gda.artifacts.fingerprint import Recipe
+from gda.artifacts.fingerprint import Fingerprint
 from gda.errors import DataError, MissingError, TryAgainError, UsageError
 from gda.io.publish import (
     Workspace,
@@ -17,15 +17,15 @@ from gda.io.publish import (
     exclusive,
     prepare,
     publish,
-    read_recipe,
+    read_fingerprint,
     temporary_name,
     work_root,
     write_bytes,
     write_json,
 )
 
-RECIPE = Recipe(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
-OTHER = Recipe(stage="test", config={"a": 2}, inputs={"x": "0" * 64})
+RECIPE = Fingerprint(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
+OTHER = Fingerprint(stage="test", config={"a": 2}, inputs={"x": "0" * 64})
 
 
 @pytest.fixture(autouse=True)
@@ -33,23 +33,23 @@ def _work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
 
 
-def build(recipe: Recipe, out: Path, content: str = "hello") -> Workspace:
-    workspace = prepare(recipe, out)
+def build(fingerprint: Fingerprint, out: Path, content: str = "hello") -> Workspace:
+    workspace = prepare(fingerprint, out)
     (workspace.staging / "folder").mkdir(exist_ok=True)
     (workspace.staging / "folder" / "file.txt").write_text(content)
     return workspace
 
 
 def test_publish_moves_everything_and_says_what_made_it(tmp_path: Path) -> None:
-    """Guards the whole round: content, recipe, and no work left behind."""
+    """Guards the whole round: content, fingerprint, and no work left behind."""
     out = tmp_path / "deep" / "out"
     assert publish(build(RECIPE, out)) == out
-    assert tree(out).keys() == {"folder/file.txt", "recipe.json"}
-    assert read_recipe(out) == RECIPE
+    assert tree(out).keys() == {"folder/file.txt", "fingerprint.json"}
+    assert read_fingerprint(out) == RECIPE
     assert list((work_root() / "work").iterdir()) == []
 
 
-def test_same_recipe_is_finished(tmp_path: Path) -> None:
+def test_same_fingerprint_is_finished(tmp_path: Path) -> None:
     """Guards reuse: the same command finds its result and makes no work folder."""
     publish(build(RECIPE, tmp_path / "out"))
     workspace = prepare(RECIPE, tmp_path / "out")
@@ -57,7 +57,7 @@ def test_same_recipe_is_finished(tmp_path: Path) -> None:
     assert not workspace.work.exists()
 
 
-def test_other_recipe_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_other_fingerprint_is_refused_with_the_difference(tmp_path: Path) -> None:
     """Guards what a user has: output of another configuration is never replaced, and the message says what changed."""
     publish(build(RECIPE, tmp_path / "out"))
     with pytest.raises(UsageError, match=r"config\.a: 1 -> 2.*remove it or choose another --out"):
@@ -81,14 +81,14 @@ def test_empty_folder_is_free(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "folder" / "file.txt").read_text() == "hello"
 
 
-def test_broken_recipe_is_not_overwritten(tmp_path: Path) -> None:
+def test_broken_fingerprint_is_not_overwritten(tmp_path: Path) -> None:
     """Guards against taking a damaged output for a free or a finished one."""
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "recipe.json").write_text("{")
-    with pytest.raises(UsageError, match=r"recipe\.json: not valid JSON"):
+    (tmp_path / "out" / "fingerprint.json").write_text("{")
+    with pytest.raises(UsageError, match=r"fingerprint\.json: not valid JSON"):
         prepare(RECIPE, tmp_path / "out")
-    with pytest.raises(DataError, match=r"recipe\.json: not valid JSON"):
-        read_recipe(tmp_path / "out")
+    with pytest.raises(DataError, match=r"fingerprint\.json: not valid JSON"):
+        read_fingerprint(tmp_path / "out")
 
 
 def test_link_to_an_empty_folder_is_followed(tmp_path: Path) -> None:
@@ -100,18 +100,18 @@ def test_link_to_an_empty_folder_is_followed(tmp_path: Path) -> None:
     assert (tmp_path / "disk" / "folder" / "file.txt").exists()
 
 
-def test_lost_race_with_the_same_recipe_is_fine(tmp_path: Path) -> None:
+def test_lost_race_with_the_same_fingerprint_is_fine(tmp_path: Path) -> None:
     """Guards two equal commands at once: the second finds the first one's result and changes nothing."""
     workspace = build(RECIPE, tmp_path / "out", "second")
     (tmp_path / "out").mkdir()
-    write_json(tmp_path / "out" / "recipe.json", {"stage": "test", "config": {"a": 1}, "inputs": {"x": "0" * 64}, "environment": {}})
+    write_json(tmp_path / "out" / "fingerprint.json", {"stage": "test", "config": {"a": 1}, "inputs": {"x": "0" * 64}, "environment": {}})
     before = tree(tmp_path / "out")
     publish(workspace)
     assert tree(tmp_path / "out") == before
 
 
 def test_publishing_twice_is_fine(tmp_path: Path) -> None:
-    """Guards workers of one recipe that both see the last shard and both publish the shared folder."""
+    """Guards workers of one fingerprint that both see the last shard and both publish the shared folder."""
     workspace = build(RECIPE, tmp_path / "out")
     publish(workspace)
     publish(workspace)
@@ -140,7 +140,7 @@ def test_across_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(os, "rename", other_disk)
     publish(build(RECIPE, tmp_path / "here" / "out"))
-    assert tree(tmp_path / "here").keys() == {"out/folder/file.txt", "out/recipe.json"}
+    assert tree(tmp_path / "here").keys() == {"out/folder/file.txt", "out/fingerprint.json"}
     assert (tmp_path / "here/out/folder/file.txt").read_text() == "hello"
 
 
@@ -149,11 +149,11 @@ def test_temporaries_of_killed_writers_are_not_published(tmp_path: Path) -> None
     workspace = build(RECIPE, tmp_path / "out")
     (workspace.staging / "folder" / ".x.tar.12-ab.gda-tmp").write_text("half")
     publish(workspace)
-    assert tree(tmp_path / "out").keys() == {"folder/file.txt", "recipe.json"}
+    assert tree(tmp_path / "out").keys() == {"folder/file.txt", "fingerprint.json"}
 
 
 def test_a_file_under_way_when_another_process_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the published folder against a slower worker of the same recipe, which opens a file after the sweep and before the rename."""
+    """Guards the published folder against a slower worker of the same fingerprint, which opens a file after the sweep and before the rename."""
     workspace, real = build(RECIPE, tmp_path / "out"), os.rename
 
     def just_too_late(source: Path, target: Path) -> None:
@@ -162,12 +162,12 @@ def test_a_file_under_way_when_another_process_publishes(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "rename", just_too_late)
     publish(workspace, keep_work=True)
-    assert tree(tmp_path / "out").keys() == {"folder/file.txt", "recipe.json"}
+    assert tree(tmp_path / "out").keys() == {"folder/file.txt", "fingerprint.json"}
     assert len(list(workspace.work.glob(".late.*"))) == 1
 
 
 def test_a_work_folder_that_goes_as_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the start of a command as another one of the same recipe ends: the folder was there, and a moment later it is not."""
+    """Guards the start of a command as another one of the same fingerprint ends: the folder was there, and a moment later it is not."""
     work, real = prepare(RECIPE, tmp_path / "out").work, os.mkdir
 
     def gone_when_looked_at(path: Path, mode: int = 0o777) -> None:
@@ -238,8 +238,8 @@ def _no_links(source: object, target: object) -> None:
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def test_work_folder_says_its_recipe(tmp_path: Path) -> None:
+def test_work_folder_says_its_fingerprint(tmp_path: Path) -> None:
     """Guards people who look into the work folder to see what an unfinished run was."""
     workspace = prepare(RECIPE, tmp_path / "out")
-    assert json.loads((workspace.work / "recipe.json").read_text())["config"] == {"a": 1}
+    assert json.loads((workspace.work / "fingerprint.json").read_text())["config"] == {"a": 1}
     assert workspace.work.name == RECIPE.digest[:32]

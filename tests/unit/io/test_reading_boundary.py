@@ -121,9 +121,9 @@ RECIPE: dict[str, Any] = {"stage": "x", "config": {}, "inputs": {"a": "0"}, "env
         (json.dumps(RECIPE | {"stage": "\ud800"}), 3), ("[" * 9999, 3), (json.dumps(RECIPE | {"environment": {"a": None}}), 3),
     ],
 )  # fmt: skip
-def test_lineage_of_any_recipe(content: str, code: int, tmp_path: Path) -> None:
-    """Guards exit 3 for every recipe that is none, 0 for those that are."""
-    (tmp_path / "recipe.json").write_text(content)
+def test_lineage_of_any_fingerprint(content: str, code: int, tmp_path: Path) -> None:
+    """Guards exit 3 for every fingerprint that is none, 0 for those that are."""
+    (tmp_path / "fingerprint.json").write_text(content)
     assert main(["lineage", str(tmp_path)]) == code
     assert main(["lineage", str(tmp_path), "--json"]) == code
 

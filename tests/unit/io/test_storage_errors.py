@@ -99,8 +99,8 @@ def test_the_command_line_maps_it(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("gda.lineage.read_recipe", fail)
-    (tmp_path / "recipe.json").write_text("{}")
+    monkeypatch.setattr("gda.lineage.read_fingerprint", fail)
+    (tmp_path / "fingerprint.json").write_text("{}")
     assert main(["lineage", str(tmp_path)]) == code
     message = capsys.readouterr().err
     assert message.count("\n") == 1

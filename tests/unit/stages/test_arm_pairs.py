@@ -98,18 +98,18 @@ def test_pairs_differ_in_what_their_names_say_alone(world: Path) -> None:
     config = ClassifyConfig.model_validate(SETTINGS | {"arms": ("real",), "seeds": (0, 1), "control_seeds": (4,)})
     sets = {"pool": world / "pool"}
 
-    def recipe(arm: Arm) -> dict:
+    def fingerprint(arm: Arm) -> dict:
         own = {"zero_shot": "zero_shot"}.get(arm.data.others, "synthetic")
-        return dict(make_arm_request(config, arm, world / "real", world / own, world / "verdict.json", **sets).recipe(0).config)
+        return dict(make_arm_request(config, arm, world / "real", world / own, world / "verdict.json", **sets).fingerprint(0).config)
 
-    strong, mixed = recipe(Arm.REAL_STRONG), recipe(Arm.MIXED_STRONG)
+    strong, mixed = fingerprint(Arm.REAL_STRONG), fingerprint(Arm.MIXED_STRONG)
     images_alone = {"arm", "ratio", *TWO_ORIGINS}
     assert {name for name in strong.keys() | mixed.keys() if strong.get(name) != mixed.get(name)} == images_alone
-    plain, both = recipe(Arm.MIXED), recipe(Arm.MIXED_STRONG)
+    plain, both = fingerprint(Arm.MIXED), fingerprint(Arm.MIXED_STRONG)
     assert {name for name in plain.keys() | both.keys() if plain.get(name) != both.get(name)} == {"arm", "augment"}
     for arm in (arm for arm in ARMS if not arm.data.targeted):  # every pair without a reference
-        assert recipe(arm)["num_train_steps"] == (9 if arm.long else 6), arm
-        assert recipe(arm)["augment"] == ("strong" if arm.training == "strong" else "standard"), arm
+        assert fingerprint(arm)["num_train_steps"] == (9 if arm.long else 6), arm
+        assert fingerprint(arm)["augment"] == ("strong" if arm.training == "strong" else "standard"), arm
 
 
 def test_a_refused_set_stops_every_training_on_it_and_no_other(world: Path) -> None:
@@ -156,8 +156,8 @@ def test_two_architectures_are_trained_in_one_run(world: Path) -> None:
     cards = {arm: card_at(f"c/{arm}") for arm in ("real_strong", "real_vit", "real+synthetic_vit", "last_layer_vit")}
     assert [card.model for card in cards.values()] == ["resnetv2_18", "test_vit", "test_vit", "test_vit"]
     assert {arm: card.num_train_steps for arm, card in cards.items()} == dict.fromkeys(cards, 9) | {"last_layer_vit": 109}
-    recipes = {arm: json.loads(Path(f"c/{arm}/recipe.json").read_text())["config"] for arm in cards}
-    assert {recipe["augment"] for recipe in recipes.values()} == {"strong"}
+    fingerprints = {arm: json.loads(Path(f"c/{arm}/fingerprint.json").read_text())["config"] for arm in cards}
+    assert {fingerprint["augment"] for fingerprint in fingerprints.values()} == {"strong"}
     settings = json.dumps(trainings | {"vit": trainings["vit"] | {"augment": "standard"}})
     assert trained("real_vit", "--seed", "0", "--set", f"classify.trainings={settings}", out="other") == 0
     assert card_at("other").digest != cards["real_vit"].digest

@@ -76,7 +76,7 @@ def test_a_real_arm_is_a_directory_that_timm_loads(real: Path, tmp_path: Path) -
     assert outcome.metrics["val_top1"] == 1.0
     assert [update for update, _ in outcome.curves["loss"]] == [10, 20, 30, 40]
     assert {path.name for path in out.iterdir()} == {
-        "classifier.json", "config.json", "model.safetensors", "recipe.json", "val_predictions.safetensors"
+        "classifier.json", "config.json", "model.safetensors", "fingerprint.json", "val_predictions.safetensors"
     }  # fmt: skip
     published = load_file(out / "val_predictions.safetensors")
     assert published["logits"].shape == (24, 3)
@@ -158,7 +158,7 @@ def test_a_refused_set_makes_a_skipped_card(real: Path, synthetic: Path, tmp_pat
     card = card_of(outcome)
     assert card.skipped == "because the synthetic set was refused: FID 99 is above its limit of 6."
     assert (card.num_train_steps, card.val_top1, len(card.digest)) == (0, None, 64)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"classifier.json", "recipe.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"classifier.json", "fingerprint.json"}
 
 
 def test_zero_shot_bypasses_the_gate(real: Path, synthetic: Path, tmp_path: Path) -> None:
@@ -256,14 +256,14 @@ def test_a_configuration_error_from_a_worker_is_one_line(real: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_the_recipe_holds_only_what_matters(real: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_holds_only_what_matters(real: Path, synthetic: Path, tmp_path: Path) -> None:
     """The mixing ratio changes the identity of arms that mix and no other's, and so on; lists of seeds and of arms change none."""
     verdict = verdict_on(real, synthetic, tmp_path / "verdict.json")
     pool = write_set(tmp_path / "pool", "real", {"train": 2}, seed=3, pool_of=real)
 
     def digest(arm: Arm, **changes: object) -> str:
         config = CONFIG.classify.model_copy(update={"target_classes": ("red",)} | changes)
-        return make_arm_request(config, arm, real, synthetic, verdict, pool=pool).recipe(0).digest
+        return make_arm_request(config, arm, real, synthetic, verdict, pool=pool).fingerprint(0).digest
 
     assert digest(Arm.REAL) == digest(Arm.REAL, ratio=2.0, mixed_num_train_steps=7, seeds=(1, 2))
     assert digest(Arm.MIXED) == digest(Arm.MIXED, num_train_steps=7)

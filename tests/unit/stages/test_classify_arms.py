@@ -291,7 +291,7 @@ def test_a_seed_is_trained_on_its_own_part(given: dict[str, Path], tmp_path: Pat
 def test_what_parts_concern(given: dict[str, Path]) -> None:
     """Real arms stay up to date when parts are requested; too many parts are refused by name."""
     for arm, concerned in ((Arm.REAL, False), (Arm.MIXED, True), (Arm.SYNTHETIC, True)):
-        assert (make(given, config(), arm).recipe(1) != make(given, config(synthetic_parts=3), arm).recipe(1)) == concerned
+        assert (make(given, config(), arm).fingerprint(1) != make(given, config(synthetic_parts=3), arm).fingerprint(1)) == concerned
     many = load_data(make(given, config(synthetic_parts=40)).data)
     with pytest.raises(DataError, match="synthetic_parts: 30 images leave none for part 39"):
         many.sources(1.0, seed=39)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import read_document
-from gda.artifacts.fingerprint import Recipe
+from gda.artifacts.fingerprint import Fingerprint
 from gda.artifacts.outcome import Outcome
 from gda.config.load import Config
 from gda.config.sections import Arm, ClassifyConfig
@@ -21,7 +21,7 @@ from gda.errors import UsageError
 from gda.io.publish import prepare
 from gda.stages import classify
 from gda.stages.ratio import _sets, _training
-from gda.stages.reference import reference_recipe
+from gda.stages.reference import reference_fingerprint
 from gda.training.arms.arm_data import load_data
 from gda.training.arms.arm_request import make_arm_request
 from gda.training.loop.classifier import predict_logits
@@ -65,7 +65,7 @@ def test_soft_labels_of_the_set_are_trained(real: Path, tmp_path: Path) -> None:
         out = tmp_path / f"zero-{strength}"
         outcome = trained(config(), Arm.ZERO_SHOT, real, generated, out)
         top1[strength] = read_document(outcome.output / "classifier.json", ClassifierCard).val_top1
-        inputs = json.loads((out / "recipe.json").read_text())["inputs"]
+        inputs = json.loads((out / "fingerprint.json").read_text())["inputs"]
         assert ("soft_labels" in inputs) == (strength < 1)
     assert top1 == {0.2: 1.0, 1.0: 0.0}
 
@@ -87,14 +87,14 @@ def test_only_the_mixed_arm_depends_on_what_distinguishes_origins(real: Path, tm
     depends = {}
     for arm in (Arm.REAL, Arm.REAL_LONG, Arm.REAL_STRONG, Arm.SYNTHETIC, Arm.ZERO_SHOT, Arm.MIXED):
         found = {
-            make_arm_request(config(**changes).classify, arm, real, generated, verdict).recipe(0).digest
+            make_arm_request(config(**changes).classify, arm, real, generated, verdict).fingerprint(0).digest
             for changes in ({}, {"synthetic_weight": 0.5}, {"auxiliary_batch_norm": True})
         }
         depends[arm] = len(found)
     assert depends == dict.fromkeys(depends, 1) | {Arm.MIXED: 3}
     assert cas_recipe(config(**APART)) == cas_recipe(config())
     opened = Snapshot.open(real)
-    assert reference_recipe(config(**APART), opened).digest == reference_recipe(config(), opened).digest
+    assert reference_fingerprint(config(**APART), opened).digest == reference_fingerprint(config(), opened).digest
 
 
 def test_the_mixed_arm_is_published_as_a_plain_model(real: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_ratio_search_has_soft_labels_in_its_own_order(real: Path, tmp_path:
     generated = write_set(tmp_path / "sampled", "synthetic", {"train": 10}, mislabelled=("train",), strength=0.2, seed=1)
     hard = write_set(tmp_path / "hard", "synthetic", {"train": 10}, mislabelled=("train",), strength=1.0, seed=1)
 
-    workspace = prepare(Recipe(stage="ratio", config={}), tmp_path / "out")
+    workspace = prepare(Fingerprint(stage="ratio", config={}), tmp_path / "out")
     sets, plain = (_sets(_training(config()), real, path, workspace, most=20) for path in (generated, hard))
     colour = {0: "red", 1: "green", 2: "blue"}
     shown = [colour[int(image.float().mean((1, 2)).argmax())] for image in sets.synthetic.images]

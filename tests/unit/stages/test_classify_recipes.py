@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import dump_document, read_document
-from gda.artifacts.fingerprint import Recipe
+from gda.artifacts.fingerprint import Fingerprint
 from gda.config.load import Config, load_config
 from gda.config.sections import Arm, ClassifyConfig
 from gda.data.store.resident import load_images
@@ -21,7 +21,7 @@ from gda.errors import ConfigError, MissingError, UsageError
 from gda.io.publish import prepare
 from gda.io.shards import sha256_of
 from gda.stages import classify, evaluate, reference
-from gda.stages.reference import reference_recipe
+from gda.stages.reference import reference_fingerprint
 from gda.training.arms.arm_request import make_arm_request
 from gda.training.loop.classifier import load_classifier, predict_logits
 
@@ -92,7 +92,7 @@ def test_a_named_recipe_trains(real: Path, tmp_path: Path) -> None:
     verdict_on(real, synthetic, verdict)
     out = tmp_path / "mixed-0"
     outcome = classify.run(given, snapshot=real, arm=Arm.MIXED, seed=0, out=out, synthetic=synthetic, verdict=verdict)
-    kept = json.loads((out / "recipe.json").read_text())["config"]
+    kept = json.loads((out / "fingerprint.json").read_text())["config"]
     assert (kept["optimizer"], kept["loss"], kept["rand_augment"]) == ("lamb", "bce", "rand-m6-mstd0.5-inc1")
     assert "recipe" not in kept
     assert outcome.curves["loss"][-1][0] == 6
@@ -111,9 +111,9 @@ def test_the_reference_depends_on_the_weights_too(real: Path, tmp_path: Path) ->
     """Its classifiers start from the same weights, so another file must make it again."""
     snapshot = Snapshot.open(real)
     digests = {
-        reference_recipe(config(pretrained=str(weights(tmp_path / f"{seed}.safetensors", seed))), snapshot).digest for seed in (0, 1)
+        reference_fingerprint(config(pretrained=str(weights(tmp_path / f"{seed}.safetensors", seed))), snapshot).digest for seed in (0, 1)
     }
-    assert len(digests | {reference_recipe(config(), snapshot).digest}) == 3
+    assert len(digests | {reference_fingerprint(config(), snapshot).digest}) == 3
     path = tmp_path / "0.safetensors"
     reference.run(config(pretrained=str(path), tune="linear"), snapshot=real, out=tmp_path / "reference")
     folds = sorted((tmp_path / "reference").rglob("fold-*"))
@@ -146,7 +146,7 @@ def test_images_are_resized_as_the_weights_expect(real: Path, tmp_path: Path) ->
     assert torch.equal(logits, load_file(out / "val_predictions.safetensors")["logits"])
 
     classifiers = {(Arm.REAL, 0): evaluate.Run(path=out, card=card_of(out))}
-    workspace = prepare(Recipe(stage="evaluate", config={}, inputs={}), tmp_path / "evaluation")
+    workspace = prepare(Fingerprint(stage="evaluate", config={}, inputs={}), tmp_path / "evaluation")
     found, _, _ = evaluate._predict(workspace, classifiers, opened, progress=False)
     test = open_test(opened, "evaluate", size=12, interpolation="bilinear")
     expected = predict_logits(load_classifier(out), test.images, image_size=12).double().softmax(1).max(1).values
@@ -173,7 +173,7 @@ def test_images_are_classified_at_their_own_size(real: Path, tmp_path: Path) -> 
 def test_another_preparation_is_another_training(real: Path, tmp_path: Path, changed: dict[str, object]) -> None:
     """The same weights with images prepared otherwise are another classifier, which must not pass as up to date."""
     recipes = [
-        make_arm_request(config(pretrained=str(folder)).classify, Arm.REAL, real, None, None).recipe(0).digest
+        make_arm_request(config(pretrained=str(folder)).classify, Arm.REAL, real, None, None).fingerprint(0).digest
         for folder in (prepared(tmp_path / "a"), prepared(tmp_path / "b", **changed))
     ]
     assert recipes[0] != recipes[1]

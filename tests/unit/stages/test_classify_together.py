@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from gda.config.load import Config
 from gda.config.sections import Arm, ClassifyConfig
-from gda.io.publish import read_recipe
+from gda.io.publish import read_fingerprint
 from gda.stages import classify
 
 WATCHED = Path(__file__).parents[2] / "worlds" / "watched_command.py"
@@ -64,7 +64,7 @@ def test_two_processes_publish_the_classifier_of_one(given: dict[str, Path], tmp
     message = json.loads(line)
     assert message["metrics"]["loss"] == pytest.approx(alone.metrics["loss"], abs=1e-4)
     assert message["output"] == "together"
-    assert read_recipe(tmp_path / "together") == read_recipe(tmp_path / "alone")
+    assert read_fingerprint(tmp_path / "together") == read_fingerprint(tmp_path / "alone")
     for name in ("model.safetensors", "val_predictions.safetensors"):
         found, expected = load_file(tmp_path / "together" / name), load_file(tmp_path / "alone" / name)
         assert found.keys() == expected.keys()

@@ -177,7 +177,7 @@ def test_sets_decide_nothing_and_default_to_none(world: ProcessGroup, place: Pat
     assert digests == [world.real.split_digest("test"), first.sets["against"].digest], "each opening is in the ledger"
 
 
-def test_the_recipe_holds_what_sets_contain_and_not_where_they_lie(world: ProcessGroup, place: Path) -> None:
+def test_the_fingerprint_holds_what_sets_contain_and_not_where_they_lie(world: ProcessGroup, place: Path) -> None:
     """Protects `up to date`: a moved set is the same work; another image, label or way of choosing is not."""
     write_colours(place / "set", {"blue": ["blue"] * 2, "red": ["red"]})
     run(world, with_sets(sets={"s": "set"}))

@@ -27,7 +27,7 @@ from gda.generator.finetuning import train
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.lora import LORA_FILE
 from gda.generator.weights.reaverage import average_generator
-from gda.io.publish import read_recipe, work_root
+from gda.io.publish import read_fingerprint, work_root
 from gda.stages import finetune
 
 SMALL = (
@@ -211,7 +211,7 @@ def _interrupt(monkeypatch, world, out, *settings, at=3):
     return next((work_root() / "work").iterdir())
 
 
-def test_resume_of_another_recipe_is_refused_with_the_difference(world, tmp_path, monkeypatch):
+def test_resume_of_another_fingerprint_is_refused_with_the_difference(world, tmp_path, monkeypatch):
     """Changed configuration, seed, data or base: refused, each field with what it was and is."""
     work = _interrupt(monkeypatch, world, tmp_path / "g")
     with pytest.raises(UsageError, match=r"config\.learning_rate: 0\.01 -> 0\.02; config\.seed: 0 -> 7"):
@@ -228,7 +228,7 @@ def test_resume_of_another_recipe_is_refused_with_the_difference(world, tmp_path
 
 
 def test_resume_continues_what_was_brought_from_elsewhere(world, tmp_path, monkeypatch):
-    """A work folder or checkpoint of the same recipe is continued, from another place too, to the weights of the uninterrupted run."""
+    """A work folder or checkpoint of the same fingerprint is continued, from another place too, to the weights of the uninterrupted run."""
     whole = _finetune(world, tmp_path / "whole")
     moved = shutil.move(_interrupt(monkeypatch, world, tmp_path / "g"), tmp_path / "moved")
     steps = []
@@ -240,7 +240,7 @@ def test_resume_continues_what_was_brought_from_elsewhere(world, tmp_path, monke
 
 
 def test_a_changed_prompt_file_is_another_work(world, tmp_path):
-    """What a class is called goes into the recipe by content, not by the file's path."""
+    """What a class is called goes into the fingerprint by content, not by the file's path."""
     file = tmp_path / "prompts.yaml"
     file.write_text("red: a red square\n")
     setting = f"finetune.prompt_file={file}"
@@ -263,13 +263,13 @@ def test_names_that_the_encoder_cannot_tell_apart_are_listed_before_training(wor
         _finetune(world, tmp_path / "g", f"finetune.prompt_file={file}")
 
 
-def test_names_and_places_do_not_change_a_recipe(world, tmp_path):
+def test_names_and_places_do_not_change_a_fingerprint(world, tmp_path):
     """How often checkpoints are written and what the model is called in the registry are no part of the work's identity."""
     _finetune(world, tmp_path / "g")
     assert _finetune(world, tmp_path / "g", "finetune.checkpointing_steps=3", "finetune.model_name=null").reused
-    recipe = read_recipe(tmp_path / "g")
-    assert {"base", "snapshot"} == set(recipe.inputs)
-    assert recipe.config["prompts"] == {"blue": "blue", "red": "red"}
+    fingerprint = read_fingerprint(tmp_path / "g")
+    assert {"base", "snapshot"} == set(fingerprint.inputs)
+    assert fingerprint.config["prompts"] == {"blue": "blue", "red": "red"}
 
 
 def test_every_setting_is_part_of_the_fingerprint_and_of_the_card(world, tmp_path):
@@ -277,7 +277,7 @@ def test_every_setting_is_part_of_the_fingerprint_and_of_the_card(world, tmp_pat
     _finetune(world, tmp_path / "g")
     _finetune(world, tmp_path / "h", "finetune.weight_interpolation=0.5")
     cards = [read_document(tmp_path / name / "generator.json", GeneratorCard) for name in "gh"]
-    recorded = [read_recipe(tmp_path / name).config["weight_interpolation"] for name in "gh"]
+    recorded = [read_fingerprint(tmp_path / name).config["weight_interpolation"] for name in "gh"]
     assert recorded == [card.training["weight_interpolation"] for card in cards] == [1.0, 0.5]
     assert cards[0].digest != cards[1].digest
 

@@ -95,7 +95,7 @@ def test_images_that_add_what_is_missing_help_and_too_many_are_not_there(tmp_pat
     for point in curve.points:
         rivals = curve.real_top1[: len(point.top1)]
         assert point.gain == pytest.approx(np.mean(np.array(point.top1) - rivals))
-    assert {path.name for path in outcome.output.iterdir()} == {"ratio.json", "ratio.png", "recipe.json"}
+    assert {path.name for path in outcome.output.iterdir()} == {"ratio.json", "ratio.png", "fingerprint.json"}
     assert read_ledger() == []
     assert search(tmp_path).reused
     assert (search(tmp_path, out="again").output / "ratio.json").read_bytes() == (outcome.output / "ratio.json").read_bytes()
@@ -136,14 +136,14 @@ def test_too_few_images_for_any_ratio_are_reported(tmp_path: Path) -> None:
         search(tmp_path)
 
 
-def test_only_what_decides_the_answer_is_in_the_recipe(tmp_path: Path) -> None:
+def test_only_what_decides_the_answer_is_in_the_fingerprint(tmp_path: Path) -> None:
     """Protects finished searches: the seeds of the comparison and its test intervals' arms do not matter, the length of training does."""
     write_set(tmp_path / "real", "real", {"train": 8, "val": 4, "test": 2}, hues=1)
     write_set(tmp_path / "synthetic", "synthetic", {"train": 20}, hues=3, seed=1)
     search(tmp_path)
-    recipe = json.loads((tmp_path / "out/recipe.json").read_text())
+    fingerprint = json.loads((tmp_path / "out/fingerprint.json").read_text())
     other = CONFIG.model_copy(update={"classify": CONFIG.classify.model_copy(update={"seeds": (7, 8), "num_train_steps": 3, "ratio": 2.0})})
     assert search(tmp_path, other).reused
     longer = CONFIG.model_copy(update={"ratio": CONFIG.ratio.model_copy(update={"num_train_steps": 61})})
     search(tmp_path, longer, out="longer")
-    assert json.loads((tmp_path / "longer/recipe.json").read_text()) != recipe
+    assert json.loads((tmp_path / "longer/fingerprint.json").read_text()) != fingerprint

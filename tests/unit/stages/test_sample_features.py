@@ -19,7 +19,7 @@ from gda.fidelity.extractors import comparison_size, get_extractor
 from gda.gate.checks.audit import audit_images
 from gda.generator.planning.plan import make_plan
 from gda.generator.sampling import sample_shards
-from gda.io.publish import RECIPE_FILE
+from gda.io.publish import FINGERPRINT_FILE
 from gda.stages import sample
 
 SMALL = (
@@ -52,8 +52,8 @@ def generate(world, out, config=ROWS, **options):
 
 
 def files(folder):
-    """Every file but the recipe."""
-    return tree(folder, without=(RECIPE_FILE,))
+    """Every file but the fingerprint."""
+    return tree(folder, without=(FINGERPRINT_FILE,))
 
 
 @pytest.fixture(scope="module")

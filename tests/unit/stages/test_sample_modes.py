@@ -95,7 +95,7 @@ def test_images_towards_another_class_say_so(world, tmp_path):
 
 
 def test_sources_are_part_of_what_is_requested(world, tmp_path):
-    """Another real snapshot of the same classes is another recipe in image-to-image, and none where images come from prompts alone."""
+    """Another real snapshot of the same classes is another fingerprint in image-to-image, and none where images come from prompts alone."""
     other = snapshot.run(load_config(None, ("snapshot.split_key=other",)), source=str(world / "images"), out=tmp_path / "other").output
     config = load_config(None, (*SMALL, "sample.mode=image_to_image"))
     one = sample.run(config, generator=str(world / "generator"), snapshot=world / "real", out=tmp_path / "one")
@@ -179,7 +179,7 @@ def test_tuned_settings_fill_what_is_null(world, tmp_path):
     out = sample.run(
         config, generator=str(world / "generator"), snapshot=world / "real", settings=tmp_path / "settings.json", out=tmp_path / "set"
     ).output
-    request = json.loads((out / "recipe.json").read_text())["config"]["settings"]
+    request = json.loads((out / "fingerprint.json").read_text())["config"]["settings"]
     assert request == json.loads(chosen.model_copy(update={"sr_num_inference_steps": 2}).model_dump_json())
 
 

@@ -176,7 +176,7 @@ def test_any_number_of_processes_gives_the_same_settings(world, tmp_path, monkey
         _tune(world, out, THREE, "tune.survivors=2", "tune.cas_seeds=2")
         written.append(tree(out))
     assert written[0] == written[1]
-    assert set(written[0]) == {"settings.json", "fid.png", "pareto.png", "recipe.json"}
+    assert set(written[0]) == {"settings.json", "fid.png", "pareto.png", "fingerprint.json"}
 
 
 def test_settings_say_what_they_were_measured_with(world, tmp_path, alone):

@@ -198,7 +198,7 @@ def test_prompts_are_compared_with_images_where_the_extractor_has_texts(world: P
     assert wrong.value < right.low - 0.2  # type: ignore[operator]
     assert "mean cosine of images and their prompts" in (tmp_path / "right-out" / "index.html").read_text()
     assert "text_alignment" not in measures(validation(world, tmp_path / "out"))
-    assert json.loads((tmp_path / "right-out" / "recipe.json").read_text())["inputs"]["texts"] == "7e" * 32
+    assert json.loads((tmp_path / "right-out" / "fingerprint.json").read_text())["inputs"]["texts"] == "7e" * 32
     # A set that does not say by which prompts it was sampled is not held against any.
     silent = read_document(prompted("silent", [None, *shifted(0)[1:]]).output / "verdict.json", Verdict)
     assert "text_alignment" not in silent.metrics

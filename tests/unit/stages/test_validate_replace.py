@@ -210,7 +210,7 @@ def test_a_set_that_passes_is_left_alone(assess, tmp_path):
     verdict = assess(lambda prompt, seed: None, configured())
     assert (verdict.passed, verdict.filtering) == (True, None)
     given, assessed = tmp_path / "a" / "set", tmp_path / "a" / "accepted"
-    assert tree(assessed, without=("recipe.json",)) == tree(given, without=("recipe.json",))
+    assert tree(assessed, without=("fingerprint.json",)) == tree(given, without=("fingerprint.json",))
     assert all((assessed / path.name).samefile(path) for path in given.glob("*.tar"))
 
 

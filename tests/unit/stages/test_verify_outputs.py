@@ -10,7 +10,7 @@ import torch
 
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import dump_document
-from gda.artifacts.fingerprint import Recipe
+from gda.artifacts.fingerprint import Fingerprint
 from gda.artifacts.verdict import Measure, Verdict
 from gda.cli import main as cli
 from gda.errors import DataError
@@ -41,7 +41,7 @@ def classifier(out: Path, seed: int, *, stage: str = "classify") -> Path:
     card = ClassifierCard(
         arm="real", seed=seed, model="test_resnet", image_size=16, classes=("a", "b"), snapshot_digest="5" * 64, val_top1=1.0
     )
-    workspace = prepare(Recipe(stage=stage, config={"seed": seed}, inputs={"snapshot": "5" * 64}), out)
+    workspace = prepare(Fingerprint(stage=stage, config={"seed": seed}, inputs={"snapshot": "5" * 64}), out)
     export_classifier(model, workspace.staging, card.model_copy(update={"digest": f"{seed}" * 64}))
     return publish(workspace)
 
@@ -79,7 +79,7 @@ def test_swapped_weights_of_classifiers_are_refused(tmp_path, capsys):
     for load in (open_classifier, load_classifier):
         with pytest.raises(DataError, match=r"model\.safetensors: damaged or exchanged"):
             load(one)
-    (two / "recipe.json").unlink()
+    (two / "fingerprint.json").unlink()
     assert "model.safetensors: is not the weights" in verify(two, capsys, 3)
     with pytest.raises(DataError, match="holds weights"):
         load_classifier(two)
@@ -114,7 +114,7 @@ def test_generators_without_a_list_are_reckoned_again(tmp_path, capsys, damage):
 
 def test_published_generators_are_compared_file_by_file(tmp_path, capsys):
     """Of a generator that we wrote every file counts, its card's prompts too."""
-    workspace = prepare(Recipe(stage="finetune", config={}), tmp_path / "g")
+    workspace = prepare(Fingerprint(stage="finetune", config={}), tmp_path / "g")
     shutil.copytree(resolve(DEMO_BASE), workspace.staging, dirs_exist_ok=True)
     path = publish(workspace)
     read_card(str(path))
@@ -128,14 +128,14 @@ def test_published_generators_are_compared_file_by_file(tmp_path, capsys):
 def test_verdicts_are_verified(tmp_path, capsys):
     """A refusal that was edited into a pass is found; a verdict without a list is not called whole."""
     verdict = Verdict(passed=False, reasons=("no",), metrics={"fid": Measure(value=1.0)}, synthetic_digest="1" * 64, real_digest="2" * 64)
-    workspace = prepare(Recipe(stage="validate", config={}), tmp_path / "v")
+    workspace = prepare(Fingerprint(stage="validate", config={}), tmp_path / "v")
     write_bytes(workspace.staging / "verdict.json", dump_document(verdict))
     path = publish(workspace)
     assert "is whole (validation)" in verify(path, capsys, 0)
     (path / "verdict.json").write_bytes(dump_document(verdict.model_copy(update={"passed": True})))
     assert "verdict.json: damaged or exchanged" in verify(path, capsys, 3)
-    (path / "recipe.json").unlink()
-    assert "verdict.json: no recipe.json lists it" in verify(path, capsys, 3)
+    (path / "fingerprint.json").unlink()
+    assert "verdict.json: no fingerprint.json lists it" in verify(path, capsys, 3)
 
 
 def test_a_folder_of_nothing_known_is_not_called_whole(tmp_path, capsys):

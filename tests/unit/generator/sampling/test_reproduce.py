@@ -1,4 +1,4 @@
-"""Sampling a published set again: bit for bit from its own folder, and whatever is not what its recipe samples is named."""
+"""Sampling a published set again: bit for bit from its own folder, and whatever is not what its fingerprint samples is named."""
 
 import json
 import shutil
@@ -154,7 +154,7 @@ def _forge(folder, change):
     assert verify_snapshot(folder) == []
 
 
-def test_an_image_that_its_recipe_does_not_sample_is_named(world, tmp_path, capsys):
+def test_an_image_that_its_plan_does_not_sample_is_named(world, tmp_path, capsys):
     """A set whose checksums are all right, but with one pixel changed by one level, is found out: key, distance, exit code."""
     _generate(world, tmp_path / "set")
 
@@ -167,7 +167,7 @@ def test_an_image_that_its_recipe_does_not_sample_is_named(world, tmp_path, caps
     generator = str(world / "generator")
     assert main(["verify", str(tmp_path / "set"), "--reproduce", "9", "--generator", generator]) == 3
     printed = capsys.readouterr()
-    assert printed.err.strip().endswith(f"1 images differ from those of its recipe: {_key(1, 2)} (by up to 1 grey levels)")
+    assert printed.err.strip().endswith(f"1 images differ from those of its plan: {_key(1, 2)} (by up to 1 grey levels)")
     assert printed.out.count("bit-equal") == 4
     assert "batch 2 sampled again, 1 of 3 images differ" in printed.out
     assert main(["verify", str(tmp_path / "set")]) == 0
@@ -182,11 +182,11 @@ def test_images_of_another_size_are_as_far_as_can_be(world, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value"), [("prompt", "pink"), ("generator_digest", "0" * 64), ("num_inference_steps", 7)])
-def test_a_record_that_contradicts_the_recipe_is_named(world, tmp_path, name, value):
+def test_a_record_that_contradicts_the_fingerprint_is_named(world, tmp_path, name, value):
     """What an image's own JSON says of its origin is compared too, not its pixels alone."""
     _generate(world, tmp_path / "set")
     _forge(tmp_path / "set", lambda r: replace(r, meta={**r.meta, name: value}) if r.key.startswith("s0000-0000001") else r)
-    with pytest.raises(DataError, match=rf"{_key(0, 1)}': its JSON says {name} {value!r}, manifest and recipe"):
+    with pytest.raises(DataError, match=rf"{_key(0, 1)}': its JSON says {name} {value!r}, manifest and fingerprint"):
         _compare(Recorded.open(tmp_path / "set"), world)
 
 
@@ -202,10 +202,10 @@ def test_parts_that_cannot_be_are_refused(world, tmp_path, size):
 def test_on_another_environment_rounding_is_accepted_and_another_image_is_not(world, tmp_path, capsys):
     """Where bits are not claimed a few grey levels pass, with the difference stated, and an exchanged image still does not."""
     _generate(world, tmp_path / "set")
-    recipe = tmp_path / "set" / "recipe.json"
-    content = json.loads(recipe.read_text())
+    fingerprint = tmp_path / "set" / "fingerprint.json"
+    content = json.loads(fingerprint.read_text())
     content["environment"]["torch"] = "1.0"
-    recipe.write_text(json.dumps(content))
+    fingerprint.write_text(json.dumps(content))
     relist(tmp_path / "set")
 
     def rounded(record):
@@ -222,7 +222,7 @@ def test_on_another_environment_rounding_is_accepted_and_another_image_is_not(wo
     assert f"1 of 3 images differ: {_key(1, 1)} most, by 1.00 grey levels rms, at most 1" in message or "by 0.9" in message
     _forge(tmp_path / "set", lambda r: replace(r, rgb=255 - r.rgb) if r.key.startswith("s0000-0000001") else r)
     assert main(command) == 3
-    assert f"1 images differ from those of its recipe: {_key(0, 1)}" in capsys.readouterr().err
+    assert f"1 images differ from those of its plan: {_key(0, 1)}" in capsys.readouterr().err
 
 
 def test_what_is_sampled_again_follows_from_digest_and_seed(world, tmp_path):
@@ -264,24 +264,27 @@ def test_the_generator_is_found(world, tmp_path, capsys):
     inputs = {
         "generator": json.loads((sample.Path(finetune.__file__).parent.parent / "assets/demo_base/generator.json").read_text())["digest"]
     }
-    assert find_generator(Recorded(snapshot=recorded.snapshot, recipe=replace(recorded.recipe, inputs=inputs)), None, []) == DEMO_BASE
+    assert (
+        find_generator(Recorded(snapshot=recorded.snapshot, fingerprint=replace(recorded.fingerprint, inputs=inputs)), None, [])
+        == DEMO_BASE
+    )
 
 
 def test_sets_that_say_nothing_are_refused(world, tmp_path, capsys):
-    """A real snapshot, one without a recipe, and a recipe that lacks a field are bad data."""
+    """A real snapshot, one without a fingerprint, and a fingerprint that lacks a field are bad data."""
     with pytest.raises(DataError, match="real: was made by snapshot; only a set of gda sample can be reproduced"):
         Recorded.open(world / "real")
     assert main(["verify", str(world / "real"), "--reproduce", "1"]) == 3
     assert "gda sample" in capsys.readouterr().err
     recorded = _generate(world, tmp_path / "set")
-    lacking = replace(recorded.recipe, config={k: v for k, v in recorded.recipe.config.items() if k != "prompts"})
-    with pytest.raises(DataError, match=r"recipe\.json: config\.prompts is missing"):
-        Recorded(snapshot=recorded.snapshot, recipe=lacking).context("x", None)
-    wrong = replace(recorded.recipe, config=recorded.recipe.config | {"codec": {"format": "gif"}})
+    lacking = replace(recorded.fingerprint, config={k: v for k, v in recorded.fingerprint.config.items() if k != "prompts"})
+    with pytest.raises(DataError, match=r"fingerprint\.json: config\.prompts is missing"):
+        Recorded(snapshot=recorded.snapshot, fingerprint=lacking).context("x", None)
+    wrong = replace(recorded.fingerprint, config=recorded.fingerprint.config | {"codec": {"format": "gif"}})
     with pytest.raises(DataError, match="says no usable settings"):
-        Recorded(snapshot=recorded.snapshot, recipe=wrong).context("x", None)
-    (tmp_path / "set" / "recipe.json").unlink()
-    with pytest.raises(DataError, match=r"has no recipe\.json"):
+        Recorded(snapshot=recorded.snapshot, fingerprint=wrong).context("x", None)
+    (tmp_path / "set" / "fingerprint.json").unlink()
+    with pytest.raises(DataError, match=r"has no fingerprint\.json"):
         Recorded.open(tmp_path / "set")
 
 

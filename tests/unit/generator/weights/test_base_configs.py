@@ -227,7 +227,7 @@ def test_the_command_line_refuses_before_training_and_takes_the_twin(bases, snap
 
 
 def test_bases_that_differ_in_the_empty_prompt_are_two_bases(bases, tmp_path):
-    """The flag stands in the index alone: digest, fine-tuned recipe and kept text states tell the two apart."""
+    """The flag stands in the index alone: digest, fine-tuned fingerprint and kept text states tell the two apart."""
     message = _changed(bases["sdxl"], tmp_path / "message", INDEX, force_zeros_for_empty_prompt=False)
     assert read_card(str(message)).digest != read_card(str(bases["sdxl"])).digest
     cache, device = tmp_path / "cache", torch.device("cpu")

@@ -337,7 +337,7 @@ def _fine_tuned(generator: Path, family: Family, networks: dict[str, type], *, e
     card = GeneratorCard(family=family, digest=digest, num_train_steps=dict.fromkeys(stages, steps), licence="mit")
     (generator / "generator.json").write_bytes(dump_document(card))
     (generator / "README.md").write_text(f"| digest | {digest} |\n")
-    (generator / "recipe.json").write_text("{}")
+    (generator / "fingerprint.json").write_text("{}")
 
 
 @pytest.fixture(scope="module")
@@ -398,7 +398,7 @@ def test_the_same_command_again_changes_nothing_and_another_is_refused(in_folder
     assert read_card(str(flow_generator)).digest[:16] in message
 
 
-def test_other_snapshots_of_the_same_generator_are_another_recipe(in_folder, flow_generator):
+def test_other_snapshots_of_the_same_generator_are_another_fingerprint(in_folder, flow_generator):
     """Runs that stored at other steps end in the same weights, but what is fitted to their snapshots differs."""
     copy = shutil.copytree(flow_generator, in_folder / "copy")
     average_generator(copy, 0.08, Path("out"), force=True)
