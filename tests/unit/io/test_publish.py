@@ -153,7 +153,7 @@ def test_temporaries_of_killed_writers_are_not_published(tmp_path: Path) -> None
 
 
 def test_a_file_under_way_when_another_process_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the published folder against a slower worker of the same fingerprint, which opens a file after the sweep and before the rename."""
+    """Guards a published folder from a slower worker of the same fingerprint, which opens a file after the sweep and before the rename."""
     workspace, real = build(RECIPE, tmp_path / "out"), os.rename
 
     def just_too_late(source: Path, target: Path) -> None:
