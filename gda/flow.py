@@ -4,7 +4,7 @@ The command line, `dvc.yaml`, `params.yaml` and the pipeline are generated from 
 `python -m gda.flow` prints the `dvc.yaml` of the built-in run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,9 +45,11 @@ EXTRACTOR = ("validate.extractor", "validate.extractor_weights", "validate.image
 class Node:
     """One step of the graph: `stage` is the verb, `variant` distinguishes two uses of one verb, `inputs` are paths by role.
 
-    `output` is the main output and `more_outputs` are further data sets. `watched` are the roles of `WATCHED` that the step reads.
-    `always_changed` steps depend on something outside the folder, such as the registry, and run each time. The output of a `kept` step is
-    still there when it runs again: its command replaces only what has to change.
+    The command has a flag per role of `inputs` and `more_outputs`, `--out` with `output`, a flag per entry of `fields` with the value of
+    that field of the configuration, the value of the field `argument` without a flag, and `switches` as they are.
+    `watched` are the roles of `WATCHED` that the step reads. `always_changed` steps depend on something outside the folder, such as the
+    registry, and run each time. The output of a `kept` step is still there when it runs again: its command replaces only what has to
+    change. A step with a `matrix` is one for each of its items.
     """
 
     stage: str
@@ -56,8 +58,10 @@ class Node:
     inputs: dict[str, str]
     watched: tuple[str, ...] = ()
     output: str
-    more_outputs: tuple[str, ...] = ()
-    command: str
+    more_outputs: dict[str, str] = field(default_factory=dict)
+    argument: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    switches: tuple[str, ...] = ()
     helper: bool = False
     always_changed: bool = False
     kept: bool = False
@@ -65,31 +69,60 @@ class Node:
 
     @property
     def name(self) -> str:
+        """Name of the step, such as `sample` or `sample_zero_shot`."""
         return f"{self.stage}_{self.variant}" if self.variant else self.stage
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Paths of all outputs, the main one first."""
+        return (self.output, *self.more_outputs.values())
 
-def _sample(variant: str, generator: str, tuning: str, output: str, flags: str = "", more: tuple[str, ...] = ()) -> Node:
-    base = generator != GENERATOR
+    def words(
+        self,
+        *,
+        inputs: Mapping[str, Sequence[str]],
+        outputs: Mapping[str, str],
+        value: Callable[[str], str],
+        item: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """The command after `gda`, a word each.
+
+        `inputs` has the places of each role, `outputs` the place of each path of `self.outputs`, `value` gives the text of a field, and
+        `item` the flags of one item of the matrix.
+        """
+        places = {role: outputs[path] for role, path in self.more_outputs.items()} | {"out": outputs[self.output]}
+        flags = [
+            *(item or {}).items(),
+            *((flag, value(name)) for flag, name in self.fields.items()),
+            *((role, place) for role, given in inputs.items() for place in given),
+            *places.items(),
+        ]
+        argument = [value(self.argument)] if self.argument else []
+        return [self.stage, *argument, *self.switches, *(word for flag, text in flags for word in (f"--{flag.replace('_', '-')}", text))]
+
+
+def _sample(variant: str, tuning: str, output: str, *switches: str, of_base: bool = False, more: tuple[str, ...] = ()) -> Node:
     return Node(
         stage="sample",
         variant=variant,
-        sections=("seed", "sample") + (("finetune.base",) if base else ()) + more,
-        inputs={"snapshot": REAL, "settings": f"{tuning}/settings.json"} | ({} if base else {"generator": GENERATOR}),
-        watched=("quotas", "base") if base else ("quotas",),
+        sections=("seed", "sample") + (("finetune.base",) if of_base else ()) + more,
+        inputs={"snapshot": REAL, "settings": f"{tuning}/settings.json"} | ({} if of_base else {"generator": GENERATOR}),
+        watched=("quotas", "base") if of_base else ("quotas",),
         output=output,
-        command=f"gda sample --generator {generator} --snapshot {REAL} --settings {tuning}/settings.json{flags} --out {output}",
+        fields={"generator": "finetune.base"} if of_base else {},
+        switches=switches,
     )
 
 
-def _tune(variant: str, generator: str, output: str) -> Node:
+def _tune(variant: str, output: str, *, of_base: bool = False) -> Node:
     return Node(
         stage="tune",
         variant=variant,
-        sections=("seed", "tune", "classify", *EXTRACTOR[:2]) + (("finetune.base",) if variant else ()),
-        inputs={"snapshot": REAL} | ({} if variant else {"generator": GENERATOR}),
-        watched=("features", "pretrained", *(("base",) if variant else ())),
+        sections=("seed", "tune", "classify", *EXTRACTOR[:2]) + (("finetune.base",) if of_base else ()),
+        inputs={"snapshot": REAL} | ({} if of_base else {"generator": GENERATOR}),
+        watched=("features", "pretrained", *(("base",) if of_base else ())),
         output=output,
-        command=f"gda tune --generator {generator} --snapshot {REAL} --out {output}",
+        fields={"generator": "finetune.base"} if of_base else {},
     )
 
 
@@ -100,12 +133,6 @@ def arm_inputs(arm: Arm) -> dict[str, str]:
     return {role: path for role, path in ARM_SETS.items() if needed.get(role)}
 
 
-def classify_command(arm: str, sets: Mapping[str, str], out: str, *, seed: str = "") -> str:
-    """The command that trains the classifiers of `arm` on `sets` (by role), for `seed` alone or for every seed in folders below `out`."""
-    flags = "".join(f" --{role.replace('_', '-')} {path}" for role, path in sets.items())
-    return f"gda classify --snapshot {REAL} --arm {arm}{f' --seed {seed}' if seed else ''}{flags} --out {out}"
-
-
 GRAPH: tuple[Node, ...] = (
     Node(
         stage="snapshot",
@@ -113,7 +140,7 @@ GRAPH: tuple[Node, ...] = (
         inputs={},
         watched=("source",),
         output=REAL,
-        command=f"gda snapshot ${{snapshot.source}} --out {REAL}",
+        argument="snapshot.source",
     ),
     Node(
         stage="snapshot",
@@ -122,7 +149,7 @@ GRAPH: tuple[Node, ...] = (
         inputs={"snapshot": REAL},
         watched=("pool",),
         output=POOL,
-        command=f"gda snapshot --as pool --snapshot {REAL} --if-compared --out {POOL}",
+        switches=("--as", "pool", "--if-compared"),
     ),
     Node(
         stage="reference",
@@ -130,7 +157,6 @@ GRAPH: tuple[Node, ...] = (
         inputs={"snapshot": REAL},
         watched=("features", "pretrained"),
         output=REFERENCE,
-        command=f"gda reference --snapshot {REAL} --out {REFERENCE}",
         helper=True,
     ),
     Node(
@@ -139,24 +165,20 @@ GRAPH: tuple[Node, ...] = (
         inputs={"snapshot": REAL},
         watched=("base", "prompts", "features"),
         output=GENERATOR,
-        command=f"gda finetune --snapshot {REAL} --base ${{finetune.base}} --out {GENERATOR}",
+        fields={"base": "finetune.base"},
     ),
-    _tune("", GENERATOR, TUNING),
-    _tune("zero_shot", "${finetune.base}", TUNING_ZERO_SHOT),
-    _sample("", GENERATOR, TUNING, SYNTHETIC),
-    _sample("zero_shot", "${finetune.base}", TUNING_ZERO_SHOT, ZERO_SHOT, " --zero-shot"),
-    _sample("img2img", GENERATOR, TUNING, IMG2IMG, " --image-to-image --if-compared", ("classify.arms",)),
+    _tune("", TUNING),
+    _tune("zero_shot", TUNING_ZERO_SHOT, of_base=True),
+    _sample("", TUNING, SYNTHETIC),
+    _sample("zero_shot", TUNING_ZERO_SHOT, ZERO_SHOT, "--zero-shot", of_base=True),
+    _sample("img2img", TUNING, IMG2IMG, "--image-to-image", "--if-compared", more=("classify.arms",)),
     Node(
         stage="validate",
         sections=("seed", "validate", "sample", "classify.image_size"),
         inputs={"synthetic": SYNTHETIC, "snapshot": REAL, "reference": REFERENCE, "generator": GENERATOR},
         watched=("features",),
         output=VALIDATION,
-        more_outputs=(ACCEPTED,),
-        command=(
-            f"gda validate --synthetic {SYNTHETIC} --snapshot {REAL} --reference {REFERENCE} --generator {GENERATOR} --accepted {ACCEPTED}"
-            f" --out {VALIDATION}"
-        ),
+        more_outputs={"accepted": ACCEPTED},
     ),
     Node(
         stage="classify",
@@ -164,7 +186,6 @@ GRAPH: tuple[Node, ...] = (
         inputs={"snapshot": REAL, "sets": f"{ARM_DIGESTS}/${{item.arm}}.json"},
         watched=("pretrained",),
         output=f"{CLASSIFIERS}/${{item.arm}}",
-        command=classify_command("${item.arm}", ARM_SETS, f"{CLASSIFIERS}/${{item.arm}}") + " --replace",
         kept=True,
         matrix={"arm": "${classify.arms}"},
     ),
@@ -181,17 +202,12 @@ GRAPH: tuple[Node, ...] = (
         },
         watched=("sets",),
         output=EVALUATION,
-        command=(
-            f"gda evaluate --runs {CLASSIFIERS} --snapshot {REAL} --synthetic {ACCEPTED} --zero-shot {ZERO_SHOT}"
-            f" --tuning {TUNING} --verdict {VERDICT} --out {EVALUATION}"
-        ),
     ),
     Node(
         stage="promote",
         sections=("promote",),
         inputs={"evaluation": EVALUATION, "verdict": VERDICT},
         output=PROMOTION,
-        command=f"gda promote --evaluation {EVALUATION} --verdict {VERDICT} --out {PROMOTION}",
         always_changed=True,
     ),
 )
@@ -203,7 +219,6 @@ EXTRA_NODES: tuple[Node, ...] = (
         sections=("seed", "ratio", "classify"),
         inputs={"snapshot": REAL, "synthetic": ACCEPTED, "verdict": VERDICT},
         output=RATIO,
-        command=f"gda ratio --snapshot {REAL} --synthetic {ACCEPTED} --verdict {VERDICT} --out {RATIO}",
     ),
 )
 
@@ -224,13 +239,25 @@ def dvc_document() -> dict[str, Any]:
         stage: dict[str, Any] = {}
         if node.matrix:
             stage["matrix"] = node.matrix
-        stage["cmd"] = node.command
+        stage["cmd"] = dvc_command(node)
         stage["deps"] = list(_deps(node))
         stage["params"] = list(node.sections)
-        stage["outs"] = [{node.output: {"persist": True}} if node.kept else node.output, *node.more_outputs]
+        stage["outs"] = [{node.output: {"persist": True}} if node.kept else node.output, *node.more_outputs.values()]
         stage["always_changed"] = node.always_changed
         stages[node.name] = {key: value for key, value in stage.items() if value}
     return {"stages": stages, "metrics": [f"{EVALUATION}/metrics.json"]}
+
+
+def dvc_command(node: Node) -> str:
+    """The command of `node` with DVC's templates for fields and items of a matrix; an arm is offered every set that arms read."""
+    inputs = {"snapshot": REAL, **ARM_SETS} if node.matrix else node.inputs
+    words = node.words(
+        inputs={role: (path,) for role, path in inputs.items()},
+        outputs={path: path for path in node.outputs},
+        value=lambda name: f"${{{name}}}",
+        item={name: f"${{item.{name}}}" for name in node.matrix},
+    )
+    return " ".join(["gda", *words, *(("--replace",) if node.kept else ())])
 
 
 def _deps(node: Node) -> Iterator[str]:

@@ -5,8 +5,7 @@ so that the same request finds the same folder again: a retried pod, a second ru
 """
 
 import json
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +15,7 @@ from gda.artifacts.fingerprint import digest_of
 from gda.config.arm import TRAININGS, Arm
 from gda.config.load import Config, dump_config, parse_config
 from gda.errors import DataError, UsageError
-from gda.flow import CLASSIFIERS, EXTRA_NODES, GRAPH, Node, arm_inputs, classify_command
+from gda.flow import CLASSIFIERS, EXTRA_NODES, GRAPH, Node, arm_inputs
 from gda.runtime.reading import as_object, parse_json, whole_number
 
 NODES = {node.name: node for node in (*GRAPH, *EXTRA_NODES)}
@@ -171,7 +170,7 @@ def roles(node: Node, item: Mapping[str, str]) -> dict[str, str]:
 def producer(path: str) -> tuple[str, str]:
     """Name of the node that writes the flow's `path`, and which of its outputs that lies in."""
     for node in GRAPH:
-        for output in (node.output, *node.more_outputs):
+        for output in node.outputs:
             if PurePosixPath(path).is_relative_to(output):
                 return node.name, output
     return CLASSIFY, CLASSIFIERS
@@ -179,18 +178,21 @@ def producer(path: str) -> tuple[str, str]:
 
 def argv(request: StepRequest, folder: Path) -> list[str]:
     """The flow's own command for `request`, with its paths: outputs below `folder`, inputs where they lie."""
-    config = config_of(request.settings)
-    paths = {flow: _places(flow, request.inputs[role]) for role, flow in roles(request.node, request.item).items()}
-    words: list[str] = []
-    for word in shlex.split(_filled(request, config)):
-        if word in paths:  # several classifiers: the flag again before each
-            flag = words.pop()
-            words += [part for place in paths[word] for part in (flag, place)]
-        elif word in (outputs := _outputs(request)):
-            words.append(str(folder / outputs[word]))
-        else:
-            words.append(word)
-    return [*words[1:], *request.flags]  # without `gda`
+    resolved = dump_config(config_of(request.settings))
+
+    def value(name: str) -> str:
+        section, leaf = name.split(".")
+        return str(resolved[section][leaf])
+
+    return [
+        *request.node.words(
+            inputs={role: _places(flow, request.inputs[role]) for role, flow in roles(request.node, request.item).items()},
+            outputs={path: str(folder / place) for path, place in _outputs(request).items()},
+            value=value,
+            item=request.item,
+        ),
+        *request.flags,
+    ]
 
 
 def output_paths(request: StepRequest) -> tuple[str, ...]:
@@ -199,8 +201,9 @@ def output_paths(request: StepRequest) -> tuple[str, ...]:
 
 
 def _outputs(request: StepRequest) -> dict[str, str]:
-    named = f"{CLASSIFIERS}/{request.item['arm']}/{request.item['seed']}" if request.node.matrix else request.node.output
-    return {path: path for path in (named, *request.node.more_outputs)}
+    """The node's outputs and where the step writes them; one classifier per step, as its siblings are steps of their own."""
+    main = f"{CLASSIFIERS}/{request.item['arm']}/{request.item['seed']}" if request.node.matrix else request.node.output
+    return {path: main if path == request.node.output else path for path in request.node.outputs}
 
 
 def _places(flow: str, given: tuple[Reference, ...]) -> list[str]:
@@ -208,20 +211,3 @@ def _places(flow: str, given: tuple[Reference, ...]) -> list[str]:
     _, output = producer(flow)
     within = PurePosixPath(flow).relative_to(output) if flow != CLASSIFIERS else PurePosixPath()
     return [str(reference.path / within) for reference in given]
-
-
-def _filled(request: StepRequest, config: Config) -> str:
-    """The node's command with what its templates stand for."""
-    command = request.node.command
-    if request.node.matrix:  # one classifier per step: its siblings are steps of their own
-        arm, seed = request.item["arm"], request.item["seed"]
-        (out,) = _outputs(request)
-        command = classify_command(arm, arm_inputs(Arm(arm)), out, seed=seed)
-    for name, value in _template_values(config):
-        command = command.replace(f"${{{name}}}", shlex.quote(value))
-    return command
-
-
-def _template_values(config: Config) -> Iterator[tuple[str, str]]:
-    yield "snapshot.source", config.snapshot.source
-    yield "finetune.base", config.finetune.base

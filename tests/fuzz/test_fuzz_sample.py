@@ -16,7 +16,8 @@ pytestmark = pytest.mark.fuzz
 INPUTS = 60
 NAMES = (
     "fingerprint", "classifier card", "generator card", "verdict", "metrics", "snapshot.json", "params YAML", "prompts YAML",
-    "class map JSON", "class map CSV", "quota CSV", "manifest parquet", "predictions", "statistics npz", "own shards", "image files", "foreign tars",
+    "class map JSON", "class map CSV", "quota CSV", "manifest parquet",
+    "predictions", "statistics npz", "own shards", "image files", "foreign tars",
     "source npz", "ImageNet val.txt", "ImageNet ground truth", "ImageNet meta.mat", "ImageNet map file", "ImageNet synsets", "timm config",
 )  # fmt: skip
 

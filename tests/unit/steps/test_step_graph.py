@@ -1,7 +1,6 @@
 """Steps that run by themselves: what they read, which settings they see, their commands and keys."""
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from gda.cli.stage_commands import build_parser
 from gda.config.arm import ARMS
 from gda.config.load import Config, parse_config
 from gda.errors import DataError, UsageError
-from gda.flow import CLASSIFIERS, GRAPH
+from gda.flow import CLASSIFIERS, GRAPH, dvc_command
 from gda.steps.form import step_settings
 from gda.steps.graph import (
     NODES,
@@ -58,7 +57,7 @@ def test_every_step_has_a_command_that_parses(request_: StepRequest) -> None:
 def test_the_command_is_the_flows_but_for_the_paths() -> None:
     """A step runs what `dvc repro` runs: the same words in the same order."""
     request = _request("validate")
-    expected = shlex.split(request.node.command)[1:]
+    expected = dvc_command(request.node).split()[1:]
     mapped = dict(zip(expected, argv(request, Path("/out")), strict=True))
     assert {old for old, new in mapped.items() if old == new} == {word for word in expected if word.startswith("--") or word == "validate"}
     assert mapped["data/accepted"] == "/out/data/accepted"
