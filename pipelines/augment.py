@@ -1,6 +1,7 @@
 """`augment`: the whole job, from images to a registered challenger with its proof."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kfp import dsl
@@ -132,110 +133,164 @@ def build(options: CompileOptions) -> Callable[..., Any]:
                 data_root=data_root, **named, code_version=code_version, image=image, resources=given,
             )  # fmt: skip
             place(setup, LIGHT, title="configure", cached=False, hours=12)  # it reads a new source once
-            known = {"data_root": data_root, "code": setup.outputs["code"]}
-            by_job = known | {"image": image, "job": job, "resources": given}
-
-            real = snapshot(settings=setup.outputs["snapshot"], **known)
-            place(real, CPU, title="snapshot")
-            more = snapshot_pool(snapshot=real.outputs["Output"], settings=setup.outputs["snapshot_pool"], **known)
-            place(more, CPU, title="snapshot of the pool")
-            labels = reference(snapshot=real.outputs["Output"], settings=setup.outputs["reference"], **known)
-            place(labels, GPU, title="reference")
-            with dsl.If(finetune_nodes == 1, name="finetune-on-one-node"):
-                tuned_here = finetune(snapshot=real.outputs["Output"], settings=setup.outputs["finetune"], resources=given, **known)
-                place(tuned_here, GPU, title="finetune", cached=False)
-            with dsl.Else(name="finetune-on-several"):
-                tuned_there = finetune_job(
-                    snapshot=real.outputs["Output"], settings=setup.outputs["finetune"], nodes=finetune_nodes, **by_job
-                )
-                place(tuned_there, JOB, title="finetune by a job", cached=False)
-            generator = dsl.OneOf(tuned_here.outputs["Output"], tuned_there.outputs["Output"])
-
-            chosen = tune(
-                step="tune",
-                snapshot=real.outputs["Output"],
-                generator=generator,
-                settings=setup.outputs["tune"],
-                measured=[],
-                **known,
+            job_of_run = _Job(
+                place=place,
+                options=options,
+                settings=setup.outputs,
+                known={"data_root": data_root, "code": setup.outputs["code"]},
+                resources=given,
+                by_job={"image": image, "job": job, "resources": given},
             )
-            place(chosen, GPU, title="tune")
-            chosen_base = tune(
-                step="tune_zero_shot",
-                snapshot=real.outputs["Output"],
-                generator="",
-                settings=setup.outputs["tune_zero_shot"],
-                measured=[],
-                **known,
-            )
-            place(chosen_base, GPU, title="tune, zero-shot")
-
-            source = {"snapshot": real.outputs["Output"], "generator": generator, "tuning": chosen.outputs["Output"]}
-            source["resources"] = given
-            # In a group of its own: within one, the local runner hands a loop's body the loop's item in place of its siblings' outputs.
-            with dsl.If(sampler == "pods", name="pods"):
-                planned = plan_sampling(
-                    snapshot=real.outputs["Output"], settings=setup.outputs["sample"], num_workers=sample_workers, **known
-                )
-                place(planned, LIGHT, title="plan of sampling", cached=False)
-                with dsl.ParallelFor(planned.outputs["Output"], parallelism=options.parallelism) as worker:
-                    shards = sample_shards(worker=worker, settings=setup.outputs["sample"], **source, **known)
-                    place(shards, GPU, title="sample shards", cached=False)
-                shards = sample(step="sample", settings=setup.outputs["sample"], shards=dsl.Collected(shards.output), **source, **known)
-                place(shards, GPU, title="sample", cached=False)
-            with dsl.Else(name="job"):
-                watched = sample_job(
-                    snapshot=real.outputs["Output"], generator=generator, tuning=chosen.outputs["Output"],
-                    settings=setup.outputs["sample"], workers=sample_workers, **by_job,
-                )  # fmt: skip
-                place(watched, JOB, title="sample by a job", cached=False)
-            synthetic = dsl.OneOf(shards.outputs["Output"], watched.outputs["Output"])
-            base_source = source | {"generator": "", "tuning": chosen_base.outputs["Output"], "shards": []}
-            zero_shot = sample(step="sample_zero_shot", settings=setup.outputs["sample_zero_shot"], **base_source, **known)
-            place(zero_shot, GPU, title="sample, zero-shot")
-            img2img = sample(step="sample_img2img", settings=setup.outputs["sample_img2img"], shards=[], **source, **known)
-            place(img2img, GPU, title="sample, image to image")
-
-            verdict = validate(
-                synthetic=synthetic, snapshot=real.outputs["Output"], reference=labels.outputs["Output"],
-                generator=generator,
-                settings=setup.outputs["validate"], **known,
-            )  # fmt: skip
-            place(verdict, GPU, title="validate")
-
+            images = _images(job_of_run)
+            generator = _generator(job_of_run, images, nodes=finetune_nodes)
+            sets = _synthetic_sets(job_of_run, images, generator, sampler=sampler, workers=sample_workers)
+            verdict = _verdict(job_of_run, images, generator, sets)
             with dsl.If(verdict.outputs["passed"] == True, name="sound"):  # noqa: E712
-                runs = plan_classifiers(settings=setup.outputs["classify"], verdict=verdict.outputs["verdict"], seeds_per_pod=seeds_per_pod)
-                place(runs, LIGHT, title="plan of classifiers")
-                sets = {
-                    "snapshot": real.outputs["Output"], "accepted": verdict.outputs["accepted"], "verdict": verdict.outputs["verdict"],
-                    "zero_shot": zero_shot.outputs["Output"], "img2img": img2img.outputs["Output"], "pool": more.outputs["Output"],
-                    "reference": labels.outputs["Output"], "settings": setup.outputs["classify"],
-                }  # fmt: skip
-                with dsl.If(classify_nodes == 1, name="classify-on-one-node"):
-                    with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
-                        trained = classify(arm=item.arm, seeds=item.seeds, resources=given, **sets, **known)
-                        place(trained, GPU, title="classify", cached=False)
-                    from_pods = gather_classifiers(runs=dsl.Collected(trained.outputs["Output"]))
-                    place(from_pods, LIGHT, title="all classifiers", cached=False)
-                with dsl.Else(name="classify-on-several"):
-                    with dsl.ParallelFor(runs.outputs["Output"], parallelism=options.parallelism) as item:
-                        watched = classify_job(arm=item.arm, seeds=item.seeds, nodes=classify_nodes, **sets, **by_job)
-                        place(watched, JOB, title="classify by a job", cached=False)
-                    from_jobs = gather_classifiers(runs=dsl.Collected(watched.outputs["Output"]))
-                    place(from_jobs, LIGHT, title="all classifiers", cached=False)
-                classifiers = dsl.OneOf(from_pods.outputs["Output"], from_jobs.outputs["Output"])
-                compared = evaluate(
-                    runs=classifiers, snapshot=real.outputs["Output"], synthetic=verdict.outputs["accepted"],
-                    zero_shot=zero_shot.outputs["Output"], tuning=chosen.outputs["Output"], verdict=verdict.outputs["verdict"],
-                    settings=setup.outputs["evaluate"], **known,
-                )  # fmt: skip
-                place(compared, GPU, title="evaluate")
-                version = register(
-                    evaluation=compared.outputs["Output"], verdict=verdict.outputs["verdict"], settings=setup.outputs["promote"], **known
-                )
-                place(version, CPU, title="register challenger", cached=False)
+                classifiers = _classifiers(job_of_run, images, sets, verdict, nodes=classify_nodes, seeds_per_pod=seeds_per_pod)
+                _comparison(job_of_run, images, sets, verdict, classifiers)
             with dsl.Else(name="refused"):
                 refusal = reject(verdict=verdict.outputs["verdict"])
                 place(refusal, LIGHT, title="reject")
 
     return augment
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What all phases of one run share: where steps go, each step's settings by name, and arguments of every component.
+
+    `by_job` are further arguments of steps whose work a job does; `resources` is an argument of steps that compute.
+    """
+
+    place: Placement
+    options: CompileOptions
+    settings: Mapping[str, Any]
+    known: Mapping[str, Any]
+    resources: str
+    by_job: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """Outputs of the first phase: the real snapshot, the pool, and the classifiers that check labels."""
+
+    real: Any
+    pool: Any
+    labels: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sets:
+    """The synthetic set, its control sets, and the table of the sampling settings."""
+
+    synthetic: Any
+    zero_shot: Any
+    img2img: Any
+    tuning: Any
+
+
+def _images(job: _Job) -> _Images:
+    """Freeze the real images and the pool, and train the classifiers that check labels."""
+    real = snapshot(settings=job.settings["snapshot"], **job.known)
+    job.place(real, CPU, title="snapshot")
+    more = snapshot_pool(snapshot=real.outputs["Output"], settings=job.settings["snapshot_pool"], **job.known)
+    job.place(more, CPU, title="snapshot of the pool")
+    labels = reference(snapshot=real.outputs["Output"], settings=job.settings["reference"], **job.known)
+    job.place(labels, GPU, title="reference")
+    return _Images(real=real.outputs["Output"], pool=more.outputs["Output"], labels=labels.outputs["Output"])
+
+
+def _generator(job: _Job, images: _Images, *, nodes: Any) -> Any:
+    """Fine-tune on one node, or on several as a TrainJob."""
+    with dsl.If(nodes == 1, name="finetune-on-one-node"):
+        here = finetune(snapshot=images.real, settings=job.settings["finetune"], resources=job.resources, **job.known)
+        job.place(here, GPU, title="finetune", cached=False)
+    with dsl.Else(name="finetune-on-several"):
+        there = finetune_job(snapshot=images.real, settings=job.settings["finetune"], nodes=nodes, **job.known, **job.by_job)
+        job.place(there, JOB, title="finetune by a job", cached=False)
+    return dsl.OneOf(here.outputs["Output"], there.outputs["Output"])
+
+
+def _tuning(job: _Job, images: _Images, generator: Any, *, step: str, title: str) -> Any:
+    """Choose the sampling settings of `generator`; the base is the generator where it is empty."""
+    chosen = tune(
+        step=step, snapshot=images.real, generator=generator, settings=job.settings[step], measured=[], **job.known
+    )  # fmt: skip
+    job.place(chosen, GPU, title=title)
+    return chosen.outputs["Output"]
+
+
+def _synthetic_sets(job: _Job, images: _Images, generator: Any, *, sampler: Any, workers: Any) -> _Sets:
+    """Tune the sampling settings, and generate the synthetic set, by pods of this pipeline or by a job, and its control sets."""
+    tuning = _tuning(job, images, generator, step="tune", title="tune")
+    tuning_base = _tuning(job, images, "", step="tune_zero_shot", title="tune, zero-shot")
+    source = {"snapshot": images.real, "generator": generator, "tuning": tuning, "resources": job.resources}
+    settings = job.settings["sample"]
+    # In a group of its own: within one, the local runner hands a loop's body the loop's item in place of its siblings' outputs.
+    with dsl.If(sampler == "pods", name="pods"):
+        planned = plan_sampling(snapshot=images.real, settings=settings, num_workers=workers, **job.known)
+        job.place(planned, LIGHT, title="plan of sampling", cached=False)
+        with dsl.ParallelFor(planned.outputs["Output"], parallelism=job.options.parallelism) as worker:
+            shards = sample_shards(worker=worker, settings=settings, **source, **job.known)
+            job.place(shards, GPU, title="sample shards", cached=False)
+        whole = sample(step="sample", settings=settings, shards=dsl.Collected(shards.output), **source, **job.known)
+        job.place(whole, GPU, title="sample", cached=False)
+    with dsl.Else(name="job"):
+        watched = sample_job(
+            snapshot=images.real, generator=generator, tuning=tuning, settings=settings, workers=workers, **job.known, **job.by_job
+        )
+        job.place(watched, JOB, title="sample by a job", cached=False)
+    synthetic = dsl.OneOf(whole.outputs["Output"], watched.outputs["Output"])
+    of_base = source | {"generator": "", "tuning": tuning_base}
+    zero_shot = sample(step="sample_zero_shot", settings=job.settings["sample_zero_shot"], shards=[], **of_base, **job.known)
+    job.place(zero_shot, GPU, title="sample, zero-shot")
+    img2img = sample(step="sample_img2img", settings=job.settings["sample_img2img"], shards=[], **source, **job.known)
+    job.place(img2img, GPU, title="sample, image to image")
+    return _Sets(synthetic=synthetic, zero_shot=zero_shot.outputs["Output"], img2img=img2img.outputs["Output"], tuning=tuning)
+
+
+def _verdict(job: _Job, images: _Images, generator: Any, sets: _Sets) -> Any:
+    """Validate the synthetic set; the task, whose outputs are the verdict, the accepted set, and whether it passed."""
+    verdict = validate(
+        synthetic=sets.synthetic, snapshot=images.real, reference=images.labels, generator=generator,
+        settings=job.settings["validate"], **job.known,
+    )  # fmt: skip
+    job.place(verdict, GPU, title="validate")
+    return verdict
+
+
+def _classifiers(job: _Job, images: _Images, sets: _Sets, verdict: Any, *, nodes: Any, seeds_per_pod: Any) -> Any:
+    """Train every arm with every seed: pods that train some seeds each, or a TrainJob per classifier."""
+    runs = plan_classifiers(settings=job.settings["classify"], verdict=verdict.outputs["verdict"], seeds_per_pod=seeds_per_pod)
+    job.place(runs, LIGHT, title="plan of classifiers")
+    given = {
+        "snapshot": images.real, "accepted": verdict.outputs["accepted"], "verdict": verdict.outputs["verdict"],
+        "zero_shot": sets.zero_shot, "img2img": sets.img2img, "pool": images.pool,
+        "reference": images.labels, "settings": job.settings["classify"],
+    }  # fmt: skip
+    with dsl.If(nodes == 1, name="classify-on-one-node"):
+        with dsl.ParallelFor(runs.outputs["Output"], parallelism=job.options.parallelism) as item:
+            trained = classify(arm=item.arm, seeds=item.seeds, resources=job.resources, **given, **job.known)
+            job.place(trained, GPU, title="classify", cached=False)
+        from_pods = gather_classifiers(runs=dsl.Collected(trained.outputs["Output"]))
+        job.place(from_pods, LIGHT, title="all classifiers", cached=False)
+    with dsl.Else(name="classify-on-several"):
+        with dsl.ParallelFor(runs.outputs["Output"], parallelism=job.options.parallelism) as item:
+            watched = classify_job(arm=item.arm, seeds=item.seeds, nodes=nodes, **given, **job.known, **job.by_job)
+            job.place(watched, JOB, title="classify by a job", cached=False)
+        from_jobs = gather_classifiers(runs=dsl.Collected(watched.outputs["Output"]))
+        job.place(from_jobs, LIGHT, title="all classifiers", cached=False)
+    return dsl.OneOf(from_pods.outputs["Output"], from_jobs.outputs["Output"])
+
+
+def _comparison(job: _Job, images: _Images, sets: _Sets, verdict: Any, classifiers: Any) -> None:
+    """Compare the classifiers on the test split, and register the candidate."""
+    compared = evaluate(
+        runs=classifiers, snapshot=images.real, synthetic=verdict.outputs["accepted"], zero_shot=sets.zero_shot, tuning=sets.tuning,
+        verdict=verdict.outputs["verdict"], settings=job.settings["evaluate"], **job.known,
+    )  # fmt: skip
+    job.place(compared, GPU, title="evaluate")
+    version = register(
+        evaluation=compared.outputs["Output"], verdict=verdict.outputs["verdict"], settings=job.settings["promote"], **job.known
+    )
+    job.place(version, CPU, title="register challenger", cached=False)
