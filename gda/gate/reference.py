@@ -257,7 +257,7 @@ def _held_out(folder: Path, sets: dict[str, ImageSet], config: Config) -> dict[s
 def _of_every_image(path: Path, index: ReferenceIndex) -> dict[str, np.ndarray]:
     found = read_tensors(path)
     if set(found) != set(_SPLITS) or any(len(found[split]) != index.counts[split] for split in _SPLITS):
-        raise DataError(f"{path}: does not hold a row for each of the images that {REFERENCE_FILE} speaks of")
+        raise DataError(f"{path}: does not hold one row for each image that {REFERENCE_FILE} counts")
     return found
 
 

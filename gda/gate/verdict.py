@@ -46,7 +46,7 @@ def limit_of(name: str, measure: Measure, config: ValidateConfig) -> float | Non
 
 
 def apply_limits(measures: Mapping[str, Measure], config: ValidateConfig) -> dict[str, Measure]:
-    """The same measures with `limit` and `passed` filled in where there is a rule; of several limits the first that failed."""
+    """The same measures with `limit` and `passed` filled in for metrics with a rule; of several limits the first that failed."""
     found: dict[str, Measure] = dict(measures)
     for assessment in assess_each(measures, config):
         if found[assessment.name].passed is not False and (found[assessment.name].passed is None or not assessment.passed):

@@ -96,7 +96,7 @@ class Registry:
         return min(matching, key=lambda version: int(version.version)) if matching else None
 
     def tested_on(self, test_digest: str) -> frozenset[str]:
-        """Content digests of the classifiers that were evaluated on this test split and registered, from whichever machine."""
+        """Content digests of the classifiers that were evaluated on this test split and registered, from any machine."""
         return frozenset(version.digest for version in self._versions() if version.test_digest == test_digest)
 
     def _versions(self) -> list[Registered]:

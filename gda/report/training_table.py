@@ -28,7 +28,7 @@ class TrainingRow:
 
 
 def training_rows(metrics: Metrics, promote: PromoteConfig) -> list[TrainingRow]:
-    """A line for each arm that was compared with its own training on real images alone; none where there are fewer than two."""
+    """A line for each arm that was compared with its own training on real images alone; none for fewer than two arms."""
     compared = metrics.gain_within_training
     if len(compared) < _FEWEST_LINES:
         return []

@@ -75,5 +75,5 @@ def interval_of(gain: Gain, confidence: float) -> Interval | None:
 
 
 def signs_of(gain: Gain) -> tuple[int, str]:
-    """How many signs the p-value of a gain rests on, and what has them: seeds, or synthetic sets where there are enough."""
+    """The number of signs that the p-value of a gain rests on, and their unit: seeds, or synthetic sets if there are enough."""
     return (gain.sets, "synthetic sets") if gain.sets >= FEWEST_FLIPPED else (gain.seeds, "seeds")

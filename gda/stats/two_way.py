@@ -138,7 +138,7 @@ def sets_of(parts: int, seeds: Sequence[int]) -> Ids | None:
 
 
 def flipped(by_seed: Floats, sets: Ids | None) -> Floats:
-    """The differences whose signs are flipped: by set where there are enough of them, for seeds of one set share what it does."""
+    """The differences whose signs are flipped: by set if there are enough sets, because seeds of one set share its effect."""
     if sets is None or np.unique(sets).size < FEWEST_FLIPPED:
         return by_seed
     _, codes, counts = np.unique(sets, return_inverse=True, return_counts=True)

@@ -68,7 +68,7 @@ def insert(data: bytes, rng: random.Random) -> bytes:
 
 
 def insert_yaml(data: bytes, rng: random.Random) -> bytes:
-    """A word of YAML's, at the start of a line or anywhere."""
+    """A piece of YAML syntax, at the start of a line or anywhere."""
     places = [0, *(i + 1 for i, byte in enumerate(data) if byte == 10)]
     place = rng.choice(places) if rng.random() < 0.6 else rng.randrange(len(data) + 1)
     return data[:place] + rng.choice(_YAML) + data[place:]
@@ -100,7 +100,7 @@ def json_value(data: bytes, rng: random.Random) -> bytes:
 
 
 def json_gentle(data: bytes, rng: random.Random) -> bytes:
-    """The same JSON content, written otherwise."""
+    """The same JSON content in another formatting."""
     content = json.loads(data)
     if isinstance(content, dict):
         content = dict(rng.sample(list(content.items()), len(content)))

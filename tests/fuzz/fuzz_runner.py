@@ -181,7 +181,7 @@ def _keep(file: Path, keep: Path | None, form: Format, what: str) -> None:
 def main() -> int:
     """Print the table; 1 where a format is not fine."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=5000, help="files a format")
+    parser.add_argument("--inputs", type=int, default=5000, help="files per format")
     parser.add_argument("--only", nargs="*", help="formats whose name begins with one of these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the files that escaped or hung")

@@ -1,4 +1,4 @@
-"""The files that say ImageNet's labels, as formats to mutate: each next to the others of a small set, which stay as they are."""
+"""The files with ImageNet's labels, as formats to mutate: each next to the unchanged others of a small set."""
 
 import io
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def label_files() -> dict[str, LabelFile]:
 
 
 def reader() -> Callable[[Path], object]:
-    """Reads the labels of the images in a folder; a file that says none is refused, so that it counts as not read."""
+    """Reads the labels of the images in a folder; a file without labels is refused, so that it counts as not read."""
     from gda.data.imagenet.labels import labels_of
     from gda.data.images.listing import list_folder
     from gda.errors import DataError

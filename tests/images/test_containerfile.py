@@ -1,4 +1,4 @@
-"""The image's recipe without an engine: what it must and must not say, and that its lock is of this package's needs."""
+"""The Containerfile, checked without an engine: its required and forbidden content, and that its lock has this package's requirements."""
 
 import json
 import re

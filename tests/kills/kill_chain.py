@@ -26,7 +26,7 @@ _TOOLS = ("merge", "export", "recipes")  # which print no progress
 class Command:
     """A command of the job by its words; `output` is the folder that it writes in the chain, where later commands need it.
 
-    `database` says whether MLflow's database is there when it starts, `gradual` whether its files appear one by one, each whole.
+    `database`: MLflow's database exists when the command starts. `gradual`: its files appear one by one, each whole.
     """
 
     name: str

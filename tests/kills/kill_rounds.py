@@ -153,7 +153,7 @@ def files(place: Path) -> dict[str, str]:
 def logged(database: Path) -> dict[str, list[Any]]:
     """What MLflow has: runs with name, status and digest, versions of models with name and digest, and aliases.
 
-    Without runs that say KILLED or FAILED: an interrupted attempt to register is reported as one, and the version is another run's.
+    Without runs of status KILLED or FAILED: an interrupted attempt to register is reported as one, and the version is another run's.
     """
     if not database.is_file():
         return {}
@@ -162,7 +162,7 @@ def logged(database: Path) -> dict[str, list[Any]]:
 
 
 _AGAIN, _ENVIRONMENT = TryAgainError.exit_code, MissingError.exit_code
-# Where a worker is killed, or the process that logs, the command says that it is to be tried again.
+# If a worker or the logging process is killed, the command reports that it should be tried again.
 _ENDS = dict.fromkeys(KILLS, (-signal.SIGKILL, KILLED, _AGAIN)) | {
     "stopped by a signal": (_AGAIN, -signal.SIGTERM),  # the second before it has begun
     "failing disk": (_ENVIRONMENT, _AGAIN),
@@ -206,7 +206,7 @@ def _kill(command: Command, expected: Expected, place: Path, chance: random.Rand
 
 
 def _let_through(action: Callable[[], Any], place: Path) -> str:
-    """Run to the end, again while it says that others are still at work; what went wrong, or nothing."""
+    """Run to the end, again while it reports that others are still at work; returns what went wrong, or nothing."""
     patience = time.monotonic() + _PATIENCE
     while (status := _end(start(action), _LIMIT)) == _AGAIN and time.monotonic() < patience:
         time.sleep(0.5)

@@ -46,9 +46,9 @@ TOKENS = 77  # IF pads every prompt to this length and does not mask the padding
 
 @dataclass(kw_only=True)
 class Cascade:
-    """A loaded cascade in float32 eval mode; `super_resolution` is None for a single-stage one, `upscaler` for one without.
+    """A loaded cascade in float32 eval mode; `super_resolution` and `upscaler` are None where the cascade has none.
 
-    A single-stage cascade has its base's schedules in the places of the other stage's.
+    In a single-stage cascade the base's schedules also fill the fields of the missing stage.
     """
 
     path: Path
@@ -63,11 +63,11 @@ class Cascade:
     sr_scheduler_config: dict[str, Any]
     noise_schedule: DDPMScheduler
     sr_noise_schedule: DDPMScheduler
-    image_noise_schedule: DDPMScheduler  # of the small image that super-resolution is given
+    image_noise_schedule: DDPMScheduler  # noises the small image that conditions super-resolution
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The networks that are fine-tuned; the upscaler stays as it is."""
+        """The networks that can be fine-tuned; the upscaler is frozen."""
         return (BASE,) if self.super_resolution is None else (BASE, SUPER_RESOLUTION)
 
     @property
@@ -100,7 +100,7 @@ class Cascade:
     def encode(self, prompts: list[str]) -> Text:
         """`states` float32 [n, 77, d]; prompts are lowered and stripped exactly as `IFPipeline` does.
 
-        With an upscaler, `upscaler_states` too: its own text encoder is given the prompts as they are.
+        With an upscaler, `upscaler_states` too: its own text encoder receives the prompts unchanged.
         """
         tokens = self.tokenizer(
             [p.lower().strip() for p in prompts],
@@ -120,7 +120,7 @@ class Cascade:
     def loss(
         self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, streams: RandomStreams, *, snr_gamma: float | None
     ) -> torch.Tensor:
-        """See `denoising_loss`; each stage learns by its own schedule."""
+        """See `denoising_loss`; each stage uses its own noise schedule."""
         super_resolution = stage == SUPER_RESOLUTION
         return denoising_loss(
             network,
@@ -142,10 +142,10 @@ class Cascade:
 
     @torch.inference_mode()
     def sample(self, text: Text, empty: Text, seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
-        """uint8 NCHW in [0, 255], one image per seed. Bits depend on the batch's size: sample whole batches to compare.
+        """uint8 NCHW in [0, 255], one image per seed. Bits depend on the batch size: compare only batches of equal size.
 
-        With `start` both stages begin from its images, noised alike. Raises `ConfigError` for a noise level or a mix of variances
-        that the cascade does not know, `NotFiniteError` as `to_uint8` does.
+        With `start` both stages begin from its images, noised at the same strength. Raises `ConfigError` for a noise level or a mix of
+        variances that the cascade does not support, `NotFiniteError` as `to_uint8` does.
         """
         generators = generators_of(seeds)
         states = (text["states"], empty["states"])
@@ -153,7 +153,7 @@ class Cascade:
         guidance = GuidedSteps(scale=settings.guidance_scale, interval=settings.guidance_interval)
         images = low.run(states, settings.num_inference_steps, guidance, generators, start)
         if self.super_resolution is not None:
-            # What leaves the base stage is an image, so the next stage is given one: clipped, as diffusers passes PIL between them.
+            # Clipped to the range of images, because diffusers passes PIL images between the stages.
             images = self._super_resolve(images.clamp(-1, 1), states, generators, settings, start)
         images_low = to_uint8((images.clamp(-1, 1) + 1) * 127.5)
         if self.upscaler is None:
@@ -178,7 +178,7 @@ class Cascade:
 
 @dataclass
 class _StageSampling:
-    """The sampling of one stage: its network, scheduler and side, and for super-resolution the small image and its noise level."""
+    """Samples one stage: its network, scheduler and side, and for super-resolution the small image and its noise level."""
 
     unet: UNet2DConditionModel
     scheduler: Any
@@ -210,8 +210,8 @@ class _StageSampling:
 def load_cascade(name: str) -> Cascade:
     """Load a cascade from a directory or `demo://glyphs`.
 
-    Raises `MissingError` for a missing directory, `DataError` for an unknown family, pickled or damaged weights, and for a learned
-    variance or an upscaler that we cannot work with.
+    Raises `MissingError` for a missing directory, `DataError` for an unknown family, pickled or damaged weights, and an unsupported
+    learned variance or upscaler.
     """
     transformers_logging.disable_progress_bar()
     files, card = files_of(name), read_card(name)
@@ -222,7 +222,7 @@ def load_cascade(name: str) -> Cascade:
     check_vocabularies(files, components)
     upscaler = files.folder / UPSCALER
     if loaded.upscaler is not None and loaded.train_size % loaded.upscaler.factor:
-        # The pipeline would shrink the images without a word.
+        # The pipeline would shrink the images without a warning.
         raise DataError(
             f"{upscaler}: takes images of multiples of {loaded.upscaler.factor} pixels, this cascade's have {loaded.train_size}"
         )
@@ -230,7 +230,7 @@ def load_cascade(name: str) -> Cascade:
 
 
 def _load_parts(files: Files, card: GeneratorCard, folder: Path) -> Cascade:
-    """The cascade from `folder`, which holds its files in use under their plain names."""
+    """The cascade in `folder`, which holds the used files under their names without variant."""
     base, sr, upscaler = folder / BASE, folder / SUPER_RESOLUTION, folder / UPSCALER
     scheduler_config = read_base_json(base / "scheduler" / "scheduler_config.json")
     sr_scheduler_config, image_config = scheduler_config, scheduler_config
@@ -269,8 +269,8 @@ def denoising_loss(
 ) -> torch.Tensor:
     """Loss of the prediction at uniformly sampled noise levels, float32 [n]: see `denoising_losses`.
 
-    `images` float32 NCHW in [-1, 1] at the size that the stages end at, `text` float32 [n, 77, d]. The super-resolution stage sees the
-    small image upsampled as diffusers does and noised at its own uniformly sampled level of `image_schedule` (null means `schedule`).
+    `images` float32 NCHW in [-1, 1] of side `train_size`, `text` float32 [n, 77, d]. The super-resolution stage also receives the small
+    image, upsampled as in diffusers and noised at its own uniformly sampled level of `image_schedule` (null means `schedule`).
     """
     steps = int(schedule.config["num_train_timesteps"])
     small = F.interpolate(images, (low_size, low_size), mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""The denoising loop of every family: one generator an image, guided and unguided passes in one batch."""
+"""The denoising loop of every family: one random generator per image, guided and unguided passes in one batch."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from gda.generator.families.variance import learns_variance
 
 # Network output for images [n, ...] at a timestep; when guided, [2n, ...]: without the prompt, then with it.
 Predict = Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]
-_SMALLEST_VARIANCE = 1e-20  # as diffusers clamps it, for the logarithm
+_SMALLEST_VARIANCE = 1e-20  # diffusers' clamp, keeps the logarithm finite
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedSteps:
-    """Classifier-free guidance (Ho & Salimans 2022): the scale w, 1 is off, and the part of the noise levels that is guided.
+    """Classifier-free guidance (Ho & Salimans 2022): the scale w (1 is off) and the interval of noise levels at which it applies.
 
-    `interval` is in shares of the training timesteps, from 0 (an image) to 1 (noise); after Kynkäänniemi et al. 2024, who state it
+    `interval` is in fractions of the training timesteps, from 0 (an image) to 1 (noise); after Kynkäänniemi et al. 2024, who state it
     in noise levels.
     """
 
@@ -40,11 +40,11 @@ def denoise(
 ) -> torch.Tensor:
     """Denoise float32 `x` over `timesteps`; guided and unguided passes share a batch, and outside the interval there is one pass.
 
-    A learned variance goes to ancestral DDPM alone: the other schedulers know no such step, and take the prediction.
+    Only ancestral DDPM uses a learned variance; the other schedulers receive the prediction without it.
     """
     channels, known = x.shape[1], int(scheduler.config["num_train_timesteps"])
     takes_variance = isinstance(scheduler, DDPMScheduler) and learns_variance(scheduler.config)
-    # Where a scheduler adds noise, each image's comes from its own generator.
+    # If the scheduler adds noise, each image's noise comes from its own generator.
     extra = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for t in timesteps:
         guided = guidance.applies(t, known)
@@ -55,9 +55,9 @@ def denoise(
 
 
 def scheduler_of(settings: SamplingSettings, config: dict[str, Any], mix: float | None) -> Any:
-    """The scheduler that `settings` name, for a stage with `config`; `mix` is that stage's mix of log-variances.
+    """The scheduler that `settings` names, for a stage with `config`; `mix` is that stage's mix of log-variances.
 
-    Raises `ConfigError` for a mix where there is no ancestral DDPM step to mix for.
+    Raises `ConfigError` for a mix with a scheduler that takes no ancestral DDPM steps.
     """
     scheduler = make_scheduler(settings.scheduler, config)
     if mix is None:
@@ -71,10 +71,10 @@ def scheduler_of(settings: SamplingSettings, config: dict[str, Any], mix: float 
 
 
 class MixedVariance(DDPMScheduler):
-    """Ancestral steps of log-variance mix * log(beta_t) + (1 - mix) * log(beta~_t), whatever the network says of it.
+    """Ancestral steps of log-variance mix * log(beta_t) + (1 - mix) * log(beta~_t), instead of the network's learned variance.
 
-    beta~_t is the true posterior's variance, the smallest, beta_t the largest (Nichol & Dhariwal 2021, equation 15, with a fixed
-    coefficient).
+    beta~_t, the true posterior's variance, is the lower bound and beta_t the upper (Nichol & Dhariwal 2021, equation 15, with a
+    fixed coefficient).
     """
 
     @classmethod
@@ -94,9 +94,9 @@ class MixedVariance(DDPMScheduler):
 
 
 def timesteps_of(scheduler: Any, num_inference_steps: int, strength: float, device: torch.device) -> torch.Tensor:
-    """Set the scheduler's timesteps and return the part that `strength` in (0, 1] leaves, as diffusers' image-to-image does.
+    """Set the scheduler's timesteps and return the last fraction `strength` in (0, 1] of them, as in diffusers' image-to-image.
 
-    Raises `ConfigError` when that leaves none.
+    Raises `ConfigError` when none are left.
     """
     scheduler.set_timesteps(num_inference_steps, device=device)
     steps = min(int(num_inference_steps * strength), num_inference_steps)
@@ -130,12 +130,12 @@ def noise(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:
 
 
 def doubled(x: torch.Tensor, guided: bool) -> torch.Tensor:
-    """Every row twice where a pass without the prompt goes before the one with it."""
+    """Every row twice for a guided step: once without the prompt, then with it."""
     return torch.cat([x, x]) if guided else x
 
 
 def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator an image, on the CPU, so that its noise depends neither on its batch nor on the device."""
+    """One generator per image, on the CPU, so that its noise depends neither on its batch nor on the device."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
@@ -148,7 +148,7 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 def _guide(output: torch.Tensor, channels: int, scale: float) -> torch.Tensor:
-    """The guided prediction, and behind it the variance that the prompt's pass gave: guidance does not apply to it, as in `IFPipeline`."""
+    """The guided prediction, then the variance of the pass with the prompt, to which guidance does not apply, as in `IFPipeline`."""
     without, with_prompt = output.chunk(2)
     predicted, variance = with_prompt[:, :channels], with_prompt[:, channels:]
     without = without[:, :channels]

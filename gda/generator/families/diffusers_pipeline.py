@@ -1,4 +1,4 @@
-"""What families that are one diffusers pipeline share: loading it, its latents, and sampling with it."""
+"""Code shared by the families that are one diffusers pipeline: loading, latents and sampling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from gda.generator.weights.loading import OWN_FILES_ALONE, check_vocabularies, l
 
 
 def load_pipeline(name: str) -> tuple[Files, GeneratorCard, Any]:
-    """The files in use, card and diffusers pipeline of a generator, in float32 eval mode with nothing to train.
+    """The used files, card and diffusers pipeline of a generator, in float32 eval mode without gradients.
 
-    Parts that the index calls null are passed as None, for diffusers does not take them from there. No code of the directory is run.
+    Parts that are null in the index are passed as None, because diffusers ignores null there. No code of the directory is run.
     Raises `MissingError` for a missing directory, `DataError` for an unknown family, pickled or damaged weights.
     """
     import diffusers
@@ -48,7 +48,7 @@ def load_pipeline(name: str) -> tuple[Files, GeneratorCard, Any]:
 
 @dataclass(kw_only=True)
 class PipelineModel:
-    """What the families of one diffusers pipeline share of `Model`; `only` is the network that is fine-tuned, a part of the pipeline."""
+    """The part of `Model` that families of one diffusers pipeline share; `only` names the pipeline's network that is fine-tuned."""
 
     path: Path
     files: Files
@@ -63,7 +63,7 @@ class PipelineModel:
 
     @property
     def image_size(self) -> int:
-        """Side of the images, pixels: the denoiser's, times what the autoencoder enlarges."""
+        """Side of the images, pixels: the denoiser's side times the autoencoder's factor."""
         return int(getattr(self.pipeline, self.only).config.sample_size * self.pipeline.vae_scale_factor)
 
     @property
@@ -79,7 +79,7 @@ class PipelineModel:
         self.pipeline.to(device)
 
     def network(self, stage: str) -> nn.Module:
-        """The denoiser. Raises `DataError` for another stage than the only one."""
+        """The denoiser. Raises `DataError` for any other stage."""
         if stage != self.only:
             raise DataError(f"{self.path}: this generator has no {stage} stage, its only one is {self.only}")
         network: nn.Module = getattr(self.pipeline, self.only)
@@ -112,12 +112,12 @@ class PipelineModel:
 
 @torch.no_grad()
 def latent_moments(vae: Any, images: torch.Tensor) -> torch.Tensor:
-    """Mean and log-variance of each image's latent, float32 [n, 2c, h, w], from float32 NCHW in [-1, 1]."""
+    """Mean and log-variance of each image's latents, float32 [n, 2c, h, w], from float32 NCHW in [-1, 1]."""
     return vae.encode(images).latent_dist.parameters
 
 
 def encode_latents(vae: Any, moments: torch.Tensor, streams: RandomStreams) -> torch.Tensor:
-    """Sample latents from their moments and bring them to the scale that the denoiser works at: float32 [n, c, h, w]."""
+    """Sample latents from their moments and rescale them for the denoiser: float32 [n, c, h, w]."""
     mean, log_variance = moments.chunk(2, dim=1)
     # diffusers clamps the log-variance the same way.
     deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
@@ -126,7 +126,7 @@ def encode_latents(vae: Any, moments: torch.Tensor, streams: RandomStreams) -> t
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Images float32 NCHW in [0, 1] of latents at the scale that the denoiser works at."""
+    """Images float32 NCHW in [0, 1], decoded from latents at the denoiser's scale."""
     mean, deviation = _statistics(vae, latents)
     latents = latents * deviation / vae.config.scaling_factor + mean
     images = vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
@@ -141,13 +141,13 @@ def sample_latents(vae: Any, images: torch.Tensor, generators: Sequence[torch.Ge
 
 
 def _scaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Latents of the autoencoder at the scale that the denoiser works at; what `decode_latents` undoes."""
+    """Latents of the autoencoder at the denoiser's scale; `decode_latents` inverts this."""
     mean, deviation = _statistics(vae, latents)
     return (latents - mean) / deviation * vae.config.scaling_factor
 
 
 def _statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:
-    """What is subtracted from latents and what they are divided by: per channel where the autoencoder states it, else its shift and 1."""
+    """Mean and deviation that normalise latents: per channel if the autoencoder's configuration has them, else its shift and 1."""
     mean, deviation = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
     if mean is None or deviation is None:
         return float(vae.config.shift_factor or 0.0), 1.0

@@ -18,13 +18,13 @@ from gda.generator.weights.directory import read_base_json
 
 @dataclass(kw_only=True)
 class LatentUNet(PipelineModel):
-    """A loaded `StableDiffusionPipeline` or `StableDiffusionXLPipeline`; the UNet is what is fine-tuned."""
+    """A loaded `StableDiffusionPipeline` or `StableDiffusionXLPipeline`; its UNet is fine-tuned."""
 
     noise_schedule: Any
     only = "unet"
 
     def encode(self, prompts: list[str]) -> Text:
-        """`states` float32 [n, tokens, d], and for XL `pooled` [n, d]; XL's empty prompt is zeros where its pipeline says so."""
+        """`states` float32 [n, tokens, d], and for XL `pooled` [n, d]; XL's empty prompt is zeros if its pipeline is configured so."""
         if not self._is_xl:
             return {"states": self.pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)[0]}
         states, _, pooled, _ = self.pipeline.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
@@ -62,7 +62,7 @@ class LatentUNet(PipelineModel):
         return self.sample_latents(predict, scheduler, seeds, settings, start)
 
     def _added_both(self, text: Text, empty: Text, dtype: torch.dtype) -> dict[bool, Text]:
-        """What XL is given in addition to the prompt, by whether the pass is guided."""
+        """XL's conditioning in addition to the prompt, keyed by whether the pass is guided."""
         guided = self._added({"pooled": torch.cat([empty["pooled"], text["pooled"]])})
         return {kind: {role: x.to(dtype) for role, x in present.items()} for kind, present in ((False, self._added(text)), (True, guided))}
 
@@ -71,7 +71,7 @@ class LatentUNet(PipelineModel):
         return hasattr(self.pipeline, "text_encoder_2")
 
     def _added(self, text: Text) -> Text:
-        """XL is given the original size, crop corner and target size: what was given is what is wanted."""
+        """XL's size conditioning: original size, crop corner and target size, here an uncropped image of the model's own size."""
         side = self.image_size
         times = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32, device=text["pooled"].device)
         return {"text_embeds": text["pooled"], "time_ids": times.expand(len(text["pooled"]), -1)}

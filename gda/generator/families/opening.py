@@ -1,4 +1,4 @@
-"""Opens a generator of whatever family it is; a family is one file, recognised from `model_index.json`."""
+"""Opens a generator of any family; each family is one module, chosen by `model_index.json`."""
 
 from gda.generator.families.protocol import Model
 from gda.generator.weights.directory import read_card

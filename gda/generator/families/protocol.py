@@ -1,4 +1,4 @@
-"""What fine-tuning and sampling need of a text-to-image model, whatever its family: one small protocol."""
+"""The protocol that fine-tuning and sampling use for a text-to-image model of any family."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Start:
 class Model(Protocol):
     """A loaded text-to-image model, in float32 eval mode on the CPU until it is moved.
 
-    `stages` are the networks that can be fine-tuned, in sampling order. Randomness enters through the streams and seeds that are passed.
+    `stages` are the networks that can be fine-tuned, in sampling order. All randomness comes from the streams and seeds that are passed.
     """
 
     path: Path
@@ -59,11 +59,11 @@ class Model(Protocol):
 
     @property
     def train_size(self) -> int:
-        """Side of the training images, pixels: that of generated images, or of those before a frozen upscaler enlarges them."""
+        """Side of the training images, pixels: that of the generated images before a frozen upscaler, if any, enlarges them."""
         ...
 
     def to(self, device: torch.device | str) -> None:
-        """Move every part to `device`; what is passed in must be there too, what comes out is there, generated images excepted."""
+        """Move every part to `device`; inputs must be on it and outputs are on it, except generated images, which are on the CPU."""
         ...
 
     def network(self, stage: str) -> nn.Module:
@@ -71,28 +71,28 @@ class Model(Protocol):
         ...
 
     def encode(self, prompts: list[str]) -> Text:
-        """Text states, a row per prompt; the empty prompt gives what guidance is measured against. Differentiable."""
+        """Text states, a row per prompt; guidance uses those of the empty prompt. Differentiable."""
         ...
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """What the loss is computed from, a row per image: float32 NCHW in [-1, 1] in; the same, or moments of latents, out."""
+        """The input of `loss`, a row per image: takes float32 NCHW in [-1, 1], returns it unchanged or as moments of latents."""
         ...
 
     def loss(
         self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, streams: RandomStreams, *, snr_gamma: float | None
     ) -> torch.Tensor:
-        """The training loss of each image at a randomly sampled noise level, float32 [n]. `network` is the stage's, perhaps wrapped."""
+        """The training loss of each image at a randomly sampled noise level, float32 [n]. `network` is the stage's, possibly wrapped."""
         ...
 
     @property
     def sampling_networks(self) -> tuple[nn.Module, ...]:
-        """The networks that sampling runs for every image, text encoders excepted: what precision and compilation are about."""
+        """The networks that sampling runs for every image, without text encoders; precision and compilation settings apply to these."""
         ...
 
     def sample(self, text: Text, empty: Text, seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
-        """uint8 NCHW in [0, 255] on the CPU, a row of `text` and a seed per image. Bits depend on the batch's size.
+        """uint8 NCHW in [0, 255] on the CPU, a row of `text` and a seed per image. Bits depend on the batch size.
 
-        With `start` every image is denoised from its own, noised. Raises `ConfigError` for settings that the model does not know,
+        With `start` every image is denoised from its own noised start image. Raises `ConfigError` for unsupported settings,
         `NotFiniteError` naming the rows that came out as NaN.
         """
         ...
@@ -107,7 +107,7 @@ def rows(text: Text, index: Sequence[int]) -> Text:
 def denoising_error(
     schedule: Any, predicted: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, *, snr_gamma: float | None
 ) -> torch.Tensor:
-    """Mean squared error of a diffusion network's prediction, float32 [n]; weighted by `snr_weights` where `snr_gamma` is given."""
+    """Mean squared error of a diffusion network's prediction, float32 [n]; weighted by `snr_weights` if `snr_gamma` is given."""
     errors = (predicted.float() - prediction_target(schedule, clean, noise, t)).square().mean((1, 2, 3))
     return errors if snr_gamma is None else errors * snr_weights(schedule, t, snr_gamma)
 
@@ -115,8 +115,8 @@ def denoising_error(
 def snr_weights(schedule: Any, t: torch.Tensor, gamma: float) -> torch.Tensor:
     """Weight of each image's squared error, float32 [n]: min-SNR-gamma (Hang et al. 2023, section 3.4).
 
-    The clipped signal-to-noise ratio is divided by what the prediction type already carries: SNR for epsilon, SNR + 1 for v, 1 for
-    the image itself.
+    The clipped signal-to-noise ratio is divided by the weight that the prediction type already implies: SNR for epsilon, SNR + 1 for v,
+    1 for the image itself.
     """
     kept = schedule.alphas_cumprod.to(t.device)[t].double()
     snr = kept / (1 - kept)
@@ -126,7 +126,7 @@ def snr_weights(schedule: Any, t: torch.Tensor, gamma: float) -> torch.Tensor:
 
 
 def prediction_target(schedule: Any, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """What a diffusion network predicts, by the schedule's `prediction_type`. Raises `ConfigError` for a type we do not know."""
+    """The prediction target of the schedule's `prediction_type`. Raises `ConfigError` for an unknown type."""
     kind = schedule.config["prediction_type"]
     if kind == "epsilon":
         return noise
@@ -138,7 +138,7 @@ def prediction_target(schedule: Any, clean: torch.Tensor, noise: torch.Tensor, t
 
 
 def make_scheduler(name: str, config: dict[str, Any]) -> Any:
-    """A scheduler for sampling: `model` is the one that the generator came with, other names are in `SCHEDULERS`."""
+    """A scheduler for sampling: `model` is the generator's own, other names are in `SCHEDULERS`."""
     import diffusers
 
     return getattr(diffusers, str(config["_class_name"]) if name == "model" else SCHEDULERS[name]).from_config(config)

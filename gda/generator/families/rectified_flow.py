@@ -17,21 +17,21 @@ from gda.generator.weights.directory import read_base_json
 
 @dataclass(kw_only=True)
 class FlowTransformer(PipelineModel):
-    """A loaded `StableDiffusion3Pipeline`; the transformer is what is fine-tuned."""
+    """A loaded `StableDiffusion3Pipeline`; its transformer is fine-tuned."""
 
     only = "transformer"
 
     def encode(self, prompts: list[str]) -> Text:
-        """`states` float32 [n, tokens, d] and `pooled` [n, d], of all the text encoders that the directory holds."""
+        """`states` float32 [n, tokens, d] and `pooled` [n, d], from all text encoders in the directory."""
         states, _, pooled, _ = self.pipeline.encode_prompt(prompts, None, None, device=self.device, do_classifier_free_guidance=False)
         return {"states": states, "pooled": pooled}
 
     def loss(
         self, stage: str, network: nn.Module, prepared: torch.Tensor, text: Text, streams: RandomStreams, *, snr_gamma: float | None
     ) -> torch.Tensor:
-        """Squared error of the velocity at logit-normal times (Esser et al. 2024, section 3.1), shifted as the scheduler shifts.
+        """Squared error of the velocity at logit-normal times (Esser et al. 2024, section 3.1), with the scheduler's shift.
 
-        Raises `ConfigError` for `snr_gamma`: a rectified flow has no signal-to-noise weighting of that kind.
+        Raises `ConfigError` for `snr_gamma`: min-SNR weighting does not apply to a rectified flow.
         """
         if snr_gamma is not None:
             raise ConfigError(f"finetune.snr_gamma: must be null for a flow transformer, got {snr_gamma:g}")
@@ -47,7 +47,7 @@ class FlowTransformer(PipelineModel):
 
     @torch.inference_mode()
     def sample(self, text: Text, empty: Text, seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
-        """Raises `ConfigError` for a scheduler of diffusion models: it would integrate the wrong equation."""
+        """Raises `ConfigError` for a scheduler of diffusion models: it would integrate a different equation."""
         if settings.scheduler != "model":
             raise ConfigError(f"sample.scheduler: must be 'model' for a flow transformer, got {settings.scheduler!r}")
         scheduler = scheduler_of(settings, self.scheduler_config, settings.log_variance_mix)

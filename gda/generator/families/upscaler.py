@@ -23,21 +23,21 @@ _NOISE_LEVEL = 20  # of the image that is enlarged; the pipeline's own default
 
 @dataclass(kw_only=True)
 class Upscaler:
-    """A loaded upscaler in float32 eval mode; nothing of it is ever trained."""
+    """A loaded upscaler in float32 eval mode; it is never trained."""
 
     pipeline: Any
     scheduler_config: dict[str, Any]
 
     @property
     def factor(self) -> int:
-        """By how much it enlarges: its latents have the size of the image given, and the autoencoder decodes them."""
+        """The factor of enlargement: its latents have the size of the input image, and the autoencoder decodes them."""
         return int(self.pipeline.vae_scale_factor)
 
     def to(self, device: torch.device | str) -> None:
         self.pipeline.to(device)
 
     def encode(self, prompts: list[str]) -> torch.Tensor:
-        """Text states float32 [n, tokens, d], as the pipeline makes them of the prompts."""
+        """Text states float32 [n, tokens, d], as the pipeline computes them."""
         states: torch.Tensor = self.pipeline.encode_prompt(prompts, self.pipeline.device, 1, do_classifier_free_guidance=False)[0]
         return states
 
@@ -47,7 +47,7 @@ class Upscaler:
     ) -> torch.Tensor:
         """uint8 NCHW on the CPU, `factor` times as large as the uint8 NCHW images given.
 
-        Guidance and steps are the super-resolution stage's; noise comes from each image's generator.
+        Uses the super-resolution stage's guidance and steps; noise comes from each image's generator.
         """
         self.pipeline.scheduler = make_scheduler(settings.scheduler, self.scheduler_config)
         kind = self.pipeline.unet.dtype
@@ -65,21 +65,21 @@ class Upscaler:
 
 
 def load_upscaler(folder: Path) -> Upscaler:
-    """Load the upscaler of a cascade. Raises `DataError` where the folder holds something else."""
+    """Load the upscaler of a cascade. Raises `DataError` if the folder holds another pipeline."""
     import diffusers
 
     diffusers.utils.logging.disable_progress_bar()
     kind = read_base_json(folder / "model_index.json").get("_class_name")
     if kind != _PIPELINE:
         raise DataError(f"{folder}: cannot follow a cascade, {kind!r} is not known there; known: {_PIPELINE}")
-    # A checker of finished images would black some out unseen.
+    # A safety checker would silently black out some images.
     unwanted: dict[str, Any] = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
     parts = unwanted | load_networks(folder)
     pipeline = diffusers.StableDiffusionUpscalePipeline.from_pretrained(folder, dtype=torch.float32, **OWN_FILES_ALONE, **parts)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
-    # A batch of large images at once is what fills the memory, and decoding one at a time costs nothing.
+    # Decoding a batch of large images at once would take most of the memory; decoding one at a time is as fast.
     pipeline.vae.enable_slicing()
     pipeline.set_progress_bar_config(disable=True)
     return Upscaler(pipeline=pipeline, scheduler_config=read_base_json(folder / "scheduler" / "scheduler_config.json"))

@@ -1,4 +1,4 @@
-"""Learned variance: networks whose second half of channels says how far an ancestral step may stray (Nichol & Dhariwal 2021).
+"""Learned variance: networks whose second half of channels predicts the variance of an ancestral step (Nichol & Dhariwal 2021).
 
 Per channel and pixel the network gives v, and the step's log-variance is (1 - w) log(beta~_t) + w log(beta_t) with w = (v + 1) / 2:
 equation 15, with v in [-1, 1] as the released weights and diffusers have it.
@@ -18,18 +18,18 @@ from gda.generator.weights.schedule_checks import FIXED_VARIANCES, LEARNED_RANGE
 
 _BOUND_WEIGHT = 0.001  # lambda of equation 16
 _HALF_LEVEL = 1 / 255  # half the distance of two grey levels where images span [-1, 1]
-_SMALLEST_PROBABILITY = 1e-12  # as in the authors' code: beyond it a pixel says no more
+_SMALLEST_PROBABILITY = 1e-12  # lower clamp, as in the authors' code
 
 
 def learns_variance(config: Mapping[str, Any]) -> bool:
-    """Whether a scheduler's configuration says that the network predicts the variance of a step."""
+    """Whether, by a scheduler's configuration, the network predicts the variance of a step."""
     return config.get("variance_type") == LEARNED_RANGE
 
 
 def check_variance(folder: Path, config: Mapping[str, Any], *, channels: int, out_channels: int) -> None:
-    """Raises `DataError` for a kind of variance that is not known, or a learned one that the network has no channels for.
+    """Raises `DataError` for an unknown kind of variance, or a learned one that the network has no channels for.
 
-    `learned` is refused: diffusers takes the network's output for a variance, its authors take it for a logarithm.
+    `learned` is refused: diffusers reads the network's output as a variance, its authors as a log-variance.
     """
     kind = config.get("variance_type")
     known = (*FIXED_VARIANCES, LEARNED_RANGE)
@@ -46,8 +46,8 @@ def denoising_losses(
 ) -> torch.Tensor:
     """Training loss of each image, float32 [n], from a network's output [n, c or 2c, h, w] for images [n, c, h, w].
 
-    With a fixed variance the squared error of the first c channels. With a learned one L_simple + lambda L_vlb (equation 16), where T
-    times one term, at a uniformly sampled t, estimates L_vlb; `snr_gamma` weighs L_simple alone.
+    With a fixed variance this is the squared error of the first c channels. With a learned one it is L_simple + lambda L_vlb (equation 16);
+    T times one term, at a uniformly sampled t, estimates L_vlb. `snr_gamma` weights only L_simple.
     """
     simple = denoising_error(schedule, output[:, : clean.shape[1]], clean, noise, t, snr_gamma=snr_gamma)
     if not learns_variance(schedule.config):
@@ -57,10 +57,10 @@ def denoising_losses(
 
 
 def bound_term(schedule: Any, output: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The term of the variational bound at `t`, bits a dimension, float32 [n] (equations 4 to 7).
+    """The term of the variational bound at `t`, bits per dimension, float32 [n] (equations 4 to 7).
 
-    It is KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), at t = 0 the negative log-likelihood of grey levels. The predicted mean is
-    held: only the variance learns from it (section 3.1).
+    It is KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), at t = 0 the negative log-likelihood of grey levels. The predicted mean
+    is detached: the term trains only the variance (section 3.1).
     """
     predicted, v = output.float().split(clean.shape[1], dim=1)
     step = _reverse_steps(schedule, t)
@@ -75,7 +75,7 @@ def bound_term(schedule: Any, output: torch.Tensor, clean: torch.Tensor, noise: 
 
 @dataclass(frozen=True, kw_only=True)
 class _ReverseSteps:
-    """What the bound needs of each image's step, float32 [n, 1, 1, 1], in units of the true posterior's deviation."""
+    """Constants of each image's step for the bound, float32 [n, 1, 1, 1], in units of the true posterior's deviation."""
 
     offset_scale: torch.Tensor  # (prediction - target) times this is the true mean less the predicted one
     half_level: torch.Tensor  # half a grey level
@@ -87,9 +87,9 @@ def _reverse_steps(schedule: Any, t: torch.Tensor) -> _ReverseSteps:
     kept = torch.cumprod(1 - betas, dim=0)
     kept_before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
     variance = betas * (1 - kept_before) / (1 - kept)
-    # The true posterior of the first step is a point: it takes the second's variance, as in the authors' code.
+    # The true posterior of the first step has zero variance: use the second step's, as in the authors' code.
     variance = torch.cat([variance[1:2], variance[1:]])
-    # Ho et al. 2020, equation 7: how the posterior's mean moves with x_0, and x_0 with the prediction.
+    # Ho et al. 2020, equation 7: the derivative of the posterior's mean by x_0, and of x_0 by the prediction, negated.
     by_clean = kept_before.sqrt() * betas / (1 - kept)
     by_prediction = {
         "epsilon": ((1 - kept) / kept).sqrt(),
@@ -112,7 +112,7 @@ def _log_probability(clean: torch.Tensor, offset: torch.Tensor, half: torch.Tens
 
     `offset` is the pixel less the mean and `half` is half a level, both in deviations.
     """
-    # Both ends in the lower tail, where differences of the distribution function keep their digits.
+    # Both ends in the lower tail, where differences of the distribution function stay precise.
     distance = offset.abs()
     between = _cumulative(half - distance) - _cumulative(-half - distance)
     black, white = _cumulative(offset + half), _cumulative(half - offset)

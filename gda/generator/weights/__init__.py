@@ -1,1 +1,1 @@
-"""Generators on disk: where they are, which files they have, whether these are supported and whole; adapters and averages of weights."""
+"""Generators on disk: finding them, selecting and checking their files; adapters and averages of weights."""

@@ -1,6 +1,6 @@
-"""Whether the configurations of a base are what its family supports: checked before anything is loaded, trained or sampled.
+"""Checks that a base's configurations are supported by its family, before anything is loaded, trained or sampled.
 
-What is left out here - a noise schedule or statistic that training would take for another one - would be wrong in silence.
+Without a check here, a noise schedule or statistic that training does not support would silently give wrong results.
 """
 
 import os
@@ -27,7 +27,7 @@ _MODEL_TYPES = {
     "CLIPTextModelWithProjection": ("clip_text_model", "clip"),
     "T5EncoderModel": ("t5",),
 }
-# Parts without which a pipeline cannot do; of the others `[null, null]` is taken as it is meant.
+# Parts that a pipeline needs; every other part may be `[null, null]`.
 _NEEDED = {
     "IFPipeline": {"unet", "scheduler", "text_encoder", "tokenizer"},
     "IFSuperResolutionPipeline": {"unet", "scheduler", "image_noising_scheduler"},
@@ -42,7 +42,7 @@ _MOST_LEVELS = 64
 
 
 def check_base(files: Files) -> None:
-    """Raises `DataError` naming file, field, value and what is accepted, for the first configuration that is not supported."""
+    """Raises `DataError` naming file, field, value and what is accepted, for the first unsupported configuration."""
     for path, content in files.indexes().items():
         stage = os.path.dirname(path)
         base = _Base(files, stage, Fields(where=files.where(path), content=content))
@@ -72,7 +72,7 @@ class _Base:
         return Fields(where=self.files.where(path), content=read_config_object(self.files.path(path)))
 
     def check_index(self, expected: str | None) -> None:
-        """Each part is null or of a class that we know how to work with."""
+        """Each part is null or of a supported class."""
         index = self.index
         if expected is not None:
             index.one_of("_class_name", (expected,))
@@ -92,7 +92,7 @@ class _Base:
                 encoder.replace("text_encoder", "tokenizer") if encoder.startswith("text") else encoder.replace("tokenizer", "text_encoder")
             )
             if other not in self.parts:
-                raise index.refuse(other, f"there where {encoder} is, or both null")
+                raise index.refuse(other, f"present if {encoder} is, or both null")
         if self.kind == "StableDiffusionXLPipeline":
             index.one_of("force_zeros_for_empty_prompt", (True, False), True)
 
@@ -108,7 +108,7 @@ class _Base:
         return str(value[1])
 
     def check_own_code(self) -> None:
-        """No part names code, an adapter that is kept elsewhere, or weights that are not plain numbers."""
+        """No part names code, an external adapter, or quantised weights."""
         for plain in sorted(self.files.used):
             part, _, file = plain.removeprefix(self.prefix).rpartition("/")
             if not plain.startswith(self.prefix) or part not in self.parts:
@@ -122,7 +122,7 @@ class _Base:
                 config.require_absent("custom_pipelines", reason="code that a directory brings is never run")
 
     def check_pipeline(self) -> None:
-        """What the parts say of themselves and of each other."""
+        """The configurations of the parts are supported and agree with each other."""
         for part, name in self.parts.items():
             if "scheduler" in part:
                 schedule = self.config(part, "scheduler_config.json")
@@ -222,7 +222,7 @@ def _side(config: Fields) -> int:
 
 
 def _check_levels(config: Fields) -> None:
-    """Widths of the levels, and how many layers each has: numbers of a size that can be built."""
+    """The widths of the levels and their numbers of layers are within limits that can be built."""
     widths = config.content.get("block_out_channels")
     if widths is not None and not (
         isinstance(widths, list) and 1 <= len(widths) <= 16 and all(type(w) is int and 0 < w < 10**5 for w in widths)

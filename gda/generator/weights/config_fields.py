@@ -1,4 +1,4 @@
-"""Reads fields of one JSON configuration of a model: a value that is not accepted is one line with file, field, value and what is."""
+"""Reads fields of one JSON configuration of a model; the error for a rejected value states file, field, value and accepted values."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -10,13 +10,13 @@ from gda.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """The content of a configuration; `where` names its file. A field that is missing has the default that is passed."""
+    """The content of a configuration; `where` names its file. A missing field takes the default that is passed."""
 
     where: str
     content: Mapping[str, Any]
 
     def refuse(self, field: str, accepted: str, found: Any = None) -> DataError:
-        """The error for a field; its value is the one in the file unless another is `found`."""
+        """The error for a field; the value it shows is `found`, or by default the one in the file."""
         value = self.content.get(field) if found is None else found
         return DataError(f"{self.where}: {field} must be {accepted}, found {value!r}")
 
@@ -35,7 +35,7 @@ class Fields:
         return float(value)
 
     def numbers(self, field: str, length: int, *, above: float = -math.inf) -> list[float] | None:
-        """A list of finite numbers above `above`, or None where the field is null."""
+        """A list of finite numbers above `above`, or None if the field is null."""
         values = self.content.get(field)
         if values is None:
             return None
@@ -45,7 +45,7 @@ class Fields:
         return [float(v) for v in values]
 
     def one_of(self, field: str, accepted: Collection[Any], default: Any = None) -> Any:
-        """One of the accepted values, compared with their type."""
+        """One of the accepted values; types must match too."""
         value = self.content.get(field, default)
         if not any(type(value) is type(one) and value == one for one in accepted):
             names = ", ".join("null" if one is None else str(one).lower() if isinstance(one, bool) else str(one) for one in accepted)
@@ -53,12 +53,12 @@ class Fields:
         return value
 
     def require_absent(self, *fields: str, reason: str) -> None:
-        """Null or not there."""
+        """Each field is null or missing."""
         for field in fields:
             if self.content.get(field) is not None:
                 raise self.refuse(field, f"null ({reason})")
 
     def require_equal(self, field: str, expected: int, reason: str, default: Any = None) -> None:
-        """A whole number that something else determines."""
+        """A whole number that must equal `expected`."""
         if self.whole(field, default) != expected:
             raise self.refuse(field, f"{expected}, {reason}", self.content.get(field, default))

@@ -15,7 +15,7 @@ _SCALARS = (bool, int, float, str)
 def check_types(files: Files) -> None:
     """Raises `DataError` naming file, field, value and accepted types, for the first field of another JSON type.
 
-    Null is left to the class, for hubs hold many. Of text encoders see `check_base`.
+    Null is accepted, because many published configurations contain it. `check_base` covers text encoders.
     """
     import diffusers
 
@@ -42,7 +42,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, one) for one in typing.get_args(hint))
     if origin is typing.Literal:
-        return type(value) in {type(one) for one in typing.get_args(hint)}  # some classes take more than they declare
+        return type(value) in {type(one) for one in typing.get_args(hint)}  # some classes accept more values than they declare
     if origin in (tuple, list) or hint in (tuple, list):
         leaves = [one for one in typing.get_args(hint) if one is not ...]
         return isinstance(value, list) and all(not leaves or any(_fits(item, leaf) for leaf in leaves) for item in value)
@@ -50,7 +50,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return type(value) in (int, float)
     if hint in _SCALARS:
         return type(value) is hint
-    # What JSON cannot hold, an array for instance, is one of several types that a field may have.
+    # Types that JSON cannot hold, such as arrays, only occur in unions with types that it can.
     return hint is Any or (hint is dict and isinstance(value, dict))
 
 

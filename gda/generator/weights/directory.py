@@ -30,9 +30,9 @@ _CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
 def resolve(name: str) -> Path:
-    """The directory of a base or generator, of a hub id its snapshot in the hub cache, downloaded where it is not there yet.
+    """The directory of a base or generator; for a hub id its snapshot in the hub cache, downloaded if it is not there yet.
 
-    Raises `MissingError` when there is none, with what to do about it, `DataError` for a repository of another kind.
+    Raises `MissingError` with advice when there is none, `DataError` for a repository of another kind.
     """
     if (found := _snapshot(name)) is not None:
         return found.folder
@@ -46,7 +46,7 @@ def resolve(name: str) -> Path:
 
 
 def files_of(name: str) -> Files:
-    """The files that a base or generator is made of, their configurations checked against what its family supports.
+    """The files of a base or generator, after checking that its family supports their configurations.
 
     Raises `MissingError` for a missing directory, `DataError` for an unknown family, pickled weights or an unsupported configuration.
     """
@@ -62,7 +62,7 @@ def files_of(name: str) -> Files:
 def read_card(name: str) -> GeneratorCard:
     """`generator.json` when there is one, else a card for plain weights with the licence that their README states, if any.
 
-    Raises as `files_of` does, and `DataError` for a card of another family, or files that are not what its card names.
+    Raises as `files_of` does, and `DataError` for a card of another family or with another digest than the files.
     """
     files = files_of(name)
     path, family = files.folder, _family(files.folder)
@@ -117,14 +117,14 @@ def parts(path: Path) -> list[Path]:
 def weights_digest(path: Path) -> str:
     """Content digest over the tensors and configurations of every part, not over cards or file framing."""
     content: dict[str, Any] = {part.name: directory_digest(part) for part in parts(path)}
-    # The one field of the index itself that changes what is learned and sampled, where it is not diffusers' own default.
+    # The only field of the index that changes training and sampling; included if it differs from diffusers' default.
     if (path / INDEX).is_file() and read_base_json(path / INDEX).get("force_zeros_for_empty_prompt") is False:
         content["force_zeros_for_empty_prompt"] = False
     return digest_of(content)
 
 
 def generated_size(path: Path) -> int | None:
-    """Side of the images that the generator samples, pixels, read from its configurations alone; None where they do not say."""
+    """Side of the images that the generator samples, pixels, read from its configurations alone; None if they do not state it."""
     for denoiser in (f"{SUPER_RESOLUTION}/unet", f"{BASE}/unet", "unet", "transformer"):
         config = path / denoiser / "config.json"
         if config.is_file():
@@ -140,7 +140,7 @@ def read_base_json(path: Path) -> dict[str, Any]:
 
 
 def _hub_id(name: str) -> hub.HubId | None:
-    """A directory or file of that name is that one, whatever the name looks like."""
+    """The hub id, or None for another form; an existing directory or file of that name takes precedence."""
     return None if Path(name).exists() else hub.parse(name)
 
 
@@ -150,7 +150,7 @@ def _snapshot(name: str) -> hub.HubSnapshot | None:
 
 
 def _latent_factor(path: Path) -> int:
-    """Pixels a latent pixel, as diffusers reckons it from the autoencoder's levels; 1 in pixel space."""
+    """Pixels per latent pixel, computed from the autoencoder's levels as in diffusers; 1 in pixel space."""
     config = path / "vae" / "config.json"
     if not config.is_file():
         return 1
@@ -195,7 +195,7 @@ def _how_to_lay_out(spec: hub.HubId | None) -> str:
 
 
 def _single_file(path: Path) -> str:
-    """Why a file is no base, and what to do about it."""
+    """The message for a single file given as a base, with advice."""
     if not path.name.endswith(_CHECKPOINTS):
         return f"{path}: is a file; a base is a directory that holds a diffusers pipeline, a hub id {hub.HUB_ID_FORM}, or {DEMO_BASE}"
     code = f"from diffusers import StableDiffusionPipeline as P; P.from_single_file({str(path)!r}).save_pretrained('DIRECTORY')"

@@ -31,8 +31,8 @@ def export_generator(
 ) -> GeneratorCard:
     """Copy the base's layout to `out`, put the new weights of each stage in place, and write `generator.json` last.
 
-    Stages without new weights stay as they were; `complete` may add files before the whole is digested. The licence is the
-    base's: unknown is reported, not guessed.
+    Stages without new weights keep the base's; `complete` may add files before the digest is computed. The licence is the base's:
+    if it is not known, the card states `unknown`.
     """
     card = read_card(base)
     copy_parts(base, out)
@@ -65,12 +65,12 @@ def _digest(out: Path, adapters: Mapping[str, str]) -> str:
 
 
 def network_folder(family: Family, stage: str) -> str:
-    """Where the weights of a stage lie below the generator's directory."""
+    """The folder of a stage's weights, relative to the generator's directory."""
     return f"{stage}/unet" if family == "pixel_cascade" else stage
 
 
 def strip_local_paths(root: Path) -> None:
-    """Remove `_name_or_path`, which diffusers fills with an absolute path of the machine that saved."""
+    """Remove `_name_or_path`, where diffusers writes an absolute path of the saving machine."""
     for path in root.rglob("*config.json"):
         content = json.loads(path.read_text("utf-8"))
         if content.pop("_name_or_path", None) is not None:
@@ -84,7 +84,7 @@ def _replace_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 
 
 def _without(out: Path) -> list[str]:
-    """Parts that plain diffusers must be given as None, for it does not take them so from the index."""
+    """Parts that must be passed to plain diffusers as None, because it ignores null in the index."""
     index = read_base_json(out / INDEX) if (out / INDEX).is_file() else {}
     return [part for part in null_parts(index) if part.startswith(("text_encoder", "tokenizer"))]
 
@@ -128,7 +128,7 @@ def _how_to_load(card: GeneratorCard, without: list[str]) -> str:
     adapters = f", each with `load_lora_weights` of the class to generate, {example[0]}'s in `{example[1]}`" if example else ""
     if card.family == "pixel_cascade":
         pipelines = f'`IFPipeline.from_pretrained("{BASE}")`, then `IFSuperResolutionPipeline.from_pretrained("{SUPER_RESOLUTION}")`'
-        # Where its optional cleaning is installed, IF takes a token such as <crane-bird> for an HTML tag.
+        # If its optional caption cleaning is installed, IF reads a token such as <crane-bird> as an HTML tag.
         plain = "; call them with `clean_caption=False`" if any("<" in prompt for prompt in card.prompts.values()) else ""
         return pipelines + adapters + plain
     options = "".join(f", {part}=None" for part in without)

@@ -18,12 +18,12 @@ from gda.io.hub_cache import cache_dir as cache_dir
 
 HUB_ID_FORM = "ORG/NAME[@REVISION][:VARIANT]"
 PROBE_SECONDS = 10.0
-_DOWNLOADING = "GDA_HUB_DOWNLOAD"  # stands next to an HF_HUB_OFFLINE that is ours and not the user's
-_TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for true
+_DOWNLOADING = "GDA_HUB_DOWNLOAD"  # set together with HF_HUB_OFFLINE when this program, not the user, set the latter
+_TRUE = {"1", "ON", "YES", "TRUE"}  # the values that huggingface_hub reads as true
 _WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
 _FORM = re.compile(rf"(?P<repo>{_WORD}/{_WORD})(?:@(?P<revision>[\w][\w./+-]*))?(?::(?P<variant>{_WORD}))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# What is small and says what the rest is; the weights are chosen after reading it.
+# Small files that describe the rest; the weights to download are chosen after reading them.
 _CARDS = (INDEX, f"*/{INDEX}", "generator.json", "README*", "LICENSE*", "LICENCE*")
 
 CheckFile = Callable[[Path], object]
@@ -49,7 +49,7 @@ class HubSnapshot(Files):
 
 
 def parse(name: str) -> HubId | None:
-    """The hub id that `name` is, or None where it has another form. An existing directory of that name is the caller's business."""
+    """The hub id that `name` is, or None where it has another form. The caller checks whether a directory of that name exists."""
     match = _FORM.fullmatch(name)
     if match is None or "--" in match["repo"] or ".." in name or match["repo"].endswith(".git"):
         return None
@@ -59,7 +59,7 @@ def parse(name: str) -> HubId | None:
 def with_flags(base: str, revision: str | None, variant: str | None) -> str:
     """`base` with `--revision` and `--variant` written into it.
 
-    Raises `UsageError` where `base` is a directory or otherwise no hub id, already says something else, or a flag is malformed.
+    Raises `UsageError` if `base` is not a hub id (a directory is not), if it contradicts a flag, or if a flag is malformed.
     """
     given = {k: v for k, v in {"revision": revision, "variant": variant}.items() if v is not None}
     if not given:
@@ -77,7 +77,7 @@ def with_flags(base: str, revision: str | None, variant: str | None) -> str:
 
 
 def offline_by_default() -> None:
-    """Keep every library off the network by HF_HUB_OFFLINE, `locate` excepted; does nothing where the user set it."""
+    """Set HF_HUB_OFFLINE so that only `locate` uses the network; does nothing if the user has set it."""
     if "HF_HUB_OFFLINE" in os.environ:
         return
     if not _is_true("TRANSFORMERS_OFFLINE"):
@@ -86,11 +86,11 @@ def offline_by_default() -> None:
 
 
 def locate(spec: HubId, check: CheckFile) -> HubSnapshot:
-    """The snapshot of `spec` in the local hub cache, downloaded first where it is not whole there.
+    """The snapshot of `spec` in the local hub cache, downloaded first if files are missing there.
 
-    `check` sees the folder when only its `model_index.json` need be there and raises `DataError` to spare the rest. Only what
-    `used_files` names is downloaded: no pickles, no other variants, no single-file checkpoints. Raises `MissingError`, stating what to
-    download with which command, without network or access, `DataError` for a repository that is not what we can use.
+    `check` is called with the folder once its `model_index.json` is there, and raises `DataError` to prevent the download of the rest. Only
+    the files of `used_files` are downloaded: no pickles, no other variants, no single-file checkpoints. Raises `MissingError`, with the
+    command for the download, without network or access, `DataError` for an unsupported repository.
     """
     found = _find(spec, check)
     if found is None:
@@ -112,14 +112,14 @@ def download_command(spec: HubId) -> str:
     words = ["hf", "download", spec.repo, *(["--revision", spec.revision] if spec.revision else [])]
     for pattern in ("*.json", "*.txt", "*.model", "README*", *weights):
         words += ["--include", pattern]
-    # A dot inside a file's name announces a variant.
+    # A dot inside a weights file's name marks a variant.
     for pattern in (*(["*/*.*.safetensors"] if spec.variant is None else []), *(f"{part}/*" for part in sorted(UNUSED))):
         words += ["--exclude", pattern]
     return shlex.join(words)
 
 
 def _find(spec: HubId, check: CheckFile) -> HubSnapshot | None:
-    """What the cache holds, or None where a file is missing. What a cached listing of the repository rules out is a `DataError`."""
+    """The cached snapshot, or None if a file is missing. Raises `DataError` if a cached listing rules the repository out."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -137,7 +137,7 @@ def _find(spec: HubId, check: CheckFile) -> HubSnapshot | None:
     try:
         used = used_files(str(spec), files, indexes, spec.variant)
     except DataError:
-        # Without a listing, what the folder lacks may just not have been downloaded.
+        # Without a listing, files that the folder lacks may exist in the repository.
         if listing is None:
             return None
         raise
@@ -157,7 +157,7 @@ def _indexes(folder: Path, files: Collection[str], check: CheckFile) -> dict[str
 
 
 def _cached_listing(spec: HubId, commit: str) -> dict[str, int] | None:
-    """Size in bytes by path of the repository's files at a commit, as an earlier download kept it; None where none did."""
+    """Size in bytes by path of the repository's files at a commit, as an earlier download stored it; None if none did."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -174,14 +174,14 @@ def _download(spec: HubId, check: CheckFile) -> None:
 
     with _online(), _explained(spec):
         endpoint = os.environ.get("HF_ENDPOINT") or None
-        # First because it is the one call with a time limit: a network that swallows packets is found out here.
+        # First because it is the only call with a time limit: it detects a network that drops packets.
         HfApi(endpoint=endpoint).model_info(spec.repo, revision=spec.revision or "main", timeout=PROBE_SECONDS)
         folder = Path(_fetch(spec, list(_CARDS), endpoint))
         listing = _cached_listing(spec, folder.name) or {}
         used = used_files(str(spec), listing, _indexes(folder, listing, check) or {}, spec.variant)
         wanted = [file for file in used.values() if not (folder / file).is_file()]
         size = sum(listing[file] for file in wanted) / 1e9
-        # A warning because Python shows those without set-up: nobody should wait for gigabytes without knowing why.
+        # A warning because Python shows those without set-up: the user should know about a download of gigabytes.
         logging.getLogger(__name__).warning("downloading %s: %d files, %.1f GB, to %s", spec, len(wanted), size, folder)
         _fetch(replace(spec, revision=folder.name), [glob.escape(file) for file in wanted], endpoint)
 
@@ -197,7 +197,7 @@ def _fetch(spec: HubId, patterns: list[str], endpoint: str | None) -> str:
 
 @contextmanager
 def _explained(spec: HubId) -> Iterator[None]:
-    """Say in one line what a failed download means and what to do about it."""
+    """Turn a failed download into a one-line `MissingError` with its cause and advice."""
     from huggingface_hub import errors
 
     page = f"{os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'}/{spec.repo}"
@@ -207,13 +207,13 @@ def _explained(spec: HubId) -> Iterator[None]:
         yield
         return
     except errors.GatedRepoError:
-        reason = f"and the hub guards it: accept its licence at {page} and {log_in}"
+        reason = f"and the hub restricts access to it: accept its licence at {page} and {log_in}"
     except errors.RepositoryNotFoundError:
         reason = unseen
     except errors.RevisionNotFoundError:
         raise MissingError(f"{spec}: the hub has no revision {spec.revision or 'main'} of {spec.repo}; see {page}") from None
     except errors.HfHubHTTPError as error:
-        # Hubs answer 401 for what does not exist too; the library distinguishes only huggingface.co's own address.
+        # Hubs also answer 401 for missing repositories; the library makes the distinction only for huggingface.co itself.
         others = {401: unseen, 403: f"and access is refused (403): accept the licence at {page}, where there is one, and {log_in}"}
         status = error.response.status_code
         reason = others.get(status, f"and the hub answers {status}; try again later")
@@ -224,7 +224,7 @@ def _explained(spec: HubId) -> Iterator[None]:
 
 @contextmanager
 def _online() -> Iterator[None]:
-    """Lift, for this call alone, the ban that `offline_by_default` put on every library."""
+    """Allow network access within this context only, in spite of `offline_by_default`."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

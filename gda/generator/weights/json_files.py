@@ -8,7 +8,7 @@ from gda.errors import DataError
 
 
 def read_config_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises `DataError` naming the file where it holds anything else or cannot be read."""
+    """The JSON object in a file. Raises `DataError` naming the file if it holds anything else or cannot be read."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -19,5 +19,5 @@ def read_config_object(path: Path) -> dict[str, Any]:
 
 
 def write_object(path: Path, content: dict[str, Any]) -> None:
-    """Write sorted and indented, so that equal contents are equal files."""
+    """Write sorted and indented, so that equal contents give equal files."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -18,11 +18,11 @@ INDEX = "model_index.json"
 BASE, SUPER_RESOLUTION, UPSCALER = "base", "super_resolution", "upscaler"
 CASCADE_STAGES = (BASE, SUPER_RESOLUTION, UPSCALER)
 NETWORKS = frozenset({"unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"})
-# A checker of finished images would black some out unseen; a synthetic set is assessed by the gate, which says what it refuses.
+# A safety checker would silently black out some images; the gate assesses synthetic sets and reports what it rejects.
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder", "watermarker"})
-# The super-resolution stage is given the base's text states, and its repository holds the same large encoder once more.
+# The super-resolution stage uses the base's text states; its repository holds a second copy of the same large encoder.
 _SHARED = {"IFSuperResolutionPipeline": frozenset({"text_encoder", "tokenizer"})}
-# Configurations and vocabularies; `adapter_config.json` is here to be refused, for transformers would load what it names.
+# Configurations and vocabularies; `adapter_config.json` is listed so that checks refuse it: transformers would load its target.
 _SETTINGS = frozenset(
     {
         "config.json",
@@ -49,9 +49,9 @@ _SHARD_INDEX = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What a generator is made of: `used` maps paths without variant to paths below `folder`; nothing else of it is ever opened.
+    """The files of a generator: `used` maps paths without variant to paths below `folder`; no other file is ever opened.
 
-    `name` is what messages call it.
+    Error messages use `name`.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Files:
     used: dict[str, str]
 
     def path(self, plain: str) -> Path:
-        """Where the file of that plain path lies."""
+        """The file of that path without variant."""
         return self.folder / self.used[plain]
 
     def below(self, *prefixes: str) -> dict[str, Path]:
-        """Plain path -> file, of the parts whose names start so, e.g. `text_encoder` and `text_encoder_2`, in every stage."""
+        """Plain path -> file, of the parts whose names start with a prefix, e.g. `text_encoder` and `text_encoder_2`, in every stage."""
         return {plain: self.path(plain) for plain in sorted(self.used) if f"/{plain}".split("/")[-2].startswith(prefixes)}
 
     def indexes(self) -> dict[str, dict[str, Any]]:
@@ -71,17 +71,17 @@ class Files:
         return {plain: read_config_object(self.path(plain)) for plain in sorted(self.used) if os.path.basename(plain) == INDEX}
 
     def where(self, plain: str) -> str:
-        """The file as messages name it: its path, or hub id and path."""
+        """The file's name in error messages: its path, or hub id and path."""
         return str(self.path(plain)) if self.name == str(self.folder) else f"{self.name}: {self.used[plain]}"
 
     @contextmanager
     def laid_out(self) -> Iterator[Path]:
-        """A folder of links to the used files alone under their plain names: libraries that are given it find no other file."""
+        """A folder of links to the used files under their plain names, so that libraries find no other file."""
         with TemporaryDirectory(prefix="gda-") as folder:
             lay_out(self.folder, self.used, Path(folder), copy=lambda file, link: os.symlink(file.absolute(), link))
             try:
                 yield Path(folder)
-            except DataError as error:  # messages name the file that lies there, not the link to it
+            except DataError as error:  # messages should name the file, not the link to it
                 raise DataError(str(error).replace(folder, str(self.folder))) from None
 
 
@@ -91,9 +91,9 @@ def index_paths(files: Collection[str]) -> list[str]:
 
 
 def files_of_directory(folder: Path) -> Files:
-    """The files in use of a directory. Plain weights go first; where a part has none, the one variant that all such parts have is taken.
+    """The used files of a directory. Plain weights come first; parts without them use the one variant that all such parts have.
 
-    Raises `DataError` as `used_files` does, for shards that are missing, and where several variants could be meant.
+    Raises `DataError` as `used_files` does, for missing shards, and if several variants are possible.
     """
     tops = [folder] if (folder / INDEX).is_file() else [folder / stage for stage in CASCADE_STAGES]
     found = [p for top in tops if top.is_dir() for p in (*top.iterdir(), *(q for d in top.iterdir() if d.is_dir() for q in d.iterdir()))]
@@ -101,18 +101,18 @@ def files_of_directory(folder: Path) -> Files:
     indexes = {path: read_config_object(folder / path) for path in index_paths(listing)}
     used = used_files(str(folder), listing, indexes, _lone_variant(listing, indexes), plain_first=True)
     if missing := missing_files(folder, used):
-        raise DataError(f"{folder / missing[0]}: is missing, which the part's index of shards names")
+        raise DataError(f"{folder / missing[0]}: is missing, but the part's index of shards names it")
     return Files(name=str(folder), folder=folder, used=used)
 
 
 def used_files(
     name: str, files: Collection[str], indexes: Mapping[str, Mapping[str, Any]], variant: str | None, *, plain_first: bool = False
 ) -> dict[str, str]:
-    """Path without variant -> path in the repository, of every file that the generator is made of.
+    """Path without variant -> path in the repository, of every file of the generator.
 
-    `files` is the listing, `indexes` the content of each `model_index.json` by its path. A part without weights of the variant gives
-    its plain ones, as in diffusers; with `plain_first` the variant is for parts without plain ones. Raises `DataError` naming `name`
-    where a part or its safetensors weights are not in the listing, or no part has the variant.
+    `files` is the listing, `indexes` the content of each `model_index.json` by its path. A part without weights of the variant uses
+    its plain ones, as in diffusers; with `plain_first` only parts without plain ones use the variant. Raises `DataError` naming `name`
+    if a part or its safetensors weights are not in the listing, or no part has the variant.
     """
     if not indexes:
         raise DataError(f"{name}: holds no {INDEX}, so it is not a diffusers pipeline")
@@ -134,7 +134,7 @@ def used_files(
 
 
 def missing_files(folder: Path, used: Mapping[str, str]) -> list[str]:
-    """Paths of `used` that are not on disk below `folder`, and shards that an index names and nobody has."""
+    """Paths of `used` that are not on disk below `folder`, and shards that an index names but `used` lacks."""
     absent = {file for file in used.values() if not (folder / file).is_file()}
     for plain, file in used.items():
         if _SHARD_INDEX.fullmatch(plain.rpartition("/")[2]) and file not in absent:
@@ -146,7 +146,7 @@ def missing_files(folder: Path, used: Mapping[str, str]) -> list[str]:
 def lay_out(folder: Path, used: Mapping[str, str], out: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
     """Put `used` files of `folder` below `out` under their paths without variant, so that plain diffusers loads it.
 
-    `copy` may link rather than copy; indexes are written again: of parts, because some are left out, and of shards, which are renamed.
+    `copy` may create links instead. Indexes are rewritten: some parts are left out, and shards are renamed.
     """
     indexes = [plain for plain in used if os.path.basename(plain) == INDEX]
     names = {file: os.path.basename(plain) for plain, file in used.items()}
@@ -166,24 +166,24 @@ def lay_out(folder: Path, used: Mapping[str, str], out: Path, copy: Callable[[Pa
 
 
 def null_parts(index: Mapping[str, Any]) -> list[str]:
-    """The parts that an index says the pipeline does without: `[null, null]`."""
+    """The parts that are `[null, null]` in an index: the pipeline has none."""
     return sorted(key for key, value in index.items() if isinstance(value, list) and value and set(map(str, value)) == {"None"})
 
 
 def unused_parts(index: Mapping[str, Any]) -> frozenset[str]:
-    """The parts that are never opened, whatever an index names."""
+    """The parts that are never opened, even if an index names them."""
     return UNUSED | _SHARED.get(str(index.get("_class_name")), frozenset())
 
 
 def _copy_index(source: Path, target: Path) -> None:
-    """Write a `model_index.json` to where its parts lie already; unused parts that are not there are named as done without."""
+    """Write a `model_index.json` next to its parts; unused parts that are not there become `[null, null]`."""
     index = read_config_object(source)
     absent = {part for part in unused_parts(index) & index.keys() if not (target.parent / part).is_dir()}
     write_object(target, {key: [None, None] if key in absent else value for key, value in index.items()})
 
 
 def _parts_of(files: Collection[str], indexes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, set[str]]]:
-    """Name, folder and files of each part that an index names and has."""
+    """Name, folder and files of each part that an index names, without null and unused parts."""
     for path, index in indexes.items():
         without = unused_parts(index) | set(null_parts(index))
         for part in sorted(key for key, value in index.items() if isinstance(value, list) and not key.startswith("_")):
@@ -194,7 +194,7 @@ def _parts_of(files: Collection[str], indexes: Mapping[str, Mapping[str, Any]]) 
 
 
 def _lone_variant(files: Collection[str], indexes: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The only variant that every part without plain weights has; None where there is no such part, or not one variant."""
+    """The only variant that every part without plain weights has; None if there is no such part or not exactly one such variant."""
     found = [_variants(part, inside).keys() for part, _, inside in _parts_of(files, indexes) if part in NETWORKS]
     lacking = [set(variants) for variants in found if variants and None not in variants]
     common = set.intersection(*lacking) if lacking else set()
@@ -215,7 +215,7 @@ def _variants(part: str, inside: Collection[str]) -> dict[str | None, dict[str, 
 
 
 def _weights_name(part: str) -> str:
-    """What the library that loads a part calls its weights: transformers for text encoders, diffusers for the others."""
+    """The file name of a part's weights: that of transformers for text encoders, that of diffusers for the others."""
     return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
@@ -224,7 +224,7 @@ def _require_part(
 ) -> None:
     where = f"{name}: {folder}"
     if not inside:
-        raise DataError(f"{where} is missing, which {INDEX} names")
+        raise DataError(f"{where} is missing, but {INDEX} names it")
     if part not in NETWORKS or variant in weights or None in weights:
         return
     if weights:

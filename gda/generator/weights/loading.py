@@ -1,4 +1,4 @@
-"""How every part of a base is opened: its own files alone, no pickles, no code, and failures of the libraries in one line."""
+"""Opens every part of a base from its own files only: no pickles, no code, and one-line errors for failures of the libraries."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ OWN_FILES_ALONE: dict[str, Any] = {
     "local_files_only": True,
     "low_cpu_mem_usage": False,
 }
-# What a network's own class takes of them.
+# The options among them that the classes of each library accept.
 _TAKEN = {
     "diffusers": ("use_safetensors", "local_files_only", "low_cpu_mem_usage"),
     "transformers": ("use_safetensors", "local_files_only", "trust_remote_code"),
@@ -28,7 +28,7 @@ _TAKEN = {
 
 @contextmanager
 def loading(files: Files, what: str) -> Iterator[None]:
-    """Around the libraries' loading alone: what they raise for files that do not fit is a `DataError` naming the generator."""
+    """Wraps calls of the libraries: their errors for unsuitable files become a `DataError` naming the generator."""
     try:
         yield
     except (
@@ -48,10 +48,10 @@ def loading(files: Files, what: str) -> Iterator[None]:
 
 
 def load_networks(folder: Path) -> dict[str, Any]:
-    """The networks that the index of a pipeline's `folder` names, float32, by their part.
+    """The networks that the index in a pipeline's `folder` names, float32, by part.
 
-    Raises `DataError` where the weights of one lack tensors, which the libraries would leave random without an error, and the libraries'
-    own errors as they come.
+    Raises `DataError` if weights lack tensors, which the libraries would leave random without an error. The libraries' own errors pass
+    through.
     """
     named = {part: entry for part, entry in read_config_object(folder / INDEX).items() if part in NETWORKS and (folder / part).is_dir()}
     return {part: load_network(folder / part, library, kind) for part, (library, kind) in named.items()}
@@ -69,7 +69,7 @@ def load_network(folder: Path, library: str, kind: str) -> Any:
 
 
 def check_vocabularies(files: Files, components: Mapping[str, Any]) -> None:
-    """Raises `DataError` where a tokenizer has more entries than its text encoder has rows: some prompts would have no embedding."""
+    """Raises `DataError` if a tokenizer has more entries than its text encoder has rows: some tokens would have no embedding."""
     for role, encoder in components.items():
         tokenizer = components.get(role.replace("text_encoder", "tokenizer"))
         if not role.startswith("text_encoder") or encoder is None or tokenizer is None:

@@ -1,6 +1,6 @@
 """Low-rank adapters (Hu et al. 2021) on a generator's network: injected, averaged by their products, merged, written for diffusers.
 
-An adapter adds scale * B @ A to the weight of a layer. What is averaged over training is that product: the product of averaged
+An adapter adds scale * B @ A to the weight of a layer. Averages over training are of that product: the product of averaged
 factors is another matrix. A product is as large as the weight it is added to, so an average takes as much memory as the adapted
 weights themselves.
 """
@@ -25,26 +25,26 @@ from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.io.publish import write_bytes
 
-Products = dict[str, torch.Tensor]  # by layer, what is added to its weight: float32, in the weight's shape [out, in, ...]
+Products = dict[str, torch.Tensor]  # by layer, the matrix added to its weight: float32, in the weight's shape [out, in, ...]
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # by layer, A [rank, in, ...] and B [out, rank, 1...]: the product is B @ A
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 COMPONENTS = ("unet", "transformer")  # parts of a pipeline into which diffusers loads adapters of this layout
 
-_NAME = "default"  # what peft calls the one adapter of a network
-_LISTED = 12  # kinds of layers that an error names
+_NAME = "default"  # peft's name for the only adapter of a network
+_LISTED = 12  # at most so many kinds of layers in an error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """The adapter in `network`; tensors are looked up there at each call, so it stays right under torch.compile, DDP and `.to()`."""
+    """The adapter in `network`; tensors are looked up at each call, so it stays valid under torch.compile, DDP and `.to()`."""
 
     network: nn.Module
     layers: tuple[str, ...]
     scale: float
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, float32: `LAYER.lora_A.weight` and `LAYER.lora_B.weight`, in the order of the network's layers."""
+        """The trained parameters, float32: `LAYER.lora_A.weight` and `LAYER.lora_B.weight`, in the order of the network's layers."""
         return {
             f"{name}.{factor}.weight": getattr(self.network.get_submodule(name), factor)[_NAME].weight
             for name in self.layers
@@ -53,7 +53,7 @@ class Adapter:
 
     @torch.no_grad()
     def products(self) -> Products:
-        """What the adapter adds to each layer's weight now, scale included; new tensors on the network's device."""
+        """The matrix that the adapter currently adds to each layer's weight, scale included; new tensors on the network's device."""
         values = self.parameters()
         return {name: self.scale * product_of(values[f"{name}.lora_A.weight"], values[f"{name}.lora_B.weight"]) for name in self.layers}
 
@@ -74,7 +74,7 @@ class Adapter:
         return weights
 
     def remove(self) -> None:
-        """Put the plain layers back; they stay frozen, and this adapter is of no use afterwards."""
+        """Restore the plain layers, which stay frozen; this adapter must not be used afterwards."""
         for name in self.layers:
             parent, _, last = name.rpartition(".")
             setattr(self.network.get_submodule(parent), last, self.network.get_submodule(name).base_layer)
@@ -82,11 +82,11 @@ class Adapter:
 
 
 def add_adapter(network: nn.Module, settings: FinetuneConfig, *, seed: int) -> Adapter:
-    """Give every layer whose name ends as `lora_target_modules` say an adapter, and freeze everything else.
+    """Add an adapter to every layer whose name ends in one of `lora_target_modules`, and freeze everything else.
 
     A starts uniform in +-1 / sqrt(fan-in), from a stream of `seed` and the layer's name, and B at zero, so that the network's output
-    does not change. A rank above the smaller side of a layer's matrix is lowered to that side, where it can express any
-    change already; the scale stays alpha / `lora_rank`. `network` is the bare one: wrap it afterwards. Raises
+    does not change. A rank above the smaller side of a layer's matrix is lowered to that side, which suffices for any
+    change; the scale stays alpha / `lora_rank`. `network` must not be wrapped yet. Raises
     `ConfigError` when a target matches no layer, or one that is neither a Linear nor a plain Conv2d.
     """
     if any(isinstance(module, BaseTunerLayer) for module in network.modules()):
@@ -102,10 +102,10 @@ def add_adapter(network: nn.Module, settings: FinetuneConfig, *, seed: int) -> A
 
 
 def factor(products: Products, *, rank: int, tolerance: float = 1e-6) -> Factors:
-    """Factors, float32 on the CPU with scale 1, of the smallest rank a layer that discards at most `tolerance` of its squared norm.
+    """Factors, float32 on the CPU with scale 1, of the smallest rank per layer that discards at most `tolerance` of its squared norm.
 
-    `rank` caps every layer's rank, even where more is then discarded: `discarded` says how much. An average of products has more
-    rank than each of them, so a cap equal to the rank trained with would throw part of it away. Layers of zeros get rank 1. Signs and
+    `rank` caps every layer's rank, even if more is then discarded: `discarded` gives the share. An average of products has a
+    higher rank than each of them, so a cap equal to the trained rank would lose part of it. Layers of zeros get rank 1. Signs and
     order are fixed. Raises `DataError` for a product that is not finite.
     """
     if rank < 1 or not 0 <= tolerance < 1:
@@ -127,7 +127,7 @@ def discarded(products: Products, factors: Factors) -> float:
 def write_lora(folder: Path, factors: Mapping[str, Factors]) -> Path:
     """Write `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights(folder)` of plain diffusers loads; returns its path.
 
-    `factors` are given by the pipeline's component: `unet`, or `transformer`. Each stage of a cascade is a pipeline, and so takes a folder.
+    `factors` is keyed by the pipeline's component: `unet` or `transformer`. Each stage of a cascade is a pipeline with its own folder.
     Equal factors give equal bytes.
     """
     if not factors or not all(factors.values()) or factors.keys() - set(COMPONENTS):
@@ -141,14 +141,14 @@ def write_lora(folder: Path, factors: Mapping[str, Factors]) -> Path:
         ranks = {name: a.shape[0] for name, (a, _) in layers.items()}
         config |= {f"{component}.{field}": value for field, value in _described(ranks, scale=1.0).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    # One entry alone: safetensors writes several in an order that changes from call to call.
+    # A single entry, because safetensors writes several in an order that changes from call to call.
     metadata = {"lora_adapter_metadata": json.dumps(config, indent=2, sort_keys=True)}
     write_bytes(folder / LORA_FILE, safetensors.torch.save(tensors, metadata))
     return folder / LORA_FILE
 
 
 def read_lora(folder: Path) -> dict[str, Factors]:
-    """What `write_lora` wrote, by component; nothing where the folder has no such file. Raises `DataError` for a damaged one."""
+    """The factors that `write_lora` wrote, by component; empty if the folder has no such file. Raises `DataError` for a damaged one."""
     path, found = folder / LORA_FILE, dict[str, Factors]()
     if not path.is_file():
         return found
@@ -193,14 +193,14 @@ def _targets(network: nn.Module, ends: Iterable[str]) -> list[str]:
 
 
 def _is_adaptable(layer: nn.Module) -> bool:
-    """Whether a product can be added to the layer's weight. Subclasses are not: some are never called, some hold packed weights."""
+    """Whether a product can be added to the layer's weight. Subclasses are excluded: some are never called, some hold packed weights."""
     if type(layer) is nn.Conv2d:
         return layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
     return type(layer) is nn.Linear
 
 
 def _kinds(named: Mapping[str, nn.Module]) -> str:
-    """Ends of the names of adaptable layers, the most frequent first; an end that is a number is given with what stands before it."""
+    """Ends of the names of adaptable layers, the most frequent first; an end that is a number includes the name before it."""
     ends = [re.search(r"[^.]*(\.\d+)*$", name) for name, layer in named.items() if _is_adaptable(layer)]
     counted = Counter(end.group() for end in ends if end)
     listed = sorted(counted, key=lambda end: (-counted[end], end))
@@ -212,7 +212,7 @@ def _described(ranks: Mapping[str, int], *, scale: float) -> dict[str, Any]:
     common = Counter(ranks.values()).most_common(1)[0][0]
     patterns: dict[str, int] = {}
     for rank in sorted(set(ranks.values()) - {common}):
-        # One pattern a rank, not a layer: peft tries every pattern at every layer.
+        # One pattern per rank, not per layer: peft tries every pattern at every layer.
         names = "|".join(re.escape(name) for name in ranks if ranks[name] == rank)
         patterns[f"^({names})"] = rank
     return {
@@ -260,7 +260,7 @@ def _factor(name: str, product: torch.Tensor, rank: int, tolerance: float) -> tu
 
 
 def _rank(squares: torch.Tensor, cap: int, tolerance: float) -> int:
-    """The smallest rank, at least 1 and at most `cap`, whose left-out squared singular values (ascending) sum to the tolerated share."""
+    """The smallest rank, at least 1 and at most `cap`, whose discarded `squares` (ascending) sum to at most the tolerated share."""
     tails = squares.clamp(min=0).cumsum(0)
     dropped = int((tails <= tolerance * tails[-1]).sum())
     return min(max(len(squares) - dropped, 1), cap)

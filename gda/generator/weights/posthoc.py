@@ -1,4 +1,4 @@
-"""Averages whose width is chosen after training: two power-function averages are stored as training goes, any other is fitted to them.
+"""Averages whose width is chosen after training: training stores two power-function averages, and any other width is fitted to them.
 
 Karras et al. 2023, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3 and appendix C. The width of an
 average, `sigma_rel`, is the standard deviation of its profile over training time, relative to that time.
@@ -21,12 +21,12 @@ from gda.errors import ConfigError, DataError
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.tensors import tensors_digest
 
-EMA_FOLDER = "ema"  # below a generator, a folder a stage
+EMA_FOLDER = "ema"  # below a generator, one folder per stage
 SIGMA_RELS = (0.05, 0.10)
-SIGMA_REL_LIMIT = 12**-0.5  # gamma = 0, the plain mean; wider profiles would weigh early steps above late ones
+SIGMA_REL_LIMIT = 12**-0.5  # gamma = 0, the plain mean; wider profiles would weight early steps above late ones
 _NARROWEST = 1e-7  # one step of the longest training there is
-_METADATA = "gda"  # one key that holds JSON: safetensors writes several in random order, and equal snapshots must be equal bytes
-_NEGLIGIBLE = 1e-12  # share of the Gram matrix below which a direction is left out: profiles alike have no unique weights
+_METADATA = "gda"  # one key with JSON: safetensors writes several keys in random order, and equal snapshots must give equal bytes
+_NEGLIGIBLE = 1e-12  # share of the Gram matrix below which a direction is ignored: almost equal profiles have no unique weights
 
 
 def gamma_to_sigma_rel(gamma: float) -> float:
@@ -46,7 +46,7 @@ def sigma_rel_to_gamma(sigma_rel: float) -> float:
 
 
 class PowerAverages:
-    """Power-function averages of named float32 tensors, one set a width, on the tensors' device; other types are copied along."""
+    """Power-function averages of named float32 tensors, one set per width, on the tensors' device; other types are copied."""
 
     def __init__(self, values: Mapping[str, torch.Tensor], *, sigma_rels: Sequence[float] = SIGMA_RELS) -> None:
         self._gammas = {sigma_rel: sigma_rel_to_gamma(sigma_rel) for sigma_rel in sigma_rels}
@@ -60,7 +60,7 @@ class PowerAverages:
 
     @torch.no_grad()
     def update(self, values: Mapping[str, torch.Tensor], step: int) -> None:
-        """Take in the values after optimizer step `step`, counted from 1; at step 1 the averages become the values."""
+        """Add the values after optimizer step `step`, counted from 1; at step 1 the averages become the values."""
         if step < 1:
             raise ValueError(f"step {step}: steps are counted from 1")
         for sigma_rel, average in self._sets.items():
@@ -75,21 +75,21 @@ class PowerAverages:
         return self._sets[sigma_rel]
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything that a checkpoint needs, under `<sigma_rel>/<name>`; not copies."""
+        """The state for a checkpoint, under `<sigma_rel>/<name>`; not copies."""
         return {f"{sigma_rel}/{name}": v for sigma_rel, average in self._sets.items() for name, v in average.items()}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Continue from what `tensors` gave; values are copied."""
+        """Restore the state that `tensors` returned; values are copied."""
         for key, own in self.tensors().items():
             own.copy_(tensors[key])
 
 
 def write_snapshot(folder: Path, averages: PowerAverages, step: int) -> None:
-    """Store every average as after `step`, a float32 file a width, each whole or absent; the same averages give the same bytes.
+    """Store every average after `step`, one float32 file per width, each whole or absent; the same averages give the same bytes.
 
-    Float32, where the paper stores float16: after a short fine-tuning two widths may differ by less than float16 rounds away, and a
-    combination adds up several roundings. So a snapshot takes 8 bytes a weight.
+    Float32, where the paper stores float16: after a short fine-tuning two widths may differ by less than the rounding of float16, and a
+    combination adds up several roundings. A snapshot of two widths takes 8 bytes per weight.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class StoredAverage:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How much of each stored average makes the one of width `sigma_rel` at `step`; the weights add up to 1.
+    """The weights of stored averages that give the average of width `sigma_rel` at `step`; they add up to 1.
 
     `residual` is the L2 distance of the fitted profile from the one requested, relative to the latter's norm.
     """
@@ -126,7 +126,7 @@ class Fit:
 
 
 def stored_averages(folder: Path) -> list[StoredAverage]:
-    """What is stored in `folder`, in order of step, read from the files' headers. Raises `DataError` naming what cannot be used."""
+    """The averages in `folder` in order of step, read from the files' headers. Raises `DataError` naming an unusable file."""
     found = [_read_header(path) for path in sorted(folder.glob("*.safetensors"))]
     if not found:
         raise DataError(f"{folder}: holds no snapshots of averaged weights; finetune writes them where finetune.ema_snapshot_steps is set")
@@ -143,7 +143,7 @@ def fit(stored: Sequence[StoredAverage], sigma_rel: float, step: int | None = No
     gamma = sigma_rel_to_gamma(sigma_rel)
     if not 1 <= step <= last:
         raise ConfigError(f"step: expected 1 to {last}, the last snapshot in {stored[-1].path.parent}, got {step}")
-    # The first snapshot after `step` can still tell something of the steps before it, later ones nothing more.
+    # The first snapshot after `step` still holds information about earlier steps; later ones add none.
     reach = min(s.step for s in stored if s.step >= step)
     used = tuple(s for s in stored if s.step <= reach)
     for exact in used:
@@ -156,14 +156,14 @@ def fit(stored: Sequence[StoredAverage], sigma_rel: float, step: int | None = No
 
 
 def residual(folder: Path, sigma_rel: float, *, step: int | None = None) -> float:
-    """How far, relative L2, the profile that `reconstruct` would use is from the one requested; raises as it does."""
+    """Relative L2 distance between the profile that `reconstruct` would use and the one requested; raises as it does."""
     return fit(stored_averages(folder), sigma_rel, step).residual
 
 
 def reconstruct(folder: Path, sigma_rel: float, *, step: int | None = None) -> dict[str, torch.Tensor]:
     """The average of width `sigma_rel` at `step` (default: the last stored) from the snapshots in `folder`, float32 by name.
 
-    Good to the extent that `residual` is small. Raises `ConfigError` for a width or step out of range, `DataError` naming a damaged file.
+    Accurate if `residual` is small. Raises `ConfigError` for a width or step out of range, `DataError` naming a damaged file.
     """
     return combine(fit(stored_averages(folder), sigma_rel, step))
 
@@ -180,7 +180,7 @@ def combine(fitted: Fit) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[None]:
-    """Turn what reading a safetensors file raises into a `DataError` that names it."""
+    """Turn errors from reading a safetensors file into a `DataError` that names it."""
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
@@ -190,13 +190,13 @@ def whole_file(path: Path) -> Iterator[None]:
 def _least_squares(steps: np.ndarray, gammas: np.ndarray, step: float, gamma: float) -> tuple[np.ndarray, float]:
     """Weights of the stored profiles, and the relative L2 distance of their sum from the profile (step, gamma).
 
-    The weights must add up to 1, which the paper leaves to the fit: fine-tuned weights are a large constant and a small change, and
-    a sum of 0.99 would scale the constant. Profiles are brought to unit norm first, for the condition of the Gram matrix.
+    The weights must add up to 1, which the paper does not require: fine-tuned weights are a large constant plus a small change, and
+    a sum of 0.99 would scale the constant. Profiles are scaled to unit norm first, to improve the condition of the Gram matrix.
     """
     norms, target = np.sqrt(_inner(steps, gammas, steps, gammas)), np.sqrt(_inner(step, gamma, step, gamma))
     gram = _inner(steps[:, None], gammas[:, None], steps, gammas) / np.outer(norms, norms)
     wanted = _inner(steps, gammas, step, gamma) / (norms * target)
-    mass = target / norms  # what a unit of each scaled profile adds to the sum of weights
+    mass = target / norms  # contribution of a unit of each scaled profile to the sum of weights
     inverse = np.linalg.pinv(gram, rcond=_NEGLIGIBLE, hermitian=True)
     free, correction = inverse @ wanted, inverse @ mass
     scaled = free + correction * (1 - mass @ free) / (mass @ correction)
@@ -207,7 +207,7 @@ def _least_squares(steps: np.ndarray, gammas: np.ndarray, step: float, gamma: fl
 def _inner(steps_a: Any, gammas_a: Any, steps_b: Any, gammas_b: Any) -> Any:
     """Inner product of profiles (gamma + 1) t^gamma / T^(gamma + 1) on (0, T], broadcast; the ratio keeps large powers finite.
 
-    The update rule gives step i the profile's integral over (i - 1, i], so a distance in these terms bounds the one over steps.
+    The update rule weights step i by the profile's integral over (i - 1, i], so this distance bounds the one over steps.
     """
     longer = np.maximum(steps_a, steps_b)
     exponent = np.where(steps_a < steps_b, gammas_b, gammas_a)
@@ -226,11 +226,11 @@ def _read_header(path: Path) -> StoredAverage:
         about = json.loads(metadata[_METADATA])
         return StoredAverage(path=path, step=int(about["step"]), sigma_rel=float(about["sigma_rel"]), digests=dict(about["digests"]))
     except (KeyError, ValueError, TypeError):
-        raise DataError(f"{path}: not a snapshot of averaged weights, its header does not say step, width and digests") from None
+        raise DataError(f"{path}: not a snapshot of averaged weights, its header does not state step, width and digests") from None
 
 
 def _weighted(name: str, files: Sequence[tuple[StoredAverage, Any]], weights: Sequence[float]) -> torch.Tensor:
-    """The weighted sum of one tensor in its own type; of a tensor that was not averaged, the newest."""
+    """The weighted sum of one tensor in its own type; for a tensor that was not averaged, its newest value."""
     newest = _read_tensor(*files[-1], name)
     if newest.dtype.kind != "f":
         return torch.from_numpy(newest)

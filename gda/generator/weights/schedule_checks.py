@@ -2,7 +2,7 @@
 
 from gda.generator.weights.config_fields import Fields
 
-# All of them sample from the process that `DDPMScheduler` noises by; EDM's and flow-matching's do not.
+# All of them sample from the forward process of `DDPMScheduler`; those of EDM and flow matching do not.
 DIFFUSION = (
     "DDPMScheduler",
     "DDIMScheduler",
@@ -28,7 +28,7 @@ _MOST_STEPS = 100_000
 
 
 def check_diffusion(schedule: Fields, *, latent: bool) -> None:
-    """Raises `DataError` for a schedule that training by `DDPMScheduler` would not be true to."""
+    """Raises `DataError` for a schedule that training with `DDPMScheduler` would not reproduce."""
     schedule.one_of("_class_name", DIFFUSION)
     steps = schedule.whole("num_train_timesteps", 1000, high=_MOST_STEPS)
     schedule.one_of("prediction_type", _PREDICTIONS, "epsilon")
@@ -41,7 +41,7 @@ def check_diffusion(schedule: Fields, *, latent: bool) -> None:
         raise schedule.refuse("beta_end", f"below 1 and at least beta_start, {start:g}", end)
     for field in ("rescale_betas_zero_snr", "clip_sample", "thresholding"):
         schedule.one_of(field, (True, False), False)
-    # Sampling along a flow, or at continuous times as EDM does, is another process than the one that is trained.
+    # Sampling along a flow, or at continuous times as in EDM, is another process than the trained one.
     for field in ("use_flow_sigmas", "use_dynamic_shifting"):
         schedule.one_of(field, (False, None))
     schedule.one_of("timestep_type", ("discrete",), "discrete")

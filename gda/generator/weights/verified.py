@@ -10,7 +10,7 @@ from gda.errors import DataError
 from gda.io.tensors import directory_digest
 
 # Digests of directories without a list of files, by what the file system says of their files.
-_reckoned: dict[tuple[object, ...], str] = {}
+_computed: dict[tuple[object, ...], str] = {}
 
 
 def with_adapters(weights: str, path: Path, adapters: Mapping[str, str]) -> str:
@@ -23,7 +23,7 @@ def with_adapters(weights: str, path: Path, adapters: Mapping[str, str]) -> str:
 def require_generator(path: Path, card: GeneratorCard, weights: Callable[[], str], *, listed: bool = True) -> GeneratorCard:
     """`card`, once the files of the generator at `path` are those that `fingerprint.json` lists; without a list, once they have its digest.
 
-    `weights` reckons the digest of its parts. A folder that holds the files in use alone, as of a hub, is not compared with the list
+    `weights` computes the digest of its parts. A folder that holds the files in use alone, as of a hub, is not compared with the list
     (`listed`), and adapters that are not in it are not looked for. Raises `DataError` naming a file that differs, or the directory.
     """
     if listed and recorded_files(path) is not None:
@@ -32,10 +32,10 @@ def require_generator(path: Path, card: GeneratorCard, weights: Callable[[], str
     if not all((path / folder).is_dir() for folder in card.adapters.values()) and not listed:
         return card
     identity = _identity(path)
-    if identity not in _reckoned:
-        _reckoned[identity] = with_adapters(weights(), path, card.adapters)
-    if _reckoned[identity] != card.digest:
-        found = _reckoned[identity]
+    if identity not in _computed:
+        _computed[identity] = with_adapters(weights(), path, card.adapters)
+    if _computed[identity] != card.digest:
+        found = _computed[identity]
         raise DataError(f"{path}: its weights and configurations are {found[:12]}, but generator.json is the card of {card.digest[:12]}")
     return card
 

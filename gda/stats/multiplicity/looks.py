@@ -9,7 +9,7 @@ def level_of_look(alpha: float, look: int) -> float:
     """The level, in (0, alpha), at which look number `look`, from 1, is tested; all looks together err at most at `alpha`.
 
     The first has four fifths of `alpha`, the second a tenth, each further one half of the one before: 0.04, 0.005, 0.0025, ... for 0.05.
-    So they add up to `alpha`, and however often one looks, for whatever reason one stops or goes on, some null is taken for a gain with
+    So they add up to `alpha`: after any number of looks and by any rule for stopping, some null is taken for a gain with
     probability `alpha` at most: Bonferroni's inequality, with weights that are fixed beforehand. Raises `ValueError` for a look below 1.
     """
     if look < 1:

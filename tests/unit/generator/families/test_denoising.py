@@ -1,4 +1,4 @@
-"""The denoising loop: what starts it, where it is guided, how much noise it samples, and what it says when a network breaks."""
+"""The denoising loop: its start, the guided steps, the noise it samples, and its error for outputs that are not finite."""
 
 from types import SimpleNamespace
 

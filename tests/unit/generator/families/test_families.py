@@ -185,7 +185,7 @@ def test_latents_are_computed_once_unless_jitter_changes_the_image(pipelines, tm
 
 
 def test_the_empty_prompt_is_what_the_pipeline_itself_uses(pipelines):
-    """XL's unconditional states are zeros because its pipeline says so; 1.x and 3 encode the empty prompt."""
+    """XL's unconditional states are zeros because its pipeline is configured so; 1.x and 3 encode the empty prompt."""
     model = load_model(str(pipelines["sdxl"]))
     text = model.encode(["", "red"])
     assert not text["states"][0].any()
@@ -259,7 +259,7 @@ def test_min_snr_changes_the_loss_as_its_weights_say():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_size_is_read_without_loading_weights(pipelines, kind):
-    """The gate learns what size a generator samples from its configurations; it is what the loaded model says."""
+    """The gate reads a generator's image size from its configurations; it equals that of the loaded model."""
     assert generated_size(pipelines[kind]) == load_model(str(pipelines[kind])).image_size == 16
 
 

@@ -83,7 +83,7 @@ def test_the_bound_is_the_papers_bound(prediction):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("steps", [1000, 50])
 def test_the_loss_is_the_squared_error_and_a_thousandth_of_the_whole_bound(prediction, steps):
-    """L_simple + 0.001 T L_t: one value an image, whatever the others are; min-SNR weighs the first part alone."""
+    """L_simple + 0.001 T L_t: one value per image, independent of the others; min-SNR weights only the first part."""
     schedule = _schedule(prediction, steps=steps)
     clean, noise, t, output = _problem(times=(0, 1, 7, 49), prediction=prediction)
     bound = 0.001 * steps * bound_term(schedule, output, clean, noise, t)
@@ -112,7 +112,7 @@ def test_the_bound_teaches_the_variance_and_never_the_mean(prediction):
 
 
 def test_an_output_of_half_precision_is_reckoned_in_float32():
-    """Mixed precision rounds what the network says and nothing after it."""
+    """Mixed precision rounds the network's output and nothing after it."""
     clean, noise, t, output = _problem(times=(1, 30, 500))
     rounded = output.bfloat16()
     losses = denoising_losses(_schedule(), rounded, clean, noise, t, snr_gamma=None)
@@ -212,7 +212,7 @@ def test_a_base_of_fixed_variance_has_the_plain_loss(tiny, gamma):
 
 
 def test_super_resolution_learns_by_its_own_schedules(tiny, tmp_path):
-    """Target and noise follow its scheduler, the small image's noise the image noising scheduler, whatever the base's say."""
+    """Target and noise follow its scheduler, the small image's noise the image noising scheduler, independent of the base's."""
     changes = {
         "super_resolution/scheduler": {"prediction_type": "epsilon", "beta_schedule": "linear"},
         "super_resolution/image_noising_scheduler": {"beta_schedule": "scaled_linear", "num_train_timesteps": 400},

@@ -222,7 +222,7 @@ def test_links_are_followed_and_come_out_as_files(base, plain, tmp_path):
     ],
 )
 def test_code_of_a_base_is_not_run_and_nobody_is_prompted(base, tmp_path, monkeypatch, file, fields, message):
-    """Whatever part names a module of the directory: it is refused, and no question waits on the terminal."""
+    """A part that names a module of the directory is refused, whichever part it is, without a prompt on the terminal."""
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("prompted the user"))
     for folder in ("tokenizer", "text_encoder", "unet", "."):
         (base / folder / "evil.py").write_text(f"open({str(tmp_path / MARK)!r}, 'w')\n")
@@ -271,7 +271,7 @@ def test_plain_weights_go_before_a_variant_and_two_variants_are_not_guessed(base
 
 @pytest.mark.parametrize("removed", [False, True])
 def test_stable_diffusion_3_without_its_t5_is_done_without_it(sd3, tmp_path, removed):
-    """Null parts are passed as none, stay null in the export, and its card says how plain diffusers loads it."""
+    """Null parts are passed as none, stay null in the export, and its card states how plain diffusers loads it."""
     base = shutil.copytree(sd3, tmp_path / "base")
     _edit(base / "model_index.json", text_encoder_3=[None, None], tokenizer_3=[None, None])
     if removed:
@@ -313,7 +313,7 @@ def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path, monkeypat
 
 
 def test_a_card_of_another_family_is_not_believed(base):
-    """`generator.json` may come with a download: what it says of the family must be what the index says."""
+    """`generator.json` may come with a download: its family must be that of the index."""
     card = read_card(str(base)).model_dump(mode="json")
     (base / "generator.json").write_text(json.dumps({**card, "family": "flow_transformer"}))
     with pytest.raises(DataError, match="family"):

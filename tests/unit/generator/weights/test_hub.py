@@ -202,7 +202,7 @@ def _same(one, other):
     ],
 )
 def test_a_hub_id_is_read_and_written_alike(name, expected):
-    """A spec says repository, revision and variant, and comes back as it was written."""
+    """A hub id is parsed into repository, revision and variant, and formatted back unchanged."""
     assert parse(name) == expected
     assert str(expected) == name
 
@@ -221,7 +221,7 @@ def test_other_names_are_no_hub_ids(name):
 
 
 def test_an_existing_directory_is_never_taken_for_a_hub_id(plain, cache, tmp_path, monkeypatch):
-    """`org/name` that is a folder here is that folder, and a missing other name says all that is accepted."""
+    """`org/name` that is a folder here is that folder, and the error for any other missing name lists all accepted forms."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(plain, tmp_path / "org" / "name")
     assert resolve("org/name") == Path("org/name")
@@ -240,7 +240,7 @@ def test_a_cached_repository_loads_without_network(repository, plain, cache):
 
 
 def test_hf_hub_cache_wins_over_hf_home(repository, cache, tmp_path, monkeypatch):
-    """The cache is where the environment says at the call, in the order of huggingface_hub."""
+    """The environment at the time of the call decides where the cache is, in the order of huggingface_hub."""
     assert hub.cache_dir() == cache
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
     folder = _put_in_cache(tmp_path / "elsewhere", repository, MAIN, ["main"])
@@ -582,7 +582,7 @@ def test_used_files_are_laid_out_by_links_too(repository, tmp_path):
     ],
 )
 def test_flags_are_written_into_the_hub_id(base, revision, variant, expected):
-    """`--revision` and `--variant` say the same as `@` and `:`; without them a base stays as it is."""
+    """`--revision` and `--variant` mean the same as `@` and `:`; without them a base is unchanged."""
     assert with_flags(base, revision, variant) == expected
 
 

@@ -117,7 +117,7 @@ def test_only_the_adapter_gets_gradients_and_all_of_it_does(kind, checkpointing)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_merged_weights_are_those_of_a_plain_network_that_predicts_the_same(kind):
-    """What export writes has the original names, every one of them, and says what the adapted network says."""
+    """Exported weights have all the original names, and the same output as the adapted network."""
     network, adapter = _adapted(kind)
     merged, plain = adapter.merged(adapter.products()), _network(kind)
     assert list(merged) == list(plain.state_dict())
@@ -367,7 +367,7 @@ def _merge(pipeline, component, products):
 
 @pytest.mark.parametrize("stage", CASCADE)
 def test_each_stage_of_a_cascade_loads_its_own_file(tiny, tmp_path, stage):
-    """A folder a stage: plain `IFPipeline` and `IFSuperResolutionPipeline` sample from it what the merged stage samples."""
+    """One folder per stage: plain `IFPipeline` and `IFSuperResolutionPipeline` sample from it what the merged stage samples."""
     base = IFPipeline.from_pretrained(tiny / "base")
     given: dict[str, object] = {"num_images_per_prompt": 1, "guidance_scale": 1.0}
     if stage == "super_resolution":
@@ -399,7 +399,7 @@ def test_each_stage_of_a_cascade_loads_its_own_file(tiny, tmp_path, stage):
 
 
 def test_several_adapters_lie_side_by_side_and_are_chosen_by_name(pipelines, tmp_path):
-    """A folder a class: diffusers loads several under their names, and the chosen one alone decides the image."""
+    """One folder per class: diffusers loads several under their names, and the chosen one alone decides the image."""
     pipeline, size = _loaded(pipelines["sd1"]), {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     for seed, name in enumerate(("cat", "dog")):
         adapter = _adapted("sd1", seed=seed, lora_rank=1 + seed)[1]

@@ -50,7 +50,7 @@ def test_a_tensor_that_is_missing_is_named(bases: dict[str, Path], kind: str, tm
 
 
 def test_several_are_counted(bases: dict[str, Path], tmp_path: Path) -> None:
-    """One line for a file that is cut short, not one a tensor."""
+    """One line for a truncated file, not one per tensor."""
     base = Path(shutil.copytree(bases["sd1"], tmp_path / "base"))
     path = base / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
@@ -76,7 +76,7 @@ def test_the_names_of_older_autoencoders_are_known(bases: dict[str, Path], tmp_p
 
 
 def test_a_tensor_that_is_random_is_not_seen_otherwise(bases: dict[str, Path], tmp_path: Path) -> None:
-    """Negative control: without the check two loads of the damaged weights differ, and no library says so."""
+    """Negative control: without the check two loads of the damaged weights differ, and no library reports it."""
     from diffusers import UNet2DConditionModel
 
     folder = Path(shutil.copytree(bases["sd1"] / "unet", tmp_path / "unet"))
