@@ -19,13 +19,13 @@ KILLS ?= 500
 
 help:
 	@echo "make demo     run the whole job on real images and print where the report is"
-	@echo "make test     run every test, but those that start databases and object stores"
-	@echo "make nightly  the same with what is slow and seldom fails, at its full size: an hour"
-	@echo "make test-servers run those, on PostgreSQL, S3 and MLflow: minutes"
+	@echo "make test     run every test except those that start databases and object stores"
+	@echo "make nightly  the same with the slow tests that seldom fail, at their full size: an hour"
+	@echo "make test-servers run the tests on PostgreSQL, S3 and MLflow: minutes"
 	@echo "make check    format, lint, types, import rules, generated files"
-	@echo "make fuzz     read $(FUZZ_INPUTS) mutated files of each format that a user can hand in"
-	@echo "make kills    kill every command of the job $(KILLS) times in all, and compare what it leaves; goes on where it ended"
-	@echo "make controls take out every safeguard that docs/reliability.md names, one by one: a named test must fail"
+	@echo "make fuzz     read $(FUZZ_INPUTS) mutated files of each format that a user can pass in"
+	@echo "make kills    kill the commands of the job $(KILLS) times in all, and compare their outputs; resumes an interrupted run"
+	@echo "make controls remove every safeguard that docs/reliability.md names, one by one: a named test must fail"
 	@echo "make docs     build the manual as a site into build/site"
 	@echo "make ui       MLflow's user interface on the runs of make demo"
 	@echo "make kfp-local run the job as the pipeline that a cluster runs, on this machine"
@@ -42,7 +42,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 install: $(STAMP)
 
-# Its ledger is this folder's own: the demo's test images are the same for everyone who tries it.
+# The demo keeps its ledger in this folder: its test images are the same for everyone, so other users' looks do not count.
 demo: export GDA_LEDGER ?= $(CURDIR)/.gda/test_ledger.jsonl
 demo: $(STAMP)
 	@test -d .dvc || dvc init --quiet
@@ -53,15 +53,15 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not servers" -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	@if grep -q -w avx512f /proc/cpuinfo 2>/dev/null; then $(MAKE) --no-print-directory test-kernels; else echo "learning tests are not run again: this processor has no other kernels to run them with"; fi
 
-# Everything of make test, with what takes minutes and seldom fails, at its full size.
+# Everything of make test, and the slow tests that seldom fail, at their full size.
 nightly: export GDA_TEST_NIGHTLY := 1
 nightly: test
 
-# PostgreSQL must be installed; the S3 server is built with go, once (minutes), and MLflow's drivers are downloaded, into ~/.cache/gda-tests.
+# PostgreSQL must be installed. The first run builds the S3 server with go (minutes) and downloads MLflow's drivers, into ~/.cache/gda-tests.
 test-servers: $(STAMP)
 	GDA_TEST_INSTALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m servers -rs
 
-# What networks learn must not hang on rounding: the learning tests again, with the kernels of another processor.
+# What networks learn must not depend on rounding: the learning tests run again, with the kernels of another processor.
 test-kernels: $(STAMP)
 	$(OTHER_KERNELS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m learning -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
 
@@ -83,31 +83,31 @@ check: $(STAMP)
 	@grep -h :: $(VENV)/collected-1.txt >$(VENV)/names-1.txt; grep -h :: $(VENV)/collected-2.txt | diff $(VENV)/names-1.txt - || { echo "the names of tests change from process to process"; exit 1; }
 	@if grep -q -i -E '^--(extra-)?index-url|^--find-links|@ http' requirements.lock; then echo "requirements.lock names an index address"; exit 1; fi
 
-# The whole job as the pipeline `augment`, one process per step, with the demo's parameters; pages go to kfp-local/pages.
+# The whole job as the pipeline `augment`, one process per step, with the demo's parameters. Pages are written to kfp-local/pages.
 kfp-local: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pipelines.local --data-root kfp-local
 
-# The image that pipeline steps run in; BASE names another base with Python 3.11, as where no registry is reachable.
+# The image that pipeline steps run in. BASE names another base image with Python 3.11, for machines that reach no registry.
 image: $(STAMP)
 	$(BIN)/python -m components.images.build --target $(or $(TARGET),cpu) --tag $(or $(TAG),gda:local) $(if $(BASE),--base $(BASE))
 
 image-test: $(STAMP)
 	$(BIN)/python -m pytest -rs tests/images
 
-# What is checked in under manifests/rendered, from its sources.
+# Renders manifests/rendered from its sources.
 manifests: $(STAMP)
 	$(BIN)/python -m manifests.render
 
-# Each format in a process with 2 GiB and 5 s a file; those that got through wrongly are kept in fuzz-kept.
+# Each format is read in a process with 2 GiB of memory and 5 s per file. Files that raised an unexpected error are kept in fuzz-kept.
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_runner.py --inputs $(FUZZ_INPUTS) --keep fuzz-kept
 
-# Rounds are kept in kills.jsonl, so that an interrupted run goes on; KILL_MINUTES ends it early.
+# Rounds are kept in kills.jsonl, so that an interrupted run resumes. KILL_MINUTES ends it early.
 KILL_MINUTES ?= 100000
 kills: $(STAMP)
 	PYTHONPATH=.:tests/worlds OMP_NUM_THREADS=1 $(BIN)/python tests/kills/kill_runner.py --kills $(KILLS) --minutes $(KILL_MINUTES)
 
-# Each safeguard of docs/reliability.md taken out, in a copy: the tests that the page names must fail. ROWS="3 9" tries those.
+# Each safeguard of docs/reliability.md is removed, in a copy: the tests that the page names must fail. ROWS="3 9" runs only those rows.
 controls: $(STAMP)
 	PYTHONPATH=tests/controls $(BIN)/python tests/controls/control_runner.py $(if $(ROWS),--row $(ROWS))
 
@@ -115,7 +115,7 @@ format: $(STAMP)
 	ruff format .
 	ruff check --fix .
 
-# Reference pages are made from the code; a dead link ends the build.
+# Reference pages are generated from the code; a dead link fails the build.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "open build/site/index.html; its search needs a server: python -m http.server -d build/site"
