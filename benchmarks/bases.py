@@ -1,4 +1,4 @@
-"""Bases compared: what their images are worth without and with fine-tuning, on validation, and what the gate says of them.
+"""Bases compared: the value of their images without and with fine-tuning, on validation, and the verdict of the gate.
 
 One choice of 5 real images per class of the demo's set; fine-tuning, sampling and training as in `few_shot.py`, limits of params.yaml
 but for that of the coverage of single classes, which is the default.

@@ -67,7 +67,7 @@ def scores(synthetic: np.ndarray, real: np.ndarray, rng: Rng) -> tuple[Scores, i
 
 
 def refused(found: Scores, n: int, classes: int, config: ValidateConfig = DEFAULT) -> dict[str, bool]:
-    """Which metrics refuse a class that is one of so many."""
+    """The metrics that refuse a class of a set with so many classes."""
     measures = {name: Measure(value=value, floor=floor, n=n, num_classes=classes) for name, (value, floor) in found.items()}
     limits = {name: limit_of(f"{name}_worst_class", measure, config) for name, measure in measures.items()}
     return {name: found[name][0] < limit for name, limit in limits.items() if limit is not None}
@@ -108,7 +108,7 @@ class Digits:
         return centre + AS_GOOD["scale"] * (self.features[fresh[:SYNTHETIC]] - centre) + AS_GOOD["shift"] * spread
 
     def planted(self, label: int, fresh: np.ndarray, real: np.ndarray, rng: Rng) -> Iterator[tuple[str, np.ndarray]]:
-        """Synthetic features by what is wrong with them; `fresh` and `real` are rows of the class."""
+        """Synthetic features by their defect; `fresh` and `real` are rows of the class."""
         features = self.features[fresh]
         yield "new real images", features[:SYNTHETIC]
         yield "the same, moved by a pixel", self.jittered(fresh, rng)
@@ -127,7 +127,7 @@ class Digits:
 
 
 def digits(trials: int, sizes: tuple[int, ...] = (25, 35)) -> None:
-    """A row for each thing that is wrong and each size: mean ratios, and the share of classes refused, as one of ten unless stated."""
+    """A row for each defect and each size: mean ratios, and the share of classes refused, as one of ten unless stated."""
     world, rng = Digits(), np.random.default_rng(0)
     heads = [
         "Class",

@@ -3,9 +3,9 @@
 python benchmarks/classify.py --out classify.json
 
 Loader: uint8 images resident in memory with batched augmentation, against timm's `ImageDataset` over a folder of PNG files read by
-PIL, with the same pad-and-crop an image, in one process and with a worker. Training: `train_classifier` against timm's own parts put
+PIL, with the same pad-and-crop per image, in one process and with a worker. Training: `train_classifier` against timm's own parts put
 together as in its `train.py` - `create_loader`, `create_optimizer_v2`, `create_scheduler_v2`, cross-entropy with label smoothing - on
-the same network, seed and number of updates; both are given what they need before the clock starts. One thread each.
+the same network, seed and number of steps; the inputs of both are ready before the clock starts. One thread each.
 """
 
 import argparse
@@ -46,7 +46,7 @@ CONFIG = Config(classify=ClassifyConfig(image_size=SIDE, batch_size=64)).classif
 
 
 def pictures(count: int, seed: int) -> TrainingSource:
-    """Crops of two photographs; the class is which tenth of the brightness they fall into, so that there is something to learn."""
+    """Crops of two photographs; the class is the tenth of the brightness range that a crop falls into, so it can be learned."""
     rng, photographs = np.random.default_rng(seed), load_sample_images().images
     crops = []
     for _ in range(count):
@@ -67,7 +67,7 @@ def write_folder(source: TrainingSource, folder: Path) -> None:
 
 
 def timm_loader(folder: Path, *, workers: int) -> DataLoader:
-    """timm's data set and loader with the pad-and-crop that ours does, by torchvision on PIL images."""
+    """timm's data set and loader with the same pad-and-crop as ours, by torchvision on PIL images."""
     pad = max(1, round(SIDE / 14))
     dataset = ImageDataset(str(folder))
     loader = create_loader(

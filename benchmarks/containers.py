@@ -3,10 +3,10 @@
 python benchmarks/containers.py --out containers.json
 
 Both write the same PNGs, encoded beforehand, with the same labels and metadata, into shards of the same size: webdataset as its
-documentation does, gda with a checksum of the shard, an fsync a shard and a create-only rename, none of which webdataset has. A second
-figure of ours adds what else `gda sample` writes: a checksum per image and its manifest rows. Both then read the same shards, ours,
+documentation does, gda with a checksum of the shard, one fsync per shard and a create-only rename, none of which webdataset has. A second
+figure of ours adds the rest of what `gda sample` writes: a checksum per image and its manifest rows. Both then read the same shards, ours,
 to the same arrays, labels and metadata; gda checks headers, padding, order and end of each shard on the way. The files are in the
-page cache. Peak memory is the growth of a forked process; decoded images are thrown away at once.
+page cache. Peak memory is the growth of a forked process; decoded images are discarded at once.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Material:
-    """What both are given, ready in memory."""
+    """The input of both, ready in memory."""
 
     setting: Setting
     images: list[EncodedRecord]
@@ -113,7 +113,7 @@ def write_ours(material: Material, folder: Path) -> None:
 
 
 def write_ours_with_rows(material: Material, folder: Path) -> None:
-    """The tars with a checksum an image and the rows of the manifest."""
+    """The tars with a checksum per image and the rows of the manifest."""
     for name, images in material.shards():
         write_encoded_shard(folder, name=name, split="train", records=images)
 
@@ -145,7 +145,7 @@ def timed(work: Callable[[], object]) -> Timing:
 
 
 def timed_write(write: Callable[[Material, Path], None], material: Material, folder: Path) -> Timing:
-    """Write into an empty folder; what was there is gone, and nothing waits for the disk, before the clock starts."""
+    """Write into an empty folder; before the clock starts, earlier files are removed and the disk is synced."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.sync()
@@ -165,7 +165,7 @@ def content_digest(records: Iterable[Decoded]) -> str:
 
 
 def growth(work: Callable[[], object]) -> int:
-    """Bytes by which a forked process grew at most while it did this, beyond what it had before."""
+    """The most bytes by which a forked process grew while it did this."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
 
     def run() -> None:
@@ -233,7 +233,7 @@ def _memory(material: Material, writers: dict[str, Any], readers: dict[str, Any]
 
 
 def _read_all(read: Callable[[list[Path]], Iterable[Decoded]], paths: list[Path]) -> None:
-    """Read and throw everything away."""
+    """Read everything and discard it."""
     for _ in read(paths):
         pass
 
@@ -286,7 +286,7 @@ def _pillow_png(rgb: Rgb) -> bytes:
 
 
 def _crops(side: int, count: int) -> list[Rgb]:
-    """Squares of up to twice the side at random places, halved, so that they are as sharp as photographs of that size are."""
+    """Squares of up to twice the side at random places, halved, so that they are as sharp as photographs of that size."""
     photographs, rng = [Image.fromarray(array) for array in load_sample_images().images], np.random.default_rng(0)
     crops = []
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Figures of a finished `make demo`: seconds a stage, peak memory, sizes. Run it in the folder where the job ran.
+"""Figures of a finished `make demo`: seconds per stage, peak memory, sizes. Run it in the folder where the job ran.
 
 python benchmarks/demo.py
 """

@@ -56,7 +56,7 @@ def choice(curve: Callable[[Floats], Floats], worth: float, seeds: int, sd: floa
 
 
 def bracket(real: Floats, mixed: Floats, rng: np.random.Generator) -> Ends | None:
-    """Ends of n* less 1 as stated today; None where nothing is."""
+    """Ends of n* less 1 as `gda compare` states them; None where it states none."""
     try:
         return exchange_rate(SIZES, real, mixed, num_real=1, num_synthetic=1).ci95
     except ValueError:
@@ -122,7 +122,7 @@ def _fitted(means: Floats, family: Family) -> Floats:
     squares = (spread**2).sum(axis=1)
     centred = means[:, :-1] - means[:, :-1].mean(axis=1, keepdims=True)
     scale = np.maximum(0.0, -(centred @ spread.T) / np.maximum(squares, 1e-12))  # [resamples, parameters]
-    loss = 2 * scale * (centred @ spread.T) + scale**2 * squares  # less what no parameter changes
+    loss = 2 * scale * (centred @ spread.T) + scale**2 * squares  # minus the part that no parameter changes
     rows, best = np.arange(len(means)), loss.argmin(axis=1)
     ceiling = means[:, :-1].mean(axis=1) + scale[rows, best] * g[best].mean(axis=1)
     with np.errstate(all="ignore"):

@@ -5,7 +5,7 @@ python benchmarks/expectations.py --out expectations.json
 The rows are made up: as many classes as ImageNet, 63-bit seeds, hashes of 64 hex digits, shards of 1,000. Each repetition is a process of
 its own, whose peak resident memory is that of everything: libraries, the manifest as `gda validate` opens it, and Great Expectations.
 Opening checks the manifest's checksum, its classes, counts and hashes. What decoding the images would add to the table is made up as well.
-"whole table" gives the library the table as it is instead of the columns that are looked at.
+"whole table" gives the library the table as it is instead of the columns in use.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def make_snapshot(folder: Path, count: int, classes: int) -> None:
 
 
 def check(folder: Path, *, whole: bool) -> dict[str, float]:
-    """Open the snapshot and hold it against its plan; seconds of each step and the peak of this process, bytes."""
+    """Open the snapshot and compare it with its plan; seconds of each step and the peak of this process, bytes."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "open"):
         snapshot = Snapshot.open(folder)

@@ -1,12 +1,12 @@
 """What synthetic images add to 1, 2, 5, 10, 20 and 50 real images per class, in ten choices of these images each.
 
-Every classifier is trained with strong augmentation and as many updates, and is measured on the validation split; the test split stays
+Every classifier is trained with strong augmentation and equal numbers of steps, and measured on the validation split; the test split stays
 shut. For each size and choice a generator is fine-tuned on the chosen images alone; the base that was not fine-tuned is the same in all.
 Fine-tuning is that of params.yaml; sampling, which tuning would choose again each time, and how classifiers are trained are fixed here.
 
-    python benchmarks/few_shot.py --out FOLDER                  # goes on where it ended; hours on two cores
+    python benchmarks/few_shot.py --out FOLDER                  # resumes an earlier run; hours on two cores
     python benchmarks/few_shot.py --out FOLDER --shots 5 --choices 0 1 2 --minutes 60
-    python benchmarks/few_shot.py --out FOLDER --only real "real + base"  # those alone, which need no fine-tuning
+    python benchmarks/few_shot.py --out FOLDER --only real "real + base"  # only these, which need no fine-tuning
     python benchmarks/few_shot.py --out FOLDER --rendered DIGITS  # also with rendered digits, of python -m gda.demo_base.pretrain digits
     python benchmarks/few_shot.py --out FOLDER --real CLOTHES   # another set than the demo's, of python benchmarks/real_sets.py
     python benchmarks/few_shot.py --out FOLDER --base BASE      # another base than the one that is shipped
@@ -67,7 +67,7 @@ def read_rows(path: Path = RESULTS) -> list[Row]:
 
 
 def rows_of(rows: list[Row], base: str, images: str) -> list[Row]:
-    """Those of one base and one set of real images."""
+    """The results of one base and one set of real images."""
     return [row for row in rows if (row.base, row.images) == (base, images)]
 
 
@@ -214,7 +214,7 @@ def _show_one(rows: list[Row]) -> None:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Accuracy by number of real images, a line each way to train, bands of 95% over choices."""
+    """Accuracy by number of real images, one line for each way to train, bands of 95% over choices."""
     import matplotlib.pyplot as plt
 
     found = by_size(rows)
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--rendered", type=Path, help="folder of class folders of rendered digits")
     parser.add_argument("--real", type=Path, help="folder with train, val and test folders of class folders, in place of the demo's images")
     parser.add_argument("--base", default=DEMO_BASE, help="the generator that is fine-tuned")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so many")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after this many minutes")
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
@@ -266,7 +266,7 @@ def _measure(bench: Bench, shots: int, choice: int, only: set[str], rendered: Pa
     known = {row.trained_on for row in rows_of(read_rows(), bench.base, bench.images) if (row.shots, row.choice) == (shots, choice)}
     absent = set() if rendered is not None else {RENDERED_ADDED}
     if choice:
-        absent.add(BASE_ALONE)  # real images have no part in it
+        absent.add(BASE_ALONE)  # real images are not used
     if not (names := only - absent - known):
         return
     begun = time.monotonic()

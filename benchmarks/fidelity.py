@@ -1,4 +1,4 @@
-"""Seconds of our Frechet distance and of all our metrics against the usual ways, with the numbers that both give.
+"""Seconds of our Frechet distance and of all our metrics against the usual implementations, with the values of both.
 
 python benchmarks/fidelity.py --out fidelity.json
 
@@ -7,7 +7,7 @@ images than features built the same way. Peers: eigenvalues of the product, as t
 has it. Metrics: FID, KID (100 subsets of 1,000), precision and recall, and IS of one set against another, of uint8 tensors in memory,
 through one and the same network, the shipped glyph extractor, registered with torch-fidelity; `torch_fidelity.calculate_metrics` with and
 without its loader processes and its cache of the reference. It gets float32 features, as the network gives them; `precise` hands it the
-same in float64, which is what the numbers are held against, for its own sums then are as exact as ours. Everything on one thread.
+same in float64. Our numbers are compared with that, because its sums are then as exact as ours. Everything on one thread.
 """
 
 import argparse
@@ -73,7 +73,7 @@ class Setting:
 
 
 class GlyphExtractor(FeatureExtractorBase):
-    """The shipped network as torch-fidelity wants it: a tuple of features by name, of uint8 NCHW."""
+    """The shipped network as torch-fidelity expects it: a tuple of features by name, of uint8 NCHW."""
 
     dtype = torch.float32
 
@@ -100,7 +100,7 @@ class GlyphExtractor(FeatureExtractorBase):
 
 
 class PreciseGlyphExtractor(GlyphExtractor):
-    """The same, its features handed on in float64."""
+    """The same, with features in float64."""
 
     dtype = torch.float64
 
@@ -260,7 +260,7 @@ def apart(value: float, other: float) -> float:
 
 
 def ratios(report: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """What is held against the targets, by wall and by processor time; of peers that do the same, the faster one."""
+    """The ratios for the targets, by wall and by processor time; of peers that do the same, the faster one counts."""
     found: dict[str, dict[str, float]] = {}
 
     def against(name: str, times: dict[str, Any], *peers: str) -> None:

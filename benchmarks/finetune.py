@@ -1,7 +1,7 @@
 """Images per second of gda's fine-tuning loop against the loop of diffusers' `train_text_to_image.py` example, on the same small model.
 
 python benchmarks/finetune.py --out finetune.json
-python benchmarks/finetune.py --device cuda --sd15 --out finetune-sd15.json     (written without a GPU at hand: not yet run)
+python benchmarks/finetune.py --device cuda --sd15 --out finetune-sd15.json     (not run yet, for lack of a GPU)
 
 The model is Stable Diffusion 1.5 with every width divided by `--width-divisor` and random weights. The peer encodes images and prompts
 at every step, as the example does; gda encodes each image and each prompt once, which its clock counts. Both see the same images in the
@@ -82,7 +82,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Flops:
-    """Of both loops, counted by `FlopCounterMode`: a step, and what comes once before the steps."""
+    """FLOPs of both loops, counted by `FlopCounterMode`: of a step, and of the work before the first step."""
 
     peer_step: int
     our_step: int
@@ -110,7 +110,7 @@ class _ClockedLoop(_Loop):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one step of the peer is given, on the device: pixels in [-1, 1], token ids and the random numbers that gda samples there."""
+    """The input of one step of the peer, on the device: pixels in [-1, 1], token ids and the random numbers that gda samples there."""
 
     pixels: torch.Tensor
     ids: torch.Tensor
@@ -200,7 +200,7 @@ def make_job(base: Path, work: Path, setting: Setting) -> StageJob:
 
 
 def make_batches(peer: Peer, job: StageJob, setting: Setting) -> list[Batch]:
-    """What the steps of our loop see and sample, in its order of sampling, ready on the device."""
+    """The images and random numbers of our loop's steps, in its order of sampling, ready on the device."""
     order = Order(job.labels, seed=job.seed)
     shape = (4, setting.image_size // 8, setting.image_size // 8)
     batches = []
@@ -355,7 +355,7 @@ def table(report: dict[str, Any]) -> str:
     claimed = TARGET_LOSS if setting["mixed_precision"] == "no" else "no claim"
     load = report["machine"]["load_before"][0], report["machine"]["load_after"][0]
     lines = [
-        f"SD 1.5 with widths / {setting['width_divisor']}, {setting['layers_per_block']} layers a block, {setting['image_size']} px, "
+        f"SD 1.5 with widths / {setting['width_divisor']}, {setting['layers_per_block']} layers per block, {setting['image_size']} px, "
         f"batch {setting['batch_size']}, {setting['steps']} steps, {epochs:g} epochs, precision {setting['mixed_precision']}; "
         f"{setting['device']}, load {load[0]} before, {load[1]} after. GFLOP: peer's step {counted['peer_step']}, "
         f"our step {counted['our_step']}, our preparation {counted['our_preparation']}.",

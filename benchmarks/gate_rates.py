@@ -33,7 +33,7 @@ class ProcessGroup:
     image: float = 0.2
     of_set: float = 0.0
     sets: int = 1
-    group: int = 1  # images that share what they add
+    group: int = 1  # images with a common effect
     gain: float = 0.0
     repeats: int = 1000
 
@@ -118,7 +118,7 @@ Row = tuple[str, Callable[[], Rates]]
 
 
 def rows() -> list[Row]:
-    """Every row of the table: what it is about, and how it is simulated."""
+    """Every row of the table: its title, and the world that it simulates."""
 
     def row(name: str, *, looks: int = 1, **fields: float) -> Row:
         world = ProcessGroup(**fields)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""How often a class is named as harmed that is not, and how many harmed ones are named: simulated classes whose truth is known.
+"""How often a sound class is named as harmed, and how many harmed ones are named: simulated classes whose truth is known.
 
 Two arms are right about an image when the ease of its class and its own, what the arm adds to it, what a seed adds to its class and noise
 are above zero together (a probit model); in harmed classes one arm is shifted. The gate is compared with the procedure before it, Holm's
-correction of the larger p-value of a two-sided two-way t test and McNemar's exact test, a class for itself.
+correction of the larger p-value of a two-sided two-way t test and McNemar's exact test, each class by itself.
 
     python benchmarks/harm_rates.py            # every row, minutes
     python benchmarks/harm_rates.py 3 7        # rows by number

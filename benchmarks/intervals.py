@@ -1,7 +1,7 @@
-"""How often the intervals of validation hold what they bracket, by the sizes of both sets: of new sets of the same sources.
+"""How often the intervals of validation hold the mean score of new sets from the same sources, by the sizes of both sets.
 
 Sets are sampled at random from two sources, compared as `gda validate` does, and the interval is held against the mean that fresh pairs of
-sets of that n score. Features have 64 dimensions, like `glyph`'s, with a spectrum that falls alike, and are skewed. Run by
+sets of that n score. Features have 64 dimensions and a falling spectrum, like `glyph`'s, and are skewed. Run by
 hand: `python benchmarks/intervals.py` (about half an hour on one core); `docs/validation.md` has the figures.
 """
 
@@ -38,7 +38,7 @@ def coverage(synthetic: int, real: int, *, shift: float, scale: float, sets: int
 
 
 def main() -> None:
-    """Print a row for each pair of sizes, of a set that differs and of one that does not."""
+    """Print a row for each pair of sizes, for a synthetic set of another source and for one of the same source."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=int, default=200, help="pairs of sets for each row")
     sets = parser.parse_args().sets

@@ -1,7 +1,7 @@
 """Dose-response of the copy check: a tiny generator trained far too long, on pictures repeated 1, 10 and 100 times.
 
-Every training set has as many rows and every generator as many updates, so that only the repetition differs: 600 rows are 600, 60 or 6
-digits. Reported are the share of sampled images that the check flags, and how far the sampled images are from the digit that they were
+All training sets have 600 rows and all generators the same number of steps, so that only the repetition differs: the rows are 600, 60 or 6
+digits. The output is the share of sampled images that the check flags, and how far the sampled images are from the digit that they were
 flagged for. Run by hand: `python benchmarks/memorisation.py` (minutes on two cores); `benchmarks/README.md` has the figures.
 """
 
@@ -90,7 +90,7 @@ def pictures() -> torch.Tensor:
 
 
 def check(sampled: torch.Tensor, holdout: torch.Tensor, rows: torch.Tensor) -> CopyCheck:
-    """The copy check as validation makes it: against the training pictures, each once."""
+    """The copy check as in validation: against the training pictures, each once."""
     kept = rows[distinct(sketches_of(rows))]
     glyph = get_extractor("glyph").features
     parts = {"synthetic": sampled, "holdout": holdout, "train": kept}

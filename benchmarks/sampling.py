@@ -4,8 +4,8 @@ python benchmarks/sampling.py --out sampling.json
 python benchmarks/sampling.py --device cuda --sd15 --out sampling-sd15.json
 
 Peers: the pipeline called once per prompt, each image saved as PNG, and the same in batches. Ours samples whole shards as the stage does:
-encoded, hashed, written with metadata, synced and committed. All use one thread, the same scheduler and one generator an image, so that
-images can be compared one by one. Compilation happens before the clock and is reported apart.
+encoded, hashed, written with metadata, synced and committed. All use one thread, the same scheduler and one generator per image, so that
+images can be compared one by one. Compilation happens before the clock starts and is reported separately.
 """
 
 import argparse
@@ -208,7 +208,7 @@ def measure(setting: Setting, repetitions: int, say: Callable[[str], None]) -> d
 
 
 def estimate_flops(world: ProcessGroup, setting: Setting) -> float | None:
-    """FLOPs an image; the model's folder is gone by then, so it is requested again."""
+    """FLOPs per image; the model's folder is removed by then, so it is built again."""
     with TemporaryDirectory() as name:
         base = build_sd15(Path(name) / "base", width_divisor=setting.width_divisor, image_size=setting.image_size)
         return float(estimate_cost(str(base), world.context.settings, world.plan).flops_per_image)
@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--num-images", type=int, default=16)
     parser.add_argument("--num-inference-steps", type=int, default=10)
-    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled ways, whose compilation takes minutes")
+    parser.add_argument("--no-compile", action="store_true", help="leave out compiled sampling, because compilation takes minutes")
     given = parser.parse_args()
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()

@@ -21,7 +21,7 @@ def build_sd15(out: Path, *, width_divisor: int, image_size: int, layers_per_blo
         up_block_types=[plain.format("Up"), *[attention.format("Up")] * 3],
         layers_per_block=layers_per_block,
         cross_attention_dim=768 // d,
-        attention_head_dim=max(1, 8 // d),  # diffusers means the number of heads
+        attention_head_dim=max(1, 8 // d),  # in diffusers this is the number of heads
         norm_num_groups=32 // d,
     )
     vae = AutoencoderKL(
@@ -46,7 +46,7 @@ def build_sd15(out: Path, *, width_divisor: int, image_size: int, layers_per_blo
 
 
 def _tokenizer() -> CLIPTokenizer:
-    """One token a printable character: what it says is of no concern here, its 77 tokens are."""
+    """One token per printable character: only the number of tokens, 77, matters here."""
     letters = [chr(c) for c in range(33, 127)]
     words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)

@@ -16,20 +16,20 @@ __all__ = ["mlflow_on_postgres", "mlflow_server", "postgres", "s3", "small_image
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What `make nightly` alone runs is skipped elsewhere, and says so."""
+    """Skip the tests that only `make nightly` runs, with that reason."""
     for item in items:
         if "nightly" in item.keywords and not NIGHTLY:
             item.add_marker(pytest.mark.skip(reason="slow and seldom fails: make nightly runs it"))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes give a test no name: compression may write the time into them, and processes that share the tests must agree on names."""
+    """Do not name a test by bytes: compression may write the time into them, and processes that share the tests must agree on names."""
     return argname if isinstance(val, bytes) else None
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _process_as_found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests of one module leave nothing for those of the next, whichever that is: processes take modules as they become free.
+    """Tests of one module leave no state for the next module, in any order: processes take modules as they become free.
 
     The ledger of test splits is the module's own, never that of anyone who runs the tests.
     """
@@ -50,7 +50,7 @@ _NUMBERS = itertools.count(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def _autograd_before_anything_is_compiled() -> None:
-    """Let autograd find out that there is no device before compilation pretends one.
+    """Let autograd detect that there is no device, before compilation pretends that there is one.
 
     The first backward pass of a process counts devices, and starts a thread for each; after a `torch.compile` it counts one, and
     from then on no forked process may train. Tests fork, whatever ran before them.

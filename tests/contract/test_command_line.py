@@ -163,7 +163,7 @@ def test_averaging_again_says_what_it_lacks(tmp_path):
 
 
 def test_reproducing_says_what_it_lacks(tmp_path):
-    """`gda verify` has these flags; no batches, and flags that say nothing alone, each get their line and exit code."""
+    """`gda verify` has these flags; no batches, and flags that need another one, each get their line and exit code."""
     (parser,) = (a.choices["verify"] for a in build_parser()._actions if a.dest == "command")
     assert {"--reproduce", "--generator", "--snapshot", "--seed"} <= set(parser._option_string_actions)
     _says(gda("verify", "real", "--reproduce", "0", cwd=tmp_path), 2, "--reproduce 0")
@@ -181,7 +181,7 @@ def test_defects_of_ours_exit_with_one(tmp_path, monkeypatch, capsys, place):
     monkeypatch.setattr("gda.cli.tool_commands._doctor", broken)
     monkeypatch.setenv("GDA_WORK_DIR", str(tmp_path / "work"))
     monkeypatch.delenv("GDA_DEBUG", raising=False)
-    if place == "file":  # in the way of the folder
+    if place == "file":  # a file where the folder would be
         (tmp_path / "work").write_text("")
     elif place == "debug":
         monkeypatch.setenv("GDA_DEBUG", "1")

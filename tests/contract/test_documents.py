@@ -32,7 +32,7 @@ def _headings(page):
 
 
 def test_the_readme_is_a_first_look():
-    """Protects from a README that grows into a reference again: at most 130 lines, and it has the two commands."""
+    """Protects against a README that grows into a reference again: at most 130 lines, and it has the two commands."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 130
     assert "make demo" in text

@@ -68,7 +68,7 @@ def test_real_arms_do_not_depend_on_synthetic_data():
 
 
 def test_what_dvc_leaves_its_command_may_replace():
-    """DVC leaves an arm's classifiers there when a setting changes: their command must keep the right ones and replace the others."""
+    """DVC does not remove an arm's classifiers when a setting changes: the command must keep the right ones and replace the others."""
     dvc = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
     kept = {name for name, stage in dvc["stages"].items() if any(isinstance(out, dict) for out in stage["outs"])}
     assert kept == {name for name, stage in dvc["stages"].items() if "--replace" in stage["cmd"]} == {"classify"}

@@ -1,4 +1,4 @@
-"""What a module of tests leaves behind never reaches the next one."""
+"""State that a module of tests leaves behind never reaches the next module."""
 
 import builtins
 import os
@@ -34,7 +34,7 @@ def test_what_commands_set_is_put_back(tmp_path: Path, monkeypatch) -> None:
 
 def test_what_nothing_may_change_is_named(monkeypatch) -> None:
     """A library that prints otherwise, or a global setting of torch, is a defect of the test or of the product."""
-    monkeypatch.setattr(builtins, "print", print)  # put back whatever happens
+    monkeypatch.setattr(builtins, "print", print)  # restored in any case
     with process_as_found() as changed:
         builtins.print = lambda *_, **__: None
         torch.use_deterministic_algorithms(True)

@@ -1,4 +1,4 @@
-"""The manual's site: reference pages hold all there is, and links to source files do not break it."""
+"""The manual's site: reference pages are complete, and links to source files do not break it."""
 
 import argparse
 import sys

@@ -71,7 +71,7 @@ def test_the_form_is_one() -> None:
 
 
 def test_the_gate_of_the_demo_is_that_of_the_form() -> None:
-    """One limit for FID: a set that the demo's calibration lets through is not refused by the run form, nor the other way round."""
+    """One limit for FID: the run form and the demo's calibration accept the same sets."""
     demo = load_config(ROOT / "params.yaml", ()).validate_.fid_max_ratio
     assert _spec()["root"]["inputDefinitions"]["parameters"]["fid_max_ratio"]["defaultValue"] == demo
 
@@ -93,7 +93,7 @@ def test_components_take_what_their_nodes_read(node: Any) -> None:
 
 
 def test_components_are_thin() -> None:
-    """No logic: a component's body is a few lines around one call of gda's."""
+    """No logic: a component's body is a few lines around one call of `gda`."""
     for name, component in _components().items():
         lines = inspect.getsource(component.python_func).splitlines()
         assert len(lines) <= 64 if name == "configure" else len(lines) <= 40, name
@@ -112,7 +112,7 @@ def test_components_avoid_what_the_sdk_gets_wrong() -> None:
 
 
 def test_gda_knows_no_pipelines() -> None:
-    """`pipelines -> components -> gda`, never back; and the command line of the pipelines needs nothing of gda but its errors."""
+    """`pipelines -> components -> gda`, never back; and the command line of the pipelines imports nothing of gda except its errors."""
     of_gda = "any(name.startswith('gda.') and name != 'gda.errors' for name in sys.modules)"
     code = f"import sys; import pipelines.cli, pipelines.compiling, pipelines.server; sys.exit({of_gda})"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -124,7 +124,7 @@ def test_gda_knows_no_pipelines() -> None:
 
 
 def test_register_leaves_champion_alone() -> None:
-    """The step of a run registers; only the pipeline of its own, and its account, moves the alias."""
+    """The step of a run registers a version; only a separate pipeline, with its own account, moves the alias."""
     assert REGISTER_FLAGS == ("--register-only",)
     source = inspect.getsource(_components()["register"].python_func)
     assert "flags=REGISTER_FLAGS" in source

@@ -1,4 +1,4 @@
-"""docs/reliability.md names files and tests; each must be there, or the page promises what nobody checks."""
+"""docs/reliability.md names files and tests: each must exist, or the page promises what nobody checks."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ def _functions(path: Path) -> set[str]:
 
 
 def _problems(text: str) -> list[str]:
-    """What is wrong with the links of `text`, in words; a test that is no link is a problem as well."""
+    """The problems of the links in `text`, in words; a test without a link is a problem as well."""
     found = []
     for label, target in _LINK.findall(text):
         path = (PAGE.parent / target).resolve()

@@ -16,7 +16,7 @@ def _name(path: Path) -> str:
 
 
 def test_every_room_is_looked_at() -> None:
-    """Guards the two tests below against looking at nothing."""
+    """Guards the two tests below against an empty list of files."""
     assert ROOT / "gda/stages/classify.py" in MODULES
     assert ROOT / "gda/generator/weights" in FOLDERS
 
@@ -55,7 +55,7 @@ def _public_names(path: Path) -> set[str]:
 
 
 def test_one_public_name_has_one_meaning() -> None:
-    """Protects readers from a name that stands for several things: no two modules define the same one, but for those listed."""
+    """Protects readers from a name with several meanings: no two modules define the same one, except those listed."""
     modules: dict[str, list[str]] = {}
     for path in MODULES:
         for name in _public_names(path):

@@ -1,4 +1,4 @@
-"""Words: the field's terms in identifiers, messages and pages, rather than a vocabulary of our own that a stranger has to learn."""
+"""Words: the field's terms in identifiers, messages and pages, instead of private words that a stranger has to learn."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_PER_10_000 = 1
-# Each with the words in its place.
+# Each with its replacements.
 WORDS = {
     "said saying": "message, text, reason, declared, recorded, expected",
     "ask asks asked asking unasked": "request, configured, expected; need, require",
@@ -29,7 +29,7 @@ _COUNTED = (
 )
 _UNIT = "class|step|update|shard|image|batch|file|second|day|seed|gpu|cpu|process|point|survivor|record|tar|epoch|page|arm|prompt|worker"
 RATE = re.compile(rf"\b(?:{_COUNTED}|\d+)\s+an?\s+(?:{_UNIT})\b", re.IGNORECASE)
-# Text that other programs or the past decide, by file and pattern.
+# Names that belong to libraries, by file and pattern.
 ALLOWED = {
     "tests/": r"\bdata\.draw\(|st\.DrawFn|\bdraw\(st\.|def \w+\(draw\b",  # Hypothesis
     "": r"\b(draw = )?ImageDraw(\.Draw\b)?|\bdraw\.(text|line|rectangle|ellipse|polygon|textbbox)\(",  # Pillow
@@ -46,7 +46,7 @@ NOT_READ = (
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """Name and content of every file that people write, less what is made by programs."""
+    """Name and content of every file that people write, without generated files."""
     named = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -65,7 +65,7 @@ def words_of(line: str) -> list[str]:
 
 
 def found_in(name: str, line: str) -> list[str]:
-    """What of the list a line holds, less what is allowed in the file `name`."""
+    """The words and rates of the list in a line, except those allowed in the file `name`."""
     for folder, pattern in ALLOWED.items():
         if name.startswith(folder):
             line = re.sub(pattern, "", line)

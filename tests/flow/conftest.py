@@ -20,7 +20,7 @@ TINY: dict[str, dict] = {
         "sr_num_inference_steps": [1],
     },
     "sample": {"images_per_class": 10, "num_inference_steps": 2, "sr_num_inference_steps": 2, "shard_size": 50, "strengths": [0.5, 1.0]},
-    # The gate is not what this run is about: four training steps make no sound set, and a refused one is tried by itself.
+    # This run does not test the gate: four training steps give no sound set, and another test has a refused one.
     "validate": {
         "fid_max_ratio": 1e6,
         "min_label_agreement": 0.0,

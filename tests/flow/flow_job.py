@@ -8,7 +8,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
-# Every kind of data, and each of the trainings that need no declaration; the demo compares fewer.
+# Every kind of data and each built-in training; the demo compares fewer.
 COMPARED = (
     *("real", "real_long", "real_strong", "retrieved", "zero_shot", "real+zero_shot", "img2img", "synthetic", "real+synthetic"),
     *("real+synthetic_strong", "targeted", "last_layer"),

@@ -32,7 +32,7 @@ def job(tmp_path):
 
 
 def _picture(path):
-    """Random pixels of their own: no two files alike."""
+    """Images of random pixels: no two files are equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = np.frombuffer("/".join(path.parts[-3:]).encode(), np.uint8)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(path)
@@ -71,7 +71,7 @@ def test_other_weights_in_a_local_base_make_fine_tuning_stale(job):
 
 
 def test_a_source_that_is_gone_costs_nothing(job):
-    """The job stops at its inputs, in words, and the snapshot made of the source before is still there."""
+    """The job stops at its inputs with a message, and the snapshot of the earlier source is still there."""
     job.run("dvc", "repro", "snapshot")
     (job.folder / "photos").rename(job.folder / "moved")
     result = job.run("dvc", "repro", "snapshot", code=255)

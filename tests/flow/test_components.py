@@ -1,4 +1,4 @@
-"""Every component as a function on tiny data: what it writes, shows and hands on; refusals, failures, and the report after each."""
+"""Every component as a function on tiny data: what it writes, shows and passes on; refusals, failures, and the report after each."""
 
 import json
 import re
@@ -33,7 +33,7 @@ from gda.steps.step import StepRecord
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """A run by hand of all steps, and what each handed on."""
+    """A run by hand of all steps, and what each passed on."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "GDA_WORK_DIR"):
             patch.delenv(name, raising=False)
@@ -55,7 +55,7 @@ def _folder(reference: str) -> Path:
 
 
 def test_the_whole_job_by_hand(world: tuple[Run, dict[str, Any]]) -> None:
-    """Steps that hand each other nothing but references end with an evaluation and a registered challenger."""
+    """Steps that pass only references to each other end with an evaluation and a registered challenger."""
     _, have = world
     assert have["passed"] is True
     metrics = read_document(_folder(have["evaluation"]) / "metrics.json", Metrics)
@@ -66,7 +66,7 @@ def test_the_whole_job_by_hand(world: tuple[Run, dict[str, Any]]) -> None:
 
 
 def test_steps_hand_on_references_and_not_data(world: tuple[Run, dict[str, Any]]) -> None:
-    """What a pipeline stores of each step is pages and small texts: no shard, no image, no weights pass through it."""
+    """A pipeline stores only pages and small texts of each step: no shard, no image, no weights pass through it."""
     run, have = world
     handed = [value for name, value in have.items() if isinstance(value, str) and name not in ("text", "page")]
     assert all(len(text) < 1000 for text in handed)
@@ -206,7 +206,7 @@ def test_a_failed_step_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
 
 
 def test_a_wrong_configuration_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
-    """A run that was refused at its form says which field is wrong."""
+    """A run whose form is refused reports which field is wrong."""
     run, _ = world
     wrong = replace(run, name="run-4", changes={"validate": {"fid_max_ratio": 2.0}}, metrics={})
     form = wrong.form()
@@ -230,7 +230,7 @@ def test_images_that_are_not_there_are_reported(world: tuple[Run, dict[str, Any]
 
 
 def test_a_run_that_never_began_is_reported(world: tuple[Run, dict[str, Any]]) -> None:
-    """Without so much as a configuration, the pipeline's own word is what there is."""
+    """If a run has no configuration, the report has the status that the pipeline states."""
     run, _ = world
     lost = replace(run, name="run-5", metrics={})
     text, _ = lost.report("FAILED", "image could not be pulled")
@@ -239,7 +239,7 @@ def test_a_run_that_never_began_is_reported(world: tuple[Run, dict[str, Any]]) -
 
 
 def test_what_a_run_made_is_found(world: tuple[Run, dict[str, Any]]) -> None:
-    """Pipelines that go on from a run get its very references, its code, and its settings."""
+    """Pipelines that continue a run get its references, its code, and its settings."""
     run, have = world
     found = _looked_up(run)
     for role in ("snapshot", "accepted", "zero_shot", "tuning", "verdict", "evaluation"):
@@ -263,7 +263,7 @@ def test_a_run_is_compared_again(world: tuple[Run, dict[str, Any]]) -> None:
 
 
 def test_the_ratio_of_a_run(world: tuple[Run, dict[str, Any]]) -> None:
-    """The curve is of the set that the verdict is of."""
+    """The curve is for the set that the verdict is about."""
     run, have = world
     few = {"ratio": {"ratios": [0.1, 0.3], "first_seeds": 1, "seeds": 2, "num_train_steps": 2}}
     found = _looked_up(run, json.dumps(few))

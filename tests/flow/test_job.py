@@ -25,7 +25,7 @@ def _stage(name: str) -> str:
 
 
 def test_every_node_ran_once(job):
-    """All stages run, the classifiers once an arm, with a folder per seed."""
+    """All stages run, the classifiers once per arm, with a folder per seed."""
     assert {_stage(name) for name in job.first} == {node.name for node in GRAPH} | {"inputs", "arms"}
     assert {role for arm in COMPARED for role in arm_inputs(arm)} == set(ARM_SETS), "every set that is made for arms is used"
     assert sorted(name.removeprefix("classify@") for name in job.first if name.startswith("classify@")) == sorted(COMPARED)
@@ -117,7 +117,7 @@ def test_mlflow_shows_runs_data_sets_and_the_registered_model(job):
 
 
 def test_nothing_changed_runs_nothing(job):
-    """A second `dvc repro` looks at what lies outside the job, queries the registry, and finds all else up to date."""
+    """A second `dvc repro` checks the external inputs, queries the registry, and finds everything else up to date."""
     assert job.repro() == ["inputs", "promote"]
 
 
@@ -147,7 +147,7 @@ def _tested(job, arm):
 
 
 def _changed(job, *stages):
-    """Stages that DVC holds to have changed, of those named or of all, but for those that always run."""
+    """Stages that DVC reports as changed, of those named or of all, except those that always run."""
     return json.loads(job.run("dvc", "status", "--json", *stages).stdout).keys() - {"inputs", "promote"}
 
 
@@ -203,7 +203,7 @@ def test_an_arm_that_is_gone_is_restored_by_dvc_or_made_again(job):
 
 @pytest.fixture(scope="module")
 def ran_again(job):
-    """What ran with another guidance, and with a gate that cannot hold."""
+    """The stages that ran with another guidance scale, and with a gate that cannot hold."""
     job.set("sample", guidance_scale=3.0)
     job.set("validate", min_label_agreement=1.0, min_class_agreement=1.0)
     return job.repro()

@@ -1,4 +1,4 @@
-"""`augment` run locally from its compiled form, one process per step, next to `dvc repro` with the same settings: the same contents."""
+"""`augment` run locally from its compiled form, one process per step: its outputs equal those of `dvc repro` with the same settings."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A second real set, given as a plain folder of class folders: the same command, nothing tuned to it."""
+"""A second real set, given as a plain folder of class folders: the same command, with no setting tuned to it."""
 
 import shutil
 
@@ -57,7 +57,7 @@ def _score(task) -> float:
 
 
 def test_fine_tuning_beats_zero_shot_on_a_plain_folder(digits, capsys):
-    """With nothing tuned to it, images of the fine-tuned model train a far better classifier than the base's, whatever the gate says."""
+    """With no setting tuned to it, images of the fine-tuned model train a far better classifier than the base's, for any verdict."""
     scores = run_parallel(_score, [(digits.folder, name, seed) for name in ("synthetic", "zero_shot") for seed in (0, 1)])
     tuned, zero_shot = float(np.mean(scores[:2])), float(np.mean(scores[2:]))
     verdict = read_document(digits.folder / "reports/validation/verdict.json", Verdict)

@@ -94,7 +94,7 @@ def test_processes_of_one_pod(world: tuple[Run, dict[str, str], str], alone: str
 
 
 def test_what_the_processes_refuse_is_what_the_step_says(world: tuple[Run, dict[str, str], str]) -> None:
-    """A batch that two processes cannot share: their sentence, not the launcher's, here and in the file that the report reads."""
+    """A batch that two processes cannot share: the error of `gda`, not the launcher's, here and in the file that the report reads."""
     run, configured, real = world
     settings = json.loads(configured["finetune"])
     settings["finetune"]["batch_size"] = 3
@@ -107,7 +107,7 @@ def test_what_the_processes_refuse_is_what_the_step_says(world: tuple[Run, dict[
 
 
 def test_a_cancelled_step_ends_its_processes(world: tuple[Run, dict[str, str], str], tmp_path: Path) -> None:
-    """SIGTERM to the step's own process: none of those that it started goes on."""
+    """SIGTERM to the step's own process ends all processes that it started."""
     run, configured, real = world
     settings = json.loads(configured["finetune"])
     settings["finetune"]["num_train_steps"] = 100_000

@@ -23,7 +23,7 @@ class Project:
         self.patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(times))
 
     def kept(self):
-        """What waits to be logged."""
+        """The runs that are not logged yet."""
         return sorted(self.kept_in.rglob("*.json"))
 
     def runs(self):

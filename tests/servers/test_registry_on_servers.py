@@ -99,7 +99,7 @@ def test_a_second_version_of_a_generator_goes(project, generator):
 
 
 def test_a_second_version_with_an_alias_stays(project, generator):
-    """Somebody chose the younger of two equal ones: it is not taken from under the alias."""
+    """A user moved the alias to the younger of two equal versions: that version is not removed."""
     name = f"{NAME}-with-an-alias"
     keep(generator_run(generator, model=name), project.kept_in)
     assert flush(project.kept_in) is None
@@ -127,7 +127,7 @@ def test_what_is_away_promotes_nothing(project, promoted, postgres, s3, away):
 
 
 def test_a_missing_bucket_is_no_reason_to_try_again(project, promoted, s3):
-    """What stays until somebody acts is exit code 5: a step that repeats by itself would repeat for nothing."""
+    """A failure that lasts until somebody acts is exit code 5: retrying the step would not help."""
     project.retried(1)
     with s3.without("mlflow"), pytest.raises(MissingError, match=r"no such bucket.*nothing was promoted"):
         promoted()

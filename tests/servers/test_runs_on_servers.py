@@ -1,4 +1,4 @@
-"""MLflow over PostgreSQL and S3, killed, stopped and refusing: no result is lost, no run is logged twice, each complaint is named."""
+"""MLflow over PostgreSQL and S3, killed, stopped, refusing access: no result is lost, no run is logged twice, errors name their cause."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def no_generators(project):
 
 
 def test_a_stage_is_logged_once(project, snapshot, capsys):
-    """The command, the same command again, and any other: one run, and nothing is complained of."""
+    """The command, the same command again, and any other command: one run and no error."""
     for _ in range(2):
         assert snapshot() == 0
     assert main(["doctor"]) == 0
@@ -209,7 +209,7 @@ def test_an_object_store_that_refuses_is_named(project, no_generators, generator
 
 
 def test_a_server_that_never_answers_is_given_up(project, snapshot, capsys):
-    """A hung server accepts connections and says nothing: the command ends in bounded time, and the run is kept."""
+    """A hung server accepts connections and never answers: the command ends in bounded time, and the run is kept."""
     with socket.create_server(("127.0.0.1", 0)) as hung:
         project.patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{hung.getsockname()[1]}")
         project.patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -224,7 +224,7 @@ def test_a_server_that_never_answers_is_given_up(project, snapshot, capsys):
 
 
 def test_the_patience_with_a_hung_server_is_ours(project, monkeypatch):
-    """Without settings of the user: 20 s a request, tried three times, instead of MLflow's minutes."""
+    """Without settings of the user: 20 s per request, tried three times, instead of MLflow's minutes."""
     for name in ("TIMEOUT", "MAX_RETRIES"):
         monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}", raising=False)
     connect()

@@ -1,4 +1,4 @@
-"""A cluster whose jobs are run by processes of this machine: the very commands and variables that their pods would have."""
+"""A cluster whose jobs run as processes of this machine, with the commands and variables that their pods would have."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ FAILED = {"conditions": [{"type": "Failed", "status": "True", "reason": "Backoff
 
 
 def task_config(volume: Path, *, gpus: str = "0") -> dsl.TaskConfig:
-    """What the backend gives a step about its task: resources, the shared volume, and a variable."""
+    """The task settings that the backend gives a step: resources, the shared volume, and a variable."""
     amounts = {"cpu": "1", "memory": "1Gi"}
     return dsl.TaskConfig(
         resources={"requests": amounts, "limits": amounts | {"nvidia.com/gpu": gpus}},

@@ -1,4 +1,4 @@
-"""An extractor that has texts as well: pictures by their mean colour, prompts by the colour they name."""
+"""An extractor with text features: pictures by their mean colour, prompts by the colour they name."""
 
 from collections.abc import Sequence
 

@@ -177,7 +177,7 @@ class ProcessGroup:
         return path
 
     def skip(self, arm: Arm, seed: int, reason: str) -> None:
-        """Turn a classifier into a card that says why there is none."""
+        """Replace a classifier by a card that states why there is none."""
         path = self.runs / f"{arm}-{seed}"
         card = ClassifierCard.model_validate_json((path / "classifier.json").read_bytes())
         (path / "classifier.json").write_bytes(dump_document(card.model_copy(update={"skipped": reason, "val_top1": None})))

@@ -1,6 +1,6 @@
-"""A server that speaks as much of Kubeflow Pipelines' API (v2beta1) as the SDK's client uses here, over HTTP on loopback.
+"""A server with the part of Kubeflow Pipelines' API (v2beta1) that the SDK's client uses here, over HTTP on loopback.
 
-It keeps what it is sent and refuses what the real server refuses: unknown ids, a run without a version, a schedule without a trigger,
+It stores what it receives and refuses what the real server refuses: unknown ids, a run without a version, a schedule without a trigger,
 a second version of one name, parameters that the pipeline does not declare; with several users, experiments without a namespace.
 """
 
@@ -103,7 +103,7 @@ class FakeKfp:
                 of_it = [v for v in self.versions.values() if v["pipeline_id"] == pipeline and not hidden]
                 newest = list(reversed(of_it)) if query.get("sort_by") == "created_at desc" else of_it
                 start = int(query.get("page_token") or 0)
-                end = start + 1  # a version a page: a client must turn pages
+                end = start + 1  # one version per page: a client must request further pages
                 return {"pipeline_versions": newest[start:end], "next_page_token": str(end) if end < len(newest) else ""}
             case "GET", ["experiments"]:
                 self._require_namespace(query)
@@ -120,13 +120,13 @@ class FakeKfp:
         raise RefusedError(404, f"{method} {'/'.join(parts)}")
 
     def _blind(self, kind: str) -> bool:
-        """Whether this list is to be empty; the next one is not."""
+        """Whether this list must be empty; the next one is not."""
         hidden = kind in self.blind
         self.blind.discard(kind)
         return hidden
 
     def _found(self, where: dict[str, dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
-        """Those of the namespace that was requested, an empty one being everybody's, and of the name if there is one."""
+        """Items of the requested namespace, where an empty one means all, and of the name if there is one."""
         (wanted,) = json.loads(query["filter"])["predicates"] if "filter" in query else (None,)
         there = [one for one in where.values() if (one.get("namespace") or "") == query.get("namespace", "")]
         return [one for one in there if wanted is None or one[wanted["key"]] == wanted["stringValue"]]
@@ -196,7 +196,7 @@ class FakeKfp:
 
 
 class RefusedError(Exception):
-    """What the server answers with a status of its own."""
+    """An answer of the server with another status."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)

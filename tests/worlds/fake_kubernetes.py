@@ -1,4 +1,4 @@
-"""A server that speaks as much of Kubernetes' API as jobs need, over HTTP on loopback: the real client talks to it.
+"""A server with the part of Kubernetes' API that jobs need, over HTTP on loopback, for the real client.
 
 It checks jobs by the rules of the real server that a wrong body would meet, keeps versions, and streams watches. A job progresses by a
 script of statuses.
@@ -154,7 +154,7 @@ class FakeKubernetes:
         return len(self.script) > 1 or bool(self.script and self.jobs.get(name, {}).get("status") != self.script[0])
 
     def _deleted(self, name: str, query: dict[str, str], options: dict[str, Any]) -> Answer:
-        """As the real server: options in the body are all that counts, the query only where there are none."""
+        """As the real server: only options in the body count, and the query if there is no body."""
         if name not in self.jobs:
             return _status(404, f"{name} not found")
         uid = options.get("preconditions", {}).get("uid")

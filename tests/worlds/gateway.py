@@ -1,4 +1,4 @@
-"""A gateway between a client and a real server of HTTP that loses a reply after the server has worked, or keeps one waiting for good."""
+"""A gateway between a client and a real HTTP server that loses a reply after the server has worked, or holds it for ever."""
 
 import http.client
 import socket
@@ -40,7 +40,7 @@ class Gateway(ThreadingHTTPServer):
                 gateway.shutdown()
 
     def takes(self, requests: set[str], verb: str, path: str, body: bytes) -> bool:
-        """Whether this request is among the `requests` to disturb, where it is used up by that."""
+        """Whether this request is among the `requests` to disturb; if so, it is removed from them."""
         for one in requests:
             of, end, *word = one.split()
             if verb == of and path.endswith(end) and all(each.encode() in body for each in word):

@@ -16,7 +16,7 @@ STEPS = (10, 20)
 
 
 def write_generator(path: Path, digest: str = DIGEST) -> Path:
-    """A published folder as far as tracking looks at it: a card, a file in a sub-folder, images over steps."""
+    """A published folder as far as tracking reads it: a card, a file in a sub-folder, images over steps."""
     (path / "unet").mkdir(parents=True)
     (path / "unet" / "weights").write_bytes(b"weights of " + digest.encode())
     (path / "generator.json").write_bytes(dump_document(generator_card(digest)))

@@ -1,4 +1,4 @@
-"""Processes that die or are stopped at chosen calls: each a fork, so that what is imported and loaded already costs nothing."""
+"""Processes that die or are stopped at chosen calls. Each is a fork, so that imports and loaded data cost nothing."""
 
 import os
 import signal

@@ -1,9 +1,10 @@
 """A world in which the effect of synthetic images is known before anything is trained, because it was constructed.
 
-Every class is a mixture of colours ("modes"), far apart but for two: `olive` is shown by two classes, three times as often by grey as by
-green, so that anyone who has learned everything still errs on green's share of it. Real training images never show red's mode `hidden`,
-which lies beyond blue as seen from red: who has not seen it takes it for blue. The best accuracy that a training set allows is then a
-sum of mode weights: each mode goes to the class that the training images show it in most often, and one that they do not show to blue.
+Every class is a mixture of colours ("modes") that are far apart, with two exceptions. `olive` is in two classes, three times as often in
+grey as in green, so that even a perfect classifier errs on green's share of it. Real training images never show red's mode `hidden`, which
+lies beyond blue as seen from red: a classifier that has not seen it takes it for blue. The best accuracy that a training set allows is then
+a sum of mode weights: each mode goes to the class in which the training images show it most often, and a mode that they do not show goes
+to blue.
 """
 
 from collections.abc import Mapping
@@ -65,7 +66,7 @@ def mixed(real: Mixture, synthetic: Mixture, ratio: float = RATIO) -> Mixture:
 
 
 def best_per_class(trained_on: Mixture) -> dict[str, float]:
-    """The accuracy on each class, in [0, 1], of anyone who learns `trained_on` perfectly and is tested on `TRUE`."""
+    """The accuracy on each class, in [0, 1], of a classifier that learns `trained_on` perfectly and is tested on `TRUE`."""
     taken_for = {mode: max(CLASSES, key=lambda name: trained_on[name].get(mode, 0.0)) for mode in COLOURS}
     if not any(trained_on[name].get("hidden") for name in CLASSES):
         taken_for["hidden"] = "blue"
@@ -130,7 +131,7 @@ def write_snapshot(folder: Path, splits: Mapping[str, tuple[Mixture, int]], *, s
 
 
 def write_verdict(path: Path, real: Snapshot, synthetic: Snapshot) -> Path:
-    """A verdict that passed: whether these images are any good is for the comparison to find out."""
+    """A verdict that passed: the comparison shows whether these images help."""
     measure = Measure(value=2.0, low=1.5, high=2.5, floor=1.0, limit=6.0, passed=True, n=24, extractor="glyph")
     verdict = Verdict(passed=True, reasons=(), metrics={"fid": measure}, synthetic_digest=synthetic.digest, real_digest=real.digest)
     path.write_bytes(dump_document(verdict))

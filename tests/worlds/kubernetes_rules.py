@@ -1,4 +1,4 @@
-"""What a real API server would refuse a Job, a TrainJob or a pod for, as one line; None for what it takes."""
+"""Why a real API server would refuse a Job, a TrainJob or a pod, as one line; None for what it accepts."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def wrong_train_job(job: dict[str, Any]) -> str | None:
 
 
 def unrestricted(pod: dict[str, Any]) -> list[str]:
-    """What Pod Security's restricted profile would refuse a pod for."""
+    """Why Pod Security's restricted profile would refuse a pod."""
     return [f"{field}: must be {need}" for field, need, given in _restricted(pod) if given != need]
 
 

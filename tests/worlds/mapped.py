@@ -1,4 +1,4 @@
-"""Whether a tensor lies in a file rather than in memory of its own."""
+"""Whether a tensor is mapped from a file instead of lying in memory of its own."""
 
 from pathlib import Path
 

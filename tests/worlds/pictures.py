@@ -1,4 +1,4 @@
-"""Pictures to plant copies of: handwritten digits, patches of photographs, and what may be done to either."""
+"""Pictures to plant copies of: handwritten digits, patches of photographs, and changes to either."""
 
 import io
 from collections.abc import Callable, Mapping

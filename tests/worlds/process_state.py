@@ -1,4 +1,4 @@
-"""What one test may leave behind for the next of the same process, and how it is put back."""
+"""State that one test may leave behind for the next in the same process, and how it is restored."""
 
 import builtins
 import logging

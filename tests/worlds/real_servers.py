@@ -25,7 +25,7 @@ STORES = ("boto3==1.44.8", "botocore==1.44.8", "jmespath==1.1.0", "s3transfer==0
 
 
 def store_modules() -> Path:
-    """A folder with the Python packages by which MLflow reaches PostgreSQL and S3; skips the test where they are not there."""
+    """A folder with the Python packages that MLflow needs for PostgreSQL and S3; skips the test if they are missing."""
     folder = CACHE / f"stores-{sys.version_info.major}.{sys.version_info.minor}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -65,7 +65,7 @@ class MlflowServer:
         self._call("2.0/mlflow/users/create", username=user, password=password)
 
     def grant(self, user: str, experiment: str, permission: str) -> None:
-        """Say what an account may do with an experiment, in place of what it might before: DENY, READ, EDIT or MANAGE."""
+        """Set what an account may do with an experiment: DENY, READ, EDIT or MANAGE."""
         what = {"username": user, "resource_type": "experiment", "resource_id": experiment}
         requests.post(f"{self.uri}/api/3.0/mlflow/users/permissions/revoke", json=what, auth=(ADMIN, PASSWORD), timeout=60)
         self._call("3.0/mlflow/users/permissions/grant", permission=permission, **what)
@@ -129,7 +129,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 @pytest.fixture(scope="session")
 def mlflow_on_postgres(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, s3: S3) -> Iterator[MlflowServer]:
-    """MLflow with accounts as it is run for many: both databases in PostgreSQL, artifacts in the bucket `mlflow`."""
+    """MLflow with accounts as in production: both databases in PostgreSQL, artifacts in the bucket `mlflow`."""
     modules, folder = store_modules(), tmp_path_factory.mktemp("mlflow-on-postgres")
     runs, accounts = postgres.database("mlflow"), postgres.database("auth")
     s3.bucket("mlflow")

@@ -19,7 +19,7 @@ VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 
 
 def may_install() -> bool:
-    """Whether a test may build and install what it lacks: `make test-servers` says so."""
+    """Whether a test may build and install what it lacks: `make test-servers` sets this."""
     return os.environ.get("GDA_TEST_INSTALL") == "1"
 
 
@@ -140,7 +140,7 @@ class S3:
 
     @contextmanager
     def with_other_keys(self) -> Iterator[None]:
-        """Other credentials than those of `environment` while the body runs."""
+        """Other credentials than those of `environment`, while the body runs."""
         known = self.server.environment
         self.server.kill()
         self.server.environment = dict(known) | {"ROOT_SECRET_KEY": "another-secret"}

@@ -1,4 +1,4 @@
-"""An output whose list of files, or card, is written again after a test changed it: as anyone who forges one would."""
+"""Rewrites the list of files, or the card, of an output after a test changed it, as a forger would."""
 
 import json
 from pathlib import Path

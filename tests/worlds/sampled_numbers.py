@@ -1,4 +1,4 @@
-"""A set sampled in milliseconds: images are random numbers of their seeds, everything around the sampling is the real thing."""
+"""A set sampled in milliseconds: images are random numbers of their seeds, everything around the sampling is the real code."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class NumbersSampler:
         self.model = SimpleNamespace(image_size=16)
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], settings: Any, start: Any = None) -> torch.Tensor:
-        """uint8 NCHW, 16 pixels a side."""
+        """uint8 NCHW, 16 by 16 pixels."""
         self.before(seeds)
         line = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(line, f"{' '.join(map(str, seeds))}\n".encode())

@@ -1,4 +1,4 @@
-"""How much of the slow tests that seldom fail is run: a part by `make test`, all of it by `make nightly`."""
+"""The size of the slow tests that seldom fail: a part in `make test`, all in `make nightly`."""
 
 import os
 from typing import TypeVar

@@ -24,7 +24,7 @@ from gda.config.load import parse_config
 from gda.demo_base.build import build_tiny_cascade
 from gda.steps.form import FORM, split_up
 
-# Quick rather than good: what is tried is how steps hang together, so that no rule of quality may refuse the set.
+# Fast rather than good: these tests are about how steps fit together, so no rule of quality may refuse the set.
 QUICK: dict[str, dict[str, Any]] = {
     "snapshot": {"val_fraction": 0.3, "test_fraction": 0.3},
     "reference": {"folds": 2, "num_train_steps": 8},
@@ -121,7 +121,7 @@ class Run:
         return result
 
     def configure(self) -> dict[str, str]:
-        """What each step is given, by the names of the component's outputs."""
+        """The settings of each step, by the names of the component's outputs."""
         configured = self.call(
             configure, **self.form(), run=self.name, run_id="", title="", code_version="1", image="none", resources="none"
         )
@@ -157,7 +157,7 @@ class Run:
         }
 
     def validated(self, configured: dict[str, str], have: dict[str, str]) -> Any:
-        """The verdict, the set it is of, and whether that passed."""
+        """The verdict, the set that it is about, and whether that passed."""
         given = {role: have[role] for role in ("synthetic", "snapshot", "reference", "generator")}
         return self.call(validate, settings=configured["validate"], code=configured["code"], **given)
 

@@ -41,7 +41,7 @@ def build_tiny_pipeline(kind: str, out: Path, *, seed: int = 0) -> Path:
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """A character-level CLIP tokenizer: one token a printable ASCII character; it lowercases, and the unknown token is the end token."""
+    """A character-level CLIP tokenizer: one token per printable ASCII character; it lowercases, and the unknown token is the end token."""
     letters = [chr(c) for c in range(33, 127)]
     words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)

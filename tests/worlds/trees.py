@@ -1,4 +1,4 @@
-"""What a folder holds, in a form by which two are compared and whose difference can be read."""
+"""The content of a folder in a form that can be compared, with a readable difference."""
 
 import hashlib
 from pathlib import Path

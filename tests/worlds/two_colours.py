@@ -11,7 +11,7 @@ from gda.config.load import load_config
 from gda.demo_base.build import build_tiny_cascade
 from gda.stages import snapshot
 
-# What the manifest of a synthetic set says of every image, in addition to what a real one says.
+# Columns that the manifest of a synthetic set has in addition to those of a real one.
 SYNTHETIC_COLUMNS: Mapping[str, Any] = {
     "seed": 1,
     "prompt": "p",

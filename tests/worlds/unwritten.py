@@ -1,4 +1,4 @@
-"""Processes that may write nothing: all but the first of those that work together."""
+"""Makes every process of a group fail when it writes, except the first."""
 
 import os
 import sys

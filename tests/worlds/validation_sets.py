@@ -72,7 +72,7 @@ def write_set(
     plan_digest: str | None = None,
     shards: int = 1,
 ) -> Path:
-    """Commit a snapshot of these items, cut into so many shards a split."""
+    """Commit a snapshot of these items, with so many shards per split."""
     folder.mkdir(parents=True)
     rows = []
     for split, content in splits.items():
@@ -94,7 +94,7 @@ def write_real(folder: Path, counts: Mapping[str, int] = COUNTS) -> Path:
 
 
 def rewrite_manifest(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
-    """Replace the manifest by a changed one, with an index that vouches for it and for nothing else of what changed."""
+    """Replace the manifest by a changed one, with an index that has the new manifest's checksum and is otherwise unchanged."""
     index = read_document(folder / INDEX_FILE, SnapshotIndex)
     checksum = write_manifest(folder, change(read_manifest(folder, index.manifest_sha256)), synthetic=index.kind == "synthetic")
     (folder / INDEX_FILE).write_bytes(dump_document(index.model_copy(update={"manifest_sha256": checksum})))
@@ -113,7 +113,7 @@ def with_pixels(item: Item, rgb: np.ndarray) -> Item:
 
 
 def as_jpeg(rgb: np.ndarray) -> np.ndarray:
-    """The picture after a trip through JPEG."""
+    """The picture after it was encoded and decoded as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=85)
     return np.asarray(Image.open(buffer).convert("RGB"))
