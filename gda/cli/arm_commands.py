@@ -1,4 +1,4 @@
-"""The parsers of the commands that know arms: `classify`, and `arms`, which lists for DVC what each of them is trained on."""
+"""The parsers of the commands about arms: `classify`, and `arms`, which lists for DVC what each arm is trained on."""
 
 import argparse
 from collections.abc import Iterator
@@ -91,7 +91,7 @@ def add_classify(commands: Any) -> None:
 
 
 def _other_seeds(args: argparse.Namespace, seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """With `--replace`: the seeds of classifiers in `--out` that are not wanted. Raises where it holds anything else."""
+    """With `--replace`: the seeds of classifiers in `--out` that are not among `seeds`. Raises if it holds anything else."""
     if not args.replace or not is_first_process():
         return ()
     from gda.stages import classify
@@ -117,6 +117,6 @@ def _arm(name: str) -> Arm:
 
 
 def _own_set(args: argparse.Namespace) -> Path | None:
-    """The generated images that the arm reads, of all that are given; a control set may be given as --synthetic too."""
+    """The generated images that the arm reads, out of all given sets; --synthetic may also name a control set."""
     data = args.arm.data
     return (getattr(args, data.others) or args.synthetic) if data.synthetic else None

@@ -28,7 +28,7 @@ _INTERRUPTED = "interrupted; the same command continues where it stopped"
 
 
 def program(argv: Sequence[str] | None = None) -> NoReturn:
-    """`main` as a process of its own, which ends with its exit code, and does so too where a signal stops it in its last instants."""
+    """Run `main` as the whole process and exit with its code, also when a signal arrives in its last instants."""
     try:
         code = main(argv)
         ignore_signals()
@@ -121,7 +121,7 @@ def _fail(error: GdaError, args: argparse.Namespace) -> int:
 
 
 def _traceback_kept(command: str) -> str:
-    """Keep the traceback of a defect of ours in a file, and say which; where none can be written it is shown, as with `GDA_DEBUG`."""
+    """Write the traceback of a defect of gda to a file and name it; print it if no file can be written, or with `GDA_DEBUG`."""
     text = masked(traceback.format_exc())
     path = work_root() / "defects" / f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{os.getpid()}.txt"
     if not os.environ.get("GDA_DEBUG"):

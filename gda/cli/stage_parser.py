@@ -1,4 +1,4 @@
-"""What the command of every stage has: its parser with the flags that all of them take."""
+"""The parser of a stage's command, with the flags that all stages take."""
 
 import argparse
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Runner = Callable[[Config, argparse.Namespace], Outcome]
 
 
 def stage_parser(commands: Any, name: str, help_text: str, runner: Runner) -> argparse.ArgumentParser:
-    """A parser of `commands` whose arguments are run by `runner`."""
+    """Add a parser to `commands`; `runner` runs its parsed arguments."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
     parser.add_argument("--params", type=Path, metavar="FILE", help="configuration (default: params.yaml where there is one)")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field; may be repeated")

@@ -1,4 +1,4 @@
-"""The few requests that a job needs of Kubernetes' API, over the client of that name, and its answers as our errors.
+"""The few requests to the Kubernetes API that a job needs, through the `kubernetes` client; its answers become errors of gda.
 
 Jobs and TrainJobs are requested in the same way, as plain dictionaries, so that no field is lost that the client does not know.
 """
@@ -46,7 +46,7 @@ class JobApi:
         self._pause = pause
 
     def create(self, body: Mapping[str, Any]) -> bool:
-        """Create `body`; False where its name is taken. Raises `MissingError` that says what the cluster lacks."""
+        """Create `body`; False if its name is taken. Raises `MissingError` that names what the cluster lacks."""
         from kubernetes.client import ApiException
 
         def call() -> bool:
@@ -79,8 +79,8 @@ class JobApi:
     def changes(self, there: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The job `there` each time that it changes; ends when the server or the connection does, or when the job is gone.
 
-        That it ended says nothing about the job: read it, and go on from there. A version that the server has forgotten (410) and a
-        server in trouble are such ends, too.
+        The end of the watch does not mean that the job ended: read the job again and continue from there. The watch also ends when the
+        server no longer has the version (410), or is in trouble.
         """
         selector, version = f"metadata.name={_name(there)}", there["metadata"].get("resourceVersion", "")
         try:

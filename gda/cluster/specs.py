@@ -1,7 +1,7 @@
 """Bodies of requests to Kubernetes: an Indexed Job of workers, and a TrainJob of Kubeflow Trainer. Pure: dictionaries, no client.
 
-Every pod fits Pod Security's restricted profile and mounts the shared volume. A Job's pods hold no token of a service account; those of a
-TrainJob hold none where the account says so, as no patch of a runtime can.
+Every pod fits Pod Security's restricted profile and mounts the shared volume. A Job's pods hold no token of a service account; a
+TrainJob's pods hold none if their account disables it, because no patch of a runtime can.
 """
 
 import re
@@ -41,7 +41,7 @@ class PodSettings:
 
     @property
     def accelerators(self) -> int:
-        """How many devices a pod has: whatever it is given that is no processor, memory or disk."""
+        """Number of devices of a pod: every resource other than processors, memory and disk."""
         amounts = self.resources.get("limits", {})
         return sum(int(amount) for name, amount in amounts.items() if "/" in name)
 
@@ -69,8 +69,8 @@ def job_name(prefix: str, key: str) -> str:
 def indexed_job(name: str, *, namespace: str, command: Sequence[str], workers: int, pods: PodSettings, job: JobSettings) -> dict[str, Any]:
     """A batch/v1 Job of `workers` pods, each of which runs `command` with its number in the variable JOB_COMPLETION_INDEX.
 
-    A worker is tried again for itself, not for others' failures; a pod that was evicted or preempted does not count as a try; codes that
-    no other try changes end the worker at once. A pod is only replaced when it is gone, as two would fight for one share.
+    Each worker has its own retries, whatever happens to the others. An evicted or preempted pod does not count as a try. An exit code
+    that no retry can change ends the worker at once. A pod is replaced only when it is gone, as two would fight for one share.
     """
     if workers < 1:
         raise UsageError(f"workers {workers}: accepted: 1 and more")
@@ -190,9 +190,9 @@ def request_digest(body: Mapping[str, Any]) -> str:
 
 
 def differences(there: Mapping[str, Any], body: Mapping[str, Any]) -> list[str]:
-    """A line for each field of `body` that is otherwise in the job `there`, e.g. `spec.parallelism: 1, requested: 3`.
+    """A line for each field of `body` that differs in the job `there`, e.g. `spec.parallelism: 1, requested: 3`.
 
-    What only `there` has is left out, as the server fills in defaults and queues add to it.
+    Fields that only `there` has are left out: the server fills in defaults, and queues add fields.
     """
     both = (
         {"spec": there.get("spec"), "labels": there["metadata"].get("labels")},

@@ -1,1 +1,1 @@
-"""The demo base: a small generator pre-trained on rendered glyphs, how its images are rendered, and how it is rebuilt."""
+"""The demo base, a small generator pre-trained on rendered glyphs: rendering its training images, and rebuilding it."""

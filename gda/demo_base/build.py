@@ -1,4 +1,4 @@
-"""Builds untrained pixel cascades from configurations, in IF's layout: the demo base starts here, and so do tiny ones for tests."""
+"""Builds untrained pixel cascades from configurations, in IF's layout: for the demo base and for tiny generators in tests."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ _NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "watermarker":
 
 
 def build_tokenizer() -> T5Tokenizer:
-    """A character-level T5 tokenizer: any ASCII class name can be encoded; other characters become the unknown token."""
+    """A character-level T5 tokenizer: encodes any ASCII class name; other characters become the unknown token."""
     letters = [(c, -4.0) for c in map(chr, range(33, 127))]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters]
     return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=TOKENS)
@@ -43,7 +43,7 @@ def build_text_encoder(vocab_size: int, *, width: int = 64) -> T5EncoderModel:
 def build_unet(size: int, widths: tuple[int, ...], *, text_width: int = 64, super_resolution: bool = False) -> UNet2DConditionModel:
     """A text-conditioned UNet for RGB images of `size` pixels; cross-attention at its lowest resolution.
 
-    `IFPipeline` needs twice as many output as input channels: the second half is a predicted variance, which a fixed one discards.
+    `IFPipeline` needs twice as many output as input channels: the second half is a predicted variance, unused if it is fixed.
     """
     levels = len(widths)
     return UNet2DConditionModel(
@@ -77,8 +77,8 @@ def noise_schedule() -> DDPMScheduler:
 def sampler() -> DPMSolverMultistepScheduler:
     """DPM-Solver++ on `noise_schedule`.
 
-    The clipped lambda keeps the first step finite on the cosine schedule; thresholding at 1 keeps every predicted image inside
-    [-1, 1], as pixel-space models need (Saharia et al. 2022, section 2.3).
+    The clipped lambda keeps the first step finite on the cosine schedule; thresholding at 1 keeps every predicted image in [-1, 1],
+    as pixel-space models need (Saharia et al. 2022, section 2.3).
     """
     return DPMSolverMultistepScheduler(
         num_train_timesteps=1000,
@@ -92,7 +92,7 @@ def sampler() -> DPMSolverMultistepScheduler:
 
 
 def learned_range_sampler() -> DDPMScheduler:
-    """Ancestral sampling with a learned variance and epsilon prediction, as DeepFloyd IF is released."""
+    """Ancestral sampling with a learned variance and epsilon prediction, as in the released DeepFloyd IF."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
@@ -107,7 +107,7 @@ def learned_range_sampler() -> DDPMScheduler:
 def save_base(
     out: Path, tokenizer: T5Tokenizer, text_encoder: T5EncoderModel, unet: UNet2DConditionModel, scheduler: Any | None = None
 ) -> None:
-    """Write `base/` as an `IFPipeline`; the scheduler is `sampler` unless another is given."""
+    """Write `base/` as an `IFPipeline`; the scheduler is `sampler` by default."""
     pipe = IFPipeline(
         tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=sampler() if scheduler is None else scheduler, **_NO_CHECKER
     )
@@ -116,7 +116,7 @@ def save_base(
 
 
 def save_super_resolution(out: Path, unet: UNet2DConditionModel, scheduler: Any | None = None) -> None:
-    """Write `super_resolution/` as an `IFSuperResolutionPipeline` without a text encoder, for it shares the base's."""
+    """Write `super_resolution/` as an `IFSuperResolutionPipeline` without a text encoder, because it shares the base's."""
     pipe = IFSuperResolutionPipeline(
         tokenizer=None,
         text_encoder=None,

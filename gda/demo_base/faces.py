@@ -1,6 +1,6 @@
-"""The handwriting faces that the demo base is pre-trained on: which they are, and how they are fetched.
+"""The handwriting faces that the demo base is pre-trained on: their list and their download.
 
-They come as npm packages of Fontsource, each at an exact version. Their licences allow rendering; no font is shipped with gda.
+They are npm packages of Fontsource, each at an exact version. Their licences allow rendering; no font is shipped with gda.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from pathlib import Path
 from gda.errors import DataError, MissingError
 from gda.io.publish import write_bytes
 
-_SECONDS = 600  # for npm to fetch what is missing: some 150 MB
+_SECONDS = 600  # timeout of npm, which downloads up to some 150 MB
 
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """One face: `file` of the npm package `package`, in its Latin subset; `style` is what captions may say of it."""
+    """One face: `file` of the npm package `package`, in its Latin subset; captions may use `style` for it."""
 
     package: str
     version: str
@@ -32,7 +32,7 @@ class Face:
 
     @property
     def spec(self) -> str:
-        """What npm calls the package."""
+        """The package with its version, in npm's notation."""
         return f"{self.package}@{self.version}"
 
 
@@ -40,7 +40,7 @@ def _face(name: str, version: str, cut: str, licence: str, sha256: str) -> Face:
     return Face(package=f"@fontsource/{name}", version=version, file=f"{name}-latin-{cut}.woff", licence=licence, sha256=sha256)
 
 
-# Chosen by eye, for digits that look written by a person with a pen. Each face has all of `glyphs.CHARACTERS`, in their own case.
+# Chosen by eye for digits that look handwritten with a pen. Each face has all of `glyphs.CHARACTERS`, upper and lower case distinct.
 HANDWRITING: tuple[Face, ...] = (
     _face("alex-brush", "5.3.0", "400-normal", "OFL-1.1", "430af56b6714603f63cf1e700232dccdc165cfe443c111085c93c631f4e7a4ed"),
     _face("allura", "5.3.0", "400-normal", "OFL-1.1", "7507db0d0a02fb9259cdcab4e45295a4c053f8c7c8055009f257c698cedd4237"),
@@ -115,9 +115,9 @@ HANDWRITING: tuple[Face, ...] = (
 
 
 def fetch_faces(folder: Path, faces: Sequence[Face] = HANDWRITING) -> int:
-    """Fetch with npm the faces that `folder` lacks, and return how many those were.
+    """Fetch the faces that are missing in `folder` with npm; returns their number.
 
-    Raises `MissingError` without npm or a registry, `DataError` for a file that is not the declared one; files there are checked too.
+    Raises `MissingError` without npm or a registry, `DataError` for a file that is not the declared one, existing files included.
     """
     missing = [face for face in faces if not (folder / face.file).exists()]
     if missing:
@@ -133,9 +133,9 @@ def fetch_faces(folder: Path, faces: Sequence[Face] = HANDWRITING) -> int:
 
 
 def face_files(folder: Path, faces: Sequence[Face] = HANDWRITING) -> list[Path]:
-    """The files of `faces` in `folder`, in their order.
+    """The files of `faces` in `folder`, in the order of `faces`.
 
-    Raises `MissingError` for one that is not there, `DataError` for one that is not the declared one.
+    Raises `MissingError` for a missing file, `DataError` for one that is not the declared one.
     """
     paths = [folder / face.file for face in faces]
     for path, face in zip(paths, faces, strict=True):

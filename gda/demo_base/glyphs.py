@@ -1,7 +1,7 @@
-"""Captioned glyphs rendered from the fonts that matplotlib carries and from handwriting faces: what the demo base is pre-trained on.
+"""Captioned glyphs rendered from matplotlib's fonts and from handwriting faces: the pre-training data of the demo base.
 
-No writing of a person is among them, only type. A glyph is rendered once per face and character, and every sample warps it (affine,
-elastic, stroke weight) and colours it, so that the base learns shapes and captions rather than some bitmaps.
+All glyphs come from fonts, none from scanned handwriting. A glyph is rendered once per face and character; every sample warps it
+(affine, elastic, stroke weight) and colours it, so that the base learns shapes and captions rather than a few bitmaps.
 """
 
 import string
@@ -19,7 +19,7 @@ from gda.demo_base.faces import HANDWRITING, Face, face_files
 from gda.demo_base.handwriting import outline_distances, write
 from gda.errors import DataError
 
-BANK_PX = 56  # glyphs are rendered at twice the final size and warped down from there
+BANK_PX = 56  # glyphs are rendered at twice the final size and warped down
 IMAGE_PX = 28
 CHARACTERS = string.digits + string.ascii_lowercase + string.ascii_uppercase
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -33,10 +33,10 @@ COLOURS = {
 }
 DIGIT_SHARE = 0.7
 COLOURED_SHARE = 0.15
-HANDWRITTEN_SHARE = 0.7  # where there are handwriting faces
-STROKE_SHARE = 0.6  # of the ones that are written by hand: a single stroke, as most people write it, and no face has it
+HANDWRITTEN_SHARE = 0.7  # of the samples, if there are handwriting faces
+STROKE_SHARE = 0.6  # of the handwritten digits 1: a single stroke, as most people write it, which no face has
 _ONE = CHARACTERS.index("1")
-_FINER = 2  # than the bank: what outlines are measured on
+_FINER = 2  # times the bank's size: resolution of the outlines
 _FONTS = {
     "DejaVuSans": "sans",
     "DejaVuSans-Bold": "bold sans",
@@ -64,7 +64,7 @@ _FONTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class GlyphBatch:
-    """Rendered glyphs: `images` float32 NCHW in [-1, 1] at 28 px, one caption and one character index an image."""
+    """Rendered glyphs: `images` float32 NCHW in [-1, 1] at 28 px, one caption and one character index per image."""
 
     images: torch.Tensor
     captions: list[str]
@@ -74,10 +74,10 @@ class GlyphBatch:
 class GlyphBank:
     """Every character in every face, rendered once: `alpha` of the printed faces is uint8 [faces, characters, 56, 56].
 
-    With `handwriting`, the folder that holds `faces`, `HANDWRITTEN_SHARE` of the samples is handwritten; `distances` are float32
-    [faces, characters, 56, 56] from their outlines, and `STROKE_SHARE` of the ones are a stroke. Without it nothing is, and `distances`
-    is None.
-    Raises `FileNotFoundError` where matplotlib's fonts are not installed, and what `face_files` raises.
+    `handwriting` is the folder of `faces`: `HANDWRITTEN_SHARE` of the samples is handwritten, from `distances` to their outlines,
+    float32 [faces, characters, 56, 56], and `STROKE_SHARE` of the digits 1 among them are a stroke. Without it, no sample is
+    handwritten and `distances` is None.
+    Raises `FileNotFoundError` if matplotlib's fonts are not installed, and the errors of `face_files`.
     """
 
     def __init__(self, handwriting: Path | None = None, faces: Sequence[Face] = HANDWRITING) -> None:
@@ -129,7 +129,7 @@ class GlyphBank:
 
 
 def caption(character: str, style: str, pick: list[float]) -> str:
-    """Describe a glyph; `pick` holds three numbers in [0, 1) that choose the name form and which style words are included."""
+    """Describe a glyph; the three numbers `pick` in [0, 1) choose the form of the name and the style words."""
     forms = name_forms(character)
     name = forms[int(pick[0] * len(forms))]
     words = style.split() if pick[1] < 0.4 else []
@@ -137,7 +137,7 @@ def caption(character: str, style: str, pick: list[float]) -> str:
 
 
 def name_forms(character: str) -> tuple[str, ...]:
-    """The ways a caption names a character; all lower case, as IF's text preprocessing lowers prompts."""
+    """The names of a character in captions; all lower case, because IF's preprocessing lower-cases prompts."""
     if character.isdigit():
         word = NUMBER_WORDS[int(character)]
         return (character, word, f"digit {character}", f"number {word}")
@@ -149,7 +149,7 @@ def name_forms(character: str) -> tuple[str, ...]:
 def face_distances(path: Path) -> torch.Tensor:
     """Signed distances to the outlines of every character of a face, float32 [characters, 56, 56], in pixels.
 
-    Raises `DataError` for a face that lacks a character: it would be rendered as a box.
+    Raises `DataError` for a face without one of the characters: it would be rendered as a box.
     """
     with TTFont(path) as face:
         known = face.getBestCmap()
@@ -176,7 +176,7 @@ def _font_directory() -> Path:
 
 
 def _render(font: Path, character: str, px: int) -> np.ndarray:
-    """One character, its longest side normalised, and centred: uint8 [px, px], 255 is ink."""
+    """One centred character with its longest side normalised: uint8 [px, px], 255 is ink."""
     font_px = 96
     face = ImageFont.truetype(str(font), font_px)
     canvas = Image.new("L", (3 * font_px, 3 * font_px))

@@ -1,6 +1,6 @@
-"""Glyphs as people write them: with slant, proportions, a pen's width and pressure, in a frame as scanned forms have it.
+"""Simulated handwriting of glyphs: random slant, proportions, pen width and pressure, framed like characters in scanned forms.
 
-A glyph is kept as signed distances to its outline, so that every pen width is exact whatever the weight of the face was.
+A glyph is stored as signed distances to its outline, so that every pen width is exact, independently of the face's weight.
 """
 
 import numpy as np
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 
-HALF_PEN = (1.6, 3.6)  # px of the frame that `write` works in, which is twice as fine as the image
-LONGEST_SIDE = 20 / 28  # of the written character, of the image
-_STEADY = 0.25  # largest deviation of the pressure, of the pen's width
+HALF_PEN = (1.6, 3.6)  # px of the frame that `write` uses, at twice the image's resolution
+LONGEST_SIDE = 20 / 28  # of the written character, in image pixels
+_STEADY = 0.25  # largest change by pressure, relative to the pen width
 
 
 def outline_distances(mask: np.ndarray, factor: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def outline_distances(mask: np.ndarray, factor: int) -> np.ndarray:
 
 
 def half_stroke(distances: torch.Tensor) -> torch.Tensor:
-    """Half the mean stroke width of float32 [n, px, px] distances: float32 [n]; across a stroke they rise evenly from 0 to it."""
+    """Half the mean stroke width of float32 [n, px, px] distances: float32 [n]; distances rise evenly from 0 to it across a stroke."""
     inside = distances > 0
     return 2 * (distances * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
@@ -38,18 +38,18 @@ def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.G
 
 
 def _warp(maps: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slanted, stretched, turned and bent maps, and by how much each shrank, float32 [n, 1, 1, 1]."""
+    """Slanted, stretched, rotated and bent maps, and the factor by which each shrank, float32 [n, 1, 1, 1]."""
     n, _, px, _ = maps.shape
     angle = _uniform(-0.15, 0.15, (n,), generator)
     slant = _uniform(-0.2, 0.4, (n,), generator)
-    stretch = torch.exp(_uniform(-0.22, 0.22, (n,), generator))  # of width against height
+    stretch = torch.exp(_uniform(-0.22, 0.22, (n,), generator))  # of width relative to height
     sine, cosine = torch.sin(angle), torch.cos(angle)
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0] = cosine * stretch
     theta[:, 0, 1] = cosine * slant - sine
     theta[:, 1, 0] = sine * stretch
     theta[:, 1, 1] = sine * slant + cosine
-    theta *= 1.25  # leaves room for what slants out of the frame
+    theta *= 1.25  # leaves room for slanted strokes at the frame's border
     grid = F.affine_grid(theta, [n, 1, px, px], align_corners=False)
     bumps = torch.randn(n, 2, 4, 4, generator=generator) * _uniform(0.0, 0.11, (n, 1, 1, 1), generator)
     bent = F.interpolate(bumps, size=(px, px), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
@@ -58,7 +58,7 @@ def _warp(maps: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor,
 
 
 def _ink(distances: torch.Tensor, half: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Ink of a pen whose width varies from glyph to glyph and along each; strokes are never thinned below half of what they were."""
+    """Ink of a pen whose width varies between glyphs and along each glyph; strokes keep at least half their original width."""
     n = len(half)
     pen = torch.maximum(_uniform(*HALF_PEN, (n,), generator), half / 2)[:, None, None, None]
     pressure = F.interpolate(_uniform(-_STEADY, _STEADY, (n, 1, 3, 3), generator), size=distances.shape[2:], mode="bilinear")
@@ -67,7 +67,7 @@ def _ink(distances: torch.Tensor, half: torch.Tensor, generator: torch.Generator
 
 
 def _frame(ink: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Scale each character to nearly `LONGEST_SIDE` and bring its centre of mass near to the middle, as LeCun et al. (1998) did."""
+    """Scale each character to about `LONGEST_SIDE` and move its centre of mass near the middle, as in LeCun et al. (1998)."""
     n, _, px, _ = ink.shape
     places = (torch.arange(px) + 0.5) * (2 / px) - 1
     spans, centres = [], []

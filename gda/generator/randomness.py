@@ -1,4 +1,4 @@
-"""Random numbers of training images: each image of each step has a stream of its own, whatever batch, part or process it falls to."""
+"""Random numbers for training: each image of each step has its own stream, independent of batch, part and process."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import torch
 
 
 class RandomStreams:
-    """The streams of n images, in order; a call advances each of them. Numbers are made on the CPU, so that devices agree."""
+    """The streams of n images, in order; every call advances each stream. Numbers are generated on the CPU, so that devices agree."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -1,1 +1,1 @@
-"""What every process needs: files that others wrote, disks that fail, signals, exit codes, processes side by side and together."""
+"""What every process needs: untrusted files, failing disks, signals, exit codes, parallel workers and process groups."""

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, failing or without locks: distinguished from our own defects, however a library words it.
+"""Errors of disks that are full, read-only, failing or without locks, distinguished from defects of gda in every library's wording.
 
 Most libraries raise `OSError` with its number. Some hide it: safetensors and sqlite3 raise errors of their own, numpy counts bytes.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from gda.errors import GdaError, MissingError, TryAgainError
 
 FULL_OR_FAILING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-# No file can be used at all, for reading or writing; never a word about what a file holds.
+# No file can be used at all, for reading or writing; these errors do not depend on a file's content.
 UNUSABLE = FULL_OR_FAILING | {
     errno.ENOLCK,
     errno.EFBIG,

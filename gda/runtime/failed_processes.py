@@ -1,4 +1,4 @@
-"""What the exit code of a process says: the error that the process itself met, so that its parent ends with the same code."""
+"""The exit code of a process as the error that it stands for, so that the parent process ends with the same code."""
 
 import re
 import signal
@@ -20,7 +20,7 @@ _TORCHRUN_ENDED = re.compile(r"SignalException: .*got signal: (\d+)")
 def error_of(code: int, message: str, *, otherwise: Callable[[str], GdaError] = GdaError, out_of_memory: bool = False) -> GdaError:
     """The error of a process that ended with `code`: as `subprocess` gives it (-15) or a shell (143); 1 and the unknown are `otherwise`.
 
-    One that was ended from outside (SIGTERM, SIGKILL, SIGINT, SIGHUP) may be tried again; killed for memory it lacks that.
+    A process stopped from outside (SIGTERM, SIGKILL, SIGINT, SIGHUP) is a `TryAgainError`; one killed for memory, a `MissingError`.
     """
     if out_of_memory:
         return MissingError(message)
@@ -34,7 +34,7 @@ def error_of(code: int, message: str, *, otherwise: Callable[[str], GdaError] = 
 
 
 def code_of_torchrun(lines: Iterable[str]) -> int | None:
-    """The exit code of the process that failed first, by what torchrun wrote (itself it ends with 1); None where it wrote none."""
+    """The exit code of the process that failed first, as torchrun reports it (its own is 1); None if it reports none."""
     found = None
     for line in lines:
         if match := _OF_TORCHRUN.search(line):

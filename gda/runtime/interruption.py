@@ -1,7 +1,7 @@
 """Whether a signal has stopped this process.
 
-The interruption is a `KeyboardInterrupt`, wherever the process is. In the middle of a library that is not written in Python it may come
-out as an error of that library, which then says of a sound file that it is none. Code that turns errors into ours checks here first.
+The interruption is a `KeyboardInterrupt`. Inside a library that is not written in Python, it may surface as that library's own error,
+for example that a sound file is damaged. Code that converts errors therefore checks here first.
 """
 
 import signal
@@ -21,19 +21,19 @@ def end_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """From now on no signal interrupts this process: its work is done, and it only has to end."""
+    """From now on no signal interrupts this process: its work is done, and it only has to exit."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
 
 
 def stop_requested() -> bool:
-    """Whether a signal to end has come, whatever became of the exception that it raised."""
+    """Whether a signal to stop has arrived, even if its exception was caught."""
     return _stopped.is_set()
 
 
 def require_not_stopped() -> None:
-    """Raises `KeyboardInterrupt` where a signal to end has come."""
+    """Raises `KeyboardInterrupt` if a signal to stop has arrived."""
     if _stopped.is_set():
         raise KeyboardInterrupt
 

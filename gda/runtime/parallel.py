@@ -61,12 +61,12 @@ def num_accelerators() -> int:
 
 
 def num_processes() -> int:
-    """How many processes `torchrun` started to do this together; 1 without it."""
+    """Number of processes that `torchrun` started together; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first_process() -> bool:
-    """Whether this is the one of them that writes and speaks for all."""
+    """Whether this is the first of these processes, which writes files and prints for all."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -179,7 +179,7 @@ def _start_worker(parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent is killed, where it can: nobody else would, and it holds memory and device."""
+    """Have the kernel end this process when its parent is killed, if it can; else it would go on holding memory and the device."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # killed before this check
@@ -193,7 +193,7 @@ def _cuda_is_there() -> bool:
 
 
 def _killed_for_memory(root: Path = Path("/")) -> list[int]:
-    """How many processes the kernel has killed for want of memory, in our cgroup (v2 or v1) and in all; empty where it does not say."""
+    """How many processes the kernel has killed for want of memory, in our cgroup (v2 or v1) and in all; empty if unknown."""
     places = ("sys/fs/cgroup/memory.events", "sys/fs/cgroup/memory/memory.oom_control", "proc/vmstat")
     counts = []
     for place in places:

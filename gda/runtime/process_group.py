@@ -1,4 +1,4 @@
-"""The processes that train one network together, as `torchrun` starts them: who this one is, and what they tell each other.
+"""The processes that `torchrun` starts to train one network together: this process's rank, and what they exchange.
 
 One process alone needs no group, and every call is then free.
 """
@@ -27,7 +27,7 @@ class ProcessGroup:
 
     @classmethod
     def init(cls) -> "ProcessGroup":
-        """Join the group that RANK and WORLD_SIZE in the environment speak of, over nccl on GPUs and gloo on CPUs."""
+        """Join the group that RANK and WORLD_SIZE in the environment define, over nccl on GPUs and gloo on CPUs."""
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         device = torch.device("cpu")
         if torch.cuda.is_available():
@@ -44,7 +44,7 @@ class ProcessGroup:
 
     @staticmethod
     def destroy() -> None:
-        """Leave the group, where there is one."""
+        """Leave the group, if there is one."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -53,7 +53,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def split(self, count: int, parts: int) -> list[slice]:
-        """This process's rows of a batch of `count`, in `parts` equal pieces. Raises `ConfigError` where that does not go evenly."""
+        """This process's rows of a batch of `count`, in `parts` equal pieces. Raises `ConfigError` if the rows do not divide evenly."""
         if count % (self.size * parts):
             multiple = f"processes x gradient_accumulation_steps = {self.size} x {parts}"
             raise ConfigError(f"finetune.batch_size: must be a multiple of {multiple}, got {count}")
@@ -61,9 +61,9 @@ class ProcessGroup:
         return [slice(first + i * length, first + (i + 1) * length) for i in range(parts)]
 
     def deal(self, count: int, setting: str) -> slice:
-        """This process's rows of a batch of `count`, dealt out in turn, so that what lies together is in everybody's share.
+        """This process's rows of a batch of `count`, dealt out in turn, so that neighbouring rows go to different processes.
 
-        Raises `ConfigError`, which names `setting`, where that does not go evenly.
+        Raises `ConfigError`, which names `setting`, if the rows do not divide evenly.
         """
         if count % self.size:
             raise ConfigError(f"{setting}: must be a multiple of the number of processes, {self.size}, got {count}")

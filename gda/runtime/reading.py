@@ -1,4 +1,4 @@
-"""The boundary between files that anybody may have written and this program: whatever a parser makes of one, one error names the file.
+"""Reading untrusted files: whatever error a parser raises, gda raises one that names the file.
 
 Size, depth and expansion are bounded before anything is built from a file. Only a library's parser runs inside `parser`; what we do with
 its result stays outside, so that a defect of ours still shows as one.
@@ -32,7 +32,7 @@ _WHOLE = re.compile(r"[0-9]{1,18}")
 
 
 class Unreadable(ValueError):  # noqa: N818 - never leaves this module
-    """Content that a parser takes and we do not."""
+    """Content that a parser accepts and gda refuses."""
 
 
 def whole_number(text: str) -> int | None:
@@ -47,7 +47,7 @@ def whole_number(text: str) -> int | None:
 def parser(where: object, what: str, *, error: type[GdaError] = DataError) -> Iterator[None]:
     """Run a library's parser: anything it raises becomes `error`, "`where`: not `what` (reason)".
 
-    A disk that fails while it reads is a `MissingError` instead. For library calls alone: our own defects must not end here.
+    A disk that fails during reading is a `MissingError` instead. Only for library calls: defects of gda must not be caught here.
     """
     try:
         yield
@@ -61,7 +61,7 @@ def parser(where: object, what: str, *, error: type[GdaError] = DataError) -> It
 
 
 def reason_of(problem: BaseException) -> str:
-    """One line of at most 200 characters: what is wrong, and where a YAML error says so."""
+    """One line of at most 200 characters: what is wrong, with the line number of a YAML error."""
     problem_text, mark = getattr(problem, "problem", None), getattr(problem, "problem_mark", None)
     text = f"line {mark.line + 1}: {problem_text}" if problem_text and mark else str(problem)
     if isinstance(problem, RecursionError):
@@ -79,7 +79,7 @@ def read_bytes(path: Path, *, limit: int = TEXT_LIMIT, where: object = None, err
     """
     name = path if where is None else where
     try:
-        # A pipe under that name must not keep us waiting for a writer.
+        # If the name is a pipe, opening it must not wait for a writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
@@ -191,7 +191,7 @@ def read_npz(path: Path, names: tuple[str, ...], *, limit: int) -> "tuple[Mappin
 
 
 def _read_npy(member: Any, name: str, size: int, limit: int, path: Path) -> "np.ndarray":
-    """One array; numpy takes memory for what the header says, so that is held against the file's size before."""
+    """One array; numpy allocates the size in the header, so that size is first compared with the file's."""
     import math
 
     from numpy.lib import format as npy
@@ -207,7 +207,7 @@ def _read_npy(member: Any, name: str, size: int, limit: int, path: Path) -> "np.
 
 
 def _disk_problem(problem: BaseException) -> GdaError | None:
-    """A disk that cannot be used; a file that may not be read, or is none, is a matter of the file."""
+    """The error of a disk that cannot be used; None for a file that is missing or may not be read."""
     if isinstance(problem, PermissionError):
         return None
     return storage_problem(problem)
@@ -229,7 +229,7 @@ def _require_bounded(content: Any) -> None:
 
 
 def _require_shallow(text: str) -> None:
-    """Refuse hundreds of brackets that nobody closed: the parser takes seconds to find that they are too many."""
+    """Refuse hundreds of unclosed brackets: the parser needs seconds to find that they are too many."""
     depth = 0
     for bracket in re.findall(r"[\[\]{}]", text):
         depth = max(0, depth + (1 if bracket in "[{" else -1))

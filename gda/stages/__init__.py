@@ -1,1 +1,1 @@
-"""The stages of the job, one module each, with a run that takes a configuration and paths and returns an outcome."""
+"""The stages of the workflow, one module each; each `run` takes a configuration and paths and returns an outcome."""

@@ -1,4 +1,4 @@
-"""arms: for each compared arm, digests of what it is trained on, so that `dvc repro` trains again what changed, and nothing else."""
+"""arms: for each compared arm, digests of its training inputs, so that `dvc repro` retrains only the arms whose inputs changed."""
 
 import json
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def _given(arm: Arm, role: str, sets: Mapping[str, Path | None]) -> Path:
 
 
 def _identity(role: str, path: Path) -> dict[str, str]:
-    """What the output at `path` is known by: a file by its bytes, a snapshot by its content, anything else by what it was made from."""
+    """Identify the output at `path`: a file by its bytes, a snapshot by its content, any other output by its recipe."""
     if path.is_file():
         return {"sha256": sha256_of(path)}
     if (why := skipped_because(path)) is not None:

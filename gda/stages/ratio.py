@@ -1,6 +1,6 @@
-"""ratio: how many synthetic images help - accuracy on validation against the synthetic to real ratio, and its peak.
+"""ratio: how many synthetic images help: accuracy on validation against the synthetic to real ratio, and its peak.
 
-Few seeds for every ratio, more for those that look best. The test split is not opened, and the comparison's own seeds are not used.
+Every ratio gets a few seeds, the best ones get more. The test split is not opened, and the seeds of the comparison are not used.
 """
 
 from functools import partial
@@ -37,8 +37,8 @@ CURVE, _PICTURE = "ratio.json", "ratio.png"
 def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: Path, progress: bool = False) -> Outcome:
     """Train real + synthetic classifiers at every ratio of section `ratio` and write `ratio.json` and its plot to `out`.
 
-    Ratios for which the set has too few images are left out and noted. Under a verdict that refused the set nothing is trained, and the
-    curve says why. Raises `DataError` when the parts do not belong together or no ratio can be tried.
+    Ratios for which the set has too few images are left out and noted. If the verdict refused the set, nothing is trained, and the
+    curve states why. Raises `DataError` when the inputs do not belong together or no ratio can be tried.
     """
     real, generated = read_index(snapshot, "real"), read_index(synthetic, "synthetic")
     require_same_classes(snapshot, real, synthetic, generated)
@@ -107,7 +107,7 @@ def _search(
         )
         for ratio in ratios
     )
-    # Accuracies rather than gains: what real alone scores moves no peak.
+    # Accuracies rather than gains: the score of real alone does not move the peak.
     scores = {ratio: correct[ratio].astype(np.float64) for ratio in ratios}
     peak = find_peak(scores, rng, confidence=evaluate.confidence, num_resamples=evaluate.num_resamples)
     curve = _curve(config, real, generated, num_real=num_real, num_val=len(sets.val.labels))

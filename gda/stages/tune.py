@@ -1,6 +1,6 @@
-"""tune: choose the sampling settings - a cheap FID pass over every point of a grid, then CAS of the survivors on validation.
+"""tune: choose the sampling settings by a cheap FID pass over every point of a grid, then CAS of the survivors on validation.
 
-FID and CAS disagree as guidance grows, so the sweep ends on CAS. Each point is kept under its own digest: adding one costs one.
+FID and CAS disagree as guidance grows, so the sweep ends on CAS. Each point is stored under its own digest: a new point costs one point.
 """
 
 import sys
@@ -27,11 +27,10 @@ from gda.tuning.sweep import Sweep, SweepSize, cas_recipe
 def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: int = 0, workers: int = 1, progress: bool = False) -> Outcome:
     """Sweep the axes of section `tune` for `generator`; write `settings.json` with the chosen point and the full table, and two plots.
 
-    With `workers` > 1 only the FID of the points of number `worker` modulo `workers` is measured, and kept for the command without them.
+    With `workers` > 1 only the FID of the points of number `worker` modulo `workers` is measured, for a later command without workers.
     Uses the training and validation splits only: FID is against validation images, its floor is train against validation. A point that
     cannot be sampled or measured is recorded with the reason and never chosen. Raises `ConfigError` for axes that contradict each other
-    or widths that no snapshots give, `DataError` where no point is left, `TryAgainError` while another process makes
-    the same choice.
+    or widths that the snapshots cannot give, `DataError` if no point is left, `TryAgainError` while another process runs the same sweep.
     """
     real, card = Snapshot.open(snapshot), read_card(generator)
     parts = _parts(generator, card)
@@ -72,7 +71,7 @@ def _parts(generator: str, card: GeneratorCard) -> GeneratorParts:
 
 
 def _averages(generator: str, grid: Grid) -> dict[str, str]:
-    """Digests of the averages that the grid requests, so that widths which cannot be had are refused before anything is sampled."""
+    """Digests of the averages that the grid requests; impossible widths are refused before anything is sampled."""
     widths = sorted({point.ema_sigma_rel for point in grid.points if point.ema_sigma_rel is not None})
     try:
         return {f"average {width:g}": averaging_digest(generator, width) for width in widths}

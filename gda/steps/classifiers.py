@@ -1,4 +1,4 @@
-"""The classifiers of a run by pods: an arm and its seeds each, for a workflow's bookkeeping grows with its pods (ADR 5)."""
+"""The classifiers of a run, one pod per arm with its seeds, because a workflow's bookkeeping grows with its pods (ADR 5)."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +47,7 @@ def planned_classifiers(settings: str, *, seeds_per_pod: int, summary: FileArtif
 def classifier_inputs(
     arm: str, *, snapshot: str, accepted: str, verdict: str, zero_shot: str, img2img: str, pool: str, reference: str
 ) -> dict[str, str]:
-    """References by role for a classifier of `arm`: what it reads and no more. Raises `ValueError` for an arm that there is not."""
+    """References by role for a classifier of `arm`: only those that it reads. Raises `ValueError` for an unknown arm."""
     every = {"synthetic": accepted, "zero_shot": zero_shot, "img2img": img2img, "pool": pool, "verdict": verdict, "reference": reference}
     return {"snapshot": snapshot} | {role: every[role] for role in arm_inputs(Arm(arm))}
 
@@ -98,7 +98,7 @@ def show_trained(steps: Sequence[Step], *, metrics: MetricsArtifact) -> str:
 
 
 def gathered(runs: Sequence[str], *, summary: FileArtifact) -> list[str]:
-    """Hand on the classifiers in `runs`, a pod's in each, one a line, and show how each did on the validation images."""
+    """Pass on the classifiers in `runs` (one text per pod, one reference per line), and show each one's validation accuracy."""
     runs = [line for text in runs for line in text.splitlines()]
     folders = [parse_reference(run, role="runs").path for run in runs]
     cards = sorted(

@@ -1,4 +1,4 @@
-"""What the components call that is no step of the flow: configuring a run, planning its fan-outs, refusing, reporting."""
+"""What components call in addition to the steps of the flow: configuring a run, planning its fan-outs, refusing, reporting."""
 
 import json
 import math
@@ -25,9 +25,9 @@ from gda.steps.trace import trace
 # Workers of a job, or pods of a loop in a small pipeline: above it the loop's own bookkeeping outgrows what a cluster's store takes
 # (kubeflow/pipelines#12131).
 MOST_WORKERS = 50
-# Pods of each loop of augment, whose workflow is large without them (`pipelines.size`).
+# Most pods of each loop of augment; its workflow is large even without loops (`pipelines.size`).
 MOST_PODS = 12
-# Steps that pipelines of their own run after a run.
+# Steps that separate pipelines run after a run.
 _CHANGEABLE = ("evaluate", "promote", "ratio", "tune")
 
 
@@ -110,8 +110,8 @@ def require_workers(name: str, number: int, most: int = MOST_WORKERS) -> None:
 def looked_up(run: str, settings: str, *, accepted: str, data_root: str, summary: FileArtifact) -> dict[str, Any]:
     """References to what `run` made, by role, and the settings of steps after it: as in that run, with the JSON object `settings` over it.
 
-    `accepted` are the sections that the settings may be of, separated by spaces. Raises `DataError` where the run did not get so far as
-    its verdict, `ConfigError` for a wrong setting, and for one of another section, which the steps after it do not read.
+    `accepted` are the sections that the settings may be of, separated by spaces. Raises `DataError` if the run did not reach its
+    verdict, `ConfigError` for a wrong setting, and for one of another section, which the later steps do not read.
     """
     place = Place.at(data_root)
     record = find_run(place.root, run)

@@ -1,4 +1,4 @@
-"""The run form of the pipelines: the settings that people change as typed fields, all others in one JSON text; and what comes of them."""
+"""The run form of the pipelines: the settings that people change as typed fields, all others in one JSON text; and their configuration."""
 
 import json
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ _WHOLE = ("num_train_steps", "images_per_class", "image_size", "classifier_train
 def filled_in(form: Mapping[str, Any], settings: str) -> Config:
     """The configuration of a run: the form's fields over the JSON object `settings`.
 
-    Raises `ConfigError` for an unknown field of the form, and for a setting that the form has: one place says each.
+    Raises `ConfigError` for an unknown field of the form, and for a JSON setting that is also a field of the form: each has one place.
     """
     if unknown := sorted(form.keys() - FORM.keys()):
         raise ConfigError(f"form: unknown field {unknown[0]!r}; accepted: {', '.join(FORM)}")
@@ -56,7 +56,7 @@ def filled_in(form: Mapping[str, Any], settings: str) -> Config:
 
 
 def split_up(config: Config) -> tuple[dict[str, Any], str]:
-    """The form's fields and the JSON text that `filled_in` makes `config` of. Raises `ConfigError` for seeds that the form cannot say."""
+    """The form's fields and the JSON text that `filled_in` makes `config` of. Raises `ConfigError` for seeds that do not fit the form."""
     content = dump_config(config)
     form: dict[str, Any] = {}
     for name, path in FORM.items():

@@ -85,7 +85,7 @@ class StepRequest:
 def settings_of(config: Config, node: Node, outside: Outside | None = None) -> str:
     """The sections that `node` depends on, resolved, and the content of what they name outside the job, as one line of JSON.
 
-    A change elsewhere is none to it; other images under the same path are.
+    A change of any other setting does not change this text; other images under the same path do.
     """
     resolved = dump_config(config)
     chosen: dict[str, Any] = {}
@@ -107,10 +107,10 @@ def config_of(settings: str) -> Config:
     classify = content.get("classify", {})
     arms = classify.get("arms") if isinstance(classify, dict) else None
     if isinstance(arms, list) and arms and "promote" not in content:
-        # A step that knows which arms are compared, but not which is declared: any of them will do to read the rest.
+        # This step has the compared arms but not the declared one; any of them serves to parse the rest.
         content = {**content, "promote": {"arm": arms[0]}}
     if isinstance(arms, list) and "trainings" not in classify:
-        # Nor how each is trained, which it does not need.
+        # It does not have the trainings of the arms either, and does not need them.
         own = {_training_of(arm) for arm in arms} - {"", *TRAININGS}
         content = {**content, "classify": {**classify, "trainings": {name: {} for name in sorted(own)}}}
     return parse_config(content, where="settings")

@@ -1,4 +1,4 @@
-"""Steps whose work several pods do: a synthetic set sampled by one Indexed Job, a network trained by one TrainJob.
+"""Steps that several pods carry out: a synthetic set sampled by one Indexed Job, a network trained by one TrainJob.
 
 The step creates, adopts and watches the job, and then finds what its pods published, as if it had done the work itself.
 """
@@ -23,13 +23,13 @@ _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 _WORKER = 'exec python3 -m gda "$@" --worker "$JOB_COMPLETION_INDEX"'
 # How many processes on how many pods is in variables that Trainer sets.
 _TOGETHER = ("python3", "-m", "torch.distributed.run", "-m", "gda")
-# What the pods are to find as this step finds it: where checkpoints go, and where runs are logged.
+# Variables that the pods get from this step: where checkpoints go, and where runs are logged.
 _OWN_ENV = ("GDA_WORK_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 Body = Callable[[str, Sequence[str], PodSettings, JobSettings], dict[str, Any]]
 
 
 class TaskConfig(Protocol):
-    """What a pipeline says of its step's pod (`kfp.dsl.TaskConfig`), in fragments of Kubernetes' pod specification; None outside one."""
+    """What a pipeline sets for its step's pod (`kfp.dsl.TaskConfig`), as parts of a Kubernetes pod specification; None outside one."""
 
     resources: Any
     env: Any
@@ -102,7 +102,7 @@ def train_by_job(
 
 
 def _by_job(body: Body, *, image: str, task: TaskConfig, job: str, data_root: str) -> Callable[[StepRequest, Sequence[str]], None]:
-    """What has a job of this `body` do a step's work. Raises `UsageError` for settings that no job can have."""
+    """A function that does a step's work by a job of this `body`. Raises `UsageError` for settings that no job can have."""
     pods, how = pods_of(task, image=image, data_root=Place.at(data_root).root), read_job(job)
 
     def work(request: StepRequest, words: Sequence[str]) -> None:

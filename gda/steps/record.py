@@ -1,4 +1,4 @@
-"""A run of the pipeline as its first step wrote it down, so that its last one can say what became of it."""
+"""The record of a pipeline run: its first step writes it, and its last step reports the outcome from it."""
 
 import re
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def configure_run(
 ) -> tuple[Config, Outside]:
     """Resolve and write down the configuration of a run, and the content of what it names outside the job.
 
-    Raises `ConfigError`, and `DataError` for a path that is not there, after writing down what is wrong.
+    Raises `ConfigError`, or `DataError` for a missing path, after recording the error.
     """
     path = _file(data_root, run)
     named = {"run": run, "code": code, "run_id": run_id, "title": title}
@@ -65,8 +65,8 @@ def read_run(data_root: Path, run: str) -> PipelineRunRecord:
 def find_run(data_root: Path, named: str) -> PipelineRunRecord:
     """The run that a person means: by its unique name, by the server's id, or by a title that one run alone has.
 
-    Raises `DataError` that lists what there is where no run has that name, or several have that title, and `UsageError` for a text that
-    is no run's title and can be no name.
+    Raises `DataError` that lists the runs if none has that name or several have that title, and `UsageError` for a text that is no
+    run's title and cannot be a name.
     """
     if re.fullmatch(_NAME, named) and _file(data_root, named).is_file():
         return read_run(data_root, named)

@@ -1,4 +1,4 @@
-"""What became of a run, as its last step shows it: the report of the comparison, or how far the run came and why no further."""
+"""The outcome of a run, as its last step shows it: the report of the comparison, or where the run stopped and why."""
 
 import html
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ REPORT = f"{EVALUATION}/report.html"
 class RunReport:
     """How a run ended: a headline, the reasons in sentences, and every step. `page` is the comparison's own report where there is one.
 
-    `named` says how the run is named where other pipelines go on from it; empty where they cannot.
+    `named` states the run's name for pipelines that go on from it; empty if none can.
     """
 
     headline: str
@@ -46,7 +46,7 @@ class RunReport:
 
 
 def report_run(run: str, *, data_root: Path, state: str, error: str) -> RunReport:
-    """Look a run up on its volume. `state` and `error` are the pipeline's own word on it; an error that a step left says more."""
+    """Look a run up on its volume. `state` and `error` are what the pipeline reports; an error that a step left is more precise."""
     try:
         record = read_run(data_root, run)
     except DataError:

@@ -1,4 +1,4 @@
-"""What may pass is tried again by the step itself: a server that retries pods need not retry one whose exit code says so."""
+"""A step retries temporary failures itself (exit code 75), so that the server need not retry its pod for them."""
 
 import os
 import time
@@ -16,9 +16,9 @@ Made = TypeVar("Made")
 
 
 def retrying(what: str, work: Callable[[], Made]) -> Made:
-    """What `work` returns, at the first try or, after errors of exit code 75 alone, at one of `GDA_STEP_RETRIES` (default 5) more.
+    """The result of `work`. Errors of exit code 75 are retried, up to `GDA_STEP_RETRIES` (default 5) more times.
 
-    Pauses double from 30 seconds up to 10 minutes. Raises what `work` raises, and `UsageError` for a number of retries that is none.
+    Pauses double from 30 seconds up to 10 minutes. Raises what `work` raises, and `UsageError` for an invalid number of retries.
     """
     for pause in _pauses():
         try:

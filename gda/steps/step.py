@@ -134,12 +134,12 @@ def run_step(
     by: JobRunner | None = None,
     alongside: bool = False,
 ) -> Step:
-    """Run the node `name` of the flow by the command line's own code, and say where its output is.
+    """Run the node `name` of the flow by the command line's own code, and return where its output is.
 
     `inputs` are references by role, as text; more than the node reads is fine. `settings` are its sections as JSON; `flags` are added
     to the flow's command. `share` (number of this worker, number of workers) samples a part of a synthetic set; the step without it
     completes and publishes the set. `by` has other processes do the work; the step then finds what they published. `alongside` trains
-    the other seeds of a classifier's arm with it; their own steps then only publish. What may pass (exit code 75) is tried again here,
+    the other seeds of a classifier's arm with it; their own steps then only publish. Temporary failures (exit code 75) are retried here,
     with pauses (`retrying`). Raises what the stage or `by` raises, after leaving the reason in `failure.json`.
     """
     place = Place.at(data_root)
@@ -235,7 +235,7 @@ def _record(request: StepRequest, folder: Path, outcome: Outcome, seconds: float
 
 
 def _require(role: str, reference: Reference) -> None:
-    """Refuse an input that is not what was referred to: somebody wrote over it, or the reference is of another run."""
+    """Refuse an input that differs from its reference: it was overwritten, or the reference is of another run."""
     found = content_digest(reference.path)
     if found != reference.digest:
         raise DataError(f"{role}: {reference.uri} holds {found[:12]}, but {reference.digest[:12]} was requested")

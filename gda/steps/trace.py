@@ -26,7 +26,7 @@ class Traced:
 def trace(config: Config, *, outside: Outside, data_root: Path, code: str) -> list[Traced]:
     """Every step of the run with this configuration, and what was `outside` the job when it began, in the order of the flow.
 
-    Keys are computed as the steps compute them, so that nothing else need be known: steps that a cache answered for are found as well.
+    Keys are computed as the steps compute them, so that no other input is needed; steps answered from a cache are found as well.
     Steps whose inputs are missing were not reached.
     """
     settings = step_settings(config, outside)

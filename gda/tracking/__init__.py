@@ -1,7 +1,7 @@
-"""MLflow runs: one a stage, named datasets by digest; a generator also becomes a version of a registered model.
+"""MLflow runs: one per stage, with datasets named by digest; a generator also becomes a version of a registered model.
 
 `MLFLOW_TRACKING_URI`, its credentials and `MLFLOW_EXPERIMENT_NAME` in the environment are honoured; SQLite is only the default.
-MLflow is imported only when something is logged. `docs/tracking.md` says what is recorded where, and every error with its remedy.
+MLflow is imported only when something is logged. `docs/tracking.md` lists what is recorded where, and every error with its remedy.
 """
 
 from gda.tracking.complaints import complaint_of, explained, mlflow_errors

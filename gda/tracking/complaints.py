@@ -1,7 +1,7 @@
-"""What MLflow and the stores behind it complain of, each as one error of ours with its remedy.
+"""Errors of MLflow and of the stores behind it, each as one error of gda with its remedy.
 
-`TryAgainError` (75) is only for what may pass by itself; `ConfigError` (2) is an address or a name that is never taken; `MissingError` (5)
-is an account, a schema, a certificate, space. Any other error passes through: it is a defect of ours.
+`TryAgainError` (75) is only for temporary failures; `ConfigError` (2) is an address or a name that MLflow never accepts; `MissingError`
+(5) is an account, a schema, a certificate, space. Any other error passes through: it is a defect of gda.
 """
 
 import errno
@@ -134,7 +134,7 @@ _OURS = (TypeError, AttributeError, NameError, AssertionError, LookupError, NotI
 
 @dataclass(frozen=True)
 class _Heard:
-    """An error with those it came from: all messages, one line of them, the kinds of errors, an HTTP status where there is one."""
+    """An error and its causes: all messages, one line for the user, the kinds of errors, and the HTTP status if there is one."""
 
     everything: str
     message: str
@@ -144,7 +144,7 @@ class _Heard:
 
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
-    """Turn what MLflow or a store complains of inside into a `GdaError` without secrets; anything else passes through."""
+    """Turn an error of MLflow or a store inside the block into a `GdaError` without secrets; anything else passes through."""
     try:
         yield
     except GdaError:
@@ -158,10 +158,10 @@ def mlflow_errors() -> Iterator[None]:
 
 @contextmanager
 def explained(probe: Callable[[], object]) -> Iterator[None]:
-    """Around uploads: where the server fails or hangs up, which gives no reason, `probe` it with a request that needs the same store.
+    """Around uploads: if the server fails or hangs up without a reason, find it by `probe`, a request that needs the same store.
 
-    A server that refuses an upload before it has read it hangs up, so that its answer (5xx) is lost or not, by chance. Raises what
-    `probe` is refused with, as a missing bucket or wrong keys, as a `GdaError`; else the error of the upload.
+    A server that refuses an upload before reading it hangs up, and its answer (5xx) may be lost. Raises the reason for which `probe` is
+    refused, such as a missing bucket or wrong keys, as a `GdaError`; else the error of the upload.
     """
     try:
         yield
@@ -175,7 +175,7 @@ def explained(probe: Callable[[], object]) -> Iterator[None]:
 
 
 def complaint_of(error: BaseException) -> GdaError | None:
-    """The complaint that `error` stands for, with its remedy; None for what is no complaint but a defect of ours."""
+    """The `GdaError` for `error`, with its remedy; None for a defect of gda."""
     if isinstance(error, GdaError):
         return error
     heard = _hear(error)
@@ -218,7 +218,7 @@ def _error(kind: type[GdaError], words: str, heard: _Heard, uri: str) -> GdaErro
 
 
 def _is_answer(error: BaseException) -> bool:
-    """Whether an MLflow server answered about an entity, as of one that does not exist, rather than something else that is in its place."""
+    """Whether an MLflow server answered, for example that an entity does not exist, and not some other server at its address."""
     return getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE")
 
 
@@ -253,7 +253,7 @@ def _status(chain: list[BaseException], everything: str) -> int | None:
             return number
     if found := _HTTP.search(everything):
         return int(next(group for group in found.groups() if group))
-    if type(chain[0]).__name__ == "RestException":  # its class says that a server answered; others default to 500
+    if type(chain[0]).__name__ == "RestException":  # its class shows that a server answered; others default to 500
         return int(chain[0].get_http_status_code())  # type: ignore[attr-defined]
     if getattr(chain[0], "error_code", None) in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
         return 403 if chain[0].error_code == "PERMISSION_DENIED" else 401  # type: ignore[attr-defined]
@@ -277,7 +277,7 @@ _STORES = (
 
 
 def _of_stores(error: BaseException) -> bool:
-    """Whether the error is of MLflow's own kinds or those of a store, whose names are all that the libraries of clouds have in common."""
+    """Whether MLflow or a store raised the error; the libraries of clouds have only the names of their errors in common."""
     kinds = [kind for kind in type(error).__mro__ if kind.__module__ != "builtins"]
     return any(kind.__module__.split(".")[0] in _STORES for kind in kinds) or any(
         re.search(r"Credential|ClientError|EndpointConnection", kind.__name__) for kind in kinds

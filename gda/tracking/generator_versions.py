@@ -1,7 +1,7 @@
 """Generators as versions of a registered model in MLflow: plain files among their run's artifacts, with their card's digests as tags.
 
-MLflow's own diffusers flavour holds adapters and the name of a base; what is registered here is a whole directory, and what comes down,
-`mlflow.artifacts.download_artifacts("models:/NAME/VERSION")`, loads with diffusers alone.
+MLflow's own diffusers flavour stores adapters and the name of a base. Here the whole directory is registered; it is downloaded with
+`mlflow.artifacts.download_artifacts("models:/NAME/VERSION")` and loads with diffusers alone.
 """
 
 import os
@@ -24,7 +24,7 @@ _UPLOAD_TIMEOUT = 1800  # seconds
 
 
 def generator_model(name: str | None, folder: Path, card: GeneratorCard, *, description: str = "") -> RegisteredModel | None:
-    """The generator in `folder` as a version of the registered model `name`, with what its card says as tags; None without a name."""
+    """The generator in `folder` as a version of the registered model `name`, with its card's fields as tags; None without a name."""
     if name is None:
         return None
     tags = {
@@ -40,8 +40,8 @@ def generator_model(name: str | None, folder: Path, card: GeneratorCard, *, desc
 def ensure_version(client: Any, logged: Any, model: RegisteredModel) -> list[str]:
     """Make sure that `model` is a version of its registered model, once by its digest; returns why not when its folder is gone.
 
-    The order makes each attempt go on where the last one ended: a name that MLflow refuses costs no upload, a tag says that the upload
-    is whole, and the version is found by its digest.
+    The order lets each attempt resume where the last one ended: a name that MLflow refuses costs no upload, a tag marks a complete
+    upload, and the version is found by its digest.
     """
     run_id, digest = logged.info.run_id, model.tags[_DIGEST]
     found = client.search_model_versions(f"name = '{model.name}' and tags.`{_DIGEST}` = '{digest}'")
@@ -66,7 +66,7 @@ def only_version(client: Any, name: str, digest: str) -> Any | None:
 
     found = sorted(client.search_model_versions(f"name = '{name}' and tags.`{_DIGEST}` = '{digest}'"), key=lambda v: int(v.version))
     for other in found[1:]:
-        with suppress(MlflowException):  # of an account that may not delete: a version too many misleads nobody, its digest is the same
+        with suppress(MlflowException):  # an account that may not delete leaves a spare version of the same digest
             if not client.get_model_version(name, other.version).aliases:
                 client.delete_model_version(name, other.version)
     return found[0] if found else None

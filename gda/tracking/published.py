@@ -1,4 +1,4 @@
-"""What a published output says of itself, for a run whose process was killed before it could keep what it had measured."""
+"""The outcome of a stage read back from its published output, for a run whose process was killed before it kept its measures."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Kept runs brought to MLflow, each exactly once: found by the key that its client made, whatever an interrupted attempt has left.
+"""Logs kept runs to MLflow, each exactly once: a run is found by the key that its client made, even after an interrupted attempt.
 
 A tracking server that is away never costs a result: what could not be logged stays under `.gda/unlogged` and is reported.
 """
@@ -58,9 +58,9 @@ def _end_killed(client: Any, experiment: str, folder: Path) -> None:
 
 
 def end_runs(client: Any, experiment: str, key: str) -> None:
-    """End the runs of this key: FINISHED where a registered model has come of them, else KILLED if they still say RUNNING.
+    """End the runs of this key: FINISHED if they produced a registered model, else KILLED if they are still RUNNING.
 
-    An interruption after the model was registered leaves a run that says FAILED, as one before does.
+    An interruption leaves a run in the state FAILED both before and after the model was registered.
     """
     for run in with_key(client, experiment, key):
         if run.info.status in ("RUNNING", "FAILED"):
@@ -91,7 +91,7 @@ def _log_kept(client: Any, experiment: str, path: Path) -> list[str]:
 
 
 def _log(client: Any, experiment: str, run: RunRecord) -> list[str]:
-    """Bring MLflow to the state in which `run` is logged, whatever an interrupted attempt has left; returns what had to be left out."""
+    """Log `run` to MLflow, also after an interrupted attempt; returns what had to be left out."""
     if not with_key(client, experiment, run.identity):
         tags = dict(run.tags) | {IDENTITY: run.identity}
         client.create_run(experiment, start_time=int(run.ended * 1000), run_name=masked(run.name), tags=tags)
@@ -157,7 +157,7 @@ def _log_datasets(client: Any, run_id: str, datasets: Mapping[str, tuple[str, st
 
 
 def _log_images(client: Any, run_id: str, images: Mapping[str, list[tuple[int, str]]], timestamp: int) -> int:
-    """Log each name's images over steps, but those that are there already; returns how many files were gone."""
+    """Log each name's images by step, except those already logged; returns how many files were missing."""
     if not images:
         return 0
     from PIL import Image

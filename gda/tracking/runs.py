@@ -77,7 +77,7 @@ def keep(run: RunRecord, folder: Path) -> Path:
 
 
 def read_kept(path: Path) -> RunRecord:
-    """The run in a kept file. Raises `ValueError`, `TypeError` or `KeyError` for a file that is none."""
+    """The run in a kept file. Raises `ValueError`, `TypeError` or `KeyError` for any other file."""
     content = json.loads(path.read_text("utf-8"))
     model = content.get("model")
     if model is not None:

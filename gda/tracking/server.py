@@ -62,7 +62,7 @@ def connect() -> Any:
 def default_server() -> Iterator[None]:
     """Inside, MLflow's functions that take no client, such as `mlflow.pyfunc.load_model`, work at `tracking_uri()`.
 
-    MLflow keeps the address in the process and in its environment; both are as before afterwards.
+    MLflow keeps the address in the process and in its environment; both are restored afterwards.
     """
     import mlflow
 
@@ -77,9 +77,9 @@ def default_server() -> Iterator[None]:
 
 
 def ensure_experiment(client: Any) -> str:
-    """The id of the experiment `experiment_name()`, made where there is none.
+    """The id of the experiment `experiment_name()`, which is created if missing.
 
-    Raises `MissingError` where it was deleted, or keeps its artifacts where the project no longer is.
+    Raises `MissingError` if it was deleted, or keeps its artifacts at the project's former path.
     """
     from mlflow.exceptions import MlflowException
 
@@ -101,7 +101,7 @@ def ensure_experiment(client: Any) -> str:
 
 
 def _artifact_location() -> str | None:
-    """`mlruns` next to a SQLite file; a server has a place of its own."""
+    """`mlruns` next to a SQLite file; a server chooses its own place."""
     database = database_file(tracking_uri())
     return (database.resolve().parent / "mlruns").as_uri() if database is not None else None
 

@@ -1,6 +1,6 @@
 """MLflow's SQLite database: made whole under a temporary name and renamed, so that a kill leaves nothing or all of it; checked before use.
 
-MLflow migrates an empty database in place: a process that is killed in it, or comes second, leaves one that no command can use again.
+MLflow migrates an empty database in place: a process that is killed meanwhile, or a second one, leaves a database that nothing can use.
 """
 
 import os
@@ -43,7 +43,7 @@ def database_file(uri: str) -> Path | None:
 def ensure_database(uri: str) -> None:
     """Make sure that the SQLite database at `uri` is whole, making it where there is none; other addresses are left alone.
 
-    Raises `MissingError` that says the way out for one that is broken, half made or of another MLflow, or that cannot be written;
+    Raises `MissingError` with the remedy for one that is broken, half made, of another MLflow, or not writable;
     `TryAgainError` when another process takes too long to make it.
     """
     path = database_file(uri)
@@ -112,9 +112,9 @@ def _tables(path: Path) -> set[str]:
 
 
 def _query(path: Path, statement: str) -> list[Any]:
-    """Rows of a database. Raises `MissingError` for a file that is none or damaged, `TryAgainError` for a locked one.
+    """Rows of a database. Raises `MissingError` for a file that is damaged or no database, `TryAgainError` for a locked one.
 
-    It is opened to be written, which SQLite needs to undo what a killed process has left half done, before it reads.
+    It is opened for writing, because SQLite must first roll back what a killed process left half done.
     """
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=20)) as database:

@@ -1,4 +1,4 @@
-"""What is being worked on, written before anything is published: a process killed before it kept its run leaves enough to do so later."""
+"""A note of each stage at work, written before it publishes: if its process is killed, its run can be kept later from the note."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ STARTED = "started"  # in the folder of kept runs
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A stage at work: where its output will be, and what its run will say. `before` is the digest of what is published there already."""
+    """A stage at work: the path of its output and the fields of its run. `before` is the digest of what is already published there."""
 
     stage: str
     output: str
@@ -79,7 +79,7 @@ def _keep_published(path: Path, folder: Path) -> None:
     try:
         outcome = published_outcome(begun.stage, out, dict(begun.params))
     except (GdaError, KeyError):
-        return  # damaged since, which the stages that read it say
+        return  # damaged since; the stages that read it report that
     datasets = {role: (given, digest) for role, given in begun.datasets.items() if (digest := snapshot_digest(Path(given)))}
     ended = _marker(begun.stage, out).stat().st_mtime
     run = record(begun.stage, f"{begun.stage} {shown_name(out)}", outcome, params=begun.params, datasets=datasets, ended=ended)

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of each step, in a folder of their own: no output holds a time, so that outputs stay comparable."""
+"""Seconds and peak memory of each step, in a separate folder: no output holds a time, so that outputs stay comparable."""
 
 import resource
 import sys

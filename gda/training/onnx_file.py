@@ -1,4 +1,4 @@
-"""A finished classifier as one ONNX file that needs neither torch nor us: raw pixels in, logits out."""
+"""A finished classifier as one ONNX file that needs neither torch nor gda: raw pixels in, logits out."""
 
 import importlib.util
 import json
@@ -23,15 +23,15 @@ INPUT, OUTPUT = "images", "logits"
 TOLERANCE = 1e-4  # largest accepted difference of a logit
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_TRACED = 2  # images; of one, torch would make a batch of always one
+_TRACED = 2  # images; with one, torch would fix the batch size to one
 
 
 def export_onnx(folder: Path, out: Path) -> Outcome:
-    """Write the classifier in `folder` as the ONNX file `out`, once ONNX Runtime computes its logits from it to `TOLERANCE`.
+    """Write the classifier in `folder` as the ONNX file `out`, after ONNX Runtime has reproduced its logits within `TOLERANCE`.
 
     Input `images` is uint8 [n, 3, size, size] RGB, output `logits` float32 [n, classes]; the file's metadata has `gda.classes` (JSON
-    list), `gda.image_size` (pixels), `gda.base_licence` and `gda.digest`. Where `out` holds these very bytes nothing is written. Raises
-    `UsageError` when the extra `onnx` is not installed or `out` holds something else, `DataError` for a directory that holds no whole
+    list), `gda.image_size` (pixels), `gda.base_licence` and `gda.digest`. If `out` already holds the same bytes, nothing is written. Raises
+    `UsageError` when the extra `onnx` is not installed or `out` holds something else, `DataError` for a directory without a complete
     classifier, an architecture that cannot be exported, or logits that differ; then nothing is written.
     """
     _require_packages()
@@ -71,7 +71,7 @@ def build_onnx(model: nn.Module, card: ClassifierCard) -> bytes:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        reason = error.__cause__ or error  # its own text is advice on how to debug torch
+        reason = error.__cause__ or error  # the error's own text only advises on debugging torch
         raise DataError(f"{card.model} cannot be exported to ONNX ({type(reason).__name__}: {str(reason).splitlines()[0]})") from None
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of this machine
@@ -86,8 +86,8 @@ def build_onnx(model: nn.Module, card: ClassifierCard) -> bytes:
 def check_onnx(data: bytes, model: nn.Module, card: ClassifierCard, *, name: str) -> float:
     """The largest difference of a logit between the file and `model`, over noise, black and white, in batches of one and of all.
 
-    Raises `DataError`, naming the file as `name`, when it is not a whole and valid ONNX file, does not state what `card` does, or differs
-    by more than `TOLERANCE`.
+    Raises `DataError`, naming the file as `name`, if it is not a complete and valid ONNX file, its metadata differ from
+    `card`, or a logit differs by more than `TOLERANCE`.
     """
     session = _open(data, card, name)
     images = _check_images(card.image_size)
@@ -102,7 +102,7 @@ def check_onnx(data: bytes, model: nn.Module, card: ClassifierCard, *, name: str
 
 
 class _FromPixels(nn.Module):
-    """The network behind its normalisation: uint8 NCHW in, float32 logits out."""
+    """The network with the normalisation in front: uint8 NCHW in, float32 logits out."""
 
     scale: Tensor
     shift: Tensor
@@ -143,7 +143,7 @@ def _open(data: bytes, card: ClassifierCard, name: str) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's have no base of their own
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         raise DataError(f"{name}: ONNX Runtime does not take it ({str(error).splitlines()[0]})") from None
 
 

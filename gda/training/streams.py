@@ -21,9 +21,9 @@ def stream(seed: int, name: str) -> torch.Generator:
 
 @contextmanager
 def seeded_globals(generator: torch.Generator) -> Iterator[None]:
-    """Python's, numpy's and torch's global generators, seeded by the next number of `generator` and given back as they were.
+    """Seed Python's, numpy's and torch's global generators from the next number of `generator`; restore them on exit.
 
-    For code that knows no other source of chance: the state of `generator` is then all that a resumed run needs.
+    For code that only uses global generators: a resumed run then needs the state of `generator` alone.
     """
     seed = int(torch.randint(2**32, (), generator=generator))
     python, numpy = random.getstate(), np.random.get_state()

@@ -1,1 +1,1 @@
-"""Tuning how images are sampled: the grid of settings, FID and CAS of its points, and the choice among them."""
+"""Tuning of sampling settings: the grid, FID and CAS of its points, the choice among them, and the search for a synthetic ratio."""

@@ -1,4 +1,4 @@
-"""Batches of images sampled at one setting, each kept as a file under its own digest: what was sampled once is never sampled again."""
+"""Batches of images sampled at one setting, each stored as a file under its own digest, so that no batch is sampled twice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class PointSource:
 
 @dataclass(frozen=True, kw_only=True)
 class SampledBatch:
-    """Images that are sampled together, by their `labels` and `seeds`; kept at `path`, whose name says all that decides their bits."""
+    """Images that are sampled together, by `labels` and `seeds`; stored at `path`, named by the digest of all that fixes their bits."""
 
     source: PointSource
     settings: SamplingSettings
@@ -41,7 +41,7 @@ class SampledBatch:
 
 
 def batch_of(source: PointSource, settings: SamplingSettings, images: Sequence[PlannedImage], folder: Path) -> SampledBatch:
-    """The batch of these images, to be kept in `folder`."""
+    """The batch of these images, to be stored in `folder`."""
     labels, seeds = tuple(image.label for image in images), tuple(image.seed for image in images)
     name = digest_of(
         {"generator": source.digest, "prompts": source.prompts, "settings": settings.model_dump(), "seeds": seeds, "labels": labels}
@@ -51,9 +51,9 @@ def batch_of(source: PointSource, settings: SamplingSettings, images: Sequence[P
 
 
 def sample_batch(batch: SampledBatch) -> str | None:
-    """Sample one batch and keep it, unless it is there whole; returns why the generator cannot sample at these settings, if it cannot.
+    """Sample and store one batch unless it exists undamaged; if the generator cannot sample at these settings, returns the reason.
 
-    Raises what loading the generator raises, and `MissingError` where the disk refuses.
+    Raises the errors of loading the generator, and `MissingError` if the disk is full or failing.
     """
     why = None
     if read_batch(batch.path) is None:
@@ -76,7 +76,7 @@ def _keep(path: Path, images: torch.Tensor) -> None:
 
 
 def read_batch(path: Path) -> torch.Tensor | None:
-    """uint8 NCHW; None where nothing is kept or it is damaged."""
+    """uint8 NCHW; None if the file is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -88,7 +88,7 @@ def read_batch(path: Path) -> torch.Tensor | None:
 
 
 def read_batches(paths: Sequence[Path]) -> torch.Tensor:
-    """All of them as one, uint8 NCHW. Raises `DataError` naming one that is gone or damaged."""
+    """All batches concatenated, uint8 NCHW. Raises `DataError` with the path of a missing or damaged one."""
     parts = []
     for path in paths:
         images = read_batch(path)
@@ -101,7 +101,7 @@ def read_batches(paths: Sequence[Path]) -> torch.Tensor:
 
 
 def forget_generator() -> None:
-    """Drop the generator that this process has loaded."""
+    """Unload the generator of this process."""
     _sampler.cache_clear()
 
 
@@ -112,7 +112,7 @@ def _environment() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _sampler(source: PointSource) -> Sampler:
-    """One generator per process, loaded once for all its batches."""
+    """The loaded generator, cached per process for all its batches."""
     model = load_model(source.generator)
     model.to(own_device(sampling_device()))
     return Sampler(model, source.prompts)

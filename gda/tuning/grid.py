@@ -1,4 +1,4 @@
-"""The grid of a tuning sweep and the choice among its points: pure, without torch, disk or clock."""
+"""The grid of a tuning sweep and the choice among its points: pure functions, without torch, disk or clock."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _DEFAULTS = SamplingSettings(guidance_scale=1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorParts:
-    """What of a generator decides which axes apply: the stages after its base, and whether there are weights to average again."""
+    """The parts of a generator that decide which axes apply: the stages after its base, and snapshots of weights to average."""
 
     super_resolution: bool
     upscaler: bool
@@ -30,7 +30,7 @@ class GeneratorParts:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One setting to try; `ema_sigma_rel` None is the generator as it is."""
+    """One setting to try; `ema_sigma_rel` None is the generator's own weights."""
 
     settings: SamplingSettings
     ema_sigma_rel: float | None = None
@@ -38,16 +38,16 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The points of a sweep in order, each once, and what was left out of the product, in sentences."""
+    """The points of a sweep, ordered and unique, and notes on axes that do not apply."""
 
     points: tuple[Point, ...]
     notes: tuple[str, ...]
 
 
 def make_grid(tune: TuneConfig, parts: GeneratorParts) -> Grid:
-    """The product of all axes of `tune`, without settings that would sample equal images.
+    """The product of all axes of `tune`, without duplicates that would sample equal images.
 
-    Guidance 1 has no interval, and an axis that does not apply to the generator counts as its default, with a note.
+    Guidance 1 ignores the interval; an axis that does not apply to the generator is set to its default, with a note.
     Raises `ConfigError` for an empty or reversed interval, and for mixes of log-variances without the ancestral sampler.
     """
     _check(tune)
@@ -65,9 +65,9 @@ def make_grid(tune: TuneConfig, parts: GeneratorParts) -> Grid:
 
 
 def passes(settings: SamplingSettings, parts: GeneratorParts) -> int:
-    """Network passes that an image takes: one per step, and one more where guidance acts.
+    """Network passes per image: one per step, and a second one if guidance applies.
 
-    Steps are counted as evenly spread over the noise levels, which a scheduler's own spacing may miss by a step.
+    Assumes steps evenly spaced over the noise levels; a scheduler's own spacing may differ by a step.
     """
     steps, (low, high) = settings.num_inference_steps, settings.guidance_interval
     guided = sum(low <= (step + 0.5) / steps <= high for step in range(steps)) if settings.guidance_scale != 1.0 else 0
@@ -76,7 +76,7 @@ def passes(settings: SamplingSettings, parts: GeneratorParts) -> int:
 
 
 def survivors(points: Sequence[TuningPoint], count: int) -> list[int]:
-    """Places of the `count` points of the lowest FID, in that order. Raises `DataError` where no point could be sampled and measured."""
+    """Indices of the `count` points of lowest FID, in that order. Raises `DataError` if no point could be sampled and measured."""
     measured = [(point.fid, place) for place, point in enumerate(points) if point.fid is not None]
     if not measured:
         raise DataError(f"tune: none of {len(points)} points could be sampled and measured; {_first_reason(points)}")
@@ -84,10 +84,10 @@ def survivors(points: Sequence[TuningPoint], count: int) -> list[int]:
 
 
 def choose_point(points: Sequence[TuningPoint]) -> TuningPoint:
-    """The one-standard-error rule: of the points whose mean CAS is within one standard error of the best, the one of the lowest FID.
+    """The one-standard-error rule: of the points with a mean CAS within one standard error of the best, the one of lowest FID.
 
-    A difference in CAS that other seeds could turn round does not decide. Among equal FIDs the higher CAS, then the lower guidance and
-    fewer passes. Raises `DataError` where no point has a CAS.
+    So a difference in CAS that other seeds could reverse does not decide. Ties in FID go to the higher CAS, then to lower guidance,
+    then to fewer passes. Raises `DataError` if no point has a CAS.
     """
     scored = [(point.cas, point.fid, point) for point in points if point.cas is not None and point.fid is not None]
     if not scored:
@@ -100,7 +100,7 @@ def choose_point(points: Sequence[TuningPoint]) -> TuningPoint:
 def standard_error(points: Sequence[TuningPoint]) -> float:
     """Standard error of a point's mean CAS over seeds; 0 with one seed.
 
-    The variance is pooled over the points: two or three seeds of one point alone say little of it, and often nothing.
+    The variance is pooled over the points, because two or three seeds of one point estimate it poorly.
     """
     several = [point.cas_by_seed for point in points if len(point.cas_by_seed) > 1]
     return float(np.sqrt(np.mean([np.var(scores, ddof=1) / len(scores) for scores in several]))) if several else 0.0
@@ -109,7 +109,7 @@ def standard_error(points: Sequence[TuningPoint]) -> float:
 def pareto(points: Sequence[TuningPoint]) -> list[bool]:
     """Whether no other point is at least as good in FID, CAS and passes, and better in one of them.
 
-    A CAS that was not measured counts as the lowest; a point without FID is on no front.
+    A missing CAS counts as the lowest; a point without FID is never on the front.
     """
     aims = [_aims(point) for point in points]
     rows = np.array([aim for aim in aims if aim is not None]).reshape(-1, 3)
@@ -117,7 +117,7 @@ def pareto(points: Sequence[TuningPoint]) -> list[bool]:
 
 
 def like_the_best(points: Sequence[TuningPoint]) -> list[bool]:
-    """Whether the interval of a point's FID overlaps that of the lowest: so few images do not tell the two apart."""
+    """Whether the interval of a point's FID overlaps that of the lowest FID, so that this number of images cannot distinguish them."""
     measured = [(point.fid, point.fid_ci95) for point in points if point.fid is not None and point.fid_ci95 is not None]
     if not measured:
         return [False] * len(points)
@@ -165,7 +165,7 @@ def _check(tune: TuneConfig) -> None:
 
 
 def _unused(tune: TuneConfig, parts: GeneratorParts) -> dict[str, str]:
-    """Axes that do not apply to the generator, with what to say: nothing where the user left the axis as it was."""
+    """Axes that do not apply to the generator, with the text of the note: empty if the user left the axis at its default."""
     missing: dict[str, str] = {}
     if not parts.enlarging:
         missing |= dict.fromkeys(_SR_AXES, "the generator has no stage after its base")
@@ -178,7 +178,7 @@ def _unused(tune: TuneConfig, parts: GeneratorParts) -> dict[str, str]:
 
 
 def _aims(point: TuningPoint) -> tuple[float, float, float] | None:
-    """What is to be small."""
+    """The values to minimise."""
     return None if point.fid is None else (point.fid, 0.0 if point.cas is None else -1.0 - point.cas, float(point.passes))
 
 

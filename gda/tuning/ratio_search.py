@@ -1,4 +1,4 @@
-"""Search for the number of synthetic images that helps most: nested sets, and more seeds for the ratios that look best."""
+"""Search for the most helpful number of synthetic images: nested sets, and successive halving with more seeds for the best ratios."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ from gda.runtime.parallel import run_parallel, tick
 from gda.runtime.reading import parser
 from gda.training.loop.classifier import TrainingSource, TrainRecipe, predict_logits, train_classifier
 
-REAL_ALONE = 0.0  # the ratio of the rival
-# Seeds of their own: what is chosen here is later compared on those of the configuration.
+REAL_ALONE = 0.0  # ratio of the baseline
+# Seeds of the search, separate from the configured seeds, on which the chosen ratio is compared later.
 _FIRST_SEED = 1000
 
 _Correct = NDArray[np.bool_]
@@ -30,7 +30,7 @@ _Correct = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Sets:
-    """The images to train and validate on, and what they are known by; `synthetic` is in the order of `nested_order`."""
+    """The images to train and validate on, and the sets' digests by name; `synthetic` is in the order of `nested_order`."""
 
     real: ImageSet
     synthetic: ImageSet
@@ -41,17 +41,17 @@ class Sets:
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     count: int  # synthetic images
-    share: float  # of a batch that is synthetic
+    share: float  # synthetic fraction of a batch
     seed: int
     keep: Path
 
 
-# Set before processes are forked, which inherit it: images are not sent to them.
+# Set before forking, so that worker processes inherit the images instead of receiving copies.
 _sets: list[tuple[Sets, TrainRecipe]] = []
 
 
 def nested_order(labels: torch.Tensor) -> torch.Tensor:
-    """Places int64 [n] in an order of which every beginning has the classes of `labels` [n] in proportion, each in the order given."""
+    """Indices int64 [n], ordered so that every prefix has the class proportions of `labels` [n]; each class keeps its given order."""
     values = labels.numpy()
     place = np.empty(len(values))
     for label in np.unique(values):
@@ -71,7 +71,7 @@ def rungs(config: RatioConfig, num_ratios: int) -> list[tuple[int, int]]:
 
 
 def num_classifiers(config: RatioConfig, num_ratios: int) -> int:
-    """Classifiers that the search trains, those of real alone included."""
+    """Number of classifiers that the search trains, including those on real images alone."""
     done, total = 0, 0
     for kept, seeds in rungs(config, num_ratios):
         total, done = total + (kept + 1) * (seeds - done), seeds
@@ -79,21 +79,21 @@ def num_classifiers(config: RatioConfig, num_ratios: int) -> int:
 
 
 class RatioSearch:
-    """Train and score on validation; every classifier's answers are kept in `folder` under the digest of all that decides them."""
+    """Trains and scores on validation; each classifier's predictions are cached in `folder` under the digest of all their inputs."""
 
     def __init__(self, sets: Sets, recipe: TrainRecipe, config: RatioConfig, *, batch_share: float, folder: Path) -> None:
         self._sets, self._recipe, self._config, self._folder = sets, recipe, config, folder
         self._batch_share = batch_share
 
     def run(self, ratios: Sequence[float]) -> dict[float, _Correct]:
-        """Whether each validation image is right, [seeds, images], by ratio; ratios that were left early have fewer seeds."""
+        """Whether each validation image is classified correctly, [seeds, images], by ratio; ratios dropped early have fewer seeds."""
         found: dict[float, _Correct] = {}
         alive = sorted(ratios)
         with storage_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         for kept, seeds in rungs(self._config, len(ratios)):
             if found:
-                # The smaller ratio wins among equals: it costs less.
+                # Ties go to the smaller ratio, which costs less.
                 alive = sorted(sorted(alive, key=lambda ratio: (-float(found[ratio].mean()), ratio))[:kept])
             found |= self._scored([REAL_ALONE, *alive], seeds)
         return found
@@ -123,7 +123,7 @@ class RatioSearch:
 
 
 def images_of(ratio: float, num_real: int) -> int:
-    """Synthetic images at a ratio to `num_real` real ones, rounded; at least one of any ratio above 0."""
+    """Number of synthetic images for a ratio to `num_real` real ones, rounded; at least one for any ratio above 0."""
     return max(1, math.floor(ratio * num_real + 0.5)) if ratio > 0 else 0
 
 

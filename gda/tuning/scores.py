@@ -1,4 +1,4 @@
-"""FID and CAS of sampled batches against a validation split, each score kept as a small file under the digest of all that decides it."""
+"""FID and CAS of sampled batches against a validation split, each score cached as a small file under the digest of all its inputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class ScoredSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class FidJob:
-    """Score the images at `paths` against the reference; the score goes to `keep`."""
+    """Measure FID of the images at `paths` against the reference; the score is written to `keep`."""
 
     paths: tuple[Path, ...]
     extractor: str
@@ -44,7 +44,7 @@ class FidJob:
 
 @dataclass(frozen=True, kw_only=True)
 class CasJob:
-    """Train one classifier on the first images at `paths`, one a label, and score it on the validation split."""
+    """Train one classifier on the first images at `paths`, one per entry of `labels`, and score it on the validation split."""
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
@@ -55,7 +55,7 @@ class CasJob:
 
 
 def score_fid(job: FidJob) -> str | None:
-    """FID with its interval goes to `job.keep`; returns why it is not a number, if it is not."""
+    """Write FID with its interval to `job.keep`; if it is not finite, returns the reason instead."""
     features = get_extractor(job.extractor, job.weights).features(read_batches(job.paths))
     try:
         found = fid_to(job.reference, features, seed=job.seed)
@@ -69,7 +69,7 @@ def score_fid(job: FidJob) -> str | None:
 
 
 def score_cas(job: CasJob) -> None:
-    """Top-1 in [0, 1] on validation images of a classifier trained on synthetic images alone goes to `job.keep`."""
+    """Write top-1 in [0, 1] on validation images, of a classifier trained on synthetic images alone, to `job.keep`."""
     import torch
 
     val = validation_images(job.val)
@@ -81,32 +81,32 @@ def score_cas(job: CasJob) -> None:
 
 @lru_cache(maxsize=1)
 def validation_images(split: ScoredSplit) -> ImageSet:
-    """The images of a split, decoded once a process; forked processes inherit them."""
+    """The images of a split, decoded once per process; forked processes inherit them."""
     return load_images(Snapshot.open(split.path), "val", size=split.side)
 
 
 def score_file(folder: Path, kind: str, batches: Sequence[SampledBatch], measured: Mapping[str, Any]) -> Path:
-    """Where a score is kept: named by the sampled images and by what it is `measured` with."""
+    """Path of a score, named by the digest of the sampled images and of how it is `measured`."""
     name = digest_of({"batches": [batch.path.name for batch in batches], kind: measured, "environment": bits_environment("timm")})
     return folder / f"{name[:32]}.{kind}.json"
 
 
 def write_score(path: Path, score: dict[str, float]) -> None:
-    """Keep a score whole or not at all. Raises `MissingError` where the disk refuses."""
+    """Write a score atomically. Raises `MissingError` if the disk is full or failing."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_checked_json(path, score)
 
 
 def read_score(path: Path) -> dict[str, float] | None:
-    """A kept score; None where there is none or it is damaged."""
+    """A cached score; None if it is missing or damaged."""
     content = read_checked_json(path)
     whole = content is not None and "value" in content and all(isinstance(value, float) for value in content.values())
     return content if whole else None
 
 
 def require_score(path: Path) -> dict[str, float]:
-    """A score that was just written or read. Raises `DataError` when it is gone."""
+    """A score that must exist. Raises `DataError` if it is missing."""
     score = read_score(path)
     if score is None:
         raise DataError(f"{path}: a score that was kept a moment ago is gone; run the same command, which measures it again")

@@ -1,7 +1,7 @@
 """The two passes of a tuning sweep: FID of every point of a grid at few images, then CAS of the survivors.
 
-Sampled batches and scores are kept under `.gda/points`, each under its own digest: adding a point costs one point, and a killed sweep
-goes on where it was.
+Sampled batches and scores are cached under `.gda/points`, each under its own digest: adding a point costs only that point, and a
+killed sweep resumes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,14 +40,14 @@ from gda.tuning.scores import (
     write_score,
 )
 
-PlannedBatches = Sequence[tuple[PlannedImage, ...]]  # what is sampled of a point, in batches
+PlannedBatches = Sequence[tuple[PlannedImage, ...]]  # the images to sample at each point, in batches
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSize:
-    """How large a sweep is: `images` are sampled in all, `passes` of the networks for FID alone.
+    """The size of a sweep: `images` sampled in total, `passes` of the networks for FID only.
 
-    `handled` counts those that the second pass reads back, too: what a progress bar goes through.
+    `handled` also counts images that the second pass reads back; it is the total of the progress bar.
     """
 
     points: int
@@ -64,7 +64,7 @@ class SweepSize:
 
 
 class Sweep:
-    """The two passes over one generator. Raises `DataError` where its configuration does not say how large its images are."""
+    """The two passes over one generator. Raises `DataError` if its configuration does not define the image size."""
 
     def __init__(self, config: Config, generator: str, real: Snapshot, grid: Grid, parts: GeneratorParts) -> None:
         side = generated_size(resolve(generator))
@@ -77,13 +77,13 @@ class Sweep:
         self._card = read_card(generator)
         tune, classes = config.tune, len(real.classes)
         self._num_fid, self._num_cas = tune.images_per_class * classes, tune.cas_images_per_class * classes
-        # A longer list starts with the whole batches of a shorter one: the survivors keep what the first pass sampled.
+        # A longer list starts with the whole batches of a shorter one, so the second pass reuses images of the first.
         many = self._images(max(tune.images_per_class, tune.cas_images_per_class))
         self._fid_images, self._cas_images = self._images(tune.images_per_class), many[: -(-self._num_cas // tune.batch_size)]
 
     @property
     def size(self) -> SweepSize:
-        """Known before anything is sampled."""
+        """The size, computed before sampling."""
         points, kept = self._grid.points, min(self._config.tune.survivors, len(self._grid.points))
         known, first = set(self._fid_images), len(points) * self._num_fid
         again = sum(len(batch) for batch in self._cas_images)
@@ -96,7 +96,7 @@ class Sweep:
         )
 
     def run(self) -> Settings:
-        """Both passes and the choice; the averages of the weights are made first. Raises `DataError` where no point is left."""
+        """Run both passes and choose; averages of the weights are built first. Raises `DataError` if no point is left."""
         try:
             points = self._fid_pass()
             points = self._cas_pass(points, survivors(points, self._config.tune.survivors))
@@ -118,7 +118,7 @@ class Sweep:
         )
 
     def measure(self, worker: int, workers: int) -> int:
-        """Sample this worker's share of the points and keep their FID, for the run of the whole sweep to find; returns their number."""
+        """Measure FID of this worker's share of the points, cached for the later run of the whole sweep; returns their number."""
         own = range(worker, len(self._grid.points), workers)
         try:
             self._fid_pass(own)
@@ -127,7 +127,7 @@ class Sweep:
         return len(own)
 
     def _fid_pass(self, places: Sequence[int] | None = None) -> list[TuningPoint]:
-        """Every point (of those at `places`) with its FID, or with what it failed for."""
+        """Every point, or those at `places`, with its FID or the reason of its failure."""
         points = self._grid.points if places is None else [self._grid.points[place] for place in places]
         batches = [self._batches(point, self._fid_images) for point in points]
         keeps = [self._fid_file(sampled) for sampled in batches]
@@ -140,7 +140,7 @@ class Sweep:
         return [self._measured(point, keeps[place], failed.get(place)) for place, point in enumerate(points)]
 
     def _cas_pass(self, points: Sequence[TuningPoint], places: Sequence[int]) -> list[TuningPoint]:
-        """The same points, those at `places` with their CAS by seed, or with what they failed for."""
+        """The same points; those at `places` with their CAS by seed or the reason of their failure."""
         batches = {place: self._batches(self._grid.points[place], self._cas_images) for place in places}
         keeps = {(place, seed): self._cas_file(batches[place], seed) for place in places for seed in range(self._config.tune.cas_seeds)}
         fresh = [key for key, keep in keeps.items() if read_score(keep) is None]
@@ -161,9 +161,9 @@ class Sweep:
         return found
 
     def _sample(self, batches: Mapping[int, Sequence[SampledBatch]]) -> dict[int, str]:
-        """Sample and keep what is not there yet; returns by place why a point cannot be sampled."""
+        """Sample and store missing batches; returns, by place, the reason why a point cannot be sampled."""
         jobs = [(place, batch) for place, sampled in batches.items() for batch in sampled]
-        jobs.sort(key=lambda job: job[1].source.digest)  # each process keeps one generator loaded, so one after the other
+        jobs.sort(key=lambda job: job[1].source.digest)  # by generator: each process keeps only one loaded
         try:
             reasons = run_parallel(sample_batch, [batch for _, batch in jobs], workers=workers_of(sampling_device()))
         finally:
@@ -215,14 +215,14 @@ class Sweep:
         return [batch_of(self._sources[point.ema_sigma_rel], point.settings, batch, self._folder) for batch in images]
 
     def _images(self, per_class: int) -> PlannedBatches:
-        """Equal seeds for every point, of a stream of their own: settings are not chosen on the images that are used."""
+        """The same images for every point, with seeds other than the synthetic set's: settings are not chosen on the images in use."""
         names, size = [info.name for info in self._real.classes], self._config.tune.batch_size
         plan = make_plan(equal_quotas(names, per_class), seed=self._config.seed + 1, shard_size=size, batch_size=size)
         return [shard.batches[0] for shard in plan.shards]
 
     @cached_property
     def _sources(self) -> dict[float | None, PointSource]:
-        """The generator and its averages, each made once."""
+        """The generator and its averages, each built once."""
         prompts = tuple(self._card.prompts.get(info.name, info.prompt_name) for info in self._real.classes)
         found: dict[float | None, PointSource] = {}
         for width in {point.ema_sigma_rel for point in self._grid.points}:
@@ -235,7 +235,7 @@ class Sweep:
         return statistics(self._extractor.features(validation_images(self._val).images))
 
     def _floor(self) -> float:
-        """FID of as many training images to the same reference."""
+        """FID of the same number of training images to the same reference."""
         keep = self._fid_file([], floor_of=self._num_fid)
         if read_score(keep) is None:
             train = self._extractor.features(load_images(self._real, "train", size=self._val.side).images)
@@ -244,5 +244,5 @@ class Sweep:
 
 
 def cas_recipe(config: Config) -> TrainRecipe:
-    """How the classifiers of the CAS pass are trained."""
+    """The training recipe of the CAS pass's classifiers."""
     return TrainRecipe.from_config(config.classify, num_train_steps=config.tune.cas_num_train_steps).of_one_origin()

@@ -1,1 +1,1 @@
-"""Fine-tuning one network of a generator: what is trained, in which order of images, averaged, scored and resumed."""
+"""Fine-tuning one network of a generator: methods, image order, weight averages, evaluation and checkpoints."""

@@ -1,11 +1,11 @@
-"""Tensors of which each process may hold a part only."""
+"""Tensors that may be sharded over the processes (FSDP)."""
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The full tensor on the CPU, of which this process may hold a part only; every process must call this."""
+    """The full tensor on the CPU, gathered if it is sharded; every process must call this."""
     tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return tensor.detach().cpu()
 
@@ -16,6 +16,6 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def like(full: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
-    """`full` placed and divided as `example` is."""
+    """`full` on the device of `example`, and sharded in the same way."""
     full = full.to(example.device)
     return distribute_tensor(full, example.device_mesh, example.placements) if isinstance(example, DTensor) else full

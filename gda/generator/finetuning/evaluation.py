@@ -1,4 +1,4 @@
-"""Scores averaged weights while they are trained, by images of always the same noise, and keeps the best."""
+"""Scores the averaged weights during training, on images sampled from fixed noise, and keeps the best."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ GRID_COLUMNS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What is sampled and how it is scored: `score` takes uint8 NCHW and gives a distance, lower is better.
+    """The images to sample and their score: `score` takes uint8 NCHW and returns a distance, lower is better.
 
-    Image i is of `prompts[i]` from `seeds[i]`; the first `grid` of them are shown, class by class.
+    Image i is sampled with `prompts[i]` and `seeds[i]`; the images at the indices `shown` appear in the picture, class by class.
     """
 
     steps: int
@@ -39,25 +39,25 @@ class Evaluation:
 
 
 class Evaluator:
-    """Generates with a second copy of the model, training undisturbed, and writes a picture and the best weights to `folder`."""
+    """Samples with a second copy of the model, so that training is unaffected; writes a picture and the best weights to `folder`."""
 
     def __init__(self, base: str, method: Method, evaluation: Evaluation, folder: Path, device: torch.device) -> None:
         self._base, self._method, self._evaluation, self._folder, self._device = base, method, evaluation, folder, device
         self._model: Model | None = None
 
     def score(self, averaged: dict[str, torch.Tensor], step: int) -> float:
-        """The distance of images of the `averaged` weights; the shown images are saved as a picture of this step."""
+        """The score of images sampled with the `averaged` weights; also saves the shown images as a picture of this step."""
         images = self._sample(averaged)
         shown = images[torch.tensor(self._evaluation.shown, dtype=torch.int64)]
         write_bytes_to(self._folder / f"{step:08d}.png", png_grid(shown))
         return float(self._evaluation.score(images))
 
     def keep(self, averaged: dict[str, torch.Tensor], step: int) -> None:
-        """Write the averaged values of `step`, to be read by `read_kept`."""
+        """Write the averaged values of `step`; `read_kept` reads them."""
         write_bytes_to(self._kept(step), with_checksum(save({name: value.contiguous() for name, value in averaged.items()})))
 
     def read_kept(self, step: int) -> dict[str, torch.Tensor]:
-        """What `keep` wrote. Raises `DataError` when it is damaged or gone."""
+        """The values that `keep` wrote. Raises `DataError` when the file is damaged or missing."""
         try:
             if not is_whole(self._kept(step)):
                 raise ValueError("gone, or its checksum differs")
@@ -70,7 +70,7 @@ class Evaluator:
             ) from None
 
     def forget_except(self, steps: Sequence[int | None]) -> None:
-        """Drop kept values of other steps."""
+        """Delete kept values of all other steps."""
         wanted = {self._kept(step) for step in steps if step is not None}
         for path in self._folder.glob("averaged-*.safetensors"):
             if path not in wanted:
@@ -91,17 +91,17 @@ class Evaluator:
             parts = [slice(start, start + plan.batch_size) for start in starts]
             return torch.cat([sampler.sample(plan.prompts[part], plan.seeds[part], plan.settings) for part in parts])
         finally:
-            model.to("cpu")  # its memory is the training's again
+            model.to("cpu")  # frees its device memory for training
 
 
 def best_step(scores: Sequence[tuple[int, float]]) -> int | None:
-    """The step of the lowest score, the earliest of equals; None where no score is a number."""
+    """The step of the lowest score, the earliest on a tie; None if no score is finite."""
     finite = [(value, step) for step, value in scores if np.isfinite(value)]
     return min(finite)[1] if finite else None
 
 
 def png_grid(images: torch.Tensor, columns: int = GRID_COLUMNS) -> bytes:
-    """A PNG of uint8 NCHW images in rows of `columns`, one pixel of white between them."""
+    """A PNG of uint8 NCHW images in rows of `columns`, separated by one white pixel."""
     import io
 
     count, _, height, width = images.shape
@@ -116,6 +116,6 @@ def png_grid(images: torch.Tensor, columns: int = GRID_COLUMNS) -> bytes:
 
 
 def write_bytes_to(path: Path, data: bytes) -> None:
-    """`write_bytes`, making the folder first."""
+    """`write_bytes`, after creating the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)

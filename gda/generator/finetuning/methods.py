@@ -1,4 +1,4 @@
-"""What fine-tuning trains: every weight, low-rank adapters, or tokens. A method says what is trained and what is averaged."""
+"""The methods of fine-tuning: every weight, low-rank adapters, or tokens. A method defines what is trained and what is averaged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from gda.runtime.process_group import ProcessGroup
 
 
 class Method(Protocol):
-    """One way to fine-tune one network. `parameters` and `values` are by reference and always in the same order."""
+    """One way to fine-tune one network. `parameters` and `values` return references, always in the same order."""
 
-    network: nn.Module  # what the loss calls, perhaps wrapped for several processes
+    network: nn.Module  # called by the loss; possibly wrapped for several processes
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What the optimizer changes, by name."""
+        """The parameters that the optimizer updates, by name."""
         ...
 
     def values(self) -> dict[str, torch.Tensor]:
-        """What is averaged over the steps, by name."""
+        """The tensors that are averaged over the steps, by name."""
         ...
 
     def snapshot_values(self) -> dict[str, torch.Tensor]:
-        """What snapshots for averaging after the training hold: weights under the network's own names."""
+        """The content of snapshots for averaging after training: weights under the network's own names."""
         ...
 
     def text(self, prompts: Sequence[str]) -> Text:
@@ -39,15 +39,15 @@ class Method(Protocol):
         ...
 
     def exchange(self, world: ProcessGroup) -> None:
-        """Average gradients over the processes, where the network's wrapper does not do that by itself."""
+        """Average gradients over the processes, unless the network's wrapper already does."""
         ...
 
     def weights(self, averaged: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The network's whole state with `averaged` values in place, on the CPU, under the names that diffusers uses."""
+        """The network's full state with the `averaged` values, on the CPU, under diffusers' names."""
         ...
 
     def install(self, model: Model, averaged: Mapping[str, torch.Tensor]) -> None:
-        """Put `averaged` values into another copy of the model, for sampling with them."""
+        """Load the `averaged` values into another copy of the model, to sample with them."""
         ...
 
 
@@ -85,7 +85,7 @@ class Full:
 
 @dataclass
 class Lora:
-    """Low-rank adapters on a frozen network; their products are averaged, for the product of averaged factors is another matrix."""
+    """Low-rank adapters on a frozen network; their products are averaged, because the product of averaged factors is a different matrix."""
 
     network: nn.Module
     texts: Texts
@@ -118,9 +118,9 @@ class Lora:
 def make_method(
     model: Model, stage: str, config: FinetuneConfig, texts: Texts | None, world: ProcessGroup, *, tokens: Tokens | None, seed: int
 ) -> Method:
-    """The method of `finetune.method`, with the network on the device and shared among the processes.
+    """The method of `finetune.method`, with the network on the device and wrapped for the processes.
 
-    Raises `ConfigError` for what a method cannot do.
+    Raises `ConfigError` for settings that the method does not support.
     """
     _require_possible(config, world)
     plain = model.network(stage).requires_grad_(config.method == "full")
@@ -157,7 +157,7 @@ def _require_possible(config: FinetuneConfig, world: ProcessGroup) -> None:
 
 
 def prepare_network(network: nn.Module, config: FinetuneConfig, world: ProcessGroup) -> None:
-    """Bring a network to the device in train mode, with checkpointing and compilation as the configuration says."""
+    """Move a network to the device in train mode, with checkpointing and compilation as configured."""
     network.to(world.device).train()
     if config.gradient_checkpointing:
         enable: Any = network.enable_gradient_checkpointing
@@ -167,7 +167,7 @@ def prepare_network(network: nn.Module, config: FinetuneConfig, world: ProcessGr
 
 
 def divide(network: nn.Module, config: FinetuneConfig, world: ProcessGroup) -> nn.Module:
-    """The network as several processes share it: in whole copies whose gradients are averaged (ddp), or a part each (fsdp)."""
+    """The network wrapped for several processes: whole copies whose gradients are averaged (ddp), or one shard per process (fsdp)."""
     if world.size == 1:
         return network
     if config.parallelism == "ddp":
@@ -180,7 +180,7 @@ def _sharded(network: nn.Module, world: ProcessGroup) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    # diffusers names the blocks that must stay in one piece; they are what is gathered and freed at once. Inner ones come first.
+    # diffusers lists the blocks that must not be split; each is gathered and freed as a unit. Inner blocks are wrapped first.
     blocks: Any = getattr(network, "_no_split_modules", None) or ()
     for module in reversed(list(network.modules())):
         if type(module).__name__ in blocks:

@@ -1,4 +1,4 @@
-"""Optimizers by name, the course of the learning rate, and optimizer state by parameter name."""
+"""Optimizers by name, the learning rate schedule, and optimizer state by parameter name."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from gda.generator.finetuning.divided import like, whole
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], config: FinetuneConfig) -> torch.optim.Optimizer:
-    """The optimizer of `finetune.optimizer`. Raises `MissingError` where the package of adamw_8bit is not installed."""
+    """The optimizer of `finetune.optimizer`. Raises `MissingError` if the package that adamw_8bit needs is not installed."""
     given: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "adafactor":
         return torch.optim.Adafactor(parameters, **given)
@@ -25,7 +25,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], config: FinetuneConfig) -
             raise MissingError("finetune.optimizer: adamw_8bit needs the package bitsandbytes; install it, or choose adafactor") from None
         optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **given)
         return optimizer
-    # One kernel for all of a step's arithmetic: a third of the time, on CPUs too. Divided parameters have no such kernel everywhere.
+    # The fused kernel takes a third of the time, also on CPUs. It is not available everywhere for sharded parameters.
     fused = not any(isinstance(parameter, DTensor) for parameter in parameters)
     return torch.optim.AdamW(parameters, fused=fused, **given)
 
@@ -47,7 +47,7 @@ def rate_at(step: int, total: int, config: FinetuneConfig) -> float:
 def optimizer_state(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Whole tensors and plain numbers of the optimizer's state, keyed `<parameter>/<entry>`; every process must call this."""
+    """Full tensors and plain numbers of the optimizer's state, keyed `<parameter>/<entry>`; every process must call this."""
     tensors, numbers = {}, {}
     for name, parameter in parameters.items():
         for entry, value in optimizer.state.get(parameter, {}).items():
@@ -64,12 +64,12 @@ def load_optimizer_state(
     tensors: Mapping[str, torch.Tensor],
     numbers: Mapping[str, Any],
 ) -> None:
-    """Put back what `optimizer_state` gave, divided among processes as the parameters are."""
+    """Restore the result of `optimizer_state`, sharded over the processes in the same way as the parameters."""
     for key, value in [*tensors.items(), *numbers.items()]:
         name, entry = key.rsplit("/", 1)
         parameter = parameters[name]
         if isinstance(value, torch.Tensor):
-            # A state as large as its parameter lies and is divided as that does; step counters lie where the optimizer makes them.
+            # State of a parameter's shape is placed and sharded like it; step counters are on the device where the optimizer creates them.
             on_device = value.dim() or any(group.get("fused") for group in optimizer.param_groups)
             value = like(value, parameter) if value.shape == parameter.shape else value.to(parameter.device if on_device else "cpu")
         optimizer.state[parameter][entry] = value

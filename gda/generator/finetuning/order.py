@@ -1,4 +1,4 @@
-"""Which image comes when: a pure function of (labels, seed, position), so that any batch size, process count or restart agrees."""
+"""The order of training images: a pure function of (labels, seed, position), the same for any batch size, process count or restart."""
 
 from functools import lru_cache
 
@@ -8,9 +8,9 @@ from gda.generator.randomness import stream_seed
 
 
 class Order:
-    """An endless sequence of image indices: every epoch a fresh permutation, or, balanced, every round each class once.
+    """An endless sequence of image indices: a new permutation per epoch or, if balanced, every class once per round.
 
-    `labels` int64 [n]. Balanced, a class goes through all its images before it repeats one, however few it has.
+    `labels` int64 [n]. If balanced, a class shows each of its images once before it repeats any.
     """
 
     def __init__(self, labels: torch.Tensor, *, seed: int, balanced: bool = False) -> None:
@@ -18,7 +18,7 @@ class Order:
         self._by_class = [torch.nonzero(labels == label).flatten() for label in torch.unique(labels)] if balanced else []
 
     def indices(self, first: int, count: int) -> torch.Tensor:
-        """int64 [count]: the images at positions `first`, `first` + 1, ..."""
+        """int64 [count]: indices of the images at positions `first`, `first` + 1, ..."""
         positions = torch.arange(first, first + count)
         if self._by_class:
             return torch.tensor([self._balanced(int(p)) for p in positions], dtype=torch.int64)

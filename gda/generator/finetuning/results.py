@@ -1,4 +1,4 @@
-"""Turns what fine-tuning found into a generator: weights in place, and the adapters or tokens next to them."""
+"""Turns the results of fine-tuning into a generator: the weights, and the adapters or tokens next to them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from gda.generator.weights.directory import read_card
 from gda.generator.weights.export import export_generator, network_folder
 from gda.generator.weights.lora import LORA_FILE, discarded, factor, write_lora
 
-ADAPTERS = "adapters"  # folder of adapters that belong to one class each
-_RANK_OF_AVERAGES = 4  # an adapter's file may have so many times the rank trained with: an average of products has more than each
-_NOTED_SHARE = 0.01  # of the squared change, left out of an adapter's file, from which on it is reported
+ADAPTERS = "adapters"  # folder of the adapters that each belong to one class
+_RANK_OF_AVERAGES = 4  # times the trained rank, limit for an adapter's file: an average of products has a higher rank than each
+_NOTED_SHARE = 0.01  # of the squared change: a note reports it if an adapter's file leaves out more
 
 
 def export_results(
@@ -30,9 +30,9 @@ def export_results(
     tokens: Tokens | None = None,
     seed: int = 0,
 ) -> tuple[GeneratorCard, list[str]]:
-    """Write the generator that `results` make of `base` to `out`; returns its card and notes for the user.
+    """Write the fine-tuned generator, `base` with `results`, to `out`; returns its card and notes for the user.
 
-    Adapters of one class each stay next to the base's own weights, everything else is merged into them.
+    Adapters that belong to one class stay separate files next to the base's weights; everything else is merged into the weights.
     """
     notes: list[str] = []
     adapters: dict[str, str] = {}
@@ -61,7 +61,7 @@ def export_results(
 
 
 def measured(results: Sequence[StageResult]) -> dict[str, float]:
-    """Mean loss of the last 20 steps by label, and the score of the weights chosen where there were evaluations."""
+    """Mean loss of the last 20 steps by label and, after evaluations, the score of the chosen weights."""
     losses = {f"{r.label}_loss": sum(r.losses[-20:]) / len(r.losses[-20:]) for r in results}
     return losses | {f"{r.label}_evaluation": min(score for step, score in r.scores if step == r.step) for r in results if r.scores}
 
@@ -69,7 +69,7 @@ def measured(results: Sequence[StageResult]) -> dict[str, float]:
 def _write_adapters(
     family: Family, results: Sequence[StageResult], out: Path, *, rank: int, prompts: Mapping[str, str], notes: list[str]
 ) -> dict[str, str]:
-    """One `pytorch_lora_weights.safetensors` a network: next to its pipeline, or of a class in that class's folder; class -> folder."""
+    """Write one `pytorch_lora_weights.safetensors` per network, next to its pipeline or in its class's folder; returns class -> folder."""
     folders: dict[str, str] = {}
     for result in results:
         network = Path(network_folder(family, result.stage))

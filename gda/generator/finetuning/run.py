@@ -1,4 +1,4 @@
-"""One training run: what is trained, its averages, optimizer, step counter and scores, saved and restored as one."""
+"""The state of a training run: parameters, averages, optimizer, step counter and scores, saved and restored together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ from gda.runtime.process_group import ProcessGroup
 
 @dataclass
 class TrainingRun:
-    """Everything that a step changes. With several processes each holds a copy or its part, and the first one saves for all."""
+    """Everything that a step changes. Each process holds a copy or its shard, and the first process saves for all."""
 
     method: Method
     config: FinetuneConfig
     total: int
     world: ProcessGroup
-    checkpoints: Checkpoints | None  # of the first process
+    checkpoints: Checkpoints | None  # None except in the first process
     step: int = 0
     losses: list[float] = field(default_factory=list)
     scores: list[tuple[int, float]] = field(default_factory=list)
@@ -38,7 +38,7 @@ class TrainingRun:
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.config.mixed_precision == "fp16")
 
     def update(self, loss: float) -> None:
-        """One optimizer update from the gradients that are there, then the averages."""
+        """Take one optimizer step with the accumulated gradients, then update the averages."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.step, self.total, self.config)
         self.scaler.unscale_(self.optimizer)
@@ -51,7 +51,7 @@ class TrainingRun:
         self._average()
 
     def averaged(self) -> dict[str, torch.Tensor]:
-        """The averaged values, interpolated with the base's where configured, whole and on the CPU; every process must call this."""
+        """The averaged values, interpolated with the base's if configured, unsharded and on the CPU; every process must call this."""
         averages = {name: whole(value) for name, value in self.averages.items()}
         if self.base_values is None:
             return averages
@@ -71,7 +71,7 @@ class TrainingRun:
             self.checkpoints.save(TrainingState(step=self.step, tensors=tensors, losses=tuple(self.losses), extra=extra))
 
     def restore(self, *, at_most: int | None = None) -> None:
-        """Continue from the newest whole checkpoint, where there is one; every process must call this."""
+        """Continue from the newest undamaged checkpoint, if any; every process must call this."""
         found = self.checkpoints.load_newest(at_most=at_most) if self.checkpoints is not None else (None, [])
         state, notes = self.world.broadcast(found)
         self.notes += notes

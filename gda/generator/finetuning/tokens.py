@@ -1,6 +1,6 @@
 """Textual inversion (Gal et al. 2022): a learned token per class, for part numbers and other names that mean nothing to a text encoder.
 
-Everything of the model stays as it is but one embedding row a token in each of its text encoders.
+Only one embedding row per token in each text encoder is trained; the rest of the model is frozen.
 """
 
 import json
@@ -27,19 +27,19 @@ from gda.generator.randomness import stream_seed
 from gda.generator.weights.directory import BASE
 from gda.runtime.process_group import ProcessGroup
 
-EMBEDS = "learned_embeds"  # folder of the exported tokens, a file each, for pipelines with one text encoder
+EMBEDS = "learned_embeds"  # folder of the exported tokens, one file per token, for pipelines with one text encoder
 _ROLES = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"}
-_TABLES = ("token_embedding.weight", "shared.weight", "embed_tokens.weight")  # how CLIP's and T5's files name the input embedding
-_LONGEST = 64  # letters of a token: it becomes a file name
-_NOISE = 0.1  # length of the noise on an initial row, in lengths of the row
+_TABLES = ("token_embedding.weight", "shared.weight", "embed_tokens.weight")  # names of the input embedding in CLIP's and T5's files
+_LONGEST = 64  # letters of a token, which becomes a file name
+_NOISE = 0.1  # norm of the noise on an initial row, relative to the row's norm
 _WINDOW = 77  # tokens: no family reads fewer of a prompt
-_LOADED = {"is_local", "local_files_only"}  # how the tokenizer was loaded, not what it is
+_LOADED = {"is_local", "local_files_only"}  # settings of loading, not of the tokenizer itself
 _CLIP, _OLD_END = "clip_text_model", 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Tokens to learn: class name -> token, and class name -> the words that it starts from."""
+    """Tokens to learn: class name -> token, and class name -> the words that initialise it."""
 
     names: dict[str, str]
     initial: dict[str, str]
@@ -47,7 +47,7 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class TextPart:
-    """One text encoder of a model, `role` being its name in the pipeline, and the tokenizer that feeds it."""
+    """One text encoder of a model and its tokenizer; `role` is the encoder's name in the pipeline."""
 
     role: str
     tokenizer: Any
@@ -55,10 +55,10 @@ class TextPart:
 
 
 class TokenTable(nn.Module):
-    """An encoder's input embedding in which the ids from `first` on are looked up in `learned`, all others in the frozen table.
+    """An encoder's input embedding: ids from `first` on are looked up in `learned`, all others in the frozen table.
 
-    `learned`, float32 [n, d], is in units of `scale`, the table's typical row norm: encoders of one pipeline differ widely in it, and
-    an optimizer such as Adam takes steps of one size whatever it moves.
+    `learned`, float32 [n, d], is in units of `scale`, the table's median row norm: it differs widely between the encoders of a
+    pipeline, but the steps of an optimizer such as Adam do not scale with the parameters.
     """
 
     def __init__(self, frozen: nn.Embedding, first: int, start: torch.Tensor, scale: float) -> None:
@@ -71,16 +71,16 @@ class TokenTable(nn.Module):
         count, place = len(self.learned), ids - self.first
         is_new = (place >= 0) & (place < count)
         known = self.frozen(ids.masked_fill(is_new, 0))
-        # Where no id is new the result still depends on `learned`: every process has a gradient to exchange, if one of zeros.
+        # Without new ids the result still depends on `learned`, so that every process has a gradient to exchange, if only zeros.
         new = F.embedding(place.clamp(0, count - 1), self.learned) * self.scale
         return torch.where(is_new[..., None], new.to(known.dtype), known)
 
 
 @dataclass(kw_only=True)
 class Inversion:
-    """The `Method` that trains the tokens' rows alone; gradient reaches them through the frozen network and its text states.
+    """The `Method` that trains only the tokens' rows; gradients reach them through the frozen network and its text states.
 
-    Nothing holds the rows' norm: with large learning rates it grows to a few times the typical one, and the loss does not suffer.
+    The rows' norm is not constrained: at large learning rates it grows to a few times the typical norm without harming the loss.
     """
 
     network: nn.Module
@@ -96,11 +96,11 @@ class Inversion:
         return {role: parameter.detach() for role, parameter in self.parameters().items()}
 
     def snapshot_values(self) -> dict[str, torch.Tensor]:
-        """None: only a network can be averaged again."""
+        """Empty: only networks have snapshots for averaging."""
         return {}
 
     def text(self, prompts: Sequence[str]) -> Text:
-        """With gradient. In float32, as other methods' text states are: reduced precision is for the network's passes."""
+        """With gradient, and in float32 like the other methods' text states: reduced precision applies only to the network."""
         unique = sorted(set(prompts))
         device = next(iter(self.parameters().values())).device
         with torch.autocast(device.type, enabled=False):
@@ -112,7 +112,7 @@ class Inversion:
         world.average(parameter.grad for parameter in self.parameters().values() if parameter.grad is not None)
 
     def weights(self, averaged: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """None: the network is the base's. What was learned is written by `export_tokens`."""
+        """Empty: the network stays the base's. `export_tokens` writes the learned rows."""
         return {}
 
     def install(self, model: Model, averaged: Mapping[str, torch.Tensor]) -> None:
@@ -124,10 +124,10 @@ class Inversion:
 def make_inversion(
     model: Model, stage: str, config: FinetuneConfig, *, tokens: dict[str, str], initial: dict[str, str], seed: int
 ) -> Inversion:
-    """Add `tokens` (class name -> token) to `model` and train them with `stage`'s network, which the caller has prepared.
+    """Add `tokens` (class name -> token) to `model` and train them through `stage`'s network, which the caller has prepared.
 
-    Raises `ConfigError` for another stage than the first, which the others share their text with, and for a template so long that a
-    token falls off its end.
+    Raises `ConfigError` for any stage but the first, whose text encoder the others share, and for a template so long that the
+    tokenizer cuts a token off.
     """
     if stage != model.stages[0]:
         raise ConfigError(f"finetune.method: textual_inversion trains tokens with the {model.stages[0]} stage alone, got {stage}")
@@ -137,22 +137,22 @@ def make_inversion(
 
 
 def text_parts(model: Model) -> list[TextPart]:
-    """The text encoders that a model was loaded with, in the pipeline's order; a cascade has one, which all its stages share."""
+    """The loaded text encoders of a model, in the pipeline's order; a cascade has one, shared by all its stages."""
     holder = getattr(model, "pipeline", model)
     found = [(role, getattr(holder, tokenizer, None), getattr(holder, role, None)) for role, tokenizer in _ROLES.items()]
     return [TextPart(role=role, tokenizer=tokenizer, encoder=encoder) for role, tokenizer, encoder in found if encoder is not None]
 
 
 def token_tables(model: Model) -> dict[str, TokenTable]:
-    """The tables that `add_tokens` put in place, by role; none before."""
+    """The tables that `add_tokens` installed, by role; empty before."""
     tables = {part.role: part.encoder.get_input_embeddings() for part in text_parts(model)}
     return {role: table for role, table in tables.items() if isinstance(table, TokenTable)}
 
 
 def class_tokens(classes: Sequence[ClassInfo], model: Model) -> dict[str, str]:
-    """Class name -> token such as `<crane-bird>`: ASCII and lower-case, no two alike, none known to a tokenizer of the model.
+    """Class name -> token such as `<crane-bird>`: ASCII, lower-case, unique and unknown to all tokenizers of the model.
 
-    The class's place in `classes` is appended where its name has no ASCII letter or digit, or the token is taken.
+    The class's index in `classes` is appended if its name has no ASCII letter or digit, or if the token is taken.
     """
     taken = {word for part in text_parts(model) for word in part.tokenizer.get_vocab()}
     tokens: dict[str, str] = {}
@@ -174,8 +174,8 @@ def token_prompts(tokens: Mapping[str, str], settings: FinetuneConfig) -> dict[s
 def add_tokens(model: Model, tokens: Mapping[str, str], *, seed: int, initial: Mapping[str, str]) -> None:
     """Add `tokens` (class name -> token) to every tokenizer, and for each encoder a `TokenTable` with rows to learn.
 
-    A row starts as the mean of what the encoder knows of `initial` (class name -> words), with a little noise, at the typical norm of
-    the encoder's rows; noise alone where it knows nothing. Raises `DataError` for a token that a tokenizer knows already.
+    A row starts as the mean embedding of the known words in `initial` (class name -> words) plus a little noise, scaled to the median
+    row norm of the encoder; without known words it is noise alone. Raises `DataError` for a token that a tokenizer already has.
     """
     for part in text_parts(model):
         table = part.encoder.get_input_embeddings()
@@ -189,17 +189,17 @@ def add_tokens(model: Model, tokens: Mapping[str, str], *, seed: int, initial: M
 
 @torch.no_grad()
 def put_rows(model: Model, averaged: Mapping[str, torch.Tensor]) -> None:
-    """Put learned rows, by role and as `Inversion.values` gives them, into a model with tokens."""
+    """Copy learned rows, by role as returned by `Inversion.values`, into a model with tokens."""
     for role, table in token_tables(model).items():
         table.learned.copy_(averaged[role])
 
 
 def export_tokens(out: Path, model: Model, averaged: Mapping[str, torch.Tensor]) -> None:
-    """Make the tokens ordinary words of the generator at `out`, a copy of `model`'s base, so that plain diffusers understands them.
+    """Add the tokens to the vocabulary of the generator at `out`, a copy of `model`'s base, so that plain diffusers can use them.
 
-    `model` has had the tokens added; `averaged` is by role, as `Inversion.values` gives it. Tokenizers are written again, and of the
-    text encoders the input embedding, in the type that it had. Pipelines with one CLIP encoder get `learned_embeds/` too, whose files
-    `load_textual_inversion` loads onto the base alone. Equal rows give equal bytes. Call this before the generator is digested.
+    `model` must contain the tokens; `averaged` is by role, as returned by `Inversion.values`. This rewrites the tokenizers and the text
+    encoders' input embeddings, whose dtype stays. Pipelines with one CLIP encoder also get `learned_embeds/`, for use with the base and
+    `load_textual_inversion`. Equal rows give equal bytes. Call this before the generator's digest is computed.
 
     `IFPipeline` must be called with `clean_caption=False`: its cleaning takes `<crane-bird>` for an HTML tag and drops it.
     """
@@ -220,10 +220,10 @@ def _slug(name: str) -> str:
 
 
 def _initial_row(part: TextPart, known: torch.Tensor, words: str, stream: Sequence[object]) -> torch.Tensor:
-    """Direction in which a token starts, float32 [d] of length 1."""
-    # IF lowers prompts, and CLIP's tokenizer does so itself.
+    """Initial direction of a token's row, float32 [d] of norm 1."""
+    # IF lower-cases prompts, and so does CLIP's tokenizer.
     ids = part.tokenizer(words.lower().strip(), add_special_tokens=False).input_ids
-    # Unknown tokens, and the space that T5 puts before any word, say nothing.
+    # Unknown tokens, and the space that T5 puts before any word, carry no meaning.
     ids = [i for i in ids if part.tokenizer.decode([i], skip_special_tokens=True).strip()]
     generator = torch.Generator().manual_seed(stream_seed("tokens", *stream))
     noise = F.normalize(torch.randn(known.shape[1], generator=generator), dim=0)
@@ -245,10 +245,10 @@ def _extend(tokenizer: Any, tokens: list[str], where: str) -> int:
 
 
 def _real_end(part: TextPart) -> int | None:
-    """The end token's id where the encoder must be given it, else None.
+    """The end token's id if the encoder's configuration must be corrected, else None.
 
-    An encoder of CLIP whose configuration says 2 - all of Stable Diffusion's do - takes the highest id of a prompt for its end, and a new
-    token's id is higher.
+    A CLIP encoder with 2 in its configuration, as in all of Stable Diffusion's, takes the highest id of a prompt as its end; the id of a
+    new token would be higher.
     """
     config = part.encoder.config
     if config.model_type == _CLIP and config.eos_token_id in (_OLD_END, part.tokenizer.eos_token_id):
@@ -261,7 +261,7 @@ def _find_real_end(part: TextPart) -> None:
     if end is None:
         return
     part.encoder.config.eos_token_id = end
-    for module in part.encoder.modules():  # the one that pools has read it from the configuration
+    for module in part.encoder.modules():  # the pooling module has copied it from the configuration
         if hasattr(module, "eos_token_id"):
             module.eos_token_id = end
 
@@ -275,14 +275,14 @@ def _require_read(model: Model, tokens: Mapping[str, str], prompts: Mapping[str,
 
 
 def _replace_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Nothing of the old one is kept: a vocabulary without the tokens would be read by some versions, and split them."""
+    """Delete the old tokenizer completely: some versions would read a leftover vocabulary and split the new tokens."""
     shutil.rmtree(folder)
     tokenizer.save_pretrained(folder)
     _change_json(folder / "tokenizer_config.json", dict.fromkeys(_LOADED))
 
 
 def _replace_table(folder: Path, first: int, learned: torch.Tensor, *, end: int | None) -> None:
-    """Put the rows into the encoder's files at the ids from `first` on, and the table's new length into its configuration."""
+    """Write the rows into the encoder's files at the ids from `first` on, and the table's new length into its configuration."""
     for pickled in folder.glob("*.bin*"):
         pickled.unlink()
     files = sorted(folder.glob("*.safetensors"))
@@ -295,7 +295,7 @@ def _replace_table(folder: Path, first: int, learned: torch.Tensor, *, end: int 
 
 
 def _rewrite(path: Path, first: int, learned: torch.Tensor) -> int | None:
-    """Length of the table in a file of weights, after the rows were put there; None where it holds none."""
+    """Write the rows into the table in a weights file; returns the table's length, or None if the file has no table."""
     with safe_open(path, "pt") as file:
         names = [name for name in file.keys() if name.endswith(_TABLES)]  # noqa: SIM118
     if not names:
@@ -315,7 +315,7 @@ def _with_rows(table: torch.Tensor, first: int, learned: torch.Tensor) -> torch.
 
 
 def _size(file: Path) -> int:
-    """Bytes of the tensors in a file of weights: all that follows the header, whose length comes first."""
+    """Bytes of the tensors in a weights file: everything after the header, whose length the first 8 bytes hold."""
     with file.open("rb") as stream:
         return file.stat().st_size - 8 - int.from_bytes(stream.read(8), "little")
 
@@ -328,7 +328,7 @@ def _change_json(path: Path, changes: Mapping[str, Any]) -> None:
 
 
 def _write_embeds(folder: Path, tokens: Collection[str], learned: torch.Tensor) -> None:
-    """One token per file: diffusers takes no more."""
+    """One token per file: diffusers accepts no more."""
     folder.mkdir()
     for token, row in zip(tokens, learned, strict=True):
         save_file({token: row.clone()}, folder / f"{token[1:-1]}.safetensors", metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""Fine-tunes one network of a generator, resumably: everything random is a function of (seed, stage, step, position in the batch)."""
+"""Fine-tunes one network of a generator, resumably: all random numbers are functions of (seed, stage, step, position in the batch)."""
 
 import contextlib
 import math
@@ -30,10 +30,10 @@ EVALUATIONS, SNAPSHOTS = "evaluations", "ema"
 
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
-    """Fine-tune `stage` of the generator at `base` on `source`, with a label, a prompt and a key an image.
+    """Fine-tune `stage` of the generator at `base` on `source`, with one label, prompt and key per image.
 
-    `class_name` is set where the images are of one class, which gets an adapter of its own. `work` is where this job's checkpoints,
-    pictures and snapshots are; `resume_at` forgets checkpoints of later steps.
+    `class_name` is set if all images are of one class, which gets its own adapter. `work` is the folder of this job's checkpoints,
+    pictures and snapshots; `resume_at` ignores checkpoints of later steps.
     """
 
     stage: str
@@ -54,11 +54,11 @@ class StageJob:
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """The network's weights made of averages, the `averaged` values themselves, the loss of every step, and the notes of evaluations."""
+    """The network's averaged weights, the `averaged` values of the method, the loss of every step, and evaluation scores and notes."""
 
     stage: str
     class_name: str
-    label: str  # what metrics call it: the stage, or the stage and the class's number
+    label: str  # name in the metrics: the stage, or the stage and the class's number
     weights: dict[str, torch.Tensor]
     averaged: dict[str, torch.Tensor]
     losses: tuple[float, ...]
@@ -68,11 +68,11 @@ class StageResult:
 
 
 def finetune_stage(job: StageJob) -> StageResult:
-    """Train to `num_train_steps`, continuing from the newest whole checkpoint under `work`.
+    """Train to `num_train_steps`, continuing from the newest undamaged checkpoint under `work`.
 
-    An interrupted and an uninterrupted run end in identical weights on the same machine and as many processes. With evaluations,
-    the averages of the best one are returned, else the last. Raises `DataError` on a non-finite loss, naming step, images and last
-    good checkpoint, and `MissingError` when memory runs out.
+    Interrupted and uninterrupted runs end in identical weights on the same machine with the same number of processes. Returns the
+    averages of the best evaluation, or of the last step without evaluations. Raises `DataError` on a non-finite loss, with step,
+    images and last good checkpoint, and `MissingError` when memory runs out.
     """
     world = ProcessGroup.init()
     loop = _Loop(job, world)
@@ -86,7 +86,7 @@ def finetune_stage(job: StageJob) -> StageResult:
 
 
 class _Loop:
-    """The parts of one run, put together: order, prepared rows, method, run and evaluator."""
+    """The training loop: combines image order, prepared rows, method, run state and evaluator."""
 
     def __init__(self, job: StageJob, world: ProcessGroup) -> None:
         self.job, self.config, self.world = job, job.config, world
@@ -103,7 +103,7 @@ class _Loop:
             self.evaluator = Evaluator(job.base, self.method, job.evaluation, job.work / EVALUATIONS, world.device)
 
     def advance(self) -> None:
-        """One optimizer step, and the evaluation, snapshot and checkpoint that are due after it."""
+        """Take one optimizer step, then the evaluation, snapshot and checkpoint that are due."""
         config, run = self.config, self.run
         losses = []
         for index, part in enumerate(self.parts):
@@ -124,7 +124,7 @@ class _Loop:
             self._checkpoint()
 
     def result(self) -> StageResult:
-        """Averages of the best evaluation where there was one, else of the last step."""
+        """The averages of the best evaluation, or of the last step without evaluations."""
         run, step = self.run, self.run.step
         averaged = run.averaged()
         if self.evaluator is not None and run.scores:
@@ -143,7 +143,7 @@ class _Loop:
         )
 
     def _prepare(self) -> tuple[Prepared, Texts | None]:
-        """Encode what can be encoded once; encoders that have done their work leave the device."""
+        """Encode what needs encoding only once; encoders that are no longer needed leave the device."""
         job, world = self.job, self.world
         prepared = Prepared(
             self.model,
@@ -155,13 +155,13 @@ class _Loop:
         )
         learns_text = self.config.method == "textual_inversion"
         texts = None if learns_text else Texts(self.model, job.prompts, cache=job.source.cache, device=world.device)
-        world.broadcast(None)  # nobody reads the cache before everybody has written
+        world.broadcast(None)  # a barrier: no process reads the cache before all have written
         if not prepared.encodes_each_step and not learns_text:
             self.model.to("cpu")
         return prepared, texts
 
     def _losses(self, part: slice) -> torch.Tensor:
-        """Loss of each image of `part` of this step's batch, float32 [n]."""
+        """Loss of each image in `part` of this step's batch, float32 [n]."""
         job, step, size = self.job, self.run.step, self.config.batch_size
         chosen = self.order.indices(step * size + part.start, part.stop - part.start)
         streams = step_streams(job.seed, job.stage, step, part, self.world.device)
@@ -200,11 +200,11 @@ class _Loop:
     def _checkpoint(self) -> None:
         self.run.save()
         if self.evaluator is not None and self.world.is_first and self.run.checkpoints is not None:
-            # An older checkpoint may be what a restart falls back to, and its best so far must be there then.
+            # A restart may fall back to an older checkpoint; keep the best weights as of each checkpoint.
             self.evaluator.forget_except([best_step([x for x in self.run.scores if x[0] <= s]) for s in self.run.checkpoints.steps()])
 
     def _quiet(self, index: int) -> contextlib.AbstractContextManager[None]:
-        """Processes exchange gradients with the last part of a step alone."""
+        """Processes exchange gradients only after the last part of a step."""
         network = self.method.network
         if index + 1 < len(self.parts) and isinstance(network, nn.parallel.DistributedDataParallel):
             return network.no_sync()
@@ -228,7 +228,7 @@ def step_streams(seed: int, stage: str, step: int, part: slice, device: torch.de
 
 
 def jitter_of(config: FinetuneConfig, model: Model) -> float:
-    """`finetune.jitter`, by default 0.5 where pixels are trained on; latents would have to be encoded again for every jittered image."""
+    """`finetune.jitter`, by default 0.5 for pixel models and 0 for latent ones, which would have to encode every jittered image again."""
     if config.jitter is not None:
         return config.jitter
     return 0.5 if model.card.family == "pixel_cascade" else 0.0
@@ -241,7 +241,7 @@ def _memory_errors(job: StageJob) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(job, error) from None
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # how the CPU's allocator says it
+        if "can't allocate memory" not in str(error):  # message of the CPU's allocator
             raise
         raise _out_of_memory(job, error) from None
 

@@ -1,1 +1,1 @@
-"""What is sampled: images of each class with their seeds, real images that they start from, prompts; and what that costs."""
+"""The sampling plan: images per class with their seeds, prompts and source images; and its cost and duration."""

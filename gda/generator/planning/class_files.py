@@ -1,4 +1,4 @@
-"""Files in which a user says something of each class: read, matched with the classes there are, and refused in one line."""
+"""Reads files with one entry per class (prompts, quotas) and checks them against the known classes; errors are one line."""
 
 import csv
 import io
@@ -16,10 +16,10 @@ LISTED = 10
 
 
 def read_by_class(path: Path, names: Sequence[str], *, where: str, what: str) -> dict[str, Any]:
-    """Class name -> what a JSON file (by its suffix) or YAML 1.2 file says of it; not all `names` need be there.
+    """Class name -> value, from a JSON file (by its suffix) or YAML 1.2 file; entries for some of `names` may be missing.
 
-    Raises `ConfigError`, which begins with `where`, for a file that cannot be read or is no mapping of class name to `what`, an
-    unknown class, and one that is named twice.
+    Raises `ConfigError`, which begins with `where`, for an unreadable file, anything but a mapping of class name to `what`, and an
+    unknown or repeated class.
     """
     content = _read_mapping(path, where)
     if not isinstance(content, dict):
@@ -28,10 +28,10 @@ def read_by_class(path: Path, names: Sequence[str], *, where: str, what: str) ->
 
 
 def read_table(path: Path, names: Sequence[str], *, columns: tuple[str, str], where: str) -> dict[str, tuple[int, str]]:
-    """Class name -> (line, text) of a CSV file in UTF-8, whose header must be `columns`; empty lines are passed over.
+    """Class name -> (line, text) of a CSV file in UTF-8, whose header must be `columns`; empty lines are ignored.
 
-    Raises `ConfigError`, which begins with `where` and names the line, for a file that cannot be read or has other columns, an unknown
-    class, and one that is named twice.
+    Raises `ConfigError`, which begins with `where` and names the line, for an unreadable file, other columns, and an unknown or
+    repeated class.
     """
     text = read_text(path, what="valid CSV in UTF-8", where=where, error=ConfigError)
     with parser(where, "valid CSV in UTF-8", error=ConfigError):
@@ -47,12 +47,12 @@ def read_table(path: Path, names: Sequence[str], *, columns: tuple[str, str], wh
 
 
 def kind_of(value: Any) -> str:
-    """What was found in a file, for an error: its type and how it begins."""
+    """Describe a value for an error message: its type and an abbreviated repr."""
     return "nothing" if value is None else f"{type(value).__name__} {reprlib.repr(value)}"
 
 
 def listed(items: Sequence[str], what: str) -> str:
-    """The first ten of `items` and how many more `what` there are."""
+    """The first ten of `items`, and the number of further ones, called `what`."""
     more = f" and {len(items) - LISTED} more {what}" if len(items) > LISTED else ""
     return ", ".join(items[:LISTED]) + more
 
@@ -77,7 +77,7 @@ def _meant(wrong: str, names: Sequence[str]) -> str:
 
 
 def _read_mapping(path: Path, where: str) -> Any:
-    """JSON, or YAML 1.2 whose top keys are text as it is written: the classes 007, 1e3 and null are names, not numbers."""
+    """JSON, or YAML 1.2 with its top-level keys as literal text: 007, 1e3 and null are class names, not numbers."""
     is_json = path.suffix.lower() == ".json"
     what = f"valid {'JSON' if is_json else 'YAML'} in UTF-8"
     text = read_text(path, limit=TEXT_LIMIT if is_json else 2 * MIB, what=what, where=where, error=ConfigError)

@@ -1,4 +1,4 @@
-"""What a plan costs before anything is sampled: floating-point operations, counted from configurations alone."""
+"""The cost of a plan in floating-point operations, counted before sampling from the configurations alone."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_bas
 
 @dataclass(frozen=True, kw_only=True)
 class PartCost:
-    """Of one network: FLOPs of one pass of one image, and the mean number of passes per image; a guided step is two passes.
+    """Cost of one network: FLOPs per pass of one image, and the mean number of passes per image; a guided step is two passes.
 
     `shapes` is 2 for a denoiser that has guided and unguided steps, whose batches differ in size.
     """
@@ -36,7 +36,7 @@ class PartCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What `num_images` cost, by network in sampling order."""
+    """The cost of `num_images`, by network in sampling order."""
 
     parts: tuple[PartCost, ...]
     num_images: int
@@ -54,8 +54,8 @@ class Cost:
 def estimate_cost(generator: str, settings: SamplingSettings, plan: ImagePlan) -> Cost:
     """Count what sampling `plan` costs with `generator` (a directory, hub id or `demo://glyphs`); loads no weights.
 
-    Left out are text encoders, which run once for every prompt, and low-rank adapters. Raises `MissingError` for a missing directory,
-    `DataError` for a damaged one, `ConfigError` for a strength that leaves no step.
+    Text encoders, which run once per prompt, and low-rank adapters are not counted. Raises `MissingError` for a missing directory,
+    `DataError` for a damaged one, `ConfigError` for a strength that leaves no steps.
     """
     strengths = Counter(image.strength for shard in plan.shards for batch in shard.batches for image in batch)
     from_images = any(batch[0].source for shard in plan.shards for batch in shard.batches)
@@ -84,10 +84,10 @@ class StepCounts:
 
 
 def count_steps(scheduler: Any, steps: int, *, guidance: float, interval: tuple[float, float], strength: float = 1.0) -> StepCounts:
-    """Steps of `scheduler` where `guidance` (1 is off) applies inside `interval`, in shares of the training timesteps.
+    """Count the steps of `scheduler` with and without guidance; `guidance` 1 is off, `interval` is in fractions of the training timesteps.
 
-    Multi-step schedulers keep what earlier steps gave, so a step is a pass; those that go back to look twice list more timesteps.
-    An image noised by `strength` begins as late as in diffusers' image-to-image. Raises `ConfigError` where that leaves no step.
+    Multi-step schedulers reuse earlier predictions, so a step is one pass; second-order ones list extra timesteps.
+    With `strength`, steps are skipped as in diffusers' image-to-image. Raises `ConfigError` if no steps are left.
     """
     timesteps = timesteps_of(scheduler, steps, strength, torch.device("cpu"))
     rule, known = GuidedSteps(scale=guidance, interval=interval), int(scheduler.config["num_train_timesteps"])
@@ -104,7 +104,7 @@ def _cost(network: Network, settings: SamplingSettings, strengths: Mapping[float
     steps = settings.num_inference_steps if is_first else settings.sr_num_inference_steps
     config = read_base_json(network.scheduler / "scheduler_config.json")
     counted = {
-        # The upscaler enlarges what was sampled, wherever that began.
+        # `strength` does not affect the upscaler: it always enlarges a finished image.
         strength: count_steps(
             make_scheduler(settings.scheduler, config),
             steps,

@@ -1,4 +1,4 @@
-"""How long a plan takes on this machine: one pass of each network, timed at the plan's batch shape, times the passes."""
+"""The duration of a plan on this machine: the time of one pass of each network at the plan's batch size, times the passes."""
 
 import statistics
 import time
@@ -17,21 +17,21 @@ _REPEATS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """Seconds of one pass of one image by network name, in batches of `rows` by network name."""
+    """Seconds per pass of one image, by network name; measured in batches of `rows`, by network name."""
 
     seconds: Mapping[str, float]
     rows: Mapping[str, int]
 
     def seconds_per_image(self, cost: Cost) -> float:
-        """Of all networks; writing images is not in it."""
+        """Of all networks, without encoding and writing the images."""
         return sum(self.seconds[part.network.name] * part.passes for part in cost.parts)
 
 
 def measure_rate(model: Any, cost: Cost, *, batch_size: int, budget_s: float = 30.0) -> Rate:
-    """Time one pass of each network of the loaded `model`, on the device and in the precision that it has, not compiled.
+    """Time one pass of each network of the loaded `model`, on its device and in its precision, not compiled.
 
-    The median of three passes after a warm-up. A network that would take longer than `budget_s` seconds for that is timed in smaller
-    batches, which shows less: on a GPU small batches are slower per image.
+    Takes the median of three passes after a warm-up. A network that would take longer than `budget_s` seconds is timed in smaller
+    batches, which is less accurate: on a GPU small batches are slower per image.
     """
     seconds, rows = {}, {}
     for part in cost.parts:
@@ -44,7 +44,7 @@ def measure_rate(model: Any, cost: Cost, *, batch_size: int, budget_s: float = 3
 
 
 def _time_pass(run: Callable[[int], None], wanted: int, budget_s: float, device: torch.device) -> tuple[int, float]:
-    """Rows of the timed batch, and seconds a row."""
+    """Rows of the timed batch, and seconds per row."""
     first = _timed(run, 1, device)
     if first > budget_s:
         return 1, first

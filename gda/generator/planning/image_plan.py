@@ -1,4 +1,4 @@
-"""The sampling plan of image-to-image: which real image each synthetic one starts from, and how strongly that one is noised."""
+"""The sampling plan of image-to-image: the source image of each synthetic image, and the strength of the noise added to it."""
 
 import hashlib
 import math
@@ -36,14 +36,14 @@ def make_image_plan(
     shard_size: int,
     batch_size: int,
 ) -> ImagePlan:
-    """Plan `quotas` images of each class, in label order, that start from `sources`: keys of real training images by class.
+    """Plan `quotas` images per class, in label order, that start from `sources`: keys of real training images by class.
 
-    Within a class each source and each strength is used equally often or once more, and so is each pair of them. The share
-    `other_class_fraction` of a class's images, to the nearest, starts from images of the other classes, which take turns. All of it
-    depends on the seed and the image's class and index, so a larger request keeps the first ones; the order of `sources` and
-    `strengths` says nothing. A batch has one strength, so the last one of a strength may be short; shards hold whole batches, of all
-    strengths in their proportion, and a shard with short batches has fewer than `shard_size` images. Raises `ConfigError` for sizes
-    that do not fit, a class without image or source, a strength that is given twice.
+    Within a class, the counts of any two sources differ by at most one, and so do those of strengths and of (source, strength) pairs.
+    The fraction `other_class_fraction` of a class's images, rounded, starts from images of the other classes, which take turns. All
+    choices depend only on the seed and the image's class and index: a larger request keeps the earlier images, and the order of
+    `sources` and `strengths` does not matter. All images of a batch have one strength, so the last batch of a strength may be short.
+    Shards hold whole batches, with strengths in proportion; a shard with short batches has fewer than `shard_size` images. Raises
+    `ConfigError` for sizes that do not fit, a class without image or source, and a repeated strength.
     """
     check_sizes(shard_size, batch_size)
     check_quotas(quotas)
@@ -74,7 +74,7 @@ def make_image_plan(
 
 @dataclass(frozen=True, kw_only=True)
 class _Starts:
-    """Where images start: `orders` are the sources by label, shuffled; the share `share` of images has a source of another class."""
+    """Picks the source of each image: `orders` are the shuffled sources by label, `share` is the fraction from another class."""
 
     classes: tuple[str, ...]
     orders: tuple[tuple[str, ...], ...]
@@ -100,11 +100,11 @@ class _Starts:
         )
 
     def _start(self, label: int, index: int) -> tuple[int, str, int]:
-        """Source label, source and index of the strength. Strengths begin elsewhere for each class, so that small quotas use them all."""
+        """Source label, source and strength index. Each class begins at another strength, so that small quotas use all strengths."""
         before, after = (math.floor(count * self.share + Fraction(1, 2)) for count in (index, index + 1))
         if after > before:
             source_label, source = self._other(label, before)
-            # Backwards from where the own ones begin: what is left over of both counts meets only when it must.
+            # Strengths run backwards from the own-class images' first, so that the remainders of both counts overlap as little as possible.
             return source_label, source, (label - 1 - before) % self.num_strengths
         own = self.orders[label]
         if not own:
@@ -116,9 +116,9 @@ class _Starts:
         return label, own[_position(turn, len(own), self.num_strengths)], (label + turn) % self.num_strengths
 
     def _other(self, label: int, turn: int) -> tuple[int, str]:
-        """The source of the image `turn` of those with another class's: classes after `label` take turns, each with its images."""
+        """The source for the `turn`-th image that starts from another class; the classes after `label` take turns."""
         present = self.present
-        # Itself, if present, comes last in the round that begins after it.
+        # A round begins after `label`, so `label` itself comes last and is excluded by the count.
         count = len(present) - bool(self.orders[label])
         if not count:
             raise ConfigError(
@@ -128,21 +128,21 @@ class _Starts:
         first = bisect_right(present, label)
         source_label = present[(first + _position(turn, count, self.num_strengths)) % len(present)]
         order = self.orders[source_label]
-        # Each target class begins elsewhere in it, so that all images are used.
+        # Each target class begins at another offset, so that all images are used.
         place = _position(turn // count, len(order), self.num_strengths) + label * len(order) // len(self.orders)
         return source_label, order[place % len(order)]
 
 
 def _position(turn: int, count: int, num_strengths: int) -> int:
-    """Which of `count` things comes at `turn`, each once a round; over count x num_strengths turns each meets each strength once.
+    """The item, out of `count`, for `turn`: each once per round, and over count x num_strengths turns each with every strength once.
 
-    When `turn` modulo both numbers has gone through all pairs that it can reach, the things move on by one against the strengths.
+    After `turn` modulo both numbers has run through every reachable pair (their lcm), the items shift by one against the strengths.
     """
     return (turn + turn // math.lcm(count, num_strengths)) % count
 
 
 def _shuffled(keys: Sequence[str], class_name: str, seed: int) -> tuple[str, ...]:
-    """In an order of the seed's, whatever order they are given in."""
+    """Shuffled by the seed, independently of the order of `keys`."""
     return tuple(sorted(keys, key=lambda key: hashlib.sha256(f"source/{seed}/{class_name}/{key}".encode()).digest()))
 
 

@@ -1,4 +1,4 @@
-"""The networks that sampling runs for every image, known from a generator's configurations alone: no weights are loaded."""
+"""The networks that sampling runs for every image, read from a generator's configurations without loading weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from gda.generator.families.cascade import TOKENS
 from gda.generator.weights.base_checks import square_side
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, UPSCALER, read_base_json
 
-_T5_TOKENS = 256  # that the pipeline of Stable Diffusion 3 puts behind CLIP's, with and without a T5 encoder
+_T5_TOKENS = 256  # that Stable Diffusion 3's pipeline appends to CLIP's, with and without a T5 encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Network:
     scheduler: Path | None = None
 
     def build_meta(self) -> nn.Module:
-        """The network without weights, on the meta device. Raises `DataError` for a configuration that diffusers does not know."""
+        """The network without weights, on the meta device. Raises `DataError` for a configuration that diffusers does not support."""
         import diffusers
 
         config = read_base_json(self.folder / "config.json")
@@ -43,7 +43,7 @@ class Network:
 
     @torch.inference_mode()
     def run(self, network: Any, batch: int) -> None:
-        """One pass of `batch` rows through `network`, on its device and in its precision; what goes in is noise."""
+        """Run one pass of `batch` rows of noise through `network`, on its device and in its precision."""
         if self.role == "denoise":
             network(**_denoiser_inputs(network, batch, self.side, self.tokens))
         elif self.role == "decode":
@@ -53,9 +53,9 @@ class Network:
 
 
 def networks_of(path: Path, *, from_images: bool = False) -> tuple[Network, ...]:
-    """The networks of the generator at `path` in sampling order; with `from_images` the encoder too, where it samples in latent space.
+    """The networks of the generator at `path` in sampling order; with `from_images`, latent families also include the encoder.
 
-    Text encoders are left out: they run once for every prompt, not for every image. Raises `DataError` for a damaged configuration.
+    Excludes text encoders, which run once per prompt, not per image. Raises `DataError` for a damaged configuration.
     """
     if (path / BASE).is_dir():
         return _of_cascade(path)
@@ -66,14 +66,14 @@ def networks_of(path: Path, *, from_images: bool = False) -> tuple[Network, ...]
         name=name, role="denoise", folder=path / name, side=side, tokens=_clip_tokens(path) + extra, scheduler=path / "scheduler"
     )
     decoder = Network(name="decoder", role="decode", folder=path / "vae", side=side)
-    # An autoencoder halves the side once a level but the last.
+    # An autoencoder halves the side at each level except the last.
     pixels = side * 2 ** (len(read_base_json(path / "vae" / "config.json")["block_out_channels"]) - 1)
     encoder = Network(name="encoder", role="encode", folder=path / "vae", side=pixels)
     return (encoder, denoiser, decoder) if from_images else (denoiser, decoder)
 
 
 def loaded_network(model: Any, network: Network) -> Any:
-    """The network of a loaded `Model` that is described."""
+    """The network of a loaded `Model` that `network` describes."""
     if network.name in model.stages:
         return model.network(network.name)
     pipeline = model.upscaler.pipeline if network.name.startswith(UPSCALER) else model.pipeline
@@ -95,7 +95,7 @@ def _of_cascade(path: Path) -> tuple[Network, ...]:
     ]
     upscaler, side = path / UPSCALER, found[-1].side
     if upscaler.is_dir():
-        # Its latents have the size of the image that it is given.
+        # The upscaler's latents have the size of its input image.
         tokens = _clip_tokens(upscaler)
         found += [
             Network(name=UPSCALER, role="denoise", folder=upscaler / "unet", side=side, tokens=tokens, scheduler=upscaler / "scheduler"),
@@ -129,7 +129,7 @@ def _denoiser_inputs(network: Any, batch: int, side: int, tokens: int) -> dict[s
 
 
 def _noise(network: Any, *shape: int) -> torch.Tensor:
-    """Standard normal; what a network takes in when it samples, and as fast: devices are quicker on zeros."""
+    """Standard normal input, as in sampling: devices compute faster on zeros, which would distort the timing."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(shape, generator=generator).to(network.device, network.dtype)
 

@@ -1,4 +1,4 @@
-"""The sampling plan: a pure function of quotas, seed and shard size to shards of (class, index, image seed)."""
+"""The sampling plan: a pure function from quotas, seed and shard size to shards of (class, index, image seed)."""
 
 import hashlib
 import math
@@ -16,8 +16,8 @@ from gda.errors import ConfigError
 class PlannedImage:
     """One image to sample: `label` is the class index, `index` counts within the class, `seed` is the image's own.
 
-    An image that starts from a real one names that one's key as `source` and its class index as `source_label`, and is noised by
-    `strength` in (0, 1]; one sampled from its prompt alone has the defaults.
+    For an image that starts from a real one, `source` is the real image's key, `source_label` its class index, and `strength` in (0, 1]
+    the noise added to it; an image sampled from its prompt alone has the defaults.
     """
 
     key: str
@@ -30,9 +30,9 @@ class PlannedImage:
 
     @property
     def soft_label(self) -> dict[int, float]:
-        """Weight of each class index, summing to 1: `strength` for the target and the rest for another class's source.
+        """Weight of each class index, summing to 1: `strength` for the target class, and the rest for a source of another class.
 
-        That the weight is linear in strength is a convention: Diff-Mix (Wang et al. 2024) raises strength to a power that it tunes.
+        The linear weight is a convention: Diff-Mix (Wang et al. 2024) raises strength to a tuned power.
         """
         if self.source_label is None or self.source_label == self.label or self.strength == 1.0:
             return {self.label: 1.0}
@@ -44,7 +44,7 @@ PlannedBatch = tuple[PlannedImage, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedShard:
-    """Shard `number`; sampled in `batches`, which never cross shards, so that any worker samples the same bits."""
+    """Shard `number`, sampled in `batches`; batches never cross shards, so that every worker samples the same bits."""
 
     number: int
     batches: tuple[PlannedBatch, ...]
@@ -60,7 +60,7 @@ class PlannedShard:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePlan:
-    """Every shard of a synthetic set; `digest` names the request, not its pixels nor how it is cut into shards."""
+    """Every shard of a synthetic set; `digest` identifies the planned images, independently of their pixels and of the cut into shards."""
 
     classes: tuple[str, ...]
     shards: tuple[PlannedShard, ...]
@@ -72,11 +72,11 @@ class ImagePlan:
 
 
 def make_plan(quotas: Mapping[str, int], *, seed: int, shard_size: int, batch_size: int) -> ImagePlan:
-    """Plan `quotas` images of each class, in label order, and cut into shards of whole batches.
+    """Plan `quotas` images per class, in label order, cut into shards of whole batches.
 
-    Classes are interleaved as evenly as whole images allow (see `interleave`), so that every shard is balanced as the set is. Image
-    seeds are in [0, 2**63) and depend on (seed, class name, index) alone: a larger request keeps the first ones. Raises
-    `ConfigError` when `shard_size` is not a whole number of batches, or where a class has no image.
+    Classes are interleaved as evenly as whole images allow (see `interleave`), so that every shard has the set's class balance.
+    Image seeds are in [0, 2**63) and depend only on (seed, class name, index): a larger request keeps the earlier images. Raises
+    `ConfigError` when `shard_size` is not a whole number of batches, or a class has no images.
     """
     check_sizes(shard_size, batch_size)
     check_quotas(quotas)
@@ -93,7 +93,7 @@ def make_plan(quotas: Mapping[str, int], *, seed: int, shard_size: int, batch_si
 
 
 def equal_quotas(classes: Sequence[str], images_per_class: int) -> dict[str, int]:
-    """The same quota for every class. Raises `ConfigError` for a class that is named twice: a quota would be lost."""
+    """The same quota for every class. Raises `ConfigError` for a repeated class, whose quota would be lost."""
     quotas = dict.fromkeys(classes, images_per_class)
     if len(quotas) != len(classes):
         raise ConfigError(f"sample: {len(classes) - len(quotas)} of {len(classes)} class names are given twice")
@@ -107,16 +107,16 @@ def image_seed(seed: int, class_name: str, index: int) -> int:
 
 
 def image_key(kind: str, label: int, index: int, seed: int) -> str:
-    """The key of an image: readable, and unlike that of the same place in another run by 32 bits of the image's seed."""
+    """The key of an image: class and index, and 32 bits of the image's seed to distinguish runs."""
     return f"{kind}{label:04d}-{index:07d}-{seed >> 31:08x}"
 
 
 def interleave(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """(kind, index within the kind) of `counts` positive numbers of each kind, in an order that is balanced throughout.
+    """(kind, index within the kind) for `counts` items of each kind, in an order with every prefix balanced; `counts` are positive.
 
-    Of n kinds in total N, each prefix of m holds kind i more than m * counts[i] / N - 1 and less than m * counts[i] / N + 1 times:
-    item j may stand from place floor(j * N / count) on and before ceil((j + 1) * N / count), and the most urgent one comes first
-    (Steiner & Yeomans 1993), ties by kind. Equal counts give one of each kind in turn.
+    With N items in total, each prefix of m items holds kind i more than m * counts[i] / N - 1 and less than m * counts[i] / N + 1
+    times: item j may stand from place floor(j * N / count) on and before ceil((j + 1) * N / count), and the earliest deadline comes
+    first (Steiner & Yeomans 1993), ties by kind. Equal counts give one of each kind in turn.
     """
     # Windows do not cross the ends of N / gcd places, so the order repeats.
     turns = math.gcd(*counts)
@@ -126,7 +126,7 @@ def interleave(counts: Sequence[int]) -> list[tuple[int, int]]:
 
 def _urgent_first(counts: Sequence[int]) -> list[tuple[int, int]]:
     total = sum(counts)
-    # By the place from which on they may stand.
+    # Keyed by the first place where the items may stand.
     waiting: defaultdict[int, list[tuple[int, int]]] = defaultdict(list, {0: [(kind, 0) for kind in range(len(counts))]})
     ready: list[tuple[int, int, int]] = []
     order = []
@@ -136,7 +136,7 @@ def _urgent_first(counts: Sequence[int]) -> list[tuple[int, int]]:
         _, kind, index = heappop(ready)
         order.append((kind, index))
         if index + 1 < counts[kind]:
-            # Windows of neighbours share a place where N / count is no whole number.
+            # The windows of neighbouring items share a place if N / count is not a whole number.
             waiting[max(place + 1, (index + 1) * total // counts[kind])].append((kind, index + 1))
     return order
 
@@ -153,13 +153,13 @@ def cut_shards(batches: Sequence[PlannedBatch], size: int) -> tuple[PlannedShard
 
 
 def check_sizes(shard_size: int, batch_size: int) -> None:
-    """Raises `ConfigError` when a shard would not hold whole batches."""
+    """Raises `ConfigError` when a shard would not hold whole batches only."""
     if shard_size % batch_size:
         raise ConfigError(f"sample.shard_size: {shard_size} is not a whole number of batches of {batch_size}")
 
 
 def check_quotas(quotas: Mapping[str, int]) -> None:
-    """Raises `ConfigError` where there is no class, or a class has no image."""
+    """Raises `ConfigError` if there are no classes, or a class has no images."""
     if not quotas:
         raise ConfigError("sample.quota: there are no classes, which leaves nothing to generate")
     for name, count in quotas.items():
@@ -168,7 +168,7 @@ def check_quotas(quotas: Mapping[str, int]) -> None:
 
 
 def counts_summary(counts: Sequence[int]) -> dict[str, Any]:
-    """How a plan's digest holds its quotas: equal ones as one number, as ever, so that sets sampled before keep their name."""
+    """The quotas as part of a plan's digest: equal quotas as one number, so that the digests of older sets stay valid."""
     if len(set(counts)) == 1:
         return {"images_per_class": counts[0]}
     return {"images": list(counts)}

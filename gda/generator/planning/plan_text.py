@@ -1,4 +1,4 @@
-"""A plan in words, for the terminal: its shards, images, cost and time."""
+"""The text of a plan for the terminal: its shards, images, cost and time."""
 
 import statistics
 from collections import Counter
@@ -14,7 +14,7 @@ _UNITS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP")
 def describe_plan(plan: ImagePlan, cost: Cost | None, rate: Rate | None, *, workers: int = 1) -> list[str]:
     """Lines with the content of `plan`, its cost if `cost` is given, and its time if `rate` is given as well.
 
-    Time is that of the networks: `rate` on one worker like this machine, and with `workers` of them, which sample whole shards.
+    Time covers the networks only: `rate` of one worker like this machine, and with `workers` of them, which sample whole shards.
     """
     lines = [*_shards(plan), *_images(plan)]
     if cost is not None:
@@ -77,7 +77,7 @@ def _time(plan: ImagePlan, cost: Cost, rate: Rate, workers: int) -> list[str]:
 
 
 def _busiest(plan: ImagePlan, workers: int) -> int:
-    """Images of the worker that samples most; shards go to workers by their number."""
+    """Images of the busiest worker; shards are assigned to workers by their number."""
     assigned: Counter[int] = Counter()
     for shard in plan.shards:
         assigned[shard.number % workers] += len(shard.images)

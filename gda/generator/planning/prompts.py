@@ -1,4 +1,4 @@
-"""Class prompts: what each class is called before the generator, and whether its text encoders can tell those apart."""
+"""Class prompts: the prompt of each class, and whether the generator's text encoders can distinguish them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from gda.errors import ConfigError, DataError
 from gda.generator.families.protocol import Model, Text
 from gda.generator.planning.class_files import LISTED, kind_of, listed, read_by_class
 
-Entry = str | tuple[str, ...]  # of the prompt file: a whole prompt, or names from narrow to broad
+Entry = str | tuple[str, ...]  # entry of the prompt file: a whole prompt, or names from narrow to broad
 
-# The empty prompt as one space: every encoder reads nothing in it, and XL's pipelines replace only the truly empty one by zeros.
+# The empty prompt as one space: encoders ignore the space, while XL's pipelines replace the truly empty prompt by zeros.
 _EMPTY = " "
 _BATCH = 64  # prompts encoded at once
-_FEATURES = 16384  # of the states, taken at once into float64
-_ROUNDING = 1e-4  # of the largest state: what the other prompts of a batch may change in float32
-_SAME = 1e-3  # of the distance to the empty prompt: two prompts nearer than this differ by rounding alone
-_NEAR = 0.95  # similarity above which two prompts are worth a note
+_FEATURES = 16384  # features of the states that are converted to float64 at a time
+_ROUNDING = 1e-4  # relative to the largest state: float32 rounding caused by the other prompts of a batch
+_SAME = 1e-3  # relative to the distance to the empty prompt: closer prompts differ by rounding only
+_NEAR = 0.95  # similarity from which two prompts cause a note
 _WINDOW = 77  # tokens: no family reads fewer of a prompt
-_MARKS = 3  # tokens that a tokenizer may add of its own
+_MARKS = 3  # special tokens that a tokenizer may add
 _ACCEPTED = "accepted: a prompt, or a list of names from narrow to broad, as text (quote a number)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCollision:
-    """Classes `a` and `b`, whose prompts the text encoder can hardly distinguish.
+    """Classes `a` and `b` with prompts that the text encoder can hardly distinguish.
 
     `similarity` is 1 - relative distance (see `find_collisions`), and 1 where they differ by rounding alone.
     """
@@ -41,16 +41,16 @@ class PromptCollision:
 
     @property
     def identical(self) -> bool:
-        """Whether the generator cannot know which of the two is requested."""
+        """Whether the generator cannot distinguish the two at all."""
         return self.similarity == 1.0
 
 
 def class_prompts(classes: Sequence[ClassInfo], settings: FinetuneConfig) -> dict[str, str]:
-    """Class name -> prompt, by `finetune.prompt_template` and `finetune.prompt_file`.
+    """Class name -> prompt, from `finetune.prompt_template` and `finetune.prompt_file`.
 
-    The file maps a class name to its whole prompt, or to names from narrow to broad. The template is then given the shortest start of
-    that list, joined by ", ", which no other class shares; a class that the file does not name is called by its `prompt_name`.
-    Raises `ConfigError` for a template without `{class_name}`, for an unusable file, and when two classes would share a prompt.
+    The file maps a class name to its whole prompt, or to names from narrow to broad. From a list, the template receives the shortest
+    prefix, joined by ", ", that no other class shares; a class that is not in the file uses its `prompt_name`.
+    Raises `ConfigError` for a template without `{class_name}`, for an invalid file, and when two classes would share a prompt.
     """
     template = settings.prompt_template
     if "{class_name}" not in template:
@@ -68,10 +68,10 @@ def class_prompts(classes: Sequence[ClassInfo], settings: FinetuneConfig) -> dic
 def find_collisions(model: Model, prompts: dict[str, str], *, threshold: float) -> list[PromptCollision]:
     """Pairs of `prompts` (class name -> prompt) that are identical to the text encoder, or have a similarity of at least `threshold`.
 
-    Padding, template and start tokens make the cosine of any two prompts nearly 1. So the Euclidean distance is taken over the states
-    of all tokens, where what is common cancels, and divided by the largest distance of a class prompt to the empty prompt. That is
-    what guidance is measured against, and it stays large where all class prompts are alike. Of several roles (states, pooled) the
-    one that distinguishes a pair best counts. Most similar first. Raises `DataError` for states that are not finite.
+    Padding, template and start tokens make the cosine of any two prompts nearly 1. So the distance is Euclidean over the states of
+    all tokens, where the common part cancels, divided by the largest distance of a class prompt to the empty prompt: the reference of
+    guidance, which stays large even if all class prompts are similar. Of several roles (states, pooled) the largest distance of a pair
+    counts. Most similar first. Raises `DataError` for states that are not finite.
     """
     names = list(prompts)
     apart = _relative_distances(model, list(prompts.values()))
@@ -87,9 +87,9 @@ def find_collisions(model: Model, prompts: dict[str, str], *, threshold: float) 
 
 
 def require_distinct(model: Model, prompts: dict[str, str]) -> list[str]:
-    """Notes on `prompts` (class name -> prompt) that are nearly the same to the text encoder, or longer than it reads.
+    """Notes on `prompts` (class name -> prompt) that are nearly the same to the text encoder, or longer than its window.
 
-    Raises `ConfigError` for pairs that it cannot tell apart at all.
+    Raises `ConfigError` for pairs that it cannot distinguish at all.
     """
     pairs = find_collisions(model, prompts, threshold=_NEAR)
     identical = [f"{pair.a!r} and {pair.b!r}" for pair in pairs if pair.identical]
@@ -111,11 +111,11 @@ def require_distinct(model: Model, prompts: dict[str, str]) -> list[str]:
 
 
 def cut_prompts(model: Model, prompts: dict[str, str]) -> list[str]:
-    """Names of the classes whose prompt's end no text encoder of `model` reads.
+    """Names of the classes whose prompts are cut by all text encoders of `model`.
 
-    Found by the encoder's output, for any family: a prompt is cut when neither another word after it nor the loss of its last
-    letter changes its states. A cut through a word's middle may go unseen. Only prompts with more bytes than the encoder has room
-    for tokens are tried: no token is shorter than a byte.
+    Works for any family, from the encoder's output: a prompt is cut if neither appending a word nor deleting its last letter changes
+    its states. A cut in the middle of a word may go undetected. Only prompts with more bytes than the window has tokens are tried,
+    because no token is shorter than a byte.
     """
     room = min([_WINDOW, *(states.shape[1] for states in _states(model, [_EMPTY])[0].values() if states.ndim == 3)]) - _MARKS
     long = {name: prompt.strip() for name, prompt in prompts.items() if len(prompt.strip().encode()) > room}
@@ -131,7 +131,7 @@ def _read_entries(file: str, names: Sequence[str]) -> dict[str, Entry]:
 
 
 def _parse_entry(value: Any, where: str) -> Entry:
-    """A prompt or a list of names, outer and repeated spaces dropped."""
+    """A prompt or a list of names, without leading, trailing and repeated spaces."""
     if not isinstance(value, list):
         return _parse_text(value, where)
     if not value:
@@ -152,7 +152,7 @@ def _parse_text(text: Any, where: str) -> str:
 
 
 def _shortest_names(classes: Sequence[ClassInfo], entries: dict[str, Entry], file: str | None) -> dict[str, str]:
-    """Class name -> what the template calls it; classes with a whole prompt have none."""
+    """Class name -> the name for the template; classes with a whole prompt have none."""
     lists = {info.name: entries.get(info.name, (info.prompt_name,)) for info in classes}
     starts = {
         name: [", ".join(words[: count + 1]) for count in range(len(words))] for name, words in lists.items() if not isinstance(words, str)
@@ -183,12 +183,12 @@ def _require_no_twins(prompts: dict[str, str], file: str | None) -> None:
 
 
 def _heard(text: str) -> str:
-    """IF lowers and strips prompts, so what differs in nothing else is one and the same to its text encoder."""
+    """IF lower-cases and strips prompts, so prompts that differ only in case or spaces are identical to its text encoder."""
     return text.lower().strip()
 
 
 def _states(model: Model, prompts: Sequence[str]) -> list[Text]:
-    """Text states on the CPU, in batches. Raises `DataError` where they are not finite."""
+    """Text states on the CPU, in batches. Raises `DataError` if they are not finite."""
     batches = []
     for start in range(0, len(prompts), _BATCH):
         with torch.inference_mode():
@@ -200,7 +200,7 @@ def _states(model: Model, prompts: Sequence[str]) -> list[Text]:
 
 
 def _relative_distances(model: Model, prompts: list[str]) -> torch.Tensor:
-    """Distances of prompts over the largest to the empty prompt, float64 [n, n], of the role that distinguishes a pair best."""
+    """Distances of prompts relative to the largest to the empty prompt, float64 [n, n]; of all roles the largest distance per pair."""
     relative = torch.zeros(len(prompts), len(prompts), dtype=torch.float64)
     batches = _states(model, [*prompts, _EMPTY])
     for role in batches[0]:
@@ -212,11 +212,11 @@ def _relative_distances(model: Model, prompts: list[str]) -> torch.Tensor:
 
 
 def _distances(blocks: list[torch.Tensor]) -> torch.Tensor:
-    """Euclidean distances of all rows of float32 [.., width] blocks, float64 [n, n]; only some features at once are copied."""
+    """Euclidean distances of all rows of float32 [.., width] blocks, float64 [n, n]; features are copied in blocks."""
     count = sum(len(block) for block in blocks)
     products = torch.zeros(count, count, dtype=torch.float64)
     for start in range(0, blocks[0].shape[1], _FEATURES):
-        # In float32 the difference of nearly equal squares would drown what distinguishes two prompts.
+        # In float32, rounding of nearly equal squares would exceed the differences between prompts.
         part = torch.cat([block[:, start : start + _FEATURES] for block in blocks]).double()
         products += part @ part.T
     squares = products.diagonal()
@@ -224,7 +224,7 @@ def _distances(blocks: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _unchanged(model: Model, before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Names whose two prompts have the same states but for rounding."""
+    """Names whose two prompts have the same states up to rounding."""
     olds, news = _states(model, list(before.values())), _states(model, list(after.values()))
     same: list[bool] = []
     for old, new in zip(olds, news, strict=True):

@@ -1,4 +1,4 @@
-"""How many images of each class to sample: pure functions of the configuration and the training histogram."""
+"""The number of images to sample per class: pure functions of the configuration and the training histogram."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from gda.errors import ConfigError
 from gda.generator.planning.class_files import kind_of, listed, read_by_class, read_table
 from gda.generator.planning.plan import equal_quotas
 
-MOST = 10_000_000  # images per class, as of sample.images_per_class
+MOST = 10_000_000  # images per class, the limit of sample.images_per_class too
 _ACCEPTED = f"accepted: a whole number of images from 1 to {MOST:,}"
 _SUFFIXES = (".yaml", ".yml", ".json", ".csv")
 _COLUMNS = ("class", "images")
 
 
 def class_quotas(sample: SampleConfig, real: Mapping[str, int], *, zero_shot: bool = False) -> dict[str, int]:
-    """Images of each class, in the order of `real`, which is the training images of each class in label order.
+    """Images to sample per class, in the order of `real`: the number of training images per class, in label order.
 
-    The zero-shot control has the same quotas; where `sample.zero_shot_images_per_class` is a number, that many images per class on
-    average, shared in the same proportions. Raises `ConfigError` for a class that would have no image, or more than `MOST`, and for
-    an unusable `sample.quota_file`.
+    The zero-shot control has the same quotas; if `sample.zero_shot_images_per_class` is set, that many images per class on average,
+    in the same proportions. Raises `ConfigError` for a class with no images or more than `MOST`, and for an invalid
+    `sample.quota_file`.
     """
     mean = sample.zero_shot_images_per_class if zero_shot else None
     if sample.quota == "equal":
@@ -37,9 +37,9 @@ def class_quotas(sample: SampleConfig, real: Mapping[str, int], *, zero_shot: bo
 
 
 def apportion(total: int, weights: Mapping[str, int]) -> dict[str, int]:
-    """`total` shared by positive `weights` by largest remainder, at least 1 each; ties go to the earlier one.
+    """Divide `total` in proportion to positive `weights` by largest remainder, at least 1 each; ties go to the earlier weight.
 
-    Those whose share is below 1 have 1, and the others share the rest in the same way. `total` must be at least their number.
+    Shares below 1 become 1, and the other weights divide the rest in the same way. `total` must be at least the number of weights.
     """
     assert total >= len(weights), "fewer images than classes"
     small: set[str] = set()
@@ -58,7 +58,7 @@ def apportion(total: int, weights: Mapping[str, int]) -> dict[str, int]:
 def read_quotas(file: str | None, names: Sequence[str]) -> dict[str, int]:
     """Images of each class in `names`, from `sample.quota_file`: a mapping in YAML 1.2 or JSON, or CSV with the header class,images.
 
-    Raises `ConfigError` naming file and class or line: a class that is missing, unknown or repeated, or a number that is none.
+    Raises `ConfigError` with file and class or line for a missing, unknown or repeated class, or an invalid number.
     """
     if file is None:
         raise ConfigError(f"sample.quota_file: is null, but sample.quota is table; accepted: a {_suffixes()} file of class name -> images")
@@ -84,7 +84,7 @@ def _histogram(real: Mapping[str, int], mean: int) -> dict[str, int]:
 
 
 def _multiple(real: Mapping[str, int], multiple: float) -> dict[str, int]:
-    """Rounded to the nearest, a half up, at least 1; the multiple is the decimal that was written, so that 1.1 x 10 is 11."""
+    """Rounded half up, at least 1; the multiple is taken as its decimal text, so that 1.1 x 10 is exactly 11."""
     _require_real(real, "multiple")
     exact = Fraction(str(multiple))
     return {name: max(1, (2 * exact * count + 1) // 2) for name, count in real.items()}
@@ -111,7 +111,7 @@ def _parse_text(text: str, where: str) -> int:
 
 
 def _parse(value: Any, where: str) -> int:
-    # In Python true is the number 1.
+    # In Python, True is an int.
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{where}: found {kind_of(value)}; {_ACCEPTED}")
     if not 1 <= value <= MOST:

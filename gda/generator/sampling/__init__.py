@@ -1,1 +1,1 @@
-"""Sampling a plan: shard by shard, reproduced from a published set, and in place of rejected images."""
+"""Samples a plan shard by shard, reproduces batches of a published set, and replaces rejected images."""

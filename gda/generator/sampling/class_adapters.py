@@ -1,4 +1,4 @@
-"""Adapters of one class each: put into a generator's networks while images of that class are sampled, and taken out again."""
+"""Per-class adapters: merged into a generator's networks while images of that class are sampled, then removed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from gda.generator.weights.lora import Factors, product_of, read_lora
 
 
 class ClassAdapters:
-    """The adapters that a generator's card names, by prompt; empty for a generator whose classes share their weights."""
+    """The adapters listed in a generator's card, by prompt; empty for a generator with the same weights for all classes."""
 
     def __init__(self, model: Model) -> None:
         card = model.card
@@ -25,7 +25,7 @@ class ClassAdapters:
 
     @contextmanager
     def of(self, prompt: str) -> Iterator[None]:
-        """The networks with the adapters of `prompt`'s class; afterwards bit for bit as before. Other prompts change nothing."""
+        """Use the networks with the adapters of `prompt`'s class, then restore them bit for bit. Other prompts change nothing."""
         before: list[tuple[torch.Tensor, torch.Tensor]] = []
         with torch.no_grad():
             for stage in self._model.stages if prompt in self._folders else ():

@@ -1,4 +1,4 @@
-"""Images generated in place of others of a set of `gda sample`, from the plan and with the generator of that set."""
+"""Generates replacements for rejected images of a set of `gda sample`, with the plan and generator of that set."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from gda.io.publish import work_root
 
 @dataclass(kw_only=True)
 class Replacement:
-    """The set as it was given, what it was sampled from, and how many images of each class were sampled so far, by label."""
+    """The original set, its plan and generator, and the number of images sampled so far per class, by label."""
 
     config: Config
     given: Snapshot
@@ -36,7 +36,7 @@ class Replacement:
     def of(
         cls, config: Config, given: Snapshot, real: Snapshot, generator: str | Path | None, accepted: Path | None
     ) -> "Replacement | None":
-        """The replacement that `validate.on_fail` configures; None for reject. Raises `UsageError` for what it needs and lacks."""
+        """None if `validate.on_fail` is reject. Raises `UsageError` for a missing flag and for a set of another configuration."""
         if config.validate_.on_fail == "reject":
             return None
         for flag, value in (("--generator", generator), ("--accepted", accepted)):
@@ -51,9 +51,9 @@ class Replacement:
         return cls(config=config, given=given, real=real, generator=str(generator), zero_shot=planned.zero_shot, quotas=planned.counts)
 
     def replace(self, snapshot: Snapshot, dropped: Mapping[str, str], number: int, *, work: Path) -> Snapshot:
-        """The set of round `number` in `work`: `snapshot` without the images `dropped`, by key, and with the next ones of their classes.
+        """Write the set of round `number` to `work`: `snapshot` with the images `dropped`, by key, replaced by the next of their classes.
 
-        Raises `DataError` where the set does not say how it was sampled, and as sampling does.
+        Raises `DataError` if the set does not record how it was sampled, and the errors of sampling.
         """
         before = tuple(self.counts) or self.quotas
         rows = snapshot.manifest()
@@ -75,7 +75,7 @@ class Replacement:
         return Snapshot.open(folder)
 
     def _generator(self) -> str:
-        """The generator that the set was sampled with: the one given, or the average of its weights that the set names."""
+        """The generator of the set: the given one, or the average of its weights that the set's provenance names."""
         provenance, digest = self.given.index.provenance, card_of(self.generator).digest
         if provenance.get("generator") == digest:
             return self.generator
@@ -88,9 +88,9 @@ class Replacement:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """The quotas of the configured plan, of the set itself or of the zero-shot control.
+    """The quotas and strengths of a plan, of the synthetic set or of the zero-shot control.
 
-    Images by label, and the strengths; a strength of 0 stands for images that start from noise.
+    `counts` are images by label; a strength of 0 stands for images that start from noise.
     """
 
     counts: tuple[int, ...]
@@ -99,7 +99,7 @@ class Planned:
 
 
 def original_plan(config: Config, given: Snapshot, real: Snapshot) -> Planned | None:
-    """The plan of the set, where it was sampled by the configured plan; None for any other set."""
+    """The plan of the set if it is the configured plan; None for any other set."""
     for zero_shot in (False, True):
         try:
             plan = plan_for(config, real, zero_shot=zero_shot)
@@ -117,12 +117,12 @@ def original_plan(config: Config, given: Snapshot, real: Snapshot) -> Planned | 
 
 
 def expected_digest(given: Snapshot, generator: str) -> str:
-    """Digest of the generator, or of the average of its weights that the set says it was sampled from."""
+    """Digest of the generator, or of the average of its weights that the set records as its generator."""
     digest, provenance = card_of(generator).digest, given.index.provenance
     return provenance["generator"] if provenance.get("generator_averaged_from") == digest else digest
 
 
 def card_of(generator: str) -> GeneratorCard:
-    """What an exported generator says of itself, else what is reckoned from the weights of a base."""
+    """The stored card of an exported generator, or a card computed from the weights of a base."""
     stored = Path(generator) / "generator.json"
     return read_document(stored, GeneratorCard) if stored.is_file() else read_card(generator)

@@ -1,4 +1,4 @@
-"""More images of a plan, to stand where others were taken out: each class goes on where its sampling stopped."""
+"""Samples further images of a plan as replacements: each class continues after its last sampled image."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +13,9 @@ from gda.runtime.parallel import run_parallel, workers_of
 
 
 def later_shards(plan: ImagePlan, counts: Sequence[int], *, number: int, shard_size: int, batch_size: int) -> tuple[PlannedShard, ...]:
-    """Shards from `number` on with the images of `plan` that come after the first `counts` of their class, by label.
+    """Shards, numbered from `number`, with the images of `plan` after the first `counts` of each class, by label.
 
-    `plan` is that of a larger set, whose first images are those sampled before. Classes are interleaved, and a batch has one strength.
+    `plan` belongs to a larger set that begins with the images sampled before. Classes are interleaved; each batch has one strength.
     """
     images = [image for shard in plan.shards for image in shard.images if image.index >= counts[image.label]]
     batches = [
@@ -27,9 +27,9 @@ def later_shards(plan: ImagePlan, counts: Sequence[int], *, number: int, shard_s
 
 
 def sample_later(context: SamplingContext, shards: Sequence[PlannedShard], folder: Path) -> list[tuple[Path, pd.DataFrame]]:
-    """Sample shards into `folder`, by as many processes as `gda sample` would; each tar with its manifest rows.
+    """Sample shards into `folder`, with as many processes as `gda sample`; returns each tar with its manifest rows.
 
-    Shards that are there already are left alone. Raises as `sample_shard` does.
+    Existing shards are kept. Raises the errors of `sample_shard`.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

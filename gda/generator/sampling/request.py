@@ -1,4 +1,4 @@
-"""What a configuration means for sampling: the plan, the settings and the generator."""
+"""Resolves a configuration for sampling: the plan, the settings and the generator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from gda.generator.weights.reaverage import averaged
 class SamplingRequest:
     """The generator to sample from, with its card, and the settings.
 
-    Of an average, `averaged_from` is the digest of the generator that was given and `ema_sigma_rel` the width.
+    If the generator is an average, `averaged_from` is the digest of the given generator and `ema_sigma_rel` the average's width.
     """
 
     generator: str
@@ -33,9 +33,9 @@ class SamplingRequest:
 
 
 def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False, further: Sequence[int] | None = None) -> ImagePlan:
-    """The plan of the synthetic set, or of the zero-shot control, with `further` images of each class by label.
+    """The plan of the synthetic set, or of the zero-shot control, with `further` extra images per class, by label.
 
-    Raises `ConfigError` as quotas and plans do.
+    Raises the `ConfigError` of quotas and plans.
     """
     sample, train = config.sample, real.manifest("train")
     counts = real.index.counts.get("train", {})
@@ -56,17 +56,17 @@ def plan_for(config: Config, real: Snapshot, *, zero_shot: bool = False, further
 
 
 def image_to_image(config: Config) -> Config:
-    """The configuration of the image-to-image control: `sample` in that mode, with `sample.img2img_images_per_class` where it is given."""
+    """The configuration of the image-to-image control: `sample` in that mode, with `sample.img2img_images_per_class` if it is set."""
     each = config.sample.img2img_images_per_class
     sized = {} if each is None else {"quota": "equal", "images_per_class": each}
     return config.model_copy(update={"sample": config.sample.model_copy(update={"mode": "image_to_image", **sized})})
 
 
 def sampling_request(config: Config, generator: str, settings: Path | None, *, averages: Path) -> SamplingRequest:
-    """The configured settings; those that are null are taken from tuned `settings`, which must be of this generator.
+    """The configured settings, with null ones filled from tuned `settings`, which must be of this generator.
 
-    Where tuning chose an average of the weights, that one is the generator: it is made in `averages` unless it is there. Raises
-    `UsageError` when neither `sample.guidance_scale` nor tuned settings say the guidance, `DataError` for settings of another generator.
+    If tuning chose an average of the weights, that average is the generator; it is built in `averages` unless it exists. Raises
+    `UsageError` if neither `sample.guidance_scale` nor tuned settings define the guidance, `DataError` for another generator's settings.
     """
     card, sample = read_card(generator), config.sample
     given = {name: value for name in SamplingSettings.model_fields if (value := getattr(sample, name)) is not None}
@@ -87,9 +87,9 @@ def sampling_request(config: Config, generator: str, settings: Path | None, *, a
 
 
 def prompts_of(card: GeneratorCard, classes: tuple[ClassInfo, ...]) -> tuple[str, ...]:
-    """The prompt of each class by label: the generator's own, or of a base, which knows no classes, the classes' names.
+    """The prompt of each class by label: the generator's own, or the class names for a base, which has no class prompts.
 
-    Raises `DataError` for classes that a fine-tuned generator was not taught.
+    Raises `DataError` for classes that a fine-tuned generator was not trained on.
     """
     if not card.prompts:
         return tuple(info.prompt_name for info in classes)

@@ -1,4 +1,4 @@
-"""Sampling the shards of a plan: whole batches, encoded while the next is sampled, committed create-only, with manifest rows."""
+"""Samples the shards of a plan in whole batches, encodes each while the next is sampled, and commits shards with manifest rows."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,38 +25,38 @@ from gda.generator.sampling.sampler import Sampler
 from gda.generator.sampling.speed import Speed, compiler_errors, speed_up
 from gda.runtime.parallel import own_device, tick
 
-_WAITING = 2  # batches that may wait for the encoder; bounds memory where it is slower than the sampler
+_WAITING = 2  # batches that may wait for the encoder; bounds memory if it is slower than the sampler
 
 
 class ShardObserver(Protocol):
-    """Sees the images of one shard and keeps what it makes of them."""
+    """Receives the images of one shard and stores a result computed from them."""
 
     def add(self, images: Sequence[Rgb]) -> None:
         """Take the next images of the shard, in record order."""
 
     def commit(self, rows: pd.DataFrame) -> None:
-        """Keep the result, whole or not at all, as that of the images that these manifest rows of the shard name."""
+        """Store the result atomically, for the images of these manifest rows of the shard."""
 
 
 class Observer(Protocol):
-    """Looks at images while they are sampled; what it keeps of a shard is there before the shard counts as sampled."""
+    """Observes images while they are sampled; a shard counts as sampled only after its result is stored."""
 
     def begin(self, shard: Path) -> ShardObserver:
-        """Start a shard by the path of its tar."""
+        """Start observing a shard, given the path of its tar."""
 
     def holds(self, shard: Path, rows: pd.DataFrame, *, checked: bool) -> bool:
-        """Whether the result for a shard of these manifest rows is there; `checked` reads all of it."""
+        """Whether the result of a shard with these manifest rows is stored; `checked` verifies its full content."""
 
     def discard(self, shard: Path) -> None:
-        """Forget a shard's result."""
+        """Delete a shard's result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingContext:
-    """What all shards of a set share: everything that a worker process needs in addition to the shard.
+    """The settings shared by all shards of a set: everything that a worker process needs in addition to the shard.
 
-    `sources` is the real snapshot whose training images sampling starts from, None where it starts from noise. `observer` is shown every
-    image as sampled; it travels to the worker processes.
+    `sources` is the real snapshot whose training images sampling starts from, None if it starts from noise. `observer` receives every
+    sampled image; it is pickled to the worker processes.
     """
 
     generator: str
@@ -81,16 +81,16 @@ class ShardJob:
 
     @property
     def path(self) -> Path:
-        """Where the tar goes."""
+        """Path of the tar."""
         return self.context.folder / self.shard.name
 
     @property
     def sidecar(self) -> Path:
-        """Where its manifest rows wait until the set is committed."""
+        """Path of the shard's manifest rows until the set is committed."""
         return self.context.folder.parent / "rows" / f"{self.shard.number:06d}.json"
 
     def rows(self, *, checked: bool = False) -> pd.DataFrame | None:
-        """Manifest rows of the shard if it was sampled and observed as planned, else None; `checked` also compares checksums."""
+        """Manifest rows of the shard if it was sampled and observed as planned, else None; `checked` also verifies checksums."""
         rows = load_rows(self.sidecar, self.path, checked=checked)
         if rows is None or rows["key"].tolist() != [image.key for image in self.shard.images]:
             return None
@@ -98,7 +98,7 @@ class ShardJob:
         return rows if observer is None or observer.holds(self.path, rows, checked=checked) else None
 
     def discard(self) -> None:
-        """Forget the shard, so that it is sampled again."""
+        """Delete the shard, so that it is sampled again."""
         self.sidecar.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
         if self.context.observer is not None:
@@ -106,9 +106,9 @@ class ShardJob:
 
 
 def sample_shard(job: ShardJob) -> None:
-    """Sample and commit one shard with its sidecar of manifest rows; a shard that is already there is left alone.
+    """Sample and commit one shard with its sidecar of manifest rows; an existing shard is kept.
 
-    Raises `DataError` naming the records that came out as NaN, `MissingError` when a single image does not fit in memory.
+    Raises `DataError` with the records whose images are NaN, `MissingError` when a single image does not fit in memory.
     """
     if job.rows() is not None:
         tick(len(job.shard.images))
@@ -131,7 +131,7 @@ def resample_batch(context: SamplingContext, batch: Sequence[PlannedImage]) -> t
 
 
 class Encoder:
-    """Encodes and hashes images in a thread of its own while the next batch is sampled; `records` are complete after the block."""
+    """Encodes and hashes images in its own thread while the next batch is sampled; `records` are complete after the `with` block."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -140,7 +140,7 @@ class Encoder:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
     def add(self, records: list[ImageRecord]) -> None:
-        """Hand over a batch; waits while as many as may wait do."""
+        """Queue a batch; blocks while the queue is full."""
         self._waiting.append(self._pool.submit(_encode_all, records, self._codec))
         while len(self._waiting) > _WAITING:
             self._take()
@@ -169,7 +169,7 @@ def _sampler_of(context: SamplingContext) -> Sampler:
 
 @lru_cache(maxsize=1)
 def _sampler(generator: str, digest: str, prompts: tuple[str, ...], speed: Speed, device: str) -> Sampler:
-    """The loaded generator with its prompts encoded, kept for the next shard of this process; another `digest` is another content."""
+    """The loaded generator with its prompts encoded, cached for the next shard of this process; `digest` is part of the cache key."""
     model = load_model(generator)
     model.to(own_device(device))
     speed_up(model, speed)
@@ -199,7 +199,7 @@ def _sample_batch(sampler: Sampler, job: ShardJob, batch: Sequence[PlannedImage]
 def _within_memory(
     sampler: Sampler, context: SamplingContext, batch: Sequence[PlannedImage]
 ) -> list[tuple[Sequence[PlannedImage], torch.Tensor]]:
-    """The batch sampled at once, or in halves where it does not fit in the device's memory: its last bits may then differ."""
+    """The batch sampled at once, or in halves if it does not fit in the device's memory; the last bits may then differ."""
     try:
         return [(batch, _pixels(sampler, context, batch))]
     except torch.OutOfMemoryError:
@@ -228,10 +228,10 @@ def _sources(snapshot: Path) -> RecordReader:
 
 
 def _commit(job: ShardJob, records: list[EncodedRecord], observed: ShardObserver | None) -> None:
-    """The tar first, then what was observed of it, then its manifest rows: only all of them make a sampled shard."""
+    """Write the tar, then the observer's result, then the manifest rows: a shard counts as sampled only with all three."""
     job.sidecar.parent.mkdir(parents=True, exist_ok=True)
     if job.sidecar.is_file() and job.rows(checked=True) is None:
-        job.discard()  # committed once, and damaged since
+        job.discard()  # committed before, but damaged since
     rows = write_encoded_shard(job.context.folder, name=job.shard.name, split="train", records=records)
     if observed is not None:
         observed.commit(rows)
@@ -239,7 +239,7 @@ def _commit(job: ShardJob, records: list[EncodedRecord], observed: ShardObserver
 
 
 def provenance(context: SamplingContext, image: PlannedImage) -> dict[str, Any]:
-    """What an image's own JSON says of where it comes from; the columns of the synthetic manifest are among it."""
+    """The provenance in an image's own JSON; includes the columns of the synthetic manifest."""
     metadata = context.settings.model_dump(mode="json") | {
         "seed": image.seed,
         "prompt": context.prompts[image.label],

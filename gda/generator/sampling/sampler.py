@@ -23,14 +23,14 @@ class Sampler:
             self._text = model.encode(unique)
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingSettings, start: Start | None = None) -> torch.Tensor:
-        """uint8 NCHW in [0, 255], one image per prompt and seed. Bits depend on the batch's size: sample whole batches to compare.
+        """uint8 NCHW in [0, 255], one image per prompt and seed. Bits depend on the batch size: compare only batches of equal size.
 
-        With `start` every image is sampled from its own. Raises as `Model.sample` does.
+        With `start` every image is denoised from its own start image. Raises the errors of `Model.sample`.
         """
         if not self._adapters:
             return self._sample(prompts, seeds, settings, start)
         images: dict[int, torch.Tensor] = {}
-        for class_prompt in dict.fromkeys(prompts):  # each class with its own weights
+        for class_prompt in dict.fromkeys(prompts):  # per-class adapters: one class at a time
             places = [i for i, prompt in enumerate(prompts) if prompt == class_prompt]
             part = None if start is None else Start(images=start.images[places], strength=start.strength)
             with self._adapters.of(class_prompt), _rows_of(places, len(prompts)):
@@ -45,7 +45,7 @@ class Sampler:
 
 @contextmanager
 def _rows_of(places: Sequence[int], count: int) -> Iterator[None]:
-    """Rows that came out as NaN, named as the whole batch counts them."""
+    """Turn the rows of a `NotFiniteError` into rows of the whole batch."""
     try:
         yield
     except NotFiniteError as error:

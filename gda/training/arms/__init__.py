@@ -1,1 +1,1 @@
-"""The arms of a comparison: what each needs, what it is trained on, and the request that names it."""
+"""The arms of a comparison: their requirements, their training data, and the request to train one."""

@@ -1,4 +1,4 @@
-"""What an arm is trained on, in memory: real images, and next to or instead of them synthetic ones or those of a pool."""
+"""The training data of an arm, in memory: real images, and in addition or instead synthetic images or those of a pool."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ _Origin = Literal["synthetic", "pool"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedOthers:
-    """Images next to the real ones: their snapshot, the labels that are used, None for all, and of how many parts a seed gets one.
+    """Images used with or instead of the real ones: `labels` restricts them to some classes, and a seed trains on one of `parts` parts.
 
-    The digest is there so that two contents of one path are two keys.
+    The digest makes two contents of one path two cache keys.
     """
 
     path: Path
@@ -49,9 +49,9 @@ class TrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """The sets of a `TrainingData`; `kept` is the share of the other images that is used, in (0, 1], which may be `synthetic`.
+    """The sets of a `TrainingData`; `kept` in (0, 1] is the used share of the other images, and `synthetic` whether these are synthetic.
 
-    `part` int64 [n] is the part of each of these, where a seed gets but one of `num_parts`.
+    `part` int64 [n] is the part of each other image where a seed trains on one of `num_parts`.
     """
 
     real: "ImageSet | None"
@@ -63,10 +63,10 @@ class Loaded:
     num_parts: int = 1
 
     def sources(self, ratio: float, *, seed: int = 0) -> "list[TrainingSource]":
-        """What batches are made of: a lone set fills them; two share them as `ratio` of all other images to one real.
+        """The sources of batches: a single set fills them; with two sets a batch has `ratio` other images per real one.
 
-        Where only some classes' others are used their share is smaller by as much, so that no image is seen more often for that; of parts,
-        that of number `seed` modulo their number is taken. Raises `DataError` for a part without images.
+        If only some classes of the others are used, their share shrinks accordingly, so that no image is seen more often. Of several parts,
+        the one of number `seed` modulo their number is used. Raises `DataError` for a part without images.
         """
         from gda.training.loop.mixed_batches import TrainingSource
 
@@ -97,9 +97,9 @@ class Loaded:
 
 @lru_cache(maxsize=1)
 def load_data(data: TrainingData) -> Loaded:
-    """Training images by origin, and the validation split; kept, so that forked processes find them in memory.
+    """Training images by origin, and the validation split; cached, so that forked processes share them in memory.
 
-    Raises `DataError` as `load_images` does, and where no image of the wanted classes is there.
+    Raises `DataError` as `load_images` does, and if there is no image of the wanted classes.
     """
     from gda.data.store.resident import load_images
     from gda.data.store.snapshot import Snapshot
@@ -132,9 +132,9 @@ def _parts(opened: "Snapshot", keys: Sequence[str], count: int) -> "Tensor":
 
 
 def parts_by_label(keys: Sequence[str], labels: Sequence[int], generators: Sequence[str], count: int) -> list[int]:
-    """The part, 0 to `count` - 1, of each image: that of its generator, or where there is but one the images of a class dealt out.
+    """The part, 0 to `count` - 1, of each image: one part per generator, or with one generator each class divided evenly over the parts.
 
-    They are dealt in an order that depends on the keys alone. Raises `ConfigError` for another number of parts than of generators.
+    The division depends on the keys alone. Raises `ConfigError` if there are several generators and `count` is another number.
     """
     known = sorted(set(generators))
     if len(known) > 1:
@@ -152,7 +152,7 @@ def parts_by_label(keys: Sequence[str], labels: Sequence[int], generators: Seque
 
 
 def _relabelled(images: "ImageSet", classes: tuple[str, ...]) -> "ImageSet":
-    """With the labels that `classes` give the classes' names: a pool need not have all of them."""
+    """The images with labels by the order of `classes`; a pool may lack some of these."""
     import torch
 
     if images.classes == classes:

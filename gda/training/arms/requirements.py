@@ -1,6 +1,6 @@
-"""What an arm's data need: snapshots that belong together, and the gate before those that use synthetic images.
+"""Requirements of an arm's data: snapshots that belong together, and a passed gate for arms that use the synthetic set.
 
-No torch here, so that publishing finished work stays quick.
+This module does not import torch, so that publishing finished work stays quick.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ def read_index(path: Path, kind: Literal["real", "synthetic"]) -> SnapshotIndex:
 
 
 def require_same_classes(snapshot: Path, real: SnapshotIndex, synthetic: Path, generated: SnapshotIndex) -> None:
-    """Raises `DataError` unless both have the same classes in the same order, so that labels mean the same."""
+    """Raises `DataError` unless both have the same classes in the same order, so that labels agree."""
     expected, found = [info.name for info in real.classes], [info.name for info in generated.classes]
     if expected != found:
         odd = sorted(set(expected) ^ set(found))
@@ -33,7 +33,7 @@ def require_same_classes(snapshot: Path, real: SnapshotIndex, synthetic: Path, g
 
 
 def require_pool_of(snapshot: Path, real: SnapshotIndex, pool: Path, more: SnapshotIndex) -> None:
-    """Raises `DataError` for images that were not held against this snapshot's test images, or with a class that it lacks."""
+    """Raises `DataError` for a pool that was not checked against this snapshot's test images, or with a class that it lacks."""
     if more.provenance.get("pool_of") != real.digest:
         raise DataError(
             f"{pool}: is no pool for {snapshot}: images that it tests with might be in it; make one with gda snapshot SOURCE --as pool "
@@ -45,19 +45,19 @@ def require_pool_of(snapshot: Path, real: SnapshotIndex, pool: Path, more: Snaps
 
 
 def not_compared(arm: Arm) -> str:
-    """Why an arm, or what it is trained on, is not made."""
+    """The reason why an arm, or its training data, is not made."""
     return f"classify.arms does not name {arm}"
 
 
 def no_pool(config: Config) -> str | None:
-    """Why no pool is made; None where one is."""
+    """The reason why no pool is made; None if one is made."""
     if not any(arm.data.others == "pool" for arm in config.classify.arms):
         return not_compared(Arm.RETRIEVED)
     return "snapshot.pool is null" if config.snapshot.pool is None else None
 
 
 def refusal(arm: Arm, path: Path | None, real: SnapshotIndex, generated: SnapshotIndex) -> str | None:
-    """Why the gate keeps this arm from being trained; None when it passed.
+    """The reason why the gate prevents this arm from being trained; None when it passed.
 
     Fails closed: raises `UsageError` without a verdict, `DataError` when the verdict is about other data.
     """

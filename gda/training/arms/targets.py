@@ -1,4 +1,4 @@
-"""The arm `targeted`: which classes need synthetic images most. Imports nothing heavy unless it is used."""
+"""The arm `targeted`: the classes that need synthetic images most. Heavy imports happen only on use."""
 
 import math
 from pathlib import Path
@@ -15,10 +15,10 @@ from gda.io.tensors import read_tensors
 
 
 def target_labels(config: ClassifyConfig, snapshot: Path, real: SnapshotIndex, reference: Path | None) -> tuple[int, ...]:
-    """Labels, ascending, of the classes that get synthetic images: those configured, else those that are hardest without them.
+    """Labels, ascending, of the classes that get synthetic images: those configured, or else the hardest ones.
 
     The hardest are the `target_fraction` of the classes, rounded up, whose training images the cross-fitted classifiers of `reference`
-    tell least often; among equals the first. Raises `ConfigError` for a class that the snapshot lacks, `UsageError` without a
+    recognise least often; the first among equals. Raises `ConfigError` for a class that the snapshot lacks, `UsageError` without a
     reference where one is needed, and `DataError` for one of another snapshot.
     """
     names = [info.name for info in real.classes]
@@ -34,9 +34,9 @@ def target_labels(config: ClassifyConfig, snapshot: Path, real: SnapshotIndex, r
 
 
 def cross_fitted_accuracy(snapshot: Path, real: SnapshotIndex, reference: Path) -> np.ndarray:
-    """Share in [0, 1] of each class's training images that a classifier recognises which has not seen them, float64 [classes].
+    """Share in [0, 1] of each class's training images that a classifier recognises without having seen them, float64 [classes].
 
-    Validation images play no part: they are to tell what it was worth. Raises `DataError` where `reference` is of another snapshot, damaged
+    Validation images are not used: they measure the effect later. Raises `DataError` where `reference` is of another snapshot, damaged
     or of an earlier version, whose classifiers have seen them.
     """
     from gda.data.store.snapshot import Snapshot

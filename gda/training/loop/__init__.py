@@ -1,1 +1,1 @@
-"""The training loop: batches of fixed composition, the passes of an update, batch norms, checkpoints."""
+"""The training loop: batches of fixed composition, the passes of a step, batch norms, checkpoints."""

@@ -1,4 +1,4 @@
-"""Auxiliary batch norms: while training, synthetic images have batch norms of their own (AdvProp, Xie et al. 2020)."""
+"""Auxiliary batch norms: during training, synthetic images have separate batch norms (AdvProp, Xie et al. 2020)."""
 
 from collections.abc import Mapping
 
@@ -9,13 +9,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gda.errors import ConfigError
 
-_FEWEST = 2  # images that have a variance
+_FEWEST = 2  # images; one has no variance
 
 
 class AuxiliaryNorms:
-    """A second set of all batch norms of `model` - statistics, scales and shifts - that the model itself knows nothing of.
+    """A second set of all batch norms of `model` (statistics, scales and shifts), stored outside the model.
 
-    It starts as a copy of the model's own. The model keeps its modules and names, so that what is averaged or exported is a plain model.
+    It starts as a copy of the model's own. The model keeps its modules and names, so that the averaged or exported model is a plain one.
     Raises `ConfigError` for a model without batch norms, and for a batch of `counts` (real, synthetic) images too few to have a variance.
     """
 
@@ -40,17 +40,17 @@ class AuxiliaryNorms:
         self._buffers = {f"{path}.{key}": value.clone() for path, norm in norms for key, value in norm.named_buffers(recurse=False)}
 
     def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """The model's output, float [n, classes]: the real images, which come first, by its own norms, the others by these."""
+        """The model's output, float [n, classes]: real images, which come first, pass its own norms, the others these norms."""
         real, synthetic = inputs[: self._num_real], inputs[self._num_real :]
-        # Buffers are updated in place, so these here are: https://docs.pytorch.org/docs/stable/generated/torch.func.functional_call.html
+        # functional_call updates these buffers in place: https://docs.pytorch.org/docs/stable/generated/torch.func.functional_call.html
         return torch.cat([model(real), functional_call(model, {**self.parameters, **self._buffers}, (synthetic,))])
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on from here."""
+        """The state from which `restore` resumes."""
         return {name: value.detach() for name, value in self.parameters.items()} | self._buffers
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from where `state` was taken."""
+        """Resume from `state`."""
         for name, value in self.state().items():
             value.copy_(state[name])

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def save_checkpoint(folder: Path, update: int, state: Mapping[str, Tensor], *, identity: str) -> Path:
-    """Write the state after `update` updates and drop all but the newest two; `identity` says which work it belongs to."""
+    """Write the state after `update` steps and delete all but the newest two; `identity` names the training that it belongs to."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     path = folder / f"state-{update:09d}.safetensors"
@@ -31,9 +31,9 @@ def save_checkpoint(folder: Path, update: int, state: Mapping[str, Tensor], *, i
 
 
 def load_checkpoint(folder: Path, *, identity: str) -> dict[str, Tensor] | None:
-    """The newest whole state in `folder`, or None where there is none; a damaged file is reported and the one before it is used.
+    """The newest undamaged state in `folder`, or None; a damaged file is reported and the one before it is used.
 
-    Raises `UsageError` when the newest whole state belongs to other work.
+    Raises `UsageError` when that state belongs to another training.
     """
     for path in sorted(folder.glob("state-*.safetensors"), reverse=True):
         try:
@@ -59,5 +59,5 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
-    # bfloat16 has no numpy type; its bytes do.
+    # bfloat16 has no numpy type, so tensors are viewed as bytes.
     return tensors_digest({f"{name}:{value.dtype}": value.reshape(-1).view(torch.uint8).numpy() for name, value in state.items()})

@@ -1,4 +1,4 @@
-"""The classifier loop on timm's parts: fixed optimizer updates on resident images, exactly resumable."""
+"""The training loop of classifiers, built on timm: a fixed number of steps on images in memory, exactly resumable."""
 
 import copy
 import math
@@ -33,7 +33,7 @@ __all__ = ["TrainingSource", "TrainRecipe", "export_classifier", "load_classifie
 
 Curve = list[tuple[int, float]]
 
-_CURVE_EVERY = 10  # updates per point
+_CURVE_EVERY = 10  # steps per point
 
 
 def train_classifier(
@@ -48,22 +48,21 @@ def train_classifier(
     progress: Callable[[int], None] | None = None,
     world: ProcessGroup | None = None,
 ) -> tuple[nn.Module, Curve]:
-    """Train for `recipe.num_train_steps` updates; returns the model in eval mode and (update, mean loss since the last point).
+    """Train for `recipe.num_train_steps` steps; returns the model in eval mode and (step, mean loss since the last point).
 
-    The weights are the averaged ones where the recipe has an `ema_decay`. Training goes on from a copy of `start`, its head included, or
-    from a new network. Each source fills its exact share of every batch. With
-    `checkpoint` (a directory) the state is saved every `checkpoint_every` updates, and the same call after a kill ends in bit-identical
-    weights. `progress` is called with the number of updates done. The recipe's settings of synthetic images apply in mixed batches alone.
-    `world` says on which device, by default the CPU, and with which other processes, all of which make the same call: each has its share
-    of every batch, the first one alone saves, and all return the same model, on their device.
-    Raises `ConfigError` for an unknown architecture or arguments it does not take, and for settings or processes that do not go together,
-    `DataError` when the loss is not finite or pretrained weights are another network's.
+    The weights are the averaged ones if the recipe has an `ema_decay`. Training starts from a copy of `start`, its head included, or from
+    a new network. Each source fills its exact share of every batch. With `checkpoint` (a directory) the state is saved every
+    `checkpoint_every` steps, and the same call after a kill ends in bit-identical weights. `progress` is called with the number of steps
+    done. The recipe's settings for synthetic images apply only to mixed batches. `world` gives the device, by default the CPU, and the
+    other processes. All processes make the same call: each computes its share of every batch, only the first saves, and all return the
+    same model on their device. Raises `ConfigError` for an unknown architecture, arguments it does not take, and incompatible settings or
+    processes, `DataError` when the loss is not finite or the pretrained weights belong to another network.
     """
     single_threaded()
     world = ProcessGroup.single() if world is None else world
     if len({source.synthetic for source in sources}) == 1:
         recipe = recipe.of_one_origin()
-    # timm initialises weights and drops paths from the global generator: it is borrowed, seeded by name, and given back.
+    # timm initialises weights and drops paths with the global generator: seed it by name here, and restore it afterwards.
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []), exact_convolutions(world.device):
         torch.manual_seed(training_seed(seed, "model"))
         model = copy.deepcopy(start) if start is not None else _new(recipe, num_classes)
@@ -77,7 +76,7 @@ def train_classifier(
                 save_checkpoint(checkpoint, run.update, run.state(), identity=identity)
             if progress is not None:
                 progress(run.update)
-    # Plain strides again: a model that was loaded from a file has them, and the two must give the same bits.
+    # Back to contiguous memory, as in a model loaded from a file: the two must give the same bits.
     return run.finished().eval().requires_grad_(True).to(memory_format=torch.contiguous_format), run.curve
 
 
@@ -110,12 +109,12 @@ class _Run:
         self.model = model.to(world.device).to(memory_format=torch.channels_last)
         self.recipe = recipe
         if recipe.tune == "linear":
-            # In eval mode throughout: the statistics of batch norms belong to the frozen weights.
+            # Always in eval mode: the batch-norm statistics belong to the frozen weights.
             freeze_backbone(model, recipe.model)
             model.eval()
         else:
             model.train()
-        # Real images first; callers give them so.
+        # Real images come first.
         ordered = sorted(sources, key=lambda source: source.synthetic)
         self.batches = MixedBatches(ordered, recipe.batch_size, seed)
         self.num_classes = num_classes
@@ -161,7 +160,7 @@ class _Run:
         self.pending: list[float] = []  # losses since the curve's last point
 
     def step(self) -> None:
-        """One optimizer update."""
+        """One optimizer step."""
         self.schedule.step_update(self.update)
         inputs, towards = self._batch()
         loss = self.forward.loss(self.loss, inputs, towards, self.update)
@@ -183,7 +182,7 @@ class _Run:
         return [*self.model.parameters(), *(() if self.norms is None else self.norms.parameters.values())]
 
     def _batch(self) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Inputs, float NCHW, and what they are trained towards: labels, mixed targets [n, classes], or targets and weights [n]."""
+        """Inputs, float NCHW, and their targets: labels, mixed targets [n, classes], or targets and weights [n]."""
         recipe = self.recipe
         batch = self.batches.next().to(self.device)
         inputs = augment(
@@ -222,7 +221,7 @@ class _Run:
             self.pending = []
 
     def state(self) -> dict[str, Tensor]:
-        """All of it as one flat mapping of tensors."""
+        """The whole state as one flat mapping of tensors."""
         average = {} if self.ema is None else self.ema.module.state_dict()
         return {
             **{f"model/{name}": value for name, value in self.model.state_dict().items()},
@@ -238,7 +237,7 @@ class _Run:
         }
 
     def restore(self, state: Mapping[str, Tensor] | None) -> None:
-        """Go on from where `state` was taken; None leaves the start as it is."""
+        """Resume from `state`; None starts from the beginning."""
         if state is None:
             return
         self.model.load_state_dict(_under(state, "model/"))
@@ -265,7 +264,7 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _identity(sources: Sequence[TrainingSource], recipe: TrainRecipe, num_classes: int, seed: int, start: nn.Module | None) -> str:
-    """What a checkpoint must agree on to be continued: recipe, seed, start, and every training image with its label."""
+    """A digest that a checkpoint must match to be resumed: of recipe, seed, start, and every training image with its label."""
     apart = recipe != recipe.of_one_origin()
     data = [[_content(source), source.share, *(["synthetic"] if apart and source.synthetic else [])] for source in sources]
     begun = {} if start is None else {"start": model_digest(start)}
@@ -282,8 +281,8 @@ def _content(source: TrainingSource) -> str:
 def predict_logits(model: nn.Module, images: Tensor, *, image_size: int, batch_size: int = 256) -> Tensor:
     """Logits (float32 [n, classes], on the CPU) of uint8 NCHW images, resized to `image_size` pixels where they have another size.
 
-    Computed in float32 where the model is, which is put in eval mode; mean and deviation are those of its `pretrained_cfg`. `batch_size` is
-    part of what fixes the last bits.
+    Computed in float32 on the model's device, with the model in eval mode; mean and deviation are those of its `pretrained_cfg`.
+    `batch_size` affects the last bits.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -296,7 +295,7 @@ def predict_logits(model: nn.Module, images: Tensor, *, image_size: int, batch_s
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:
-    """Share of rows whose largest logit is the label's, in [0, 1]."""
+    """Share of rows whose largest logit is that of the label, in [0, 1]."""
     return float((logits.argmax(dim=1) == labels).double().mean())
 
 

@@ -1,4 +1,4 @@
-"""The passes of an update: their device, precision and compilation, and this process's share of the batch."""
+"""The passes of a training step: their device, precision and compilation, and this process's share of the batch."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,9 +17,9 @@ from gda.training.streams import training_seed
 
 
 class Forward:
-    """`model` as `recipe` says that it is run; the model itself stays plain, and on several processes their gradients are averaged.
+    """Runs `model` with the precision and compilation of `recipe`; `model` itself stays plain, and processes average their gradients.
 
-    Raises `ConfigError` for what does not go together, `MissingError` where the network cannot be compiled.
+    Raises `ConfigError` for incompatible settings, `MissingError` if the network cannot be compiled.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Forward:
             self._network = DistributedDataParallel(self._network)
 
     def loss(self, loss: nn.Module, inputs: Tensor, towards: tuple[Tensor, ...], update: int) -> Tensor:
-        """This process's part of the loss of a batch, a scalar: its mean over the processes is the loss of the whole, and so are gradients.
+        """This process's part of the loss of a batch, a scalar: the mean over processes is the loss of the whole batch, also for gradients.
 
-        `inputs` (float NCHW) and what they are trained `towards` are those of the whole batch, equal in all processes; where there are two
-        of the latter, the second are weights of the images.
+        `inputs` (float NCHW) and their targets `towards` are those of the whole batch, equal in all processes; a second tensor in
+        `towards` holds weights of the images.
         """
         own = tuple(part[self._share] for part in towards)
         images = inputs[self._share].contiguous(memory_format=torch.channels_last)
@@ -48,18 +48,18 @@ class Forward:
             logits = self._network(images) if self._norms is None else self._norms.logits(self._model, images)
             value: Tensor = loss(logits.float(), *own)
         if self._world.size > 1 and len(towards) == 2:
-            # A weighted mean divides by the weights that it sees; the whole batch's are meant.
+            # The weighted mean divided by this share's weights; rescale to those of the whole batch.
             value = value * (self._world.size * own[1].sum() / towards[1].sum())
         return value
 
     def mean(self, loss: Tensor) -> float:
-        """Mean of all processes' parts."""
+        """The loss of the whole batch: the mean over the processes."""
         whole = loss.detach().clone()
         self._world.average([whole])
         return whole.item()
 
     def _seed_passes(self, update: int) -> None:
-        """What is dropped by chance comes from torch's global generator, whose state only one process on a CPU keeps between updates."""
+        """Seed torch's global generator, used by dropout: only a single process on a CPU keeps its state between steps."""
         if self._world.size > 1 or self._world.device.type != "cpu":
             torch.manual_seed(training_seed(self._seed, f"pass/{update}/{self._world.rank}"))
 
@@ -72,7 +72,7 @@ class Forward:
 
     @contextlib.contextmanager
     def _compiler_errors(self) -> Iterator[None]:
-        """A network is compiled when it first runs."""
+        """Turn errors of the compiler into `MissingError`: a network is compiled when it first runs."""
         if not self._recipe.compile:
             yield
             return
@@ -88,7 +88,7 @@ class Forward:
 
 
 def exact_convolutions(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """On a GPU, float32 convolutions in float32 rather than TF32, by algorithms that give the same bits again."""
+    """On a GPU, compute float32 convolutions in float32 rather than TF32, with deterministic algorithms."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
@@ -122,7 +122,7 @@ def _trains_batch_norms(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def _strides_over_single_pixels(model: nn.Module, image_size: int) -> bool:
-    # Seen with torch 2.15 and oneDNN: the gradient of such a kernel's weights, which meet padding alone, holds whatever was in memory.
+    # Seen with torch 2.15 and oneDNN: the gradient of such a kernel's weights, which cover only padding, is uninitialised memory.
     found: list[bool] = []
 
     def look(convolution: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -139,6 +139,6 @@ def _strides_over_single_pixels(model: nn.Module, image_size: int) -> bool:
 
 
 def _start_autograd() -> None:
-    # The first backward pass of a process counts devices and starts a thread for each. After a compilation it counts one where there is
-    # none, and no process that is forked later could train.
+    # The first backward pass of a process counts devices and starts a thread for each. After a compilation it counts a device that does
+    # not exist, and no process that is forked later could train.
     torch.ones(1, requires_grad=True).sum().backward()

@@ -16,9 +16,9 @@ from gda.training.streams import stream
 class TrainingSource:
     """Images of one origin: uint8 NCHW, their int64 labels, and their share of every batch (shares of all sources add up to 1).
 
-    Where labels are soft, `second` int64 [n] is the class that shares an image's label (-1 for none) and `first_share` float32 [n] in
-    [0, 1] what the label keeps (1 without a second). `synthetic` images are those that `synthetic_weight` and `auxiliary_batch_norm` of
-    a recipe treat apart. Raises `DataError` for parts that do not belong together.
+    With soft labels, `second` int64 [n] is the second class of an image (-1 for none) and `first_share` float32 [n] in [0, 1] the weight
+    of its label (1 without a second class). `synthetic_weight` and `auxiliary_batch_norm` of a recipe apply to `synthetic` images.
+    Raises `DataError` for parts that do not belong together.
     """
 
     images: Tensor
@@ -67,7 +67,7 @@ def _require_soft(second: Tensor, first_share: Tensor, count: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MixedBatch:
-    """Images (uint8 NCHW) and labels (int64 [n]), and where any source has soft labels those of all, as in `Source`."""
+    """Images (uint8 NCHW) and labels (int64 [n]); if any source has soft labels, `second` and `first_share` as in `TrainingSource`."""
 
     images: Tensor
     labels: Tensor
@@ -120,11 +120,11 @@ class Epochs:
         return torch.cat(parts)
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on from here."""
+        """The state from which `restore` resumes."""
         return {"order": self._order, "position": torch.tensor([self._position]), "generator": self._generator.get_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from where `state` was taken."""
+        """Resume from `state`."""
         self._order = state["order"]
         self._position = int(state["position"])
         self._generator.set_state(state["generator"])
@@ -144,11 +144,11 @@ class MixedBatches:
         return any(source.second is not None for source in self._sources)
 
     def per_image(self, values: Sequence[float]) -> Tensor:
-        """A number of each source as one of each place in a batch, float [n]; places belong to the same source in every batch."""
+        """One value per source, repeated for its places in a batch, float [n]; places belong to the same source in every batch."""
         return torch.cat([torch.full((count,), value) for value, count in zip(values, self.counts, strict=True)])
 
     def next(self) -> MixedBatch:
-        """The next images, the sources one after the other."""
+        """The next batch, with the images of one source after those of another."""
         taken = [epochs.take(count) for epochs, count in zip(self._epochs, self.counts, strict=True)]
         pairs = list(zip(self._sources, taken, strict=True))
         images = torch.cat([source.images[index] for source, index in pairs])
@@ -161,11 +161,11 @@ class MixedBatches:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on from here, as one flat mapping."""
+        """The state from which `restore` resumes, as one flat mapping."""
         return {f"{i}/{name}": value for i, epochs in enumerate(self._epochs) for name, value in epochs.state().items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from where `state` was taken."""
+        """Resume from `state`."""
         for i, epochs in enumerate(self._epochs):
             epochs.restore({name: state[f"{i}/{name}"] for name in ("order", "position", "generator")})
 

@@ -1,4 +1,4 @@
-"""Batch norms over the batch of all processes, in a model whose modules stay what they are."""
+"""Batch norms over the batch of all processes, without changing the modules of the model."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -15,10 +15,10 @@ _SIGNATURE = inspect.signature(F.batch_norm)
 
 
 class SharedStatistics(TorchFunctionMode):
-    """While this is entered, a batch norm that trains takes mean and variance over equal parts of a batch in `size` processes.
+    """In this context, batch norms in training mode compute mean and variance over equal parts of a batch in `size` processes.
 
-    Every process must make the same pass. Nothing is put into the model, so that what is averaged or exported is a plain one, and batch
-    norms with an activation inside (timm's) are served too.
+    Every process must make the same pass. The model does not change, so that the averaged or exported model is a plain one, and timm's
+    batch norms with a built-in activation work too.
     """
 
     def __init__(self, size: int) -> None:
@@ -31,7 +31,7 @@ class SharedStatistics(TorchFunctionMode):
         if func is F.batch_norm:
             bound = _SIGNATURE.bind(*args, **(kwargs or {}))
             bound.apply_defaults()
-            # Without running statistics it is a weight that is standardised, which all processes hold alike.
+            # Without running statistics the input is a weight being standardised, which is equal in all processes.
             if bound.arguments.pop("training") and bound.arguments["running_mean"] is not None:
                 return shared_batch_norm(**bound.arguments, size=self._size)
         return func(*args, **(kwargs or {}))
@@ -73,7 +73,7 @@ def _total(values: Tensor) -> Tensor:
 
 
 class _Total(torch.autograd.Function):
-    """Sum over the processes; every process's loss depends on it, so gradients add up likewise."""
+    """Sum over the processes; every process's loss depends on it, so its gradient is summed too."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

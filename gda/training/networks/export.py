@@ -49,9 +49,9 @@ def preparation(model: nn.Module) -> tuple[Channels, Channels]:
 
 
 def open_classifier(folder: Path) -> ClassifierCard:
-    """The card of the classifier in `folder`, once all its files are what was written and its weights are those that the card names.
+    """The card of the classifier in `folder`, after checking its files against their digests and its weights against the card.
 
-    Raises `DataError` naming the file that is not. The card of a skipped arm has no weights.
+    Raises `DataError` naming a file that differs. The card of a skipped arm has no weights.
     """
     require_whole(folder, advice=f"remove {folder} and train it again")
     card = read_document(folder / CARD_NAME, ClassifierCard)
@@ -68,7 +68,7 @@ def open_classifier(folder: Path) -> ClassifierCard:
 def load_classifier(folder: Path) -> nn.Module:
     """The classifier in `folder`, in eval mode.
 
-    Raises `DataError` when its files are missing, damaged, exchanged for others than its card names, or anything but safetensors.
+    Raises `DataError` when its files are missing, damaged, not those that its card names, or anything but safetensors.
     """
     if (folder / CARD_NAME).is_file():
         open_classifier(folder)

@@ -15,14 +15,14 @@ from gda.runtime.reading import parse_json
 from gda.training.networks.pretrained import Weights
 from gda.training.networks.sizes import require_sane_sizes
 
-# Ours to decide: classes and channels come from the data, and weights come from training alone.
+# Set by gda: classes and channels come from the data, weights from training.
 _RESERVED = frozenset(
     {"num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "model_name"}
 )
 
 
 def parse_model_args(text: str) -> dict[str, Any]:
-    """The keyword arguments of `timm.create_model` from their JSON. Raises `ConfigError` on anything but an object of free names."""
+    """The keyword arguments of `timm.create_model` from JSON. Raises `ConfigError` unless it is an object without reserved names."""
     content = parse_json(text, "classify.model_args_json", error=ConfigError)
     if not isinstance(content, dict):
         raise ConfigError(f"classify.model_args_json: expected a JSON object, got {text!r}")
@@ -43,7 +43,7 @@ def build_model(
 ) -> nn.Module:
     """A timm model for RGB images of `image_size` pixels: freshly initialised from torch's global generator, or with `weights`.
 
-    It takes images of `test_image_size` pixels too. The head is new in any case; timm resamples what depends on the size of the images. The
+    It takes images of `test_image_size` pixels too. The head is always new; timm resamples weights that depend on the image size. The
     preparation of images is in `pretrained_cfg`. Raises `ConfigError` for an unknown architecture (with close matches), arguments it does
     not take, or a size it cannot take, and `DataError` for weights of another network.
     """
@@ -79,7 +79,7 @@ def in_head(model: nn.Module, tensor: str) -> bool:
 
 
 def freeze_backbone(model: nn.Module, name: str) -> None:
-    """Leave the head alone to be trained. Raises `ConfigError` for an architecture whose head timm does not name."""
+    """Freeze everything except the head. Raises `ConfigError` for an architecture whose head timm does not name."""
     for tensor, parameter in model.named_parameters():
         parameter.requires_grad_(in_head(model, tensor))
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -87,16 +87,16 @@ def freeze_backbone(model: nn.Module, name: str) -> None:
 
 
 def _source(weights: Weights | None) -> dict[str, Any]:
-    """What makes timm load the file, without its head, and remember how images are prepared."""
+    """Arguments that make timm load the file without its head and record the preparation of images."""
     if weights is None:
         return {"pretrained_cfg_overlay": {"mean": (0.5,) * 3, "std": (0.5,) * 3}}
-    # No file has 0 classes, and timm leaves out a head of another number than the model's.
+    # timm leaves out a head with another number of classes than the model's; no file has 0 classes.
     prepared = {"mean": weights.mean, "std": weights.std, "interpolation": weights.interpolation}
     return {"pretrained": True, "pretrained_cfg_overlay": prepared | {"file": str(weights.path), "num_classes": 0}}
 
 
 def _require_whole(model: nn.Module, name: str, weights: Weights) -> None:
-    """timm passes over what a file lacks or has too much once the head is exchanged; either means another network."""
+    """With a new head, timm ignores missing and extra tensors of a file; either means another network, so refuse it."""
     with safe_open(weights.path, framework="pt") as file:
         held = {tensor for tensor in file.keys() if not in_head(model, tensor)}  # noqa: SIM118 - not a mapping
     needed = {tensor for tensor in model.state_dict() if not in_head(model, tensor)}
@@ -127,7 +127,7 @@ def _close_to(name: str) -> str:
 
 
 def _misfit(error: BaseException) -> str:
-    """torch names no tensor before its second line."""
+    """The first two lines of an error: torch names the tensor in the second."""
     return " ".join(f"{type(error).__name__}: {error}".split("\n")[:2]).replace("\t", "")
 
 

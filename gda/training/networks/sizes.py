@@ -1,4 +1,4 @@
-"""Sizes that a network's arguments request, held against what there can be: absurd ones take minutes or all memory before timm refuses."""
+"""Limits on the sizes in a network's arguments: absurd ones take minutes or all memory before timm refuses them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import Any
 
 from gda.errors import ConfigError, DataError
 
-# Larger than any architecture that timm has: of a width or an image's side, and of layers in a row.
+# Larger than in any architecture of timm: a width or side of an image, and a number of consecutive layers.
 LARGEST_WIDTH, MOST_LAYERS = 65_536, 2_048
 _COUNTS_LAYERS = re.compile(r"layer|depth|block|stage|repeat|num_(?!classes|heads|features)")
 _LONGEST_LIST = 256
 
 
 def require_sane_sizes(arguments: Mapping[str, Any], where: str) -> None:
-    """Raises `ConfigError`, which begins with `where`, for an argument of `timm.create_model` beyond any network there is."""
+    """Raises `ConfigError`, which begins with `where`, for an argument of `timm.create_model` beyond any existing network."""
     for name, value in _sizes(arguments):
         limit = MOST_LAYERS if _COUNTS_LAYERS.search(name) else LARGEST_WIDTH
         if value > limit:
@@ -22,7 +22,7 @@ def require_sane_sizes(arguments: Mapping[str, Any], where: str) -> None:
 
 
 def require_sizes_of(arguments: Mapping[str, Any], shapes: Sequence[Sequence[int]], path: Path) -> None:
-    """Raises `DataError` that names `path` where arguments request more layers than there are tensors, or wider ones than the widest."""
+    """Raises `DataError` that names `path` if arguments request more layers than there are tensors, or a width above the widest one."""
     widest = max((side for shape in shapes for side in shape), default=0)
     for name, value in _sizes(arguments):
         limit = max(len(shapes), 64) if _COUNTS_LAYERS.search(name) else max(widest, 4096)
@@ -31,7 +31,7 @@ def require_sizes_of(arguments: Mapping[str, Any], shapes: Sequence[Sequence[int
 
 
 def _sizes(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
-    """Every whole number by the name that it stands under; lists of layers by their sum, and by their length."""
+    """Every whole number with its name; lists of layers also as their sum, and long lists as their length."""
     if isinstance(value, Mapping):
         for key, child in value.items():
             yield from _sizes(child, f"{name}.{key}".lstrip("."))

@@ -1,1 +1,1 @@
-"""What a training recipe consists of: augmentation, mixup, loss, optimizer and schedule."""
+"""The parts of a training recipe: augmentation, mixup, loss, optimizer and schedule."""

@@ -1,6 +1,6 @@
 """Batched augmentation of resident images: a whole uint8 batch goes in, a normalised float batch comes out.
 
-Nothing is mirrored unless a recipe has it: a mirrored digit or letter is another sign.
+Images are mirrored only if a recipe enables it: a mirrored digit or letter is another sign.
 """
 
 import math
@@ -31,13 +31,13 @@ _CROP_ASPECT = (3 / 4, 4 / 3)
 
 
 def normalise_pixels(images: Tensor, mean: Channels = _HALF, std: Channels = _HALF) -> Tensor:
-    """uint8 NCHW -> float32 NCHW, each channel less its mean and divided by its deviation; without them, in [-1, 1]."""
+    """uint8 NCHW -> float32 NCHW, each channel minus its mean, divided by its deviation; in [-1, 1] by default."""
     scale, shift = (_per_channel(v, images.device) for v in ([255 * s for s in std], [m / s for m, s in zip(mean, std, strict=True)]))
     return images.to(torch.float32).div_(scale).sub_(shift)
 
 
 def _per_channel(values: list[float], device: torch.device) -> float | Tensor:
-    # One number where the channels agree: on a GPU it may round otherwise than a tensor of three.
+    # One number if the channels agree: on a GPU it may round differently from a tensor of three.
     return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
@@ -52,11 +52,11 @@ def augment(
     mean: Channels = _HALF,
     std: Channels = _HALF,
 ) -> Tensor:
-    """Augment and normalise a batch: uint8 NCHW -> float32 NCHW, as `normalise` gives it.
+    """Augment and normalise a batch: uint8 NCHW -> float32 NCHW, as `normalise_pixels` returns it.
 
-    `standard` is the pad-and-random-crop recipe (He et al. 2016, section 4.2), or with `crop_area` above 0 a random resized crop of that
-    share of the area at least (Szegedy et al. 2015, section 6). `strong` adds a random affine map, whose shifts are wider than those of
-    the padded crop and stand for them, and random erasing (Zhong et al. 2020); a resized crop stays. `policy` changes the uint8 images,
+    `standard` is the pad-and-random-crop recipe (He et al. 2016, section 4.2), or with `crop_area` above 0 a random resized crop of at
+    least that share of the area (Szegedy et al. 2015, section 6). `strong` adds a random affine map, whose shifts replace the
+    smaller ones of the padded crop, and random erasing (Zhong et al. 2020); a resized crop stays. `policy` changes the uint8 images,
     before the affine map and after a crop. `generator` lives on the CPU, so that random numbers do not depend on the device of the images.
     """
     if horizontal_flip:
@@ -77,7 +77,7 @@ def _flip_some(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _random_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to the padding in both directions; what comes into view repeats the border."""
+    """Shift each image by up to the padding in both directions; new pixels repeat the border."""
     count, _, height, width = images.shape
     pad = max(1, round(_PADDING * min(height, width)))
     shift = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator)
@@ -89,7 +89,7 @@ def _random_crop(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _resized_crop(images: Tensor, least: float, generator: torch.Generator) -> Tensor:
-    """A rectangle of `least` of the area or more at a random place, blown up to the whole; nothing is shrunk but for the aspect."""
+    """Crop a random rectangle with a share `least` of the area or more, and enlarge it to the whole image."""
     count = len(images)
     area = _uniform(count, least, 1.0, generator)
     aspect = torch.exp(_uniform(count, math.log(_CROP_ASPECT[0]), math.log(_CROP_ASPECT[1]), generator))
@@ -117,7 +117,7 @@ def _random_affine(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _erase_some(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Cover a rectangle of some images with mid grey."""
+    """Cover a random rectangle of some images with mid grey."""
     count, _, height, width = images.shape
     chosen = _uniform(count, 0.0, 1.0, generator) < _ERASE_PROBABILITY
     area = _uniform(count, *_ERASE_AREA, generator) * height * width

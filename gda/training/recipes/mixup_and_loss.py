@@ -1,4 +1,4 @@
-"""What a batch is trained towards: mixup and cutmix of images and labels, soft targets, and the loss."""
+"""Targets of a batch: mixup and cutmix of images and labels, soft targets, and the loss."""
 
 import torch
 import torch.nn.functional as F
@@ -17,18 +17,18 @@ class Mixing:
         self._mixup = Mixup(**self._alphas, label_smoothing=label_smoothing, num_classes=num_classes)
 
     def __call__(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Float NCHW of an even number of images, and int64 labels, to mixed inputs and targets, float [n, classes]."""
-        # timm pairs an image with its mirror place in the batch, and ours come source by source.
+        """Mix an even number of images (float NCHW) and their int64 labels; returns inputs and targets, float [n, classes]."""
+        # timm pairs the first image with the last and so on; our batches are ordered by source, so shuffle them first.
         order = torch.randperm(len(labels), generator=generator).to(labels.device)
         with seeded_globals(generator):
             mixed: tuple[Tensor, Tensor] = self._mixup(inputs[order], labels[order])
         return mixed
 
     def blend(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The same mixed inputs, and what each was mixed from: float [n, n], a row's weights of the images given, which sum to 1."""
+        """The same mixed inputs, and float [n, n]: the weights of the given images in each mixed one, which sum to 1 per row."""
         n = len(inputs)
         order = torch.randperm(n, generator=generator).to(inputs.device)
-        # An image's place as its label: the mixed labels then are the weights of the places.
+        # With an image's place as its label, the mixed labels are the weights of the places.
         places = Mixup(**self._alphas, label_smoothing=0.0, num_classes=n)
         with seeded_globals(generator):
             blended: tuple[Tensor, Tensor] = places(inputs[order], order)
@@ -38,7 +38,7 @@ class Mixing:
 def soft_targets(labels: Tensor, second: Tensor | None, first_share: Tensor | None, *, num_classes: int, label_smoothing: float) -> Tensor:
     """float [n, classes]: `first_share` for the label, the rest for the `second` one (-1 for none), then smoothed.
 
-    Without the two, the label has it all. Smoothing by e turns a target t into (1 - e) t + e / classes (Szegedy et al. 2016, section 7).
+    Without the two, the label has weight 1. Smoothing by e turns a target t into (1 - e) t + e / classes (Szegedy et al. 2016, section 7).
     """
     targets = F.one_hot(labels, num_classes).float()
     if second is not None and first_share is not None:
@@ -65,7 +65,7 @@ class WeightedLoss(nn.Module):
 
 
 def make_loss(loss: str, *, label_smoothing: float, bce_threshold: float, mixed: bool) -> nn.Module:
-    """Cross-entropy (`ce`) or binary cross-entropy (`bce`) to labels, or to targets that mixing has smoothed already."""
+    """Cross-entropy (`ce`) or binary cross-entropy (`bce`) to labels, or to targets that mixing has already smoothed."""
     if loss == "bce":
         return BinaryCrossEntropy(smoothing=label_smoothing, target_threshold=bce_threshold or None)
     return SoftTargetCrossEntropy() if mixed else LabelSmoothingCrossEntropy(label_smoothing)

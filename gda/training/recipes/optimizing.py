@@ -20,7 +20,7 @@ def make_classifier_optimizer(model: nn.Module, name: str, *, learning_rate: flo
 
 
 def make_schedule(optimizer: Optimizer, *, learning_rate: float, num_train_steps: int, warmup_steps: int) -> Scheduler:
-    """Linear warm-up, then cosine decay to zero, by the update."""
+    """Linear warm-up, then cosine decay to zero, step by step."""
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched="cosine",
@@ -35,7 +35,7 @@ def make_schedule(optimizer: Optimizer, *, learning_rate: float, num_train_steps
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """What the optimizer has gathered, as `INDEX/SLOT` of each parameter, and `group/INDEX` where a group counts its steps."""
+    """The optimizer's state: `INDEX/SLOT` of each parameter, and `group/INDEX` for groups that count their steps."""
     state = optimizer.state_dict()
     slots = {f"{i}/{name}": value for i, slots in state["state"].items() for name, value in slots.items() if value is not None}
     counts = {f"group/{i}": torch.as_tensor(group["step"]) for i, group in enumerate(state["param_groups"]) if "step" in group}
@@ -43,7 +43,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give back what `optimizer_tensors` took."""
+    """Restore the state that `optimizer_tensors` returned."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     groups = [dict(group) for group in optimizer.state_dict()["param_groups"]]
     slots: dict[int, dict[str, Tensor]] = {}

@@ -1,4 +1,4 @@
-"""timm's RandAugment and random erasing on batches; both sample from global generators, so they borrow them from a stream."""
+"""timm's RandAugment and random erasing on batches; both use the global generators, which a stream seeds for the call."""
 
 import torch
 from timm.data.auto_augment import rand_augment_transform
@@ -11,7 +11,7 @@ from gda.training.streams import seeded_globals
 
 
 class RandAugmentPolicy:
-    """RandAugment (Cubuk et al. 2020) as timm writes its settings, each image with its own operations; shifts are filled with `mean`."""
+    """RandAugment (Cubuk et al. 2020) in timm's notation, with separate operations for each image; shifts are filled with `mean`."""
 
     def __init__(self, name: str, *, image_size: int, mean: tuple[float, float, float]) -> None:
         fill = tuple(min(255, round(255 * value)) for value in mean)
@@ -21,7 +21,7 @@ class RandAugmentPolicy:
             raise ConfigError(f"classify.rand_augment: timm does not know {name!r} ({type(error).__name__}: {error})") from None
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 NCHW to uint8 NCHW."""
+        """Augmented uint8 NCHW images."""
         with seeded_globals(generator):
             changed = [pil_to_tensor(self._transform(to_pil_image(image))) for image in images.cpu()]
         return torch.stack(changed).to(images.device)

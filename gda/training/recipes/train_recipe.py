@@ -1,4 +1,4 @@
-"""How a classifier is trained, as one value that says all of it."""
+"""All settings of a classifier's training in one value."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,9 +12,9 @@ from gda.training.recipes.augment import Strength
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """How a classifier is trained, whatever it is trained on; every arm of a comparison shares all but updates and augmentation.
+    """How a classifier is trained, independent of its data; the arms of a comparison differ only in steps and augmentation.
 
-    Fields are those of section `classify`; `weights` are the pretrained ones it names.
+    Fields are those of section `classify`; `weights` are the pretrained weights that it names.
     """
 
     model: str
@@ -49,9 +49,9 @@ class TrainRecipe:
 
     @classmethod
     def from_config(cls, config: ClassifyConfig, *, num_train_steps: int, augment: Strength | None = None) -> "TrainRecipe":
-        """The recipe of `config` for one length, and an arm's augmentation where that is not the section's.
+        """The recipe of `config` for `num_train_steps`; `augment` overrides the section's augmentation.
 
-        Raises `ConfigError` when the arguments are no JSON object, and as `find_weights` does.
+        Raises `ConfigError` when the model arguments are not a JSON object, and as `find_weights` does.
         """
         named = {field.name: getattr(config, field.name) for field in fields(cls) if field.name in ClassifyConfig.model_fields}
         dropped = {"drop_path_rate": config.drop_path, "drop_rate": config.dropout}
@@ -61,24 +61,24 @@ class TrainRecipe:
         return cls(**named | decided)
 
     def for_head(self, learning_rate: float) -> "TrainRecipe":
-        """The same for the head alone of a network that is trained already: another learning rate, and no average of weights."""
+        """The recipe for the head alone of a trained network: another learning rate, and no averaged weights."""
         warmup = min(self.warmup_steps, self.num_train_steps // 4)
         return replace(self, tune="linear", learning_rate=learning_rate, warmup_steps=warmup, ema_decay=0.0)
 
     @property
     def mean(self) -> Channels:
-        """What each channel is lessened by, where white is 1: the pretrained weights', or a half."""
+        """The mean that each channel is reduced by, where white is 1: that of the pretrained weights, or a half."""
         return (0.5, 0.5, 0.5) if self.weights is None else self.weights.mean
 
     @property
     def std(self) -> Channels:
-        """What each channel is divided by: the pretrained weights', or a half."""
+        """The deviation that each channel is divided by: that of the pretrained weights, or a half."""
         return (0.5, 0.5, 0.5) if self.weights is None else self.weights.std
 
     def of_one_origin(self) -> "TrainRecipe":
-        """The same for real images alone or synthetic ones alone: what treats the two differently is off, so it changes no digest."""
+        """The recipe for real or synthetic images alone: settings that distinguish the two are off, so they change no digest."""
         return replace(self, synthetic_weight=1.0, auxiliary_batch_norm=False)
 
     def identity(self) -> dict[str, Any]:
-        """What a digest of it is taken over, as plain types: no path."""
+        """The content of its digest, as plain types, without paths."""
         return asdict(self) | {"weights": None if self.weights is None else self.weights.identity()}

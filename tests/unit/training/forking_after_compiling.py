@@ -1,4 +1,4 @@
-"""A process of its own that compiles a training first and trains in forked processes then; it exits with 0 where they give its own bits."""
+"""A separate process that first compiles a training, then trains in forked processes; it exits with 0 if they give the same bits."""
 
 import sys
 from dataclasses import replace

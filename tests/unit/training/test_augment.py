@@ -28,7 +28,7 @@ def test_standard_shifts_by_up_to_two_pixels_of_28_and_no_more() -> None:
 
 
 def test_nothing_is_mirrored_unless_requested() -> None:
-    """A left-right gradient keeps its direction under both strengths; with horizontal_flip about half are turned."""
+    """A left-right gradient keeps its direction under both strengths; with horizontal_flip about half are mirrored."""
     ramp = torch.arange(28, dtype=torch.uint8).mul(9).expand(200, 3, 28, 28).contiguous()
     for strength in ("standard", "strong"):
         out = augment(ramp, strength, stream(0, strength))
@@ -39,7 +39,7 @@ def test_nothing_is_mirrored_unless_requested() -> None:
 
 
 def test_strong_keeps_the_middle_and_erases_some() -> None:
-    """The affine map is about the centre: a big disc stays mostly where it is, and a quarter of images lose a rectangle."""
+    """The affine map is centred: a big disc mostly stays in place, and a quarter of the images lose a rectangle."""
     white = torch.full((400, 3, 28, 28), 255, dtype=torch.uint8)
     out = augment(white, "strong", stream(0, "s"))
     erased = (out == 0.0).any(dim=3).any(dim=2).any(dim=1)
@@ -51,7 +51,7 @@ def test_strong_keeps_the_middle_and_erases_some() -> None:
 
 
 def test_one_stream_gives_one_outcome() -> None:
-    """Augmentation depends on its generator alone, not on torch's global one."""
+    """Augmentation depends only on its generator, not on torch's global one."""
     images = torch.randint(0, 256, (8, 3, 28, 28), dtype=torch.uint8, generator=stream(5, "images"))
     for strength in ("standard", "strong"):
         torch.manual_seed(1)
@@ -62,14 +62,14 @@ def test_one_stream_gives_one_outcome() -> None:
 
 
 def area_seen(images: torch.Tensor) -> torch.Tensor:
-    """Share of the image that is seen in each, from ramps over x and y in the first two channels."""
+    """Visible share of each image, from ramps over x and y in the first two channels."""
     grey = (images + 1) * 127.5
     spans = [(grey[:, c].amax((1, 2)) - grey[:, c].amin((1, 2))) / 252 for c in (0, 1)]
     return spans[0] * spans[1]
 
 
 def test_strong_adds_to_a_recipe_and_takes_nothing_from_it() -> None:
-    """Protects the fairest rival: with a recipe of ImageNet the strong arm crops as the standard one does, and distorts in addition to."""
+    """Protects the strongest rival: with an ImageNet recipe the strong arm crops as the standard one does, and also distorts."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     ramps = torch.stack([4 * x, 4 * y, 0 * x]).to(torch.uint8)[None].repeat(400, 1, 1, 1)
     seen = {strength: area_seen(augment(ramps, strength, stream(0, "r"), crop_area=0.08)) for strength in ("standard", "strong")}

@@ -1,4 +1,4 @@
-"""The training loop: what it learns, that it resumes bit for bit, and what it refuses."""
+"""The training loop: it learns, resumes bit for bit, and refuses invalid input."""
 
 import json
 import signal
@@ -46,7 +46,7 @@ def test_colours_are_learned() -> None:
 
 
 def test_same_seed_same_bits_in_one_process_or_two() -> None:
-    """Weights depend on the seed alone: not on processes side by side, nor on what was sampled before."""
+    """Weights depend only on the seed, not on parallel processes or earlier random numbers."""
     alone = [digest_for_seed(seed) for seed in (0, 1)]
     torch.manual_seed(1234)
     assert run_parallel(digest_for_seed, [0, 1], workers=2) == alone
@@ -79,7 +79,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, strength: Stren
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A newest checkpoint that was cut short or has a flipped bit costs some updates, never the run, and never passes silently."""
+    """If the newest checkpoint is truncated or has a flipped bit, the run repeats some steps, does not fail, and reports it."""
     whole = train(checkpoint=tmp_path / "c", checkpoint_every=5)
     newest = max((tmp_path / "c").iterdir())
     data = bytearray(newest.read_bytes())
@@ -94,7 +94,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: P
 
 
 def test_a_checkpoint_of_other_work_is_refused(tmp_path: Path) -> None:
-    """Resuming with another seed, recipe or other images would give weights that no recipe names."""
+    """Resuming with another seed, recipe or other images would give weights that match no recipe."""
     train(checkpoint=tmp_path, checkpoint_every=5)
     with pytest.raises(UsageError, match="belongs to another recipe, seed or data set"):
         train(checkpoint=tmp_path, seed=1)
@@ -105,13 +105,13 @@ def test_a_checkpoint_of_other_work_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_diverging_loss_stops_the_run() -> None:
-    """A loss that is not finite ends training with its place, instead of publishing weights of NaN."""
+    """A loss that is not finite ends training and reports the step, instead of publishing NaN weights."""
     with pytest.raises(DataError, match=r"diverged: the loss is nan at update \d+; lower classify.learning_rate"):
         train(replace(TINY, learning_rate=1e30, warmup_steps=0, num_train_steps=40))
 
 
 def test_timm_loads_an_exported_classifier_with_equal_logits(tmp_path: Path) -> None:
-    """Plain timm, given the directory, computes exactly what we evaluated; so does our own loader."""
+    """Plain timm loads the directory and computes exactly the logits that gda evaluated; so does gda's own loader."""
     model = train()
     export_classifier(model, tmp_path / "real+synthetic-0", card())
     images = coloured(20, seed=3).images
@@ -124,7 +124,7 @@ def test_timm_loads_an_exported_classifier_with_equal_logits(tmp_path: Path) -> 
 
 
 def test_a_fixed_size_transformer_trains_and_loads(tmp_path: Path) -> None:
-    """Architectures with a fixed input size get ours, and keep it through export."""
+    """Architectures with a fixed input size get the configured size, and keep it through export."""
     recipe = replace(TINY, model="test_vit", model_args={"patch_size": 8}, num_train_steps=2)
     model = train(recipe)
     export_classifier(model, tmp_path, card().model_copy(update={"model": "test_vit"}))
@@ -147,7 +147,7 @@ def test_weights_that_are_not_safetensors_are_never_opened(tmp_path: Path) -> No
 
 
 def test_unknown_architecture_names_close_matches() -> None:
-    """A misspelt architecture is one line that says what was probably meant."""
+    """A misspelt architecture gives one line with close matches."""
     with pytest.raises(ConfigError) as caught:
         train(replace(TINY, model="resnet10tt"))
     assert str(caught.value).startswith("classify.model: unknown architecture 'resnet10tt'; did you mean resnet10t")
@@ -171,7 +171,7 @@ def test_model_arguments_are_checked(text: str, message: str) -> None:
 
 
 def test_arguments_and_sizes_that_a_model_does_not_take_are_one_line() -> None:
-    """What timm raises on bad arguments or a size too small becomes a configuration error that names the field."""
+    """timm's exceptions for bad arguments or too small images become a configuration error that names the field."""
     with pytest.raises(ConfigError, match=r"classify\.model_args_json: test_resnet does not take .*no_such"):
         train(replace(TINY, model_args={"no_such": 1}))
     with pytest.raises(ConfigError, match=r"classify\.model: resnet10t with .* does not work on images of 16 pixels .*layer4"):
@@ -181,7 +181,7 @@ def test_arguments_and_sizes_that_a_model_does_not_take_are_one_line() -> None:
 
 
 def test_the_default_arguments_do_not_leak_to_another_model() -> None:
-    """Naming a model alone gives that model as timm has it, not one narrowed by the defaults of the demo's."""
+    """With a model name alone, the model has timm's own size, not the demo's narrow defaults."""
     assert ClassifyConfig(model="resnet50").model_args_json == "{}"
     assert ClassifyConfig(model="resnet50", model_args_json='{"drop_rate": 0.1}').model_args_json == '{"drop_rate": 0.1}'
     assert json.loads(ClassifyConfig().model_args_json)

@@ -1,4 +1,4 @@
-"""Precision and compilation of the training passes: what they change, what they must not, and how a training goes on with them."""
+"""Precision and compilation of the training passes: what they change, what they must not change, and how training resumes with them."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def train(recipe: TrainRecipe = TINY, **rest: object) -> tuple[nn.Module, list[t
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Networks compiled, without the code generator, which takes a minute: what the loop meets is the same wrapping."""
+    """Compile networks without the code generator, which takes a minute; the training loop gets the same wrapper."""
     by_torch, names = torch.compile, []
 
     def trace_alone(model: nn.Module, **options: object) -> object:
@@ -39,7 +39,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_passes_in_bf16_leave_weights_and_predictions_in_fp32() -> None:
-    """The passes compute otherwise, by as little as bf16 rounds; all that is kept is float32, and what it predicts is too."""
+    """The passes differ only by bf16 rounding; all stored tensors and predictions are float32."""
     seen: set[tuple[bool, torch.dtype]] = set()
     plain, losses = train(replace(BF16, mixed_precision="no"))
 
@@ -62,7 +62,7 @@ def test_passes_in_bf16_leave_weights_and_predictions_in_fp32() -> None:
 
 @pytest.mark.learning
 def test_colours_are_learned_in_bf16() -> None:
-    """Where colour equals class, rounded passes still end at accuracy 1.0."""
+    """If colour equals class, bf16 passes still reach accuracy 1.0."""
     unseen = coloured(60, seed=2)
     model, _ = train(replace(BF16, ema_decay=0.0, num_train_steps=60, model_args={"channels": [8, 8, 8, 16], "stem_width": 4}))
     assert top1(predict_logits(model, unseen.images, image_size=32), unseen.labels) == 1.0
@@ -70,7 +70,7 @@ def test_colours_are_learned_in_bf16() -> None:
 
 @pytest.mark.parametrize("recipe", [BF16, COMPILED], ids=["bf16", "compiled"])
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, traced: list[str], recipe: TrainRecipe) -> None:
-    """Precision and compilation keep no state between updates: what goes on from a checkpoint ends in the bits of a whole training."""
+    """Precision and compilation keep no state between steps: a resumed training ends in the bits of an uninterrupted one."""
 
     def stop(update: int) -> None:
         if update == 8:
@@ -87,7 +87,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, traced: lis
 
 
 def test_a_compiled_training_gives_a_plain_model(traced: list[str]) -> None:
-    """Same losses but for rounding, and a model with the names and class of an uncompiled one."""
+    """Losses agree up to rounding, and the model has the names and class of an uncompiled one."""
     still = replace(TINY, model_args={"channels": [8, 8, 8, 16], "stem_width": 4})
     plain, losses = train(still)
     assert traced == []
@@ -99,14 +99,14 @@ def test_a_compiled_training_gives_a_plain_model(traced: list[str]) -> None:
 
 
 def test_forked_processes_train_after_a_compilation() -> None:
-    """Of several trainings the first may be this process's own; torch's autograd must not be left in a state that forks cannot use."""
+    """This process may train first; it must not leave torch's autograd in a state in which forked processes cannot train."""
     done = subprocess.run([sys.executable, str(Path(__file__).with_name("forking_after_compiling.py"))], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_a_machine_without_a_compiler() -> None:
-    """Configured to compile where nothing can, training ends with one line that names the setting."""
+    """Without a compiler, training with compile ends with one line that names the setting."""
     with pytest.raises(
         MissingError, match=r"classify\.compile: the network cannot be compiled here \(.*; train with classify.compile=false"
     ):
@@ -121,12 +121,12 @@ def test_digests_change_only_where_a_setting_does() -> None:
 
 
 def test_bf16_where_its_gradients_are_wrong_is_refused() -> None:
-    """On images of 16 the last stage of this network strides over one pixel: there torch gives other gradients every time, NaN too."""
+    """On 16-pixel images the last stage of this network strides over one pixel: torch's gradients there vary each time, even to NaN."""
     with pytest.raises(ConfigError, match=r"classify\.mixed_precision: .* as test_resnet does on images of 16; set it to no, or raise"):
         train(replace(BF16, image_size=16))
 
 
 def test_compilation_and_auxiliary_batch_norms_are_refused_together() -> None:
-    """One fixes the network that the other changes between its passes."""
+    """Compilation fixes the network, and auxiliary batch norms change it between passes."""
     with pytest.raises(ValidationError, match="auxiliary_batch_norm exchanges the batch norms of a network, which compile fixes"):
         ClassifyConfig(compile=True, auxiliary_batch_norm=True)

@@ -28,12 +28,12 @@ def source(value: int, count: int, share: float) -> TrainingSource:
     ],
 )
 def test_batch_counts_are_the_shares(shares: list[float], size: int, counts: list[int]) -> None:
-    """Shares are exact where they can be, rounded to the nearest split of the batch where not, and always fill it."""
+    """Counts match the shares exactly if possible, else the nearest split, and always fill the batch."""
     assert batch_counts(shares, size) == counts
 
 
 def test_a_source_without_room_in_the_batch_is_an_error() -> None:
-    """A ratio that leaves a source no image must not silently become an arm without that source."""
+    """A ratio that leaves a source without images must not silently turn into an arm without that source."""
     with pytest.raises(ConfigError, match=r"classify\.ratio.*batch of 4.*classify\.batch_size"):
         batch_counts([0.01, 0.99], 4)
 
@@ -49,7 +49,7 @@ def test_every_batch_has_the_exact_composition() -> None:
 
 
 def test_epochs_visit_every_image_equally_often() -> None:
-    """Within every epoch each image is taken once, in another order than in the epoch before, whatever the batch size."""
+    """Every epoch takes each image once, in a new order, for any batch size."""
     epochs = Epochs(11, stream(0, "test"))
     taken = torch.cat([epochs.take(4) for _ in range(22)]).view(8, 11)
     assert torch.equal(taken.sort(dim=1).values, torch.arange(11).expand(8, 11))
@@ -57,7 +57,7 @@ def test_epochs_visit_every_image_equally_often() -> None:
 
 
 def test_batches_continue_from_a_state() -> None:
-    """A restored traversal goes on with the very same batches, in the middle of an epoch too."""
+    """A restored traversal continues with the same batches, also in the middle of an epoch."""
     sources = [source(1, 7, 0.5), source(2, 9, 0.5)]
     first = MixedBatches(sources, 6, seed=1)
     for _ in range(5):
@@ -83,7 +83,7 @@ def test_a_source_needs_uint8_images_and_as_many_labels() -> None:
 
 
 def test_shares_come_with_their_images() -> None:
-    """A soft label must stay with its image through reshuffled epochs; a source without any has whole labels next to it."""
+    """A soft label must stay with its image through reshuffled epochs; images of a source without soft labels get whole labels."""
     soft = replace(source(2, 8, 0.5), second=torch.arange(8), first_share=(torch.arange(8) + 1) / 10)
     batches = MixedBatches([source(1, 7, 0.5), soft], 6, seed=1)
     for _ in range(8):

@@ -1,4 +1,4 @@
-"""ONNX files of classifiers: the same outputs in timm, in MLflow and in ONNX Runtime, and no file where that does not hold."""
+"""ONNX files of classifiers: equal outputs in timm, MLflow and ONNX Runtime, and no file if they differ."""
 
 import json
 import os
@@ -53,8 +53,8 @@ def pixels(count: int, size: int, *, seed: int) -> torch.Tensor:
 def publish_classifier(folder: Path, architecture: Architecture, **card: object) -> Path:
     """A classifier directory whose logits spread over units and classes.
 
-    Freshly initialised networks answer the same class to anything, with logits near zero, and their residual branches are switched off;
-    so scales and shifts are sampled, batch statistics are collected, and the last layer's rows are made to spread.
+    Freshly initialised networks predict one class for any input, with logits near zero, and their residual branches are switched off.
+    This function therefore samples scales and shifts, collects batch statistics, and spreads the rows of the last layer.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(5)
@@ -126,7 +126,7 @@ def test_timm_mlflow_and_onnx_runtime_agree(architecture: Architecture, tmp_path
 
 
 def test_the_file_says_what_it_is(small_file: Path) -> None:
-    """Protects users who have the file alone: what goes in and out, the classes in order, the licence and the origin."""
+    """Protects users who have only the file: it states inputs and outputs, the classes in order, the licence and the origin."""
     model = onnx.load(small_file)
     stated = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(stated["gda.classes"]) == list(CLASSES)
@@ -139,7 +139,7 @@ def test_the_file_says_what_it_is(small_file: Path) -> None:
 
 
 def test_equal_classifiers_give_equal_bytes(small: Path, small_file: Path, tmp_path: Path) -> None:
-    """Protects comparing files by checksum, also between processes and folders: nothing of the machine goes in."""
+    """Protects comparison of files by checksum across processes and folders: the file holds nothing about the machine."""
     again = subprocess.run(
         [sys.executable, "-m", "gda", "export", str(small), "--to", "onnx", "--out", "c.onnx"],
         cwd=tmp_path,
@@ -157,7 +157,7 @@ def test_equal_classifiers_give_equal_bytes(small: Path, small_file: Path, tmp_p
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1.0])
 def test_a_file_cut_short_is_refused(share: float, small: Path, small_file: Path) -> None:
-    """Protects against half a copy: wherever it is cut, also where what is left is an ONNX file without its metadata."""
+    """Protects against a truncated copy, also one that is still an ONNX file without its metadata."""
     data = small_file.read_bytes()
     cut = data[: min(int(len(data) * share), len(data) - 1)]
     with pytest.raises(DataError, match=r"small\.onnx: not a whole ONNX file"):
@@ -165,7 +165,7 @@ def test_a_file_cut_short_is_refused(share: float, small: Path, small_file: Path
 
 
 def test_a_file_of_other_weights_or_statements_is_refused(small: Path, small_file: Path) -> None:
-    """Protects from a file that runs but is another classifier: by its logits, NaN included, and by what it says of itself."""
+    """Protects from a file that runs but is another classifier: its logits (NaN included) and its metadata are checked."""
     model, card, data = load_classifier(small), card_of(small), small_file.read_bytes()
     assert check_onnx(data, model, card, name="f") <= TOLERANCE
     with pytest.raises(DataError, match=r"f: states gda.digest as 'a+'; the classifier's is 'b+'"):
@@ -182,7 +182,7 @@ def test_a_file_of_other_weights_or_statements_is_refused(small: Path, small_fil
 
 
 def test_a_file_that_only_takes_one_batch_size_is_refused(small: Path, small_file: Path) -> None:
-    """Protects the dynamic batch axis: a file made for batches of seven agrees with us on those, and on nothing else."""
+    """Protects the dynamic batch axis: a file made for batches of seven agrees only on those."""
     fixed = onnx.load(small_file)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 7
     with pytest.raises(DataError, match="f: ONNX Runtime does not run it"):
@@ -190,7 +190,7 @@ def test_a_file_that_only_takes_one_batch_size_is_refused(small: Path, small_fil
 
 
 def test_nothing_is_written_where_outputs_differ(tmp_path: Path) -> None:
-    """Protects the final name: a card whose normalisation is not what the classifier was evaluated with exports nothing."""
+    """Protects the final name: nothing is exported if the card's normalisation is not that of the evaluated classifier."""
     folder = publish_classifier(tmp_path / "classifier", SMALL)
     card = read_document(folder / "classifier.json", ClassifierCard)
     (folder / "classifier.json").write_bytes(dump_document(card.model_copy(update={"mean": (0.48, 0.5, 0.5)})))
@@ -200,7 +200,7 @@ def test_nothing_is_written_where_outputs_differ(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_never_replaced(small: Path, small_file: Path, tmp_path: Path) -> None:
-    """Protects files under the name that was given: the same command twice is content, anything else is left alone."""
+    """Protects existing files: repeating the command succeeds, and any other file under that name is not touched."""
     out = tmp_path / "c.onnx"
     out.write_bytes(small_file.read_bytes())
     assert export_onnx(small, out).reused
@@ -229,7 +229,7 @@ def test_directories_without_a_classifier(small: Path, tmp_path: Path, capsys: p
 
 
 def test_an_architecture_that_cannot_be_exported_is_named() -> None:
-    """Protects from a page of the exporter's own: what torch cannot trace is one line that names the architecture."""
+    """Protects users from a page of exporter output: an architecture that torch cannot trace gives one line that names it."""
 
     class Requests(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -244,7 +244,7 @@ def test_an_architecture_that_cannot_be_exported_is_named() -> None:
 def test_without_the_extra_the_command_says_what_to_install(
     package: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Protects installations without the extra: each package that is missing is named, with the command that brings it."""
+    """Protects installations without the extra: the error names each missing package and the command that installs it."""
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"needs {package}; .*pip install 'gda\[onnx\]'"):
         export_onnx(small, tmp_path / "c.onnx")

@@ -1,4 +1,4 @@
-"""What treats synthetic images apart from real ones - weights, soft labels, auxiliary batch norms - against computations by hand."""
+"""Separate treatment of synthetic images (weights, soft labels, auxiliary batch norms), compared with computations by hand."""
 
 import copy
 import json
@@ -38,14 +38,14 @@ from gda.training.networks.models import build_model
 from gda.training.recipes.mixup_and_loss import Mixing, WeightedLoss, soft_targets
 from gda.training.streams import seeded_globals
 
-# Nothing by chance, so that a forward pass can be repeated by hand.
+# No randomness, so that a forward pass can be repeated by hand.
 STILL = replace(TINY, model_args={"channels": [8, 8, 8, 16], "stem_width": 4})
 BATCH_NORM_ACT = replace(TINY, model="test_efficientnet", model_args={})
 NO_NORM = replace(TINY, model="test_vit", model_args={"patch_size": 8})
 
 
 def synthetic(count: int = 15, *, soft: bool = False, seed: int = 1) -> TrainingSource:
-    """Coloured images; where `soft`, every other one shares its label with the next class, keeping 0.3, 0.5 or 0.7 of it."""
+    """Coloured images; if `soft`, every second one has a soft label of 0.3, 0.5 or 0.7 and gives the rest to the next class."""
     source = replace(coloured(count, 0.5, seed=seed), synthetic=True)
     if not soft:
         return source
@@ -75,7 +75,7 @@ def gradients_of(loss: Tensor, model: nn.Module) -> dict[str, Tensor]:
 
 
 def assert_same_gradients(run: _Run, by_hand: dict[str, Tensor]) -> None:
-    """Of the update that `run` has just made."""
+    """Compare the gradients of the step that `run` has just made."""
     found = {name: value.grad for name, value in run.model.named_parameters()}
     assert found.keys() == by_hand.keys()
     for name, value in by_hand.items():
@@ -92,7 +92,7 @@ def seen_first(sources: Sequence[TrainingSource], **changes: Any) -> tuple[nn.Mo
 
 @pytest.mark.parametrize("loss", ["ce", "bce"])
 def test_a_weight_of_three_is_every_synthetic_image_three_times(loss: str) -> None:
-    """The gradient is that of timm's own loss over a batch in which synthetic images are repeated; real ones come first in it."""
+    """The gradient equals that of timm's loss over a batch, real images first, in which synthetic images are repeated."""
     run = a_run(pair(), synthetic_weight=3.0, loss=loss)
     run.step()
     model, inputs, batch = seen_first(pair(), loss=loss)
@@ -103,7 +103,7 @@ def test_a_weight_of_three_is_every_synthetic_image_three_times(loss: str) -> No
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_the_weight_is_of_synthetic_images_whatever_their_place(order: list[int]) -> None:
-    """Weights swapped between the origins would train on the wrong one; a weight of almost nothing leaves the real gradient."""
+    """Swapped weights would train on the wrong origin; with a weight near zero only the real gradient remains."""
     sources = [pair()[i] for i in order]
     run = a_run(sources, synthetic_weight=1e-6)
     run.step()
@@ -114,7 +114,7 @@ def test_the_weight_is_of_synthetic_images_whatever_their_place(order: list[int]
 @pytest.mark.parametrize("weight", [1.0, 2.0])
 @pytest.mark.parametrize("loss", ["ce", "bce"])
 def test_a_soft_label_is_the_blend_of_two_losses(loss: str, weight: float) -> None:
-    """Both losses are linear in the target, so a soft label's is its share of timm's loss to the first class and the rest to the second."""
+    """Both losses are linear in the target, so a soft label's loss is a weighted sum of timm's losses to its two classes."""
     run = a_run(pair(soft=True), loss=loss, synthetic_weight=weight)
     run.step()
     model, inputs, batch = seen_first(pair(soft=True), loss=loss)
@@ -132,7 +132,7 @@ def test_a_soft_label_is_the_blend_of_two_losses(loss: str, weight: float) -> No
 
 
 def test_thresholded_soft_labels_are_both_or_one() -> None:
-    """bce_threshold binarises soft labels as it does mixed ones."""
+    """bce_threshold makes soft labels binary, as it does mixed targets."""
     targets = soft_targets(torch.tensor([0, 0]), torch.tensor([1, 1]), torch.tensor([0.7, 0.9]), num_classes=3, label_smoothing=0.0)
     logits = torch.tensor([[0.3, -1.0, 2.0], [0.1, 0.2, 0.3]])
     found = WeightedLoss("bce", bce_threshold=0.2)(logits, targets, torch.ones(2))
@@ -152,7 +152,7 @@ KINDS = pytest.mark.parametrize("kind", [{"mixup": 0.4, "cutmix": 0.0}, {"mixup"
 
 @KINDS
 def test_blended_hard_labels_are_those_of_timm(kind: dict[str, float]) -> None:
-    """With hard labels and equal weights the way of soft ones gives timm's inputs bit for bit and its targets to 1e-6."""
+    """With hard labels and equal weights the code path of soft labels gives timm's inputs bit for bit and its targets to 1e-6."""
     mixing = Mixing(**kind, label_smoothing=0.1, num_classes=5)
     inputs, labels = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(9)), torch.arange(8) % 5
     targets = soft_targets(labels, None, None, num_classes=5, label_smoothing=0.1)
@@ -172,7 +172,7 @@ def test_blended_hard_labels_are_those_of_timm(kind: dict[str, float]) -> None:
 
 @KINDS
 def test_the_blend_says_what_is_in_an_image(kind: dict[str, float]) -> None:
-    """Of images that are one number each, a mixed image's mean is the blend of those numbers; rows of another order would not show it."""
+    """If each image is one number, a mixed image's mean is the blend of these numbers; rows in another order would differ."""
     mixing = Mixing(**kind, label_smoothing=0.1, num_classes=5)
     values = torch.tensor([1.0, 20.0, 300.0, 4000.0, 7.0, 60.0])
     for seed in range(12):
@@ -183,7 +183,7 @@ def test_the_blend_says_what_is_in_an_image(kind: dict[str, float]) -> None:
 
 
 def test_weights_and_soft_labels_are_mixed_like_the_images() -> None:
-    """With real images of class 0 and synthetic ones that keep a quarter of class 1, each target shows its weight."""
+    """With real images of class 0 and synthetic ones with a quarter of class 1, each target reveals its weight."""
     real = replace(coloured(15, 0.5), labels=torch.zeros(15, dtype=torch.int64))
     generated = replace(
         synthetic(), labels=torch.ones(15, dtype=torch.int64), second=torch.full((15,), 2), first_share=torch.full((15,), 0.25)
@@ -205,7 +205,7 @@ def norms_of(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("recipe", [STILL, BATCH_NORM_ACT], ids=["BatchNorm2d", "BatchNormAct2d"])
 def test_real_images_alone_make_the_statistics_that_are_kept(recipe: TrainRecipe) -> None:
-    """Whatever noise the synthetic images are, the kept statistics of a first update are those of a pass of the real half alone."""
+    """For any synthetic noise, the kept statistics of the first step are those of a pass of the real half alone."""
     runs = [
         a_run(pair(seed=seed), recipe, auxiliary_batch_norm=True, model_args=recipe.model_args | {"drop_path_rate": 0.0}) for seed in (1, 2)
     ]
@@ -222,12 +222,12 @@ def test_real_images_alone_make_the_statistics_that_are_kept(recipe: TrainRecipe
     mixed = a_run(pair(), recipe, model_args=recipe.model_args | {"drop_path_rate": 0.0})
     mixed.step()
     assert all(not torch.equal(value, first[name]) for name, value in norms_of(mixed.model).items() if "mean" in name)
-    # What they share - kernels, the head - is trained on both.
+    # Shared parameters (kernels, the head) are trained on both.
     assert not torch.equal(next(runs[0].model.parameters()), next(runs[1].model.parameters()))
 
 
 def test_auxiliary_norms_see_synthetic_images_alone() -> None:
-    """Their statistics are those of a pass of the synthetic half through a model of its own, and so are that half's logits."""
+    """Their statistics, and the logits of the synthetic half, equal those of a pass through a separate model."""
     run = a_run(pair(), auxiliary_batch_norm=True)
     by_hand = copy.deepcopy(run.model)
     inputs, _ = copy.deepcopy(run)._batch()
@@ -242,7 +242,7 @@ def test_auxiliary_norms_see_synthetic_images_alone() -> None:
 
 
 def test_batch_norms_of_vectors_are_distinguished_too() -> None:
-    """Some transformers have them, without scales or as BatchNorm1d: one that is passed over would mix the origins after all."""
+    """Some transformers have batch norms without scales or as BatchNorm1d: if one were skipped, the origins would mix."""
     model = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Flatten(), nn.BatchNorm1d(12))
     norms = AuxiliaryNorms(model, "small", (2, 4))
     by_hand = [copy.deepcopy(model) for _ in range(2)]
@@ -258,7 +258,7 @@ def test_batch_norms_of_vectors_are_distinguished_too() -> None:
 
 
 def test_auxiliary_scales_are_trained() -> None:
-    """Scale and shift are the synthetic images' own as well: trained by them, without weight decay, apart from those that are kept."""
+    """Scale and shift are auxiliary too: trained by synthetic images, without weight decay, separate from the kept ones."""
     run = a_run(pair(), auxiliary_batch_norm=True)
     assert run.norms is not None
     before = {name: value.detach().clone() for name, value in run.norms.parameters.items()}
@@ -277,7 +277,7 @@ def test_auxiliary_scales_are_trained() -> None:
 
 
 def test_clipping_counts_auxiliary_scales() -> None:
-    """The norm that is clipped is of all gradients of the update."""
+    """Clipping uses the norm of all gradients of the step."""
     run = a_run(pair(), auxiliary_batch_norm=True, max_grad_norm=0.01)
     run.step()
     norm = torch.stack([value.grad.norm() for value in run._parameters() if value.grad is not None]).norm()
@@ -299,7 +299,7 @@ def test_images_of_one_origin_are_trained_as_ever(sources: list[TrainingSource],
 
 
 def test_stating_that_images_are_synthetic_changes_no_bits() -> None:
-    """Weight 1 and no soft label: training is what it was before there were either."""
+    """With weight 1 and no soft labels, training equals that without these settings."""
     settings = train_classifier(pair(), TINY, num_classes=3, seed=0)[0]
     untold = train_classifier([replace(source, synthetic=False) for source in pair()], TINY, num_classes=3, seed=0)[0]
     assert model_digest(settings) == model_digest(untold)
@@ -332,7 +332,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, name: str) -> N
 
 
 def test_a_checkpoint_knows_shares_and_origins(tmp_path: Path) -> None:
-    """Going on with other soft labels, or with other images as the synthetic ones, would give weights that no recipe names."""
+    """Resuming with other soft labels, or with other images marked as synthetic, would give weights that match no recipe."""
     recipe = replace(TINY, synthetic_weight=2.0)
 
     def go_on(sources: list[TrainingSource]) -> None:
@@ -351,7 +351,7 @@ def test_a_checkpoint_knows_shares_and_origins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_plain_timm_loads_what_auxiliary_norms_trained(tmp_path: Path, ema_decay: float) -> None:
-    """Nothing of them is in the published model, averaged or not: timm gives equal logits from the directory alone."""
+    """The published model, averaged or not, holds no auxiliary norms: timm gives equal logits from the directory alone."""
     recipe = replace(TINY, auxiliary_batch_norm=True, ema_decay=ema_decay)
     model, _ = train_classifier(pair(), recipe, num_classes=3, seed=0)
     plain = build_model(TINY.model, TINY.model_args, num_classes=3, image_size=16)
@@ -389,14 +389,14 @@ def test_auxiliary_norms_need_norms_and_images() -> None:
     ],
 )
 def test_shares_that_cannot_be_are_refused(second: Tensor | None, kept: Tensor | None, message: str) -> None:
-    """A share that no class gets, or more than all of it, would train towards targets that sum to something else than 1."""
+    """A share without a class, or above 1, would give targets that do not sum to 1."""
     given = coloured(4)
     with pytest.raises(DataError, match=message):
         replace(given, second=second, first_share=kept)
 
 
 def test_settings_reach_the_recipe_and_its_digest() -> None:
-    """They are part of the section's digest and of the recipe's, and of no one-origin recipe's."""
+    """They are part of the digests of the section and of the recipe, but not of a one-origin recipe."""
     plain, apart = ClassifyConfig(), ClassifyConfig(synthetic_weight=0.5, auxiliary_batch_norm=True)
     assert apart.decided() == plain.decided() | {"synthetic_weight": 0.5, "auxiliary_batch_norm": True}
     of_plain, of_apart = (TrainRecipe.from_config(config, num_train_steps=3) for config in (plain, apart))
@@ -417,6 +417,6 @@ def test_settings_reach_the_recipe_and_its_digest() -> None:
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str) -> None:
-    """Before anything is trained, by name."""
+    """Incompatible settings are refused by name, before anything is trained."""
     with pytest.raises(ValidationError, match=message):
         ClassifyConfig(**settings)

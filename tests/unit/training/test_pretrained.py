@@ -71,7 +71,7 @@ def test_all_but_the_head_is_the_files(tmp_path: Path) -> None:
 
 
 def test_a_head_is_new_even_where_the_classes_are_as_many(tmp_path: Path) -> None:
-    """Another data set of three classes has other classes: its head must not be taken over."""
+    """Another data set of three classes has other classes: its head must not be reused."""
     path = weights_file(tmp_path / "w.safetensors", num_classes=3)
     model = build_model("test_resnet", SMALL, num_classes=3, image_size=16, weights=find_weights(config(path)))
     assert not torch.equal(model.fc.weight, load_file(path)["fc.weight"])
@@ -119,7 +119,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, tune: str) -> N
 
 
 def test_position_embeddings_are_resampled_to_the_images(tmp_path: Path) -> None:
-    """A transformer of 32 pixels is continued at 16: 4 x 4 positions become 2 x 2, everything else is the file's."""
+    """A 32-pixel transformer is trained at 16 pixels: 4 x 4 positions become 2 x 2, and the rest comes from the file."""
     path = weights_file(tmp_path / "w.safetensors", "test_vit", img_size=32, patch_size=8)
     section = config(path, model="test_vit", model_args_json='{"patch_size": 8}')
     model = build_model("test_vit", {"patch_size": 8}, num_classes=3, image_size=16, weights=find_weights(section))
@@ -134,7 +134,7 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def test_images_are_prepared_as_the_weights_expect(tmp_path: Path) -> None:
-    """Training, prediction, export and what timm and our loader read back must agree on mean and deviation."""
+    """Training, prediction and export, and the models that timm and gda load back, must agree on mean and deviation."""
     section = config(described(tmp_path / "given"))
     model, images = trained(section), coloured(12, seed=3).images
     expected = model(normalised(images)).detach()
@@ -152,7 +152,7 @@ def test_images_are_prepared_as_the_weights_expect(tmp_path: Path) -> None:
 
 
 def test_training_sees_prepared_images(tmp_path: Path) -> None:
-    """The preparation decides the gradients: equal weights with another mean must be trained to others."""
+    """The preparation affects the gradients: equal starting weights with another mean must train to different weights."""
     section = config(described(tmp_path / "a"))
     other = config(described(tmp_path / "b", mean=(0.1, 0.1, 0.1)))
     assert find_weights(section).digest == find_weights(other).digest  # type: ignore[union-attr]
@@ -160,7 +160,7 @@ def test_training_sees_prepared_images(tmp_path: Path) -> None:
 
 
 def test_a_trained_classifier_can_be_continued(tmp_path: Path) -> None:
-    """What is exported is itself a directory to start from, with the preparation it had."""
+    """An exported classifier is a directory to start from, and keeps its preparation."""
     model = trained(config(described(tmp_path / "given")))
     card = ClassifierCard(arm=Arm.REAL, seed=0, model="test_resnet", image_size=16, classes=("r", "g", "b"), snapshot_digest="0" * 64)
     export_classifier(model, tmp_path / "out", card)
@@ -172,7 +172,7 @@ def test_a_trained_classifier_can_be_continued(tmp_path: Path) -> None:
 
 
 def test_pickles_are_never_opened(tmp_path: Path) -> None:
-    """A pickle runs code when it is read: named as file, alone in a directory, or under the safetensors name, it is refused."""
+    """A pickle runs code when read: it is refused as a file, alone in a directory, or under the safetensors name."""
     torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
     for given in (tmp_path / "w.pth", tmp_path):
         with pytest.raises(DataError, match=r"w\.pth is a pickle, which is never opened; if you trust it, convert it once: python -c"):
@@ -183,7 +183,7 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
 
 
 def test_the_conversion_that_is_advised_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one line of the message, run as it is, must give a file that is accepted."""
+    """The command in the message must produce an accepted file."""
     torch.save(load_file(weights_file(tmp_path / "x" / "w.safetensors")), tmp_path / "w.pth")
     with pytest.raises(DataError) as caught:
         find_weights(config(tmp_path / "w.pth"))
@@ -193,13 +193,13 @@ def test_the_conversion_that_is_advised_works(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_is_not_there_says_what_would_be(tmp_path: Path) -> None:
-    """A path with a slip is one line that lists what is accepted."""
+    """A misspelt path gives one line that lists what is accepted."""
     with pytest.raises(MissingError, match=r"nowhere is no safetensors file; give one, a directory with model\.safetensors, or timm"):
         find_weights(config(tmp_path / "nowhere"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    """timm loads what it can and passes over the rest: half a network, or part of a deeper one, must not be trained on silently."""
+    """timm loads matching tensors and ignores the rest: a half-loaded network must not be trained silently."""
     path = weights_file(tmp_path / "w.safetensors")
     tensors = load_file(path)
     save_file({name: value for name, value in tensors.items() if not name.startswith("layer4")}, tmp_path / "half.safetensors")
@@ -216,7 +216,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ('{"mean": 3}', "mean of 3"), ('{"std": [0, 1, 1]}', "above 0")])
 def test_a_damaged_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    """Images prepared with rubbish would only be noticed as a poor classifier."""
+    """A wrong preparation of images would only show as a poor classifier."""
     folder = described(tmp_path / "d")
     (folder / "config.json").write_text(text)
     with pytest.raises(DataError, match=message):
@@ -224,7 +224,7 @@ def test_a_damaged_configuration_is_refused(tmp_path: Path, text: str, message: 
 
 
 def test_timms_weights_come_from_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without them the message is the command that fetches them and where they go; with them they are used, and nothing is fetched."""
+    """Without them, the message gives the command that fetches them and their location; with them, nothing is fetched."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     section = config("timm", model_args_json="{}", model="test_resnet.r160_in1k", image_size=32)
     with pytest.raises(MissingError, match=r"`hf download timm/test_resnet\.r160_in1k model\.safetensors`") as caught:
@@ -248,7 +248,7 @@ def test_timms_weights_come_from_the_hub_cache(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_path_is_not_part_of_the_identity(tmp_path: Path) -> None:
-    """Equal weights in another place are the same training; other weights are another."""
+    """Equal weights at another path are the same training; other weights are a different one."""
     path = weights_file(tmp_path / "w.safetensors")
     shutil.copy(path, tmp_path / "copy.safetensors")
     save_file(

@@ -1,4 +1,4 @@
-"""What recipes add to the training loop: every part does what it says, and a killed run continues to the same bits with each of them."""
+"""Additions of recipes to the training loop: each works as documented, and a killed run continues to the same bits with each of them."""
 
 import random
 import signal
@@ -65,7 +65,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_trained(name: str) -> None:
-    """Its architecture is timm's and takes its arguments, and its optimizer, schedule, RandAugment and loss can be made."""
+    """timm has its architecture, which accepts its arguments, and its optimizer, schedule, RandAugment and loss can be created."""
     config = ClassifyConfig(recipe=name)
     recipe = TrainRecipe.from_config(config, num_train_steps=300)
     fixed = timm.get_pretrained_cfg(recipe.model).fixed_input_size
@@ -98,7 +98,7 @@ def a_run(**changes: Any) -> _Run:
 
 
 def test_averaged_weights_follow_the_formula() -> None:
-    """The kept weights are the running average with timm's warm-up of the decay, min(d, 1 - k^(-2/3)), not the last ones."""
+    """The final weights are the running average with timm's warm-up of the decay, min(d, 1 - k^(-2/3)), not the last weights."""
     run = a_run(ema_decay=0.6)
     expected: dict[str, Tensor] = {}
     for update in range(6):
@@ -126,7 +126,7 @@ def test_clipping_bounds_an_update(clip: float, limit: float) -> None:
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_targets_are_mixed_as_the_images_are(mixup: float, cutmix: float) -> None:
-    """Images whose every pixel is their label's number: the mean of a mixed image must be the mean number of its target."""
+    """Every pixel of an image is its label's number: the mean of a mixed image must equal the mean of its target."""
     mixing, generator = Mixing(mixup=mixup, cutmix=cutmix, label_smoothing=0.0, num_classes=4), torch.Generator().manual_seed(0)
     labels = torch.arange(8) % 4
     images = labels.float()[:, None, None, None].expand(8, 3, 16, 16).contiguous()
@@ -140,7 +140,7 @@ def test_targets_are_mixed_as_the_images_are(mixup: float, cutmix: float) -> Non
 
 
 def test_images_of_one_source_are_mixed_with_their_own_too() -> None:
-    """Sources lie one after the other in a batch: paired by place, a real image would never meet a real one."""
+    """A batch is ordered by source: paired by place, two real images would never be mixed."""
     mixing, generator = Mixing(mixup=50.0, cutmix=0.0, label_smoothing=0.0, num_classes=2), torch.Generator().manual_seed(0)
     labels = torch.arange(16) // 8
     purity = torch.cat([mixing(torch.rand(16, 3, 4, 4), labels, generator)[1].max(1).values for _ in range(20)])
@@ -169,7 +169,7 @@ def test_a_threshold_makes_targets_binary() -> None:
 
 
 def test_global_generators_are_given_back() -> None:
-    """timm's parts sample from Python's, numpy's and torch's global generators: the caller's must not move, nor its own matter."""
+    """timm uses Python's, numpy's and torch's global generators: their state must neither change for the caller nor affect the result."""
     inputs, labels, images = torch.rand(4, 3, 16, 16), torch.arange(4), coloured(4).images
     policy = RandAugmentPolicy("rand-m9-mstd0.5-inc1", image_size=16, mean=(0.5, 0.5, 0.5))
     mixing = Mixing(mixup=0.2, cutmix=1.0, label_smoothing=0.0, num_classes=4)
@@ -189,7 +189,7 @@ def test_global_generators_are_given_back() -> None:
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_erasing_covers_a_rectangle_of_a_share_of_the_images(share: float) -> None:
-    """Too many or whole images erased would starve the training; what is outside a rectangle stays."""
+    """Only the configured share of images is erased, and pixels outside the rectangle do not change."""
     inputs = torch.full((400, 3, 16, 16), 9.0)
     erased = (ErasingPolicy(share)(inputs.clone(), torch.Generator().manual_seed(0)) != inputs).all(1)  # [n, height, width]
     hit = erased.flatten(1).any(1)
@@ -201,7 +201,7 @@ def test_erasing_covers_a_rectangle_of_a_share_of_the_images(share: float) -> No
 
 
 def test_randaugment_changes_each_image_for_itself() -> None:
-    """One operation for a whole batch would be another method; equal images must come out different, and again the same."""
+    """One operation for a whole batch would be another method: equal images must come out different, and reproducibly so."""
     images = coloured(1).images.expand(12, 3, 16, 16).contiguous()
     policy = RandAugmentPolicy("rand-m9-mstd0.5-inc1", image_size=16, mean=(0.5, 0.5, 0.5))
     out, again = (policy(images, torch.Generator().manual_seed(0)) for _ in range(2))
@@ -217,7 +217,7 @@ def test_unknown_randaugment_is_one_line() -> None:
 
 
 def test_a_resized_crop_keeps_its_share_of_the_area() -> None:
-    """On a ramp the range that remains is the width kept: never below what share and aspect allow, and not always the whole."""
+    """On a ramp, the remaining range is the width kept: never below the limit of share and aspect, and not always the whole."""
     ramp = torch.linspace(0, 255, 64).round().to(torch.uint8).expand(200, 3, 64, 64).contiguous()
     crops = augment(ramp, "standard", torch.Generator().manual_seed(0), crop_area=0.5) * 127.5 + 127.5
     widths = (crops[:, 0, 0].max(1).values - crops[:, 0, 0].min(1).values) / 255
@@ -238,7 +238,7 @@ def test_channels_are_normalised_each_by_its_own_figures() -> None:
 
 
 def test_dropping_reaches_the_model_unless_its_arguments_say_otherwise() -> None:
-    """drop_path and dropout are arguments of timm's model; what is written as JSON is more particular."""
+    """drop_path and dropout become arguments of timm's model; arguments given as JSON override them."""
     config = ClassifyConfig(drop_path=0.1, dropout=0.2, model="resnet50", model_args_json='{"drop_rate": 0.4}')
     assert TrainRecipe.from_config(config, num_train_steps=1).model_args == {"drop_path_rate": 0.1, "drop_rate": 0.4}
     with pytest.raises(ConfigError, match="does not take"):

@@ -1,4 +1,4 @@
-"""Trainings that several processes must carry out as one does: small networks, half a batch each of real and synthetic images."""
+"""Trainings that must give equal results in one and in several processes: small networks, batches half real and half synthetic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,20 +12,20 @@ from training_world import TINY, coloured
 from gda.runtime.process_group import ProcessGroup
 from gda.training.loop.classifier import TrainingSource, TrainRecipe, train_classifier
 
-# Nothing is dropped by chance, and plain gradients, which a rounding does not magnify. Ten images: the shares of two processes differ.
+# No dropout, and an optimizer with plain gradients, which do not magnify rounding. Ten images: the shares of two processes differ.
 _STILL = replace(TINY, batch_size=10, optimizer="sgd", learning_rate=0.02, weight_decay=1e-3)
 _VIT = replace(_STILL, model="test_vit", model_args={"patch_size": 8})
 
 
 class StoppedError(Exception):
-    """A training was stopped where its case says."""
+    """The training was stopped at the step of its case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
     recipe: TrainRecipe
     soft: bool = False
-    stop_at: int | None = None  # updates
+    stop_at: int | None = None  # steps
 
 
 CASES = {
@@ -45,7 +45,7 @@ CASES = {
         )
     ),
     "batch norm": Case(recipe=replace(_STILL, model_args={"channels": [8, 8, 8, 16], "stem_width": 4})),
-    # So deep for its size that rounding grows tenfold every other update: a short one.
+    # So deep for its size that rounding grows tenfold every second step, hence a short training.
     "batch norm with an activation": Case(
         recipe=replace(_STILL, model="test_efficientnet", model_args={}, num_train_steps=3, learning_rate=0.002)
     ),
@@ -58,7 +58,7 @@ CASES = {
 def train(
     case: Case, folder: Path, *, world: ProcessGroup | None = None, seen: list[int] | None = None, **changes: Any
 ) -> tuple[nn.Module, Sequence[tuple[int, float]]]:
-    """Train a case, with checkpoints in `folder` after every third update; `seen` gets the numbers of the updates made here."""
+    """Train a case, with checkpoints in `folder` after every third step; `seen` collects the numbers of the steps run here."""
     case = replace(case, **changes)
 
     def follow(update: int) -> None:

@@ -1,6 +1,6 @@
-"""What one process of several does in the tests: train the cases named in argv, and the first one writes what came of each.
+"""One of several processes in the tests: train the cases named in argv; the first process writes their results.
 
-argv: folder for results, then names of cases. A case whose folder of checkpoints is there goes on from it.
+argv: folder for results, then names of cases. A case resumes from its checkpoint folder if there is one.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A tiny classifier, images whose colour is their class, and a kill in the middle: what tests of training share."""
+"""Shared by tests of training: a tiny classifier, images whose colour is their class, and a kill in the middle."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import torch
 
 from gda.training.loop.classifier import TrainingSource, TrainRecipe
 
-# drop_path samples from torch's global generator while training: the hardest thing to resume.
+# drop_path uses torch's global generator during training, which is the hardest state to resume.
 TINY = TrainRecipe(
     model="test_resnet",
     model_args={"channels": [8, 8, 8, 16], "stem_width": 4, "drop_path_rate": 0.2},
