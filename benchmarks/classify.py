@@ -19,6 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gda.runtime.torch_rng import torch_stream
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 import numpy as np
@@ -38,7 +40,6 @@ from gda.config.sections import ClassifyConfig
 from gda.training.loop.classifier import TrainRecipe, predict_logits, top1, train_classifier
 from gda.training.loop.mixed_batches import MixedBatches, TrainingSource
 from gda.training.recipes.augment import augment
-from gda.training.streams import stream
 
 SIDE, CLASSES = 32, 10
 MEAN = (0.5, 0.5, 0.5)
@@ -96,7 +97,7 @@ def timm_loader(folder: Path, *, workers: int) -> DataLoader:
 
 def load_ours(source: TrainingSource) -> int:
     """One epoch of augmented, normalised batches."""
-    batches, generator = MixedBatches([source], CONFIG.batch_size, 0), stream(0, "augment")
+    batches, generator = MixedBatches([source], CONFIG.batch_size, 0), torch_stream(0, "augment")
     count = 0
     while count + CONFIG.batch_size <= len(source.images):
         count += len(augment(batches.next().images, "standard", generator))
@@ -156,7 +157,7 @@ def stall_share(source: TrainingSource, updates: int) -> float:
     start = time.perf_counter()
     train_ours(source, updates)
     whole = time.perf_counter() - start
-    batches, generator = MixedBatches([source], CONFIG.batch_size, 0), stream(0, "augment")
+    batches, generator = MixedBatches([source], CONFIG.batch_size, 0), torch_stream(0, "augment")
     start = time.perf_counter()
     for _ in range(updates):
         augment(batches.next().images, "standard", generator)

@@ -18,6 +18,8 @@ import math
 import os
 from pathlib import Path
 
+from gda.runtime.torch_rng import RandomStreams
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
@@ -41,7 +43,6 @@ from gda.demo_base.faces import HANDWRITING, fetch_faces
 from gda.demo_base.glyphs import CHARACTERS, COLOURS, GlyphBank, GlyphBatch
 from gda.fidelity.extractors.glyph import GlyphNet
 from gda.generator.families.cascade import TOKENS, denoising_loss
-from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
 from gda.generator.weights.loading import load_network
 

@@ -10,9 +10,9 @@ from gda.config.arm import Arm
 from gda.config.load import Config
 from gda.data.store.predictions import TOP_K, Predictions
 from gda.data.store.snapshot import Snapshot
+from gda.runtime.rng import numpy_stream
 from gda.stats import groups
 from gda.stats.robustness import set_gain
-from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 
 GROUP_COLUMN = "group"  # of the manifest
@@ -39,7 +39,7 @@ def group_results(config: Config, predictions: Predictions, real: Snapshot, part
         for arm, by_seed in correct.items():
             own = groups.group_arm(group, by_seed, confidence=confidence, parts=parts[arm], groups=ids)
             if arm is not Arm.REAL:
-                rng = named_generator(config.seed, "group", name, arm, Arm.REAL)
+                rng = numpy_stream("stats", config.seed, "group", name, arm, Arm.REAL)
                 gain = groups.group_gain(group, by_seed, correct[Arm.REAL], rng, confidence=confidence, parts=parts[arm], groups=ids)
                 own = own.model_copy(update={"gain": gain})
             arms[arm] = own
@@ -87,7 +87,7 @@ def top5_gains(config: Config, predictions: Predictions, parts: Mapping[Arm, int
             found[arm] = set_gain(
                 own,
                 rival,
-                named_generator(config.seed, "top5", arm, Arm.REAL),
+                numpy_stream("stats", config.seed, "top5", arm, Arm.REAL),
                 confidence=config.evaluate.confidence,
                 sets=sets_of(parts[arm], seeds),
                 groups=predictions.groups,

@@ -15,10 +15,10 @@ from gda.data.store.predictions import TOP_K, Predictions
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.evaluation.group_metrics import group_results, top5_gains
+from gda.runtime.rng import numpy_stream
 from gda.stats.arms import arm_result, real_alone_as_long, skipped_arm, with_confusions, with_probabilities
 from gda.stats.gain import paired_gain
 from gda.stats.multiplicity.holm import holm
-from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 
 Cards = Mapping[tuple[Arm, int], ClassifierCard]
@@ -117,7 +117,7 @@ def _gain(config: Config, cards: Cards, predictions: Predictions, arm: Arm, riva
         predictions.correct(rival, seeds),
         predictions.labels.astype(np.int64),
         classes,
-        named_generator(config.seed, "evaluate", arm, rival),
+        numpy_stream("stats", config.seed, "evaluate", arm, rival),
         sets=sets_of(parts, seeds),
         groups=predictions.groups,
         alpha=config.promote.alpha,

@@ -33,6 +33,7 @@ from gda.fidelity.statistics_file import statistics_bytes
 from gda.io.publish import storage_errors, write_bytes, write_new
 from gda.io.tensors import read_tensors, tensors_digest
 from gda.runtime.reading import parse_json, parser
+from gda.runtime.rng import numpy_stream
 
 FEATURES_FOLDER, FEATURES_INDEX, FEATURES_STATISTICS = "features", "features.json", "statistics.npz"
 CHECKED_IMAGES = 32
@@ -198,7 +199,7 @@ def require_honest(snapshot: Snapshot, features: np.ndarray, images: torch.Tenso
     `images` uint8 NCHW in manifest order, at the size of the comparison. The content of all rows determines which images are checked.
     Raises `DataError` naming the shard whose rows differ from what the extractor gives.
     """
-    rng = np.random.default_rng(int(tensors_digest({"features": features})[:32], 16))
+    rng = numpy_stream("checked images", tensors_digest({"features": features}))
     chosen = np.sort(rng.permutation(len(features))[:CHECKED_IMAGES])
     fresh = extractor.features(images[torch.from_numpy(chosen)])
     apart = np.abs(fresh - features[chosen]).max(1)

@@ -25,9 +25,10 @@ import numpy as np
 from gda.errors import DataError
 from gda.fidelity.diversity import inception_score, mean_distance, vendi_score
 from gda.fidelity.frechet import Statistics, frechet_of_features, frechet_to
-from gda.fidelity.intervals import Estimate, LeftOut, disjoint_halves, jackknifed, left_out, named_rng, over_repeats, subsets
+from gda.fidelity.intervals import Estimate, LeftOut, disjoint_halves, jackknifed, left_out, over_repeats, subsets
 from gda.fidelity.kid import kernel_distance
 from gda.fidelity.prdc import NEIGHBOURS, prdc
+from gda.runtime.rng import numpy_stream
 
 REPEATS = 20
 LARGEST_N = 5000  # images on each side; nearest-neighbour measures cost n^2
@@ -94,16 +95,16 @@ def measured_once(images: FeatureSet, against: FeatureSet) -> dict[str, float]:
 def compare_sets(synthetic: FeatureSet, real: FeatureSet, *, seed: int, repeats: int = REPEATS) -> dict[str, Comparison]:
     """Every metric by name. Raises `DataError` for too few images or values that are not finite."""
     n = equal_n(len(synthetic), len(real))
-    floors = _collect(_halves(real, n, repeats, named_rng(seed, "floor")))
-    return _with_floors(_measured(synthetic, real, n, repeats, named_rng(seed, "compare")), floors, n)
+    floors = _collect(_halves(real, n, repeats, numpy_stream("fidelity", seed, "floor")))
+    return _with_floors(_measured(synthetic, real, n, repeats, numpy_stream("fidelity", seed, "compare")), floors, n)
 
 
 def compare_with_split(
     synthetic: FeatureSet, held: FeatureSet, other: FeatureSet, *, n: int, seed: int, repeats: int = REPEATS
 ) -> dict[str, Comparison]:
     """Every metric of `n` synthetic against `n` images of one real split; the floor is the `other` split against it."""
-    values = _measured(synthetic, held, n, repeats, named_rng(seed, "apart"))
-    return _with_floors(values, _collect(_pairs(other, held, n, repeats, named_rng(seed, "splits"))), n)
+    values = _measured(synthetic, held, n, repeats, numpy_stream("fidelity", seed, "apart"))
+    return _with_floors(values, _collect(_pairs(other, held, n, repeats, numpy_stream("fidelity", seed, "splits"))), n)
 
 
 def compare_at_class_size(
@@ -117,9 +118,9 @@ def compare_at_class_size(
     n = min(len(synthetic), len(real) // 2, int(np.median(sizes[sizes > 0])), LARGEST_SECOND_N)
     if n < SMALLEST_N or np.count_nonzero(sizes) < 2:
         return {}
-    floors = _collect(_halves(real, n, repeats, named_rng(seed, "class size floor")))
-    found = _with_floors(_measured(synthetic, real, n, repeats, named_rng(seed, "class size")), floors, n)
-    rng = named_rng(seed, "one class")
+    floors = _collect(_halves(real, n, repeats, numpy_stream("fidelity", seed, "class size floor")))
+    found = _with_floors(_measured(synthetic, real, n, repeats, numpy_stream("fidelity", seed, "class size")), floors, n)
+    rng = numpy_stream("fidelity", seed, "one class")
     collapsed = _collect(_one_class(real, labels, label, n, rng) for label in np.resize(np.flatnonzero(sizes >= n), repeats).tolist())
     return {name: replace(each, one_class=collapsed[name]) for name, each in found.items()}
 
@@ -132,7 +133,7 @@ def compare_class(synthetic: np.ndarray, real: np.ndarray, *, seed: int, repeats
     n = min(len(synthetic), len(real) // 2, LARGEST_SECOND_N)
     if n < SMALLEST_N:
         return None
-    rng, images, reference = named_rng(seed, "class"), FeatureSet(features=synthetic), FeatureSet(features=real)
+    rng, images, reference = numpy_stream("fidelity", seed, "class"), FeatureSet(features=synthetic), FeatureSet(features=real)
     floors = _collect(_halves(reference, n, repeats, rng), _class_metrics)
     return _with_floors(_measured(images, reference, n, repeats, rng, _class_metrics), floors, n)
 
@@ -140,14 +141,14 @@ def compare_class(synthetic: np.ndarray, real: np.ndarray, *, seed: int, repeats
 def fid_floor(real: np.ndarray, *, seed: int, n: int | None = None, repeats: int = REPEATS) -> tuple[Estimate, int]:
     """FID between disjoint halves of the reference, which a perfect generator would score, and the number of images in each half."""
     size = equal_n(len(real) // 2 if n is None else n, len(real))
-    halves = disjoint_halves(len(real), size, repeats, named_rng(seed, "floor"))
+    halves = disjoint_halves(len(real), size, repeats, numpy_stream("fidelity", seed, "floor"))
     return over_repeats(np.array([fid(real[one], real[other]) for one, other in halves])), size
 
 
 def fid_of_split(synthetic: np.ndarray, real: np.ndarray, *, n: int, seed: int, repeats: int = REPEATS) -> Estimate:
     """FID of `n` synthetic against `n` real images of one split."""
     images, reference = FeatureSet(features=synthetic), FeatureSet(features=real)
-    rng = named_rng(seed, "apart")
+    rng = numpy_stream("fidelity", seed, "apart")
     return _measured(images, reference, n, repeats, rng, lambda a, b: {"fid": fid(a.features, b.features)})["fid"]
 
 
@@ -160,7 +161,7 @@ def fid_to(reference: Statistics, synthetic: np.ndarray, *, seed: int, repeats: 
     """
     if len(synthetic) < 4:
         raise DataError(f"a FID with an interval needs at least four images, got {len(synthetic)}")
-    halves = subsets(len(synthetic), len(synthetic) // 2, repeats, named_rng(seed, "point"))
+    halves = subsets(len(synthetic), len(synthetic) // 2, repeats, numpy_stream("fidelity", seed, "point"))
     spread = over_repeats(np.array([frechet_to(reference, synthetic[half]) for half in halves]))
     value = frechet_to(reference, synthetic)
     return Estimate(value=value, low=max(0.0, value + spread.low - spread.value), high=value + spread.high - spread.value)
@@ -168,7 +169,7 @@ def fid_to(reference: Statistics, synthetic: np.ndarray, *, seed: int, repeats: 
 
 def fid_floor_to(reference: Statistics, real: np.ndarray, *, n: int, seed: int, repeats: int = REPEATS) -> float:
     """Mean FID of `n` of the real images [m, d], or all where there are fewer, to the same reference: the floor at equal n."""
-    parts = subsets(len(real), min(n, len(real)), repeats, named_rng(seed, "point floor"))
+    parts = subsets(len(real), min(n, len(real)), repeats, numpy_stream("fidelity", seed, "point floor"))
     return float(np.mean([frechet_to(reference, real[chosen]) for chosen in parts]))
 
 

@@ -1,6 +1,5 @@
 """Intervals: a jackknife that leaves out groups of images in turn, and Wilson's interval for shares."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,11 +20,6 @@ class Estimate:
     value: float
     low: float
     high: float
-
-
-def named_rng(seed: int, name: str) -> np.random.Generator:
-    """An independent random stream for every (seed, name)."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}/fidelity/{name}".encode()).digest()[:16], "big"))
 
 
 def share(hits: int, total: int) -> Estimate:

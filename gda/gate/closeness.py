@@ -19,7 +19,8 @@ from gda.fidelity.compare import (
     fid_to,
 )
 from gda.fidelity.frechet import Statistics
-from gda.fidelity.intervals import Estimate, named_rng, subsets
+from gda.fidelity.intervals import Estimate, subsets
+from gda.runtime.rng import numpy_stream
 
 ByClass = tuple[Mapping[str, Comparison] | None, ...]
 
@@ -60,7 +61,7 @@ def to_statistics(synthetic: np.ndarray, real: np.ndarray, given: Statistics, *,
     """FID of features [n, d] to given statistics at the largest n that real images [m, d] have too, whose own distance is the floor."""
     n = min(len(synthetic), len(real))
     floor = fid_floor_to(given, real, n=n, seed=seed)
-    chosen = next(subsets(len(synthetic), n, 1, named_rng(seed, "statistics")))
+    chosen = next(subsets(len(synthetic), n, 1, numpy_stream("fidelity", seed, "statistics")))
     found = fid_to(given, synthetic[chosen], seed=seed)
     return Comparison(estimate=found, floor=Estimate(value=floor, low=floor, high=floor), n=n)
 

@@ -11,7 +11,6 @@ the picked images would use information about val that those trained on real ima
 plays no part.
 """
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -42,6 +41,7 @@ from gda.gate.checks.labels import LabelCheckResult, agreement, class_thresholds
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
 from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.rng import shuffled, stream_seed
 from gda.training.loop.classifier import TrainingSource, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
 from gda.training.networks.pretrained import find_weights
 
@@ -177,7 +177,7 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
 
 def assign_folds(keys: tuple[str, ...], labels: np.ndarray, folds: int, *, seed: int) -> np.ndarray:
     """Fold of every image, int64 [n]: each class is spread evenly, in an order that depends on the keys and the seed alone."""
-    order = sorted(range(len(keys)), key=lambda i: (int(labels[i]), hashlib.sha256(f"{seed}/fold/{keys[i]}".encode()).digest()))
+    order = sorted(shuffled(range(len(keys)), "fold", seed, key=lambda i: keys[i]), key=lambda i: int(labels[i]))
     assigned = np.empty(len(keys), np.int64)
     # Counting goes on across classes, so that small classes do not all land in the first folds.
     assigned[order] = np.arange(len(keys)) % folds
@@ -197,7 +197,7 @@ def _train_fold(fold: _Fold, *, work: Path) -> str:
             [TrainingSource(images=train.images[seen], labels=train.labels[seen])],
             recipe,
             num_classes=len(snapshot.classes),
-            seed=_fold_seed(config.seed, fold.number),
+            seed=stream_seed("reference", config.seed, fold.number),
             checkpoint=work / f"fold-{fold.number}",
             progress=_tick_one,
         )
@@ -219,10 +219,6 @@ def _is_trained(folder: Path) -> bool:
 
 def _tick_one(done: int) -> None:
     tick()
-
-
-def _fold_seed(seed: int, number: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/reference/{number}".encode()).digest()[:7], "big")
 
 
 def _card(fold: _Fold, snapshot: Snapshot) -> ClassifierCard:

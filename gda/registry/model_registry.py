@@ -23,6 +23,7 @@ from gda.artifacts.cards import ClassifierCard
 from gda.data.store.predictions import Predictions, read_predictions, write_predictions
 from gda.errors import DataError, GdaError, TryAgainError
 from gda.registry.runs import registering
+from gda.runtime.rng import numpy_stream
 from gda.tracking.generator_versions import only_version
 from gda.training.loop.classifier import load_classifier, predict_logits
 
@@ -197,7 +198,7 @@ def _signature(num_classes: int) -> ModelSignature:
 
 def _check_parity(folder: Path, card: ClassifierCard, version: Registered) -> None:
     """The version, loaded back as a service would, must predict as the classifier it was made from."""
-    images = np.random.default_rng(0).integers(0, 256, (4, card.image_size, card.image_size, 3), dtype=np.uint8)
+    images = numpy_stream("parity").integers(0, 256, (4, card.image_size, card.image_size, 3), dtype=np.uint8)
     with tracking.default_server():
         served = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}").predict(images)
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()

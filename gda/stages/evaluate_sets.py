@@ -20,8 +20,8 @@ from gda.data.test_split.ledger import record_test_opening
 from gda.errors import DataError
 from gda.io.publish import storage_errors
 from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.rng import numpy_stream
 from gda.stats.robustness import set_arm, set_gain
-from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 from gda.training.loop.classifier import load_classifier, predict_logits
 
@@ -138,7 +138,7 @@ def _arm(config: Config, name: str, arm: Arm, seeds: Mapping[Arm, Sequence[int]]
     if not shared:
         raise DataError(f"arms {arm} and {Arm.REAL} share no seed; classify.seeds and classify.control_seeds need some in common")
     own, rival = (np.stack([correct[which, seed] for seed in shared]) for which in (arm, Arm.REAL))
-    rng = named_generator(config.seed, "set", name, arm, Arm.REAL)
+    rng = numpy_stream("stats", config.seed, "set", name, arm, Arm.REAL)
     gain = set_gain(own, rival, rng, confidence=confidence, sets=sets_of(parts, shared))
     return result.model_copy(update={"gain": gain})
 

@@ -26,11 +26,11 @@ from gda.generator.finetuning.results import export_results
 from gda.generator.finetuning.tokens import Tokens, class_tokens, token_prompts
 from gda.generator.finetuning.train import EVALUATIONS, SNAPSHOTS, StageJob, StageResult, finetune_stage
 from gda.generator.planning.prompts import class_prompts, require_distinct
-from gda.generator.randomness import stream_seed
 from gda.generator.weights.directory import SUPER_RESOLUTION, read_card
 from gda.io.publish import FINGERPRINT_FILE, Workspace, exclusive, prepare, publish, read_fingerprint, work_root
 from gda.runtime.parallel import Bar, run_parallel
 from gda.runtime.process_group import ProcessGroup
+from gda.runtime.rng import stream_seed
 from gda.tracking.generator_versions import generator_model
 
 _GRID_ROWS = 10  # pictures per class in an evaluation's grid

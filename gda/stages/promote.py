@@ -23,8 +23,8 @@ from gda.registry.model_registry import CHAMPION, PREDICTIONS_FILE, Registered, 
 from gda.registry.rivals import Rival
 from gda.report.model_card import MODEL_CARD_FILE, describe_candidate, model_card
 from gda.report.wording import opened
+from gda.runtime.rng import numpy_stream
 from gda.stats.gain import paired_gain
-from gda.stats.streams import named_generator
 from gda.stats.two_way import sets_of
 from gda.training.networks.export import open_classifier
 
@@ -125,7 +125,7 @@ def _champion(
         np.broadcast_to(opponents.correct(their_arm, [their_seed]), correct.shape),
         predictions.labels.astype(np.int64),
         metrics.classes,
-        named_generator(config.seed, "promote", opponent.digest),
+        numpy_stream("stats", config.seed, "promote", opponent.digest),
         sets=sets_of(card.synthetic_parts, seeds),
         groups=predictions.groups,
         alpha=config.promote.alpha,

@@ -23,9 +23,9 @@ from gda.errors import DataError
 from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes
 from gda.report.ratio import ratio_answer, ratio_figure
 from gda.runtime.parallel import Bar
+from gda.runtime.rng import numpy_stream
 from gda.stats.paired import paired_differences
 from gda.stats.peak import find_peak, pooled_intervals
-from gda.stats.streams import named_generator
 from gda.training.arms.requirements import read_index, refusal, require_same_classes
 from gda.training.loop.classifier import TrainRecipe
 from gda.training.networks.pretrained import weights_inputs
@@ -95,7 +95,7 @@ def _search(
     with Bar(num_classifiers(config.ratio, len(ratios)), "ratio", unit="classifier", shown=progress):
         correct = search.run(ratios)
     gains, evaluate = {ratio: _gain(correct, ratio) for ratio in ratios}, config.evaluate
-    rng = named_generator(config.seed, "ratio")
+    rng = numpy_stream("stats", config.seed, "ratio")
     intervals = pooled_intervals(gains, rng, confidence=evaluate.confidence, num_resamples=evaluate.num_resamples)
     points = tuple(
         RatioPoint(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from gda.runtime.rng import numpy_stream
 from gda.stats.paired import Floats
 from gda.stats.two_way import Ids, two_way
 
@@ -35,7 +36,7 @@ def minimal_detectable_effect(
     error, half = estimate.error, estimate.critical(alpha) * estimate.error
     spread = float(by_seed.std(ddof=1))
     shared = max(0.0, error**2 - spread**2 / seeds)
-    rng = np.random.default_rng(0)
+    rng = numpy_stream("power")
     simulated = np.sqrt(shared) * rng.normal(size=(_REPETITIONS, 1)) + spread * rng.normal(size=(_REPETITIONS, seeds))
     ratio = np.sqrt(shared + simulated.var(axis=1, ddof=1) / seeds) / error if error > 0 else np.zeros(_REPETITIONS)
     low, high = 0.0, half + 10 * error  # certain to pass

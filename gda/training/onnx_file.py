@@ -15,6 +15,7 @@ from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.outcome import Outcome
 from gda.errors import DataError, UsageError
 from gda.io.publish import storage_errors, write_new
+from gda.runtime.torch_rng import torch_stream
 from gda.training.loop.classifier import predict_logits
 from gda.training.networks.export import load_classifier, open_classifier
 
@@ -163,7 +164,7 @@ def _require_stated(expected: Mapping[str, str], found: Mapping[str, str], name:
 
 def _check_images(size: int) -> Tensor:
     """uint8 [7, 3, size, size]: noise, noise of low contrast, black and white."""
-    random_pixels = partial(torch.randint, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    random_pixels = partial(torch.randint, dtype=torch.uint8, generator=torch_stream("parity"))
     shape = (3, size, size)
     flat = [torch.full((1, *shape), value, dtype=torch.uint8) for value in (0, 255)]
     return torch.cat([random_pixels(0, 256, (3, *shape)), random_pixels(96, 160, (2, *shape)), *flat])

@@ -24,6 +24,7 @@ from gda.generator.weights.directory import generated_size, read_card, resolve
 from gda.generator.weights.reaverage import averaged
 from gda.io.publish import work_root
 from gda.runtime.parallel import run_parallel, sampling_device, tick, workers_of
+from gda.runtime.rng import stream_seed
 from gda.training.loop.classifier import TrainRecipe
 from gda.tuning.batches import PointSource, SampledBatch, batch_of, forget_generator, sample_batch
 from gda.tuning.grid import GeneratorParts, Grid, Point, choose_point, pareto, passes, survivors
@@ -217,7 +218,7 @@ class Sweep:
     def _images(self, per_class: int) -> PlannedBatches:
         """The same images for every point, with seeds other than the synthetic set's: settings are not chosen on the images in use."""
         names, size = [info.name for info in self._real.classes], self._config.tune.batch_size
-        plan = make_plan(equal_quotas(names, per_class), seed=self._config.seed + 1, shard_size=size, batch_size=size)
+        plan = make_plan(equal_quotas(names, per_class), seed=stream_seed("tune", self._config.seed), shard_size=size, batch_size=size)
         return [shard.batches[0] for shard in plan.shards]
 
     @cached_property

@@ -1,9 +1,10 @@
 """Holds out a share of the training images, class by class, for choices that must not use val or test."""
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
+
+from gda.runtime.rng import shuffled
 
 
 def hold_out(keys: Sequence[str], labels: torch.Tensor, fraction: float) -> torch.Tensor:
@@ -16,5 +17,5 @@ def hold_out(keys: Sequence[str], labels: torch.Tensor, fraction: float) -> torc
         members = torch.nonzero(labels == label).flatten().tolist()
         if len(members) > 1:
             count = min(max(1, round(fraction * len(members))), len(members) - 1)
-            chosen[sorted(members, key=lambda i: hashlib.sha256(f"finetune/holdout/{keys[i]}".encode()).digest())[:count]] = True
+            chosen[shuffled(members, "holdout", key=lambda i: keys[i])[:count]] = True
     return chosen

@@ -24,7 +24,6 @@ from gda.generator.families.denoising import (
     denoise,
     doubled,
     first_noise,
-    generators_of,
     noise,
     scheduler_of,
     timesteps_of,
@@ -33,11 +32,11 @@ from gda.generator.families.denoising import (
 from gda.generator.families.protocol import Start, Text
 from gda.generator.families.upscaler import Upscaler, load_upscaler
 from gda.generator.families.variance import check_variance, denoising_losses
-from gda.generator.randomness import RandomStreams
 from gda.generator.weights.config_types import check_types
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, UPSCALER, files_of, read_base_json, read_card
 from gda.generator.weights.layout import Files
 from gda.generator.weights.loading import check_vocabularies, load_network, loading
+from gda.runtime.torch_rng import RandomStreams, generators_of
 
 _States = tuple[torch.Tensor, torch.Tensor]  # of the prompts, of the empty prompt
 

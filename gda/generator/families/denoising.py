@@ -134,11 +134,6 @@ def doubled(x: torch.Tensor, guided: bool) -> torch.Tensor:
     return torch.cat([x, x]) if guided else x
 
 
-def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator per image, on the CPU, so that its noise depends neither on its batch nor on the device."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """uint8 NCHW on the CPU from floats in [0, 255]. Raises `NotFiniteError` naming the rows that are not finite."""
     finite = images.isfinite().flatten(1).all(1)

@@ -11,13 +11,13 @@ from torch import nn
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.tuning import SamplingSettings
 from gda.errors import DataError
-from gda.generator.families.denoising import GuidedSteps, Predict, denoise, first_noise, generators_of, noise, timesteps_of, to_uint8
+from gda.generator.families.denoising import GuidedSteps, Predict, denoise, first_noise, noise, timesteps_of, to_uint8
 from gda.generator.families.protocol import Start
-from gda.generator.randomness import RandomStreams
 from gda.generator.weights.config_types import check_types
 from gda.generator.weights.directory import files_of, read_card
 from gda.generator.weights.layout import INDEX, UNUSED, Files, null_parts
 from gda.generator.weights.loading import OWN_FILES_ALONE, check_vocabularies, load_networks, loading
+from gda.runtime.torch_rng import RandomStreams, generators_of
 
 
 def load_pipeline(name: str) -> tuple[Files, GeneratorCard, Any]:

@@ -12,8 +12,8 @@ from gda.artifacts.tuning import SamplingSettings
 from gda.generator.families.denoising import doubled, scheduler_of
 from gda.generator.families.diffusers_pipeline import PipelineModel, encode_latents, load_pipeline
 from gda.generator.families.protocol import Start, Text, denoising_error
-from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import read_base_json
+from gda.runtime.torch_rng import RandomStreams
 
 
 @dataclass(kw_only=True)

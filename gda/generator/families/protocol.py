@@ -11,8 +11,8 @@ from torch import nn
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError
-from gda.generator.randomness import RandomStreams
 from gda.generator.weights.layout import Files
+from gda.runtime.torch_rng import RandomStreams
 
 Text = dict[str, torch.Tensor]  # states of n prompts from the text encoders: tensors by role, a row per prompt
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from gda.generator.randomness import stream_seed
+from gda.runtime.torch_rng import torch_stream
 
 
 class Order:
@@ -38,5 +38,4 @@ class Order:
 
 @lru_cache(maxsize=4096)
 def _permutation(count: int, seed: int, name: str, epoch: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(stream_seed("finetune", seed, name, epoch))
-    return torch.randperm(count, generator=generator)
+    return torch.randperm(count, generator=torch_stream("finetune", seed, name, epoch))

@@ -18,9 +18,9 @@ from safetensors.torch import save
 
 from gda.artifacts.fingerprint import bits_environment, digest_of
 from gda.generator.families.protocol import Model, Text, rows
-from gda.generator.randomness import RandomStreams
 from gda.generator.weights.layout import UNUSED, Files
 from gda.io.checked import is_whole, write_checked
+from gda.runtime.torch_rng import RandomStreams
 
 _AT_ONCE = 16  # images or prompts encoded in one pass: bounds memory, changes no count
 _ROWS_A_FILE = 1024

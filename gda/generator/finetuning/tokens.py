@@ -23,9 +23,10 @@ from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.generator.families.protocol import Model, Text, rows
 from gda.generator.planning.prompts import class_prompts
-from gda.generator.randomness import stream_seed
 from gda.generator.weights.directory import BASE
 from gda.runtime.process_group import ProcessGroup
+from gda.runtime.rng import Name
+from gda.runtime.torch_rng import torch_stream
 
 EMBEDS = "learned_embeds"  # folder of the exported tokens, one file per token, for pipelines with one text encoder
 _ROLES = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"}
@@ -219,14 +220,13 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain)[:_LONGEST].strip("-")
 
 
-def _initial_row(part: TextPart, known: torch.Tensor, words: str, stream: Sequence[object]) -> torch.Tensor:
+def _initial_row(part: TextPart, known: torch.Tensor, words: str, stream: Sequence[Name]) -> torch.Tensor:
     """Initial direction of a token's row, float32 [d] of norm 1."""
     # IF lower-cases prompts, and so does CLIP's tokenizer.
     ids = part.tokenizer(words.lower().strip(), add_special_tokens=False).input_ids
     # Unknown tokens, and the space that T5 puts before any word, carry no meaning.
     ids = [i for i in ids if part.tokenizer.decode([i], skip_special_tokens=True).strip()]
-    generator = torch.Generator().manual_seed(stream_seed("tokens", *stream))
-    noise = F.normalize(torch.randn(known.shape[1], generator=generator), dim=0)
+    noise = F.normalize(torch.randn(known.shape[1], generator=torch_stream("tokens", *stream)), dim=0)
     if not ids:
         return noise
     return F.normalize(F.normalize(known[ids].mean(0), dim=0) + _NOISE * noise, dim=0)

@@ -20,10 +20,11 @@ from gda.generator.finetuning.order import Order
 from gda.generator.finetuning.prepared import Prepared, PreparedSource, Texts
 from gda.generator.finetuning.run import TrainingRun
 from gda.generator.finetuning.tokens import Tokens
-from gda.generator.randomness import RandomStreams, stream_seed
 from gda.generator.weights.posthoc import write_snapshot
 from gda.runtime.parallel import tick
 from gda.runtime.process_group import ProcessGroup
+from gda.runtime.rng import stream_seed
+from gda.runtime.torch_rng import RandomStreams
 
 EVALUATIONS, SNAPSHOTS = "evaluations", "ema"
 

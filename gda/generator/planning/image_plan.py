@@ -1,6 +1,5 @@
 """The sampling plan of image-to-image: the source image of each synthetic image, and the strength of the noise added to it."""
 
-import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from gda.generator.planning.plan import (
     image_seed,
     interleave,
 )
+from gda.runtime.rng import shuffled
 
 
 def make_image_plan(
@@ -143,7 +143,7 @@ def _position(turn: int, count: int, num_strengths: int) -> int:
 
 def _shuffled(keys: Sequence[str], class_name: str, seed: int) -> tuple[str, ...]:
     """Shuffled by the seed, independently of the order of `keys`."""
-    return tuple(sorted(keys, key=lambda key: hashlib.sha256(f"source/{seed}/{class_name}/{key}".encode()).digest()))
+    return tuple(shuffled(keys, "source", seed, class_name, key=str))
 
 
 def _checked_grid(strengths: Sequence[float]) -> tuple[float, ...]:

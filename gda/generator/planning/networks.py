@@ -11,6 +11,7 @@ from gda.errors import DataError
 from gda.generator.families.cascade import TOKENS
 from gda.generator.weights.base_checks import square_side
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, UPSCALER, read_base_json
+from gda.runtime.torch_rng import torch_stream
 
 _T5_TOKENS = 256  # that Stable Diffusion 3's pipeline appends to CLIP's, with and without a T5 encoder
 
@@ -130,8 +131,7 @@ def _denoiser_inputs(network: Any, batch: int, side: int, tokens: int) -> dict[s
 
 def _noise(network: Any, *shape: int) -> torch.Tensor:
     """Standard normal input, as in sampling: devices compute faster on zeros, which would distort the timing."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=generator).to(network.device, network.dtype)
+    return torch.randn(shape, generator=torch_stream("timing")).to(network.device, network.dtype)
 
 
 def _side(folder: Path) -> int:

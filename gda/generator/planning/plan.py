@@ -1,6 +1,5 @@
 """The sampling plan: a pure function from quotas, seed and shard size to shards of (class, index, image seed)."""
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from gda.artifacts.fingerprint import digest_of
 from gda.errors import ConfigError
+from gda.runtime.rng import stream_seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,9 +101,8 @@ def equal_quotas(classes: Sequence[str], images_per_class: int) -> dict[str, int
 
 
 def image_seed(seed: int, class_name: str, index: int) -> int:
-    """63-bit seed of an image, from sha256 of (seed, class, index)."""
-    name = hashlib.sha256(f"image/{seed}/{class_name}/{index}".encode()).digest()
-    return int.from_bytes(name[:8], "big") >> 1
+    """The seed of an image, in [0, 2^63), also of one that replaces a rejected image: by the seed of the set, class and index."""
+    return stream_seed("image", seed, class_name, index)
 
 
 def image_key(kind: str, label: int, index: int, seed: int) -> str:

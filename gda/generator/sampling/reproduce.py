@@ -5,7 +5,6 @@ over its pixels: rounding that goes through all the steps stays below that, anot
 """
 
 import importlib.metadata
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gda.artifacts.fingerprint import Fingerprint, digest_of
+from gda.artifacts.fingerprint import Fingerprint
 from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import Codec, Rgb, decode, encode, stored_pixels, to_array
 from gda.data.store.snapshot import Snapshot
@@ -28,6 +27,7 @@ from gda.generator.weights.directory import DEMO_BASE, is_here, read_card
 from gda.io.publish import FINGERPRINT_FILE, read_fingerprint
 from gda.io.shards import read_record
 from gda.runtime.parallel import device_name, sampling_device, single_threaded
+from gda.runtime.rng import shuffled
 
 TOLERANCES = {"fp32": 2.0, "bf16": 8.0}  # grey levels, by precision
 
@@ -169,7 +169,7 @@ class Recorded:
 def choose_batches(recorded: Recorded, count: int, *, seed: int = 0) -> list[RecordedBatch]:
     """`count` batches of the set, or all where it has fewer, in shard order; which ones, its digest and `seed` decide alone."""
     batches = recorded.batches()
-    picks = random.Random(digest_of([recorded.snapshot.digest, seed])).sample(range(len(batches)), min(count, len(batches)))
+    picks = shuffled(range(len(batches)), "reproduce", recorded.snapshot.digest, seed, key=int)[:count]
     return [batches[pick] for pick in sorted(picks)]
 
 

@@ -5,7 +5,6 @@ factors is another matrix. A product is as large as the weight it is added to, s
 weights themselves.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -24,6 +23,7 @@ from torch import nn
 from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError, DataError
 from gda.io.publish import write_bytes
+from gda.runtime.torch_rng import torch_stream
 
 Products = dict[str, torch.Tensor]  # by layer, the matrix added to its weight: float32, in the weight's shape [out, in, ...]
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # by layer, A [rank, in, ...] and B [out, rank, 1...]: the product is B @ A
@@ -231,14 +231,9 @@ def _start(adapter: Adapter, seed: int) -> None:
     for name, parameter in adapter.parameters().items():
         values = torch.zeros(parameter.shape)
         if name.endswith(".lora_A.weight"):
-            nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=_generator(seed, name))
+            nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=torch_stream("lora", seed, name))
         parameter.data = values.to(parameter.device)
         parameter.requires_grad_(True)
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    digest = hashlib.sha256(f"lora/{seed}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def _factor(name: str, product: torch.Tensor, rank: int, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,5 @@
 """The training data of an arm, in memory: real images, and in addition or instead synthetic images or those of a pool."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gda.data.images.codecs import Interpolation
 from gda.errors import ConfigError, DataError
+from gda.runtime.rng import shuffled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,7 +145,7 @@ def parts_by_label(keys: Sequence[str], labels: Sequence[int], generators: Seque
             )
         return [known.index(generator) for generator in generators]
     found, dealt = [0] * len(keys), dict.fromkeys(labels, 0)
-    for place in sorted(range(len(keys)), key=lambda i: hashlib.sha256(f"part/{keys[i]}".encode()).digest()):
+    for place in shuffled(range(len(keys)), "part", key=lambda i: keys[i]):
         found[place] = dealt[labels[place]] % count
         dealt[labels[place]] += 1
     return found

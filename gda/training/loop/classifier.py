@@ -16,6 +16,8 @@ from gda.errors import DataError
 from gda.io.tensors import tensors_digest
 from gda.runtime.parallel import single_threaded
 from gda.runtime.process_group import ProcessGroup
+from gda.runtime.rng import stream_seed
+from gda.runtime.torch_rng import torch_stream
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.checkpoint import load_checkpoint, save_checkpoint
 from gda.training.loop.forward import Forward, exact_convolutions
@@ -27,7 +29,6 @@ from gda.training.recipes.mixup_and_loss import Mixing, WeightedLoss, make_loss,
 from gda.training.recipes.optimizing import make_classifier_optimizer, make_schedule, optimizer_tensors, restore_optimizer
 from gda.training.recipes.policies import ErasingPolicy, RandAugmentPolicy
 from gda.training.recipes.train_recipe import TrainRecipe
-from gda.training.streams import stream, training_seed
 
 __all__ = ["TrainingSource", "TrainRecipe", "export_classifier", "load_classifier", "predict_logits", "top1", "train_classifier"]
 
@@ -64,7 +65,7 @@ def train_classifier(
         recipe = recipe.of_one_origin()
     # timm initialises weights and drops paths with the global generator: seed it by name here, and restore it afterwards.
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []), exact_convolutions(world.device):
-        torch.manual_seed(training_seed(seed, "model"))
+        torch.manual_seed(stream_seed("classify", seed, "model"))
         model = copy.deepcopy(start) if start is not None else _new(recipe, num_classes)
         run = _Run(model, [_resized(source, recipe.image_size) for source in sources], recipe, num_classes, seed, world)
         identity = _identity(sources, recipe, num_classes, seed, start) if checkpoint is not None and world.is_first else ""
@@ -118,7 +119,7 @@ class _Run:
         ordered = sorted(sources, key=lambda source: source.synthetic)
         self.batches = MixedBatches(ordered, recipe.batch_size, seed)
         self.num_classes = num_classes
-        self.streams = {"augment": stream(seed, "augment")}
+        self.streams = {"augment": torch_stream("classify", seed, "augment")}
         self.policy: RandAugmentPolicy | None = None
         self.erase: ErasingPolicy | None = None
         self.mix: Mixing | None = None
@@ -127,11 +128,11 @@ class _Run:
             self.policy = RandAugmentPolicy(recipe.rand_augment, image_size=recipe.image_size, mean=recipe.mean)
         if recipe.random_erasing:
             self.erase = ErasingPolicy(recipe.random_erasing)
-            self.streams["erasing"] = stream(seed, "erasing")
+            self.streams["erasing"] = torch_stream("classify", seed, "erasing")
         if recipe.mixup or recipe.cutmix:
             smoothing = recipe.label_smoothing
             self.mix = Mixing(mixup=recipe.mixup, cutmix=recipe.cutmix, label_smoothing=smoothing, num_classes=num_classes)
-            self.streams["mixing"] = stream(seed, "mixing")
+            self.streams["mixing"] = torch_stream("classify", seed, "mixing")
         if recipe.ema_decay:
             self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
         rate = recipe.learning_rate

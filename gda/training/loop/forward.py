@@ -10,10 +10,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gda.errors import ConfigError, MissingError
 from gda.runtime.process_group import ProcessGroup
+from gda.runtime.rng import stream_seed
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.shared_norms import SharedStatistics
 from gda.training.recipes.train_recipe import TrainRecipe
-from gda.training.streams import training_seed
 
 
 class Forward:
@@ -61,7 +61,7 @@ class Forward:
     def _seed_passes(self, update: int) -> None:
         """Seed torch's global generator, used by dropout: only a single process on a CPU keeps its state between steps."""
         if self._world.size > 1 or self._world.device.type != "cpu":
-            torch.manual_seed(training_seed(self._seed, f"pass/{update}/{self._world.rank}"))
+            torch.manual_seed(stream_seed("classify", self._seed, "pass", update, self._world.rank))
 
     def _shared_statistics(self) -> contextlib.AbstractContextManager[object]:
         shared = self._world.size > 1 and _trains_batch_norms(self._model)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gda.data.store.resident import ImageSet
 from gda.errors import ConfigError, DataError
-from gda.training.streams import stream
+from gda.runtime.torch_rng import torch_stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class MixedBatches:
     def __init__(self, sources: Sequence[TrainingSource], batch_size: int, seed: int) -> None:
         self._sources = sources
         self.counts = batch_counts([source.share for source in sources], batch_size)
-        self._epochs = [Epochs(len(source.images), stream(seed, f"order/{i}")) for i, source in enumerate(sources)]
+        self._epochs = [Epochs(len(source.images), torch_stream("classify", seed, "order", i)) for i, source in enumerate(sources)]
 
     @property
     def soft(self) -> bool:

@@ -6,7 +6,7 @@ from timm.data.mixup import Mixup
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from gda.training.streams import seeded_globals
+from gda.runtime.torch_rng import seeded_globals
 
 
 class Mixing:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from gda.errors import ConfigError
-from gda.training.streams import seeded_globals
+from gda.runtime.torch_rng import seeded_globals
 
 
 class RandAugmentPolicy:

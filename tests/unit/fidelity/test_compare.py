@@ -27,7 +27,6 @@ from gda.fidelity.intervals import (
     disjoint_halves,
     jackknifed,
     left_out,
-    named_rng,
     over_repeats,
     share,
     subsets,
@@ -106,13 +105,6 @@ def test_repeats_give_mean_and_percentiles() -> None:
     """The interval's ends are those of the middle 95% of repeats."""
     estimate = over_repeats(np.arange(101.0))
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((50.0, 2.5, 97.5))
-
-
-def test_streams_differ_by_name_and_seed() -> None:
-    """Two uses of randomness must not share random numbers."""
-    first = {named_rng(seed, name).random() for seed in (0, 1) for name in ("a", "b")}
-    assert len(first) == 4
-    assert named_rng(0, "a").random() in first
 
 
 @pytest.mark.parametrize(("synthetic", "real"), [(40, 160), (40, 80), (160, 80)], ids=["few synthetic", "half", "many synthetic"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gda.errors import ConfigError, DataError
+from gda.runtime.torch_rng import torch_stream
 from gda.training.loop.mixed_batches import Epochs, MixedBatches, TrainingSource, batch_counts
-from gda.training.streams import stream
 
 
 def source(value: int, count: int, share: float) -> TrainingSource:
@@ -50,7 +50,7 @@ def test_every_batch_has_the_exact_composition() -> None:
 
 def test_epochs_visit_every_image_equally_often() -> None:
     """Every epoch takes each image once, in a new order, for any batch size."""
-    epochs = Epochs(11, stream(0, "test"))
+    epochs = Epochs(11, torch_stream(0, "test"))
     taken = torch.cat([epochs.take(4) for _ in range(22)]).view(8, 11)
     assert torch.equal(taken.sort(dim=1).values, torch.arange(11).expand(8, 11))
     assert not torch.equal(taken[0], taken[1])
@@ -66,12 +66,6 @@ def test_batches_continue_from_a_state() -> None:
     second.restore({name: value.clone() for name, value in first.state().items()})
     for _ in range(10):
         assert torch.equal(first.next().labels, second.next().labels)
-
-
-def test_streams_differ_by_seed_and_name() -> None:
-    """Two seeds, or two names, never share their random numbers."""
-    choices = {tuple(torch.rand(3, generator=stream(seed, name)).tolist()) for seed in (0, 1) for name in ("a", "b")}
-    assert len(choices) == 4
 
 
 def test_a_source_needs_uint8_images_and_as_many_labels() -> None:

@@ -23,6 +23,7 @@ from training_world import TINY, coloured, kill_at
 from gda.artifacts.cards import ClassifierCard
 from gda.config.sections import Arm, ClassifyConfig
 from gda.errors import ConfigError, DataError, UsageError
+from gda.runtime.torch_rng import seeded_globals
 from gda.training.loop.auxiliary_norm import AuxiliaryNorms
 from gda.training.loop.classifier import (
     TrainingSource,
@@ -36,7 +37,6 @@ from gda.training.loop.classifier import (
 from gda.training.networks.export import model_digest
 from gda.training.networks.models import build_model
 from gda.training.recipes.mixup_and_loss import Mixing, WeightedLoss, soft_targets
-from gda.training.streams import seeded_globals
 
 # No randomness, so that a forward pass can be repeated by hand.
 STILL = replace(TINY, model_args={"channels": [8, 8, 8, 16], "stem_width": 4})

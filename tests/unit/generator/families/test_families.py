@@ -19,10 +19,10 @@ from gda.generator.families.opening import load_model
 from gda.generator.families.protocol import SCHEDULERS, denoising_error, rows, snr_weights
 from gda.generator.finetuning import train
 from gda.generator.finetuning.train import finetune_stage
-from gda.generator.randomness import RandomStreams
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, generated_size, read_card
 from gda.generator.weights.export import export_generator
+from gda.runtime.torch_rng import RandomStreams
 
 KINDS = ("sd1", "sd2", "sdxl", "sd3")
 DIFFUSION = KINDS[:3]

@@ -12,9 +12,9 @@ from gda.artifacts.tuning import SamplingSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import DataError
 from gda.generator.families.cascade import load_cascade
-from gda.generator.randomness import RandomStreams
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
+from gda.runtime.torch_rng import RandomStreams
 
 SETTINGS = SamplingSettings(guidance_scale=2.0, num_inference_steps=3, sr_num_inference_steps=2, sr_guidance_scale=3.0)
 

@@ -16,8 +16,8 @@ from gda.errors import DataError
 from gda.generator.families.cascade import load_cascade
 from gda.generator.families.protocol import denoising_error, prediction_target
 from gda.generator.families.variance import bound_term, denoising_losses
-from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
+from gda.runtime.torch_rng import RandomStreams
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 TIMES = (0, 0, 1, 2, 30, 500, 998, 999)

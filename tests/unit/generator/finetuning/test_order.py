@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from gda.generator.finetuning.order import Order
 from gda.generator.finetuning.train import step_streams
-from gda.generator.randomness import RandomStreams, stream_seed
 
 LABELS = torch.tensor([0] * 7 + [1] * 2 + [2])
 
@@ -47,14 +46,3 @@ def test_an_image_has_the_same_noise_in_any_part_of_a_batch():
     assert torch.equal(whole.integers(1000)[2:], part.integers(1000))
     for other in ((1, "unet", 5), (0, "transformer", 5), (0, "unet", 6)):
         assert not torch.equal(step_streams(*other, slice(0, 4)).normal(3), step_streams(0, "unet", 5, slice(0, 4)).normal(3))
-
-
-def test_random_streams_are_standard():
-    """Uniform numbers fill [0, 1), integers their range, normal ones have mean 0 and deviation 1."""
-    streams = RandomStreams([stream_seed("x", i) for i in range(500)])
-    normal, uniform, integers = streams.normal(20), streams.uniform(20), streams.integers(4)
-    assert abs(float(normal.mean())) < 0.05
-    assert abs(float(normal.std()) - 1) < 0.05
-    assert 0 <= uniform.min() < 0.01
-    assert 0.99 < uniform.max() < 1
-    assert integers.bincount().min() > 80

@@ -17,8 +17,8 @@ from gda.generator.finetuning import train
 from gda.generator.finetuning.checkpoints import Checkpoints, TrainingState
 from gda.generator.finetuning.prepared import jitter
 from gda.generator.finetuning.train import finetune_stage
-from gda.generator.randomness import RandomStreams
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION
+from gda.runtime.torch_rng import RandomStreams
 
 
 def _images():

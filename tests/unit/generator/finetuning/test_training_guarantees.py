@@ -32,9 +32,10 @@ from gda.generator.finetuning.prepared import Prepared, PreparedSource, Texts, u
 from gda.generator.finetuning.run import TrainingRun
 from gda.generator.finetuning.tokens import Tokens
 from gda.generator.finetuning.train import finetune_stage
-from gda.generator.randomness import RandomStreams, stream_seed
 from gda.generator.weights.directory import BASE
 from gda.runtime.process_group import ProcessGroup
+from gda.runtime.rng import stream_seed
+from gda.runtime.torch_rng import RandomStreams
 
 CPU = torch.device("cpu")
 PROMPTS = ("a", "b") * 3

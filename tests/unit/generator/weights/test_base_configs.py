@@ -19,10 +19,10 @@ from gda.generator.families.diffusers_pipeline import decode_latents, encode_lat
 from gda.generator.families.opening import load_model
 from gda.generator.finetuning.prepared import Texts
 from gda.generator.planning.networks import networks_of
-from gda.generator.randomness import RandomStreams
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.config_types import check_types
 from gda.generator.weights.directory import files_of, generated_size, read_card
+from gda.runtime.torch_rng import RandomStreams
 
 STATISTICS = {"latents_mean": [-1.6, 1.9, -1.4, 2.5], "latents_std": [8.5, 5.9, 6.5, 5.2], "scaling_factor": 0.5}
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
