@@ -254,7 +254,7 @@ def dvc_command(node: Node) -> str:
     words = node.words(
         inputs={role: (path,) for role, path in inputs.items()},
         outputs={path: path for path in node.outputs},
-        value=lambda name: f"${{{name}}}",
+        value=lambda name: f'"${{{name}}}"',  # quoted for the shell: a path may hold spaces
         item={name: f"${{item.{name}}}" for name in node.matrix},
     )
     return " ".join(["gda", *words, *(("--replace",) if node.kept else ())])

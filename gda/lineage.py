@@ -114,7 +114,7 @@ def describe_lineage(lineage: Lineage) -> list[str]:
     """The chain as lines: an output, the stage that made it, and below it each input with its full digest and path."""
     fingerprint = lineage.root.fingerprint
     assert fingerprint is not None, "read when it was opened"
-    lines = [f"{lineage.root.path}: made by {fingerprint.stage}", *_lines(lineage.origins, lineage.root.about, 1)]
+    lines = [f"{lineage.root.path}: made by {_maker(fingerprint)}", *_lines(lineage.origins, lineage.root.about, 1)]
     return lines + [f"  with {name:<12} {version}" for name, version in fingerprint.environment.items()]
 
 
@@ -128,13 +128,17 @@ def _lines(origins: tuple[OutputOrigin, ...], about: str, depth: int) -> Iterato
     for origin in origins:
         indent, place = "  " * depth, ""
         if origin.output is not None:
-            stage = f", made by {origin.output.fingerprint.stage}" if origin.output.fingerprint is not None else ""
+            stage = f", made by {_maker(origin.output.fingerprint)}" if origin.output.fingerprint is not None else ""
             place = f"  {os.path.relpath(origin.output.path)}{stage}"
         elif origin.role in ("source", "base") and about:
             place = f"  {about}"
         yield f"{indent}from {origin.role:<12} {origin.digest}{place}"
         if origin.output is not None:
             yield from _lines(origin.origins, origin.output.about, depth + 1)
+
+
+def _maker(fingerprint: Fingerprint) -> str:
+    return "validate" if fingerprint.stage == "accepted" else fingerprint.stage
 
 
 def _entry(origin: OutputOrigin) -> dict[str, Any]:

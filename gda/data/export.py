@@ -19,7 +19,7 @@ from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import record_test_split
 from gda.errors import DataError, UsageError
 from gda.io.manifest import GROUP, SYNTHETIC_COLUMNS
-from gda.io.publish import exclusive, prepare, publish, storage_errors
+from gda.io.publish import Workspace, publish_once, storage_errors
 from gda.io.shards import ShardRecord, read_shard
 
 Layout = Literal["imagefolder", "npz", "hf"]
@@ -37,19 +37,18 @@ def export_snapshot(snapshot_path: Path, to: Layout, out: Path) -> Outcome:
     if to not in writers:
         raise UsageError(f"--to {to!r}: accepted are {', '.join(get_args(Layout))}")
     snapshot = Snapshot.open(snapshot_path)
-    workspace = prepare(Fingerprint(stage="export", config={"to": to}, inputs={"snapshot": snapshot.digest}), out)
-    if workspace.finished:
-        return Outcome(output=out, digest=snapshot.digest, summary=f"{out} is up to date", reused=True)
-    if "test" in snapshot.splits:
-        record_test_split(snapshot, "export", work=workspace.fingerprint.digest)
-    with exclusive(workspace):
+
+    def build(workspace: Workspace) -> None:
+        if "test" in snapshot.splits:
+            record_test_split(snapshot, "export", work=workspace.fingerprint.digest)
         folder = workspace.fresh_staging()
         with storage_errors(folder):
             for split in snapshot.splits:
                 writers[to](snapshot, split, folder)
-        publish(workspace)
-    count = len(snapshot.manifest())
-    return Outcome(output=out, digest=snapshot.digest, summary=f"wrote {out}: {count} images as {to}")
+
+    reused = publish_once(Fingerprint(stage="export", config={"to": to}, inputs={"snapshot": snapshot.digest}), out, build)
+    summary = f"{out} is up to date" if reused else f"wrote {out}: {len(snapshot.manifest())} images as {to}"
+    return Outcome(output=out, digest=snapshot.digest, summary=summary, reused=reused)
 
 
 def _records(snapshot: Snapshot, split: str) -> Iterator[ShardRecord]:

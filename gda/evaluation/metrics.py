@@ -74,7 +74,7 @@ def measure_arms(
 
 
 def parts_of_arm(cards: Cards, arm: Arm) -> int:
-    """The number of parts of the synthetic set of `arm`, of which a seed trains on one; 1 for a whole set and for real images alone."""
+    """The number of parts of the synthetic set of `arm`, of which each seed trains on one; 1 for a whole set and for real images alone."""
     return max(card.synthetic_parts for (name, _), card in cards.items() if name is arm)
 
 
@@ -141,7 +141,7 @@ def _within_training(arms: Mapping[Arm, ArmResult], cards: Cards, gain: Callable
 def _seeds_text(parts: int) -> str:
     if parts == 1:
         return "all of an arm train on the same synthetic images: intervals are of this very set"
-    return f"a seed trains on the one of {parts} disjoint parts of the synthetic images that has its number modulo {parts}"
+    return f"the synthetic images are cut into {parts} disjoint parts; seed s trains on part s modulo {parts}"
 
 
 def _measured_with(config: Config, cards: Cards) -> dict[str, str]:
@@ -151,7 +151,7 @@ def _measured_with(config: Config, cards: Cards) -> dict[str, str]:
     return {
         "classifier": "; ".join(models),
         "confidence": f"{config.evaluate.confidence:g}",
-        "device": "cpu, one thread a process",
+        "device": "cpu, one thread per process",
         "intervals": "two-way standard error over seeds and images, and t distributions of both",
         "seeds": _seeds_text(parts),
         "p-value": "two-sided sign-flip test over paired seeds",

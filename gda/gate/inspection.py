@@ -14,7 +14,7 @@ from gda.artifacts.verdict import Measure, Verdict
 from gda.config.load import Config
 from gda.config.sections import ValidateConfig
 from gda.data.checks.perceptual import Sketches, distinct, joined, near_groups, near_matches
-from gda.data.store.resident import ImageSet, load_images
+from gda.data.store.in_memory import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.soft_labels import names_to_labels, second_labels
 from gda.data.test_split.opening import open_test

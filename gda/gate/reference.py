@@ -30,7 +30,7 @@ from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.reference import REFERENCE_FILE, REFERENCE_PROBABILITIES, ReferenceIndex
 from gda.config.arm import Arm
 from gda.config.load import Config
-from gda.data.store.resident import ImageSet, load_images
+from gda.data.store.in_memory import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import fid_floor

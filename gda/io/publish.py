@@ -150,6 +150,19 @@ def exclusive(workspace: Workspace, *, wait: float = 0.0) -> Iterator[None]:
         yield
 
 
+def publish_once(fingerprint: Fingerprint, out: Path, build: Callable[[Workspace], object]) -> bool:
+    """Publish what `build` writes into the workspace's staging folder, unless `out` holds it already; returns whether it did.
+
+    Raises as `prepare`, `exclusive` and `publish` do.
+    """
+    workspace = prepare(fingerprint, out)
+    if not workspace.finished:
+        with exclusive(workspace):
+            build(workspace)
+            publish(workspace)
+    return workspace.finished
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: temporary sibling, fsync, rename over any existing file. Raises `MissingError`."""
     with storage_errors(path):

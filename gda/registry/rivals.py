@@ -38,7 +38,8 @@ def real_rivals(metrics: Metrics, config: PromoteConfig) -> tuple[Rival, ...]:
     steps = own.num_train_steps if (own := metrics.arms.get(config.arm)) is not None else None
     needed = Arm.REAL.with_training(config.arm.training or "long")
     kind = "plain" if config.arm.plain else config.arm.training
-    problem = f"no {kind} training on real images took {steps} steps; add {needed} to classify.arms"
+    length = f"took {steps} steps" if steps is not None else f"can be compared with {config.arm}, which did not run"
+    problem = f"no {kind} training on real images {length}; add {needed} to classify.arms"
     return (*found.values(), Rival(name="real images alone for as long", gain=None, problem=problem))
 
 

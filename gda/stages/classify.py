@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _CARD, VAL_PREDICTIONS = "classifier.json", "val_predictions.safetensors"
 _log = logging.getLogger(__name__)
-CHECKPOINT_EVERY = 100  # updates
+CHECKPOINT_EVERY = 100  # steps
 _DONE = "done.json"  # in the work folder, written last: what is in its `out` is complete
 
 
@@ -364,7 +364,7 @@ def _publish(workspace: Workspace, own: Own | None) -> Outcome:
     return Outcome(
         output=out,
         digest=card.digest,
-        summary=f"wrote {out}: {card.arm}, seed {card.seed}, {card.num_train_steps} updates, {100 * card.val_top1:.1f}% on validation",
+        summary=f"wrote {out}: {card.arm}, seed {card.seed}, {card.num_train_steps} steps, {100 * card.val_top1:.1f}% on validation",
         metrics={"val_top1": card.val_top1, "loss": curve[-1][1]},
         curves={"loss": curve},
         files=tuple(sorted(path for path in out.iterdir() if path.is_file())),

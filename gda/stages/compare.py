@@ -18,7 +18,7 @@ from gda.config.arm import Arm
 from gda.config.load import Config
 from gda.data.store.predictions import Predictions, read_predictions
 from gda.errors import DataError
-from gda.io.publish import exclusive, prepare, publish, write_bytes
+from gda.io.publish import Workspace, publish_once, write_bytes
 from gda.report.sizes import size_figure, size_table
 from gda.stats.exchange import exchange_rate
 from gda.stats.intervals import crossed_interval
@@ -69,16 +69,15 @@ def run(config: Config, *, evaluations: Sequence[Path], out: Path) -> Outcome:
         config={"arm": str(config.promote.arm), "evaluate": config.evaluate.model_dump(mode="json"), "seed": config.seed},
         inputs={f"evaluation {each.metrics.snapshot_digest}": digest_of(each.metrics.model_dump(mode="json")) for each in found},
     )
-    workspace = prepare(fingerprint, out)
-    if workspace.finished:
-        return _outcome(out, read_document(out / COMPARISON, SizeComparison), reused=True)
-    with exclusive(workspace):
+
+    def build(workspace: Workspace) -> None:
         comparison = _compare(config, found)
         write_bytes(workspace.staging / COMPARISON, dump_document(comparison))
         write_bytes(workspace.staging / TABLE, _table(comparison))
         write_bytes(workspace.staging / _PICTURE, size_figure(comparison, config.evaluate.confidence))
-        publish(workspace)
-    return _outcome(out, comparison)
+
+    reused = publish_once(fingerprint, out, build)
+    return _outcome(out, read_document(out / COMPARISON, SizeComparison), reused=reused)
 
 
 def _open(path: Path) -> _Evaluation:
@@ -189,7 +188,7 @@ def _table(comparison: SizeComparison) -> bytes:
     return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode()
 
 
-def _outcome(out: Path, comparison: SizeComparison, *, reused: bool = False) -> Outcome:
+def _outcome(out: Path, comparison: SizeComparison, *, reused: bool) -> Outcome:
     notes = [f"left out {reason}" for reason in comparison.skipped]
     notes += [f"at {point.num_train:,} real images no exchange rate: {point.unpriced}" for point in comparison.points if point.unpriced]
     text = "\n".join([f"wrote {out}: {comparison.arm} against real", *size_table(comparison), *notes])

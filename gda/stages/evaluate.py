@@ -27,7 +27,7 @@ from gda.data.test_split.opening import open_test
 from gda.errors import DataError
 from gda.evaluation.metrics import measure_arms, parts_of_arm
 from gda.io.checked import is_whole
-from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes
+from gda.io.publish import Workspace, publish_once, work_root, write_bytes
 from gda.registry.gate import decide
 from gda.report.page import ReportInputs, write_report
 from gda.report.wording import opened
@@ -98,11 +98,8 @@ def run(
     given = _open_inputs(config, snapshot, synthetic, zero_shot, tuning, verdict, progress=progress)
     chosen = select_runs(config, runs)
     _require_consistent(chosen, given.real, snapshot)
-    workspace = prepare(_fingerprint(config, chosen, given), out)
-    if workspace.finished:
-        return _outcome(out, read_document(out / METRICS_FILE, Metrics), reused=True)
 
-    with exclusive(workspace):
+    def build(workspace: Workspace) -> None:
         predictions, openings, work = _predict(workspace, chosen, given.real, progress=progress)
         measured = measure_arms(
             config,
@@ -122,8 +119,9 @@ def run(
         write_bytes(folder / CONFUSION_FILE, _confusions(predictions, metrics.classes))
         inputs = _report_inputs(config, chosen, given, metrics, timings=dict(timings or {}), validation_page=page)
         write_report(folder, replace(inputs, predictions=predictions))
-        publish(workspace)
-    return _outcome(out, metrics)
+
+    reused = publish_once(_fingerprint(config, chosen, given), out, build)
+    return _outcome(out, read_document(out / METRICS_FILE, Metrics), reused=reused)
 
 
 def _open_inputs(
@@ -359,7 +357,7 @@ def _licence(chosen: Runs, candidate: Candidate | None) -> str:
     return chosen[candidate.arm, candidate.seed].card.base_licence if candidate is not None else "unknown"
 
 
-def _outcome(out: Path, metrics: Metrics, *, reused: bool = False) -> Outcome:
+def _outcome(out: Path, metrics: Metrics, *, reused: bool) -> Outcome:
     numbers = {f"top1_{arm.replace('+', '_')}": result.mean for arm, result in metrics.arms.items() if result.mean is not None}
     numbers |= {f"gain_{arm.replace('+', '_')}": gain.mean for arm, gain in metrics.gain.items()}
     numbers |= {} if metrics.test_openings is None else {"test_openings": float(metrics.test_openings)}

@@ -14,7 +14,7 @@ from gda.artifacts.outcome import Outcome
 from gda.artifacts.tuning import SamplingSettings
 from gda.config.load import Config
 from gda.data.ingest.holdout import hold_out
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError, UsageError
 from gda.fidelity.extractors import configured_extractor

@@ -16,11 +16,11 @@ from gda.artifacts.snapshot import SnapshotIndex
 from gda.config.arm import Arm
 from gda.config.load import Config
 from gda.data.images.codecs import LANCZOS
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import DataError
-from gda.io.publish import Workspace, exclusive, prepare, publish, work_root, write_bytes
+from gda.io.publish import Workspace, publish_once, work_root, write_bytes
 from gda.report.ratio import ratio_answer, ratio_figure
 from gda.runtime.parallel import Bar
 from gda.runtime.rng import numpy_stream
@@ -59,18 +59,17 @@ def run(config: Config, *, snapshot: Path, synthetic: Path, verdict: Path, out: 
         | weights_inputs(config.classify),
         environment=bits_environment("timm", "torchvision"),
     )
-    workspace = prepare(fingerprint, out)
-    if workspace.finished:
-        return _outcome(out, read_document(out / CURVE, RatioCurve), reused=True)
-    with exclusive(workspace):
+
+    def build(workspace: Workspace) -> None:
         if skipped is not None:
             curve = _curve(config, real, generated, num_real=_total(real, "train"), num_val=_total(real, "val"), skipped=skipped)
         else:
             curve = _search(config, snapshot, synthetic, real, generated, workspace, progress=progress)
             write_bytes(workspace.staging / _PICTURE, ratio_figure(curve))
         write_bytes(workspace.staging / CURVE, dump_document(curve))
-        publish(workspace)
-    return _outcome(out, curve)
+
+    reused = publish_once(fingerprint, out, build)
+    return _outcome(out, read_document(out / CURVE, RatioCurve), reused=reused)
 
 
 def _training(config: Config) -> TrainRecipe:
@@ -170,7 +169,7 @@ def _curve(
     )
 
 
-def _outcome(out: Path, curve: RatioCurve, *, reused: bool = False) -> Outcome:
+def _outcome(out: Path, curve: RatioCurve, *, reused: bool) -> Outcome:
     digest = digest_of(curve.model_dump(mode="json"))
     if curve.skipped is not None:
         summary = f"{out} is up to date" if reused else f"wrote {out}: skipped, {curve.skipped}"

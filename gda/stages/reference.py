@@ -10,7 +10,7 @@ from gda.config.load import Config
 from gda.data.store.snapshot import Snapshot
 from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.gate.reference import LabelReference, build_reference
-from gda.io.publish import exclusive, prepare, publish
+from gda.io.publish import Workspace, publish_once
 from gda.training.networks.pretrained import weights_inputs
 
 
@@ -20,13 +20,12 @@ def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) ->
     Raises `DataError` when the snapshot lacks train or val images, `MissingError` without the extractor's weights.
     """
     real = Snapshot.open(snapshot)
-    workspace = prepare(reference_fingerprint(config, real), out)
-    if workspace.finished:
-        return _outcome(out, LabelReference.open(out).index, reused=True)
-    with exclusive(workspace):
-        index = build_reference(config, real, workspace.staging, work=workspace.work / "folds", progress=progress)
-        publish(workspace)
-    return _outcome(out, index, reused=False)
+
+    def build(workspace: Workspace) -> None:
+        build_reference(config, real, workspace.staging, work=workspace.work / "folds", progress=progress)
+
+    reused = publish_once(reference_fingerprint(config, real), out, build)
+    return _outcome(out, LabelReference.open(out).index, reused=reused)
 
 
 def reference_fingerprint(config: Config, real: Snapshot) -> Fingerprint:

@@ -22,7 +22,7 @@ from gda.data.sources.source import Columns, ImageSource
 from gda.data.store.classes import make_classes, normalise
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.errors import DataError
-from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
+from gda.io.publish import Workspace, publish_once, write_bytes
 
 LEAKS_FILE = "leaks.csv"
 LEFT_OUT_FILE = "left_out.csv"
@@ -57,13 +57,12 @@ def run(
     if real is not None:
         found = as_pool(found, real.classes)
     named = None if real is not None or config.snapshot.class_names == "source" else wordnet_names(found.class_names)
-    workspace = prepare(_fingerprint(config.snapshot, found, columns, as_synthetic, real, named), out)
-    if workspace.finished:
-        return _reused(out)
-    with exclusive(workspace):
-        index = _build(config.snapshot, found, workspace, as_synthetic, real, named, progress)
-        publish(workspace)
-    return _outcome(out, index)
+
+    def build(workspace: Workspace) -> None:
+        _build(config.snapshot, found, workspace, as_synthetic, real, named, progress)
+
+    reused = publish_once(_fingerprint(config.snapshot, found, columns, as_synthetic, real, named), out, build)
+    return _outcome(out, Snapshot.open(out).index, reused=reused)
 
 
 def _columns(section: SnapshotConfig, split: str | None, group: str | None, label: str | None, *, all_train: bool) -> Columns:
@@ -159,20 +158,18 @@ def _report_leaks(folder: Path, leaks: Sequence[NearLeak], config: SnapshotConfi
         write_bytes(folder / LEAKS_FILE, leak_table(leaks).to_csv(index=False, lineterminator="\n").encode())
 
 
-def _reused(out: Path) -> Outcome:
-    snapshot = Snapshot.open(out)
-    return Outcome(output=out, digest=snapshot.digest, summary=f"{out} is up to date (digest {snapshot.digest[:12]})", reused=True)
-
-
-def _outcome(out: Path, index: SnapshotIndex) -> Outcome:
+def _outcome(out: Path, index: SnapshotIndex, *, reused: bool) -> Outcome:
     counts = {split: sum(classes.values()) for split, classes in index.counts.items()}
     listed = ", ".join(f"{split} {count}" for split, count in counts.items())
     what = f"{sum(counts.values())} images of {len(index.classes)} classes ({listed}{_left_out(index)})"
     return Outcome(
         output=out,
         digest=index.digest,
-        summary=f"wrote {out}: {what}, digest {index.digest[:12]}{_warning(index)}",
+        summary=f"{out} is up to date (digest {index.digest[:12]})"
+        if reused
+        else f"wrote {out}: {what}, digest {index.digest[:12]}{_warning(index)}",
         metrics={f"images_{split}": float(count) for split, count in counts.items()} | {"quarantined": float(len(index.quarantined))},
+        reused=reused,
     )
 
 

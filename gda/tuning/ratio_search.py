@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 
 from gda.artifacts.fingerprint import bits_environment, digest_of
 from gda.config.sections import RatioConfig
-from gda.data.store.resident import ImageSet
+from gda.data.store.in_memory import ImageSet
 from gda.errors import DataError
 from gda.io.checked import is_whole, write_checked
 from gda.io.publish import storage_errors

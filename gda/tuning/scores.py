@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gda.artifacts.fingerprint import bits_environment, digest_of
-from gda.data.store.resident import ImageSet, load_images
+from gda.data.store.in_memory import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import fid_to

@@ -13,7 +13,7 @@ import numpy as np
 
 from gda.artifacts.tuning import Settings, TuningPoint
 from gda.config.load import Config
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import DataError
 from gda.fidelity.compare import REPEATS, fid_floor_to

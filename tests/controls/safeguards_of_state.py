@@ -4,7 +4,7 @@ from control import Control
 
 _PUBLISH, _SHARDS, _PARALLEL = "gda/io/publish.py", "gda/io/shards.py", "gda/runtime/parallel.py"
 _SAMPLING, _SAMPLE = "gda/generator/sampling/sample_shards.py", "gda/stages/sample.py"
-_SNAPSHOT, _VERIFY, _RESIDENT = "gda/data/store/snapshot.py", "gda/data/store/verify.py", "gda/data/store/resident.py"
+_SNAPSHOT, _VERIFY, _IN_MEMORY = "gda/data/store/snapshot.py", "gda/data/store/verify.py", "gda/data/store/in_memory.py"
 _WATCHING = "gda/cluster/watching.py"
 
 _SAMPLE_KILL, _SAMPLE_FAULTS = "tests/faults/test_sample_kill.py", "tests/faults/test_sample_faults.py"
@@ -232,7 +232,7 @@ STATE: tuple[Control, ...] = (
     Control(
         row=6,
         what="an image's checksum not compared by the loader",
-        file=_RESIDENT,
+        file=_IN_MEMORY,
         edits=(("            if hashlib.sha256(record.image).hexdigest() != sha256:", "            if False:"),),
         tests=(f"{_IO_DAMAGE}::test_flipped_image_bit_names_the_record",),
     ),

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from gda.data.store.classes import make_classes
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.data.store.writer import ImageRecord, shard_name, write_image_shard

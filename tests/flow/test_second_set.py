@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from gda.artifacts.document import read_document
 from gda.artifacts.verdict import Verdict
 from gda.config.load import load_config
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.runtime.parallel import run_parallel
 from gda.training.loop.classifier import TrainingSource, TrainRecipe, predict_logits, train_classifier

@@ -18,7 +18,7 @@ from gda.artifacts.verdict import Measure, Verdict
 from gda.config.arm import Arm
 from gda.config.load import Config, parse_config
 from gda.data.store.classes import make_classes
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard
 from gda.training.loop.classifier import TrainingSource, TrainRecipe, export_classifier, train_classifier

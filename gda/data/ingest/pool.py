@@ -140,7 +140,7 @@ def open_screen(real: Snapshot, *, scratch: Path | None = None) -> Screen:
 
     Raises `DataError` for damaged shards and where val or test is empty.
     """
-    from gda.data.store.resident import ImageSet, load_images
+    from gda.data.store.in_memory import ImageSet, load_images
     from gda.data.test_split.opening import open_test  # imports torch, which an ordinary snapshot does without
 
     rows = real.manifest()

@@ -1,6 +1,7 @@
 """Merges snapshots without rewriting a byte of their shards."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from gda.data.checks.leaks import require_disjoint_splits, require_whole_groups
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import shard_name
 from gda.errors import DataError, UsageError
-from gda.io.publish import Workspace, exclusive, prepare, publish
+from gda.io.publish import Workspace, publish_once
 from gda.io.shards import link_shard
 
 _SETTINGS = ("guidance_scale", "num_inference_steps", "scheduler")
@@ -30,15 +31,11 @@ def merge_snapshots(paths: Sequence[Path], out: Path) -> Outcome:
     fingerprint = Fingerprint(
         stage="merge", config={}, inputs={f"part{number:04d}": snapshot.digest for number, snapshot in enumerate(snapshots)}
     )
-    workspace = prepare(fingerprint, out)
-    if workspace.finished:
-        return Outcome(output=out, digest=Snapshot.open(out).digest, summary=f"{out} is up to date", reused=True)
-    with exclusive(workspace):
-        index = _build(snapshots, workspace)
-        publish(workspace)
+    reused = publish_once(fingerprint, out, partial(_build, snapshots))
+    index = Snapshot.open(out).index
     count = sum(sum(classes.values()) for classes in index.counts.values())
-    summary = f"wrote {out}: {count} images of {len(snapshots)} snapshots, digest {index.digest[:12]}"
-    return Outcome(output=out, digest=index.digest, summary=summary)
+    summary = f"{out} is up to date" if reused else f"wrote {out}: {count} images of {len(snapshots)} snapshots, digest {index.digest[:12]}"
+    return Outcome(output=out, digest=index.digest, summary=summary, reused=reused)
 
 
 def _require_mergeable(snapshots: Sequence[Snapshot]) -> None:

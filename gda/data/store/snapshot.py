@@ -26,7 +26,7 @@ _HASH = "[0-9a-f]{64}"
 
 
 class Snapshot:
-    """An opened snapshot: `path`, `index`, `digest`, `classes`; images are read through `gda.data.store.resident`."""
+    """An opened snapshot: `path`, `index`, `digest`, `classes`; images are read through `gda.data.store.in_memory`."""
 
     def __init__(self, path: Path, index: SnapshotIndex, rows: pd.DataFrame) -> None:
         self.path = path

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from gda.data.images.codecs import LANCZOS, Interpolation
-from gda.data.store.resident import ImageSet, decode_split
+from gda.data.store.in_memory import ImageSet, decode_split
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import record_test_split
 from gda.errors import UsageError

@@ -44,26 +44,26 @@ class Prepared:
         """`share` is which of the files missing from the cache this process computes, as in `files[share]`; see `fill`."""
         self._model, self._images, self._device = model, source.images, device
         self._jitter, self._flip = jitter, flip
-        self._kept: _Latents | None = None
+        self._latent_cache: _LatentCache | None = None
         if not jitter and model.card.family != "pixel_cascade":
-            self._kept = _Latents(model, source, flip=flip, device=device, share=share)
+            self._latent_cache = _LatentCache(model, source, flip=flip, device=device, share=share)
 
     @property
     def encodes_each_step(self) -> bool:
         """Whether `take` runs the model's encoder."""
-        return self._kept is None and self._model.card.family != "pixel_cascade"
+        return self._latent_cache is None and self._model.card.family != "pixel_cascade"
 
     def take(self, chosen: torch.Tensor, streams: RandomStreams) -> torch.Tensor:
         """Prepared rows of the images `chosen` (int64 [n]), on the device; the images' own samples say who is flipped and moved how."""
         flipped = streams.uniform() < 0.5 if self._flip else torch.zeros(len(chosen), dtype=torch.bool)
-        if self._kept is not None:
-            return self._kept.take(chosen, flipped.cpu()).to(self._device)
+        if self._latent_cache is not None:
+            return self._latent_cache.take(chosen, flipped.cpu()).to(self._device)
         images = unit(self._images[chosen]).to(self._device)
         images = torch.where(flipped.to(self._device)[:, None, None, None], images.flip(3), images)
         return self._model.prepare(jitter(images, self._jitter, streams))
 
 
-class _Latents:
+class _LatentCache:
     """Moments of latents of all images, and of mirror images where configured, in files of some rows each; in memory without a cache."""
 
     def __init__(self, model: Model, source: PreparedSource, *, flip: bool, device: torch.device, share: slice) -> None:

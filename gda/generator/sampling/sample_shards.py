@@ -14,7 +14,7 @@ import torch
 from gda.artifacts.snapshot import ClassInfo
 from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import Codec, Rgb
-from gda.data.store.resident import RecordReader
+from gda.data.store.in_memory import RecordReader
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.writer import EncodedRecord, ImageRecord, encode_record, load_rows, save_rows, write_encoded_shard
 from gda.errors import DataError, MissingError, NotFiniteError

@@ -17,7 +17,7 @@ from gda.generator.weights.directory import read_card, weights_digest
 from gda.generator.weights.export import network_folder
 from gda.generator.weights.lora import LORA_FILE
 from gda.generator.weights.posthoc import EMA_FOLDER, Fit, combine, fit, sigma_rel_to_gamma, stored_averages, whole_file
-from gda.io.publish import FINGERPRINT_FILE, exclusive, prepare, publish, write_bytes
+from gda.io.publish import FINGERPRINT_FILE, publish_once, write_bytes
 
 # A profile this far off, relative L2, is as far from the one requested as a width 10 to 15% next to it is (sigma_rel 0.04 to 0.15):
 # a sweep over widths could no longer tell its points apart.
@@ -34,14 +34,10 @@ def average_generator(generator: Path, sigma_rel: float, out: Path, *, step: int
     """
     card, fits = _plan(generator, sigma_rel, step=step, force=force)
     fingerprint = _fingerprint(card, fits, sigma_rel)
-    workspace = prepare(fingerprint, out)
-    if workspace.finished:
-        done = read_document(out / "generator.json", GeneratorCard)
-        return Outcome(output=out, digest=done.digest, summary=f"{out} is up to date", reused=True)
-    with exclusive(workspace):
-        new = _write_generator(generator, card, fits, workspace.fresh_staging())
-        publish(workspace)
-    return Outcome(output=out, digest=new.digest, summary=f"wrote {out}: {new.averaging}; {_errors(fits)}")
+    reused = publish_once(fingerprint, out, lambda workspace: _write_generator(generator, card, fits, workspace.fresh_staging()))
+    new = read_document(out / "generator.json", GeneratorCard)
+    summary = f"{out} is up to date" if reused else f"wrote {out}: {new.averaging}; {_errors(fits)}"
+    return Outcome(output=out, digest=new.digest, summary=summary, reused=reused)
 
 
 def averaging_digest(generator: str, sigma_rel: float) -> str:

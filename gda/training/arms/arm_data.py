@@ -13,7 +13,7 @@ from gda.runtime.rng import shuffled
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gda.data.store.resident import ImageSet
+    from gda.data.store.in_memory import ImageSet
     from gda.data.store.snapshot import Snapshot
     from gda.training.loop.mixed_batches import TrainingSource
 
@@ -101,7 +101,7 @@ def load_data(data: TrainingData) -> Loaded:
 
     Raises `DataError` as `load_images` does, and if there is no image of the wanted classes.
     """
-    from gda.data.store.resident import load_images
+    from gda.data.store.in_memory import load_images
     from gda.data.store.snapshot import Snapshot
 
     real = Snapshot.open(data.snapshot)

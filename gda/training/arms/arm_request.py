@@ -39,7 +39,7 @@ class ArmRequest:
 
     @property
     def num_train_steps(self) -> int:
-        """Optimizer updates of this arm, without those of the head alone."""
+        """Training steps of this arm, without those of the head alone."""
         index = self.real if self.arm.data.real or self.generated is None else self.generated
         return self.config.train_steps_of(sum(index.counts["train"].values()), long=self.arm.long)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gda.data.store.resident import ImageSet
+from gda.data.store.in_memory import ImageSet
 from gda.errors import ConfigError, DataError
 from gda.runtime.torch_rng import torch_stream
 

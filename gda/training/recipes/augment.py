@@ -1,4 +1,4 @@
-"""Batched augmentation of resident images: a whole uint8 batch goes in, a normalised float batch comes out.
+"""Batched augmentation of images in memory: a whole uint8 batch goes in, a normalised float batch comes out.
 
 Images are mirrored only if a recipe enables it: a mirrored digit or letter is another sign.
 """

@@ -24,7 +24,7 @@ from gda.data.images.codecs import (
     to_array,
 )
 from gda.data.store.classes import make_classes
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.data.store.writer import ImageRecord, encode_record, write_image_shard

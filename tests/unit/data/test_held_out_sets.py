@@ -10,7 +10,7 @@ from PIL import Image
 
 from gda.config.load import parse_config
 from gda.data.ingest.held_out_sets import load_held_out, open_held_out, read_class_map
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError
 from gda.stages import snapshot

@@ -16,8 +16,8 @@ import torchvision
 from gda.data.export import export_snapshot
 from gda.data.images.codecs import PNG, Codec, decode, to_array
 from gda.data.store.classes import make_classes
+from gda.data.store.in_memory import load_images
 from gda.data.store.merge import merge_snapshots
-from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.data.store.writer import ImageRecord, write_image_shard

@@ -16,8 +16,8 @@ import pytest
 from gda.artifacts.document import dump_document
 from gda.data.export import export_snapshot
 from gda.data.images.codecs import LANCZOS
+from gda.data.store.in_memory import RecordReader, decode_split, load_images
 from gda.data.store.replace import replace_records
-from gda.data.store.resident import RecordReader, decode_split, load_images
 from gda.data.store.snapshot import INDEX_FILE, Snapshot, digest_rows
 from gda.data.store.verify import verify_snapshot
 from gda.data.test_split.ledger import count_test_openings, ledger_path, read_ledger, record_test_opening
@@ -34,7 +34,7 @@ READERS = ("read_shard", "iterate_shard", "read_record", "decode_split")
 # Where test images may be read: behind the ledger, and to compare checksums.
 MAY_READ_TEST = {
     "gda/data/export.py",
-    "gda/data/store/resident.py",
+    "gda/data/store/in_memory.py",
     "gda/data/store/verify.py",
     "gda/data/test_split/opening.py",
     "gda/io/shards.py",

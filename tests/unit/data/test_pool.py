@@ -15,7 +15,7 @@ from PIL import Image
 from gda.artifacts.outcome import Outcome
 from gda.cli.main import main
 from gda.data.images.codecs import SYNTHETIC_MARK, encode_png
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.data.test_split.ledger import read_ledger

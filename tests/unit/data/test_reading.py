@@ -1,4 +1,4 @@
-"""Reading snapshots: the resident loader, opening the test split with its ledger, and invalid indexes."""
+"""Reading snapshots: the loader into memory, opening the test split with its ledger, and invalid indexes."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from relisted import relist
 
 from gda.data.checks.leaks import cross_split_duplicates
 from gda.data.store.classes import make_classes
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.data.store.writer import ImageRecord, load_rows, save_rows, shard_name, write_image_shard
@@ -242,7 +242,7 @@ def test_duplicates_are_paired_once() -> None:
 
 
 def test_io_and_data_need_no_torch() -> None:
-    """Guards start-up time: only the resident loader imports torch."""
+    """Guards start-up time: only the loader into memory imports torch."""
     import subprocess
     import sys
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gda.artifacts.snapshot import ClassInfo
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.soft_labels import second_labels, soft_labels, soft_labels_input
 from gda.data.store.writer import ImageRecord, write_image_shard

@@ -20,7 +20,7 @@ from gda.artifacts.outcome import Outcome
 from gda.config.arm import ARMS, Arm
 from gda.config.load import Config
 from gda.config.sections import ClassifyConfig
-from gda.data.store.resident import ImageSet, load_images
+from gda.data.store.in_memory import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import read_ledger
 from gda.errors import ConfigError, DataError, UsageError

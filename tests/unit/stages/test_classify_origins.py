@@ -15,7 +15,7 @@ from gda.artifacts.fingerprint import Fingerprint
 from gda.artifacts.outcome import Outcome
 from gda.config.load import Config
 from gda.config.sections import Arm, ClassifyConfig
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import UsageError
 from gda.io.publish import prepare

@@ -14,7 +14,7 @@ from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.fingerprint import Fingerprint
 from gda.config.load import Config, load_config
 from gda.config.sections import Arm, ClassifyConfig
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.opening import open_test
 from gda.errors import ConfigError, MissingError, UsageError

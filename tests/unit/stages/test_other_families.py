@@ -9,7 +9,7 @@ from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.document import read_document
 from gda.artifacts.tuning import Settings
 from gda.config.load import load_config
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.stages import finetune, sample, tune

@@ -10,8 +10,8 @@ from two_colours import two_colours
 from gda.artifacts.document import dump_document
 from gda.artifacts.tuning import SamplingSettings, Settings
 from gda.config.load import load_config
+from gda.data.store.in_memory import load_images
 from gda.data.store.merge import merge_snapshots
-from gda.data.store.resident import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.errors import ConfigError, DataError, MissingError, UsageError

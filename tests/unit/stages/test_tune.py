@@ -18,7 +18,7 @@ from two_colours import two_colours
 from gda.artifacts.document import read_document
 from gda.artifacts.tuning import Settings
 from gda.config.load import load_config
-from gda.data.store.resident import load_images
+from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import read_ledger
 from gda.demo_base.build import build_tiny_cascade

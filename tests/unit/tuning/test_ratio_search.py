@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import save
 
 from gda.config.sections import RatioConfig
-from gda.data.store.resident import ImageSet
+from gda.data.store.in_memory import ImageSet
 from gda.training.loop.classifier import TrainRecipe
 from gda.tuning import ratio_search
 from gda.tuning.ratio_search import REAL_ALONE, RatioSearch, Sets, images_of, nested_order, num_classifiers, rungs
