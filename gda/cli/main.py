@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -20,10 +21,13 @@ from gda.errors import ConfigError, GdaError, TryAgainError
 from gda.io.publish import work_root, write_bytes
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import ignore_signals, stop_requested
+from gda.runtime.logs import as_json, set_up_logs
 from gda.runtime.parallel import is_first_process
+from gda.runtime.progress import reporting
 from gda.tracking import masked
 
 PARAMS_FILE = Path("params.yaml")
+_log = logging.getLogger(__name__)
 _INTERRUPTED = "interrupted; the same command continues where it stopped"
 
 
@@ -45,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (renamed := renamed_flag(sys.argv[1:] if argv is None else argv)) is not None:
             parser.error(renamed)
         args = parser.parse_args(argv)
+        set_up_logs(getattr(args, "log_format", None))
     except KeyboardInterrupt:
         return _interrupted()
     if args.command is None:
@@ -78,13 +83,18 @@ def _run(args: argparse.Namespace) -> int:
     if args.params is not None and not args.params.exists():
         raise ConfigError(f"--params {args.params}: no such file")
     config = load_config(params, tuple(args.set))
+    with reporting(args.command, shown=args.progress and is_first_process()):
+        _run_stages(args, config)
+    return 0
+
+
+def _run_stages(args: argparse.Namespace, config: Config) -> None:
     for one in args.each(config, args) if hasattr(args, "each") else (args,):
         with at_work(one, config) if is_first_process() else nullcontext():  # others under torchrun publish nothing
             started = time.perf_counter()
             outcome = one.runner(config, one)
             seconds = time.perf_counter() - started
             _close(one, config, outcome, seconds)
-    return 0
 
 
 def _close(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> None:
@@ -116,7 +126,11 @@ def _interrupted() -> int:
 def _fail(error: GdaError, args: argparse.Namespace) -> int:
     if os.environ.get("GDA_DEBUG"):
         print(masked(traceback.format_exc()), file=sys.stderr)
-    print(f"gda {args.command}: {masked(str(error))}", file=sys.stderr)
+    message = f"gda {args.command}: {masked(str(error))}"
+    if as_json():
+        _log.error(message, extra={"stage": args.command, "exit_code": error.exit_code})
+    else:
+        print(message, file=sys.stderr)
     return error.exit_code
 
 

@@ -40,7 +40,8 @@ from gda.fidelity.statistics_file import statistics_bytes
 from gda.gate.checks.labels import LabelCheckResult, agreement, class_thresholds
 from gda.io.publish import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
-from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.parallel import run_parallel
+from gda.runtime.progress import Bar, tick
 from gda.runtime.rng import shuffled, stream_seed
 from gda.training.loop.classifier import TrainingSource, TrainRecipe, export_classifier, load_classifier, predict_logits, train_classifier
 from gda.training.networks.pretrained import find_weights
@@ -142,7 +143,7 @@ def build_reference(config: Config, snapshot: Snapshot, folder: Path, *, work: P
     """
     extractor = configured_extractor(config)
     folds = [_Fold(number=k, snapshot=snapshot.path, folder=folder / f"fold-{k}", config=config) for k in range(config.reference.folds)]
-    with Bar(len(folds) * config.reference.num_train_steps, "reference", unit="step", shown=progress):
+    with Bar(len(folds) * config.reference.num_train_steps, "reference", unit="step", shown=progress, about="cpu, float32"):
         digests = run_parallel(partial(_train_fold, work=work), folds)
     size = comparison_size(config, extractor)
     sets: dict[str, ImageSet] = {split: load_images(snapshot, split, size=size) for split in _SPLITS}
@@ -199,7 +200,7 @@ def _train_fold(fold: _Fold, *, work: Path) -> str:
             num_classes=len(snapshot.classes),
             seed=stream_seed("reference", config.seed, fold.number),
             checkpoint=work / f"fold-{fold.number}",
-            progress=_tick_one,
+            progress=lambda step, loss: tick(loss=loss, series=f"fold {fold.number}", step=step),
         )
         export_classifier(model, fold.folder, _card(fold, snapshot))
     return directory_digest(fold.folder)
@@ -215,10 +216,6 @@ def _is_trained(folder: Path) -> bool:
         _log.warning("%s; this fold is trained again", error)
         return False
     return True
-
-
-def _tick_one(done: int) -> None:
-    tick()
 
 
 def _card(fold: _Fold, snapshot: Snapshot) -> ClassifierCard:

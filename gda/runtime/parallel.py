@@ -6,15 +6,15 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gda.errors import MissingError, TryAgainError
+from gda.runtime.progress import send_to, sender
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 # One of them is there where torch can see a GPU: NVIDIA's, the same on boards that share its memory, in WSL, AMD's.
@@ -98,47 +98,6 @@ def workers_of(kind: str) -> int:
     return max(1, torch.cuda.device_count())
 
 
-class Bar:
-    """A progress bar on stderr with rate and remaining time, fed by `tick` from this process or from workers; silent off a terminal."""
-
-    def __init__(self, total: int, label: str, *, unit: str = "it", shown: bool = True) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, desc=label, unit=unit, disable=None if shown else True, dynamic_ncols=True, leave=False)
-
-    def __enter__(self) -> "Bar":
-        global _tick_pipe, _reader
-        read_end, write_end = os.pipe()
-        _tick_pipe = write_end
-        _reader = threading.Thread(target=self._follow, args=(read_end,), daemon=True)
-        _reader.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        global _tick_pipe, _reader
-        assert _tick_pipe is not None
-        assert _reader is not None
-        os.close(_tick_pipe)
-        _reader.join(timeout=5)
-        _tick_pipe = _reader = None
-        self._bar.close()
-
-    def _follow(self, read_end: int) -> None:
-        with os.fdopen(read_end, "rb", buffering=0) as stream:
-            while received := stream.read(65536):
-                self._bar.update(len(received))
-
-
-_tick_pipe: int | None = None
-_reader: threading.Thread | None = None
-
-
-def tick(count: int = 1) -> None:
-    """Advance the open `Bar`, if there is one; callable from forked workers."""
-    if _tick_pipe is not None and count > 0:
-        os.write(_tick_pipe, b"." * min(count, 65536))
-
-
 def run_parallel(function: Callable[[_T], _R], items: Sequence[_T], *, workers: int | None = None) -> list[_R]:
     """`[function(item) for item in items]` over processes, in order; a failure is raised as soon as it happens.
 
@@ -151,7 +110,8 @@ def run_parallel(function: Callable[[_T], _R], items: Sequence[_T], *, workers: 
         return [function(item) for item in items]
     # Forking is safe because no process of ours ever starts a compute thread pool, and it saves the seconds that importing torch takes.
     method = "fork" if sys.platform == "linux" and not _cuda_is_there() else "spawn"
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method), initializer=_start_worker, initargs=(os.getpid(),))
+    context = multiprocessing.get_context(method)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), sender()))
     killed_before = _killed_for_memory()
     try:
         futures = [pool.submit(function, item) for item in items]
@@ -170,8 +130,9 @@ def run_parallel(function: Callable[[_T], _R], items: Sequence[_T], *, workers: 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker(parent: int, progress: Any) -> None:
     _end_with(parent)
+    send_to(progress)
     # Ctrl-C reaches the whole process group; the parent alone answers it and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

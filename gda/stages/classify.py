@@ -23,7 +23,8 @@ from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import Workspace, exclusive, prepare, publish, read_fingerprint, work_root, write_bytes
 from gda.io.replacing import ADVICE, Own, begin, drop_unfinished, kept_result
 from gda.io.skipped_arms import publish_skipped
-from gda.runtime.parallel import Bar, is_first_process, num_processes, own_device, run_parallel, tick, training_device, workers_of
+from gda.runtime.parallel import is_first_process, num_processes, own_device, run_parallel, training_device, workers_of
+from gda.runtime.progress import Bar, tick
 from gda.training.arms.arm_data import Loaded, load_data
 from gda.training.arms.arm_request import ArmRequest, make_arm_request
 from gda.training.arms.requirements import not_compared
@@ -150,7 +151,7 @@ def _run_together(request: ArmRequest, seed: int, out: Path, own: Own | None, *,
         if not done and request.skipped is None:
             with (
                 exclusive(workspace) if world.is_first else nullcontext(),
-                Bar(job.num_train_steps, f"classify {request.arm}", unit="update", shown=progress and world.is_first),
+                _bar(job, job.num_train_steps, shown=progress and world.is_first, device=world.device.type),
             ):
                 _train(job, world)
         elif not done and world.is_first:
@@ -193,8 +194,15 @@ def _train_all(jobs: list[Job], *, progress: bool) -> None:
 
     request = jobs[0].request
     load_data(request.data)
-    with Bar(jobs[0].num_train_steps * len(jobs), f"classify {request.arm}", unit="update", shown=progress):
+    with _bar(jobs[0], jobs[0].num_train_steps * len(jobs), shown=progress, device=training_device()):
         run_parallel(train_seed, jobs, workers=workers_of(training_device()))
+
+
+def _bar(job: Job, num_steps: int, *, shown: bool, device: str) -> Bar:
+    config, arm = job.request.config, job.request.arm
+    precision = "float32" if config.mixed_precision == "no" else config.mixed_precision
+    about = f"{device}, {precision}, {config.model} at {config.image_size} px"
+    return Bar(num_steps, f"classify {arm}", unit="step", shown=shown, about=about)
 
 
 def train_seed(job: Job) -> None:
@@ -235,7 +243,7 @@ def _train_whole(job: Job, loaded: Loaded, world: "ProcessGroup") -> "tuple[nn.M
         seed=job.seed,
         checkpoint=job.workspace.work / "checkpoint",
         checkpoint_every=CHECKPOINT_EVERY,
-        progress=lambda _: tick(),
+        progress=lambda step, loss: tick(loss=loss, series=f"seed {job.seed}", step=step),
         world=world,
     )
 
@@ -258,7 +266,7 @@ def _train_head(job: Job, loaded: Loaded, world: "ProcessGroup") -> "tuple[nn.Mo
         num_classes=len(request.classes),
         seed=job.seed,
         start=start,
-        progress=lambda _: tick(),
+        progress=lambda step, loss: tick(loss=loss, series=f"seed {job.seed}", step=step),
         world=world,
     )
     return model, [(request.num_train_steps + update, loss) for update, loss in curve]

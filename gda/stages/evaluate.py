@@ -31,7 +31,8 @@ from gda.io.publish import Workspace, publish_once, work_root, write_bytes
 from gda.registry.gate import decide
 from gda.report.page import ReportInputs, write_report
 from gda.report.wording import opened
-from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.parallel import run_parallel
+from gda.runtime.progress import Bar, tick
 from gda.stages import evaluate_sets
 from gda.stats.confusion import confusion_counts
 from gda.training.loop.classifier import load_classifier, predict_logits
@@ -259,7 +260,7 @@ def _predict(workspace: Workspace, chosen: Runs, real: Snapshot, *, progress: bo
     np.save(images, test.images.numpy())
     labels = test.labels.numpy().astype(np.int32)
     jobs = [PredictJob(folder=run_.path, images=images, labels=labels, image_size=size) for run_ in trained.values()]
-    with Bar(len(jobs), "evaluate", unit="classifier", shown=progress):
+    with Bar(len(jobs), "evaluate", unit="classifier", shown=progress, about=f"{len(labels):,} test images"):
         found = dict(zip(trained, run_parallel(predict, jobs), strict=True))
     images.unlink()
     predictions = Predictions(

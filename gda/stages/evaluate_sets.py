@@ -19,7 +19,8 @@ from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import record_test_opening
 from gda.errors import DataError
 from gda.io.publish import storage_errors
-from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.parallel import run_parallel
+from gda.runtime.progress import Bar, tick
 from gda.runtime.rng import numpy_stream
 from gda.stats.robustness import set_arm, set_gain
 from gda.stats.two_way import sets_of

@@ -28,8 +28,9 @@ from gda.generator.finetuning.train import EVALUATIONS, SNAPSHOTS, StageJob, Sta
 from gda.generator.planning.prompts import class_prompts, require_distinct
 from gda.generator.weights.directory import SUPER_RESOLUTION, read_card
 from gda.io.publish import FINGERPRINT_FILE, Workspace, exclusive, prepare, publish, read_fingerprint, work_root
-from gda.runtime.parallel import Bar, run_parallel
+from gda.runtime.parallel import run_parallel
 from gda.runtime.process_group import ProcessGroup
+from gda.runtime.progress import Bar
 from gda.runtime.rng import stream_seed
 from gda.tracking.generator_versions import generator_model
 
@@ -80,7 +81,10 @@ class _Plan:
 
 def _train(plan: _Plan, world: ProcessGroup, *, progress: bool) -> list[StageResult]:
     """Train every stage of the plan, side by side on CPUs where this process is alone."""
-    with Bar(sum(job.num_train_steps for job in plan.jobs), "finetune", unit="step", shown=progress and world.is_first):
+    config = plan.jobs[0].config
+    precision = "float32" if config.mixed_precision == "no" else config.mixed_precision
+    about = f"{world.device.type}, {precision}, {plan.num_images:,} images"
+    with Bar(sum(job.num_train_steps for job in plan.jobs), "finetune", unit="step", shown=progress and world.is_first, about=about):
         alone = world.size > 1 or world.device.type != "cpu"
         return [finetune_stage(job) for job in plan.jobs] if alone else run_parallel(finetune_stage, plan.jobs)
 

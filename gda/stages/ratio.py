@@ -22,7 +22,7 @@ from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import DataError
 from gda.io.publish import Workspace, publish_once, work_root, write_bytes
 from gda.report.ratio import ratio_answer, ratio_figure
-from gda.runtime.parallel import Bar
+from gda.runtime.progress import Bar
 from gda.runtime.rng import numpy_stream
 from gda.stats.paired import paired_differences
 from gda.stats.peak import find_peak, pooled_intervals

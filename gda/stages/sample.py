@@ -23,7 +23,8 @@ from gda.generator.sampling.request import SamplingRequest, plan_for, prompts_of
 from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, sample_shard
 from gda.generator.sampling.speed import Speed, speed_up
 from gda.io.publish import Workspace, claim, prepare, publish, published_meanwhile, work_root
-from gda.runtime.parallel import Bar, device_name, own_device, run_parallel, sampling_device, workers_of
+from gda.runtime.parallel import device_name, own_device, run_parallel, sampling_device, workers_of
+from gda.runtime.progress import Bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,9 @@ def run(
 def _sample_shards(work: _Work, own: list[ShardJob], share: Workers, *, progress: bool) -> Outcome:
     out = work.workspace.out
     damaged = {job.shard.name for job in own if job.sidecar.is_file() and job.rows() is None}
-    with Bar(sum(len(job.shard.images) for job in own), f"sample {out.name}", unit="image", shown=progress):
+    context = work.jobs[0].context
+    about = f"{context.device}, {context.speed.precision}, guidance {context.settings.guidance_scale:g}"
+    with Bar(sum(len(job.shard.images) for job in own), f"sample {out.name}", unit="image", shown=progress, about=about):
         run_parallel(sample_shard, own, workers=workers_of(work.device))
     if share.count > 1 and not all(job.rows() is not None for job in work.jobs):
         summary = f"sampled {len(own)} of {len(work.jobs)} shards; {out} is published when the other workers are done"

@@ -19,7 +19,7 @@ from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_car
 from gda.generator.weights.reaverage import averaging_digest
 from gda.io.publish import exclusive, prepare, publish, write_bytes
 from gda.report.tuning import describe_point, tuning_pictures
-from gda.runtime.parallel import Bar
+from gda.runtime.progress import Bar
 from gda.tuning.grid import GeneratorParts, Grid, make_grid
 from gda.tuning.sweep import Sweep, SweepSize, cas_recipe
 
@@ -53,7 +53,7 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: in
     with exclusive(workspace):
         if progress:
             print(f"tune: {sweep.size}", file=sys.stderr, flush=True)
-        with Bar(sweep.size.handled, f"tune {out.name}", unit="image", shown=progress):
+        with Bar(sweep.size.handled, f"tune {out.name}", unit="image", shown=progress, about=f"{len(grid.points)} points"):
             settings = sweep.run()
         pictures = tuning_pictures(settings)
         for name, png in pictures.items():

@@ -24,6 +24,8 @@ from gda.errors import DataError, GdaError, TryAgainError, UsageError
 from gda.io.publish import write_bytes, write_json
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import stop_requested
+from gda.runtime.logs import set_up_logs
+from gda.runtime.progress import reporting
 from gda.runtime.reading import read_object
 from gda.steps.graph import Reference, StepRequest, argv, config_of, make_step_request, output_paths, parse_reference
 from gda.steps.retries import retrying
@@ -110,6 +112,7 @@ class Place:
         if "://" in data_root.removeprefix("file://") or not root.is_absolute():
             raise UsageError(f"data_root {data_root}: accepted: the absolute path at which every step mounts the shared volume")
         prepare_process()
+        set_up_logs()
         os.environ["GDA_WORK_DIR"] = str(root / ".gda")
         os.environ.setdefault("GDA_LEDGER", str(root / LEDGER_FILE))  # a pod's own folders are gone with it
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
@@ -200,13 +203,14 @@ def _run(request: StepRequest, folder: Path, share: tuple[int, int] | None, by: 
     words = argv(request, folder) + (["--worker", str(share[0]), "--workers", str(share[1])] if share else [])
     words += ["--all-seeds"] if alongside else []
     args = build_parser().parse_args([*words, "--quiet"])
-    args.progress = False
+    args.progress = True
     started = time.perf_counter()
     if by is not None:
         write_json(_made(folder) / SETTINGS_FILE, dump_config(config))
         by(request, [*words, "--params", str(folder / SETTINGS_FILE), "--quiet"])
     with at_work(args, config):
-        outcome: Outcome = args.runner(config, args)
+        with reporting(request.name):
+            outcome: Outcome = args.runner(config, args)
         seconds = time.perf_counter() - started
         if (problem := note(args, config, outcome, seconds)) is not None:
             print(f"{request.name}: {problem}")

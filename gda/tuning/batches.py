@@ -15,7 +15,8 @@ from gda.generator.planning.plan import PlannedImage
 from gda.generator.sampling.sampler import Sampler
 from gda.io.publish import storage_errors, write_bytes
 from gda.io.tensors import tensors_digest
-from gda.runtime.parallel import device_name, own_device, sampling_device, tick
+from gda.runtime.parallel import device_name, own_device, sampling_device
+from gda.runtime.progress import tick
 
 _CHECKSUM = "sha256"
 

@@ -17,7 +17,8 @@ from gda.data.store.in_memory import ImageSet
 from gda.errors import DataError
 from gda.io.checked import is_whole, write_checked
 from gda.io.publish import storage_errors
-from gda.runtime.parallel import run_parallel, tick
+from gda.runtime.parallel import run_parallel
+from gda.runtime.progress import tick
 from gda.runtime.reading import parser
 from gda.training.loop.classifier import TrainingSource, TrainRecipe, predict_logits, train_classifier
 

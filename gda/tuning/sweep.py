@@ -23,7 +23,8 @@ from gda.generator.planning.plan import PlannedImage, equal_quotas, make_plan
 from gda.generator.weights.directory import generated_size, read_card, resolve
 from gda.generator.weights.reaverage import averaged
 from gda.io.publish import work_root
-from gda.runtime.parallel import run_parallel, sampling_device, tick, workers_of
+from gda.runtime.parallel import run_parallel, sampling_device, workers_of
+from gda.runtime.progress import tick
 from gda.runtime.rng import stream_seed
 from gda.training.loop.classifier import TrainRecipe
 from gda.tuning.batches import PointSource, SampledBatch, batch_of, forget_generator, sample_batch

@@ -22,7 +22,8 @@ from gda.data.sources.splits import Splitter, make_splitter
 from gda.data.store.classes import normalise
 from gda.data.store.writer import EncodedRecord, ImageRecord, encode_record, shard_name, write_encoded_shard
 from gda.errors import DataError
-from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.parallel import run_parallel
+from gda.runtime.progress import Bar, tick
 
 _CHUNK = 128  # images in one task of a worker process
 _WAVE = 2048  # images between two writes; bounds memory

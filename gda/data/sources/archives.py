@@ -19,7 +19,8 @@ from gda.data.sources.source import Columns, ImageSource, Slice, SourceRecord, p
 from gda.data.sources.splits import parse_split
 from gda.errors import DataError, UsageError
 from gda.io.shards import TAR_BLOCK, Member, read_members, sha256_of
-from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.parallel import run_parallel
+from gda.runtime.progress import Bar, tick
 from gda.runtime.reading import parser, read_text, whole_number
 
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)\Z")  # WebDataset's rule: the key ends at the first dot of the last part

@@ -14,7 +14,8 @@ from gda.data.images.codecs import Rgb
 from gda.data.sources.splits import split_words
 from gda.errors import ConfigError, DataError, UsageError
 from gda.io.shards import sha256_of
-from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.parallel import run_parallel
+from gda.runtime.progress import Bar, tick
 
 ACCEPTED_SOURCES = "an image folder, *.tar, *.parquet, *.npz or a folder of them, demo://mnist, demo://digits"
 _HASH_CHUNK = 256

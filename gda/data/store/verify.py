@@ -16,7 +16,8 @@ from gda.data.store.snapshot import INDEX_FILE, digest_rows, index_problems, man
 from gda.errors import DataError
 from gda.io.manifest import read_manifest
 from gda.io.shards import ShardRecord, iterate_shard, sha256_of
-from gda.runtime.parallel import Bar, run_parallel, tick
+from gda.runtime.parallel import run_parallel
+from gda.runtime.progress import Bar, tick
 
 _WORTH_WORKERS = 1000  # images; below it, starting processes costs more than it saves
 

@@ -21,8 +21,8 @@ from gda.generator.finetuning.prepared import Prepared, PreparedSource, Texts
 from gda.generator.finetuning.run import TrainingRun
 from gda.generator.finetuning.tokens import Tokens
 from gda.generator.weights.posthoc import write_snapshot
-from gda.runtime.parallel import tick
 from gda.runtime.process_group import ProcessGroup
+from gda.runtime.progress import tick
 from gda.runtime.rng import stream_seed
 from gda.runtime.torch_rng import RandomStreams
 
@@ -51,6 +51,11 @@ class StageJob:
     tokens: Tokens | None = None
     class_name: str = ""
     resume_at: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Name in metrics and progress: the stage, or the stage and the class's number."""
+        return f"{self.stage}/{self.work.name}" if self.class_name else self.stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +87,7 @@ def finetune_stage(job: StageJob) -> StageResult:
     with _memory_errors(job):
         while loop.run.step < job.num_train_steps:
             loop.advance()
-            tick()
+            tick(loss=loop.run.losses[-1], series=job.label, step=loop.run.step)
     return loop.result()
 
 
@@ -134,7 +139,7 @@ class _Loop:
         return StageResult(
             stage=self.job.stage,
             class_name=self.job.class_name,
-            label=f"{self.job.stage}/{self.job.work.name}" if self.job.class_name else self.job.stage,
+            label=self.job.label,
             weights=self.method.weights(averaged),
             averaged=averaged,
             losses=tuple(run.losses),

@@ -23,7 +23,8 @@ from gda.generator.families.protocol import Start
 from gda.generator.planning.plan import PlannedImage, PlannedShard
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.sampling.speed import Speed, compiler_errors, speed_up
-from gda.runtime.parallel import own_device, tick
+from gda.runtime.parallel import own_device
+from gda.runtime.progress import tick
 
 _WAITING = 2  # batches that may wait for the encoder; bounds memory if it is slower than the sampler
 

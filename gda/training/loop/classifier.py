@@ -46,17 +46,17 @@ def train_classifier(
     start: nn.Module | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 100,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, float], None] | None = None,
     world: ProcessGroup | None = None,
 ) -> tuple[nn.Module, Curve]:
     """Train for `recipe.num_train_steps` steps; returns the model in eval mode and (step, mean loss since the last point).
 
     The weights are the averaged ones if the recipe has an `ema_decay`. Training starts from a copy of `start`, its head included, or from
     a new network. Each source fills its exact share of every batch. With `checkpoint` (a directory) the state is saved every
-    `checkpoint_every` steps, and the same call after a kill ends in bit-identical weights. `progress` is called with the number of steps
-    done. The recipe's settings for synthetic images apply only to mixed batches. `world` gives the device, by default the CPU, and the
-    other processes. All processes make the same call: each computes its share of every batch, only the first saves, and all return the
-    same model on their device. Raises `ConfigError` for an unknown architecture, arguments it does not take, and incompatible settings or
+    `checkpoint_every` steps, and the same call after a kill ends in bit-identical weights. `progress` is called after each step
+    with the number of steps done and its loss. The recipe's settings for synthetic images apply only to mixed batches. `world` gives the
+    device, by default the CPU, and the other processes. All processes make the same call: each computes its share of every batch, only the
+    first saves, and all return the same model on their device. Raises `ConfigError` for an unknown architecture, arguments it does not take, and incompatible settings or
     processes, `DataError` when the loss is not finite or the pretrained weights belong to another network.
     """
     single_threaded()
@@ -76,7 +76,7 @@ def train_classifier(
             if checkpoint is not None and run.update % checkpoint_every == 0 and world.is_first:
                 save_checkpoint(checkpoint, run.update, run.state(), identity=identity)
             if progress is not None:
-                progress(run.update)
+                progress(run.update, run.last_loss)
     # Back to contiguous memory, as in a model loaded from a file: the two must give the same bits.
     return run.finished().eval().requires_grad_(True).to(memory_format=torch.contiguous_format), run.curve
 
@@ -159,6 +159,7 @@ class _Run:
         self.update = 0
         self.curve: Curve = []
         self.pending: list[float] = []  # losses since the curve's last point
+        self.last_loss = math.nan
 
     def step(self) -> None:
         """One optimizer step."""
@@ -217,6 +218,7 @@ class _Run:
         if not math.isfinite(loss):
             raise DataError(f"classifier training diverged: the loss is {loss} at update {self.update}; lower classify.learning_rate")
         self.pending.append(loss)
+        self.last_loss = loss
         if self.update % _CURVE_EVERY == 0 or self.update == self.recipe.num_train_steps:
             self.curve.append((self.update, math.fsum(self.pending) / len(self.pending)))
             self.pending = []

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from gda.errors import DataError, MissingError, TryAgainError
-from gda.runtime.parallel import Bar, _cgroup_quota, run_parallel, tick
+from gda.runtime.parallel import _cgroup_quota, run_parallel
+from gda.runtime.progress import Bar, tick
 
 
 def _square(x: int) -> int:

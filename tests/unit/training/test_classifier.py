@@ -69,7 +69,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, strength: Stren
     seen: list[int] = []
     sources = [coloured(30)]
     resumed, curve = train_classifier(
-        sources, recipe, num_classes=3, seed=0, checkpoint=tmp_path / "c", checkpoint_every=3, progress=seen.append
+        sources, recipe, num_classes=3, seed=0, checkpoint=tmp_path / "c", checkpoint_every=3, progress=lambda step, _: seen.append(step)
     )
     whole, whole_curve = train_classifier(sources, recipe, num_classes=3, seed=0)
     assert seen == [7, 8, 9, 10, 11, 12]
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: P
     data[-1000] ^= 1
     newest.write_bytes(bytes(data) if damage == "flip" else bytes(data[:-1]))
     seen: list[int] = []
-    again = train(checkpoint=tmp_path / "c", checkpoint_every=5, progress=seen.append)
+    again = train(checkpoint=tmp_path / "c", checkpoint_every=5, progress=lambda step, _: seen.append(step))
     assert seen[0] == 6
     assert model_digest(again) == model_digest(whole)
     assert newest.name in caplog.text

@@ -292,7 +292,9 @@ def test_images_of_one_origin_are_trained_as_ever(sources: list[TrainingSource],
     plain, _ = train_classifier(sources, TINY, num_classes=3, seed=0, checkpoint=tmp_path, checkpoint_every=5)
     apart = replace(TINY, synthetic_weight=3.0, auxiliary_batch_norm=True)
     seen: list[int] = []
-    again, _ = train_classifier(sources, apart, num_classes=3, seed=0, checkpoint=tmp_path, checkpoint_every=5, progress=seen.append)
+    again, _ = train_classifier(
+        sources, apart, num_classes=3, seed=0, checkpoint=tmp_path, checkpoint_every=5, progress=lambda step, _: seen.append(step)
+    )
     assert seen == [11, 12]
     assert model_digest(again) == model_digest(plain) == model_digest(train_classifier(sources, apart, num_classes=3, seed=0)[0])
     train_classifier(sources, replace(NO_NORM, auxiliary_batch_norm=True, num_train_steps=1), num_classes=3, seed=0)
@@ -324,7 +326,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, name: str) -> N
     kept = {"checkpoint": tmp_path / "c", "checkpoint_every": 3}
     assert in_child(lambda: train(recipe, **kept, progress=kill_at)) == -signal.SIGKILL
     seen: list[int] = []
-    resumed, whole = train(recipe, **kept, progress=seen.append), train(recipe)
+    resumed, whole = train(recipe, **kept, progress=lambda step, _: seen.append(step)), train(recipe)
     assert seen[0] == 7
     assert model_digest(resumed) == model_digest(whole)
     off = replace(recipe, synthetic_weight=1.0, auxiliary_batch_norm=False)

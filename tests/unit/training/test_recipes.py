@@ -57,7 +57,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, name: str) -> N
     random.seed(5)
     np.random.seed(5)
     seen: list[int] = []
-    resumed, whole = train(**kept, progress=seen.append), train()
+    resumed, whole = train(**kept, progress=lambda step, _: seen.append(step)), train()
     assert seen[0] == 7
     assert model_digest(resumed) == model_digest(whole)
     assert model_digest(whole) != model_digest(train_classifier(sources, TINY, num_classes=3, seed=0)[0])

@@ -61,7 +61,7 @@ def train(
     """Train a case, with checkpoints in `folder` after every third step; `seen` collects the numbers of the steps run here."""
     case = replace(case, **changes)
 
-    def follow(update: int) -> None:
+    def follow(update: int, _: float) -> None:
         if seen is not None:
             seen.append(update)
         if update == case.stop_at:

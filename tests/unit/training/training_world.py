@@ -30,6 +30,6 @@ def coloured(count: int, share: float = 1.0, *, seed: int = 0) -> TrainingSource
     return TrainingSource(images=images, labels=labels, share=share)
 
 
-def kill_at(update: int) -> None:
+def kill_at(update: int, _: float) -> None:
     if update == 8:
         os.kill(os.getpid(), signal.SIGKILL)
