@@ -10,7 +10,7 @@ from gda import tracking
 from gda.artifacts.outcome import Outcome
 from gda.config.load import Config, dump_config
 from gda.flow import PROMOTION
-from gda.io.publish import shown_name, work_root
+from gda.io.atomic import shown_name, work_root
 from gda.runtime.interruption import end_on_signals
 from gda.tracking.started import snapshot_digest
 from gda.tracking.timings import write_timing

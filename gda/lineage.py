@@ -9,9 +9,11 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from gda.artifacts.contents import FINGERPRINT_FILE
 from gda.artifacts.fingerprint import Fingerprint, digest_of
 from gda.errors import DataError
-from gda.io.publish import FINGERPRINT_FILE, read_fingerprint, work_root
+from gda.io.atomic import work_root
+from gda.io.up_to_date import read_fingerprint
 
 _CARDS = ("snapshot.json", "generator.json", "classifier.json", "reference.json")  # with a field `digest`
 _DOCUMENTS = ("verdict.json", "settings.json", "metrics.json", "comparison.json", "ratio.json")  # identified by a digest of their content

@@ -18,7 +18,7 @@ from gda.cli.stage_commands import build_parser
 from gda.config.load import Config, load_config
 from gda.config.renamed import renamed_flag
 from gda.errors import ConfigError, GdaError, TryAgainError
-from gda.io.publish import work_root, write_bytes
+from gda.io.atomic import work_root, write_bytes
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import ignore_signals, stop_requested
 from gda.runtime.logs import as_json, set_up_logs

@@ -166,7 +166,7 @@ def _config(args: argparse.Namespace) -> int:
 def _convert(params: Path | None, overrides: list[str]) -> int:
     """Rewrite a params.yaml with the names of this version; a file that is not valid afterwards stays as it is."""
     from gda.config.renamed import convert
-    from gda.io.publish import write_bytes
+    from gda.io.atomic import write_bytes
 
     if params is None or overrides:
         raise UsageError("gda config convert rewrites one file: give --params FILE, and no --set")
@@ -198,7 +198,7 @@ def _lineage(args: argparse.Namespace) -> int:
 
 def _next_to(digest: str, near: Path, card: str) -> list[Path]:
     """Outputs of that digest next to `near`, and averages of weights that `gda sample` made."""
-    from gda.io.publish import work_root
+    from gda.io.atomic import work_root
 
     cards = [*sorted(near.resolve().parent.parent.glob(f"*/*/{card}")), *sorted((work_root() / "averages").glob(f"*/{card}"))]
     return [path.parent for path in cards if _digest_in(path) == digest]

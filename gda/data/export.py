@@ -19,8 +19,10 @@ from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import record_test_split
 from gda.errors import DataError, UsageError
 from gda.io.manifest import GROUP, SYNTHETIC_COLUMNS
-from gda.io.publish import Workspace, publish_once, storage_errors
+from gda.io.publish import publish_once
 from gda.io.shards import ShardRecord, read_shard
+from gda.io.up_to_date import Workspace
+from gda.runtime.disks import storage_errors
 
 Layout = Literal["imagefolder", "npz", "hf"]
 

@@ -12,7 +12,7 @@ from gda.artifacts.document import dump_document
 from gda.generator.families.cascade import TOKENS
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, weights_digest
 from gda.generator.weights.export import strip_local_paths
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 
 _NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "watermarker": None, "requires_safety_checker": False}
 

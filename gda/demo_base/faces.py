@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gda.errors import DataError, MissingError
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 
 _SECONDS = 600  # timeout of npm, which downloads up to some 150 MB
 

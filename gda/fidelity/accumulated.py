@@ -30,8 +30,9 @@ from gda.fidelity.extractors import BATCH, Extractor, get_extractor
 from gda.fidelity.frechet import Statistics
 from gda.fidelity.moments import Moments, merged, moments
 from gda.fidelity.statistics_file import statistics_bytes
-from gda.io.publish import storage_errors, write_bytes, write_new
+from gda.io.atomic import write_bytes, write_new
 from gda.io.tensors import read_tensors, tensors_digest
+from gda.runtime.disks import storage_errors
 from gda.runtime.reading import parse_json, parser
 from gda.runtime.rng import numpy_stream
 

@@ -38,7 +38,7 @@ from gda.fidelity.extractors import Extractor, comparison_size, configured_extra
 from gda.fidelity.frechet import statistics
 from gda.fidelity.statistics_file import statistics_bytes
 from gda.gate.checks.labels import LabelCheckResult, agreement, class_thresholds
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.io.tensors import directory_digest, read_tensors, tensors_digest
 from gda.runtime.parallel import run_parallel
 from gda.runtime.progress import Bar, tick

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts.fingerprint import digest_of
-from gda.io.publish import write_bytes, write_json
+from gda.io.atomic import write_bytes, write_json
 
 CHECKSUM = "sha256"
 _METADATA = "__metadata__"

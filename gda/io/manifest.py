@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gda.errors import DataError
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.runtime.reading import parser, read_bytes
 
 MANIFEST_FILE = "manifest.parquet"

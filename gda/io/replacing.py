@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from gda.artifacts import contents
+from gda.artifacts.contents import FINGERPRINT_FILE
 from gda.artifacts.fingerprint import Fingerprint
 from gda.errors import DataError, UsageError
+from gda.io.atomic import TEMPORARY_SUFFIX, sync, temporary_name, work_root
 from gda.io.locks import locked
-from gda.io.publish import FINGERPRINT_FILE, TEMPORARY_SUFFIX, Workspace, prepare, read_fingerprint, sync, temporary_name, work_root
+from gda.io.up_to_date import Workspace, prepare, read_fingerprint
 from gda.runtime.disks import storage_errors
 
 _WAIT = 30.0  # seconds for another process, which only renames a folder

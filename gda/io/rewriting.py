@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gda.io.atomic import TEMPORARY_SUFFIX, work_root
 from gda.io.locks import locked
-from gda.io.publish import TEMPORARY_SUFFIX, storage_errors, work_root
+from gda.runtime.disks import storage_errors
 
 _WAIT = 30.0  # seconds for another process, which only writes a few small files
 

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from gda.artifacts.fingerprint import canonical_json
 from gda.errors import DataError, UsageError
-from gda.io.publish import commit_new, storage_errors, temporary_name
+from gda.io.atomic import commit_new, temporary_name
+from gda.runtime.disks import storage_errors
 
 TAR_BLOCK = 512
 IMAGE_EXTENSIONS = ("png", "jpg", "webp")

@@ -5,7 +5,9 @@ from pathlib import Path
 from gda.artifacts.fingerprint import Fingerprint, digest_of
 from gda.artifacts.outcome import Outcome
 from gda.errors import DataError
-from gda.io.publish import prepare, publish, write_json
+from gda.io.atomic import write_json
+from gda.io.publish import publish
+from gda.io.up_to_date import prepare
 from gda.runtime.reading import read_object
 
 SKIPPED_FILE = "skipped.json"

@@ -9,8 +9,8 @@ import mlflow
 
 from gda import tracking
 from gda.artifacts.fingerprint import digest_of
+from gda.io.atomic import work_root, write_bytes
 from gda.io.locks import locked
-from gda.io.publish import work_root, write_bytes
 from gda.tracking.replay import IDENTITY, REGISTERING, end_runs, with_key
 
 _WAIT = 300.0  # seconds for another process that registers the same classifier

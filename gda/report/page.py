@@ -15,7 +15,7 @@ from gda.config.arm import Arm
 from gda.config.sections import PromoteConfig
 from gda.data.store.predictions import Predictions
 from gda.data.store.snapshot import Snapshot
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.report import figures, group_tables, mistakes, tables, training_table, tuning
 from gda.report.gallery import image_grid
 from gda.report.robustness_table import set_tables

@@ -12,7 +12,7 @@ from gda.config.arm import Arm
 from gda.config.load import Config
 from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import DataError, UsageError
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.io.rewriting import rewriting
 from gda.io.shards import sha256_of
 from gda.io.skipped_arms import skipped_because

@@ -19,10 +19,12 @@ from gda.artifacts.outcome import Outcome
 from gda.config.arm import Arm
 from gda.config.load import Config
 from gda.errors import DataError, TryAgainError, UsageError
+from gda.io.atomic import work_root, write_bytes
 from gda.io.checked import read_checked_json, write_checked_json
-from gda.io.publish import Workspace, exclusive, prepare, publish, read_fingerprint, work_root, write_bytes
+from gda.io.publish import exclusive, publish
 from gda.io.replacing import ADVICE, Own, begin, drop_unfinished, kept_result
 from gda.io.skipped_arms import publish_skipped
+from gda.io.up_to_date import Workspace, prepare, read_fingerprint
 from gda.runtime.parallel import is_first_process, num_processes, own_device, run_parallel, training_device, workers_of
 from gda.runtime.progress import Bar, tick
 from gda.training.arms.arm_data import Loaded, load_data

@@ -18,7 +18,9 @@ from gda.config.arm import Arm
 from gda.config.load import Config
 from gda.data.store.predictions import Predictions, read_predictions
 from gda.errors import DataError
-from gda.io.publish import Workspace, publish_once, write_bytes
+from gda.io.atomic import write_bytes
+from gda.io.publish import publish_once
+from gda.io.up_to_date import Workspace
 from gda.report.sizes import size_figure, size_table
 from gda.stats.exchange import exchange_rate
 from gda.stats.intervals import crossed_interval

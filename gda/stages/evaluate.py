@@ -26,8 +26,10 @@ from gda.data.test_split.ledger import count_test_openings, record_look
 from gda.data.test_split.opening import open_test
 from gda.errors import DataError
 from gda.evaluation.metrics import measure_arms, parts_of_arm
+from gda.io.atomic import work_root, write_bytes
 from gda.io.checked import is_whole
-from gda.io.publish import Workspace, publish_once, work_root, write_bytes
+from gda.io.publish import publish_once
+from gda.io.up_to_date import Workspace
 from gda.registry.gate import decide
 from gda.report.page import ReportInputs, write_report
 from gda.report.wording import opened

@@ -18,7 +18,7 @@ from gda.data.ingest.held_out_sets import HeldOutSet, load_held_out, open_held_o
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import record_test_opening
 from gda.errors import DataError
-from gda.io.publish import storage_errors
+from gda.runtime.disks import storage_errors
 from gda.runtime.parallel import run_parallel
 from gda.runtime.progress import Bar, tick
 from gda.runtime.rng import numpy_stream

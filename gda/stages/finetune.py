@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.contents import FINGERPRINT_FILE
 from gda.artifacts.document import read_document
 from gda.artifacts.fingerprint import Fingerprint, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
@@ -27,7 +28,9 @@ from gda.generator.finetuning.tokens import Tokens, class_tokens, token_prompts
 from gda.generator.finetuning.train import EVALUATIONS, SNAPSHOTS, StageJob, StageResult, finetune_stage
 from gda.generator.planning.prompts import class_prompts, require_distinct
 from gda.generator.weights.directory import SUPER_RESOLUTION, read_card
-from gda.io.publish import FINGERPRINT_FILE, Workspace, exclusive, prepare, publish, read_fingerprint, work_root
+from gda.io.atomic import work_root
+from gda.io.publish import exclusive, publish
+from gda.io.up_to_date import Workspace, prepare, read_fingerprint
 from gda.runtime.parallel import run_parallel
 from gda.runtime.process_group import ProcessGroup
 from gda.runtime.progress import Bar

@@ -17,7 +17,7 @@ from gda.data.sources.demo import DIGITS, MNIST
 from gda.errors import DataError
 from gda.generator.weights import hub
 from gda.generator.weights.directory import DEMO_BASE, read_card, source_of
-from gda.io.publish import work_root, write_bytes
+from gda.io.atomic import work_root, write_bytes
 from gda.io.rewriting import rewriting
 from gda.io.shards import sha256_of
 

@@ -16,13 +16,14 @@ from gda.config.load import Config
 from gda.data.store.predictions import Predictions, read_predictions
 from gda.data.test_split.ledger import count_test_openings
 from gda.errors import DataError
-from gda.io.publish import storage_errors, write_bytes
+from gda.io.atomic import write_bytes
 from gda.io.rewriting import rewriting
 from gda.registry.gate import GateResult, decide
 from gda.registry.model_registry import CHAMPION, PREDICTIONS_FILE, Registered, Registry
 from gda.registry.rivals import Rival
 from gda.report.model_card import MODEL_CARD_FILE, describe_candidate, model_card
 from gda.report.wording import opened
+from gda.runtime.disks import storage_errors
 from gda.runtime.rng import numpy_stream
 from gda.stats.gain import paired_gain
 from gda.stats.two_way import sets_of

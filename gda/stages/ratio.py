@@ -20,7 +20,9 @@ from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.soft_labels import soft_labels_input
 from gda.errors import DataError
-from gda.io.publish import Workspace, publish_once, work_root, write_bytes
+from gda.io.atomic import work_root, write_bytes
+from gda.io.publish import publish_once
+from gda.io.up_to_date import Workspace
 from gda.report.ratio import ratio_answer, ratio_figure
 from gda.runtime.progress import Bar
 from gda.runtime.rng import numpy_stream

@@ -10,7 +10,8 @@ from gda.config.load import Config
 from gda.data.store.snapshot import Snapshot
 from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.gate.reference import LabelReference, build_reference
-from gda.io.publish import Workspace, publish_once
+from gda.io.publish import publish_once
+from gda.io.up_to_date import Workspace
 from gda.training.networks.pretrained import weights_inputs
 
 

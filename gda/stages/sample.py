@@ -22,7 +22,9 @@ from gda.generator.planning.plan_text import describe_plan
 from gda.generator.sampling.request import SamplingRequest, plan_for, prompts_of, sampling_request
 from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, sample_shard
 from gda.generator.sampling.speed import Speed, speed_up
-from gda.io.publish import Workspace, claim, prepare, publish, published_meanwhile, work_root
+from gda.io.atomic import work_root
+from gda.io.publish import claim, publish, published_meanwhile
+from gda.io.up_to_date import Workspace, prepare
 from gda.runtime.parallel import device_name, own_device, run_parallel, sampling_device, workers_of
 from gda.runtime.progress import Bar
 

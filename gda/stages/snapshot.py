@@ -22,7 +22,9 @@ from gda.data.sources.source import Columns, ImageSource
 from gda.data.store.classes import make_classes, normalise
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.errors import DataError
-from gda.io.publish import Workspace, publish_once, write_bytes
+from gda.io.atomic import write_bytes
+from gda.io.publish import publish_once
+from gda.io.up_to_date import Workspace
 
 LEAKS_FILE = "leaks.csv"
 LEFT_OUT_FILE = "left_out.csv"

@@ -17,7 +17,9 @@ from gda.errors import ConfigError, DataError
 from gda.fidelity.extractors import configured_extractor
 from gda.generator.weights.directory import SUPER_RESOLUTION, UPSCALER, read_card, resolve
 from gda.generator.weights.reaverage import averaging_digest
-from gda.io.publish import exclusive, prepare, publish, write_bytes
+from gda.io.atomic import write_bytes
+from gda.io.publish import exclusive, publish
+from gda.io.up_to_date import prepare
 from gda.report.tuning import describe_point, tuning_pictures
 from gda.runtime.progress import Bar
 from gda.tuning.grid import GeneratorParts, Grid, make_grid

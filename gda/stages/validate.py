@@ -27,8 +27,10 @@ from gda.gate.rounds import Assessed, replace_rejected
 from gda.generator.sampling.replace_rejected import Planned, Replacement, card_of, expected_digest, original_plan
 from gda.generator.sampling.request import prompts_of
 from gda.generator.weights.directory import generated_size, resolve
+from gda.io.atomic import write_bytes
 from gda.io.checked import read_checked_json, write_checked_json
-from gda.io.publish import Workspace, exclusive, prepare, publish, write_bytes
+from gda.io.publish import exclusive, publish
+from gda.io.up_to_date import Workspace, prepare
 from gda.training.networks.pretrained import weights_inputs
 
 _VERDICT, PAGE, EXPECTATIONS = "verdict.json", "index.html", "expectations.json"

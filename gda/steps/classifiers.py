@@ -10,7 +10,7 @@ from gda.artifacts.document import read_document
 from gda.config.arm import Arm
 from gda.errors import UsageError
 from gda.flow import arm_inputs
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.runtime.parallel import num_accelerators
 from gda.steps.entry import MOST_PODS
 from gda.steps.form import classifier_runs

@@ -12,7 +12,7 @@ from gda.config.load import Config, dump_config, parse_config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import ConfigError, DataError, UsageError
 from gda.flow import ACCEPTED, EVALUATION, EXTRA_NODES, GENERATOR, GRAPH, REAL, TUNING, VALIDATION, ZERO_SHOT
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.runtime.reading import as_object, parse_json
 from gda.stages.inputs import contents_of
 from gda.steps.form import FORM, step_settings

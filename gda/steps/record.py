@@ -11,7 +11,7 @@ from gda.artifacts.document import Document, read_document
 from gda.config.load import Config, dump_config, parse_config
 from gda.errors import DataError, GdaError, UsageError
 from gda.flow import WATCHED
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.stages.inputs import contents_of
 from gda.steps.form import filled_in
 from gda.steps.graph import Outside

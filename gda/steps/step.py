@@ -21,7 +21,7 @@ from gda.cli.stage_commands import build_parser
 from gda.config.load import dump_config
 from gda.data.test_split.ledger import LEDGER_FILE
 from gda.errors import DataError, GdaError, TryAgainError, UsageError
-from gda.io.publish import write_bytes, write_json
+from gda.io.atomic import write_bytes, write_json
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import stop_requested
 from gda.runtime.logs import set_up_logs

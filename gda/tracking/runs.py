@@ -9,7 +9,8 @@ from typing import Any
 
 from gda.artifacts.fingerprint import digest_of
 from gda.artifacts.outcome import Outcome, RegisteredModel
-from gda.io.publish import storage_errors, write_bytes
+from gda.io.atomic import write_bytes
+from gda.runtime.disks import storage_errors
 from gda.tracking.generator_versions import _DIGEST
 from gda.tracking.secrets import masked
 

@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from gda.errors import ConfigError, MissingError, TryAgainError
+from gda.io.atomic import TEMPORARY_SUFFIX, sync, temporary_name
 from gda.io.locks import locked
-from gda.io.publish import TEMPORARY_SUFFIX, storage_errors, sync, temporary_name
+from gda.runtime.disks import storage_errors
 from gda.tracking.secrets import masked
 
 _WAIT = 600.0  # seconds for another process that makes the database, a matter of seconds on a quiet machine

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gda.errors import GdaError, TryAgainError
+from gda.io.atomic import shown_name, write_bytes
 from gda.io.locks import locked
-from gda.io.publish import shown_name, write_bytes
 from gda.tracking.published import MARKERS, PUBLISHED, published_outcome
 from gda.tracking.runs import keep, record
 from gda.tracking.secrets import masked

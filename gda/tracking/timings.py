@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from gda.errors import DataError
-from gda.io.publish import shown_name, storage_errors, work_root, write_json
+from gda.io.atomic import shown_name, work_root, write_json
+from gda.runtime.disks import storage_errors
 from gda.runtime.reading import read_object
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.outcome import Outcome
 from gda.errors import DataError, UsageError
-from gda.io.publish import storage_errors, write_new
+from gda.io.atomic import write_new
+from gda.runtime.disks import storage_errors
 from gda.runtime.torch_rng import torch_stream
 from gda.training.loop.classifier import predict_logits
 from gda.training.networks.export import load_classifier, open_classifier

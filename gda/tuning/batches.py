@@ -13,8 +13,9 @@ from gda.errors import ConfigError, DataError
 from gda.generator.families.opening import load_model
 from gda.generator.planning.plan import PlannedImage
 from gda.generator.sampling.sampler import Sampler
-from gda.io.publish import storage_errors, write_bytes
+from gda.io.atomic import write_bytes
 from gda.io.tensors import tensors_digest
+from gda.runtime.disks import storage_errors
 from gda.runtime.parallel import device_name, own_device, sampling_device
 from gda.runtime.progress import tick
 

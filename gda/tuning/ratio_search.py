@@ -16,7 +16,7 @@ from gda.config.sections import RatioConfig
 from gda.data.store.in_memory import ImageSet
 from gda.errors import DataError
 from gda.io.checked import is_whole, write_checked
-from gda.io.publish import storage_errors
+from gda.runtime.disks import storage_errors
 from gda.runtime.parallel import run_parallel
 from gda.runtime.progress import tick
 from gda.runtime.reading import parser

@@ -16,7 +16,7 @@ from gda.fidelity.compare import fid_to
 from gda.fidelity.extractors import get_extractor
 from gda.fidelity.frechet import Statistics
 from gda.io.checked import read_checked_json, write_checked_json
-from gda.io.publish import storage_errors
+from gda.runtime.disks import storage_errors
 from gda.training.loop.classifier import TrainingSource, TrainRecipe, predict_logits, top1, train_classifier
 from gda.tuning.batches import SampledBatch, read_batches
 

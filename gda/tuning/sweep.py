@@ -22,7 +22,7 @@ from gda.fidelity.frechet import Statistics, statistics
 from gda.generator.planning.plan import PlannedImage, equal_quotas, make_plan
 from gda.generator.weights.directory import generated_size, read_card, resolve
 from gda.generator.weights.reaverage import averaged
-from gda.io.publish import work_root
+from gda.io.atomic import work_root
 from gda.runtime.parallel import run_parallel, sampling_device, workers_of
 from gda.runtime.progress import tick
 from gda.runtime.rng import stream_seed

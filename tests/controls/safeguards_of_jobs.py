@@ -53,7 +53,7 @@ JOBS: tuple[Control, ...] = (
     Control(
         row=28,
         what="a finished output taken for any request",
-        file="gda/io/publish.py",
+        file="gda/io/up_to_date.py",
         edits=(("        changes = read_fingerprint(out).difference(fingerprint)", "        changes = []"),),
         tests=("tests/unit/io/test_publish.py::test_other_fingerprint_is_refused_with_the_difference",),
     ),

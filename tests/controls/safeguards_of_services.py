@@ -37,14 +37,14 @@ SERVICES: tuple[Control, ...] = (
     Control(
         row=9,
         what="a file renamed before it is flushed",
-        file=_PUBLISH,
+        file="gda/io/atomic.py",
         edits=(("        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n"),),
         tests=(f"{_IO_DISK}::test_small_files",),
     ),
     Control(
         row=9,
         what="a temporary file left where writing failed",
-        file=_PUBLISH,
+        file="gda/io/atomic.py",
         edits=(
             (
                 "            os.replace(temporary, path)\n        except BaseException:\n            temporary.unlink(missing_ok=True)\n",

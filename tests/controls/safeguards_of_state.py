@@ -106,7 +106,7 @@ STATE: tuple[Control, ...] = (
     Control(
         row=3,
         what="a shard that replaces one of the same name",
-        file=_PUBLISH,
+        file="gda/io/atomic.py",
         edits=(("        os.link(temporary, path)\n", "        os.replace(temporary, path)\n        return True\n"),),
         tests=(f"{_TEST_PUBLISH}::test_commit_new_never_replaces",),
     ),
@@ -142,7 +142,7 @@ STATE: tuple[Control, ...] = (
     Control(
         row=4,
         what="temporary files in the folder that is published",
-        file=_PUBLISH,
+        file="gda/io/atomic.py",
         edits=(("    staging = next((folder for folder in path.parents if _is_staging(folder)), path)\n", "    staging = path\n"),),
         tests=(f"{_TEST_PUBLISH}::test_a_file_under_way_when_another_process_publishes",),
     ),

@@ -16,8 +16,10 @@ from gda.config.sections import SnapshotConfig
 from gda.data.store.verify import verify_snapshot
 from gda.errors import MissingError
 from gda.io import publish as publishing
-from gda.io.publish import prepare, publish, write_bytes
+from gda.io.atomic import write_bytes
+from gda.io.publish import publish
 from gda.io.shards import ShardRecord, write_shard
+from gda.io.up_to_date import prepare
 from gda.stages.snapshot import run
 
 CODES = [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT]

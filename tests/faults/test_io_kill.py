@@ -16,7 +16,8 @@ from gda.config.sections import SnapshotConfig
 from gda.data.store.snapshot import Snapshot
 from gda.data.store.verify import verify_snapshot
 from gda.errors import TryAgainError
-from gda.io.publish import exclusive, prepare
+from gda.io.publish import exclusive
+from gda.io.up_to_date import prepare
 from gda.stages.snapshot import run
 
 CONFIG = Config(snapshot=SnapshotConfig(shard_size=4))

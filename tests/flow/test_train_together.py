@@ -23,7 +23,7 @@ from components.classify import classify, classify_job
 from components.finetune import finetune, finetune_job
 from gda.cluster.watching import JobFailedError
 from gda.errors import GdaError, UsageError
-from gda.io.publish import read_fingerprint
+from gda.io.up_to_date import read_fingerprint
 from gda.steps import processes
 from gda.steps.graph import parse_reference
 from gda.steps.processes import train_here

@@ -58,7 +58,7 @@ def _documents() -> list[Format]:
     from gda.artifacts.fingerprint import Fingerprint
     from gda.artifacts.snapshot import SnapshotIndex
     from gda.artifacts.verdict import Verdict
-    from gda.io.publish import read_fingerprint
+    from gda.io.up_to_date import read_fingerprint
 
     def document(kind: Any, file: str) -> Callable[[Path], Any]:
         return lambda folder: dump_document(read_document(folder / file, kind))

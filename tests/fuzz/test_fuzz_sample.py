@@ -59,7 +59,7 @@ def test_a_defect_behind_the_boundary_exits_with_1(tmp_path: Path, monkeypatch: 
     (tmp_path / "fingerprint.json").write_text('{"stage": "snapshot", "config": {}}')
     assert main(["lineage", str(tmp_path)]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("gda.io.publish.parse_fingerprint", lambda *_: {}["a defect"])
+        patch.setattr("gda.io.up_to_date.parse_fingerprint", lambda *_: {}["a defect"])
         assert main(["lineage", str(tmp_path)]) == 1
         assert "internal error: KeyError" in capsys.readouterr().err
     (tmp_path / "fingerprint.json").write_text('{"stage": 1, "config": {}}')

@@ -19,7 +19,7 @@ from killing import CALLS, KILLED, failing_at, killed_at, start
 from trees import tree
 
 from gda.errors import MissingError, TryAgainError
-from gda.io.publish import TEMPORARY_SUFFIX
+from gda.io.atomic import TEMPORARY_SUFFIX
 from gda.tracking.sqlite import ensure_database
 
 KILLS = ("at a call", "at a moment", "after publishing")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gda.io.publish import storage_errors
+from gda.runtime.disks import storage_errors
 
 
 def room_for(count: int, size: int, *, scratch: Path | None = None) -> torch.Tensor:

@@ -16,8 +16,9 @@ from gda.data.sources.source import Columns, ImageSource, Slice, SourceRecord, p
 from gda.data.sources.splits import parse_split
 from gda.data.sources.tables import filled
 from gda.errors import DataError, UsageError
-from gda.io.publish import storage_errors, work_root
+from gda.io.atomic import work_root
 from gda.io.shards import sha256_of
+from gda.runtime.disks import storage_errors
 
 _LABEL = "label"
 _MOST_BYTES = 4 << 30  # of a row group's images, uncompressed

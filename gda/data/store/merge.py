@@ -13,8 +13,9 @@ from gda.data.checks.leaks import require_disjoint_splits, require_whole_groups
 from gda.data.store.snapshot import Snapshot, commit_snapshot
 from gda.data.store.writer import shard_name
 from gda.errors import DataError, UsageError
-from gda.io.publish import Workspace, publish_once
+from gda.io.publish import publish_once
 from gda.io.shards import link_shard
+from gda.io.up_to_date import Workspace
 
 _SETTINGS = ("guidance_scale", "num_inference_steps", "scheduler")
 

@@ -8,8 +8,8 @@ import pandas as pd
 from gda.artifacts.snapshot import SnapshotIndex
 from gda.data.store.snapshot import INDEX_FILE, Snapshot, commit_snapshot
 from gda.errors import DataError
+from gda.io.atomic import write_bytes
 from gda.io.manifest import MANIFEST_FILE
-from gda.io.publish import write_bytes
 from gda.io.shards import link_shard, read_shard, sha256_of, write_shard
 
 

@@ -15,8 +15,8 @@ from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.snapshot import ClassInfo, ShardInfo, SnapshotIndex
 from gda.data.store.classes import make_classes
 from gda.errors import DataError
+from gda.io.atomic import write_bytes
 from gda.io.manifest import GROUP, read_manifest, write_manifest
-from gda.io.publish import write_bytes
 from gda.io.shards import sha256_of
 
 INDEX_FILE = "snapshot.json"

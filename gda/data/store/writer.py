@@ -12,8 +12,8 @@ import pandas as pd
 from gda.artifacts.fingerprint import digest_of
 from gda.data.images.codecs import PNG, SYNTHETIC_MARK, Codec, Rgb, encode, pixel_digest, stored_pixels
 from gda.errors import DataError
+from gda.io.atomic import write_bytes
 from gda.io.manifest import SYNTHETIC_COLUMNS
-from gda.io.publish import write_bytes
 from gda.io.shards import ShardRecord, sha256_of, write_shard
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from gda.artifacts.fingerprint import canonical_json
 from gda.errors import DataError, MissingError
-from gda.io.publish import storage_errors, sync, work_root
+from gda.io.atomic import sync, work_root
+from gda.runtime.disks import storage_errors
 from gda.runtime.reading import as_object, parse_json, read_text
 
 if TYPE_CHECKING:

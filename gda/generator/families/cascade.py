@@ -19,16 +19,8 @@ from transformers.utils import logging as transformers_logging
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError, DataError
-from gda.generator.families.denoising import (
-    GuidedSteps,
-    denoise,
-    doubled,
-    first_noise,
-    noise,
-    scheduler_of,
-    timesteps_of,
-    to_uint8,
-)
+from gda.generator.families.denoising import denoise, first_noise, noise, scheduler_of, timesteps_of, to_uint8
+from gda.generator.families.guidance import GuidedSteps, doubled
 from gda.generator.families.protocol import Start, Text
 from gda.generator.families.upscaler import Upscaler, load_upscaler
 from gda.generator.families.variance import check_variance, denoising_losses

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,29 +9,13 @@ from diffusers import DDPMScheduler
 
 from gda.artifacts.tuning import SamplingSettings
 from gda.errors import ConfigError, NotFiniteError
+from gda.generator.families.guidance import GuidedSteps, guided_prediction
 from gda.generator.families.protocol import make_scheduler
 from gda.generator.families.variance import learns_variance
 
 # Network output for images [n, ...] at a timestep; when guided, [2n, ...]: without the prompt, then with it.
 Predict = Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]
 _SMALLEST_VARIANCE = 1e-20  # diffusers' clamp, keeps the logarithm finite
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuidedSteps:
-    """Classifier-free guidance (Ho & Salimans 2022): the scale w (1 is off) and the interval of noise levels at which it applies.
-
-    `interval` is in fractions of the training timesteps, from 0 (an image) to 1 (noise); after Kynkäänniemi et al. 2024, who state it
-    in noise levels.
-    """
-
-    scale: float
-    interval: tuple[float, float] = (0.0, 1.0)
-
-    def applies(self, t: torch.Tensor, num_train_timesteps: int) -> bool:
-        """Whether the step at timestep `t` is guided."""
-        low, high = self.interval
-        return self.scale != 1.0 and low <= float(t) / num_train_timesteps <= high
 
 
 def denoise(
@@ -49,7 +32,7 @@ def denoise(
     for t in timesteps:
         guided = guidance.applies(t, known)
         output = predict(x, t, guided)
-        output = _guide(output, channels, guidance.scale) if guided else output
+        output = guided_prediction(output, channels, guidance.scale) if guided else output
         x = scheduler.step(output if takes_variance else output[:, :channels], t, x, return_dict=False, **extra)[0]
     return x
 
@@ -129,22 +112,9 @@ def noise(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:
     return torch.stack([torch.randn(shape, generator=g) for g in generators])
 
 
-def doubled(x: torch.Tensor, guided: bool) -> torch.Tensor:
-    """Every row twice for a guided step: once without the prompt, then with it."""
-    return torch.cat([x, x]) if guided else x
-
-
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """uint8 NCHW on the CPU from floats in [0, 255]. Raises `NotFiniteError` naming the rows that are not finite."""
     finite = images.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise NotFiniteError((~finite).nonzero().flatten().tolist(), len(images))
     return images.round().to(torch.uint8).cpu()
-
-
-def _guide(output: torch.Tensor, channels: int, scale: float) -> torch.Tensor:
-    """The guided prediction, then the variance of the pass with the prompt, to which guidance does not apply, as in `IFPipeline`."""
-    without, with_prompt = output.chunk(2)
-    predicted, variance = with_prompt[:, :channels], with_prompt[:, channels:]
-    without = without[:, :channels]
-    return torch.cat([without + scale * (predicted - without), variance], dim=1)

@@ -11,7 +11,8 @@ from torch import nn
 from gda.artifacts.cards import GeneratorCard
 from gda.artifacts.tuning import SamplingSettings
 from gda.errors import DataError
-from gda.generator.families.denoising import GuidedSteps, Predict, denoise, first_noise, noise, timesteps_of, to_uint8
+from gda.generator.families.denoising import Predict, denoise, first_noise, noise, timesteps_of, to_uint8
+from gda.generator.families.guidance import GuidedSteps
 from gda.generator.families.protocol import Start
 from gda.generator.weights.config_types import check_types
 from gda.generator.weights.directory import files_of, read_card

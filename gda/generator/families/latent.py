@@ -9,8 +9,9 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from gda.artifacts.tuning import SamplingSettings
-from gda.generator.families.denoising import doubled, scheduler_of
+from gda.generator.families.denoising import scheduler_of
 from gda.generator.families.diffusers_pipeline import PipelineModel, encode_latents, load_pipeline
+from gda.generator.families.guidance import doubled
 from gda.generator.families.protocol import Start, Text, denoising_error
 from gda.generator.weights.directory import read_base_json
 from gda.runtime.torch_rng import RandomStreams

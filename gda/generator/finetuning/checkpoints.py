@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from gda.io.publish import storage_errors, sync
+from gda.io.atomic import sync
+from gda.runtime.disks import storage_errors
 
 _INDEX_CHECKSUM = "index_sha256"  # in state.json: of all its other fields
 

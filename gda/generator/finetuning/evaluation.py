@@ -15,8 +15,8 @@ from gda.generator.families.opening import load_model
 from gda.generator.families.protocol import Model
 from gda.generator.finetuning.methods import Method
 from gda.generator.sampling.sampler import Sampler
+from gda.io.atomic import write_bytes
 from gda.io.checked import is_whole, with_checksum
-from gda.io.publish import write_bytes
 from gda.runtime.disks import storage_problem
 
 GRID_COLUMNS = 10

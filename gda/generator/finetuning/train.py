@@ -18,6 +18,7 @@ from gda.generator.finetuning.evaluation import Evaluation, Evaluator, best_step
 from gda.generator.finetuning.methods import make_method
 from gda.generator.finetuning.order import Order
 from gda.generator.finetuning.prepared import Prepared, PreparedSource, Texts
+from gda.generator.finetuning.prompt_dropout import drop_prompts
 from gda.generator.finetuning.run import TrainingRun
 from gda.generator.finetuning.tokens import Tokens
 from gda.generator.weights.posthoc import write_snapshot
@@ -171,8 +172,7 @@ class _Loop:
         job, step, size = self.job, self.run.step, self.config.batch_size
         chosen = self.order.indices(step * size + part.start, part.stop - part.start)
         streams = step_streams(job.seed, job.stage, step, part, self.world.device)
-        dropped = (streams.uniform() < self.config.prompt_dropout).tolist()
-        text = self.method.text(["" if d else job.prompts[i] for i, d in zip(chosen.tolist(), dropped, strict=True)])
+        text = self.method.text(drop_prompts([job.prompts[i] for i in chosen.tolist()], self.config.prompt_dropout, streams))
         rows = self.prepared.take(chosen, streams)
         return self.model.loss(job.stage, self.method.network, rows, text, streams, snr_gamma=self.config.snr_gamma)
 

@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gda.artifacts.tuning import SamplingSettings
-from gda.generator.families.denoising import GuidedSteps, timesteps_of
+from gda.generator.families.denoising import timesteps_of
+from gda.generator.families.guidance import GuidedSteps
 from gda.generator.families.protocol import make_scheduler
 from gda.generator.planning.networks import Network, networks_of
 from gda.generator.planning.plan import ImagePlan

@@ -17,7 +17,7 @@ from gda.generator.sampling.reproduce import Recorded
 from gda.generator.sampling.request import plan_for
 from gda.generator.weights.directory import read_card
 from gda.generator.weights.reaverage import averaged
-from gda.io.publish import work_root
+from gda.io.atomic import work_root
 
 
 @dataclass(kw_only=True)

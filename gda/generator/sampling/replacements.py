@@ -8,7 +8,7 @@ import pandas as pd
 
 from gda.generator.planning.plan import ImagePlan, PlannedImage, PlannedShard, cut_batches, cut_shards, interleave
 from gda.generator.sampling.sample_shards import SamplingContext, ShardJob, sample_shard
-from gda.io.publish import storage_errors
+from gda.runtime.disks import storage_errors
 from gda.runtime.parallel import run_parallel, workers_of
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gda.artifacts.contents import FINGERPRINT_FILE
 from gda.artifacts.fingerprint import Fingerprint
 from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import Codec, Rgb, decode, encode, stored_pixels, to_array
@@ -24,8 +25,8 @@ from gda.generator.sampling.sample_shards import SamplingContext, provenance, re
 from gda.generator.sampling.speed import Speed
 from gda.generator.weights import hub
 from gda.generator.weights.directory import DEMO_BASE, is_here, read_card
-from gda.io.publish import FINGERPRINT_FILE, read_fingerprint
 from gda.io.shards import read_record
+from gda.io.up_to_date import read_fingerprint
 from gda.runtime.parallel import device_name, sampling_device, single_threaded
 from gda.runtime.rng import shuffled
 

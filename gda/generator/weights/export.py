@@ -13,7 +13,7 @@ from gda.artifacts.document import dump_document
 from gda.generator.weights.directory import BASE, SUPER_RESOLUTION, copy_parts, read_base_json, read_card, source_of, weights_digest
 from gda.generator.weights.layout import INDEX, null_parts
 from gda.generator.weights.verified import with_adapters
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 
 
 def export_generator(

@@ -22,7 +22,7 @@ from torch import nn
 
 from gda.config.sections import FinetuneConfig
 from gda.errors import ConfigError, DataError
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.runtime.torch_rng import torch_stream
 
 Products = dict[str, torch.Tensor]  # by layer, the matrix added to its weight: float32, in the weight's shape [out, in, ...]

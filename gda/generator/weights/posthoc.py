@@ -18,8 +18,9 @@ import safetensors.numpy
 import torch
 
 from gda.errors import ConfigError, DataError
-from gda.io.publish import storage_errors, write_bytes
+from gda.io.atomic import write_bytes
 from gda.io.tensors import tensors_digest
+from gda.runtime.disks import storage_errors
 
 EMA_FOLDER = "ema"  # below a generator, one folder per stage
 SIGMA_RELS = (0.05, 0.10)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from gda.artifacts.cards import GeneratorCard
+from gda.artifacts.contents import FINGERPRINT_FILE
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.fingerprint import Fingerprint, bits_environment, digest_of
 from gda.artifacts.outcome import Outcome
@@ -17,7 +18,8 @@ from gda.generator.weights.directory import read_card, weights_digest
 from gda.generator.weights.export import network_folder
 from gda.generator.weights.lora import LORA_FILE
 from gda.generator.weights.posthoc import EMA_FOLDER, Fit, combine, fit, sigma_rel_to_gamma, stored_averages, whole_file
-from gda.io.publish import FINGERPRINT_FILE, publish_once, write_bytes
+from gda.io.atomic import write_bytes
+from gda.io.publish import publish_once
 
 # A profile this far off, relative L2, is as far from the one requested as a width 10 to 15% next to it is (sigma_rel 0.04 to 0.15):
 # a sweep over widths could no longer tell its points apart.

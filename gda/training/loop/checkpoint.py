@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gda.errors import DataError, UsageError
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.io.tensors import tensors_digest
 from gda.runtime.reading import parser
 

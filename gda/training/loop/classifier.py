@@ -56,8 +56,9 @@ def train_classifier(
     `checkpoint_every` steps, and the same call after a kill ends in bit-identical weights. `progress` is called after each step
     with the number of steps done and its loss. The recipe's settings for synthetic images apply only to mixed batches. `world` gives the
     device, by default the CPU, and the other processes. All processes make the same call: each computes its share of every batch, only the
-    first saves, and all return the same model on their device. Raises `ConfigError` for an unknown architecture, arguments it does not take, and incompatible settings or
-    processes, `DataError` when the loss is not finite or the pretrained weights belong to another network.
+    first saves, and all return the same model on their device. Raises `ConfigError` for an unknown architecture, arguments it does not
+    take, and incompatible settings or processes, `DataError` when the loss is not finite or the pretrained weights belong to another
+    network.
     """
     single_threaded()
     world = ProcessGroup.single() if world is None else world

@@ -16,7 +16,7 @@ from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.contents import require_whole
 from gda.artifacts.document import dump_document, read_document
 from gda.errors import DataError
-from gda.io.publish import write_bytes
+from gda.io.atomic import write_bytes
 from gda.io.tensors import tensors_digest
 from gda.runtime.reading import parser, read_object
 from gda.training.networks.pretrained import Channels

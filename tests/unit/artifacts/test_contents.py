@@ -11,7 +11,9 @@ from gda.artifacts.decision import Decision
 from gda.artifacts.document import dump_document, read_document
 from gda.artifacts.fingerprint import Fingerprint
 from gda.errors import DataError
-from gda.io.publish import prepare, publish, write_bytes
+from gda.io.atomic import write_bytes
+from gda.io.publish import publish
+from gda.io.up_to_date import prepare
 
 RECIPE = Fingerprint(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
 

@@ -92,7 +92,7 @@ def test_damaged_leftovers_are_not_used(image_folder: Any, take: Any, tmp_path: 
         raise TryAgainError("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gda.stages.snapshot.publish", interrupted)
+        patch.setattr("gda.io.publish.publish", interrupted)
         with pytest.raises(TryAgainError):
             take(source)
     leftovers = list((tmp_path / "work").rglob("*.tar"))

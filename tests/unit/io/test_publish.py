@@ -11,18 +11,9 @@ from trees import tree
 
 from gda.artifacts.fingerprint import Fingerprint
 from gda.errors import DataError, MissingError, TryAgainError, UsageError
-from gda.io.publish import (
-    Workspace,
-    commit_new,
-    exclusive,
-    prepare,
-    publish,
-    read_fingerprint,
-    temporary_name,
-    work_root,
-    write_bytes,
-    write_json,
-)
+from gda.io.atomic import commit_new, temporary_name, work_root, write_bytes, write_json
+from gda.io.publish import exclusive, publish
+from gda.io.up_to_date import Workspace, prepare, read_fingerprint
 
 RECIPE = Fingerprint(stage="test", config={"a": 1}, inputs={"x": "0" * 64})
 OTHER = Fingerprint(stage="test", config={"a": 2}, inputs={"x": "0" * 64})

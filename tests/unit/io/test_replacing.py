@@ -12,8 +12,10 @@ from trees import tree
 
 from gda.artifacts.fingerprint import Fingerprint
 from gda.errors import DataError, GdaError, UsageError
-from gda.io.publish import prepare, publish, read_fingerprint, work_root, write_json
+from gda.io.atomic import work_root, write_json
+from gda.io.publish import publish
 from gda.io.replacing import Own, begin, drop_unfinished
+from gda.io.up_to_date import prepare, read_fingerprint
 
 OWN = Own(stage="test", config={"seed": 1})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gda.errors import MissingError, TryAgainError
-from gda.io.publish import temporary_name, write_bytes
+from gda.io.atomic import temporary_name, write_bytes
 from gda.io.rewriting import rewriting
 
 

@@ -24,7 +24,7 @@ from gda.data.store.in_memory import ImageSet, load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.ledger import read_ledger
 from gda.errors import ConfigError, DataError, UsageError
-from gda.io.publish import work_root
+from gda.io.atomic import work_root
 from gda.stages import classify
 from gda.training.arms.arm_data import Loaded, load_data
 from gda.training.arms.arm_request import make_arm_request

@@ -18,7 +18,7 @@ from gda.config.sections import Arm, ClassifyConfig
 from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.errors import UsageError
-from gda.io.publish import prepare
+from gda.io.up_to_date import prepare
 from gda.stages import classify
 from gda.stages.ratio import _sets, _training
 from gda.stages.reference import reference_fingerprint

@@ -18,8 +18,8 @@ from gda.data.store.in_memory import load_images
 from gda.data.store.snapshot import Snapshot
 from gda.data.test_split.opening import open_test
 from gda.errors import ConfigError, MissingError, UsageError
-from gda.io.publish import prepare
 from gda.io.shards import sha256_of
+from gda.io.up_to_date import prepare
 from gda.stages import classify, evaluate, reference
 from gda.stages.reference import reference_fingerprint
 from gda.training.arms.arm_request import make_arm_request

@@ -10,7 +10,7 @@ from trees import tree
 from gda.artifacts.cards import ClassifierCard
 from gda.artifacts.document import read_document
 from gda.cli import main as cli
-from gda.io.publish import work_root
+from gda.io.atomic import work_root
 
 SETTINGS = {
     "model": "resnetv2_18",

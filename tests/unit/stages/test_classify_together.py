@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from gda.config.load import Config
 from gda.config.sections import Arm, ClassifyConfig
-from gda.io.publish import read_fingerprint
+from gda.io.up_to_date import read_fingerprint
 from gda.stages import classify
 
 WATCHED = Path(__file__).parents[2] / "worlds" / "watched_command.py"

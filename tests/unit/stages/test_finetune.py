@@ -27,7 +27,8 @@ from gda.generator.finetuning import train
 from gda.generator.sampling.sampler import Sampler
 from gda.generator.weights.lora import LORA_FILE
 from gda.generator.weights.reaverage import average_generator
-from gda.io.publish import read_fingerprint, work_root
+from gda.io.atomic import work_root
+from gda.io.up_to_date import read_fingerprint
 from gda.stages import finetune
 
 SMALL = (

@@ -7,6 +7,7 @@ import pytest
 from trees import tree
 from two_colours import two_colours
 
+from gda.artifacts.contents import FINGERPRINT_FILE
 from gda.config.load import load_config
 from gda.data.export import export_snapshot
 from gda.data.store.merge import merge_snapshots
@@ -19,7 +20,6 @@ from gda.fidelity.extractors import comparison_size, get_extractor
 from gda.gate.checks.audit import audit_images
 from gda.generator.planning.plan import make_plan
 from gda.generator.sampling import sample_shards
-from gda.io.publish import FINGERPRINT_FILE
 from gda.stages import sample
 
 SMALL = (

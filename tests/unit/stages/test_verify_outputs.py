@@ -16,7 +16,9 @@ from gda.cli import main as cli
 from gda.errors import DataError
 from gda.generator.finetuning.checkpoints import Checkpoints, TrainingState
 from gda.generator.weights.directory import DEMO_BASE, read_card, resolve
-from gda.io.publish import prepare, publish, write_bytes
+from gda.io.atomic import write_bytes
+from gda.io.publish import publish
+from gda.io.up_to_date import prepare
 from gda.training.networks.export import export_classifier, load_classifier, open_classifier
 
 DENOISER = "base/unet/diffusion_pytorch_model.safetensors"

@@ -17,7 +17,8 @@ from tiny_pipelines import build_tiny_pipeline
 from gda.artifacts.tuning import SamplingSettings
 from gda.demo_base.build import build_tiny_cascade
 from gda.errors import ConfigError, NotFiniteError
-from gda.generator.families.denoising import GuidedSteps, MixedVariance, timesteps_of, to_uint8
+from gda.generator.families.denoising import MixedVariance, timesteps_of, to_uint8
+from gda.generator.families.guidance import GuidedSteps
 from gda.generator.families.opening import load_model
 from gda.generator.families.protocol import SCHEDULERS, Start
 from gda.generator.sampling.sampler import Sampler
