@@ -5,7 +5,7 @@ import importlib
 import inspect
 import json
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,10 +13,11 @@ from pydantic import BaseModel
 import gda.artifacts
 from gda.artifacts.document import Document
 from gda.cli.stage_commands import build_parser
+from gda.config.describe import accepted_values
 from gda.config.load import Config, dump_config
 from gda.errors import GdaError
 
-_SHARED = {"params", "set", "quiet", "json"}  # arguments of every stage
+_SHARED = {"params", "set", "quiet", "json", "log_format"}  # arguments of every stage
 
 
 def pages() -> dict[str, str]:
@@ -43,7 +44,7 @@ def configuration() -> str:
             continue
         title = field.alias or name
         rows = [
-            f"| `{key}` | {_accepted(section, key)} | {_default(defaults[title][key])} | {_cell(item.description or '')} |"
+            f"| `{key}` | {_cell(accepted_values(section, key))} | {_default(defaults[title][key])} | {_cell(item.description or '')} |"
             for key, item in section.model_fields.items()
         ]
         parts.append(f"## {title}\n\n| Field | Accepted | Default | What it does |\n|---|---|---|---|\n" + "\n".join(rows))
@@ -69,7 +70,10 @@ def documents() -> str:
         "`fingerprint.json`, which names what it was made from, and lists the SHA-256 of its other files."
     ]
     for kind in _documents():
-        rows = [f"| `{key}` | {_accepted(kind, key)} | {_cell(item.description or '')} |" for key, item in kind.model_fields.items()]
+        rows = [
+            f"| `{key}` | {_cell(accepted_values(kind, key))} | {_cell(item.description or '')} |"
+            for key, item in kind.model_fields.items()
+        ]
         parts.append(f"## {kind.__name__}\n\n{_prose(kind)}\n\n| Field | Type | Meaning |\n|---|---|---|\n" + "\n".join(rows))
     return "\n\n".join(parts) + "\n"
 
@@ -124,46 +128,6 @@ def _subclasses(kind: type[GdaError]) -> Iterator[type[GdaError]]:
     for own in kind.__subclasses__():
         yield own
         yield from _subclasses(own)
-
-
-def _accepted(model: type[BaseModel], key: str) -> str:
-    """What a field accepts, in words, from the schema of its model."""
-    schema = model.model_json_schema(by_alias=True)
-    own = schema["properties"][model.model_fields[key].alias or key]
-    return _cell(_type(own, schema.get("$defs", {})))
-
-
-def _type(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        definition = definitions[name]
-        return f"{name}" if definition.get("type") == "object" else _type(definition, definitions)
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_type(each, definitions) for each in schema["anyOf"]))
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if "const" in schema:
-        return f"`{json.dumps(schema['const'])}`"
-    kind = schema.get("type")
-    if kind == "array":
-        if "prefixItems" in schema:
-            return f"list of {len(schema['prefixItems'])}: {_type(schema['prefixItems'][0], definitions)}"
-        return f"list of {_type(schema.get('items', {}), definitions)}"
-    if kind == "object":
-        values = schema.get("additionalProperties")
-        return f"mapping to {_type(values, definitions)}" if isinstance(values, Mapping) and values else "mapping"
-    words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
-    return words.get(str(kind), "any value") + _range(schema)
-
-
-def _range(schema: Mapping[str, Any]) -> str:
-    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
-    ends = [
-        f"from {low:,}" if low is not None else f"above {above:,}" if above is not None else "",
-        f"to {high:,}" if high is not None else f"below {below:,}" if below is not None else "",
-    ]
-    return (" " + " ".join(end for end in ends if end)) if any(ends) else ""
 
 
 def _default(value: Any) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gda.errors import DataError
+from gda.runtime.rng import STREAMS_VERSION
 
 
 def canonical_json(value: Any) -> bytes:
@@ -59,9 +60,10 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def bits_environment(*packages: str, device: str = "cpu") -> dict[str, str]:
-    """What fixes a network's output besides its inputs: versions of torch, numpy and `packages`, device, threads of a process.
+    """What fixes a network's output besides its inputs: versions of torch, numpy and `packages`, device, threads of a
+    process, and the derivation of seeds.
 
     Reads package metadata only, so that it costs no import.
     """
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "torch", *packages)}
-    return versions | {"device": device, "threads": "1"}
+    return versions | {"device": device, "threads": "1", "random_streams": STREAMS_VERSION}

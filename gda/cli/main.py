@@ -21,7 +21,7 @@ from gda.errors import ConfigError, GdaError, TryAgainError
 from gda.io.atomic import work_root, write_bytes
 from gda.runtime.disks import storage_problem
 from gda.runtime.interruption import ignore_signals, stop_requested
-from gda.runtime.logs import as_json, set_up_logs
+from gda.runtime.logs import logs_are_json, set_up_logs
 from gda.runtime.parallel import is_first_process
 from gda.runtime.progress import reporting
 from gda.tracking import masked
@@ -127,7 +127,7 @@ def _fail(error: GdaError, args: argparse.Namespace) -> int:
     if os.environ.get("GDA_DEBUG"):
         print(masked(traceback.format_exc()), file=sys.stderr)
     message = f"gda {args.command}: {masked(str(error))}"
-    if as_json():
+    if logs_are_json():
         _log.error(message, extra={"stage": args.command, "exit_code": error.exit_code})
     else:
         print(message, file=sys.stderr)

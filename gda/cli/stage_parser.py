@@ -7,7 +7,7 @@ from typing import Any
 
 from gda.artifacts.outcome import Outcome
 from gda.config.load import Config
-from gda.runtime.logs import FORMATS
+from gda.runtime.logs import LOG_FORMATS
 
 Runner = Callable[[Config, argparse.Namespace], Outcome]
 
@@ -20,7 +20,7 @@ def stage_parser(commands: Any, name: str, help_text: str, runner: Runner) -> ar
     parser.add_argument("--quiet", action="store_true", help="no progress and no closing line")
     parser.add_argument(
         "--log-format",
-        choices=FORMATS,
+        choices=LOG_FORMATS,
         help="form of messages and progress; json: one object per line (default: GDA_LOG_FORMAT, or text)",
     )
     parser.add_argument("--json", action="store_true", help="the closing line as one JSON object on stdout")

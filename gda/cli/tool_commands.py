@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from gda.config.load import dump_config, load_config, parse_config
+from gda.config.load import parse_config
 from gda.errors import ConfigError, DataError, UsageError
 from gda.runtime.reading import YAML_LIMIT, parse_yaml, read_json, read_text
 
@@ -57,6 +57,8 @@ def add_commands(commands: Any) -> None:
         _config,
         ("action", str, None, "show: print the whole; convert: rewrite a params.yaml with old names"),
     )
+    config.add_argument("fields", nargs="*", metavar="SECTION[.FIELD]", help="with show: only these sections and fields")
+    config.add_argument("--plain", action="store_true", help="with show: without the comments that explain each field")
     config.add_argument("--params", type=Path, metavar="FILE", help="configuration (default: params.yaml where there is one)")
     config.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field; may be repeated")
     _add(commands, "recipes", "the training recipes that classify.recipe takes, with their sources", _recipes)
@@ -152,14 +154,13 @@ def _ema(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
-    from ruamel.yaml import YAML
+    from gda.config.describe import described_config
 
     default = Path("params.yaml")
     params = args.params or (default if default.exists() else None)
     if args.action == "convert":
-        return _convert(params, args.set)
-    yaml = YAML()
-    yaml.dump(dump_config(load_config(params, tuple(args.set))), sys.stdout)
+        return _convert(params, [*args.set, *args.fields])
+    print(described_config(params, args.set, only=args.fields, plain=args.plain), end="")
     return 0
 
 
@@ -169,7 +170,7 @@ def _convert(params: Path | None, overrides: list[str]) -> int:
     from gda.io.atomic import write_bytes
 
     if params is None or overrides:
-        raise UsageError("gda config convert rewrites one file: give --params FILE, and no --set")
+        raise UsageError("gda config convert rewrites one file: give --params FILE, and neither --set nor fields")
     parse_yaml(old := read_text(params, limit=YAML_LIMIT, error=ConfigError), params, error=ConfigError)
     new, changes = convert(old, where=str(params))
     parse_config(parse_yaml(new, params, error=ConfigError) or {}, where=str(params))

@@ -6,6 +6,7 @@ Files are read as YAML 1.2 (in PyYAML `1e-4` is a string) and validated through 
 import json
 import math
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from gda.runtime.reading import YAML_LIMIT, parse_yaml, read_text
 class Config(Section):
     """The whole configuration; every random stream is derived from `seed`."""
 
-    seed: int = Field(0, ge=0, le=2**63 - 1)
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="every random stream is derived from it")
     snapshot: SnapshotConfig = SnapshotConfig()
     reference: ReferenceConfig = ReferenceConfig()
     finetune: FinetuneConfig = FinetuneConfig()
@@ -56,14 +57,14 @@ def load_config(params: Path | None = None, overrides: tuple[str, ...] = ()) -> 
 
     Raises `ConfigError` with one line that names the field, the value and what is accepted.
     """
-    content: dict[str, Any] = _read_yaml(params) if params is not None else {}
+    content: dict[str, Any] = read_params(params) if params is not None else {}
     for item in overrides:
         _override(content, item)
-    return parse_config(content, where=str(params) if params is not None else "--set")
+    return parse_config(content, where=str(params) if params is not None else "--set", overrides=overrides)
 
 
-def parse_config(content: dict[str, Any], *, where: str) -> Config:
-    """Validate a nested dictionary; `where` is named in the error."""
+def parse_config(content: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> Config:
+    """Validate a nested dictionary; the error names the one of `overrides` (`section.field=value`) that it is about, else `where`."""
     _require_finite(content, where)
     refuse_renamed(content, where=where)
     try:
@@ -73,7 +74,9 @@ def parse_config(content: dict[str, Any], *, where: str) -> Config:
     try:
         return Config.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_one_line(error)}") from None
+        place = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"])
+        override = next((item for item in overrides if place and (place + ".").startswith(item.partition("=")[0] + ".")), None)
+        raise ConfigError(f"{where if override is None else f'--set {override}'}: {_one_line(error)}") from None
 
 
 def dump_config(config: Config) -> dict[str, Any]:
@@ -90,7 +93,8 @@ def _require_finite(value: Any, where: str, field: str = "") -> None:
         _require_finite(child, where, f"{field}.{name}".lstrip("."))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_params(path: Path) -> dict[str, Any]:
+    """The content of a params.yaml, not validated. Raises `ConfigError` for a file that is no mapping."""
     content = parse_yaml(read_text(path, limit=YAML_LIMIT, error=ConfigError), path, error=ConfigError)
     if content is None:
         return {}

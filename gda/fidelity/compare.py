@@ -110,18 +110,20 @@ def compare_with_split(
 def compare_at_class_size(
     synthetic: FeatureSet, real: FeatureSet, labels: np.ndarray, *, seed: int, repeats: int = REPEATS
 ) -> dict[str, Comparison]:
-    """Every metric at the number of images of the median class; empty with a single class, or if that class is too small.
+    """Every metric at nearly the number of images of the median class; empty with a single class, or if that class is too small.
 
-    `one_class` compares real images of each class that has as many images, in turn, with others.
+    `one_class` compares real images of each class that has as many images, in turn, with other real images, of which the class has its
+    share: what a set of that class alone would score.
     """
     sizes = np.bincount(labels)
-    n = min(len(synthetic), len(real) // 2, int(np.median(sizes[sizes > 0])), LARGEST_SECOND_N)
+    median = int(np.median(sizes[sizes > 0]))
+    n = min(len(synthetic), len(real) // 2, int(median / (1 + median / len(real))), LARGEST_SECOND_N)
     if n < SMALLEST_N or np.count_nonzero(sizes) < 2:
         return {}
     floors = _collect(_halves(real, n, repeats, numpy_stream("fidelity", seed, "class size floor")))
     found = _with_floors(_measured(synthetic, real, n, repeats, numpy_stream("fidelity", seed, "class size")), floors, n)
-    rng = numpy_stream("fidelity", seed, "one class")
-    collapsed = _collect(_one_class(real, labels, label, n, rng) for label in np.resize(np.flatnonzero(sizes >= n), repeats).tolist())
+    rng, large = numpy_stream("fidelity", seed, "one class"), np.flatnonzero(sizes >= n + _in_reference(n, sizes, len(real)))
+    collapsed = _collect(_one_class(real, labels, label, n, rng) for label in np.resize(large, repeats).tolist())
     return {name: replace(each, one_class=collapsed[name]) for name, each in found.items()}
 
 
@@ -199,10 +201,15 @@ def _halves(real: FeatureSet, n: int, repeats: int, rng: np.random.Generator) ->
 
 
 def _one_class(real: FeatureSet, labels: np.ndarray, label: int, n: int, rng: np.random.Generator) -> Pair:
-    """`n` real images of a class and `n` others of any class."""
-    alike = rng.permutation(np.flatnonzero(labels == label))[:n]
-    others = rng.permutation(np.setdiff1d(np.arange(len(real)), alike))[:n]
-    return real.pick(alike), real.pick(others)
+    """`n` real images of a class, and `n` other real images, of which the class has its share."""
+    own, others = (rng.permutation(np.flatnonzero(chosen)) for chosen in (labels == label, labels != label))
+    share = int(_in_reference(n, np.array(len(own)), len(real)))
+    return real.pick(own[:n]), real.pick(np.concatenate([own[n : n + share], others[: n - share]]))
+
+
+def _in_reference(n: int, sizes: np.ndarray, total: int) -> np.ndarray:
+    """How many of `n` images of a set of `total` are of a class, int64, for classes of `sizes` images."""
+    return np.rint(n * sizes / total).astype(np.int64)
 
 
 def _class_metrics(images: FeatureSet, against: FeatureSet) -> dict[str, float]:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TextIO
 
-FORMATS = ("text", "json")
+LOG_FORMATS = ("text", "json")
 _FIELDS = ("stage", "step", "total", "unit", "rate", "loss", "remaining_seconds", "exit_code")
 
 
@@ -25,14 +25,14 @@ def set_up_logs(form: str | None = None) -> None:
         logger.addHandler(_Stderr())
 
 
-def as_json() -> bool:
+def logs_are_json() -> bool:
     """Whether messages are JSON lines."""
     return os.environ.get("GDA_LOG_FORMAT") == "json"
 
 
 def on_terminal() -> bool:
     """Whether a person reads stderr: then long work shows a bar, otherwise lines."""
-    return not as_json() and sys.stderr is not None and sys.stderr.isatty()
+    return not logs_are_json() and sys.stderr is not None and sys.stderr.isatty()
 
 
 def last_message() -> float:
@@ -57,7 +57,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        if as_json():
+        if logs_are_json():
             return _json_line(record)
         level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
         stamp = "" if on_terminal() else time.strftime("%Y-%m-%d %H:%M:%S ", time.localtime(record.created))

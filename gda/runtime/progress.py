@@ -24,7 +24,7 @@ _observers: list[Callable[[dict[str, Any]], None]] = []
 class Bar:
     """What a user sees of `total` units of work, fed by `tick` from this process or from workers. Bars do not nest.
 
-    On a terminal it is a bar with rate and remaining time. Elsewhere a line says at the start what is worked on, `about` (device,
+    On a terminal it is a bar with rate and remaining time. Elsewhere a line says at the start what is worked on, with `about` (device,
     precision, images), and further lines at least every `INTERVAL` seconds how far it is. `shown=False` shows nothing.
     """
 
@@ -33,6 +33,7 @@ class Bar:
 
         self.total, self.label, self.unit, self.about = total, label, unit, about
         self.done, self.loss, self._shown = 0, math.nan, shown
+        self._started = False
         self._first: float | None = None  # when the first unit was done: what came before is not part of the rate
         self._bar = tqdm(total=total, desc=label, unit=unit, disable=not (shown and on_terminal()), dynamic_ncols=True, leave=False)
 
@@ -40,8 +41,6 @@ class Bar:
         global _sender, _open
         receiver, _sender = Pipe(duplex=False)
         _open = self
-        if self._shown and not on_terminal():
-            _log.info("%s: %s", self.label, ", ".join(filter(None, [self._units(self.total), self.about])), extra=self._fields())
         self._reader = threading.Thread(target=self._follow, args=(receiver,), daemon=True)
         self._reader.start()
         return self
@@ -56,6 +55,7 @@ class Bar:
 
     def report(self) -> None:
         """Write how far the work is, as a line."""
+        self._start()
         _log.info("%s: %s", self.label, self._progress(), extra=self._fields())
 
     def _follow(self, receiver: "Connection[Any, Any]") -> None:
@@ -67,7 +67,14 @@ class Bar:
                     return
                 self._take(message)
 
+    def _start(self) -> None:
+        """Write what is worked on, once: not before the first unit is done, so that work that is refused at once leaves one line."""
+        if self.about and self._shown and not self._started and not on_terminal():
+            self._started = True
+            _log.info("%s: %s, %s", self.label, self._units(self.total), self.about, extra=self._fields())
+
     def _take(self, message: dict[str, Any]) -> None:
+        self._start()
         if self._first is None:
             self._first, self._before = time.monotonic(), self.done + message["count"]
         self.done += message["count"]

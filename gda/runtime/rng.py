@@ -7,10 +7,12 @@ are in `gda.runtime.torch_rng`.
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
+STREAMS_VERSION = "1"  # of the derivation of seeds; results of another one are other work
 Name: TypeAlias = str | int
 
 _T = TypeVar("_T")
@@ -21,8 +23,10 @@ def stream_seed(*name: Name) -> int:
     return int.from_bytes(_digest(name)[:8], "big") >> 1
 
 
-def numpy_stream(*name: Name) -> np.random.Generator:
+def numpy_stream(*name: Name) -> "np.random.Generator":
     """A generator of numpy at the start of the stream `name`, seeded with 128 bits."""
+    import numpy as np  # the commands that only compare fingerprints do without
+
     return np.random.default_rng(int.from_bytes(_digest(name)[:16], "big"))
 
 

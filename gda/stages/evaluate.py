@@ -361,12 +361,13 @@ def _licence(chosen: Runs, candidate: Candidate | None) -> str:
 
 
 def _outcome(out: Path, metrics: Metrics, *, reused: bool) -> Outcome:
+    ran = {arm: metrics.arms[arm] for arm in in_order(metrics.arms)}
     numbers = {f"top1_{arm.replace('+', '_')}": result.mean for arm, result in metrics.arms.items() if result.mean is not None}
     numbers |= {f"gain_{arm.replace('+', '_')}": gain.mean for arm, gain in metrics.gain.items()}
     numbers |= {} if metrics.test_openings is None else {"test_openings": float(metrics.test_openings)}
     numbers |= {f"top1_{arm.replace('+', '_')}_{name}": of.mean for name, one in metrics.sets.items() for arm, of in one.arms.items()}
-    accuracies = ", ".join(f"{arm} {100 * result.mean:.1f}%" for arm, result in metrics.arms.items() if result.mean is not None)
-    skipped = ", ".join(arm for arm, result in metrics.arms.items() if result.skipped is not None)
+    accuracies = ", ".join(f"{arm} {100 * result.mean:.1f}%" for arm, result in ran.items() if result.mean is not None)
+    skipped = ", ".join(arm for arm, result in ran.items() if result.skipped is not None)
     left_out = f"; skipped {skipped}" if skipped else ""
     again = f"; this test split was opened {opened(metrics.test_openings)}" if (metrics.test_openings or 0) > 1 else ""
     return Outcome(

@@ -20,7 +20,7 @@ from gda.data.ingest.pool import PURPOSE, Screen, as_pool, open_real, open_scree
 from gda.data.sources.readers import open_source
 from gda.data.sources.source import Columns, ImageSource
 from gda.data.store.classes import make_classes, normalise
-from gda.data.store.snapshot import Snapshot, commit_snapshot
+from gda.data.store.snapshot import SPLITS, Snapshot, commit_snapshot
 from gda.errors import DataError
 from gda.io.atomic import write_bytes
 from gda.io.publish import publish_once
@@ -161,7 +161,7 @@ def _report_leaks(folder: Path, leaks: Sequence[NearLeak], config: SnapshotConfi
 
 
 def _outcome(out: Path, index: SnapshotIndex, *, reused: bool) -> Outcome:
-    counts = {split: sum(classes.values()) for split, classes in index.counts.items()}
+    counts = {split: sum(index.counts[split].values()) for split in SPLITS if split in index.counts}
     listed = ", ".join(f"{split} {count}" for split, count in counts.items())
     what = f"{sum(counts.values())} images of {len(index.classes)} classes ({listed}{_left_out(index)})"
     return Outcome(

@@ -67,7 +67,7 @@ def test_a_stopped_training_goes_on_on_a_gpu(tmp_path: Path) -> None:
     """What is saved comes back to the device, dropped paths included: the weights are those of a whole training."""
     recipe = replace(FULL, num_train_steps=12)
 
-    def stop(update: int) -> None:
+    def stop(update: int, _: float) -> None:
         if update == 8:
             raise StoppedError
 

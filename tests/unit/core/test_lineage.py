@@ -69,7 +69,7 @@ def test_the_whole_chain_is_followed_with_full_digests(tmp_path, capsys, monkeyp
     _output(tmp_path / "models/classifiers/real+synthetic-0", trained, classifier={"digest": "56" * 32})
     assert cli.main(["lineage", "models/classifiers/real+synthetic-0"]) == 0
     printed = capsys.readouterr().out
-    assert f"{made}  data/accepted, made by accepted" in printed
+    assert f"{made}  data/accepted, made by validate" in printed
     assert f"{validation.digest}  reports/validation, made by validate" in printed
     assert f"{made}  data/synthetic, made by sample" in printed
     assert f"{weights}  models/generator, made by finetune" in printed

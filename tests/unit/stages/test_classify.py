@@ -223,7 +223,7 @@ def test_a_killed_command_continues_and_publishes_the_same(real: Path, tmp_path:
     assert (again.digest, again.reused) == (whole.digest, False)
 
 
-def _kill_after_checkpoint() -> None:
+def _kill_after_checkpoint(**_: object) -> None:
     if list((work_root() / "work").glob("*/checkpoint/*.safetensors")):
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -200,7 +200,7 @@ def test_each_class_lends_and_keeps_images():
 def _interrupt(monkeypatch, world, out, *settings, at=3):
     ticks = []
 
-    def stop(*_):
+    def stop(*_, **__):
         ticks.append(1)
         if len(ticks) == at + 1:  # the first tick reports steps that were done before
             raise KeyboardInterrupt

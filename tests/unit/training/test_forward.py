@@ -72,7 +72,7 @@ def test_colours_are_learned_in_bf16() -> None:
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, traced: list[str], recipe: TrainRecipe) -> None:
     """Precision and compilation keep no state between steps: a resumed training ends in the bits of an uninterrupted one."""
 
-    def stop(update: int) -> None:
+    def stop(update: int, _: float) -> None:
         if update == 8:
             raise StoppedError
 

@@ -67,7 +67,7 @@ def test_an_interrupted_run_ends_in_identical_weights(pipelines, tmp_path, monke
     whole = finetune_stage(_job(pipelines[kind], tmp_path / "whole"))
     ticks = []
 
-    def stop_at_five(*_):
+    def stop_at_five(*_, **__):
         ticks.append(1)
         if len(ticks) == 5:
             raise KeyboardInterrupt

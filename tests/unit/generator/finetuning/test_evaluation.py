@@ -64,7 +64,7 @@ def test_a_restart_samples_the_same_and_keeps_the_same_best(tiny, tmp_path, monk
     expected = finetune_stage(whole)
     ticks = []
 
-    def stop_at_six(*_):
+    def stop_at_six(*_, **__):
         ticks.append(1)
         if len(ticks) == 6:
             raise KeyboardInterrupt

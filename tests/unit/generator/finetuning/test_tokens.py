@@ -459,7 +459,7 @@ def test_an_interrupted_run_ends_in_identical_rows(bases, tmp_path, monkeypatch,
     whole = finetune_stage(job("whole"))
     ticks = []
 
-    def stop_at_five(*_):
+    def stop_at_five(*_, **__):
         ticks.append(1)
         if len(ticks) == 5:
             raise KeyboardInterrupt

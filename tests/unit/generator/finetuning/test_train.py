@@ -37,7 +37,7 @@ def _stop_at(monkeypatch, step):
     """Interrupt training at that step of this process."""
     steps = []
 
-    def tick(*_):
+    def tick(*_, **__):
         steps.append(1)
         if len(steps) == step:
             raise KeyboardInterrupt

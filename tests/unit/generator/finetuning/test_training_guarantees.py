@@ -69,7 +69,7 @@ def _stop_after(monkeypatch, steps):
     """Interrupt training after so many steps of this process."""
     ticks = []
 
-    def tick(*_):
+    def tick(*_, **__):
         ticks.append(1)
         if len(ticks) == steps + 1:  # the first tick shows how far a restart has come already
             raise KeyboardInterrupt
@@ -504,7 +504,7 @@ def test_what_changes_latents_or_text_has_a_file_of_its_own(sd1, tmp_path):
     def kept(base, prompts=("a", "b"), *, images=None, flip=False):
         images = _images() if images is None else images
         model = load_model(str(base))
-        source = PreparedSource(images=images, digest=str(stream_seed(images.numpy().tobytes())), cache=cache)
+        source = PreparedSource(images=images, digest=str(stream_seed(images.numpy().tobytes().hex())), cache=cache)
         Prepared(model, source, jitter=0.0, flip=flip, device=CPU)
         Texts(model, prompts, cache=cache, device=CPU)
         return {path.name for path in cache.iterdir() if path.name.startswith("latents")}, {path.name for path in cache.glob("text*")}
@@ -531,7 +531,10 @@ def test_what_changes_latents_or_text_has_a_file_of_its_own(sd1, tmp_path):
         (other / file).write_text(json.dumps(content | change))
         assert counts(other) == expected, file
     small = torch.nn.functional.interpolate(_images().float(), 8).to(torch.uint8)
-    model, source = load_model(str(sd1)), PreparedSource(images=small, digest=str(stream_seed(_images().numpy().tobytes())), cache=cache)
+    model, source = (
+        load_model(str(sd1)),
+        PreparedSource(images=small, digest=str(stream_seed(small.numpy().tobytes().hex())), cache=cache),
+    )
     Prepared(model, source, jitter=0.0, flip=False, device=CPU)
     assert len(list(cache.glob("latents*"))) == 5
 
