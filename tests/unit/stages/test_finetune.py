@@ -233,7 +233,7 @@ def test_resume_continues_what_was_brought_from_elsewhere(world, tmp_path, monke
     whole = _finetune(world, tmp_path / "whole")
     moved = shutil.move(_interrupt(monkeypatch, world, tmp_path / "g"), tmp_path / "moved")
     steps = []
-    monkeypatch.setattr(train, "tick", lambda *count: steps.extend(count))
+    monkeypatch.setattr(train, "tick", lambda *count, **_: steps.extend(count))
     resumed = _finetune(world, tmp_path / "g", resume=tmp_path / "moved" / "unet" / "checkpoint-00000002")
     assert steps[0] == 2
     assert resumed.digest == whole.digest

@@ -56,10 +56,10 @@ def test_a_sound_set_is_near_its_floors_and_far_from_one_class(world: Path, tmp_
             measure = found[name + suffix]
             assert None not in (measure.value, measure.low, measure.high, measure.floor, measure.n, measure.extractor), name + suffix
     fid, vendi, score = (found[f"{name}_at_class_size"] for name in ("fid", "vendi", "inception_score"))
-    assert fid.n == 27  # real images of a class, train and val
+    assert fid.n == 21  # of 27 real images of a class, train and val; the others are its share of the reference
     assert fid.floor < 2 * fid.value < fid.one_class  # type: ignore[operator]
     assert vendi.one_class < vendi.low  # type: ignore[operator]
-    assert score.one_class < 1.5 < 2.2 < score.low  # type: ignore[operator]
+    assert score.one_class < 1.5 < 2.1 < score.low  # type: ignore[operator]
     assert str(fid.extractor).startswith("glyph@")
     assert str(score.extractor).startswith("cross-fitted classifiers@")
     assert found["fid_val"].floor == found["fid_train"].floor

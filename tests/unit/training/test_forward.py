@@ -79,7 +79,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, traced: lis
     with pytest.raises(StoppedError):
         train(recipe, checkpoint=tmp_path / "c", checkpoint_every=3, progress=stop)
     seen: list[int] = []
-    resumed, curve = train(recipe, checkpoint=tmp_path / "c", checkpoint_every=3, progress=seen.append)
+    resumed, curve = train(recipe, checkpoint=tmp_path / "c", checkpoint_every=3, progress=lambda step, _: seen.append(step))
     whole, whole_curve = train(recipe)
     assert seen == [7, 8, 9, 10, 11, 12]
     assert model_digest(resumed) == model_digest(whole)

@@ -526,5 +526,7 @@ def test_two_classes_that_the_encoder_cannot_tell_apart_learn_their_own_colours(
     assert nameless.max() > 100
     assert learned.diagonal().max() < 40
     assert learned.fliplr().diagonal().min() > 200
-    assert lasting(prompts) < 0.3 * min(collided, untrained)
-    assert lasting(prompts) < 2 * lasting(("red", "blue"))
+    trained = lasting(prompts)
+    assert trained < 0.3 * collided
+    assert trained < untrained  # by how much depends on where the tokens begin, which may be near
+    assert trained < 1.2 * lasting(("red", "blue"))

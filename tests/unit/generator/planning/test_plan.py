@@ -48,19 +48,19 @@ def test_many_small_classes_are_spread_over_the_shards():
     assert all(abs(sum(i.label == 0 for i in shard.images) - 10) <= 1 for shard in plan.shards)
 
 
-def test_equal_quotas_give_the_plan_of_old():
-    """Order, seeds, cuts and digest of sets that were sampled before quotas could differ: frozen then, but for the seed in the keys."""
+def test_equal_quotas_give_the_same_plan_for_ever():
+    """Order, seeds, cuts and digest of sets are frozen: the seeds since they are derived by name, the rest since the first sets."""
     plan = make_plan(equal_quotas(["cat", "dog", "eel"], 5), seed=7, shard_size=4, batch_size=2)
     assert plan.digest == "09e8e24452af66997bcd00514f4ddf199eb1f2e9174289757c7dbd7ca4a62f99"
     assert [shard.name for shard in plan.shards] == [f"train-00000{k}.tar" for k in range(4)]
     assert [[(i.key, i.seed) for i in batch] for batch in plan.shards[0].batches] == [
-        [("s0000-0000000-c84fec14", 7217007452342114314), ("s0001-0000000-8927af61", 4941530370519799036)],
-        [("s0002-0000000-92101625", 5262468338991065492), ("s0000-0000001-0b22d3e9", 401218341287533039)],
+        [("s0000-0000000-c645d284", 7143528429409622686), ("s0001-0000000-96475841", 5414360433049098473)],
+        [("s0002-0000000-d5749a44", 7690544123094854100), ("s0000-0000001-6341f24e", 3576132050685666101)],
     ]
     plan = make_plan(equal_quotas([f"c{i}" for i in range(10)], 100), seed=0, shard_size=250, batch_size=50)
     assert plan.digest == "01ae6796578d302d8b4480eb40d3f1c8febc7afb3d385c4915de357ee26900e3"
     message = repr([[(i.key[:13], i.label, i.index, i.seed) for i in b] for shard in plan.shards for b in shard.batches])
-    assert hashlib.sha256(message.encode()).hexdigest() == "854297889e3b50c8a50bcc7eb8f756a102d1b657047b564344f06c75f78d283d"
+    assert hashlib.sha256(message.encode()).hexdigest() == "5aefd630b0b5312e8a86b0604a5daf334a21d3d3e475759944501d1b466739bd"
 
 
 def test_unequal_quotas_keep_their_order():
