@@ -4,6 +4,7 @@ The command line, `dvc.yaml`, `params.yaml` and the pipeline are generated from 
 `python -m gda.flow` prints the `dvc.yaml` of the built-in run.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -249,15 +250,23 @@ def dvc_document() -> dict[str, Any]:
 
 
 def dvc_command(node: Node) -> str:
-    """The command of `node` with DVC's templates for fields and items of a matrix; an arm is offered every set that arms read."""
+    """The command of `node` with DVC's templates for fields and items of a matrix."""
+    item = {name: f"${{item.{name}}}" for name in node.matrix}
+    return " ".join(["gda", *command_words(node, value=lambda name: f'"${{{name}}}"', item=item)])  # quoted: a path may hold spaces
+
+
+def command_words(node: Node, *, value: Callable[[str], str], item: Mapping[str, str]) -> list[str]:
+    """The words after `gda` with which one folder's job runs `node`; an arm is offered every set that arms read.
+
+    `value` gives the text of a field, `item` the flags of one item of the matrix, whose names the output's path may hold.
+    """
     inputs = {"snapshot": REAL, **ARM_SETS} if node.matrix else node.inputs
-    words = node.words(
-        inputs={role: (path,) for role, path in inputs.items()},
-        outputs={path: path for path in node.outputs},
-        value=lambda name: f'"${{{name}}}"',  # quoted for the shell: a path may hold spaces
-        item={name: f"${{item.{name}}}" for name in node.matrix},
-    )
-    return " ".join(["gda", *words, *(("--replace",) if node.kept else ())])
+    places = {
+        path: functools.reduce(lambda text, pair: text.replace(f"${{item.{pair[0]}}}", pair[1]), item.items(), path)
+        for path in node.outputs
+    }
+    words = node.words(inputs={role: (path,) for role, path in inputs.items()}, outputs=places, value=value, item=item)
+    return [*words, *(("--replace",) if node.kept else ())]
 
 
 def _deps(node: Node) -> Iterator[str]:

@@ -66,4 +66,9 @@ def bits_environment(*packages: str, device: str = "cpu") -> dict[str, str]:
     Reads package metadata only, so that it costs no import.
     """
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "torch", *packages)}
-    return versions | {"device": device, "threads": "1", "random_streams": STREAMS_VERSION}
+    return versions | own_bits(device)
+
+
+def own_bits(device: str) -> dict[str, str]:
+    """The part of `bits_environment` that is no package: device, threads of a process, and the derivation of seeds."""
+    return {"device": device, "threads": "1", "random_streams": STREAMS_VERSION}

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +20,7 @@ from gda.config.renamed import renamed_flag
 from gda.errors import ConfigError, GdaError, TryAgainError
 from gda.io.atomic import work_root, write_bytes
 from gda.runtime.disks import storage_problem
+from gda.runtime.failed_processes import FAILURE_FILE
 from gda.runtime.interruption import ignore_signals, stop_requested
 from gda.runtime.logs import logs_are_json, set_up_logs
 from gda.runtime.parallel import is_first_process
@@ -127,6 +128,9 @@ def _fail(error: GdaError, args: argparse.Namespace) -> int:
     if os.environ.get("GDA_DEBUG"):
         print(masked(traceback.format_exc()), file=sys.stderr)
     message = f"gda {args.command}: {masked(str(error))}"
+    if failure := os.environ.get(FAILURE_FILE):
+        with suppress(OSError, GdaError):
+            write_bytes(Path(failure), json.dumps({"command": args.command, "exit_code": error.exit_code}).encode())
     if logs_are_json():
         _log.error(message, extra={"stage": args.command, "exit_code": error.exit_code})
     else:

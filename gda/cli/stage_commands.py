@@ -1,12 +1,14 @@
 """The parsers of the stages: every command's flags, and the call of the stage's `run`. Imports no stage until one is run."""
 
 import argparse
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 from gda.artifacts.outcome import Outcome
 from gda.cli import tool_commands
 from gda.cli.arm_commands import add_arms, add_classify
+from gda.cli.project_commands import add_project_commands
 from gda.cli.stage_parser import stage_parser
 from gda.config.arm import Arm
 from gda.config.load import Config
@@ -20,6 +22,7 @@ _WEIGHTS = "a directory, demo://glyphs or a hub id ORG/NAME[@REVISION][:VARIANT]
 def build_parser() -> argparse.ArgumentParser:
     """The whole command surface; imports no stage."""
     parser = argparse.ArgumentParser(prog="gda", description="Make image classifiers better with synthetic data, and prove it.")
+    parser.add_argument("--version", action="version", version=f"gda {importlib.metadata.version('gda')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for add in (
         _add_inputs,
@@ -37,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_promote,
     ):
         add(commands)
+    add_project_commands(commands)
     tool_commands.add_commands(commands)
     return parser
 

@@ -33,10 +33,11 @@ def described_config(params: Path | None, overrides: Sequence[str] = (), *, only
         if not isinstance(value, dict):
             if _named(only, name):
                 whole[name] = value
-                _comment(whole, name, _note(Config, name, value, defaults[name], _source(name, given, chosen, params, "")), 0, plain)
+                note = _note(Config, name, value, defaults[name], _source(name, given, chosen, params, ""))
+            comment(whole, name, () if plain else note)
             continue
         section = CommentedMap()
-        model = _section(name)
+        model = section_model(name)
         for key, own in value.items():
             path = f"{name}.{key}"
             if not _named(only, path):
@@ -44,15 +45,20 @@ def described_config(params: Path | None, overrides: Sequence[str] = (), *, only
             section[key] = own
             recipe = config.classify.recipe if name == "classify" and own != defaults[name][key] else ""
             source = _source(path, given, chosen, params, recipe)
-            _comment(section, key, _note(model, key, own, defaults[name][key], source), 2, plain)
+            comment(section, key, () if plain else _note(model, key, own, defaults[name][key], source), indent=2)
         if section:
             whole[name] = section
     if unknown := [name for name in only if not _known(name, values)]:
         raise ConfigError(f"config show {unknown[0]}: no such section or field; the sections are {', '.join(values)}")
+    return yaml_text(whole)
+
+
+def yaml_text(content: CommentedMap) -> str:
+    """`content` with its comments as YAML, where nothing is written as null."""
     yaml, text = YAML(), io.StringIO()
     yaml.width = 4096
     yaml.representer.add_representer(type(None), lambda represent, _: represent.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml.dump(whole, text)
+    yaml.dump(content, text)
     return text.getvalue()
 
 
@@ -65,7 +71,8 @@ def _known(name: str, values: Mapping[str, Any]) -> bool:
     return section in values and (not key or (isinstance(values[section], dict) and key in values[section]))
 
 
-def _section(name: str) -> type[BaseModel]:
+def section_model(name: str) -> type[BaseModel]:
+    """The model of a section, by its name in `params.yaml`."""
     kind = next(field.annotation for key, field in Config.model_fields.items() if name in (key, field.alias))
     assert inspect.isclass(kind)
     assert issubclass(kind, BaseModel)
@@ -92,8 +99,9 @@ def _note(model: type[BaseModel], key: str, value: Any, default: Any, source: st
     return [field.description or "", "; ".join(filter(None, facts)) + ("" if source else "; this is the default")]
 
 
-def _comment(into: CommentedMap, key: str, note: Sequence[str], indent: int, plain: bool) -> None:
-    if not plain:
+def comment(into: CommentedMap, key: str, note: Sequence[str], *, indent: int = 0) -> None:
+    """Put the sentences of `note`, each on lines of its own, above `key`."""
+    if note:
         lines = [line for part in note for line in textwrap.wrap(part, _WIDTH - indent)]
         into.yaml_set_comment_before_after_key(key, before="\n".join(lines), indent=indent)
 

@@ -7,12 +7,16 @@ from pydantic import Field
 from gda.config.base import Fraction, GuidanceScale, Section
 
 # These change no weight, or enter the fingerprint as a digest of their content.
-_NOT_IN_FINGERPRINT = frozenset({"base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"})
+_NOT_IN_FINGERPRINT = frozenset({"base", "force_base", "prompt_file", "checkpointing_steps", "checkpoints_total_limit", "model_name"})
 
 
 class FinetuneConfig(Section):
     base: str = Field(
         "demo://glyphs", description="base weights: demo://glyphs, a local directory or a hub id, ORG/NAME[@REVISION][:VARIANT]"
+    )
+    force_base: str | None = Field(
+        None,
+        description="base that is used although it cannot know such images, such as demo://glyphs for photographs; null refuses it",
     )
     method: Literal["full", "lora", "textual_inversion"] = Field(
         "full", description="full trains every weight, lora low-rank adapters, textual_inversion one new token per class"

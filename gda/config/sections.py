@@ -236,6 +236,9 @@ class ValidateConfig(Section):
         min_length=1,
         description="file of the extractor's weights (a directory for CLIP); weights are never downloaded, and glyph has its own",
     )
+    force_extractor: str | None = Field(
+        None, description="name of an extractor that is used although it cannot know such images, as glyph for photographs; null refuses it"
+    )
     image_size: int | None = Field(
         None,
         ge=8,

@@ -35,6 +35,7 @@ from gda.runtime.parallel import run_parallel
 from gda.runtime.process_group import ProcessGroup
 from gda.runtime.progress import Bar
 from gda.runtime.rng import stream_seed
+from gda.suitability import require_suitable_base, require_suitable_extractor
 from gda.tracking.generator_versions import generator_model
 
 _GRID_ROWS = 10  # pictures per class in an evaluation's grid
@@ -53,6 +54,9 @@ def run(
     name, world = base or config.finetune.base, ProcessGroup.init()
     try:
         real = Snapshot.open(snapshot)
+        require_suitable_base(config, name, real)
+        if config.finetune.evaluation_steps:
+            require_suitable_extractor(config, real)
         tokens = _tokens(config, real, name) if config.finetune.method == "textual_inversion" else None
         prompts = class_prompts(real.classes, config.finetune) if tokens is None else token_prompts(tokens.names, config.finetune)
         fingerprint = _fingerprint(config, real, name, prompts, tokens, world)

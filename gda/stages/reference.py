@@ -12,6 +12,7 @@ from gda.fidelity.extractors import comparison_size, configured_extractor
 from gda.gate.reference import LabelReference, build_reference
 from gda.io.publish import publish_once
 from gda.io.up_to_date import Workspace
+from gda.suitability import require_suitable_extractor
 from gda.training.networks.pretrained import weights_inputs
 
 
@@ -21,6 +22,7 @@ def run(config: Config, *, snapshot: Path, out: Path, progress: bool = False) ->
     Raises `DataError` when the snapshot lacks train or val images, `MissingError` without the extractor's weights.
     """
     real = Snapshot.open(snapshot)
+    require_suitable_extractor(config, real)
 
     def build(workspace: Workspace) -> None:
         build_reference(config, real, workspace.staging, work=workspace.work / "folds", progress=progress)

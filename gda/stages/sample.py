@@ -27,6 +27,7 @@ from gda.io.publish import claim, publish, published_meanwhile
 from gda.io.up_to_date import Workspace, prepare
 from gda.runtime.parallel import device_name, own_device, run_parallel, sampling_device, workers_of
 from gda.runtime.progress import Bar
+from gda.suitability import require_suitable_base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,7 @@ def run(
     """
     share = Workers(index=worker, count=workers)
     real = Snapshot.open(snapshot)
+    require_suitable_base(config, generator, real)
     request = sampling_request(config, generator, settings, averages=work_root() / "averages")
     plan = plan_for(config, real, zero_shot=zero_shot)
     observer = _observer(config, plan)

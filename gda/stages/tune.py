@@ -22,6 +22,7 @@ from gda.io.publish import exclusive, publish
 from gda.io.up_to_date import prepare
 from gda.report.tuning import describe_point, tuning_pictures
 from gda.runtime.progress import Bar
+from gda.suitability import require_suitable_base, require_suitable_extractor
 from gda.tuning.grid import GeneratorParts, Grid, make_grid
 from gda.tuning.sweep import Sweep, SweepSize, cas_recipe
 
@@ -35,6 +36,8 @@ def run(config: Config, *, generator: str, snapshot: Path, out: Path, worker: in
     or widths that the snapshots cannot give, `DataError` if no point is left, `TryAgainError` while another process runs the same sweep.
     """
     real, card = Snapshot.open(snapshot), read_card(generator)
+    require_suitable_base(config, generator, real)
+    require_suitable_extractor(config, real)
     parts = _parts(generator, card)
     grid, extractor = make_grid(config.tune, parts), configured_extractor(config)
     fingerprint = Fingerprint(

@@ -31,6 +31,7 @@ from gda.io.atomic import write_bytes
 from gda.io.checked import read_checked_json, write_checked_json
 from gda.io.publish import exclusive, publish
 from gda.io.up_to_date import Workspace, prepare
+from gda.suitability import require_suitable_extractor
 from gda.training.networks.pretrained import weights_inputs
 
 _VERDICT, PAGE, EXPECTATIONS = "verdict.json", "index.html", "expectations.json"
@@ -56,6 +57,7 @@ def run(
     `UsageError` where replace_rejected lacks `accepted`, the generator or the configuration by which the set was sampled.
     """
     real, fake = Snapshot.open(snapshot), Snapshot.open(synthetic)
+    require_suitable_extractor(config, real)
     replacement = Replacement.of(config, fake, real, generator, accepted)
     planned = original_plan(config, fake, real)
     config = _with_planned_ratio(config, planned)
@@ -108,7 +110,7 @@ def _fingerprint(config: Config, fake: Snapshot, real: Snapshot, reference: Labe
     # A reference that is computed here depends on how classifiers are trained; a given one is named by its digest.
     # Files are named by what is in them.
     thresholds = config.validate_.model_dump(
-        mode="json", exclude={"extractor_weights", "image_size", "reference_statistics", "sscd_weights"}
+        mode="json", exclude={"extractor_weights", "force_extractor", "image_size", "reference_statistics", "sscd_weights"}
     )
     extractor = configured_extractor(config)
     section = {

@@ -63,13 +63,18 @@ def _record(reference: str) -> StepRecord:
 
 
 def _the_same_but_for_rounding(one: Path, other: Path) -> None:
+    """Every tensor is within a hundredth of its norm, where another seed or share of the images moves it by its whole norm.
+
+    Single weights may differ by more: training makes the rounding error of a few of them grow.
+    """
     files = sorted(path.relative_to(one) for path in one.rglob("*.safetensors"))
     assert files
     for file in files:
         found, expected = load_file(one / file), load_file(other / file)
         assert found.keys() == expected.keys()
         for key in expected:
-            torch.testing.assert_close(found[key], expected[key], rtol=1e-3, atol=1e-4)
+            distance = torch.linalg.vector_norm(found[key].double() - expected[key].double())
+            assert distance <= 1e-2 * torch.linalg.vector_norm(expected[key].double()) + 1e-5, f"{file}: {key}"
 
 
 @pytest.fixture(scope="module")

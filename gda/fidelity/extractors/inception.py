@@ -46,17 +46,22 @@ def load_inception(weights: str | None) -> Extractor:
     )
 
 
-def find_inception_weights(given: str | None) -> Path:
-    """The given file, or the one that torch-fidelity downloads to torch hub's cache. Raises `MissingError` naming both places."""
+def inception_weights_place() -> tuple[Path, str]:
+    """Where torch-fidelity keeps the file of the weights, and the address that it is downloaded from."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    name = URL_INCEPTION_V3.rsplit("/", 1)[1]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1], URL_INCEPTION_V3
+
+
+def find_inception_weights(given: str | None) -> Path:
+    """The given file, or the one that torch-fidelity downloads to torch hub's cache. Raises `MissingError` naming both places."""
+    cached, address = inception_weights_place()
+    name = cached.name
     if given is None and cached.is_file():
         return cached
-    path = require_weights(given, extractor=NAME, wanted=f"{name} (or that file at {cached})", where_from=URL_INCEPTION_V3)
+    path = require_weights(given, extractor=NAME, wanted=f"{name} (or that file at {cached})", where_from=address)
     if not path.is_file():
-        raise MissingError(f"{WEIGHTS_FIELD}: {path} is not a file; extractor {NAME} needs {name} from {URL_INCEPTION_V3}")
+        raise MissingError(f"{WEIGHTS_FIELD}: {path} is not a file; extractor {NAME} needs {name} from {address}")
     return path
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from gda.artifacts.contents import FINGERPRINT_FILE
-from gda.artifacts.fingerprint import Fingerprint
+from gda.artifacts.fingerprint import Fingerprint, own_bits
 from gda.artifacts.tuning import SamplingSettings
 from gda.data.images.codecs import Codec, Rgb, decode, encode, stored_pixels, to_array
 from gda.data.store.snapshot import Snapshot
@@ -106,7 +106,7 @@ class Recorded:
     def differences(self) -> list[str]:
         """What of the environment that fixes bits is not as it was, a phrase each; empty where bits are claimed."""
         recorded_value = self.fingerprint.environment
-        here = {"device": device_name(self.device), "threads": "1"}
+        here = own_bits(device_name(self.device))
         here |= {name: _installed(name) for name in recorded_value if name not in here}
         return [
             f"{name} {recorded_value.get(name, 'unknown')} then, {here[name]} now"
