@@ -52,6 +52,7 @@ def decide(images: ImageSummary, machine: MachineSummary, base: BaseSummary, ext
     require_usable(images)
     model = _Model(images, machine, base, goal)
     settings = (
+        Decision(field="seed", value=0, why="any number; another one gives other random numbers"),
         *_snapshot(images),
         *_reference(model),
         *_finetune(model),
@@ -229,8 +230,9 @@ def _sample_batch(model: _Model) -> int:
 def _validate(model: _Model, extractor: Extractor) -> Iterator[Decision]:
     why = "knows photographs" if model.images.photographs else "knows small characters, and needs no weights"
     yield Decision(field="validate.extractor", value=extractor.name, why=why if ":" not in extractor.name else "your own")
-    if extractor.weights is not None:
-        yield Decision(field="validate.extractor_weights", value=extractor.weights, why="its weights on this machine")
+    why = "its weights on this machine" if extractor.weights is not None else "they come with it, or lie where they are usually kept"
+    yield Decision(field="validate.extractor_weights", value=extractor.weights, why=why)
+    yield Decision(field="validate.image_size", value=None, why="the size that the extractor takes")
     yield Decision(
         field="validate.on_fail", value="reject", why="a set that is not sound is not used; replace_rejected mends single images"
     )
@@ -286,6 +288,7 @@ def _network(model: _Model) -> tuple[str, str]:
 
 
 def _promote() -> Iterator[Decision]:
+    yield Decision(field="evaluate.confidence", value=0.95, why="the usual level of intervals")
     yield Decision(field="promote.arm", value="real+synthetic", why="the arm that may become champion, declared beforehand")
     yield Decision(field="promote.min_seeds", value=6, why="fewer cannot reach alpha")
     yield Decision(field="promote.alpha", value=0.05, why="the usual level: a useless set is promoted once in twenty times at most")

@@ -38,7 +38,7 @@ def start_project(
     `extractor` is NAME or NAME=WEIGHTS. Raises `UsageError` where `folder` holds a project, `DataError` for images that cannot be used.
     """
     require_new(folder)
-    place = source if "://" in source else os.path.relpath(source, folder) if _inside(source, folder) else str(Path(source).absolute())
+    place = source if "://" in source else os.path.relpath(source, folder) if _inside(source, folder) else os.path.abspath(source)
     look = look_at_images(source, progress=progress)
     images = ImageSummary(**{**vars(look.summary), "source": place})
     machine = look_at_machine(folder)

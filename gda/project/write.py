@@ -8,7 +8,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from gda.config.describe import accepted_values, comment, section_model, yaml_text
-from gda.config.load import parse_config
+from gda.config.load import Config, parse_config
 from gda.errors import UsageError
 from gda.flow import dvc_text
 from gda.io.atomic import write_bytes
@@ -50,13 +50,13 @@ def params_text(settings: Sequence[Decision]) -> str:
     """The commented params.yaml of these settings; reading it back gives them. Raises `ConfigError` for settings that do not agree."""
     whole: CommentedMap = CommentedMap()
     for decision in settings:
-        section, _, key = decision.field.partition(".")
-        part = whole.setdefault(section, CommentedMap())
-        model = section_model(section)
+        section, dot, key = decision.field.rpartition(".")
+        part = whole.setdefault(section, CommentedMap()) if dot else whole
+        model = section_model(section) if dot else Config
         part[key] = _plain(decision.value)
         accepted = accepted_values(model, key).replace("`", "")
         note = [model.model_fields[key].description or "", f"accepted: {accepted}", f"here: {decision.why}"]
-        comment(part, key, note, indent=2)
+        comment(part, key, note, indent=2 if dot else 0)
     text = _HEAD + yaml_text(whole)
     parse_config(_nested(settings), where=PARAMS)
     return text
@@ -77,8 +77,8 @@ def suspects_text(suspects: Sequence[Suspect]) -> str:
 def _nested(settings: Sequence[Decision]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for decision in settings:
-        section, _, key = decision.field.partition(".")
-        content.setdefault(section, {})[key] = decision.value
+        section, dot, key = decision.field.rpartition(".")
+        (content.setdefault(section, {}) if dot else content)[key] = decision.value
     return content
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from gda.config.load import parse_config
 from gda.errors import DataError
+from gda.flow import dvc_document
 from gda.project.decide import (
     GOALS,
     INTERESTING_GAIN,
@@ -71,6 +72,10 @@ def test_every_decision_is_valid_and_reasoned(name: str, goal: str) -> None:
     text = params_text(decisions.settings)
     config = parse_config(parse_yaml(text, None) or {}, where=name)  # type: ignore[arg-type]
     assert text.count("# here: ") == len(decisions.settings)
+    fields = {decision.field for decision in decisions.settings}
+    sections = {name.partition(".")[0] for name in fields}
+    watched = {str(name) for stage in dvc_document()["stages"].values() for name in stage.get("params", ())}
+    assert not {name for name in watched if name not in fields | sections}, "dvc refuses parameters that the file lacks"
     assert all(decision.why and decision.why[0] != " " for decision in decisions.settings)
     assert len(config.classify.seeds) >= 6, "fewer cannot show a gain"
     assert config.sample.shard_size % config.sample.batch_size == 0
