@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from gda.artifacts.outcome import Outcome
 from gda.bookkeeping import at_work, log_kept, note, prepare_process
+from gda.cli.next_step import next_step
 from gda.cli.stage_commands import build_parser
 from gda.config.load import Config, load_config
 from gda.config.renamed import renamed_flag
@@ -96,6 +97,9 @@ def _run_stages(args: argparse.Namespace, config: Config) -> None:
             outcome = one.runner(config, one)
             seconds = time.perf_counter() - started
             _close(one, config, outcome, seconds)
+    # For people: a program that reads the output expects the closing line last.
+    if sys.stdout.isatty() and not (args.quiet or args.json) and (step := next_step(one, outcome)) is not None:
+        print(f"next: {step}", flush=True)
 
 
 def _close(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> None:
