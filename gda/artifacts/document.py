@@ -1,5 +1,6 @@
 """What all JSON documents of the stages have in common, and how they are read and written."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -23,13 +24,28 @@ class Document(BaseModel):
 D = TypeVar("D", bound=Document)
 
 
+_MADE_BY = {
+    "snapshot.json": "gda snapshot or gda sample",
+    "generator.json": "gda finetune",
+    "settings.json": "gda tune",
+    "verdict.json": "gda validate",
+    "reference.json": "gda reference",
+    "classifier.json": "gda classify",
+    "metrics.json": "gda evaluate",
+    "decision.json": "gda promote",
+    "ratio.json": "gda ratio",
+}
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
+_MOST_LOOKED_AT = 1000  # files
+
+
 def read_document(path: Path, kind: type[D]) -> D:
     """Read and validate a JSON document, and compare it with the `fingerprint.json` in the same folder.
 
     Raises `DataError` naming the file when it is missing, cut short, changed since it was written or not of this kind.
     """
     if not path.exists():
-        raise DataError(f"{path}: not found; it is written last, so its absence means unfinished or not a {kind.__name__}")
+        raise DataError(_why_missing(path))
     data = read_bytes(path)
     if kind.compared:
         require_recorded(path, data)
@@ -39,6 +55,22 @@ def read_document(path: Path, kind: type[D]) -> D:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: not a valid {kind.__name__} ({where}: {first['msg']})") from None
+
+
+def _why_missing(path: Path) -> str:
+    """What the user gave instead of an output of ours, which has its document or was not finished: documents are written last."""
+    folder, command = path.parent, _MADE_BY.get(path.name, "the stage before")
+    if not folder.exists():
+        return f"{folder}: no such folder; expected an output of {command}"
+    if path.name == "snapshot.json" and _holds_images(folder):
+        return f"{folder}: is a folder of images, not a snapshot; freeze it first: gda snapshot {folder} --out data/real"
+    return f"{path}: not found: {folder} is no output of {command}, or one that was not finished"
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether there are image files in the folder or in a folder of it."""
+    files = itertools.islice(itertools.chain(folder.glob("*"), folder.glob("*/*"), folder.glob("*/*/*")), _MOST_LOOKED_AT)
+    return any(file.suffix.lower() in _IMAGES for file in files)
 
 
 def dump_document(document: Document) -> bytes:

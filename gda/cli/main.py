@@ -21,7 +21,7 @@ from gda.config.renamed import renamed_flag
 from gda.errors import ConfigError, GdaError, TryAgainError
 from gda.io.atomic import work_root, write_bytes
 from gda.runtime.disks import storage_problem
-from gda.runtime.failed_processes import FAILURE_FILE
+from gda.runtime.failed_processes import FAILURE_VARIABLE
 from gda.runtime.interruption import ignore_signals, stop_requested
 from gda.runtime.logs import logs_are_json, set_up_logs
 from gda.runtime.parallel import is_first_process
@@ -98,7 +98,7 @@ def _run_stages(args: argparse.Namespace, config: Config) -> None:
             seconds = time.perf_counter() - started
             _close(one, config, outcome, seconds)
     # For people: a program that reads the output expects the closing line last.
-    if sys.stdout.isatty() and not (args.quiet or args.json) and (step := next_step(one, outcome)) is not None:
+    if sys.stdout.isatty() and not (args.quiet or args.json) and (step := next_step(args, outcome)) is not None:
         print(f"next: {step}", flush=True)
 
 
@@ -132,7 +132,7 @@ def _fail(error: GdaError, args: argparse.Namespace) -> int:
     if os.environ.get("GDA_DEBUG"):
         print(masked(traceback.format_exc()), file=sys.stderr)
     message = f"gda {args.command}: {masked(str(error))}"
-    if failure := os.environ.get(FAILURE_FILE):
+    if failure := os.environ.get(FAILURE_VARIABLE):
         with suppress(OSError, GdaError):
             write_bytes(Path(failure), json.dumps({"command": args.command, "exit_code": error.exit_code}).encode())
     if logs_are_json():

@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 
 from gda.artifacts.outcome import Outcome
-from gda.runtime.failed_processes import FAILURE_FILE
+from gda.runtime.failed_processes import FAILURE_VARIABLE
 
 _OF_DVC = "DVC_ROOT"  # set in every command that DVC runs
 
 
 def next_step(args: argparse.Namespace, outcome: Outcome) -> str | None:
     """The command to type next, after `args` ended in `outcome`; None inside a job that knows it, and where nothing follows."""
-    if os.environ.get(_OF_DVC) or os.environ.get(FAILURE_FILE) or not outcome.digest:
+    if os.environ.get(_OF_DVC) or os.environ.get(FAILURE_VARIABLE) or not outcome.digest:
         return None
     out, given = outcome.output, vars(args)
     snapshot, generator = given.get("snapshot"), given.get("generator")

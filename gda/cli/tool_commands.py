@@ -1,11 +1,7 @@
 """The commands that are not stages: verify, merge, export, ema, config show, recipes, lineage, summary, doctor."""
 
 import argparse
-import importlib.metadata
 import json
-import shutil
-import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -223,17 +219,10 @@ def _summary(_: argparse.Namespace) -> int:
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from gda.runtime.parallel import available_cpus
-    from gda.tracking import experiment_name, shown_uri
+    from gda.cli.doctor import machine_facts
 
-    checks = [("python", sys.version.split()[0]), ("cpus", str(available_cpus()))]
-    packages = ("gda", "torch", "diffusers", "timm", "mlflow", "dvc", "great-expectations")
-    checks += [(package, importlib.metadata.version(package)) for package in packages]
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
-    checks.append(("free disk", f"{free:.1f} GiB" + (" (little: 2 GiB are wanted)" if free < 2 else "")))
-    assets = Path(str(files("gda") / "assets/demo_base/generator.json"))
-    checks.append(("demo base", "present" if assets.is_file() else "MISSING"))
-    checks.append(("mlflow", f"{shown_uri()} experiment {experiment_name()}"))
-    for name, value in checks:
-        print(f"{name:<20}{value}")
-    return 0 if assets.is_file() else 5
+    missing = False
+    for fact in machine_facts():
+        print(f"{fact.name:<20}{fact.value}", flush=True)
+        missing |= fact.missing
+    return 5 if missing else 0

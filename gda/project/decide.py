@@ -21,7 +21,7 @@ _NOT_MIRRORED = re.compile(r"(^|[^a-z])(left|right|digits?|letters?|numbers?)($|
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class Setting:
     """One setting: `field` as in `params.yaml`, its value, and why it has this value here."""
 
     field: str
@@ -30,7 +30,7 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extractor:
+class ExtractorChoice:
     """A feature network for FID: its name, the file of its weights unless they are at their usual place, and how to get them."""
 
     name: str
@@ -39,20 +39,22 @@ class Extractor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decisions:
+class ProjectSettings:
     """All settings, what the user should know (`warnings`), and what has to be fetched or chosen before the job can run (`missing`)."""
 
-    settings: tuple[Decision, ...]
+    settings: tuple[Setting, ...]
     warnings: tuple[str, ...]
     missing: tuple[str, ...]
 
 
-def decide(images: ImageSummary, machine: MachineSummary, base: BaseSummary, extractor: Extractor, *, goal: Goal = "standard") -> Decisions:
+def derive_settings(
+    images: ImageSummary, machine: MachineSummary, base: BaseSummary, extractor: ExtractorChoice, *, goal: Goal = "standard"
+) -> ProjectSettings:
     """The settings of a project. Raises `DataError` for a set that no setting makes usable, with the number that is needed."""
     require_usable(images)
     model = _Model(images, machine, base, goal)
     settings = (
-        Decision(field="seed", value=0, why="any number; another one gives other random numbers"),
+        Setting(field="seed", value=0, why="any number; another one gives other random numbers"),
         *_snapshot(images),
         *_reference(model),
         *_finetune(model),
@@ -62,7 +64,7 @@ def decide(images: ImageSummary, machine: MachineSummary, base: BaseSummary, ext
         *_classify(model),
         *_promote(),
     )
-    return Decisions(settings=settings, warnings=tuple(_warnings(model)), missing=tuple(_missing(model, extractor)))
+    return ProjectSettings(settings=settings, warnings=tuple(_warnings(model)), missing=tuple(_missing(model, extractor)))
 
 
 def require_usable(images: ImageSummary) -> None:
@@ -121,55 +123,53 @@ class _Model:
         return self.machine.gpu_memory if self.has_gpu else self.machine.memory / 2
 
 
-def _snapshot(images: ImageSummary) -> Iterator[Decision]:
-    yield Decision(field="snapshot.source", value=images.source, why=f"your images: {images.total:,} in {len(images.classes):,} classes")
+def _snapshot(images: ImageSummary) -> Iterator[Setting]:
+    yield Setting(field="snapshot.source", value=images.source, why=f"your images: {images.total:,} in {len(images.classes):,} classes")
     for use, column in images.columns.items():
-        yield Decision(field=f"snapshot.{use}_column", value=column, why=f"the column of the table that holds the {use} of each image")
+        yield Setting(field=f"snapshot.{use}_column", value=column, why=f"the column of the table that holds the {use} of each image")
     if not images.splits:
         why = "the source has no splits, so a hash of each image decides"
-        yield Decision(field="snapshot.val_fraction", value=0.15, why=f"{why}: {round(0.15 * images.total):,} images")
-        yield Decision(field="snapshot.test_fraction", value=0.25, why=f"{why}: {round(0.25 * images.total):,} images, looked at once")
+        yield Setting(field="snapshot.val_fraction", value=0.15, why=f"{why}: {round(0.15 * images.total):,} images")
+        yield Setting(field="snapshot.test_fraction", value=0.25, why=f"{why}: {round(0.25 * images.total):,} images, looked at once")
 
 
-def _reference(model: _Model) -> Iterator[Decision]:
+def _reference(model: _Model) -> Iterator[Setting]:
     folds = min(4, max(2, model.per_class))
-    yield Decision(field="reference.folds", value=folds, why=f"the median class has {model.per_class:,} training images")
+    yield Setting(field="reference.folds", value=folds, why=f"the median class has {model.per_class:,} training images")
     steps = _steps(model.sizes["train"], epochs=15 * model.effort, batch=64, low=100, high=5000)
-    yield Decision(field="reference.num_train_steps", value=steps, why=f"about {15 * model.effort:g} passes over the training images")
+    yield Setting(field="reference.num_train_steps", value=steps, why=f"about {15 * model.effort:g} passes over the training images")
 
 
-def _finetune(model: _Model) -> Iterator[Decision]:
+def _finetune(model: _Model) -> Iterator[Setting]:
     base, machine, train = model.base, model.machine, model.sizes["train"]
     why = f"{base.kind} model of {base.side} px, {base.parameters:,.0f} million parameters"
-    yield Decision(field="finetune.base", value=base.name, why=why)
+    yield Setting(field="finetune.base", value=base.name, why=why)
     adapt = base.parameters > 100
     why = "a network of this size keeps what it knows, and fits into memory" if adapt else "a network this small is trained as a whole"
-    yield Decision(field="finetune.method", value="lora" if adapt else "full", why=why)
+    yield Setting(field="finetune.method", value="lora" if adapt else "full", why=why)
     batch = _train_batch(model)
-    yield Decision(field="finetune.batch_size", value=batch, why=f"for {model.memory:.0f} GiB of memory on {machine.gpu or 'the CPU'}")
+    yield Setting(field="finetune.batch_size", value=batch, why=f"for {model.memory:.0f} GiB of memory on {machine.gpu or 'the CPU'}")
     epochs = (60 if model.few else 20) * model.effort
     steps = _steps(train, epochs=epochs, batch=batch, low=round(300 * model.effort), high=round(20_000 * model.effort))
     why = f"about {steps * batch / max(1, train):.0f} passes over {train:,} training images"
-    yield Decision(field="finetune.num_train_steps", value=steps, why=why)
+    yield Setting(field="finetune.num_train_steps", value=steps, why=why)
     why = "usual for adapters" if adapt else "usual for a small network"
-    yield Decision(field="finetune.learning_rate", value=1e-4 if adapt else 5e-4, why=why)
+    yield Setting(field="finetune.learning_rate", value=1e-4 if adapt else 5e-4, why=why)
     if model.has_gpu:
-        yield Decision(field="finetune.mixed_precision", value="bf16" if machine.bf16 else "fp16", why=f"what {machine.gpu} computes fast")
+        yield Setting(field="finetune.mixed_precision", value="bf16" if machine.bf16 else "fp16", why=f"what {machine.gpu} computes fast")
     if adapt and model.memory < 40:
-        yield Decision(field="finetune.gradient_checkpointing", value=True, why=f"less memory, as there are {model.memory:.0f} GiB")
+        yield Setting(field="finetune.gradient_checkpointing", value=True, why=f"less memory, as there are {model.memory:.0f} GiB")
     if model.images.imbalance > 3:
         why = f"the largest class has {model.images.imbalance:.0f} times the images of the smallest"
-        yield Decision(field="finetune.class_balanced", value=True, why=why)
+        yield Setting(field="finetune.class_balanced", value=True, why=why)
     mirrored = model.images.photographs and not any(_NOT_MIRRORED.search(name) for name in model.images.classes)
     why = "photographs stay what they are when mirrored" if mirrored else "characters and sides mean something else when mirrored"
-    yield Decision(field="finetune.horizontal_flip", value=mirrored, why=why)
+    yield Setting(field="finetune.horizontal_flip", value=mirrored, why=why)
     if model.few and not adapt:
         why = "few images: the weights go part of the way back to the base, which keeps its variety"
-        yield Decision(field="finetune.weight_interpolation", value=0.3, why=why)
+        yield Setting(field="finetune.weight_interpolation", value=0.3, why=why)
     if model.images.photographs:
-        yield Decision(
-            field="finetune.prompt_template", value="a photo of {class_name}", why="the words that such models were trained with"
-        )
+        yield Setting(field="finetune.prompt_template", value="a photo of {class_name}", why="the words that such models were trained with")
 
 
 def _train_batch(model: _Model) -> int:
@@ -183,39 +183,37 @@ def _train_batch(model: _Model) -> int:
     return int(min(32, max(1, 2 ** math.floor(math.log2(max(1.0, fitting))))))
 
 
-def _tune(model: _Model) -> Iterator[Decision]:
+def _tune(model: _Model) -> Iterator[Setting]:
     num_classes = len(model.images.classes)
     scales: tuple[float, ...] = (1.5, 3.0, 5.0, 7.5) if model.is_latent else (1.0, 1.5, 2.5)
     if model.goal == "quick":
         scales = scales[1:3]
-    yield Decision(field="tune.guidance_scales", value=list(scales), why="the range in which models of this kind are at their best")
+    yield Setting(field="tune.guidance_scales", value=list(scales), why="the range in which models of this kind are at their best")
     steps = 20 if model.is_latent else 12
     why = f"enough for dpmsolver++ on {'latents' if model.is_latent else 'pixels'}"
-    yield Decision(field="tune.num_inference_steps", value=[steps], why=why)
-    yield Decision(field="tune.scheduler", value="dpmsolver++", why="needs the fewest steps")
+    yield Setting(field="tune.num_inference_steps", value=[steps], why=why)
+    yield Setting(field="tune.scheduler", value="dpmsolver++", why="needs the fewest steps")
     budget = round((400 if model.is_latent else 1500) * model.effort)
     each = int(min(50, max(2, budget // num_classes)))
-    yield Decision(field="tune.images_per_class", value=each, why=f"{each * num_classes:,} images at each point of the grid")
+    yield Setting(field="tune.images_per_class", value=each, why=f"{each * num_classes:,} images at each point of the grid")
     cas = int(min(100, max(2, 2 * each)))
-    yield Decision(
-        field="tune.cas_images_per_class", value=cas, why="twice as many for the classifiers that decide between the best points"
-    )
-    yield Decision(field="tune.batch_size", value=_sample_batch(model), why="as in sampling")
+    yield Setting(field="tune.cas_images_per_class", value=cas, why="twice as many for the classifiers that decide between the best points")
+    yield Setting(field="tune.batch_size", value=_sample_batch(model), why="as in sampling")
 
 
-def _sample(model: _Model) -> Iterator[Decision]:
+def _sample(model: _Model) -> Iterator[Setting]:
     multiple = 1.0 if model.goal == "quick" else 2.0 if model.goal == "standard" else 4.0
     wanted = max(multiple * model.per_class, 20 if model.goal == "quick" else 50)
     batch = _sample_batch(model)
     count = int(math.ceil(wanted / 10) * 10)
     why = f"{count / model.per_class:.0f} times the {model.per_class:,} real training images of the median class"
-    yield Decision(field="sample.images_per_class", value=count, why=why)
-    yield Decision(field="sample.guidance_scale", value=None, why="the one that tune finds")
-    yield Decision(field="sample.batch_size", value=batch, why=f"images at once in {model.memory:.0f} GiB")
+    yield Setting(field="sample.images_per_class", value=count, why=why)
+    yield Setting(field="sample.guidance_scale", value=None, why="the one that tune finds")
+    yield Setting(field="sample.batch_size", value=batch, why=f"images at once in {model.memory:.0f} GiB")
     shard = batch * max(1, round(500 / batch))
-    yield Decision(field="sample.shard_size", value=shard, why="a worker's unit of work, a whole number of batches")
+    yield Setting(field="sample.shard_size", value=shard, why="a worker's unit of work, a whole number of batches")
     if model.machine.bf16 and model.is_latent:
-        yield Decision(field="sample.precision", value="bf16", why=f"what {model.machine.gpu} computes fast")
+        yield Setting(field="sample.precision", value="bf16", why=f"what {model.machine.gpu} computes fast")
 
 
 def _sample_batch(model: _Model) -> int:
@@ -227,50 +225,48 @@ def _sample_batch(model: _Model) -> int:
     return int(min(64, max(1, 2 ** math.floor(math.log2(max(1.0, fitting))))))
 
 
-def _validate(model: _Model, extractor: Extractor) -> Iterator[Decision]:
+def _validate(model: _Model, extractor: ExtractorChoice) -> Iterator[Setting]:
     why = "knows photographs" if model.images.photographs else "knows small characters, and needs no weights"
-    yield Decision(field="validate.extractor", value=extractor.name, why=why if ":" not in extractor.name else "your own")
+    yield Setting(field="validate.extractor", value=extractor.name, why=why if ":" not in extractor.name else "your own")
     why = "its weights on this machine" if extractor.weights is not None else "they come with it, or lie where they are usually kept"
-    yield Decision(field="validate.extractor_weights", value=extractor.weights, why=why)
-    yield Decision(field="validate.image_size", value=None, why="the size that the extractor takes")
-    yield Decision(
-        field="validate.on_fail", value="reject", why="a set that is not sound is not used; replace_rejected mends single images"
-    )
+    yield Setting(field="validate.extractor_weights", value=extractor.weights, why=why)
+    yield Setting(field="validate.image_size", value=None, why="the size that the extractor takes")
+    yield Setting(field="validate.on_fail", value="reject", why="a set that is not sound is not used; replace_rejected mends single images")
 
 
-def _classify(model: _Model) -> Iterator[Decision]:
+def _classify(model: _Model) -> Iterator[Setting]:
     images, train = model.images, model.sizes["train"]
     name, why = _network(model)
-    yield Decision(field="classify.model", value=name, why=why)
+    yield Setting(field="classify.model", value=name, why=why)
     short = f"images are {images.side[1]} px" + ("" if model.has_gpu or images.side[1] <= 64 else ", and there is no GPU for larger ones")
-    yield Decision(field="classify.image_size", value=model.side, why=short)
+    yield Setting(field="classify.image_size", value=model.side, why=short)
     if model.large:
-        yield Decision(field="classify.recipe", value="a3", why=f"{train:,} training images are enough for the recipe of 100 epochs")
+        yield Setting(field="classify.recipe", value="a3", why=f"{train:,} training images are enough for the recipe of 100 epochs")
     else:
         why = "the strongest rival of synthetic images is augmentation, so all arms have it"
-        yield Decision(field="classify.augment", value="strong", why=why)
+        yield Setting(field="classify.augment", value="strong", why=why)
     mirrored = images.photographs and not any(_NOT_MIRRORED.search(label) for label in images.classes)
-    yield Decision(field="classify.horizontal_flip", value=mirrored, why="as in fine-tuning")
+    yield Setting(field="classify.horizontal_flip", value=mirrored, why="as in fine-tuning")
     batch = 256 if model.large else 64
     steps = _steps(train, epochs=(200 if model.few else 40) * model.effort, batch=batch, low=round(400 * model.effort), high=200_000)
     why = f"about {steps * batch / max(1, train):.0f} passes over {train:,} images"
-    yield Decision(field="classify.batch_size", value=batch, why="usual at this size")
-    yield Decision(field="classify.num_train_steps", value=steps, why=why)
-    yield Decision(field="classify.mixed_num_train_steps", value=steps, why="as many: arms differ in their images alone")
+    yield Setting(field="classify.batch_size", value=batch, why="usual at this size")
+    yield Setting(field="classify.num_train_steps", value=steps, why=why)
+    yield Setting(field="classify.mixed_num_train_steps", value=steps, why="as many: arms differ in their images alone")
     if model.has_gpu and model.machine.bf16:
-        yield Decision(field="classify.mixed_precision", value="bf16", why=f"what {model.machine.gpu} computes fast")
+        yield Setting(field="classify.mixed_precision", value="bf16", why=f"what {model.machine.gpu} computes fast")
     seeds = list(range(10 if model.goal == "thorough" else 6))
-    yield Decision(field="classify.seeds", value=seeds, why="six is the least with which a gain can be shown")
+    yield Setting(field="classify.seeds", value=seeds, why="six is the least with which a gain can be shown")
     controls = seeds if model.goal == "thorough" else seeds[:3] if model.goal == "standard" else seeds[:2]
-    yield Decision(field="classify.control_seeds", value=controls, why="arms that explain the result, without a part in the decision")
+    yield Setting(field="classify.control_seeds", value=controls, why="arms that explain the result, without a part in the decision")
     arms = ["real", "zero_shot", "real+zero_shot", "synthetic", "real+synthetic"]
     if model.goal == "quick":
         arms = ["real", "synthetic", "real+synthetic"]
     if model.goal == "thorough":
         arms = [*arms[:1], "real_light", *arms[1:]]
         why = "shows what strong augmentation brings by itself"
-        yield Decision(field="classify.trainings", value={"light": {"augment": "standard"}}, why=why)
-    yield Decision(field="classify.arms", value=arms, why=f"what a {model.goal} answer needs")
+        yield Setting(field="classify.trainings", value={"light": {"augment": "standard"}}, why=why)
+    yield Setting(field="classify.arms", value=arms, why=f"what a {model.goal} answer needs")
 
 
 def _network(model: _Model) -> tuple[str, str]:
@@ -287,11 +283,11 @@ def _network(model: _Model) -> tuple[str, str]:
     )
 
 
-def _promote() -> Iterator[Decision]:
-    yield Decision(field="evaluate.confidence", value=0.95, why="the usual level of intervals")
-    yield Decision(field="promote.arm", value="real+synthetic", why="the arm that may become champion, declared beforehand")
-    yield Decision(field="promote.min_seeds", value=6, why="fewer cannot reach alpha")
-    yield Decision(field="promote.alpha", value=0.05, why="the usual level: a useless set is promoted once in twenty times at most")
+def _promote() -> Iterator[Setting]:
+    yield Setting(field="evaluate.confidence", value=0.95, why="the usual level of intervals")
+    yield Setting(field="promote.arm", value="real+synthetic", why="the arm that may become champion, declared beforehand")
+    yield Setting(field="promote.min_seeds", value=6, why="fewer cannot reach alpha")
+    yield Setting(field="promote.alpha", value=0.05, why="the usual level: a useless set is promoted once in twenty times at most")
 
 
 def _warnings(model: _Model) -> Iterator[str]:
@@ -318,7 +314,7 @@ def _warnings(model: _Model) -> Iterator[str]:
         yield f"{model.machine.disk:.0f} GiB of free disk are little: about {need + 2:.0f} are needed"
 
 
-def _missing(model: _Model, extractor: Extractor) -> Iterator[str]:
+def _missing(model: _Model, extractor: ExtractorChoice) -> Iterator[str]:
     base = model.base
     if misfit := unfit_base(base, model.images):
         yield f"another base model: {misfit}. Set finetune.base to a text-to-image model, such as {suggested_base(model.machine)}"
@@ -352,6 +348,6 @@ def two_digits(value: float) -> int:
     return int(round(value / size) * size)
 
 
-def setting(decisions: Sequence[Decision], name: str) -> Any:
+def setting(decisions: Sequence[Setting], name: str) -> Any:
     """The value of one field. Raises `KeyError`."""
     return {decision.field: decision.value for decision in decisions}[name]

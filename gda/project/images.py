@@ -17,7 +17,7 @@ from gda.data.sources.source import ImageSource, Slice, SourceRecord
 from gda.errors import DataError
 from gda.project.columns import recognised_columns
 from gda.project.summaries import ImageSummary
-from gda.project.suspects import Suspect, find_suspects
+from gda.project.suspects import SuspectImage, find_suspects
 from gda.runtime.parallel import run_parallel
 from gda.runtime.progress import Bar, tick
 from gda.runtime.rng import shuffled
@@ -42,7 +42,7 @@ class Look:
     """The result: a summary of the whole set, and suspicious images among those looked at."""
 
     summary: ImageSummary
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[SuspectImage, ...]
 
 
 def look_at_images(source: str, *, progress: bool = False, audit: bool = True) -> Look:

@@ -19,13 +19,13 @@ from gda.flow import GRAPH, REAL, Node, command_words
 from gda.generator.weights.directory import read_card
 from gda.io.atomic import work_root
 from gda.project.write import PARAMS
-from gda.runtime.failed_processes import FAILURE_FILE, error_of
+from gda.runtime.failed_processes import FAILURE_VARIABLE, error_of
 from gda.runtime.reading import read_object
 from gda.suitability import require_suitable_base, require_suitable_extractor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class JobStep:
     """A step of the job: its name, command and output, and what the last run of it took, if there was one."""
 
     name: str
@@ -35,7 +35,7 @@ class Planned:
     peak_mib: float | None = None
 
 
-def planned_steps(config: Config, until: str | None = None) -> list[Planned]:
+def planned_steps(config: Config, until: str | None = None) -> list[JobStep]:
     """The steps of the job in order, an arm each for classify, up to and with `until`. Raises `UsageError` for an unknown name."""
     names = [node.name for node in GRAPH]
     if until is not None and until not in names:
@@ -87,13 +87,13 @@ def describe_plan_of_run(config: Config, until: str | None = None) -> Iterator[s
     yield f"{'all that ran before':<42}{total:>9,.0f} s"
 
 
-def _planned(node: Node, config: Config, item: dict[str, str]) -> Planned:
+def _planned(node: Node, config: Config, item: dict[str, str]) -> JobStep:
     values = dump_config(config)
     words = command_words(node, value=lambda name: str(_value(values, name)), item=item)
     output = Path(words[words.index("--out") + 1])
     name = f"{node.name} {item['arm']}" if item else node.name
     seconds, peak = _last(node.stage, output)
-    return Planned(name=name, words=tuple(words), output=output, seconds=seconds, peak_mib=peak)
+    return JobStep(name=name, words=tuple(words), output=output, seconds=seconds, peak_mib=peak)
 
 
 def _value(values: dict[str, Any], name: str) -> Any:
@@ -113,10 +113,10 @@ def _last(stage: str, output: Path) -> tuple[float | None, float | None]:
     return sum(float(each["seconds"]) for each in records), max(float(each["peak_mib"]) for each in records)
 
 
-def _run(steps: Sequence[Planned], target: str | None, *, by_dvc: bool) -> None:
+def _run(steps: Sequence[JobStep], target: str | None, *, by_dvc: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         failure = Path(scratch) / "failure.json"
-        environment = {**os.environ, FAILURE_FILE: str(failure), "DVC_NO_ANALYTICS": "1"}
+        environment = {**os.environ, FAILURE_VARIABLE: str(failure), "DVC_NO_ANALYTICS": "1"}
         if by_dvc:
             if (dvc := find_dvc()) is None:
                 raise MissingError("dvc is not installed next to gda; pip install dvc")

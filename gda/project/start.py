@@ -8,7 +8,7 @@ from pathlib import Path
 from gda.errors import UsageError
 from gda.generator.weights.directory import DEMO_BASE, is_here
 from gda.project.base import KNOWN, look_at_base
-from gda.project.decide import Decision, Decisions, Extractor, Goal, decide, suggested_base
+from gda.project.decide import ExtractorChoice, Goal, ProjectSettings, Setting, derive_settings, suggested_base
 from gda.project.images import MOST_LOOKED_AT, Look, look_at_images
 from gda.project.machine import look_at_machine
 from gda.project.summaries import BaseSummary, ImageSummary, MachineSummary
@@ -20,19 +20,19 @@ _SHOWN = 5  # suspects of each kind on the terminal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
+class NewProject:
     """What `gda init` found, decided and wrote."""
 
     folder: Path
     look: Look
     machine: MachineSummary
     base: BaseSummary
-    decisions: Decisions
+    decisions: ProjectSettings
 
 
 def start_project(
     source: str, folder: Path, *, base: str | None = None, extractor: str | None = None, goal: Goal = "standard", progress: bool = False
-) -> Started:
+) -> NewProject:
     """Look at the images of `source`, at this machine and at `base` (by default one that is here and fits), and write a project.
 
     `extractor` is NAME or NAME=WEIGHTS. Raises `UsageError` where `folder` holds a project, `DataError` for images that cannot be used.
@@ -43,12 +43,12 @@ def start_project(
     images = ImageSummary(**{**vars(look.summary), "source": place})
     machine = look_at_machine(folder)
     chosen = look_at_base(base) if base is not None else _base_for(images, machine)
-    decisions = decide(images, machine, chosen, _extractor(extractor, images), goal=goal)
+    decisions = derive_settings(images, machine, chosen, _extractor(extractor, images), goal=goal)
     write_project(folder, decisions.settings, look.suspects)
-    return Started(folder=folder, look=Look(summary=images, suspects=look.suspects), machine=machine, base=chosen, decisions=decisions)
+    return NewProject(folder=folder, look=Look(summary=images, suspects=look.suspects), machine=machine, base=chosen, decisions=decisions)
 
 
-def describe_start(started: Started) -> Iterator[str]:
+def describe_start(started: NewProject) -> Iterator[str]:
     """What was found and decided, as lines for a terminal; the last ones say what to do next."""
     images, machine, base = started.look.summary, started.machine, started.base
     counts = sorted(images.classes.values())
@@ -81,7 +81,7 @@ def _base_line(base: BaseSummary) -> str:
     )
 
 
-def _suspect_lines(started: Started) -> Iterator[str]:
+def _suspect_lines(started: NewProject) -> Iterator[str]:
     suspects = started.look.suspects
     if not suspects:
         yield "suspects  none"
@@ -95,7 +95,7 @@ def _suspect_lines(started: Started) -> Iterator[str]:
             yield f"          {each.name}: {each.reason}"
 
 
-def _decided(settings: tuple[Decision, ...]) -> Iterator[str]:
+def _decided(settings: tuple[Setting, ...]) -> Iterator[str]:
     found = {decision.field: decision.value for decision in settings}
     if "finetune.method" in found:
         yield f"{found['finetune.method']} fine-tuning for {found['finetune.num_train_steps']:,} steps"
@@ -116,17 +116,17 @@ def _base_for(images: ImageSummary, machine: MachineSummary) -> BaseSummary:
     return look_at_base(here[0] if here else suggested_base(machine))
 
 
-def _extractor(given: str | None, images: ImageSummary) -> Extractor:
+def _extractor(given: str | None, images: ImageSummary) -> ExtractorChoice:
     if given is not None:
         name, equals, weights = given.partition("=")
         if equals and not Path(weights).exists():
             raise UsageError(f"--extractor {given}: {weights}: no such file")
-        return Extractor(name=name, weights=str(Path(weights).absolute()) if equals else None)
+        return ExtractorChoice(name=name, weights=str(Path(weights).absolute()) if equals else None)
     if not images.photographs:
-        return Extractor(name=GLYPH_EXTRACTOR)
+        return ExtractorChoice(name=GLYPH_EXTRACTOR)
     from gda.fidelity.extractors.inception import inception_weights_place
 
     place, address = inception_weights_place()
     if place.is_file():
-        return Extractor(name=_INCEPTION)
-    return Extractor(name=_INCEPTION, missing=f"download {address} to {place}")
+        return ExtractorChoice(name=_INCEPTION)
+    return ExtractorChoice(name=_INCEPTION, missing=f"download {address} to {place}")

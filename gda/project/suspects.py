@@ -31,7 +31,7 @@ _SMALL = 40  # pixels: sharpness and exposure of smaller pictures say nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suspect:
+class SuspectImage:
     """A suspicious image: its file, class and the reason; `score` in [0, 1] is lower for what is more suspicious."""
 
     name: str
@@ -40,12 +40,12 @@ class Suspect:
     score: float
 
 
-def find_suspects(images: "Sequence[Looked]", repeated: NearMatches) -> tuple[Suspect, ...]:
+def find_suspects(images: "Sequence[Looked]", repeated: NearMatches) -> tuple[SuspectImage, ...]:
     """Suspicious images, label errors first, each reason from the most suspicious on."""
     return (*_labels(images), *_repeats(images, repeated), *_pictures(images))
 
 
-def _labels(images: "Sequence[Looked]") -> list[Suspect]:
+def _labels(images: "Sequence[Looked]") -> list[SuspectImage]:
     """Images whose label cross-validated probabilities contradict (confident learning, Northcutt et al. 2021), by cleanlab."""
     names = [image.record.class_name for image in images]
     counts = Counter(names)
@@ -64,7 +64,7 @@ def _labels(images: "Sequence[Looked]") -> list[Suspect]:
     for row in sorted(np.flatnonzero(issues).tolist(), key=lambda row: scores[row]):
         record, guess = images[kept[row]].record, classes[int(probabilities[row].argmax())]
         reason = f"label in doubt: looks like {guess}" if guess != record.class_name else "label in doubt"
-        found.append(Suspect(name=record.name, class_name=record.class_name, reason=reason, score=float(scores[row])))
+        found.append(SuspectImage(name=record.name, class_name=record.class_name, reason=reason, score=float(scores[row])))
     return found
 
 
@@ -102,7 +102,7 @@ def simple_features(thumbnails: np.ndarray) -> np.ndarray:
     return np.concatenate([4 * gradients, 2 * np.sqrt(colours), small], axis=1)
 
 
-def _repeats(images: "Sequence[Looked]", repeated: NearMatches) -> list[Suspect]:
+def _repeats(images: "Sequence[Looked]", repeated: NearMatches) -> list[SuspectImage]:
     found = []
     seen: set[int] = set()
     for row in repeated.queries.tolist():
@@ -113,7 +113,7 @@ def _repeats(images: "Sequence[Looked]", repeated: NearMatches) -> list[Suspect]
         own, other = images[row].record, images[reference].record
         also = "" if own.class_name == other.class_name else f", which is in class {other.class_name}"
         reason = f"nearly the same as {other.name}{also}"
-        found.append(Suspect(name=own.name, class_name=own.class_name, reason=reason, score=float(min(1.0, repeated.distance[row]))))
+        found.append(SuspectImage(name=own.name, class_name=own.class_name, reason=reason, score=float(min(1.0, repeated.distance[row]))))
     return sorted(found, key=lambda suspect: (", which is in" not in suspect.reason, suspect.score))
 
 
@@ -136,7 +136,7 @@ class _Pictures:
         return Image.fromarray(record.payload), 0
 
 
-def _pictures(images: "Sequence[Looked]") -> list[Suspect]:
+def _pictures(images: "Sequence[Looked]") -> list[SuspectImage]:
     """Dark, bright, blurred, empty and odd pictures, by cleanvision."""
     if np.median([image.side for image in images]) < _SMALL:
         return []
@@ -153,5 +153,5 @@ def _pictures(images: "Sequence[Looked]") -> list[Suspect]:
             record = images[place].record
             # Where much of a class is so, that is how the class looks.
             if affected[record.class_name] <= max(1, _RARE * sizes[record.class_name]):
-                found.append(Suspect(name=record.name, class_name=record.class_name, reason=reason, score=float(score)))
+                found.append(SuspectImage(name=record.name, class_name=record.class_name, reason=reason, score=float(score)))
     return found

@@ -12,8 +12,8 @@ from gda.config.load import Config, parse_config
 from gda.errors import UsageError
 from gda.flow import dvc_text
 from gda.io.atomic import write_bytes
-from gda.project.decide import Decision
-from gda.project.suspects import Suspect
+from gda.project.decide import Setting
+from gda.project.suspects import SuspectImage
 
 PARAMS, DVC, SUSPECTS = "params.yaml", "dvc.yaml", "suspects.csv"
 _GIT = "/data\n/models\n/reports\n/.gda\n/mlruns\n/mlflow.db*\n/.mlflow.db.lock\n"
@@ -29,7 +29,7 @@ def require_new(folder: Path) -> None:
         raise UsageError(f"{folder / taken[0]}: exists; give another folder, or change the settings there")
 
 
-def write_project(folder: Path, settings: Sequence[Decision], suspects: Sequence[Suspect]) -> None:
+def write_project(folder: Path, settings: Sequence[Setting], suspects: Sequence[SuspectImage]) -> None:
     """Write params.yaml, dvc.yaml, .dvcignore, .gitignore and suspects.csv into `folder`, which is made if it is not there."""
     text = params_text(settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def write_project(folder: Path, settings: Sequence[Decision], suspects: Sequence
             write_bytes(folder / name, content.encode())
 
 
-def params_text(settings: Sequence[Decision]) -> str:
+def params_text(settings: Sequence[Setting]) -> str:
     """The commented params.yaml of these settings; reading it back gives them. Raises `ConfigError` for settings that do not agree."""
     whole: CommentedMap = CommentedMap()
     for decision in settings:
@@ -62,7 +62,7 @@ def params_text(settings: Sequence[Decision]) -> str:
     return text
 
 
-def suspects_text(suspects: Sequence[Suspect]) -> str:
+def suspects_text(suspects: Sequence[SuspectImage]) -> str:
     """`suspects.csv`: file, class, reason and score of each."""
     import csv
     import io
@@ -74,7 +74,7 @@ def suspects_text(suspects: Sequence[Suspect]) -> str:
     return buffer.getvalue()
 
 
-def _nested(settings: Sequence[Decision]) -> dict[str, Any]:
+def _nested(settings: Sequence[Setting]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for decision in settings:
         section, dot, key = decision.field.rpartition(".")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from gda.errors import DataError, GdaError, MissingError, RefusedError, TryAgainError, UsageError
 
-FAILURE_FILE = "GDA_FAILURE_FILE"  # environment: where a command that `gda run` started leaves its error and exit code
+FAILURE_VARIABLE = "GDA_FAILURE_FILE"  # environment: where a command that `gda run` started leaves its error and exit code
 _KINDS: tuple[type[GdaError], ...] = (UsageError, DataError, RefusedError, MissingError, TryAgainError)
 _DOCUMENTED = {kind.exit_code: kind for kind in _KINDS}
 # Sent from outside: by an operator, a scheduler that wants the machine back, or a session that ends.

@@ -10,9 +10,9 @@ from gda.flow import dvc_document
 from gda.project.decide import (
     GOALS,
     INTERESTING_GAIN,
-    Decisions,
-    Extractor,
-    decide,
+    ExtractorChoice,
+    ProjectSettings,
+    derive_settings,
     images_to_show,
     smallest_visible_gain,
     suggested_base,
@@ -28,7 +28,7 @@ GPU80 = MachineSummary(cpus=32, memory=256, disk=2000, gpu="NVIDIA A100", gpu_me
 GLYPHS = BaseSummary(name="demo://glyphs", kind="glyphs", side=28, parameters=1.2)
 SD15 = BaseSummary(name="stable-diffusion-v1-5/stable-diffusion-v1-5", kind="latent", side=512, parameters=860)
 SDXL = BaseSummary(name="stabilityai/stable-diffusion-xl-base-1.0", kind="latent", side=1024, parameters=2567)
-INCEPTION, GLYPH = Extractor(name="inception-v3-compat"), Extractor(name="glyph")
+INCEPTION, GLYPH = ExtractorChoice(name="inception-v3-compat"), ExtractorChoice(name="glyph")
 
 
 def images(num_classes: int, per_class: int, side: int, *, coloured: bool = True, tail: int = 1, **more: object) -> ImageSummary:
@@ -53,13 +53,13 @@ CASES = {
 }
 
 
-def made(name: str, goal: str = "standard") -> Decisions:
+def made(name: str, goal: str = "standard") -> ProjectSettings:
     """The decisions of one case."""
     one, machine, base, extractor = CASES[name]
-    return decide(one, machine, base, extractor, goal=goal)  # type: ignore[arg-type]
+    return derive_settings(one, machine, base, extractor, goal=goal)  # type: ignore[arg-type]
 
 
-def values(decisions: Decisions) -> dict[str, object]:
+def values(decisions: ProjectSettings) -> dict[str, object]:
     """Value by field."""
     return {decision.field: decision.value for decision in decisions.settings}
 
@@ -102,7 +102,7 @@ def test_large_bases_get_adapters_and_fit_into_memory() -> None:
     assert "finetune.gradient_checkpointing" not in large
     assert (small["finetune.mixed_precision"], large["finetune.mixed_precision"]) == ("fp16", "bf16")
     assert small["finetune.batch_size"] <= 16  # type: ignore[operator]
-    tiny = values(decide(CASES["pets"][0], replace(GPU80, gpu_memory=16), SDXL, INCEPTION))
+    tiny = values(derive_settings(CASES["pets"][0], replace(GPU80, gpu_memory=16), SDXL, INCEPTION))
     assert tiny["finetune.batch_size"] < large["finetune.batch_size"]  # type: ignore[operator]
     assert tiny["sample.batch_size"] < large["sample.batch_size"]  # type: ignore[operator]
     assert values(made("digits"))["finetune.method"] == "full"
@@ -113,7 +113,7 @@ def test_characters_are_not_mirrored_and_photographs_are() -> None:
     assert values(made("pets"))["classify.horizontal_flip"] is values(made("pets"))["finetune.horizontal_flip"] is True
     assert values(made("digits"))["classify.horizontal_flip"] is False
     hands = replace(CASES["pets"][0], classes={"left hand": 100, "right hand": 100})
-    assert values(decide(hands, GPU80, SDXL, INCEPTION))["finetune.horizontal_flip"] is False
+    assert values(derive_settings(hands, GPU80, SDXL, INCEPTION))["finetune.horizontal_flip"] is False
 
 
 def test_a_long_tail_is_balanced_in_fine_tuning() -> None:
@@ -125,7 +125,7 @@ def test_a_long_tail_is_balanced_in_fine_tuning() -> None:
 def test_recognised_columns_are_used() -> None:
     """Groups that are recognised and not used would leak a patient into the test."""
     grouped = replace(CASES["pets"][0], columns={"group": "patient_id", "label": "diagnosis"})
-    found = values(decide(grouped, GPU80, SDXL, INCEPTION))
+    found = values(derive_settings(grouped, GPU80, SDXL, INCEPTION))
     assert (found["snapshot.group_column"], found["snapshot.label_column"]) == ("patient_id", "diagnosis")
 
 
@@ -146,7 +146,7 @@ def test_splits_of_the_source_are_kept() -> None:
 def test_sets_that_cannot_work_are_refused_with_what_is_needed(classes: dict[str, int], message: str) -> None:
     """Said at once, and not after an hour by the stage that fails."""
     with pytest.raises(DataError, match=message):
-        decide(replace(CASES["pets"][0], classes=classes), GPU80, SDXL, INCEPTION)
+        derive_settings(replace(CASES["pets"][0], classes=classes), GPU80, SDXL, INCEPTION)
 
 
 def test_what_a_small_test_set_can_show_is_said() -> None:
@@ -160,19 +160,19 @@ def test_what_a_small_test_set_can_show_is_said() -> None:
 def test_warnings_name_what_a_person_should_know() -> None:
     """Unreadable files, repeated images, tiny classes, no GPU, little disk: each has its sentence, and a clean set has none."""
     poor = replace(CASES["few-shot photos"][0], num_unreadable=3, num_near_duplicates=4)
-    text = "\n".join(decide(poor, replace(LAPTOP, disk=1), SD15, INCEPTION).warnings)
+    text = "\n".join(derive_settings(poor, replace(LAPTOP, disk=1), SD15, INCEPTION).warnings)
     for words in ("3 files are no readable images", "4 images nearly repeat", "has 5 images", "there is no GPU", "1 GiB of free disk"):
         assert words in text
     clean = images(10, 100, 300, splits={"train": 1000, "val": 500, "test": 5000})
-    assert decide(clean, GPU80, SDXL, INCEPTION).warnings == ()
+    assert derive_settings(clean, GPU80, SDXL, INCEPTION).warnings == ()
 
 
 def test_what_is_missing_is_said_with_how_to_get_it() -> None:
     """The demo's base for photographs, weights that are not here."""
-    wrong = decide(CASES["pets"][0], GPU16, GLYPHS, Extractor(name="inception-v3-compat", missing="download it to there"))
+    wrong = derive_settings(CASES["pets"][0], GPU16, GLYPHS, ExtractorChoice(name="inception-v3-compat", missing="download it to there"))
     assert "knows characters of 28 px, and these images are 500 px in colour" in wrong.missing[0]
     assert "download it to there" in wrong.missing[1]
-    away = decide(CASES["pets"][0], GPU80, replace(SDXL, state="to download"), INCEPTION)
+    away = derive_settings(CASES["pets"][0], GPU80, replace(SDXL, state="to download"), INCEPTION)
     assert "hf download stabilityai/stable-diffusion-xl-base-1.0" in away.missing[0]
     assert made("pets").missing == made("digits").missing == ()
 

@@ -141,3 +141,17 @@ def test_images_in_the_project_are_named_relative_to_it(tmp_path: Path) -> None:
     write_photographs(tmp_path / "images", per_class=4, classes=("sky", "petals"))
     start_project(str(tmp_path / "images"), tmp_path)
     assert "source: images\n" in (tmp_path / "params.yaml").read_text()
+
+
+def test_a_wrong_path_is_answered_by_what_the_user_did(tmp_path: Path) -> None:
+    """A folder of images where a snapshot is needed, a folder that is not there, an output that was not finished."""
+    from gda.data.store.snapshot import Snapshot
+
+    write_photographs(tmp_path / "photos", per_class=1, classes=("sky",))
+    with pytest.raises(DataError, match=r"is a folder of images, not a snapshot; freeze it first: gda snapshot .*photos --out data/real"):
+        Snapshot.open(tmp_path / "photos")
+    with pytest.raises(DataError, match="nowhere: no such folder; expected an output of gda snapshot"):
+        Snapshot.open(tmp_path / "nowhere")
+    (tmp_path / "half").mkdir()
+    with pytest.raises(DataError, match=r"half/snapshot\.json: not found: .*half is no output of gda snapshot or gda sample, or one that"):
+        Snapshot.open(tmp_path / "half")
