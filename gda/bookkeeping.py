@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gda.config.load import Config, dump_config
 from gda.flow import PROMOTION
 from gda.io.atomic import shown_name, work_root
 from gda.runtime.interruption import end_on_signals
+from gda.tracking.job import StepTimes
 from gda.tracking.started import snapshot_digest
 from gda.tracking.timings import write_timing
 
@@ -57,7 +59,7 @@ def at_work(args: argparse.Namespace, config: Config) -> AbstractContextManager[
     return tracking.Started.of(args.command, output, params=_params(args, config), datasets=datasets).written(folder)
 
 
-def note(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> str | None:
+def note(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float, times: StepTimes | None = None) -> str | None:
     """Record the time and the run of a command that did work, and log recorded runs; returns a sentence on those that could not be logged.
 
     Only stages with heavy imports import MLflow; runs of the others are logged with the next one.
@@ -69,7 +71,8 @@ def note(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: fl
             roles["snapshot"] = outcome.output
         datasets = {role: (str(path), digest) for role, path in roles.items() if (digest := snapshot_digest(path))}
         name = f"{args.command} {shown_name(outcome.output)}"
-        run = tracking.record(args.command, name, outcome, params=_params(args, config), datasets=datasets)
+        began = time.time() - seconds
+        run = tracking.record(args.command, name, outcome, params=_params(args, config), datasets=datasets, began=began, times=times)
         tracking.keep(run, work_root() / tracking.UNLOGGED)
         if args.command == "classify":
             return None

@@ -30,6 +30,7 @@ class Outcome:
     summary: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    series: Mapping[str, str] = field(default_factory=dict)  # curve -> the series of `tick` that says when its steps were taken
     files: tuple[Path, ...] = ()
     images: Mapping[str, list[tuple[int, Path]]] = field(default_factory=dict)  # name -> (step, PNG), one image for each step
     model: RegisteredModel | None = None

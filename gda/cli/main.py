@@ -27,6 +27,7 @@ from gda.runtime.logs import logs_are_json, set_up_logs
 from gda.runtime.parallel import is_first_process
 from gda.runtime.progress import reporting
 from gda.tracking import masked
+from gda.tracking.job import StepTimes, step_times
 
 PARAMS_FILE = Path("params.yaml")
 _log = logging.getLogger(__name__)
@@ -85,27 +86,27 @@ def _run(args: argparse.Namespace) -> int:
     if args.params is not None and not args.params.exists():
         raise ConfigError(f"--params {args.params}: no such file")
     config = load_config(params, tuple(args.set))
-    with reporting(args.command, shown=args.progress and is_first_process()):
-        _run_stages(args, config)
+    with reporting(args.command, shown=args.progress and is_first_process()), step_times() as times:
+        _run_stages(args, config, times)
     return 0
 
 
-def _run_stages(args: argparse.Namespace, config: Config) -> None:
+def _run_stages(args: argparse.Namespace, config: Config, times: StepTimes) -> None:
     for one in args.each(config, args) if hasattr(args, "each") else (args,):
         with at_work(one, config) if is_first_process() else nullcontext():  # others under torchrun publish nothing
             started = time.perf_counter()
             outcome = one.runner(config, one)
             seconds = time.perf_counter() - started
-            _close(one, config, outcome, seconds)
+            _close(one, config, outcome, seconds, times)
     # For people: a program that reads the output expects the closing line last.
     if sys.stdout.isatty() and not (args.quiet or args.json) and (step := next_step(args, outcome)) is not None:
         print(f"next: {step}", flush=True)
 
 
-def _close(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float) -> None:
+def _close(args: argparse.Namespace, config: Config, outcome: Outcome, seconds: float, times: StepTimes) -> None:
     if not is_first_process():  # under torchrun
         return
-    _say(args, note(args, config, outcome, seconds))
+    _say(args, note(args, config, outcome, seconds, times))
     if args.json:
         line = {"command": args.command, "output": str(outcome.output), "digest": outcome.digest, "summary": outcome.summary}
         print(

@@ -1,4 +1,4 @@
-"""The commands of a project: init, run."""
+"""The commands of a project: init, run, show."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from gda.errors import UsageError
 
 
 def add_project_commands(commands: Any) -> None:
-    """Add the parsers of init and run to `commands`."""
+    """Add the parsers of init, run and show to `commands`."""
     text = "make a project from a folder of images: look at images and machine, decide every setting, write params.yaml"
     init = commands.add_parser("init", help=text, description=text)
     init.set_defaults(tool=_init)
@@ -26,6 +26,14 @@ def add_project_commands(commands: Any) -> None:
     run.add_argument("--until", metavar="STAGE", help="stop after this stage, such as sample")
     run.add_argument("--dry-run", action="store_true", help="list the steps, what is up to date, and what each took; run nothing")
     run.add_argument("--quiet", action="store_true", help="no progress of the checks, and no closing table")
+    text = "write a page of the images of a snapshot, real or synthetic, class by class, suspects first"
+    show = commands.add_parser("show", help=text, description=text)
+    show.set_defaults(tool=_show)
+    show.add_argument("directory", type=Path, help="a snapshot")
+    show.add_argument("--out", type=Path, metavar="FILE", help="the HTML file (default: DIRECTORY.html, next to the snapshot)")
+    show.add_argument("--per-class", type=int, default=24, metavar="N", help="images of each class besides its suspects")
+    show.add_argument("--suspects", type=Path, metavar="FILE", help="suspects.csv of gda init or of gda validate")
+    show.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
 def _init(args: argparse.Namespace) -> int:
@@ -66,4 +74,24 @@ def _run(args: argparse.Namespace) -> int:
     run_project(config, until=args.until)
     if args.until is None and not args.quiet:
         print(summary(Path(EVALUATION), Path(VERDICT), Path(PROMOTION)))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    import webbrowser
+
+    from gda.data.store.snapshot import Snapshot
+    from gda.io.atomic import write_bytes
+    from gda.project.show import read_suspects, render_images
+
+    if args.per_class < 0:
+        raise UsageError(f"--per-class {args.per_class}: expected 0 or more")
+    snapshot = Snapshot.open(args.directory)
+    found = args.directory.resolve()
+    out = args.out or found.with_name(f"{found.name}.html")
+    page = render_images(snapshot, per_class=args.per_class, suspects=read_suspects(args.suspects) if args.suspects else None)
+    write_bytes(out, page.encode())
+    print(f"show: wrote {out}")
+    if args.open:
+        webbrowser.open(out.resolve().as_uri())
     return 0

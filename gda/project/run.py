@@ -11,17 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gda.artifacts.decision import Decision
+from gda.artifacts.document import read_document
+from gda.artifacts.evaluation import Metrics
 from gda.config.load import Config, dump_config, load_config
 from gda.data.store.snapshot import Snapshot
 from gda.errors import MissingError, UsageError
 from gda.fidelity.extractors import configured_extractor
-from gda.flow import GRAPH, REAL, Node, command_words
+from gda.flow import EVALUATION, GRAPH, PROMOTION, REAL, Node, command_words
 from gda.generator.weights.directory import read_card
 from gda.io.atomic import work_root
 from gda.project.write import PARAMS
 from gda.runtime.failed_processes import FAILURE_VARIABLE, error_of
 from gda.runtime.reading import read_object
 from gda.suitability import require_suitable_base, require_suitable_extractor
+from gda.tracking.job import Job
+from gda.tracking.runs import UNLOGGED, keep, record_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +55,31 @@ def planned_steps(config: Config, until: str | None = None) -> list[JobStep]:
 def run_project(config: Config, *, until: str | None = None) -> None:
     """Do the job in the current folder, first the snapshot, then a check that base and extractor are there and suit the images.
 
-    Raises the error of the stage that failed.
+    In MLflow the runs of its stages lie below one run of the job. Raises the error of the stage that failed.
     """
-    steps = planned_steps(config, until)
+    steps, job = planned_steps(config, until), Job.begin(f"gda run {Path.cwd().name}")
     by_dvc = Path(".dvc").is_dir() and Path("dvc.yaml").is_file()
-    _run(steps[:1], "snapshot", by_dvc=by_dvc)
-    if len(steps) > 1:
-        require_ready(config)
-        _run(steps[1:], until, by_dvc=by_dvc)
+    done = False
+    try:
+        _run(steps[:1], "snapshot", job, by_dvc=by_dvc)
+        if len(steps) > 1:
+            require_ready(config)
+            _run(steps[1:], until, job, by_dvc=by_dvc)
+        done = True
+    finally:
+        metrics, files = _results() if done and until is None else ({}, ())
+        keep(record_job(job, metrics=metrics, files=files, failed=not done), work_root() / UNLOGGED)
+
+
+def _results() -> tuple[dict[str, float], tuple[str, ...]]:
+    """What the job's run shows: accuracy and gain of every arm, CAS, the decision, and the report."""
+    metrics = read_document(Path(EVALUATION) / "metrics.json", Metrics)
+    decision = read_document(Path(PROMOTION) / "decision.json", Decision)
+    found = {f"top1_{str(arm).replace('+', '_')}": result.mean for arm, result in metrics.arms.items()}
+    found |= {f"gain_{str(arm).replace('+', '_')}": gain.mean for arm, gain in metrics.gain.items()}
+    found |= {"cas": metrics.cas, "promoted": float(decision.promoted)}
+    report = Path(EVALUATION) / "report.html"
+    return {name: value for name, value in found.items() if value is not None}, (str(report.absolute()),)
 
 
 def require_ready(config: Config) -> None:
@@ -113,10 +135,10 @@ def _last(stage: str, output: Path) -> tuple[float | None, float | None]:
     return sum(float(each["seconds"]) for each in records), max(float(each["peak_mib"]) for each in records)
 
 
-def _run(steps: Sequence[JobStep], target: str | None, *, by_dvc: bool) -> None:
+def _run(steps: Sequence[JobStep], target: str | None, job: Job, *, by_dvc: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         failure = Path(scratch) / "failure.json"
-        environment = {**os.environ, FAILURE_VARIABLE: str(failure), "DVC_NO_ANALYTICS": "1"}
+        environment = {**os.environ, FAILURE_VARIABLE: str(failure), "DVC_NO_ANALYTICS": "1", **job.environment()}
         if by_dvc:
             if (dvc := find_dvc()) is None:
                 raise MissingError("dvc is not installed next to gda; pip install dvc")

@@ -377,5 +377,6 @@ def _publish(workspace: Workspace, own: Own | None) -> Outcome:
         summary=f"wrote {out}: {card.arm}, seed {card.seed}, {card.num_train_steps} steps, {100 * card.val_top1:.1f}% on validation",
         metrics={"val_top1": card.val_top1, "loss": curve[-1][1]},
         curves={"loss": curve},
+        series={"loss": f"seed {card.seed}"},
         files=tuple(sorted(path for path in out.iterdir() if path.is_file())),
     )

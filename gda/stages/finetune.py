@@ -253,6 +253,7 @@ def _outcome(config: Config, out: Path, card: GeneratorCard, plan: _Plan, result
         digest=card.digest,
         summary=f"wrote {out}: fine-tuned on {plan.num_images} images, {losses}{chosen}{notes}",
         metrics=card.metrics,
+        series={f"{r.label}_loss": r.label for r in results},
         curves={f"{r.label}_loss": [(step + 1, loss) for step, loss in enumerate(r.losses)] for r in results}
         | {f"{r.label}_evaluation": list(r.scores) for r in results if r.scores},
         files=(out / "generator.json", out / "README.md"),

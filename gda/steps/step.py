@@ -29,6 +29,7 @@ from gda.runtime.progress import reporting
 from gda.runtime.reading import read_object
 from gda.steps.graph import Reference, StepRequest, argv, config_of, make_step_request, output_paths, parse_reference
 from gda.steps.retries import retrying
+from gda.tracking.job import step_times
 
 STEP_FILE, FAILURE_FILE, SETTINGS_FILE = "step.json", "failure.json", "settings.json"
 # Files that say what an output holds, by their field `digest`, or by their whole content.
@@ -209,10 +210,10 @@ def _run(request: StepRequest, folder: Path, share: tuple[int, int] | None, by: 
         write_json(_made(folder) / SETTINGS_FILE, dump_config(config))
         by(request, [*words, "--params", str(folder / SETTINGS_FILE), "--quiet"])
     with at_work(args, config):
-        with reporting(request.name):
+        with reporting(request.name), step_times() as times:
             outcome: Outcome = args.runner(config, args)
         seconds = time.perf_counter() - started
-        if (problem := note(args, config, outcome, seconds)) is not None:
+        if (problem := note(args, config, outcome, seconds, times)) is not None:
             print(f"{request.name}: {problem}")
     record = _record(request, folder, outcome, seconds)
     if share is None or outcome.digest:  # else this worker's part is done, and others still work

@@ -14,11 +14,13 @@ from gda.errors import GdaError, TryAgainError
 from gda.io.locks import locked
 from gda.tracking.complaints import complaint_of, explained, mlflow_errors
 from gda.tracking.generator_versions import _DIGEST, ensure_version
+from gda.tracking.job import Job
 from gda.tracking.runs import RunRecord, read_kept
 from gda.tracking.secrets import masked
 from gda.tracking.server import connect, ensure_experiment
 
 IDENTITY = "gda.identity"
+_PARENT = "mlflow.parentRunId"
 REGISTERING = "registering"  # in the folder of kept runs: notes of runs that register a classifier
 _WAIT = 120.0  # seconds for another process that logs from the same folder
 
@@ -93,11 +95,11 @@ def _log_kept(client: Any, experiment: str, path: Path) -> list[str]:
 def _log(client: Any, experiment: str, run: RunRecord) -> list[str]:
     """Log `run` to MLflow, also after an interrupted attempt; returns what had to be left out."""
     if not with_key(client, experiment, run.identity):
-        tags = dict(run.tags) | {IDENTITY: run.identity}
-        client.create_run(experiment, start_time=int(run.ended * 1000), run_name=masked(run.name), tags=tags)
+        tags = dict(run.tags) | {IDENTITY: run.identity} | _below(client, experiment, run.job)
+        client.create_run(experiment, start_time=_milliseconds(run.began or run.ended), run_name=masked(run.name), tags=tags)
     logged = _only_one(client, experiment, run)
     with explained(lambda: client.list_artifacts(logged.info.run_id)):
-        notes = [] if logged.info.status == "FINISHED" else _fill(client, logged, run)
+        notes = [] if logged.info.status in ("FINISHED", run.status) else _fill(client, logged, run)
         return notes + (ensure_version(client, logged, run.model) if run.model else [])
 
 
@@ -124,10 +126,11 @@ def _only_one(client: Any, experiment: str, run: RunRecord) -> Any:
 def _fill(client: Any, logged: Any, run: RunRecord) -> list[str]:
     from mlflow.entities import Metric, Param
 
-    # The run's own time: MLflow takes equal points with equal times for one, so that a repetition adds nothing.
-    run_id, now = logged.info.run_id, logged.info.start_time
+    # Times of the record: MLflow takes equal points with equal times for one, so that a repetition adds nothing.
+    run_id, now = logged.info.run_id, _milliseconds(run.ended)
     metrics = [Metric(k, float(v), now, 0) for k, v in run.metrics.items()]
-    metrics += [Metric(k, float(v), now, int(step)) for k, points in run.curves.items() for step, v in points]
+    for k, points in run.curves.items():
+        metrics += [Metric(k, float(v), when, int(step)) for (step, v), when in zip(points, _times(run, k), strict=True)]
     client.log_batch(run_id, params=[Param(k, v[:6000]) for k, v in list(run.params.items())[:100]])
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
@@ -136,8 +139,35 @@ def _fill(client: Any, logged: Any, run: RunRecord) -> list[str]:
         if Path(file).is_file():
             client.log_artifact(run_id, file)
     gone = _log_images(client, run_id, run.images, now)
-    client.set_terminated(run_id, "FINISHED", end_time=now)
+    client.set_terminated(run_id, run.status, end_time=now)
     return [f"{run.name}: {gone} images were gone before they could be logged"] if gone else []
+
+
+def _below(client: Any, experiment: str, job: Job | None) -> dict[str, str]:
+    """The tag of a run that belongs to a job; the job's run is created with its first stage."""
+    if job is None:
+        return {}
+    if job.run_id:
+        return {_PARENT: job.run_id}
+    if not with_key(client, experiment, job.key):
+        tags = {IDENTITY: job.key, "gda.stage": "job"}
+        client.create_run(experiment, start_time=_milliseconds(job.began), run_name=masked(job.name), tags=tags)
+    return {_PARENT: str(with_key(client, experiment, job.key)[0].info.run_id)}
+
+
+def _times(run: RunRecord, curve: str) -> list[int]:
+    """Milliseconds since 1970 of each point of a curve: interpolated between the steps that were timed, else the end of the run."""
+    points, known = run.curves[curve], run.times.get(curve)
+    if not known:
+        return [_milliseconds(run.ended)] * len(points)
+    import numpy as np
+
+    steps, times = zip(*known, strict=True)
+    return [_milliseconds(when) for when in np.interp([step for step, _ in points], steps, times).tolist()]
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
 
 
 def _log_datasets(client: Any, run_id: str, datasets: Mapping[str, tuple[str, str]]) -> None:

@@ -12,6 +12,7 @@ from gda.artifacts.outcome import Outcome, RegisteredModel
 from gda.io.atomic import write_bytes
 from gda.runtime.disks import storage_errors
 from gda.tracking.generator_versions import _DIGEST
+from gda.tracking.job import Job, StepTimes, current_job
 from gda.tracking.secrets import masked
 
 UNLOGGED = "unlogged"
@@ -19,7 +20,10 @@ UNLOGGED = "unlogged"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One finished stage as MLflow will see it; kept as JSON until it is logged."""
+    """One finished stage, or a finished job, as MLflow will see it; kept as JSON until it is logged.
+
+    `began` and `ended` are seconds since 1970. `times` has (step, time) by curve, for the points of the curve that were timed.
+    """
 
     stage: str
     name: str
@@ -32,11 +36,16 @@ class RunRecord:
     images: Mapping[str, list[tuple[int, str]]] = field(default_factory=dict)  # name -> (step, PNG)
     model: RegisteredModel | None = None
     ended: float
+    began: float | None = None
+    times: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    job: Job | None = None
+    key: str = ""
+    status: str = "FINISHED"
 
     @property
     def identity(self) -> str:
-        """Equal for equal results of one stage, so that nothing is logged twice."""
-        return digest_of({"stage": self.stage, "name": self.name, "params": dict(self.params), "tags": dict(self.tags)})
+        """Equal for equal results of one stage, so that nothing is logged twice; a job has a key of its own."""
+        return self.key or digest_of({"stage": self.stage, "name": self.name, "params": dict(self.params), "tags": dict(self.tags)})
 
 
 def record(
@@ -47,8 +56,15 @@ def record(
     params: Mapping[str, Any],
     datasets: Mapping[str, tuple[str, str]],
     ended: float | None = None,
+    began: float | None = None,
+    times: StepTimes | None = None,
 ) -> RunRecord:
-    """Describe a finished stage; parameters become strings without secrets, the full digest goes into a tag, paths become absolute."""
+    """Describe a finished stage; parameters become strings without secrets, the full digest goes into a tag, paths become absolute.
+
+    A run begins when its first step was taken, if that was before `began`: seeds that are trained together are published one by one.
+    """
+    known = {} if times is None else {curve: times.series[name] for curve, name in outcome.series.items() if name in times.series}
+    starts = [points[0][1] for points in known.values()] + ([] if began is None else [began])
     tags = {"gda.stage": stage, _DIGEST: outcome.digest, "gda.refused": str(outcome.refused).lower()}
     return RunRecord(
         stage=stage,
@@ -62,6 +78,27 @@ def record(
         images={name: [(step, str(path.absolute())) for step, path in series] for name, series in outcome.images.items()},
         model=outcome.model,
         ended=time.time() if ended is None else ended,
+        began=min(starts, default=None),
+        times=known,
+        job=current_job(),
+    )
+
+
+def record_job(job: Job, *, metrics: Mapping[str, float], files: tuple[str, ...], failed: bool) -> RunRecord:
+    """Describe a job that ended now; its run may be there already, as the parent of its stages."""
+    return RunRecord(
+        stage="job",
+        name=job.name,
+        params={},
+        metrics=metrics,
+        curves={},
+        tags={"gda.stage": "job"},
+        datasets={},
+        files=files,
+        ended=time.time(),
+        began=job.began,
+        key=job.key,
+        status="FAILED" if failed else "FINISHED",
     )
 
 
@@ -83,4 +120,6 @@ def read_kept(path: Path) -> RunRecord:
     model = content.get("model")
     if model is not None:
         content["model"] = RegisteredModel(**model | {"path": Path(model["path"])})
+    if content.get("job") is not None:
+        content["job"] = Job(**content["job"])
     return RunRecord(**content)

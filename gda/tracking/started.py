@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -28,13 +29,16 @@ class Started:
     params: Mapping[str, Any]
     datasets: Mapping[str, str]  # context -> path of a snapshot
     before: str | None
+    began: float | None = None
 
     @classmethod
     def of(cls, stage: str, output: Path, *, params: Mapping[str, Any], datasets: Mapping[str, Path]) -> "Started":
         """Describe a stage that is about to run."""
         paths = {role: str(path) for role, path in datasets.items()}
         clean = {name: masked(value) if isinstance(value, str) else value for name, value in params.items()}
-        return cls(stage=stage, output=str(output.absolute()), params=clean, datasets=paths, before=_published(stage, output))
+        return cls(
+            stage=stage, output=str(output.absolute()), params=clean, datasets=paths, before=_published(stage, output), began=time.time()
+        )
 
     @contextmanager
     def written(self, folder: Path) -> Iterator[None]:
@@ -82,7 +86,8 @@ def _keep_published(path: Path, folder: Path) -> None:
         return  # damaged since; the stages that read it report that
     datasets = {role: (given, digest) for role, given in begun.datasets.items() if (digest := snapshot_digest(Path(given)))}
     ended = _marker(begun.stage, out).stat().st_mtime
-    run = record(begun.stage, f"{begun.stage} {shown_name(out)}", outcome, params=begun.params, datasets=datasets, ended=ended)
+    name = f"{begun.stage} {shown_name(out)}"
+    run = record(begun.stage, name, outcome, params=begun.params, datasets=datasets, ended=ended, began=begun.began)
     keep(run, folder)
 
 
