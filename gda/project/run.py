@@ -25,7 +25,7 @@ from gda.project.write import PARAMS
 from gda.runtime.failed_processes import FAILURE_VARIABLE, error_of
 from gda.runtime.reading import read_object
 from gda.suitability import require_suitable_base, require_suitable_extractor
-from gda.tracking.job import Job
+from gda.tracking.job import TrackedJob
 from gda.tracking.runs import UNLOGGED, keep, record_job
 
 
@@ -57,7 +57,7 @@ def run_project(config: Config, *, until: str | None = None) -> None:
 
     In MLflow the runs of its stages lie below one run of the job. Raises the error of the stage that failed.
     """
-    steps, job = planned_steps(config, until), Job.begin(f"gda run {Path.cwd().name}")
+    steps, job = planned_steps(config, until), TrackedJob.begin(f"gda run {Path.cwd().name}")
     by_dvc = Path(".dvc").is_dir() and Path("dvc.yaml").is_file()
     done = False
     try:
@@ -135,7 +135,7 @@ def _last(stage: str, output: Path) -> tuple[float | None, float | None]:
     return sum(float(each["seconds"]) for each in records), max(float(each["peak_mib"]) for each in records)
 
 
-def _run(steps: Sequence[JobStep], target: str | None, job: Job, *, by_dvc: bool) -> None:
+def _run(steps: Sequence[JobStep], target: str | None, job: TrackedJob, *, by_dvc: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         failure = Path(scratch) / "failure.json"
         environment = {**os.environ, FAILURE_VARIABLE: str(failure), "DVC_NO_ANALYTICS": "1", **job.environment()}

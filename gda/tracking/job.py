@@ -18,7 +18,7 @@ _LEAST_SECONDS = 0.5  # between two times that are kept of one series
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrackedJob:
     """A job: the key, name and start (seconds since 1970) of its run, or the id of a run that is there already."""
 
     key: str = ""
@@ -27,7 +27,7 @@ class Job:
     run_id: str = ""
 
     @classmethod
-    def begin(cls, name: str) -> "Job":
+    def begin(cls, name: str) -> "TrackedJob":
         """A job that begins now, with a key of its own."""
         return cls(key=digest_of({"job": secrets.token_hex(16)}), name=name, began=time.time())
 
@@ -36,12 +36,12 @@ class Job:
         return {JOB_VARIABLE: json.dumps(asdict(self))}
 
 
-def current_job() -> Job | None:
+def current_job() -> TrackedJob | None:
     """The job that this process belongs to: that of `MLFLOW_RUN_ID`, else that of `gda run`; None alone."""
     if run_id := os.environ.get(_INJECTED):
-        return Job(run_id=run_id)
+        return TrackedJob(run_id=run_id)
     try:
-        return Job(**json.loads(os.environ.get(JOB_VARIABLE, "null")))
+        return TrackedJob(**json.loads(os.environ.get(JOB_VARIABLE, "null")))
     except (ValueError, TypeError):
         return None
 

@@ -14,7 +14,7 @@ from gda.errors import GdaError, TryAgainError
 from gda.io.locks import locked
 from gda.tracking.complaints import complaint_of, explained, mlflow_errors
 from gda.tracking.generator_versions import _DIGEST, ensure_version
-from gda.tracking.job import Job
+from gda.tracking.job import TrackedJob
 from gda.tracking.runs import RunRecord, read_kept
 from gda.tracking.secrets import masked
 from gda.tracking.server import connect, ensure_experiment
@@ -143,7 +143,7 @@ def _fill(client: Any, logged: Any, run: RunRecord) -> list[str]:
     return [f"{run.name}: {gone} images were gone before they could be logged"] if gone else []
 
 
-def _below(client: Any, experiment: str, job: Job | None) -> dict[str, str]:
+def _below(client: Any, experiment: str, job: TrackedJob | None) -> dict[str, str]:
     """The tag of a run that belongs to a job; the job's run is created with its first stage."""
     if job is None:
         return {}

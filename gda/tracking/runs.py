@@ -12,7 +12,7 @@ from gda.artifacts.outcome import Outcome, RegisteredModel
 from gda.io.atomic import write_bytes
 from gda.runtime.disks import storage_errors
 from gda.tracking.generator_versions import _DIGEST
-from gda.tracking.job import Job, StepTimes, current_job
+from gda.tracking.job import StepTimes, TrackedJob, current_job
 from gda.tracking.secrets import masked
 
 UNLOGGED = "unlogged"
@@ -38,7 +38,7 @@ class RunRecord:
     ended: float
     began: float | None = None
     times: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
-    job: Job | None = None
+    job: TrackedJob | None = None
     key: str = ""
     status: str = "FINISHED"
 
@@ -84,7 +84,7 @@ def record(
     )
 
 
-def record_job(job: Job, *, metrics: Mapping[str, float], files: tuple[str, ...], failed: bool) -> RunRecord:
+def record_job(job: TrackedJob, *, metrics: Mapping[str, float], files: tuple[str, ...], failed: bool) -> RunRecord:
     """Describe a job that ended now; its run may be there already, as the parent of its stages."""
     return RunRecord(
         stage="job",
@@ -121,5 +121,5 @@ def read_kept(path: Path) -> RunRecord:
     if model is not None:
         content["model"] = RegisteredModel(**model | {"path": Path(model["path"])})
     if content.get("job") is not None:
-        content["job"] = Job(**content["job"])
+        content["job"] = TrackedJob(**content["job"])
     return RunRecord(**content)

@@ -9,7 +9,7 @@ import pytest
 from gda.artifacts.outcome import Outcome
 from gda.cli.main import main
 from gda.tracking import connect, ensure_experiment, flush
-from gda.tracking.job import Job, StepTimes, current_job, step_times
+from gda.tracking.job import StepTimes, TrackedJob, current_job, step_times
 from gda.tracking.replay import _times
 from gda.tracking.runs import keep, read_kept, record, record_job
 from gda.tracking.sqlite import ensure_database
@@ -53,7 +53,7 @@ def within(job, monkeypatch):
 
 def test_stages_lie_below_their_job_with_true_times(place, small_images, monkeypatch):
     """A run of 0 ms among 43 flat ones says nothing: the tree and the durations do."""
-    job = Job.begin("gda run photos")
+    job = TrackedJob.begin("gda run photos")
     within(job, monkeypatch)
     before = time.time()
     for out in ("real", "other"):
@@ -74,7 +74,7 @@ def test_stages_lie_below_their_job_with_true_times(place, small_images, monkeyp
 
 def test_a_job_that_failed_says_so(place, small_images, monkeypatch):
     """A job whose stage failed is no finished one; logging it again changes nothing."""
-    job = Job.begin("gda run photos")
+    job = TrackedJob.begin("gda run photos")
     within(job, monkeypatch)
     assert main(["snapshot", str(small_images), "--out", "real", "--quiet"]) == 0
     ended = record_job(job, metrics={}, files=(), failed=True)
@@ -86,7 +86,7 @@ def test_a_job_that_failed_says_so(place, small_images, monkeypatch):
 
 def test_a_server_that_was_away_gets_one_tree(place, small_images, monkeypatch, capsys):
     """Runs that were kept are logged below one parent, however many processes kept them."""
-    job, here = Job.begin("gda run photos"), f"sqlite:///{place}/mlflow.db"
+    job, here = TrackedJob.begin("gda run photos"), f"sqlite:///{place}/mlflow.db"
     within(job, monkeypatch)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -166,7 +166,7 @@ def test_steps_of_this_process_are_timed():
 
 def test_the_variable_carries_the_whole_job():
     """What the parent process began is what its stages belong to."""
-    job = Job.begin("gda run photos")
+    job = TrackedJob.begin("gda run photos")
     (value,) = job.environment().values()
-    assert Job(**json.loads(value)) == job
-    assert job.key != Job.begin("gda run photos").key
+    assert TrackedJob(**json.loads(value)) == job
+    assert job.key != TrackedJob.begin("gda run photos").key
