@@ -29,12 +29,12 @@ class TuningPoint(Document):
 
     settings: SamplingSettings
     ema_sigma_rel: float | None = Field(None, description="width of the average of the weights; null: the generator without averaging")
-    passes: int = Field(ge=1, description="network passes per image; a guided step takes two")
+    nfe: int = Field(ge=1, description="network evaluations (passes) per image; a guided step takes two")
     fid: float | None = Field(description="null where sampling or measuring failed, which `failed` explains")
     fid_ci95: tuple[float, float] | None = Field(None, description="spread of sets of this size, from halves without replacement")
     cas: float | None = None
     cas_by_seed: tuple[float, ...] = ()
-    pareto: bool = Field(False, description="no other point is at least as good in FID, CAS and passes, and better in one")
+    pareto: bool = Field(False, description="no other point is at least as good in FID, CAS and NFE, and better in one")
     failed: str | None = Field(None, description="why sampling or measuring failed; such a point is never chosen")
 
     @property

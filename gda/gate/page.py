@@ -37,7 +37,7 @@ MEANING = {
     "confident_disagreement": "labels that contradict what those classifiers are as sure of as of real images (confident learning)",
     "soft_label_gap": "how much more often soft-labelled images show their first class than their weights say; 0 is honest",
     "text_alignment": "mean cosine of images and their prompts; larger is closer to the prompts",
-    "copy_fraction": "images closer to a training image than held-out real images come",
+    "copy_fraction": "memorisation rate: images closer to a training image than held-out real images come",
     "duplicate_fraction": "images that repeat another one of the set exactly",
     "near_duplicate_fraction": "images that repeat another one but for encoding, size, mirroring or light",
     "exact_train": "images that are a train image, pixel for pixel",

@@ -23,7 +23,7 @@ _MEASURE_NAMES = {
     "exact_test": "images equal to a test image",
     "near_val": "near matches with validation",
     "near_test": "near matches with test",
-    "copy_fraction": "copies of training images",
+    "copy_fraction": "memorisation rate (copies of training images)",
     "label_agreement": "labels confirmed",
     "label_agreement_worst_class": "labels confirmed, worst class",
     "confident_disagreement": "labels disputed with confidence",

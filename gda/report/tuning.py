@@ -54,7 +54,7 @@ class Row:
     setting: str
     fid: str
     cas: str
-    passes: str
+    nfe: str
     marks: tuple[str, ...]
 
 
@@ -83,7 +83,7 @@ def tuning_rows(settings: Settings, limit: int = SHOWN_POINTS) -> list[Row]:
             setting=_text_of(point, axes),
             fid=_fid(point),
             cas="" if point.cas is None else f"{percent(point.cas)} ({', '.join(f'{100 * cas:.1f}' for cas in point.cas_by_seed)})",
-            passes=f"{point.passes:,}",
+            nfe=f"{point.nfe:,}",
             marks=tuple(
                 mark for mark, holds in (("chosen", point is chosen), ("undominated", point.pareto), ("alike", alike[id(point)])) if holds
             ),
@@ -191,13 +191,13 @@ def _plot_cas(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def pareto_figure(settings: Settings) -> bytes:
-    """FID against network passes for every point, and CAS against FID for the survivors; undominated points are filled."""
+    """FID against NFE for every point, and CAS against FID for the survivors; undominated points are filled."""
     plotted = [point for point in settings.points if point.fid is not None]
     with matplotlib.rc_context(STYLE | {"axes.spines.left": True}):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        _scatter(left, settings, plotted, lambda p: (p.passes, p.fid or 0.0))
-        left.set(xlabel="network passes per image", ylabel="FID, lower is better")
+        _scatter(left, settings, plotted, lambda p: (p.nfe, p.fid or 0.0))
+        left.set(xlabel="NFE (network evaluations per image)", ylabel="FID, lower is better")
         _scale_fid(left, "y", plotted)
         _scatter(right, settings, [p for p in plotted if p.cas is not None], lambda p: (p.fid or 0.0, 100 * (p.cas or 0.0)))
         right.set(xlabel="FID, lower is better", ylabel="CAS, %, higher is better")
@@ -212,7 +212,7 @@ def _scatter(axes: Axes, settings: Settings, points: Sequence[TuningPoint], plac
     chosen = settings.chosen_point
     kinds: dict[str, tuple[list[TuningPoint], dict[str, Any]]] = {
         "dominated": ([p for p in points if not p.pareto], {"facecolors": "none", "edgecolors": "#9aa0a6", "s": 30}),
-        "undominated in FID, CAS and passes": ([p for p in points if p.pareto], {"color": "#0072B2", "s": 42, "zorder": 3}),
+        "undominated in FID, CAS and NFE": ([p for p in points if p.pareto], {"color": "#0072B2", "s": 42, "zorder": 3}),
         "chosen": ([p for p in points if p is chosen], {"facecolors": "none", "edgecolors": _CHOSEN, "s": 150, "lw": 2.5, "zorder": 4}),
     }
     for label, (some, look) in kinds.items():

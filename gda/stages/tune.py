@@ -103,6 +103,6 @@ def _outcome(out: Path, settings: Settings, size: SweepSize, pictures: tuple[Pat
 
 
 def _metrics(chosen: TuningPoint, size: SweepSize, failed: int) -> dict[str, float]:
-    measured = {"fid": chosen.fid, "cas": chosen.cas, "guidance_scale": chosen.guidance_scale, "passes": float(chosen.passes)}
+    measured = {"fid": chosen.fid, "cas": chosen.cas, "guidance_scale": chosen.guidance_scale, "nfe": float(chosen.nfe)}
     counted = {"points": float(size.points), "failed_points": float(failed), "images": float(size.images)}
     return counted | {name: value for name, value in measured.items() if value is not None}

@@ -65,7 +65,7 @@ def _finetune(out: Path, params: dict[str, Any]) -> Outcome:
 def _tune(out: Path, _: dict[str, Any]) -> Outcome:
     settings = read_document(out / "settings.json", Settings)
     chosen = settings.chosen_point
-    measured = {"fid": chosen.fid, "cas": chosen.cas, "guidance_scale": chosen.guidance_scale, "passes": chosen.passes}
+    measured = {"fid": chosen.fid, "cas": chosen.cas, "guidance_scale": chosen.guidance_scale, "nfe": chosen.nfe}
     return _outcome(out, digest_of(settings.model_dump(mode="json")), measured, "settings.json")
 
 

@@ -64,8 +64,8 @@ def make_grid(tune: TuneConfig, parts: GeneratorParts) -> Grid:
     return Grid(points=tuple(sorted(points, key=_order)), notes=tuple(f"tune.{axis}: {why}" for axis, why in unused.items() if why))
 
 
-def passes(settings: SamplingSettings, parts: GeneratorParts) -> int:
-    """Network passes per image: one per step, and a second one if guidance applies.
+def nfe(settings: SamplingSettings, parts: GeneratorParts) -> int:
+    """NFE, network evaluations per image: one per step, and a second one if guidance applies.
 
     Assumes steps evenly spaced over the noise levels; a scheduler's own spacing may differ by a step.
     """
@@ -87,13 +87,13 @@ def choose_point(points: Sequence[TuningPoint]) -> TuningPoint:
     """The one-standard-error rule: of the points with a mean CAS within one standard error of the best, the one of lowest FID.
 
     So a difference in CAS that other seeds could reverse does not decide. Ties in FID go to the higher CAS, then to lower guidance,
-    then to fewer passes. Raises `DataError` if no point has a CAS.
+    then to the lower NFE. Raises `DataError` if no point has a CAS.
     """
     scored = [(point.cas, point.fid, point) for point in points if point.cas is not None and point.fid is not None]
     if not scored:
         raise DataError(f"tune: no survivor could be sampled and scored; {_first_reason(points)}")
     enough = max(cas for cas, _, _ in scored) - standard_error([point for _, _, point in scored])
-    within = [(fid, -cas, point.guidance_scale, point.passes, place) for place, (cas, fid, point) in enumerate(scored) if cas >= enough]
+    within = [(fid, -cas, point.guidance_scale, point.nfe, place) for place, (cas, fid, point) in enumerate(scored) if cas >= enough]
     return scored[min(within)[-1]][2]
 
 
@@ -107,7 +107,7 @@ def standard_error(points: Sequence[TuningPoint]) -> float:
 
 
 def pareto(points: Sequence[TuningPoint]) -> list[bool]:
-    """Whether no other point is at least as good in FID, CAS and passes, and better in one of them.
+    """Whether no other point is at least as good in FID, CAS and NFE, and better in one of them.
 
     A missing CAS counts as the lowest; a point without FID is never on the front.
     """
@@ -179,7 +179,7 @@ def _unused(tune: TuneConfig, parts: GeneratorParts) -> dict[str, str]:
 
 def _aims(point: TuningPoint) -> tuple[float, float, float] | None:
     """The values to minimise."""
-    return None if point.fid is None else (point.fid, 0.0 if point.cas is None else -1.0 - point.cas, float(point.passes))
+    return None if point.fid is None else (point.fid, 0.0 if point.cas is None else -1.0 - point.cas, float(point.nfe))
 
 
 def _first_reason(points: Sequence[TuningPoint]) -> str:

@@ -28,7 +28,7 @@ from gda.runtime.progress import tick
 from gda.runtime.rng import stream_seed
 from gda.training.loop.classifier import TrainRecipe
 from gda.tuning.batches import PointSource, SampledBatch, batch_of, forget_generator, sample_batch
-from gda.tuning.grid import GeneratorParts, Grid, Point, choose_point, pareto, passes, survivors
+from gda.tuning.grid import GeneratorParts, Grid, Point, choose_point, nfe, pareto, survivors
 from gda.tuning.scores import (
     CasJob,
     FidJob,
@@ -47,7 +47,7 @@ PlannedBatches = Sequence[tuple[PlannedImage, ...]]  # the images to sample at e
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSize:
-    """The size of a sweep: `images` sampled in total, `passes` of the networks for FID only.
+    """The size of a sweep: `images` sampled in total, `nfe` network evaluations for FID only.
 
     `handled` also counts images that the second pass reads back; it is the total of the progress bar.
     """
@@ -55,13 +55,13 @@ class SweepSize:
     points: int
     survivors: int
     images: int
-    passes: int
+    nfe: int
     handled: int
 
     def __str__(self) -> str:
         return (
             f"{self.points:,} points, {self.survivors:,} of them to CAS: {self.images:,} images, "
-            f"{self.passes:,} network passes for FID alone"
+            f"{self.nfe:,} network evaluations for FID alone"
         )
 
 
@@ -93,7 +93,7 @@ class Sweep:
             points=len(points),
             survivors=kept,
             images=first + kept * sum(len(batch) for batch in self._cas_images if batch not in known),
-            passes=sum(passes(point.settings, self._parts) for point in points) * self._num_fid,
+            nfe=sum(nfe(point.settings, self._parts) for point in points) * self._num_fid,
             handled=first + kept * again,
         )
 
@@ -181,7 +181,7 @@ class Sweep:
         return TuningPoint(
             settings=point.settings,
             ema_sigma_rel=point.ema_sigma_rel,
-            passes=passes(point.settings, self._parts),
+            nfe=nfe(point.settings, self._parts),
             fid=score["value"] if score else None,
             fid_ci95=(score["low"], score["high"]) if score else None,
             failed=failed,

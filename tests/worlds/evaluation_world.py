@@ -127,8 +127,8 @@ class ProcessGroup:
         self.write_verdict(passed=True)
         low, high = (SamplingSettings(guidance_scale=guidance, num_inference_steps=4) for guidance in (1.0, 2.0))
         points = (
-            TuningPoint(settings=low, passes=10, fid=3.0, cas=0.9, cas_by_seed=(0.9,), pareto=True),
-            TuningPoint(settings=high, passes=14, fid=5.0),
+            TuningPoint(settings=low, nfe=10, fid=3.0, cas=0.9, cas_by_seed=(0.9,), pareto=True),
+            TuningPoint(settings=high, nfe=14, fid=5.0),
         )
         settings = Settings(
             chosen=low,

@@ -26,13 +26,13 @@ class PartCost:
 
     network: Network
     flops: float
-    passes: float
+    nfe: float
     guided: bool = False
     shapes: int = 1
 
     @property
     def flops_per_image(self) -> float:
-        return self.flops * self.passes
+        return self.flops * self.nfe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class StepCounts:
     single: int
 
     @property
-    def passes(self) -> int:
+    def nfe(self) -> int:
         return 2 * self.guided + self.single
 
 
@@ -99,7 +99,7 @@ def count_steps(scheduler: Any, steps: int, *, guidance: float, interval: tuple[
 def _cost(network: Network, settings: SamplingSettings, strengths: Mapping[float, int]) -> PartCost:
     flops = count_flops(network)
     if network.role != "denoise":
-        return PartCost(network=network, flops=flops, passes=1.0)
+        return PartCost(network=network, flops=flops, nfe=1.0)
     assert network.scheduler is not None
     is_first = network.name not in (SUPER_RESOLUTION, UPSCALER)
     steps = settings.num_inference_steps if is_first else settings.sr_num_inference_steps
@@ -120,7 +120,7 @@ def _cost(network: Network, settings: SamplingSettings, strengths: Mapping[float
     return PartCost(
         network=network,
         flops=flops,
-        passes=sum(counted[strength].passes * count for strength, count in strengths.items()) / total,
+        nfe=sum(counted[strength].nfe * count for strength, count in strengths.items()) / total,
         guided=guided,
         shapes=guided + single,
     )

@@ -24,7 +24,7 @@ class Rate:
 
     def seconds_per_image(self, cost: Cost) -> float:
         """Of all networks, without encoding and writing the images."""
-        return sum(self.seconds[part.network.name] * part.passes for part in cost.parts)
+        return sum(self.seconds[part.network.name] * part.nfe for part in cost.parts)
 
 
 def measure_rate(model: Any, cost: Cost, *, batch_size: int, budget_s: float = 30.0) -> Rate:

@@ -58,7 +58,7 @@ def _images(plan: ImagePlan) -> list[str]:
 
 
 def _cost(cost: Cost) -> list[str]:
-    parts = [f"{part.network.name} {_flops(part.flops)} x {part.passes:.4g}" for part in cost.parts]
+    parts = [f"{part.network.name} {_flops(part.flops)} x {part.nfe:.4g}" for part in cost.parts]
     return [
         f"an image costs {_flops(cost.flops_per_image)}: {', '.join(parts)} passes",
         f"the plan costs {_flops(cost.total_flops)}",

@@ -31,8 +31,8 @@ LOW, HIGH = SamplingSettings(guidance_scale=1.0), SamplingSettings(guidance_scal
 SETTINGS = Settings(
     chosen=HIGH,
     points=(
-        TuningPoint(settings=LOW, passes=22, fid=14.0, fid_ci95=(12.0, 16.0), pareto=True),
-        TuningPoint(settings=HIGH, passes=38, fid=9.5, fid_ci95=(8.0, 11.0), cas=0.94, cas_by_seed=(0.93, 0.95), pareto=True),
+        TuningPoint(settings=LOW, nfe=22, fid=14.0, fid_ci95=(12.0, 16.0), pareto=True),
+        TuningPoint(settings=HIGH, nfe=38, fid=9.5, fid_ci95=(8.0, 11.0), cas=0.94, cas_by_seed=(0.93, 0.95), pareto=True),
     ),
     extractor="glyph",
     fid_floor=4.0,

@@ -20,7 +20,7 @@ def point(guidance: float, fid: float | None, cas: tuple[float, ...] = (), *, av
         {
             "settings": {"guidance_scale": guidance} | sampling,
             "ema_sigma_rel": average,
-            "passes": 20,
+            "nfe": 20,
             "fid": fid,
             "cas": sum(cas) / len(cas) if cas else None,
             "cas_by_seed": cas,
@@ -78,7 +78,7 @@ def test_the_table_starts_with_the_chosen_and_says_what_failed() -> None:
     rows = tuning_rows(sweep(*points, chosen=1))
     assert [row.setting for row in rows] == [f"guidance {g}" for g in (2, 4, 5, 6, 1, 3)]
     assert rows[0].marks == ("chosen", "undominated", "alike")
-    assert (rows[0].fid, rows[0].cas, rows[0].passes) == ("4 (3 to 5)", "91.0% (90.0, 92.0)", "20")
+    assert (rows[0].fid, rows[0].cas, rows[0].nfe) == ("4 (3 to 5)", "91.0% (90.0, 92.0)", "20")
     assert rows[1].marks == ("alike",)
     assert rows[3].marks == ()
     assert rows[-1].fid == "failed: no such level"

@@ -188,7 +188,7 @@ def test_settings_say_what_they_were_measured_with(world, tmp_path, alone):
     assert found.extractor.startswith("glyph@")
     assert found.fid_floor is not None
     assert found.fid_floor < min(point.fid for point in found.points)
-    assert sorted(p.passes for p in found.points) == [2 + 1, 3 + 1, 4 + 1, 4 + 1, 6 + 1, 6 + 1]
+    assert sorted(p.nfe for p in found.points) == [2 + 1, 3 + 1, 4 + 1, 4 + 1, 6 + 1, 6 + 1]
     assert all(point.fid_ci95[0] < point.fid < point.fid_ci95[1] for point in found.points)
     assert sum(point.cas is not None for point in found.points) == 2
     assert any(point.pareto for point in found.points)
@@ -281,7 +281,7 @@ def test_a_large_grid_is_reported_before_it_is_sampled(world, tmp_path, alone, c
     """Points, images and passes are on stderr beforehand and in the metrics of `--json`; `--quiet` says nothing."""
     outcome = _run(world, tmp_path / "out", THREE, "tune.survivors=2", progress=True)
     # 3 points of 12 images, and 6 more for each of 2; 3 + 5 + 5 passes per image
-    message = "3 points, 2 of them to CAS: 48 images, 156 network passes for FID alone"
+    message = "3 points, 2 of them to CAS: 48 images, 156 network evaluations for FID alone"
     assert capsys.readouterr().err.splitlines()[0] == f"tune: {message}"
     assert message in outcome.summary
     assert (outcome.metrics["points"], outcome.metrics["images"]) == (3, 48)

@@ -7,7 +7,7 @@ import pytest
 from gda.artifacts.tuning import SamplingSettings, TuningPoint
 from gda.config.sections import TuneConfig
 from gda.errors import ConfigError, DataError
-from gda.tuning.grid import GeneratorParts, choose_point, like_the_best, make_grid, pareto, passes, standard_error, survivors
+from gda.tuning.grid import GeneratorParts, choose_point, like_the_best, make_grid, nfe, pareto, standard_error, survivors
 
 CASCADE = GeneratorParts(super_resolution=True, upscaler=False, averages=True)
 ONE_STAGE = GeneratorParts(super_resolution=False, upscaler=False, averages=False)
@@ -18,10 +18,10 @@ def _grid(parts=CASCADE, **axes):
     return make_grid(TuneConfig.model_validate_json(json.dumps(axes)), parts)
 
 
-def _point(guidance=1.0, fid=1.0, cas=(), passes=10, **more):
+def _point(guidance=1.0, fid=1.0, cas=(), nfe=10, **more):
     settings = SamplingSettings(guidance_scale=guidance)
     mean = sum(cas) / len(cas) if cas else None
-    return TuningPoint(settings=settings, passes=passes, fid=fid, cas=mean, cas_by_seed=tuple(cas), **more)
+    return TuningPoint(settings=settings, nfe=nfe, fid=fid, cas=mean, cas_by_seed=tuple(cas), **more)
 
 
 def test_the_grid_of_the_paper_is_the_product_of_its_axes():
@@ -114,7 +114,7 @@ def test_axes_that_contradict_each_other_are_refused(axes, message):
 )
 def test_passes_count_guided_steps_twice(changes, parts, expected):
     """The cost of a point: every step once, and once more where guidance acts, in every stage."""
-    assert passes(SamplingSettings.model_validate({"guidance_scale": 1.0} | changes), parts) == expected
+    assert nfe(SamplingSettings.model_validate({"guidance_scale": 1.0} | changes), parts) == expected
 
 
 def test_survivors_are_the_lowest_fids():
@@ -145,7 +145,7 @@ def test_ties_fall_to_fid_then_guidance_then_passes():
     """Among points of equal CAS the lower FID is chosen, then the lower guidance, then the cheaper."""
     assert choose_point([_point(1.0, 3.0, (0.9,)), _point(2.0, 2.0, (0.9,))]).guidance_scale == 2.0
     assert choose_point([_point(2.0, 2.0, (0.9,)), _point(1.0, 2.0, (0.9,))]).guidance_scale == 1.0
-    assert choose_point([_point(2.0, 2.0, (0.9,), passes=20), _point(2.0, 2.0, (0.9,), passes=10)]).passes == 10
+    assert choose_point([_point(2.0, 2.0, (0.9,), nfe=20), _point(2.0, 2.0, (0.9,), nfe=10)]).nfe == 10
 
 
 def test_one_seed_has_no_standard_error():
@@ -166,14 +166,14 @@ def test_a_point_that_failed_is_never_chosen():
 def test_the_front_holds_what_nothing_beats():
     """A point is off the front when another is as good in all three and better in one; equal points both stay on it."""
     points = [
-        _point(1.0, 2.0, (0.9,), passes=10),
-        _point(2.0, 2.0, (0.9,), passes=10),
-        _point(3.0, 2.0, (0.9,), passes=11),  # dearer
-        _point(4.0, 3.0, (0.8,), passes=5),  # worse, but cheaper
-        _point(5.0, 1.0, passes=20),  # the lowest FID, its CAS not measured
-        _point(6.0, 2.0, passes=10),  # as good as the first, its CAS not measured
-        _point(7.0, None, failed="cannot be sampled", passes=1),
-        _point(8.0, 3.0, (0.8,), passes=6),
+        _point(1.0, 2.0, (0.9,), nfe=10),
+        _point(2.0, 2.0, (0.9,), nfe=10),
+        _point(3.0, 2.0, (0.9,), nfe=11),  # dearer
+        _point(4.0, 3.0, (0.8,), nfe=5),  # worse, but cheaper
+        _point(5.0, 1.0, nfe=20),  # the lowest FID, its CAS not measured
+        _point(6.0, 2.0, nfe=10),  # as good as the first, its CAS not measured
+        _point(7.0, None, failed="cannot be sampled", nfe=1),
+        _point(8.0, 3.0, (0.8,), nfe=6),
     ]
     assert pareto(points) == [True, True, False, True, True, False, False, False]
 

@@ -89,7 +89,7 @@ def test_known_networks_cost_what_is_known_of_them(tmp_path):
     assert [part.network.name for part in cost.parts] == ["unet", "decoder"]
     assert round(cost.parts[0].flops / 1e9) == 803
     # Its own scheduler takes one step more than requested.
-    assert (cost.parts[0].passes, cost.parts[1].passes) == (102, 1)
+    assert (cost.parts[0].nfe, cost.parts[1].nfe) == (102, 1)
     _write(tmp_path / "sd3", {"transformer": SD3M, "vae": SD15["vae"], "text_encoder": SD15["text_encoder"]})
     assert round(count_flops(networks_of(tmp_path / "sd3")[0]) / 1e9) == 8904
 
@@ -100,7 +100,7 @@ def test_a_guidance_interval_saves_its_passes():
     def steps(guidance, interval, strength=1.0):
         scheduler = DDPMScheduler(num_train_timesteps=1000)  # timesteps of 10 steps: 900, 800, ..., 0
         found = count_steps(scheduler, 10, guidance=guidance, interval=interval, strength=strength)
-        return found.guided, found.single, found.passes
+        return found.guided, found.single, found.nfe
 
     assert steps(2.0, (0.0, 1.0)) == (10, 0, 20)
     assert steps(1.0, (0.0, 1.0)) == (0, 10, 10)
@@ -110,7 +110,7 @@ def test_a_guidance_interval_saves_its_passes():
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "passes"),
+    ("scheduler", "nfe"),
     [
         (DPMSolverMultistepScheduler(num_train_timesteps=1000), 10),
         (PNDMScheduler(num_train_timesteps=1000, skip_prk_steps=True), 11),
@@ -118,9 +118,9 @@ def test_a_guidance_interval_saves_its_passes():
     ],
     ids=["dpmsolver", "pndm", "heun"],
 )
-def test_solvers_are_counted_by_the_passes_they_make(scheduler, passes):
+def test_solvers_are_counted_by_the_passes_they_make(scheduler, nfe):
     """A multi-step solver makes one pass a step; PNDM makes one more, and Heun's looks twice at all but the last."""
-    assert count_steps(scheduler, 10, guidance=1.0, interval=(0.0, 1.0)).passes == passes
+    assert count_steps(scheduler, 10, guidance=1.0, interval=(0.0, 1.0)).nfe == nfe
 
 
 def test_image_to_image_skips_steps_and_encodes(generators):
@@ -128,15 +128,15 @@ def test_image_to_image_skips_steps_and_encodes(generators):
     settings = SamplingSettings(guidance_scale=2.0, num_inference_steps=8, sr_num_inference_steps=4)
     plan = _image_plan()
     # A quarter, half and all of 8 steps, two passes each; of 4 steps, one pass each.
-    passes = {part.network.name: part.passes for part in estimate_cost(str(generators["upscaler"]), settings, plan).parts}
-    assert passes == {
+    nfe = {part.network.name: part.nfe for part in estimate_cost(str(generators["upscaler"]), settings, plan).parts}
+    assert nfe == {
         "base": pytest.approx(2 * (2 + 4 + 8) / 3),
         "super_resolution": pytest.approx((1 + 2 + 4) / 3),
         "upscaler": 4,
         "upscaler decoder": 1,
     }
     cost = estimate_cost(str(generators["sd1"]), settings, plan)
-    assert [(part.network.name, part.passes) for part in cost.parts] == [
+    assert [(part.network.name, part.nfe) for part in cost.parts] == [
         ("encoder", 1),
         ("unet", pytest.approx(28 / 3)),
         ("decoder", 1),
@@ -175,7 +175,7 @@ def test_every_network_is_timed_in_batches_of_the_plan(generators, kind):
     rate = measure_rate(load_model(str(generators[kind])), cost, batch_size=4)
     assert rate.rows == {part.network.name: 8 if part.network.name in ("base", "unet", "transformer") else 4 for part in cost.parts}
     assert all(seconds > 0 for seconds in rate.seconds.values())
-    assert rate.seconds_per_image(cost) == pytest.approx(sum(rate.seconds[p.network.name] * p.passes for p in cost.parts))
+    assert rate.seconds_per_image(cost) == pytest.approx(sum(rate.seconds[p.network.name] * p.nfe for p in cost.parts))
 
 
 def test_a_slow_network_is_timed_in_small_batches(generators):
@@ -193,8 +193,8 @@ def test_the_precision_of_the_model_is_what_is_timed(generators):
     assert measure_rate(model, cost, batch_size=2).rows == {"transformer": 2, "decoder": 2}
 
 
-def _part(name, role, flops, passes, **more):
-    return PartCost(network=Network(name=name, role=role, folder=None, side=8), flops=flops, passes=passes, **more)
+def _part(name, role, flops, nfe, **more):
+    return PartCost(network=Network(name=name, role=role, folder=None, side=8), flops=flops, nfe=nfe, **more)
 
 
 def _cost(num_images):
