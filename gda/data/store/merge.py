@@ -74,7 +74,7 @@ def _build(snapshots: Sequence[Snapshot], workspace: Workspace) -> SnapshotIndex
         classes=snapshots[0].classes,
         rows=rows,
         provenance=_joint_provenance(snapshots),
-        licence=_joined({snapshot.index.licence for snapshot in snapshots}),
+        licence=" AND ".join(sorted({snapshot.index.licence for snapshot in snapshots})),
         plan_digest=_plan_digest(snapshots),
         quarantined=[item for snapshot in snapshots for item in snapshot.index.quarantined],
     )
@@ -115,7 +115,3 @@ def _values(rows: pd.DataFrame, name: str) -> str:
 def _plan_digest(snapshots: Sequence[Snapshot]) -> str | None:
     plans = [snapshot.index.plan_digest for snapshot in snapshots]
     return digest_of(plans) if all(plans) else None
-
-
-def _joined(licences: set[str]) -> str:
-    return " AND ".join(sorted(licences))

@@ -51,7 +51,7 @@ def make_image_plan(
     assert sources.keys() <= quotas.keys(), "sources of classes that are not planned"
     starts = _Starts(
         classes=tuple(quotas),
-        orders=tuple(_shuffled(sources.get(name, ()), name, seed) for name in quotas),
+        orders=tuple(tuple(shuffled(sources.get(name, ()), "source", seed, name, key=str)) for name in quotas),
         num_strengths=len(grid),
         share=Fraction(str(other_class_fraction)),
     )
@@ -139,11 +139,6 @@ def _position(turn: int, count: int, num_strengths: int) -> int:
     After `turn` modulo both numbers has run through every reachable pair (their lcm), the items shift by one against the strengths.
     """
     return (turn + turn // math.lcm(count, num_strengths)) % count
-
-
-def _shuffled(keys: Sequence[str], class_name: str, seed: int) -> tuple[str, ...]:
-    """Shuffled by the seed, independently of the order of `keys`."""
-    return tuple(shuffled(keys, "source", seed, class_name, key=str))
 
 
 def _checked_grid(strengths: Sequence[float]) -> tuple[float, ...]:

@@ -40,10 +40,6 @@ def sample_later(context: SamplingContext, shards: Sequence[PlannedShard], folde
 
 
 def _interleaved(images: Sequence[PlannedImage]) -> list[PlannedImage]:
-    by_label = {label: sorted(_of(images, label), key=lambda image: image.index) for label in sorted({image.label for image in images})}
-    classes = list(by_label.values())
+    labels = sorted({image.label for image in images})
+    classes = [sorted((image for image in images if image.label == label), key=lambda image: image.index) for label in labels]
     return [classes[kind][place] for kind, place in interleave([len(members) for members in classes])]
-
-
-def _of(images: Sequence[PlannedImage], label: int) -> list[PlannedImage]:
-    return [image for image in images if image.label == label]

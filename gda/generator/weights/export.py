@@ -44,7 +44,7 @@ def export_generator(
     strip_local_paths(out)
     new = GeneratorCard(
         family=card.family,
-        digest=_digest(out, adapters or {}),
+        digest=with_adapters(weights_digest(out), out, adapters or {}),
         adapters=adapters or {},
         base_digest=card.digest,
         snapshot_digest=snapshot_digest,
@@ -58,10 +58,6 @@ def export_generator(
     write_bytes(out / "README.md", _model_card(new, _without(out)).encode())
     write_bytes(out / "generator.json", dump_document(new))
     return new
-
-
-def _digest(out: Path, adapters: Mapping[str, str]) -> str:
-    return with_adapters(weights_digest(out), out, adapters)
 
 
 def network_folder(family: Family, stage: str) -> str:

@@ -68,7 +68,14 @@ def train_classifier(
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []), exact_convolutions(world.device):
         torch.manual_seed(stream_seed("classify", seed, "model"))
         model = copy.deepcopy(start) if start is not None else _new(recipe, num_classes)
-        run = _Run(model, [_resized(source, recipe.image_size) for source in sources], recipe, num_classes, seed, world)
+        run = _Run(
+            model,
+            [replace(source, images=_resize(source.images, recipe.image_size)) for source in sources],
+            recipe,
+            num_classes,
+            seed,
+            world,
+        )
         identity = _identity(sources, recipe, num_classes, seed, start) if checkpoint is not None and world.is_first else ""
         if checkpoint is not None:
             run.restore(world.broadcast(load_checkpoint(checkpoint, identity=identity) if world.is_first else None))
@@ -257,10 +264,6 @@ class _Run:
         self.update = int(state["update"])
         self.curve = [(int(update), loss) for update, loss in state["curve"].tolist()]
         self.pending = state["pending"].tolist()
-
-
-def _resized(source: TrainingSource, size: int) -> TrainingSource:
-    return replace(source, images=_resize(source.images, size))
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
