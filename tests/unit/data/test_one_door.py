@@ -43,7 +43,9 @@ READING_MODULES = MAY_READ_TEST | {
     "gda/data/store/replace.py",
     "gda/gate/checks/audit.py",
     "gda/generator/sampling/reproduce.py",
+    "gda/project/show.py",
     "gda/report/gallery.py",
+    "gda/suitability.py",
 }
 
 
